@@ -229,3 +229,20 @@ def test_exception_waits_for_what_is_written_beside_training(tmp_path):
     assert status == 1 and "RuntimeError: of the program" in output
     written = (tmp_path / "exception beside training" / "each").glob("checkpoint-*")
     assert [path.name for path in written] == ["checkpoint-000001-step-5.safetensors"], output
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_what_compression_has_left_over_is_added_once_on_other_hosts(tmp_path):
+    for layout, mode in (("aabb", "save"), ("abc", "resume"), ("abab", "resume")):
+        status, output, _ = mpirun(
+            len(layout), "as_hosts.py", layout, "residuals.py", tmp_path, mode
+        )
+        assert status == 0, output
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_checkpoints_take_memory_once_a_host(tmp_path):
+    status, output, _ = mpirun(3, "as_hosts.py", "aab", "residuals.py", tmp_path, "memory")
+    assert status == 0, output

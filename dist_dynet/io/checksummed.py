@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import mmap
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -57,13 +57,21 @@ class Copied:
     """A tree as add_checksum() takes it, as it is at this moment: its one copy, to be written later
     on, piece by piece.
 
+    Args:
+        tree: it.
+        own: arrays of it that nobody changes, which are not copied.
+
     Raises:
         TypeError: a leaf is of no kind that can be saved; it names the place.
     """
 
-    def __init__(self, tree: Mapping[str, Any]) -> None:
+    def __init__(self, tree: Mapping[str, Any], own: Iterable[NDArray[Any]] = ()) -> None:
         arrays: dict[str, NDArray[Any]] = {}
-        texts = {_TREE: json.dumps(_without_arrays(tree, "", arrays)), _CHECKSUM: _NONE.decode()}
+        kept = {id(array) for array in own}
+        texts = {
+            _TREE: json.dumps(_without_arrays(tree, "", arrays, kept)),
+            _CHECKSUM: _NONE.decode(),
+        }
         # the widest numbers first, so that each array begins at a multiple of its numbers' size
         ordered = sorted(arrays.items(), key=lambda named: -named[1].itemsize)
         header: dict[str, Any] = {"__metadata__": texts}
@@ -118,6 +126,15 @@ def verify_checksum(content: Buffer) -> dict[str, Any]:
         DamagedError: a byte is another, or missing.
     """
     check(content)
+    return tree_of(content)
+
+
+def tree_of(content: Buffer) -> dict[str, Any]:
+    """The same of bytes that were checked.
+
+    Raises:
+        DamagedError: they are of another kind.
+    """
     view = memoryview(content).toreadonly()
     begin = 8 + int.from_bytes(view[:8], "little")
     try:
@@ -141,20 +158,22 @@ def _text(checksum: int) -> bytes:
     return f"{checksum:08x}".encode()
 
 
-def _without_arrays(leaf: Any, place: str, arrays: dict[str, NDArray[Any]]) -> Any:
-    """What JSON can hold of a tree; its arrays are put into `arrays`."""
+def _without_arrays(leaf: Any, place: str, arrays: dict[str, NDArray[Any]], own: set[int]) -> Any:
+    """What JSON can hold of a tree; its arrays are put into `arrays`, as copies but for `own`."""
     if isinstance(leaf, Mapping):
         return {
-            _key(key, place): _without_arrays(value, _join(place, key), arrays)
+            _key(key, place): _without_arrays(value, _join(place, key), arrays, own)
             for key, value in leaf.items()
         }
     if isinstance(leaf, list | tuple):
         return [
-            _without_arrays(value, _join(place, str(i)), arrays) for i, value in enumerate(leaf)
+            _without_arrays(value, _join(place, str(i)), arrays, own)
+            for i, value in enumerate(leaf)
         ]
     if isinstance(leaf, np.ndarray) and leaf.dtype.str[1:] in _KINDS:
         name = next(name for name in _names(place) if name not in arrays)
-        arrays[name] = np.array(leaf, leaf.dtype.newbyteorder("<"), order="C")
+        made = np.asarray if id(leaf) in own else np.array
+        arrays[name] = made(leaf, leaf.dtype.newbyteorder("<"), order="C")
         return {_ARRAY: name}
     if isinstance(leaf, np.generic):
         leaf = leaf.item()
@@ -198,4 +217,4 @@ def _with_arrays(leaf: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     return [_with_arrays(value, arrays) for value in leaf] if isinstance(leaf, list) else leaf
 
 
-__all__ = ["Copied", "DamagedError", "add_checksum", "check", "verify_checksum"]
+__all__ = ["Copied", "DamagedError", "add_checksum", "check", "tree_of", "verify_checksum"]

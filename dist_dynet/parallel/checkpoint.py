@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..io.checksummed import Copied, add_checksum, verify_checksum
+from ..io.checksummed import Copied, add_checksum, tree_of
 from ..io.files import FileName
 from ..params.collection import ParameterCollection
 from ..params.stored import at_one_moment, check_stored, load_stored, stored
@@ -26,14 +27,15 @@ from ._rng_streams import derive_rng_streams, draws, set_rng_streams
 from ._session import world
 from ._signals import tell_of_usr1
 from .checkpoint_files import CheckpointFiles, tell_launcher
-from .checkpoint_parts import checked, load_state_of, period, state_of
-from .checkpoint_ranks import broadcast, from_main
+from .checkpoint_parts import checked, copied, load_state_of, period, state_of, warn_of_hashes
+from .checkpoint_ranks import Room, collect, distribute, from_main
+from .compression import added_up, packed, unpacked
 from .environment import hash_indicator
 from .message import Flag
 from .sampling import Shard
 from .trainer import DistributedTrainer
 
-_FORMAT = 1
+_FORMAT = 2
 _BESIDE = 1 << 24
 """Bytes of a file from which on it pays to write it in a thread: writing less takes some hundredths
 of a second."""
@@ -283,15 +285,18 @@ class Checkpointer:
                 for t in self._trainers()
             ),
             "written": self._files.written,
+        }
+        part = {
             "draws": draws(),
-            "rests": self._sync.residuals() if self._sync else {},  # of compressed messages
+            "rests": packed(self._sync.residuals() if self._sync else {}),
             "objects": {
                 name: state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank
             },
         }
-        sealed = add_checksum(mine)
+        sealed = memoryview(add_checksum(part))
+        mine["size"] = len(sealed)
         with self._world.whole(what):
-            written, failure = self._save_together(sealed, sampler, by_itself, what)
+            written, failure = self._save_together(mine, sealed, sampler, by_itself, what)
         if not self._owed:
             self._tried, self._epoch = self._inner.updates, self._next_epoch()
         if failure is not None:
@@ -304,12 +309,17 @@ class Checkpointer:
         return not self._owed and failure is None
 
     def _save_together(
-        self, mine: bytes, sampler: Mapping[str, Any] | None, by_itself: bool, what: str
+        self,
+        mine: Mapping[str, Any],
+        sealed: memoryview,
+        sampler: Mapping[str, Any] | None,
+        by_itself: bool,
+        what: str,
     ) -> tuple[int | None, Exception | None]:
         """After how many updates the last file was written, and what rank 0 has raised, if
         anything; where `_owed` says that gradients wait, nothing is written."""
-        parts = self._world.exchange_bytes(self._comm, mine, what)
-        every = [verify_checksum(part) for part in parts]
+        here, comm = self._world, self._comm
+        every = here.gather(comm, mine, what)
         for rank, other in enumerate(every):
             if other["at"] != every[0]["at"]:
                 raise RuntimeError(
@@ -320,15 +330,24 @@ class Checkpointer:
         self._owed = any(part["pending"] for part in every)
         if self._owed:
             return None, None
-        return from_main(
-            self._world, self._comm, lambda: self._write(parts, sampler, by_itself), what
-        )
+        parts: list[NDArray[np.uint8]] = []
 
-    def _write(self, parts: list[bytes], sampler: Mapping[str, Any] | None, by_itself: bool) -> int:
+        def prepare() -> None:
+            if self._lost is not None:
+                raise self._lost
+            self._files.claim()
+            parts.extend(np.empty(other["size"], np.uint8) for other in every)
+
+        failure = from_main(here, comm, prepare, what)[1]
+        if failure is not None:
+            return None, failure
+        collect(here, comm, sealed, parts, what)
+        return from_main(here, comm, lambda: self._write(parts, sampler, by_itself), what)
+
+    def _write(
+        self, parts: list[NDArray[np.uint8]], sampler: Mapping[str, Any] | None, by_itself: bool
+    ) -> int:
         """Writes, or begins to; after how many updates the last file was written that is there."""
-        if self._lost is not None:
-            raise self._lost
-        self._files.claim()
         with at_one_moment(self._model, "checkpoint"):
             content = self._content(parts, sampler)
         step, written = self._inner.updates, self._files.written
@@ -356,15 +375,16 @@ class Checkpointer:
                 stacklevel=4,
             )
 
-    def _content(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> Copied:
+    def _content(self, parts: list[NDArray[np.uint8]], sampler: Mapping[str, Any] | None) -> Copied:
         averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
+        trainer = self._inner.state()
         return Copied(
             {
                 "format": _FORMAT,
                 "hashes": hash_indicator(),
                 "step": self._inner.updates,
                 **stored(self._model),
-                "trainer": self._inner.state(),
+                "trainer": trainer,
                 "settings": settings_of(self._inner),
                 "averages": [average.state() for average in averages],
                 "sampler": sampler,
@@ -374,8 +394,10 @@ class Checkpointer:
                     if not per_rank
                 },
                 "extra": self.extra,
-                "ranks": [np.frombuffer(part, np.uint8) for part in parts],
-            }
+                "hosts": self._sync.hosts if self._sync else [],
+                "ranks": parts,
+            },
+            [*parts, *trainer.values()],
         )
 
     # ---- resuming ----------------------------------------------------------------------
@@ -401,26 +423,26 @@ class Checkpointer:
             OSError: the directory cannot be read.
         """
         what = self._world.collective("resume")
-        content = b""
+        room: Room | None = None
 
         def look() -> tuple[str, int] | None:
-            nonlocal content
+            nonlocal room
             if self._saves_first:
                 self._files.claim()
-            name, content = self._files.newest()
-            return (name, len(content)) if name else None
+            name, room = self._files.newest()
+            return (name, len(room.view)) if room else None
 
         with self._world.whole(what):
             found, failure = from_main(self._world, self._comm, look, what)
-            if found and self._world.size > 1:
-                content = broadcast(self._world, self._comm, content, found[1], what)
+            if found:
+                view = distribute(self._world, self._comm, room, found[1], what)
         if failure is not None:
             raise failure
         if not found:
             if self._saves_first:
                 self.save()
             return False
-        self._load(verify_checksum(content), f"checkpoint {found[0]}")
+        self._load(tree_of(view), f"checkpoint {found[0]}")
         if self._world.rank == 0:
             tell_launcher(f"resumed {self._step}")
         return True
@@ -428,7 +450,7 @@ class Checkpointer:
     def _load(self, tree: dict[str, Any], what: str) -> None:
         averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
         rank, ranks = self._world.rank, len(tree["ranks"])
-        mine = verify_checksum(tree["ranks"][rank if rank < ranks else 0].tobytes())
+        mine = tree_of(tree["ranks"][rank if rank < ranks else 0].data)
         objects = {**tree["objects"], **(mine["objects"] if ranks == self._world.size else {})}
         expected = [
             name
@@ -450,18 +472,7 @@ class Checkpointer:
         try:
             if self._sampler is not None:
                 self._sampler.load_state(tree["sampler"])
-            residuals = (
-                {f"rest:{name}": rest for name, rest in mine["rests"].items()}
-                if ranks == self._world.size
-                else {}
-            )
-            self._trainer.load_state(
-                {
-                    **tree["trainer"],
-                    **residuals,
-                    **({"rest_rank": np.array(rank)} if residuals else {}),
-                }
-            )
+            self._trainer.load_state(tree["trainer"])
             for average, state in zip(averages, tree["averages"], strict=True):
                 average.load_state(state)
         except ValueError as error:
@@ -469,9 +480,15 @@ class Checkpointer:
         set_settings(self._inner, tree["settings"])
         self._trainer.set_accumulation(self._inner.accumulation)  # nothing is gathered yet
         load_stored(self._model, tree)
+        if self._sync is not None:
+            if (ranks, tree["hosts"]) == (self._world.size, self._sync.hosts):
+                self._sync.load_residuals(unpacked(mine["rests"]), shared=False)
+            elif self._sync.hosts and rank in self._sync.hosts[0]:
+                rests = (tree_of(part.data)["rests"] for part in tree["ranks"])
+                self._sync.load_residuals(added_up(rests), shared=True)
         for name, state in objects.items():
-            load_state_of(self._objects[name][0], state, f"{what}, {name}")
-        self.extra = tree["extra"]
+            load_state_of(self._objects[name][0], copied(state), f"{what}, {name}")
+        self.extra = copied(tree["extra"])
         if rank < ranks:
             set_rng_streams(mine["draws"])
         else:
@@ -480,11 +497,4 @@ class Checkpointer:
         self._since = time.monotonic()
         self._epoch = self._next_epoch()
         self._owed = False
-        if tree.get("hashes", hash_indicator()) != hash_indicator():
-            warnings.warn(
-                f"{what}: Python hashed strings differently in the run that is resumed, so that a"
-                " set of strings had another order there. Start both by `dist-dynet run` or with"
-                " PYTHONHASHSEED=0, or make numbers of words from sorted sets.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        warn_of_hashes(tree["hashes"], what)

@@ -15,6 +15,7 @@ from ..io.checksummed import Copied, DamagedError, check
 from ..io.files import FileName, OneProcess, atomic_write
 from ..params.dims import size
 from ._failures import finish_first, report
+from .checkpoint_ranks import Room
 from .lease import Lease
 
 _NAME = re.compile(r"checkpoint-(\d{6,})-step-(\d+)\.safetensors")
@@ -104,16 +105,14 @@ class CheckpointFiles:
                 old.unlink()
         tell_launcher(f"{step}")
 
-    def newest(self) -> tuple[str, bytes]:
+    def newest(self) -> tuple[str, Room | None]:
         """Name and content of the newest good file; nothing if there is no file."""
         self.wait()
         self._directory.mkdir(parents=True, exist_ok=True)
         files = self._all()
         for _, path in reversed(files):
             try:
-                content = path.read_bytes()
-                check(content)
-                return path.name, content
+                return path.name, _read(path)
             except OSError as error:
                 report(f"checkpoint: passes over '{path}', which cannot be read: {error.strerror}.")
             except DamagedError as error:
@@ -123,7 +122,7 @@ class CheckpointFiles:
                 f"checkpoint: one of the {len(files)} files in '{self._directory}' must be whole;"
                 " all are damaged. Take them away."
             )
-        return "", b""
+        return "", None
 
     def _claim(self) -> None:
         """Whoever gets the lease takes away what killed runs have left."""
@@ -137,6 +136,27 @@ class CheckpointFiles:
         """Number and path of all files with a checkpoint's name, the oldest first."""
         named = [(_NAME.fullmatch(path.name), path) for path in self._directory.iterdir()]
         return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def _read(path: Path) -> Room:
+    """A checked file. It is read and not mapped: an error of a file server is an exception then,
+    and not the end of the process.
+
+    Raises:
+        OSError: it cannot be read.
+        DamagedError: it is not whole.
+    """
+    with path.open("rb", 0) as file:
+        room = Room(max(os.fstat(file.fileno()).st_size, 1))
+        try:
+            size = 0
+            while count := file.readinto(room.view[size:]):
+                size += count
+            check(room.view[:size])
+        except BaseException:
+            room.close()
+            raise
+    return room
 
 
 def tell_launcher(line: str) -> None:

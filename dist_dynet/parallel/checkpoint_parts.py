@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..params.collection import ParameterCollection
 from ..params.stored import check_stored, load_stored, stored
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
+from .environment import hash_indicator
 from .sampling import Shard
 
 _UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -73,6 +75,15 @@ def state_of(obj: Any) -> Any:
     return obj.bit_generator.state if isinstance(obj, np.random.Generator) else obj.state()
 
 
+def copied(tree: Any) -> Any:
+    """The tree with arrays of its own."""
+    if isinstance(tree, dict):
+        return {key: copied(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [copied(value) for value in tree]
+    return tree.copy() if isinstance(tree, np.ndarray) else tree
+
+
 def load_state_of(obj: Any, state: Any, what: str) -> None:
     """Gives an added object what state_of() gave.
 
@@ -86,3 +97,15 @@ def load_state_of(obj: Any, state: Any, what: str) -> None:
         obj.bit_generator.state = state
     else:
         obj.load_state(state)
+
+
+def warn_of_hashes(there: Any, what: str) -> None:
+    """Says so if sets of strings have another order here."""
+    if there != hash_indicator():
+        warnings.warn(
+            f"{what}: Python hashed strings differently in the run that is resumed, so that a set"
+            " of strings had another order there. Start both by `dist-dynet run` or with"
+            " PYTHONHASHSEED=0, or make numbers of words from sorted sets.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
