@@ -136,6 +136,10 @@ void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
  * number. */
 void dn_flag_set(int64_t *flag, int64_t value);
 int64_t dn_flag_get(const int64_t *flag);
+/* Starts a thread (csrc/parallel/alive.c) that sends datagrams of 24 bytes which come to this
+ * socket and begin with these 16 back to where they came from, as long as the process lives. 0, or
+ * what pthread_create() says. */
+int dn_answer_alive(int socket, const char *token);
 
 /* ---- the ranks of one host (csrc/parallel/shm_comm.c) -------------------- */
 /* The message of a rank before gradients are added up: this struct, then arrays. What lies from

@@ -9,7 +9,7 @@ from checkpoints import equal, model_of, train, values
 
 import dist_dynet as dy
 from dist_dynet.io.checksummed import DamagedError, add_checksum, verify_checksum
-from dist_dynet.parallel import _rng_streams
+from dist_dynet.parallel import _rng_streams, compression
 from dist_dynet.params.stored import load_stored, stored
 
 
@@ -48,6 +48,27 @@ def test_what_cannot_be_checksummed_is_named():
     ):
         with pytest.raises(TypeError, match=f"^checkpoint: .*; got {place}"):
             add_checksum({"a": leaf})
+
+
+def test_packed_residuals_are_the_residuals(rng):
+    kept = {
+        "whole": rng.random((5, 7), np.float32),
+        "rows": np.zeros((40, 6), np.float32),
+        "stripe": np.zeros(100),
+        "end": np.zeros(37),
+        "few": np.array([0, -0.0, 1]),
+        "sign": np.full(20, -0.0),
+        "none": np.zeros(50),
+    }
+    kept["rows"][[3, 17, 18]] = rng.random((3, 6))
+    kept["stripe"][32:64], kept["end"][36] = rng.random(32), 1
+    content = compression.packed(kept)
+    back = compression.unpacked(verify_checksum(add_checksum(content)))
+    assert equal(back, {name: array for name, array in kept.items() if name != "none"})
+    assert np.signbit(back["sign"]).all()
+    assert len(content["stripe"]["values"]) == 36 and len(content["end"]["values"]) == 5
+    twice = compression.added_up([content, compression.packed({"end": np.ones(37)})])
+    assert equal(twice["end"], kept["end"] + 1) and equal(twice["rows"], kept["rows"])
 
 
 def test_reading_stored_values_changes_no_later_bit():

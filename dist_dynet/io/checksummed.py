@@ -9,16 +9,26 @@ computed with zeros in its place. Knows nothing of files and of what the tree me
 from __future__ import annotations
 
 import json
+import mmap
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+Buffer = bytes | bytearray | memoryview | mmap.mmap
 _TREE, _CHECKSUM = "dist_dynet.tree", "dist_dynet.checksum"
 _ARRAY = "__array__"
 _NONE = b"00000000"
+_ALIGNMENT = 8
+_KINDS = {
+    "b1": "BOOL",
+    **{f"{kind}{size}": f"{kind.upper()}{8 * size}" for kind in "iu" for size in (1, 2, 4, 8)},
+    **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
+}
+"""{type of numbers, as NumPy calls it: as safetensors does}."""
+_DTYPES = {theirs: np.dtype(f"<{ours}") for ours, theirs in _KINDS.items()}
 _MARK = f'"{_CHECKSUM}":"'.encode()
 """What stands before the checksum. Within a text of the header each quotation mark has a backslash
 in front, so that it stands nowhere else."""
@@ -40,78 +50,130 @@ def add_checksum(tree: Mapping[str, Any]) -> bytes:
     >>> verify_checksum(add_checksum(tree))
     {'step': 3, 'trainer': {'rates': array([0.5 , 0.25])}}
     """
-    return b"".join(checksummed_pieces(tree))
+    return b"".join(Copied(tree).pieces())
 
 
-def checksummed_pieces(tree: Mapping[str, Any]) -> list[memoryview]:
-    """What add_checksum() returns, in pieces to be written one after the other: large trees are not
-    copied once more."""
-    from safetensors.numpy import save as serialized  # here, since few programs need it
+class Copied:
+    """A tree as add_checksum() takes it, as it is at this moment: its one copy, to be written later
+    on, piece by piece.
 
-    arrays: dict[str, NDArray[Any]] = {}
-    texts = {_TREE: json.dumps(_without_arrays(tree, "", arrays)), _CHECKSUM: _NONE.decode()}
-    content = serialized(arrays, texts)
-    start = content.index(_MARK) + len(_MARK)
-    view = memoryview(content)
-    return [view[:start], memoryview(_checksum(content, start)), view[start + len(_NONE) :]]
+    Args:
+        tree: it.
+        own: arrays of it that nobody changes, which are not copied.
+
+    Raises:
+        TypeError: a leaf is of no kind that can be saved; it names the place.
+    """
+
+    def __init__(self, tree: Mapping[str, Any], own: Iterable[NDArray[Any]] = ()) -> None:
+        arrays: dict[str, NDArray[Any]] = {}
+        kept = {id(array) for array in own}
+        texts = {
+            _TREE: json.dumps(_without_arrays(tree, "", arrays, kept)),
+            _CHECKSUM: _NONE.decode(),
+        }
+        # the widest numbers first, so that each array begins at a multiple of its numbers' size
+        ordered = sorted(arrays.items(), key=lambda named: -named[1].itemsize)
+        header: dict[str, Any] = {"__metadata__": texts}
+        end = 0
+        for name, array in ordered:
+            start, end = end, end + array.nbytes
+            header[name] = {
+                "dtype": _KINDS[array.dtype.str[1:]],
+                "shape": array.shape,
+                "data_offsets": (start, end),
+            }
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % _ALIGNMENT)
+        self._head = len(text).to_bytes(8, "little") + text
+        self._arrays = [array for _, array in ordered]
+        self.size = len(self._head) + end
+        """Bytes."""
+
+    def pieces(self) -> list[memoryview]:
+        """What is to be written, one after the other."""
+        start = self._head.index(_MARK) + len(_MARK)
+        value = zlib.crc32(self._head)
+        data = [array.data.cast("B") for array in self._arrays if array.size]
+        for piece in data:
+            value = zlib.crc32(piece, value)
+        head = memoryview(self._head)
+        return [head[:start], memoryview(_text(value)), head[start + len(_NONE) :], *data]
 
 
-def check(content: bytes) -> None:
+def check(content: Buffer) -> None:
     """Makes sure that this is what add_checksum() made.
 
     Raises:
         DamagedError: a byte is another, or missing.
     """
-    length = int.from_bytes(content[:8], "little")
-    start = content.find(_MARK, 8, 8 + length) + len(_MARK)
+    view = memoryview(content)
+    head = bytes(view[: 8 + int.from_bytes(view[:8], "little")])
+    start = head.find(_MARK, 8) + len(_MARK)
     if start < len(_MARK):
         raise DamagedError(
-            f"its header is not one of a checkpoint, or it ends too early, at byte {len(content)}"
+            f"its header is not one of a checkpoint, or it ends too early, at byte {len(view)}"
         )
-    if _checksum(content, start) != content[start : start + len(_NONE)]:
-        raise DamagedError(f"its {len(content)} bytes are not those that were written (checksum)")
+    value = zlib.crc32(view[start + len(_NONE) :], zlib.crc32(_NONE, zlib.crc32(view[:start])))
+    if _text(value) != head[start : start + len(_NONE)]:
+        raise DamagedError(f"its {len(view)} bytes are not those that were written (checksum)")
 
 
-def verify_checksum(content: bytes) -> dict[str, Any]:
-    """The tree that add_checksum() was given; arrays are copies.
+def verify_checksum(content: Buffer) -> dict[str, Any]:
+    """The tree that add_checksum() was given; arrays are read-only views of the bytes.
 
     Raises:
         DamagedError: a byte is another, or missing.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as deserialized
-
     check(content)
-    length = int.from_bytes(content[:8], "little")
+    return tree_of(content)
+
+
+def tree_of(content: Buffer) -> dict[str, Any]:
+    """The same of bytes that were checked.
+
+    Raises:
+        DamagedError: they are of another kind.
+    """
+    view = memoryview(content).toreadonly()
+    begin = 8 + int.from_bytes(view[:8], "little")
     try:
-        tree = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_TREE])
-        whole: dict[str, Any] = _with_arrays(tree, deserialized(content))
-    except (SafetensorError, LookupError, ValueError, TypeError) as error:
+        header = json.loads(bytes(view[8:begin]))
+        tree = json.loads(header.pop("__metadata__")[_TREE])
+        arrays = {name: _array(view[begin:], **entry) for name, entry in header.items()}
+        whole: dict[str, Any] = _with_arrays(tree, arrays)
+    except (LookupError, ValueError, TypeError) as error:
         raise DamagedError(f"it was not written as a checkpoint ({error})") from error
     return whole
 
 
-def _checksum(content: bytes, start: int) -> bytes:
-    """CRC-32 of all bytes, with zeros in its own place."""
-    view = memoryview(content)
-    value = zlib.crc32(view[start + len(_NONE) :], zlib.crc32(_NONE, zlib.crc32(view[:start])))
-    return f"{value:08x}".encode()
+def _array(
+    view: memoryview, dtype: str, shape: Sequence[int], data_offsets: Sequence[int]
+) -> NDArray[Any]:
+    start, end = data_offsets
+    return np.frombuffer(view[start:end], _DTYPES[dtype]).reshape(shape)
 
 
-def _without_arrays(leaf: Any, place: str, arrays: dict[str, NDArray[Any]]) -> Any:
-    """What JSON can hold of a tree; its arrays are put into `arrays`."""
+def _text(checksum: int) -> bytes:
+    return f"{checksum:08x}".encode()
+
+
+def _without_arrays(leaf: Any, place: str, arrays: dict[str, NDArray[Any]], own: set[int]) -> Any:
+    """What JSON can hold of a tree; its arrays are put into `arrays`, as copies but for `own`."""
     if isinstance(leaf, Mapping):
         return {
-            _key(key, place): _without_arrays(value, _join(place, key), arrays)
+            _key(key, place): _without_arrays(value, _join(place, key), arrays, own)
             for key, value in leaf.items()
         }
     if isinstance(leaf, list | tuple):
         return [
-            _without_arrays(value, _join(place, str(i)), arrays) for i, value in enumerate(leaf)
+            _without_arrays(value, _join(place, str(i)), arrays, own)
+            for i, value in enumerate(leaf)
         ]
-    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
+    if isinstance(leaf, np.ndarray) and leaf.dtype.str[1:] in _KINDS:
         name = next(name for name in _names(place) if name not in arrays)
-        arrays[name] = np.asarray(leaf, order="C")
+        made = np.asarray if id(leaf) in own else np.array
+        arrays[name] = made(leaf, leaf.dtype.newbyteorder("<"), order="C")
         return {_ARRAY: name}
     if isinstance(leaf, np.generic):
         leaf = leaf.item()
@@ -155,4 +217,4 @@ def _with_arrays(leaf: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     return [_with_arrays(value, arrays) for value in leaf] if isinstance(leaf, list) else leaf
 
 
-__all__ = ["DamagedError", "check", "add_checksum", "checksummed_pieces", "verify_checksum"]
+__all__ = ["Copied", "DamagedError", "add_checksum", "check", "tree_of", "verify_checksum"]

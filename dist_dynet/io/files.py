@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -65,6 +65,7 @@ class _Draft:
         self.target = Path(path).resolve()
         self.temporary: Path | None = None
         self.file: BinaryIO | None = None
+        self._inode: tuple[int, int] | None = None
 
     def open(self, append: bool) -> BinaryIO:
         """Opens it, with the target's content in front if that is wanted."""
@@ -95,13 +96,20 @@ class _Draft:
             self.file.flush()
             if self.temporary is not None:
                 os.fsync(self.file.fileno())
+                status = os.fstat(self.file.fileno())
+                self._inode = status.st_dev, status.st_ino
             self.file.close()
 
     def publish(self) -> None:
-        """Gives it its name."""
+        """Gives it its name. Where a file server has done so and its answer was lost, asking again
+        is an error, but the name is in place."""
         if self.temporary is None:
             return
-        self.temporary.replace(self.target)
+        try:
+            self.temporary.replace(self.target)
+        except OSError:
+            if not self._is_in_place():
+                raise
         self.temporary = None
         with suppress(OSError):  # the name is in place; some file systems cannot flush a folder
             folder = os.open(self.target.parent, os.O_RDONLY)
@@ -109,6 +117,13 @@ class _Draft:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+    def _is_in_place(self) -> bool:
+        try:
+            status = self.target.stat()
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._inode
 
     def abandon(self) -> None:
         """Removes what is left of it, if it was not published."""
@@ -136,12 +151,16 @@ def unreadable(name: object, error: OSError) -> RuntimeError:
 
 @contextmanager
 def atomic_writes(
-    paths: Sequence[FileName], append: bool = False, policy: Policy | None = None
+    paths: Sequence[FileName],
+    append: bool = False,
+    policy: Policy | None = None,
+    last: Callable[[], object] = bool,
 ) -> Iterator[list[BinaryIO]]:
     """Files open for writing that take their names at the end of the with block, one right after
     the other, if nothing failed.
 
-    `policy` says who writes; None: what set_policy() was given.
+    `policy` says who writes; None: what set_policy() was given. `last` is called when all is on the
+    disk, right before the first name; what it raises passes through.
 
     Raises:
         RuntimeError: the operating system refused (its error is the cause). Other exceptions of the
@@ -156,6 +175,7 @@ def atomic_writes(
         yield [draft.open(append) for draft in drafts]
         for draft in drafts:
             draft.settle()
+        last()
         for draft in drafts:
             draft.publish()
     except OSError as error:
@@ -176,12 +196,15 @@ def atomic_writes(
 
 @contextmanager
 def atomic_write(
-    path: FileName, append: bool = False, policy: Policy | None = None
+    path: FileName,
+    append: bool = False,
+    policy: Policy | None = None,
+    last: Callable[[], object] = bool,
 ) -> Iterator[BinaryIO]:
     """A file open for writing that takes its name at the end of the with block, if nothing failed.
 
-    With `append`, what was there before comes first; `policy` as in atomic_writes(). Temporary
-    files (.name.*.tmp) outlive a kill.
+    With `append`, what was there before comes first; `policy` and `last` as in atomic_writes().
+    Temporary files (.name.*.tmp) outlive a kill.
 
     Raises:
         RuntimeError: the operating system refused (its error is the cause). Other exceptions of the
@@ -196,5 +219,5 @@ def atomic_write(
     ...     path.read_text(), [p.name for p in path.parent.iterdir()]
     ('one two', ['a.txt'])
     """
-    with atomic_writes([path], append, policy) as (file,):
+    with atomic_writes([path], append, policy, last) as (file,):
         yield file

@@ -16,14 +16,14 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from .._environment import number
-from . import _launcher
+from . import _alive, _launcher
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi
 from ._world import Answer, Place, World, line_of_user, pause
 
@@ -34,9 +34,13 @@ left early."""
 SILENCE = number("DIST_DYNET_SILENCE", 8)
 """Seconds of waiting after which the watchdog asks."""
 
+_unfinished: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""Threads that this rank waits for before it ends the job."""
+
 _exit = os._exit
 """The system's: ends this process and nothing else."""
 
+_FINISHING = 60.0
 _ANSWER, _GRACE, _TICK = 2.0, min(3.0, SILENCE), 0.25
 
 
@@ -69,9 +73,17 @@ def report(text: str) -> None:
     )
 
 
+def finish_first(thread: threading.Thread) -> None:
+    """Before this rank ends the job it waits for this thread, for a minute at most."""
+    _unfinished.add(thread)
+
+
 def abort(code: int) -> None:
     """Ends all ranks. Starts MPI if need be: mpirun ends the others only for a process that it
     knows."""
+    for thread in list(_unfinished):
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(_FINISHING)
     time.sleep(0.2)  # the launcher forwards what was written
     assert _State.launch is not None
     if "DIST_DYNET_ATTEMPT" in os.environ:
@@ -137,7 +149,7 @@ def guard(world: World) -> None:
     """Watches over a world whose MPI has just started. Collective."""
     install()
     leaving = world.duplicate()
-    processes = world.comm.allgather((world.host, world.process))
+    processes = world.comm.allgather((world.host, world.process, _alive.answer()))
     if world.mpi.Query_thread() == world.mpi.THREAD_MULTIPLE:
         _State.watchdog = Watchdog(world, world.duplicate(), processes)
         _State.watchdog.start()
@@ -202,7 +214,9 @@ class Watchdog(threading.Thread):
     """A thread per rank with a communicator of its own: answers "where are you?", and asks it when
     this rank has waited long."""
 
-    def __init__(self, world: World, comm: Any, processes: list[tuple[str, int]]) -> None:
+    def __init__(
+        self, world: World, comm: Any, processes: list[tuple[str, int, _alive.Address]]
+    ) -> None:
         super().__init__(name="dist_dynet watchdog", daemon=True)
         self._world, self._comm, self._processes = world, comm, processes
         self._sending = threading.Lock()
@@ -214,7 +228,6 @@ class Watchdog(threading.Thread):
         self._asked = 0.0
         # the last time; since when this process has not been stopped
         self._looked = self._awake = time.monotonic()
-        self._work: dict[int, float] = {}
         world.answers_by(self.where)
 
     def run(self) -> None:
@@ -289,26 +302,23 @@ class Watchdog(threading.Thread):
         }
 
     def _as_text(self, rank: int) -> str:
-        host, process = self._processes[rank]
+        host, process, _ = self._processes[rank]
         return f"rank {rank} (process {process} on {host})"
 
     def where(self) -> dict[int, Answer]:
         """Asks all other ranks where they are; for the main thread."""
         others = [rank for rank in range(self._world.size) if rank != self._world.rank]
-        before = {rank: self._cpu_seconds(rank) for rank in others}
         asked = self._ask()
         while time.monotonic() < asked + _ANSWER and len(self._answers_since(asked)) < len(others):
             time.sleep(_TICK / 5)
         answers = self._answers_since(asked)
         silent = _Whereabouts("gives no answer", 0.0, ())
         busy = _Whereabouts(
-            "gives no answer, but computes: it is in a call that holds Python's lock", 0.0, ()
+            "gives no answer, but lives: it is in a call that holds Python's lock", 0.0, ()
         )
-        answers |= {
-            rank: busy if self._works(rank, before[rank]) else silent
-            for rank in others
-            if rank not in answers
-        }
+        mute = [rank for rank in others if rank not in answers]
+        alive = self._alive(mute)
+        answers |= {rank: busy if rank in alive else silent for rank in mute}
         return {
             rank: Answer(
                 answers[rank].state,
@@ -343,7 +353,6 @@ class Watchdog(threading.Thread):
                 " other ranks still work.",
             )
         if waited > SILENCE and not self._asked:
-            self._work = {rank: self._cpu_seconds(rank) for rank in range(self._world.size)}
             self._asked = self._ask()
         elif self._asked and now - self._asked > _ANSWER:
             self._judge(place, waited)
@@ -351,11 +360,9 @@ class Watchdog(threading.Thread):
 
     def _judge(self, place: Place, waited: float) -> None:
         answers, me, what = self._answers_since(self._asked), self._world.rank, place.what
-        silent = [
-            r
-            for r in place.ranks
-            if r != me and r not in answers and not self._works(r, self._work.get(r, -1.0))
-        ]
+        mute = [r for r in place.ranks if r != me and r not in answers]
+        alive = self._alive(mute)
+        silent = [r for r in mute if r not in alive]
         if silent:
             known = "".join(
                 f"\nrank {r} {answer.state}{answer.line}" for r, answer in answers.items()
@@ -380,26 +387,11 @@ class Watchdog(threading.Thread):
                 f" {here}{mine.line}{places}",
             )
 
-    def _cpu_seconds(self, rank: int) -> float:
-        """Processor time of a rank's process; -1 if it cannot be seen (another host) or is
-        stopped."""
-        host, process = self._processes[rank]
-        if host != self._world.host:
-            return -1.0
-        try:
-            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return -1.0
-        return (
-            -1.0
-            if fields[0] in "TtZX"
-            else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        )
-
-    def _works(self, rank: int, before: float) -> bool:
-        """Whether a silent rank computes all the same: a long call into C that holds Python's lock
+    def _alive(self, ranks: Iterable[int]) -> set[int]:
+        """Which of these live, though they give no answer: a long call that holds Python's lock
         looks like silence."""
-        return before >= 0 and self._cpu_seconds(rank) - before > _ANSWER / 10
+        asked = {rank: self._processes[rank][2] for rank in ranks}
+        return _alive.those_alive(asked) if asked else set()
 
     def _end(self, code: int, text: str) -> None:
         report(text)

@@ -7,37 +7,38 @@ rank 0 touches the directory; it sends the others what it reads.
 
 from __future__ import annotations
 
-import operator
-import pickle
-import re
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..io.checksummed import add_checksum, checksummed_pieces, verify_checksum
+from ..io.checksummed import Copied, add_checksum, tree_of
 from ..io.files import FileName
 from ..params.collection import ParameterCollection
 from ..params.stored import at_one_moment, check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.state import set_settings, settings_of
+from ._failures import report
 from ._rng_streams import derive_rng_streams, draws, set_rng_streams
 from ._session import world
 from ._signals import tell_of_usr1
 from .checkpoint_files import CheckpointFiles, tell_launcher
+from .checkpoint_parts import checked, copied, load_state_of, period, state_of, warn_of_hashes
+from .checkpoint_ranks import Room, collect, distribute, from_main
+from .compression import added_up, packed, unpacked
 from .environment import hash_indicator
 from .message import Flag
 from .sampling import Shard
 from .trainer import DistributedTrainer
 
-_FORMAT = 1
-_PIECE = 1 << 26
-"""Bytes that are sent at once when a checkpoint is read."""
-_UNITS = {"s": 1, "min": 60, "h": 3600}
-R = TypeVar("R")
+_FORMAT = 2
+_BESIDE = 1 << 24
+"""Bytes of a file from which on it pays to write it in a thread: writing less takes some hundredths
+of a second."""
 
 
 class Checkpointer:
@@ -55,6 +56,12 @@ class Checkpointer:
     at its end, or, without a sampler, at the end of update(). After SIGUSR1, to whichever rank, all
     save at their next step and go on.
 
+    A save of these that cannot be written, as on a full disk, is a warning; the run goes on, and
+    tries again at the next period. One of more than 16 MB is copied, and written beside training:
+    at most one at a time, for which the end of the program waits. One run at a time saves into a
+    directory: the older attempt of a job ends with an error when a newer one has resumed, and a
+    second run is refused while the first lives.
+
     Args:
         directory: of the files; made if need be.
         model: all parameters.
@@ -63,6 +70,10 @@ class Checkpointer:
         keep: how many checkpoints stay.
         every: updates (500), a time ("10min"; units s, min, h) or "epoch". None: only save() and
             SIGUSR1.
+        required: a save that cannot be written is an OSError on all ranks, as in save(); nothing is
+            written beside training then.
+        background: whether what is saved by itself is written beside training; None: if it is
+            large. It needs memory for one more file on rank 0.
 
     Raises:
         ValueError: a setting makes no sense.
@@ -100,15 +111,23 @@ class Checkpointer:
         sampler: Shard[Any] | None = None,
         keep: int = 3,
         every: int | str | None = None,
+        required: bool = False,
+        background: bool | None = None,
     ) -> None:
-        self._inner = _checked(model, trainer, sampler)
-        self._updates, self._seconds, self._epochs = _period(every)
+        self._inner = checked(model, trainer, sampler)
+        self._updates, self._seconds, self._epochs = period(every)
         if self._epochs and sampler is None:
             raise ValueError(
                 'Checkpointer: every="epoch" needs a sampler; got none. Call save() at the end of'
                 " an epoch, or use shard()."
             )
+        if required and background:
+            raise ValueError(
+                "Checkpointer: required=True needs to know of each save whether it was written; got"
+                " background=True as well. Leave one of them out."
+            )
         self._files = CheckpointFiles(directory, keep)
+        self._required, self._background = required, False if required else background
         self._model, self._trainer, self._sampler = model, trainer, sampler
         self._saves_first = every is not None
         self.extra: dict[str, Any] = {}
@@ -117,7 +136,9 @@ class Checkpointer:
         resume()."""
         self._objects: dict[str, tuple[Any, bool]] = {}
         self._step, self._since = self._inner.updates, time.monotonic()
-        self._epoch = self._next_epoch()  # after the last checkpoint
+        # updates and epoch at the last save, whether it was written or not
+        self._tried, self._epoch = self._step, self._next_epoch()
+        self._lost: Exception | None = None  # what ended saving beside training
         self._marked = False  # SIGUSR1 came
         self._owed = False  # all ranks know that a save is due
         self._sync = trainer.sync if isinstance(trainer, DistributedTrainer) else None
@@ -142,7 +163,8 @@ class Checkpointer:
 
     @property
     def step(self) -> int:
-        """How many updates had been done at the last checkpoint that was saved or resumed from."""
+        """How many updates had been done at the last checkpoint that was written or resumed from.
+        One that is written beside training counts from the next save on."""
         return self._step
 
     def add(self, name: str, obj: Any, per_rank: bool = False) -> None:
@@ -193,11 +215,11 @@ class Checkpointer:
         """The same on all ranks."""
         if self._owed or (self._world.size == 1 and self._wishes()):
             return True
-        return 0 < self._updates <= self._inner.updates - self._step
+        return 0 < self._updates <= self._inner.updates - self._tried
 
     def _save_if_due(self) -> None:
         if self._due():
-            self.save()
+            self._save(by_itself=True)
 
     def _refuse_to_run_ahead(self) -> None:
         """A loop that reads ahead does not ask for its next batch when its body is done: then there
@@ -217,7 +239,7 @@ class Checkpointer:
             self._sampler.epoch > self._epoch or self._sampler.position == len(self._sampler)
         )
         if self._due() or ended:
-            self.save()
+            self._save(by_itself=True)
 
     def _next_epoch(self) -> int:
         """The epoch that the next step belongs to."""
@@ -241,11 +263,17 @@ class Checkpointer:
 
         Raises:
             OSError: the file cannot be written, on all ranks; the earlier checkpoints are whole.
-            RuntimeError: the ranks are at different steps; moving averages are swapped in.
+            RuntimeError: the ranks are at different steps; moving averages are swapped in; another
+                run saves into the directory.
             TypeError: `extra` or the state of an object holds something that cannot be saved.
         """
+        return self._save(by_itself=False)
+
+    def _save(self, by_itself: bool) -> bool:
+        """As save(); what fails of a save by itself is a warning, unless each is required."""
         self._marked, self._since = False, time.monotonic()
         what = self._world.collective("checkpoint")
+        self._files.wait()
         sampler = self._sampler.state() if self._sampler is not None else None
         mine = {
             "at": [
@@ -256,26 +284,42 @@ class Checkpointer:
                 t.sync.waits() if isinstance(t, DistributedTrainer) else Hooks(t).waits()
                 for t in self._trainers()
             ),
+            "written": self._files.written,
+        }
+        part = {
             "draws": draws(),
-            "rests": self._sync.residuals() if self._sync else {},  # of compressed messages
+            "rests": packed(self._sync.residuals() if self._sync else {}),
             "objects": {
-                name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank
+                name: state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank
             },
         }
-        sealed = add_checksum(mine)
+        sealed = memoryview(add_checksum(part))
+        mine["size"] = len(sealed)
         with self._world.whole(what):
-            failure = self._save(sealed, sampler, what)
-        if failure is not None:
-            raise failure
+            written, failure = self._save_together(mine, sealed, sampler, by_itself, what)
         if not self._owed:
-            self._step, self._epoch = self._inner.updates, self._next_epoch()
-        return not self._owed
+            self._tried, self._epoch = self._inner.updates, self._next_epoch()
+        if failure is not None:
+            is_ours = isinstance(failure, OSError | MemoryError)
+            if not by_itself or self._required or not is_ours:
+                raise failure
+            self._warn(failure)
+        elif not self._owed and written is not None and written >= 0:
+            self._step = written
+        return not self._owed and failure is None
 
-    def _save(self, mine: bytes, sampler: Mapping[str, Any] | None, what: str) -> Exception | None:
-        """What rank 0 has raised while it wrote, if anything; where `_owed` says that gradients
-        wait, nothing is written."""
-        parts = self._world.exchange_bytes(self._comm, mine, what)
-        every = [verify_checksum(part) for part in parts]
+    def _save_together(
+        self,
+        mine: Mapping[str, Any],
+        sealed: memoryview,
+        sampler: Mapping[str, Any] | None,
+        by_itself: bool,
+        what: str,
+    ) -> tuple[int | None, Exception | None]:
+        """After how many updates the last file was written, and what rank 0 has raised, if
+        anything; where `_owed` says that gradients wait, nothing is written."""
+        here, comm = self._world, self._comm
+        every = here.gather(comm, mine, what)
         for rank, other in enumerate(every):
             if other["at"] != every[0]["at"]:
                 raise RuntimeError(
@@ -284,33 +328,76 @@ class Checkpointer:
                     " save() on all ranks alike."
                 )
         self._owed = any(part["pending"] for part in every)
-        return None if self._owed else self._from_main(lambda: self._write(parts, sampler), what)[1]
+        if self._owed:
+            return None, None
+        parts: list[NDArray[np.uint8]] = []
 
-    def _write(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> None:
+        def prepare() -> None:
+            if self._lost is not None:
+                raise self._lost
+            self._files.claim()
+            parts.extend(np.empty(other["size"], np.uint8) for other in every)
+
+        failure = from_main(here, comm, prepare, what)[1]
+        if failure is not None:
+            return None, failure
+        collect(here, comm, sealed, parts, what)
+        return from_main(here, comm, lambda: self._write(parts, sampler, by_itself), what)
+
+    def _write(
+        self, parts: list[NDArray[np.uint8]], sampler: Mapping[str, Any] | None, by_itself: bool
+    ) -> int:
+        """Writes, or begins to; after how many updates the last file was written that is there."""
         with at_one_moment(self._model, "checkpoint"):
             content = self._content(parts, sampler)
-        self._files.write(content, self._inner.updates)
+        step, written = self._inner.updates, self._files.written
+        beside = content.size > _BESIDE if self._background is None else self._background
+        if beside and by_itself:
+            self._files.write_beside(content, step, self._on_failure)
+            return written
+        self._files.write(content, step)
+        return step
 
-    def _content(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> list[memoryview]:
+    def _on_failure(self, error: Exception) -> None:
+        """What has failed beside training is told at once; what ends the run, at the next save."""
+        if isinstance(error, OSError | MemoryError):
+            self._warn(error)
+        else:
+            self._lost = error
+            report(str(error))
+
+    def _warn(self, error: Exception) -> None:
+        if self._world.rank == 0:
+            warnings.warn(
+                f"checkpoint: a save has failed ({error or type(error).__name__}). The run goes on,"
+                " and tries again at the next period; Checkpointer(required=True) ends it instead.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _content(self, parts: list[NDArray[np.uint8]], sampler: Mapping[str, Any] | None) -> Copied:
         averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
-        return checksummed_pieces(
+        trainer = self._inner.state()
+        return Copied(
             {
                 "format": _FORMAT,
                 "hashes": hash_indicator(),
                 "step": self._inner.updates,
                 **stored(self._model),
-                "trainer": self._inner.state(),
+                "trainer": trainer,
                 "settings": settings_of(self._inner),
                 "averages": [average.state() for average in averages],
                 "sampler": sampler,
                 "objects": {
-                    name: _state_of(obj)
+                    name: state_of(obj)
                     for name, (obj, per_rank) in self._objects.items()
                     if not per_rank
                 },
                 "extra": self.extra,
-                "ranks": [np.frombuffer(part, np.uint8) for part in parts],
-            }
+                "hosts": self._sync.hosts if self._sync else [],
+                "ranks": parts,
+            },
+            [*parts, *trainer.values()],
         )
 
     # ---- resuming ----------------------------------------------------------------------
@@ -318,6 +405,9 @@ class Checkpointer:
     def resume(self) -> bool:
         """Goes on from the newest good checkpoint, if there is one. To be called on all ranks,
         before the loop.
+
+        With `every`, other runs are kept from saving into the directory from now on; a run on
+        another host that was killed a moment ago is waited for, up to 45 s.
 
         A newer one that is damaged is passed over, with a line on stderr. If there is none and
         `every` was given, the initial state is saved. Another number of ranks will do: ranks that
@@ -328,28 +418,31 @@ class Checkpointer:
 
         Raises:
             ValueError: it is of another model, trainer or sampler; the difference is named.
-            RuntimeError: there are checkpoints, and all are damaged.
+            RuntimeError: there are checkpoints, and all are damaged; another run lives and
+                saves into the directory.
             OSError: the directory cannot be read.
         """
         what = self._world.collective("resume")
-        content = b""
+        room: Room | None = None
 
         def look() -> tuple[str, int] | None:
-            nonlocal content
-            name, content = self._files.newest()
-            return (name, len(content)) if name else None
+            nonlocal room
+            if self._saves_first:
+                self._files.claim()
+            name, room = self._files.newest()
+            return (name, len(room.view)) if room else None
 
         with self._world.whole(what):
-            found, failure = self._from_main(look, what)
-            if found and self._world.size > 1:
-                content = self._broadcast(content, found[1], what)
+            found, failure = from_main(self._world, self._comm, look, what)
+            if found:
+                view = distribute(self._world, self._comm, room, found[1], what)
         if failure is not None:
             raise failure
         if not found:
             if self._saves_first:
                 self.save()
             return False
-        self._load(verify_checksum(content), f"checkpoint {found[0]}")
+        self._load(tree_of(view), f"checkpoint {found[0]}")
         if self._world.rank == 0:
             tell_launcher(f"resumed {self._step}")
         return True
@@ -357,7 +450,7 @@ class Checkpointer:
     def _load(self, tree: dict[str, Any], what: str) -> None:
         averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
         rank, ranks = self._world.rank, len(tree["ranks"])
-        mine = verify_checksum(tree["ranks"][rank if rank < ranks else 0].tobytes())
+        mine = tree_of(tree["ranks"][rank if rank < ranks else 0].data)
         objects = {**tree["objects"], **(mine["objects"] if ranks == self._world.size else {})}
         expected = [
             name
@@ -379,18 +472,7 @@ class Checkpointer:
         try:
             if self._sampler is not None:
                 self._sampler.load_state(tree["sampler"])
-            residuals = (
-                {f"rest:{name}": rest for name, rest in mine["rests"].items()}
-                if ranks == self._world.size
-                else {}
-            )
-            self._trainer.load_state(
-                {
-                    **tree["trainer"],
-                    **residuals,
-                    **({"rest_rank": np.array(rank)} if residuals else {}),
-                }
-            )
+            self._trainer.load_state(tree["trainer"])
             for average, state in zip(averages, tree["averages"], strict=True):
                 average.load_state(state)
         except ValueError as error:
@@ -398,103 +480,21 @@ class Checkpointer:
         set_settings(self._inner, tree["settings"])
         self._trainer.set_accumulation(self._inner.accumulation)  # nothing is gathered yet
         load_stored(self._model, tree)
+        if self._sync is not None:
+            if (ranks, tree["hosts"]) == (self._world.size, self._sync.hosts):
+                self._sync.load_residuals(unpacked(mine["rests"]), shared=False)
+            elif self._sync.hosts and rank in self._sync.hosts[0]:
+                rests = (tree_of(part.data)["rests"] for part in tree["ranks"])
+                self._sync.load_residuals(added_up(rests), shared=True)
         for name, state in objects.items():
-            _load_state(self._objects[name][0], state, f"{what}, {name}")
-        self.extra = tree["extra"]
+            load_state_of(self._objects[name][0], copied(state), f"{what}, {name}")
+        self.extra = copied(tree["extra"])
         if rank < ranks:
             set_rng_streams(mine["draws"])
         else:
             derive_rng_streams(mine["draws"], rank)
-        self._step, self._since = tree["step"], time.monotonic()
+        self._step = self._tried = self._files.written = tree["step"]
+        self._since = time.monotonic()
         self._epoch = self._next_epoch()
         self._owed = False
-        if tree.get("hashes", hash_indicator()) != hash_indicator():
-            warnings.warn(
-                f"{what}: Python hashed strings differently in the run that is resumed, so that a"
-                " set of strings had another order there. Start both by `dist-dynet run` or with"
-                " PYTHONHASHSEED=0, or make numbers of words from sorted sets.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-
-    # ---- several ranks -----------------------------------------------------------------
-
-    def _from_main(self, action: Callable[[], R], what: str) -> tuple[R | None, Exception | None]:
-        """What rank 0's action returns, or raises, on every rank."""
-        answer: tuple[R | None, Exception | None] = None, None
-        if self._world.rank == 0:
-            try:
-                answer = action(), None
-            except Exception as error:
-                answer = None, error
-        told = self._world.exchange_bytes(
-            self._comm, pickle.dumps(answer) if self._world.size > 1 else b"", what
-        )
-        return answer if self._world.rank == 0 else pickle.loads(told[0])
-
-    def _broadcast(self, content: bytes, size: int, what: str) -> bytes:
-        """Rank 0's content on every rank: no other needs to see its disk."""
-        buffer = (
-            np.frombuffer(content, np.uint8).copy()
-            if self._world.rank == 0
-            else np.empty(size, np.uint8)
-        )
-        for start in range(0, size, _PIECE):
-            self._world.wait([self._comm.Ibcast(buffer[start : start + _PIECE], root=0)], what)
-        return buffer.tobytes()
-
-
-def _checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
-    """The inner trainer, if all three are what they should be."""
-    inner = getattr(trainer, "inner", trainer)
-    if not isinstance(model, ParameterCollection):
-        raise TypeError(
-            f"Checkpointer: model must be a ParameterCollection; got {type(model).__name__}."
-        )
-    if not isinstance(inner, Trainer):
-        raise TypeError(
-            "Checkpointer: trainer must be a trainer such as AdamTrainer(m); got"
-            f" {type(trainer).__name__}."
-        )
-    if sampler is not None and not isinstance(sampler, Shard):
-        raise TypeError(
-            "Checkpointer: sampler must be what parallel.shard() gave; got"
-            f" {type(sampler).__name__}."
-        )
-    members = {*model.parameters_list(), *model.lookup_parameters_list()}
-    for p in Hooks(inner).members():
-        if p not in members:
-            raise ValueError(
-                "Checkpointer: model must have all parameters that are trained; got one without"
-                f" {p.name()}."
-            )
-    return inner
-
-
-def _period(every: int | str | None) -> tuple[int, float, bool]:
-    """(updates, seconds, at the end of each epoch); 0: not so."""
-    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(s|min|h)", every) if isinstance(every, str) else None
-    updates = 0 if every is None or isinstance(every, str) else operator.index(every)
-    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if every is not None and every != "epoch" and not (updates > 0 or seconds > 0):
-        raise ValueError(
-            'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h",'
-            f' or "epoch"; got {every!r}.'
-        )
-    return updates, seconds, every == "epoch"
-
-
-def _state_of(obj: Any) -> Any:
-    if isinstance(obj, ParameterCollection):
-        return stored(obj)
-    return obj.bit_generator.state if isinstance(obj, np.random.Generator) else obj.state()
-
-
-def _load_state(obj: Any, state: Any, what: str) -> None:
-    if isinstance(obj, ParameterCollection):
-        check_stored(obj, state, what)
-        load_stored(obj, state)
-    elif isinstance(obj, np.random.Generator):
-        obj.bit_generator.state = state
-    else:
-        obj.load_state(state)
+        warn_of_hashes(tree["hashes"], what)

@@ -1,20 +1,22 @@
 """The files of a run's checkpoints: their names, which is the newest good one, and how one is
-written."""
+written, at once or beside training."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from ..io.checksummed import DamagedError, check
+from ..io.checksummed import Copied, DamagedError, check
 from ..io.files import FileName, OneProcess, atomic_write
 from ..params.dims import size
-from ._failures import report
+from ._failures import finish_first, report
+from .checkpoint_ranks import Room
+from .lease import Lease
 
 _NAME = re.compile(r"checkpoint-(\d{6,})-step-(\d+)\.safetensors")
 
@@ -23,51 +25,94 @@ class CheckpointFiles:
     """Those of one directory, of which the last `keep` stay."""
 
     def __init__(self, directory: FileName, keep: int) -> None:
-        self._directory, self._cleaned = Path(directory), False
+        self._directory = Path(directory)
         self._keep = size(keep, "Checkpointer", " for keep")
-        self._lock = threading.Lock()
+        self._lock, self._lease = threading.Lock(), Lease(self._directory)
+        self._thread: threading.Thread | None = None
+        self.written = -1
+        """After how many updates the last file was made that is there; -1: none was."""
         if keep < 1:
             raise ValueError(f"Checkpointer: keep must be 1 or more; got {keep}.")
 
-    def write(self, content: Iterable[Any], step: int) -> None:
+    def claim(self) -> None:
+        """Makes the directory, and makes sure that this run may save into it.
+
+        Raises:
+            LostLeaseError: another run does.
+            OSError: the directory cannot be written to.
+        """
+        with self._lock:
+            self._claim()
+
+    def write(self, content: Copied, step: int) -> None:
         """One more file, after so many updates. Threads take turns.
 
         Raises:
             OSError: it cannot be written to the end.
+            LostLeaseError: another run saves into the directory.
         """
         with self._lock:
             self._write(content, step)
 
-    def _write(self, content: Iterable[Any], step: int) -> None:
-        self._clean()
+    def write_beside(
+        self, content: Copied, step: int, failed: Callable[[Exception], object]
+    ) -> None:
+        """The same in a thread of its own, when the one before has been written; what it raises is
+        told to `failed`, there."""
+
+        def work() -> None:
+            try:
+                self.write(content, step)
+            except Exception as error:
+                failed(error)
+
+        self.wait()
+        # no daemon: the end of the program waits for it
+        self._thread = threading.Thread(target=work, name="dist_dynet checkpoint")
+        finish_first(self._thread)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits for the thread, if there is one."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+
+    def _write(self, content: Copied, step: int) -> None:
+        self._claim()
         serial = max((number for number, _ in self._all()), default=0) + 1
         path = self._directory / f"checkpoint-{serial:06d}-step-{step}.safetensors"
         try:
-            with atomic_write(path, policy=OneProcess()) as file:
-                file.writelines(content)
+            with atomic_write(path, policy=OneProcess(), last=self._lease.check) as file:
+                file.writelines(content.pieces())
         except RuntimeError as error:
             cause = error.__cause__
             if not isinstance(cause, OSError):
                 raise
             words = (
                 f"checkpoint: the file must be written to the end; got: {cause.strerror}. Those of"
-                " before are whole; make room, start again"
+                " before are whole; make room"
             )
-            raise OSError(cause.errno, words, str(path)) from cause
+            raise OSError(cause.errno or errno.EIO, words, str(path)) from cause
+        try:
+            self._lease.check()
+        except RuntimeError:  # it was taken over in this very moment
+            path.unlink(missing_ok=True)
+            raise
+        self.written = step
         for _, old in self._all()[: -self._keep]:
             with suppress(OSError):  # it is there for longer, then
                 old.unlink()
         tell_launcher(f"{step}")
 
-    def newest(self) -> tuple[str, bytes]:
+    def newest(self) -> tuple[str, Room | None]:
         """Name and content of the newest good file; nothing if there is no file."""
-        self._clean()
+        self.wait()
+        self._directory.mkdir(parents=True, exist_ok=True)
         files = self._all()
         for _, path in reversed(files):
             try:
-                content = path.read_bytes()
-                check(content)
-                return path.name, content
+                return path.name, _read(path)
             except OSError as error:
                 report(f"checkpoint: passes over '{path}', which cannot be read: {error.strerror}.")
             except DamagedError as error:
@@ -77,21 +122,41 @@ class CheckpointFiles:
                 f"checkpoint: one of the {len(files)} files in '{self._directory}' must be whole;"
                 " all are damaged. Take them away."
             )
-        return "", b""
+        return "", None
 
-    def _clean(self) -> None:
-        """Makes the directory, and takes away what killed saves have left."""
-        if not self._cleaned:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for left in self._directory.glob(".checkpoint-*.tmp"):
+    def _claim(self) -> None:
+        """Whoever gets the lease takes away what killed runs have left."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if self._lease.claim():
+            for left in self._directory.glob(".checkpoint*.tmp"):
                 with suppress(OSError):
                     left.unlink()
-            self._cleaned = True
 
     def _all(self) -> list[tuple[int, Path]]:
         """Number and path of all files with a checkpoint's name, the oldest first."""
         named = [(_NAME.fullmatch(path.name), path) for path in self._directory.iterdir()]
         return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def _read(path: Path) -> Room:
+    """A checked file. It is read and not mapped: an error of a file server is an exception then,
+    and not the end of the process.
+
+    Raises:
+        OSError: it cannot be read.
+        DamagedError: it is not whole.
+    """
+    with path.open("rb", 0) as file:
+        room = Room(max(os.fstat(file.fileno()).st_size, 1))
+        try:
+            size = 0
+            while count := file.readinto(room.view[size:]):
+                size += count
+            check(room.view[:size])
+        except BaseException:
+            room.close()
+            raise
+    return room
 
 
 def tell_launcher(line: str) -> None:

@@ -83,6 +83,11 @@ def choose(
     )
 
 
+def host() -> tuple[str, ...] | None:
+    """Equal for the ranks of one host; None where the system does not tell."""
+    return _host()
+
+
 def _host() -> tuple[str, ...] | None:
     """Equal for processes that can see one another's open files; None where /proc does not tell.
 

@@ -71,7 +71,7 @@ class HybridExchange:
         advance = weakref.WeakMethod(self._advance)
         self.transport = MpiTransport(here, comm, lambda: method() if (method := advance()) else 0)
         self._by_mpi = MpiSum(here, comm)
-        self._hosts, self._compressed = hosts, compressed
+        self.hosts, self._compressed = hosts, compressed
         self._wire = here.lend(self)
         self._rows = RowsBetweenHosts(here, here.lend(self), hosts, compressed)
         self._overlap = overlap and here.mpi.Query_thread() == here.mpi.THREAD_MULTIPLE
@@ -91,6 +91,7 @@ class HybridExchange:
         self.held = self.dropped = 0
         """How many rounds that began before the agreement were of use, and how many were not."""
         self._kept: dict[str, NDArray[Any]] = {}
+        self._shared = False  # what is kept is that of the whole host
 
     # ---- while backward goes on --------------------------------------------------------
 
@@ -289,7 +290,7 @@ class HybridExchange:
         layout = self._layout
         return Round(
             self._wire,
-            self._hosts,
+            self.hosts,
             layout.structure,
             self._arrays,
             layout.pieces(used),
@@ -324,9 +325,10 @@ class HybridExchange:
 
     def _place(self, structure: Structure, what: str) -> None:
         """Arrays for a new structure. Collective."""
-        layout = Layout(structure, self._hosts)
-        self._kept = self.residuals()
-        host = self._hosts.mine
+        layout = Layout(structure, self.hosts)
+        if self._layout is not None:
+            self._kept, self._shared = self.residuals(), False
+        host = self.hosts.mine
         sizes = [max(layout.size, 1) * DTYPE.itemsize, 3 * 64]
         try:
             mapped = map_together(
@@ -342,28 +344,34 @@ class HybridExchange:
             self._refused = True
             say_refused(self._here, error)
             return
-        self._layout, self._arrays = layout, Arrays(self._hosts, max(layout.size, 1), mapped)
+        self._layout, self._arrays = layout, Arrays(self.hosts, max(layout.size, 1), mapped)
         self._compression = Bf16(max(layout.size, 1)) if self._compressed else None
-        self.load_residuals(self._kept)
+        self.load_residuals(self._kept, self._shared)
 
     # ---- what compression has left over ------------------------------------------------
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """What this rank's messages have lacked so far, by parameter: "/w" flat, of tables the rows
-        that were sent as (rows, width)."""
+        that were sent as (rows, width). Views."""
         if self._layout is None or self._compression is None:
-            return dict(self._kept)
+            is_first = self._here.rank == self.hosts.mine[0]
+            return dict(self._kept) if is_first or not self._shared else {}
         layout, rest = self._layout, self._compression.residual
         dense = {
-            p.name(): rest[at : at + n].copy()
+            p.name(): rest[at : at + n]
             for p, at, n in zip(layout.structure.dense, layout.at, layout.sizes, strict=True)
         }
         return dense | self._rows.residuals()
 
-    def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
+    def load_residuals(self, residuals: Mapping[str, NDArray[Any]], shared: bool = False) -> None:
         """Goes on with these; parameters that are not named, or have another size now, begin with
-        nothing."""
-        self._kept = dict(residuals)
+        nothing.
+
+        Args:
+            residuals: as residuals() gives them.
+            shared: they are those of the whole host: this rank takes of them what it sends.
+        """
+        self._kept, self._shared = dict(residuals), shared
         if self._layout is None or self._compression is None:
             return
         layout, rest = self._layout, self._compression.residual
@@ -372,6 +380,13 @@ class HybridExchange:
             known = residuals.get(p.name())
             if known is not None and known.size == n:
                 rest[at : at + n] = known
+        if shared:
+            all_used = np.ones(len(layout.sizes), np.bool_)
+            mine = np.zeros(rest.size, np.bool_)
+            for piece in layout.pieces(all_used):
+                mine[piece.start : piece.end] = True
+            rest[~mine] = 0
+            residuals = residuals if self._here.rank == self.hosts.mine[0] else {}
         self._rows.load_residuals(layout.structure.tables, residuals)
 
 

@@ -94,6 +94,25 @@ def say_refused(here: World, error: OSError) -> None:
         sys.stderr.flush()
 
 
+def reserve(size: int) -> tuple[int, mmap.mmap]:
+    """So many bytes, and a descriptor by which other ranks of the host can map them; -1: they
+    cannot, since the system has no room for that.
+
+    Raises:
+        OSError: there is no memory at all.
+    """
+    descriptor = -1
+    try:
+        descriptor = _nameless_file()
+        # else writing where there is no room kills the process
+        os.posix_fallocate(descriptor, 0, size)
+        return descriptor, mmap.mmap(descriptor, size)
+    except OSError:
+        if descriptor >= 0:
+            os.close(descriptor)
+        return -1, mmap.mmap(-1, size)
+
+
 def _nameless_file() -> int:
     """The descriptor of an empty file in memory."""
     if hasattr(os, "memfd_create"):

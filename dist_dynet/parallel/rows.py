@@ -100,8 +100,8 @@ class RowsBetweenHosts:
         self._residual[table][ids] = compression.residual.reshape(len(ids), -1)
 
     def residuals(self) -> dict[str, NDArray[Any]]:
-        """What messages have lacked so far, by table: (rows, width)."""
-        return {table.name(): rest.copy() for table, rest in self._residual.items()}
+        """What messages have lacked so far, by table: (rows, width). Views."""
+        return {table.name(): rest for table, rest in self._residual.items()}
 
     def load_residuals(
         self, tables: Sequence[LookupParameters], residuals: Mapping[str, NDArray[Any]]

@@ -7,7 +7,7 @@ leaves behind. How much gradients count is said by its callers: trainer.py and j
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -55,8 +55,18 @@ class Sync:
         self._is_amid = False
 
     def residuals(self) -> dict[str, NDArray[Any]]:
-        """What compression has left over on this rank, by parameter."""
+        """What compression has left over on this rank, by parameter. Views."""
         return self.wire.residuals() if self.wire else {}
+
+    def load_residuals(self, residuals: Mapping[str, NDArray[Any]], shared: bool) -> None:
+        """Goes on with these; shared: those of the whole host."""
+        if self.wire:
+            self.wire.load_residuals(residuals, shared)
+
+    @property
+    def hosts(self) -> list[list[int]]:
+        """The ranks of each host, where they exchange by the wire."""
+        return self.wire.hosts.ranks if self.wire else []
 
     def waits(self) -> bool:
         """Whether gradients wait to be applied; then there is no checkpoint."""

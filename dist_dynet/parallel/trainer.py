@@ -458,7 +458,7 @@ class DistributedTrainer(TrainerWrapper):
         With compression there is also what this rank's messages have lacked so far, "rest:/w" and
         so on, which differs from rank to rank, and "rest_rank", the rank that it belongs to.
         """
-        named = {f"rest:{name}": rest for name, rest in self.sync.residuals().items()}
+        named = {f"rest:{name}": rest.copy() for name, rest in self.sync.residuals().items()}
         return {
             **self._inner.state(),
             **named,

@@ -4,6 +4,7 @@ checkpoint.py FOLDER HOW..."""
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,27 @@ def go(how, folder):
         parallel.barrier()
         checkpointer.resume()  # the one before
         assert trainer.updates == checkpointer.step == 2
+    elif how in ("failing by itself", "failing beside training"):
+        each = parallel.Checkpointer(
+            folder / "each", model, trainer, every=1, background="beside" in how
+        )
+        for i in range(4):
+            if rank == 0:
+                limit_files(50_000 if i in (1, 2) else resource.RLIM_INFINITY)
+            step(model, trainer)
+            each._files.wait()
+        assert checkpointer.save() and each.step == (8 if "itself" in how else 5)
+        assert each.save() and each.step == 8
+        steps = sorted(int(path.stem.split("-")[-1]) for path in (folder / "each").glob("c*"))
+        assert rank > 0 or steps == [5, 8, 8], steps
+    elif how == "exception beside training":
+        each = parallel.Checkpointer(folder / "each", model, trainer, every=1, background=True)
+        flush = os.fsync
+        os.fsync = lambda descriptor: time.sleep(0.5) or flush(descriptor)
+        step(model, trainer)
+        if rank == 0:
+            raise RuntimeError("of the program")
+        parallel.barrier()
     elif how.startswith("save on"):  # "save on 1 alone": that rank alone
         if how == f"save on {rank} alone":
             checkpointer.save()
@@ -73,7 +95,7 @@ def go(how, folder):
     elif how == "damaged":
         checkpointer.save()
         if rank == 0:
-            newest = max(folder.iterdir())
+            newest = max(folder.glob("checkpoint-*"))
             newest.write_bytes(newest.read_bytes()[:-1])
         assert checkpointer.resume() and trainer.updates == 2
         parallel.assert_in_sync(model)
@@ -83,7 +105,7 @@ def go(how, folder):
             for _ in range(1 + 2 * rank):
                 step(model, trainer)
         assert each.step == trainer.updates == 7, (each.step, trainer.updates)
-        assert rank > 0 or len(list((folder / "each").iterdir())) == 3
+        assert rank > 0 or len(list((folder / "each").glob("checkpoint-*"))) == 3
         assert each.resume()
         parallel.assert_in_sync(model)
     elif how == "no MPI trainer":

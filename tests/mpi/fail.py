@@ -72,6 +72,8 @@ for i in range(10):
             sum(range(1 << 60))
         if how == "stuck call":  # sleeps, and holds Python's lock
             ctypes.PyDLL(None).sleep(60)
+        if how == "busy call":  # longer than others wait for an answer
+            ctypes.PyDLL(None).sleep(5)
         if how == "order":
             parallel.barrier()
         if how in ("kill", "segv"):

@@ -1,0 +1,111 @@
+"""What a Checkpointer is given: the arguments checked, and the states of added objects."""
+
+from __future__ import annotations
+
+import operator
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+
+from ..params.collection import ParameterCollection
+from ..params.stored import check_stored, load_stored, stored
+from ..trainers import Trainer
+from ..trainers.hooks import Hooks
+from .environment import hash_indicator
+from .sampling import Shard
+
+_UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+def checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
+    """The inner trainer.
+
+    Raises:
+        TypeError: one of the three is of another kind.
+        ValueError: the model lacks parameters.
+    """
+    inner = getattr(trainer, "inner", trainer)
+    if not isinstance(model, ParameterCollection):
+        raise TypeError(
+            f"Checkpointer: model must be a ParameterCollection; got {type(model).__name__}."
+        )
+    if not isinstance(inner, Trainer):
+        raise TypeError(
+            "Checkpointer: trainer must be a trainer such as AdamTrainer(m); got"
+            f" {type(trainer).__name__}."
+        )
+    if sampler is not None and not isinstance(sampler, Shard):
+        raise TypeError(
+            "Checkpointer: sampler must be what parallel.shard() gave; got"
+            f" {type(sampler).__name__}."
+        )
+    members = {*model.parameters_list(), *model.lookup_parameters_list()}
+    for p in Hooks(inner).members():
+        if p not in members:
+            raise ValueError(
+                "Checkpointer: model must have all parameters that are trained; got one without"
+                f" {p.name()}."
+            )
+    return inner
+
+
+def period(every: int | str | None) -> tuple[int, float, bool]:
+    """(updates, seconds, at the end of each epoch); 0: not so.
+
+    Raises:
+        ValueError: it makes no sense.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(s|min|h)", every) if isinstance(every, str) else None
+    updates = 0 if every is None or isinstance(every, str) else operator.index(every)
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if every is not None and every != "epoch" and not (updates > 0 or seconds > 0):
+        raise ValueError(
+            'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h",'
+            f' or "epoch"; got {every!r}.'
+        )
+    return updates, seconds, every == "epoch"
+
+
+def state_of(obj: Any) -> Any:
+    """What is saved of an added object."""
+    if isinstance(obj, ParameterCollection):
+        return stored(obj)
+    return obj.bit_generator.state if isinstance(obj, np.random.Generator) else obj.state()
+
+
+def copied(tree: Any) -> Any:
+    """The tree with arrays of its own."""
+    if isinstance(tree, dict):
+        return {key: copied(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [copied(value) for value in tree]
+    return tree.copy() if isinstance(tree, np.ndarray) else tree
+
+
+def load_state_of(obj: Any, state: Any, what: str) -> None:
+    """Gives an added object what state_of() gave.
+
+    Raises:
+        ValueError: it is of another one.
+    """
+    if isinstance(obj, ParameterCollection):
+        check_stored(obj, state, what)
+        load_stored(obj, state)
+    elif isinstance(obj, np.random.Generator):
+        obj.bit_generator.state = state
+    else:
+        obj.load_state(state)
+
+
+def warn_of_hashes(there: Any, what: str) -> None:
+    """Says so if sets of strings have another order here."""
+    if there != hash_indicator():
+        warnings.warn(
+            f"{what}: Python hashed strings differently in the run that is resumed, so that a set"
+            " of strings had another order there. Start both by `dist-dynet run` or with"
+            " PYTHONHASHSEED=0, or make numbers of words from sorted sets.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
