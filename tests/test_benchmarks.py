@@ -1,8 +1,8 @@
 """The benchmarks run, and print what they promise. What they measure is not tested: times are no
 tests.
 
-How long: about ten seconds; with PyTorch and JAX, whose interpreters the environment names as run.py
-says, four minutes. The one marked slow compiles kernels, half a minute.
+How long: about ten seconds; with PyTorch and JAX, whose interpreters the environment names as
+run.py says, four minutes. The one marked slow compiles kernels, half a minute.
 """
 
 import argparse
