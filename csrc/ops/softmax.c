@@ -53,15 +53,32 @@ static int pickneglogsoftmax_dims(dn_shape *s) {
     s->saved = 2 * (size_t)s->x[0]->batch; /* log sum exp of each batch element, a dn_lse */
     return picked_dims(s);
 }
+static void log_sum_exps(const void *call, size_t from, size_t count) {
+    const dn_call *c = call;
+    size_t n = (size_t)c->x[0].dim->size;
+    for (size_t b = from; b < from + count; b++)
+        ((dn_lse *)c->saved)[b] = dn__logsumexp(n, c->x[0].v + b * n);
+}
 static void pickneglogsoftmax_forward(dn_call *c) {
     const dn_in *x = &c->x[0];
-    size_t n = (size_t)x->dim->size;
-    dn_lse *lse = (dn_lse *)c->saved;
-    for (int b = 0; b < x->dim->batch; b++) lse[b] = dn__logsumexp(n, x->v + (size_t)b * n);
+    const dn_lse *lse = (const dn_lse *)c->saved;
+    dn__parallel_ranges((size_t)x->dim->batch, WORK_IN_LINE * x->dim->size, 1, log_sum_exps, c);
     for (int b = 0; b < c->n_ints; b++) {
         const dn_lse *l = &lse[x->stride ? b : 0];
         c->y[b] = l->max - x->v[(size_t)b * x->stride + (size_t)c->ints[b]] + l->log_sum;
     }
+}
+typedef struct softmax_grads {
+    const dn_call *c;
+    dn_grad g;
+} softmax_grads;
+static void add_softmax(const void *context, size_t from, size_t count) {
+    const softmax_grads *s = context;
+    const dn_call *c = s->c;
+    size_t n = (size_t)c->x[0].dim->size;
+    for (size_t b = from; b < from + count; b++)
+        dn__softmax_from_lse(n, c->x[0].v + b * n, ((const dn_lse *)c->saved)[b], c->dy[b],
+                             s->g.beta, s->g.dx + b * n);
 }
 /* dx = dy (softmax(x) - onehot(v)) */
 static void pickneglogsoftmax_backward(dn_call *c) {
@@ -71,9 +88,8 @@ static void pickneglogsoftmax_backward(dn_call *c) {
     dn_grad g = dn__dx(c, 0);
     if (!g.dx) return;
     if (x->stride) {
-        for (int b = 0; b < c->n_ints; b++)
-            dn__softmax_from_lse(n, x->v + (size_t)b * n, lse[b], c->dy[b], g.beta,
-                                 g.dx + (size_t)b * n);
+        const softmax_grads s = {c, g};
+        dn__parallel_ranges((size_t)c->n_ints, WORK_IN_LINE * (double)n, 1, add_softmax, &s);
     } else {
         dn__softmax_from_lse(n, x->v, lse[0], dn__sum((size_t)c->n_ints, c->dy), g.beta, g.dx);
     }
