@@ -128,7 +128,7 @@ static void wake_some(void) {
 
 /* Returns 0 if the thread is to end. */
 static int sleep_until_woken(void) {
-    int goes_on = 1;
+    int stays = 1;
     pthread_mutex_lock(&pool.lock);
     atomic_fetch_add(&pool.sleeping, 1);
     /* whoever has begun meanwhile has seen nobody asleep */
@@ -139,12 +139,12 @@ static int sleep_until_woken(void) {
         pool.wakes--;
     }
     if (pool.stop) {
-        goes_on = 0;
+        stays = 0;
         pool.workers--;
         pthread_cond_broadcast(&pool.rest);
     }
     pthread_mutex_unlock(&pool.lock);
-    return goes_on;
+    return stays;
 }
 
 static void *worker(void *unused) {

@@ -54,16 +54,16 @@ static inline void write_vectors(const dn_axis *l, size_t count, const dn_real *
 
 /* Lines that lie side by side, which several threads may share: a number of a line costs this many
  * nanoseconds. */
-static const double WORK_IN_LINE = 0.5;
-typedef struct dn_lines {
+static const double WORK_IN_VECTOR = 0.5;
+typedef struct dn_vectors {
     size_t n;
     void (*f)(const dn_real *, int, dn_real *);
     void (*grad)(const dn_real *, const dn_real *, int, dn_real, dn_real *);
     const dn_real *x, *y, *dy;
     dn_real beta, *to;
-} dn_lines;
-static inline void map_lines(const void *context, size_t from, size_t count) {
-    const dn_lines *l = context;
+} dn_vectors;
+static inline void map_vectors(const void *context, size_t from, size_t count) {
+    const dn_vectors *l = context;
     for (size_t at = from * l->n; count--; at += l->n) {
         if (l->f) l->f(l->x + at, (int)l->n, l->to + at);
         else l->grad(l->y + at, l->dy + at, (int)l->n, l->beta, l->to + at);
@@ -75,8 +75,8 @@ static inline void map_axis(dn_call *c, const dn_axis *l, const dn_real *x, dn_r
                             void (*f)(const dn_real *, int, dn_real *)) {
     const size_t n = (size_t)l->length;
     if (l->inner == 1) {
-        const dn_lines all = {.n = n, .f = f, .x = x, .to = y};
-        dn__parallel_ranges(l->outer, WORK_IN_LINE * (double)n, 1, map_lines, &all);
+        const dn_vectors all = {.n = n, .f = f, .x = x, .to = y};
+        dn__parallel_ranges(l->outer, WORK_IN_VECTOR * (double)n, 1, map_vectors, &all);
         return;
     }
     dn_real *lines = dn__scratch(c, n * vectors_at(l, 0));
@@ -96,8 +96,8 @@ map_axis_grad(dn_call *c, const dn_axis *l, const dn_real *y, const dn_real *dy,
               dn_real *dx, void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
     const size_t n = (size_t)l->length, all = n * vectors_at(l, 0);
     if (l->inner == 1) {
-        const dn_lines whole = {.n = n, .grad = f, .y = y, .dy = dy, .beta = beta, .to = dx};
-        dn__parallel_ranges(l->outer, WORK_IN_LINE * (double)n, 1, map_lines, &whole);
+        const dn_vectors whole = {.n = n, .grad = f, .y = y, .dy = dy, .beta = beta, .to = dx};
+        dn__parallel_ranges(l->outer, WORK_IN_VECTOR * (double)n, 1, map_vectors, &whole);
         return;
     }
     dn_real *lines = dn__scratch(c, 3 * all);

@@ -199,7 +199,7 @@ static void cross_entropies(const void *call, size_t from, size_t count) {
 static void cross_entropy_forward(dn_call *c) {
     size_t n = (size_t)c->n_ints;
     if (!c->x[0].stride) cross_entropies(c, 0, n);
-    else dn__parallel_ranges(n, WORK_IN_LINE * c->x[0].dim->size, 1, cross_entropies, c);
+    else dn__parallel_ranges(n, WORK_IN_VECTOR * c->x[0].dim->size, 1, cross_entropies, c);
 }
 typedef struct cross_entropy_grads {
     const dn_call *c;
@@ -229,7 +229,7 @@ static void cross_entropy_backward(dn_call *c) {
     size_t n = (size_t)c->n_ints;
     if (!g.g.dx) return;
     if (!c->x[0].stride) add_cross_entropies(&g, 0, n);
-    else dn__parallel_ranges(n, WORK_IN_LINE * c->x[0].dim->size, 1, add_cross_entropies, &g);
+    else dn__parallel_ranges(n, WORK_IN_VECTOR * c->x[0].dim->size, 1, add_cross_entropies, &g);
 }
 
 DN_OP(cross_entropy_soft, 2, DN_BATCHES, "y = sum x_1i (log sum exp(x_0) - x_0i)")

@@ -62,7 +62,7 @@ static void log_sum_exps(const void *call, size_t from, size_t count) {
 static void pickneglogsoftmax_forward(dn_call *c) {
     const dn_in *x = &c->x[0];
     const dn_lse *lse = (const dn_lse *)c->saved;
-    dn__parallel_ranges((size_t)x->dim->batch, WORK_IN_LINE * x->dim->size, 1, log_sum_exps, c);
+    dn__parallel_ranges((size_t)x->dim->batch, WORK_IN_VECTOR * x->dim->size, 1, log_sum_exps, c);
     for (int b = 0; b < c->n_ints; b++) {
         const dn_lse *l = &lse[x->stride ? b : 0];
         c->y[b] = l->max - x->v[(size_t)b * x->stride + (size_t)c->ints[b]] + l->log_sum;
@@ -89,7 +89,7 @@ static void pickneglogsoftmax_backward(dn_call *c) {
     if (!g.dx) return;
     if (x->stride) {
         const softmax_grads s = {c, g};
-        dn__parallel_ranges((size_t)c->n_ints, WORK_IN_LINE * (double)n, 1, add_softmax, &s);
+        dn__parallel_ranges((size_t)c->n_ints, WORK_IN_VECTOR * (double)n, 1, add_softmax, &s);
     } else {
         dn__softmax_from_lse(n, x->v, lse[0], dn__sum((size_t)c->n_ints, c->dy), g.beta, g.dx);
     }
