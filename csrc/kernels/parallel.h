@@ -21,7 +21,8 @@ typedef void dn__piece(const void *context, int piece);
 void dn__parallel(int pieces, dn__piece *body, const void *context);
 
 /* Work is counted in nanoseconds of one core, roughly. shared_work: what is worth waking threads
- * for; piece_work: what is worth a claim, and little enough to wait for. Tests alone change them. */
+ * for; piece_work: what is worth a claim, and little enough to wait for. Only tests
+ * change them. */
 extern double dn__shared_work, dn__piece_work;
 enum { DN_MOST_PIECES = 256 };
 static inline int dn__shared(double work) {
