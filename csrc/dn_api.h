@@ -189,6 +189,16 @@ DN_NODE_CALLS(DN_NODE_PROTOTYPE)
 /* The table of these calls, a dn_node_calls. */
 const void *dn_node_table(void);
 
+/* ---- threads of a computation --------------------------------------------------------- */
+/* How many threads of this process compute at most at one thing; 1 at first. Any number gives the
+ * same bits. 1 <= n <= dn_most_threads(). Waits for what is being computed. */
+int dn_threads(void);
+void dn_set_threads(int n);
+int dn_most_threads(void);
+/* For tests: the work, in nanoseconds, from which on several threads share a computation (60000),
+ * and what each piece of it has (12000). */
+void dn_share_work(double shared, double piece);
+
 /* ---- process-wide constants, set once when the extension is loaded -------------------- */
 /* Addresses of cblas_?gemm, ?gemv, ?ger with 32-bit integers; all NULL: plain C. */
 void dn_set_blas(void *gemm, void *gemv, void *ger);

@@ -1,9 +1,21 @@
-/* What vector loops and products run with on this machine. */
+/* What vector loops and products run with in this process. */
 #include "dn_api.h"
 #include "kernels/bf16.h"
 #include "kernels/kernels.h"
+#include "kernels/parallel.h"
 
 void dn_set_blas(void *gemm, void *gemv, void *ger) { dn__set_blas(gemm, gemv, ger); }
+
+void dn_share_work(double shared, double piece) {
+    dn__shared_work = shared;
+    dn__piece_work = piece;
+}
+int dn_most_threads(void) { return DN_MAX_THREADS; }
+int dn_threads(void) { return atomic_load(&dn__threads); }
+void dn_set_threads(int n) {
+    if (n > 1) dn__check_blas();
+    dn__set_threads(n);
+}
 
 const char *dn_simd_level(void) {
 #ifdef DN_TARGET_CLONES

@@ -117,11 +117,11 @@ def _load_blas() -> str:
 
 
 def _opened(path: str) -> ctypes.CDLL:
-    """The library, with no more threads than it is to use: OpenBLAS starts one per core when it is
-    loaded, and each is busy for 30 ms."""
+    """The library, with one thread: OpenBLAS would start one per core as it is loaded, and each
+    would be busy for 30 ms."""
     name = "OPENBLAS_NUM_THREADS"
     before = os.environ.get(name)
-    os.environ[name] = str(whole("DIST_DYNET_THREADS", 1))
+    os.environ[name] = "1"
     try:
         return ctypes.CDLL(path)
     finally:
@@ -154,8 +154,7 @@ def _core_name(library: Any, prefix: str) -> str:
 
 
 def _limit_threads(library: Any, prefix: str) -> None:
-    """One thread per process by default: ranks are the parallelism."""
-    threads = whole("DIST_DYNET_THREADS", 1)
+    """One thread: ours call it (csrc/kernels/parallel.h), each with a piece."""
     for name in (
         f"{prefix.removesuffix('cblas_')}openblas_set_num_threads",
         "MKL_Set_Num_Threads",
@@ -163,7 +162,7 @@ def _limit_threads(library: Any, prefix: str) -> None:
     ):
         setter = getattr(library, name, None)
         if setter is not None:
-            setter(threads)
+            setter(1)
 
 
 _blas = {"kernels": "plain C"}
@@ -179,6 +178,21 @@ def bf16_instructions() -> str:
     "none" in the float64 build."""
     return str(ffi.string(lib.dn_bf16_isa()).decode())
 
+
+# ---- threads ---------------------------------------------------------------------------
+
+
+def set_threads(n: int, what: str) -> None:
+    """How many threads of this process compute at one thing; see settings.init()."""
+    if not 1 <= n <= lib.dn_most_threads():
+        raise ValueError(f"{what}: takes a number from 1 to {lib.dn_most_threads()}; got {n}.")
+    lib.dn_set_threads(n)
+
+
+try:
+    set_threads(whole("DIST_DYNET_THREADS", 1), "DIST_DYNET_THREADS")
+except ValueError as error:
+    raise ImportError(str(error)) from None
 
 # ---- operations ------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 There is nothing to initialise: importing the package is enough, and settings may be changed at any
 time. At import these variables of the environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG,
-DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY, DIST_DYNET_PRECISION (docs/settings.md). sys.argv is
-read by DynetParams.from_args() alone.
+DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY, DIST_DYNET_PRECISION, and by the FFI layer
+DIST_DYNET_THREADS (docs/settings.md). sys.argv is read by DynetParams.from_args() alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from . import _random
+from ._ffi import lib
+from ._ffi import set_threads as use_threads
 from ._integers import integer
 from .batching import strategy
 from .expression import Expression
@@ -109,6 +111,7 @@ def init(
     profiling: int | None = None,
     rng: str | None = None,
     precision: str | None = None,
+    threads: int | None = None,
 ) -> None:
     """Changes settings of this process; what is not given stays. It need not be called, and may be
     called again.
@@ -132,6 +135,8 @@ def init(
             for parameters with a precision of their own; sums, values, gradients and weights stay
             float32 (docs/precision.md). "float32": back to products that are not rounded. Graphs
             that have used a parameter already stay as they are.
+        threads: how many threads of this process compute at one thing, the caller's included; 1 at
+            the start. All numbers are the same for each number of threads.
 
     Raises:
         ValueError: a value makes no sense; then nothing is changed.
@@ -152,6 +157,7 @@ def init(
         params.set_profiling: profiling,
         params.set_rng: rng,
         params.set_precision: precision,
+        params.set_threads: threads,
     }
     for setter, value in given.items():
         if value is not None:
@@ -179,7 +185,7 @@ class DynetParams:
 
     def given(self) -> dict[str, Any]:
         """The settings that were set, by name: rng, seed, autobatch, weight_decay,
-        precision."""
+        precision, threads."""
         return dict(self._values)
 
     def put(self, settings: Mapping[str, Any]) -> None:
@@ -260,6 +266,7 @@ class DynetParams:
             "autobatch": set_default_autobatch,
             "weight_decay": set_default_weight_decay,
             "precision": use_precision,
+            "threads": lambda threads: use_threads(threads, "set_threads"),
         }
         for name, put in put_in_force.items():
             if name in self._values:
@@ -278,6 +285,15 @@ class DynetParams:
         if rng not in ("keyed", "dynet"):
             raise ValueError(f"{what}: takes 'keyed' or 'dynet'; got {rng!r}.")
         self._values["rng"] = rng
+
+    def set_threads(self, threads: int, what: str = "set_threads") -> None:
+        """How many threads compute at one thing, 1 or more: see init()."""
+        number = _whole(threads, what)
+        if not 1 <= number <= lib.dn_most_threads():
+            raise ValueError(
+                f"{what}: takes a number from 1 to {lib.dn_most_threads()}; got {threads!r}."
+            )
+        self._values["threads"] = number
 
     def set_autobatch(self, autobatch: bool | int, what: str = "set_autobatch") -> None:
         """How renew_cg() batches when it is not told: as its argument `autobatching`."""

@@ -6,13 +6,17 @@ build of the C code.
 and are not collected in the other; those marked `fast_paths` are not where DIST_DYNET_FAST_PATHS=0.
 """
 
+import os
 import random
+import shutil
+import subprocess
 from pathlib import PurePosixPath
 from zlib import crc32
 
 import numpy as np
 import pytest
 from jobs import MPIS
+from processes import HERE
 
 import dist_dynet as dy
 from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD
@@ -102,3 +106,16 @@ def mpi(request):
 def python(mpi):
     """The Python of each MPI."""
     return mpi.python
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory):
+    """The library, for LD_PRELOAD, that makes allocations and threads fail."""
+    compiler = shutil.which(os.environ.get("CC", "cc").split()[-1])
+    if compiler is None:
+        pytest.skip("there is no C compiler to make the shim with")
+    library = tmp_path_factory.mktemp("shim") / "shim.so"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "shim.c"], check=True
+    )
+    return str(library)

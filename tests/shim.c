@@ -1,7 +1,9 @@
-/* For tests, under LD_PRELOAD: the n-th allocation that certain libraries ask for fails, once or
- * from then on. */
+/* For tests, under LD_PRELOAD: the n-th allocation, or thread, that certain libraries ask for
+ * fails, once or from then on. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -46,3 +48,11 @@ void *malloc(size_t n) { return FAILS ? NULL : __libc_malloc(n); }
 void *calloc(size_t n, size_t size) { return FAILS ? NULL : __libc_calloc(n, size); }
 void *realloc(void *p, size_t n) { return FAILS ? NULL : __libc_realloc(p, n); }
 void *aligned_alloc(size_t align, size_t n) { return FAILS ? NULL : __libc_memalign(align, n); }
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*f)(void *),
+                   void *x) {
+    int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    if (FAILS) return EAGAIN;
+    *(void **)&create = dlsym(RTLD_NEXT, "pthread_create");
+    return create(thread, attributes, f, x);
+}

@@ -1,27 +1,10 @@
 """Memory that is short for a while: MemoryError or right numbers then, right numbers afterwards.
 Each in a process of its own."""
 
-import os
-import shutil
-import subprocess
-
 import pytest
-from processes import HERE, output_of, run_python
+from processes import output_of, run_python
 
 PROGRAMS = ("products", "rows", "network", "traced", "shapes")
-
-
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory):
-    """The library that makes allocations fail."""
-    compiler = shutil.which(os.environ.get("CC", "cc").split()[-1])
-    if compiler is None:
-        pytest.skip("there is no C compiler to make the shim with")
-    library = tmp_path_factory.mktemp("shim") / "shim.so"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "shim.c"], check=True
-    )
-    return str(library)
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2, 3])

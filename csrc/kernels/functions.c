@@ -11,7 +11,10 @@
         EACH_BETA(dx, value); \
     }
 
-/* ---- sin, cos, tan: libm takes over where an argument is too large (or nan) for the vector c */
+/* ---- sin, cos, tan: libm takes over in a block where an argument is too large (or nan) for the
+ * vector code */
+enum { BLOCK = 1024 };
+static size_t block(size_t n) { return n < BLOCK ? n : BLOCK; }
 #ifdef DN_DOUBLE
 static int any_far(size_t n, const dn_real *x) { return (void)n, (void)x, 0; }
 #else
@@ -27,9 +30,12 @@ DN_MULTIVERSION static int any_far(size_t n, const dn_real *x) {
         EACH(y, dn__##name##_of(x[i])); \
     } \
     void dn__##name(size_t n, const dn_real *x, dn_real *y) { \
-        if (!any_far(n, x)) near_##name(n, x, y); \
-        else \
-            for (size_t i = 0; i < n; i++) y[i] = DN_MATH(name)(x[i]); \
+        for (size_t m; n; n -= m, x += m, y += m) { \
+            m = block(n); \
+            if (!any_far(m, x)) near_##name(m, x, y); \
+            else \
+                for (size_t i = 0; i < m; i++) y[i] = DN_MATH(name)(x[i]); \
+        } \
     }
 TRIGONOMETRIC(sin)
 TRIGONOMETRIC(cos)
@@ -43,10 +49,13 @@ TRIGONOMETRIC(tan)
     } \
     void dn__##name##_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, \
                            dn_real *dx) { \
-        if (!any_far(n, x)) near_##name##_grad(n, x, dy, beta, dx); \
-        else \
-            for (size_t i = 0; i < n; i++) \
-                dx[i] = (beta == 0 ? 0 : dx[i]) + sign dy[i] * DN_MATH(f)(x[i]); \
+        for (size_t m; n; n -= m, x += m, dy += m, dx += m) { \
+            m = block(n); \
+            if (!any_far(m, x)) near_##name##_grad(m, x, dy, beta, dx); \
+            else \
+                for (size_t i = 0; i < m; i++) \
+                    dx[i] = (beta == 0 ? 0 : dx[i]) + sign dy[i] * DN_MATH(f)(x[i]); \
+        } \
     }
 TRIGONOMETRIC_GRADIENT(sin, +, cos)
 TRIGONOMETRIC_GRADIENT(cos, -, sin)

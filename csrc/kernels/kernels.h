@@ -16,6 +16,9 @@
 /* addresses of cblas_sgemm, cblas_sgemv, cblas_sger (cblas_d... in the double build), 32-bit
  * integers; all NULL: plain C loops */
 void dn__set_blas(void *gemm, void *gemv, void *ger);
+/* Finds out how its products can be cut into pieces with the same bits (10 ms, once); until then
+ * they are not cut. */
+void dn__check_blas(void);
 
 /* ---- matrix products (kernels/matrix.c): W is m x k, x is k x n, y is m x n ----------- */
 /* y = W x + beta y */
@@ -44,6 +47,8 @@ void dn__copy_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, 
                      size_t y_step);
 void dn__add_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real beta,
                     dn_real *y, size_t y_step);
+/* each column of y (rows x cols, dense) = x */
+void dn__repeat(int rows, size_t cols, const dn_real *x, dn_real *y);
 /* y = x' + beta y, x is rows x cols and y is cols x rows; both dense in the first */
 void dn__transpose(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y);
 void dn__transpose_plane(size_t rows, size_t cols, const dn_real *x, size_t ldx, dn_real beta,
@@ -65,6 +70,13 @@ void dn__lu_solve(int n, int columns, const dn_real *lu, const int *pivot, dn_re
                   dn_real *work);
 
 /* ---- elementwise, one input (kernels/elementwise.c); y may be x ----------------------- */
+/* y = f(x) and dx = f(known, dy) + beta dx, by several threads where there are many numbers */
+typedef void dn_function(size_t n, const dn_real *x, dn_real *y);
+typedef void dn_function_grad(size_t n, const dn_real *known, const dn_real *dy, dn_real beta,
+                              dn_real *dx);
+void dn__each(dn_function *f, size_t n, const dn_real *x, dn_real *y);
+void dn__each_grad(dn_function_grad *f, size_t n, const dn_real *known, const dn_real *dy,
+                   dn_real beta, dn_real *dx);
 void dn__exp(size_t n, const dn_real *x, dn_real *y);
 /* log 0 = -inf, log of a negative = nan, log inf = inf */
 void dn__log(size_t n, const dn_real *x, dn_real *y);

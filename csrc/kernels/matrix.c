@@ -2,8 +2,11 @@
  * of what a network does, it packs W each time, which takes longer than the product. Those go to
  * our own kernels (small_n.h). All thresholds are measured (OpenBLAS 0.3.34 on Zen 4, AVX-512 and
  * AVX2 kernels). Without BLAS all works, slower. */
+#include <stdlib.h>
+
 #include "kernels.h"
 #include "math.h"
+#include "parallel.h"
 #include "quad.h"
 
 /* Keeps a vector in a register. Without it GCC 12 loads an operand again for every use (31 loads
@@ -199,17 +202,206 @@ static void small_n_dw(int m, int k, int n, const dn_real *dy, int lddy, const d
     }
 }
 
+/* BLAS in the form of our own kernels */
+static void blas_mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, int ldx,
+                    dn_real beta, dn_real *y, int ldy) {
+    if (n == 1) gemv(COL_MAJOR, NO_TRANS, m, k, 1, w, ldw, x, 1, beta, y, 1);
+    else gemm(COL_MAJOR, NO_TRANS, NO_TRANS, m, n, k, 1, w, ldw, x, ldx, beta, y, ldy);
+}
+static void blas_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy,
+                    dn_real beta, dn_real *dx, int lddx) {
+    if (n == 1) gemv(COL_MAJOR, TRANS, m, k, 1, w, ldw, dy, 1, beta, dx, 1);
+    else gemm(COL_MAJOR, TRANS, NO_TRANS, k, n, m, 1, w, ldw, dy, lddy, beta, dx, lddx);
+}
+static void blas_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
+                    dn_real beta, dn_real *dw, int lddw) {
+    gemm(COL_MAJOR, NO_TRANS, TRANS, m, k, n, 1, dy, lddy, x, ldx, beta, dw, lddw);
+}
+
+static product_fn *mm_kernel(int m, int k, int n) {
+    if (k == 0 || is_tiny(m, k, n)) return plain_mm;
+    if (is_small_n_mm(m, k, n)) return small_n.mm;
+    return gemm ? blas_mm : plain_mm;
+}
+static product_fn *dx_kernel(int m, int k, int n) {
+    if (m == 0 || is_tiny(m, k, n)) return plain_dx;
+    if (is_small_n_dx(m, k, n)) return small_n.dx;
+    return gemm ? blas_dx : plain_dx;
+}
+static product_fn *dw_kernel(int m, int k, int n) {
+    if (is_small_n_dw(m, k, n)) return small_n_dw;
+    if (n <= 1 || !gemm || (m < small_n.lanes && products(m, k, n) <= 512)) return plain_dw;
+    return blas_dw;
+}
+
+/* ---- in pieces, by several threads ---------------------------------------------------- */
+/* Rows or columns of the result are cut, never the sums. The kernel is that of the whole product,
+ * and pieces begin where its tiles do, so that each element is computed as in the whole. */
+enum { MM, DX, DW };
+typedef struct product {
+    product_fn *kernel;
+    int size[3], cut; /* m, k, n; which of them is cut */
+    const dn_real *a, *b;
+    int lda, ldb, ldc;
+    dn_real beta, *c;
+    size_t a_step, b_step, c_step; /* from one row or column to the next, along the cut */
+    dn__pieces pieces;
+} product;
+
+static void product_piece(const void *context, int i) {
+    const product *p = context;
+    size_t at = dn__piece_from(&p->pieces, i);
+    int size[3] = {p->size[0], p->size[1], p->size[2]};
+    size[p->cut] = (int)dn__piece_size(&p->pieces, i);
+    p->kernel(size[0], size[1], size[2], p->a + at * p->a_step, p->lda, p->b + at * p->b_step,
+              p->ldb, p->beta, p->c + at * p->c_step, p->ldc);
+}
+
+/* With one column W comes from memory, and each of its numbers is used once. */
+static double work_of(const int *size) {
+    return products(size[0], size[1], size[2]) * (double)sizeof(dn_real) /
+           (size[2] == 1 ? 64 : 192);
+}
+
+/* Which size the rows of the result are, and which its columns; how far a moves with a row, and b
+ * with a column. */
+static int rows_at(int form) { return form == DX ? 1 : 0; }
+static int columns_at(int form) { return form == DW ? 1 : 2; }
+static void cut_rows(product *p, int form) {
+    p->cut = rows_at(form);
+    p->a_step = form == DX ? (size_t)p->lda : 1;
+    p->b_step = 0;
+    p->c_step = 1;
+}
+static void cut_columns(product *p, int form) {
+    p->cut = columns_at(form);
+    p->a_step = 0;
+    p->b_step = form == DW ? 1 : (size_t)p->ldb;
+    p->c_step = (size_t)p->ldc;
+}
+
+/* What pieces of BLAS's products are multiples of. It has small tiles at the edges, which round in
+ * another way; for up to 10^6 products another kernel; and it packs what is not cut anew for each
+ * piece: pieces are large. */
+enum { BLAS_UNIT = 96, BLAS_GEMV_UNIT = 4096, BLAS_WORK = 50000, BLAS_PIECES = 16 };
+static struct blas_cuts {
+    int known, rows[3], columns[3], gemv; /* which cuts change no bit, by form */
+} blas_cuts;
+
+static int is_blas(product_fn *kernel) {
+    return kernel == blas_mm || kernel == blas_dx || kernel == blas_dw;
+}
+
+static void in_pieces_of_blas(product *p, int form) {
+    int rows = p->size[rows_at(form)], columns = p->size[columns_at(form)], one = p->size[2] == 1;
+    int by_rows = one ? blas_cuts.gemv : blas_cuts.rows[form],
+        by_columns = !one && blas_cuts.columns[form];
+    size_t unit = one ? BLAS_GEMV_UNIT : BLAS_UNIT, least = by_rows && by_columns ? 3 * unit : unit;
+    if (by_rows && (rows >= columns || !by_columns)) cut_rows(p, form);
+    else if (by_columns) cut_columns(p, form);
+    size_t n = (size_t)p->size[p->cut];
+    double each = work_of(p->size) / (double)n, size = BLAS_WORK / each;
+    if (size < (double)n / BLAS_PIECES) size = (double)n / BLAS_PIECES;
+    if (size < (double)(least - 1)) size = (double)(least - 1);
+    p->pieces = (dn__pieces){n, n, 1};
+    if (by_rows || by_columns) p->pieces = dn__pieces_of(n, size, unit);
+    p->pieces.count = (int)(n / p->pieces.size); /* the rest may be too small for the same kernel */
+    dn__parallel(p->pieces.count, product_piece, p);
+}
+
+static void in_pieces(product *p, int form) {
+    int rows = p->size[rows_at(form)], columns = p->size[columns_at(form)];
+    size_t row_unit = form == DX ? 8 : 64, column_unit = 24;
+    /* of dW columns where it can be: an update then finds in each cache what was written there */
+    int by_rows = (size_t)columns < 2 * column_unit ||
+                  (rows / 64 >= columns / 24 && (form != DW || (size_t)columns < 8 * column_unit));
+    if (by_rows) cut_rows(p, form);
+    else cut_columns(p, form);
+    size_t n = (size_t)p->size[p->cut];
+    p->pieces = dn__in_pieces(n, work_of(p->size) / (double)n, by_rows ? row_unit : column_unit);
+    dn__parallel(p->pieces.count, product_piece, p);
+}
+
+DN_INLINE void multiply(product_fn *kernel, int form, int m, int k, int n, const dn_real *a,
+                        int lda, const dn_real *b, int ldb, dn_real beta, dn_real *c, int ldc) {
+    if (!dn__shared(work_of((int[]){m, k, n}))) {
+        kernel(m, k, n, a, lda, b, ldb, beta, c, ldc);
+        return;
+    }
+    product p = {.kernel = kernel,
+                 .size = {m, k, n},
+                 .a = a,
+                 .b = b,
+                 .lda = lda,
+                 .ldb = ldb,
+                 .ldc = ldc,
+                 .beta = beta,
+                 .c = c};
+    if (is_blas(kernel)) in_pieces_of_blas(&p, form);
+    else in_pieces(&p, form);
+}
+
+/* ---- which cuts of BLAS's products change no bit -------------------------------------- */
+
+/* Multiplies at once and in pieces, and compares. */
+static int agrees(int form, int columns, const int *size, size_t unit, const dn_real *a,
+                  const dn_real *b, dn_real *whole, dn_real *cut) {
+    static product_fn *const kernels[] = {blas_mm, blas_dx, blas_dw};
+    int m = size[0], k = size[1], n = size[2], rows = size[rows_at(form)];
+    product p = {.kernel = kernels[form],
+                 .size = {m, k, n},
+                 .a = a,
+                 .b = b,
+                 .lda = m,
+                 .ldb = form == MM   ? k
+                        : form == DX ? m
+                                     : k,
+                 .ldc = rows,
+                 .c = cut};
+    p.kernel(m, k, n, a, p.lda, b, p.ldb, 0, whole, p.ldc);
+    if (columns) cut_columns(&p, form);
+    else cut_rows(&p, form);
+    p.pieces = dn__pieces_of((size_t)p.size[p.cut], 0, unit);
+    for (int i = 0; i < p.pieces.count; i++) product_piece(&p, i);
+    return !memcmp(whole, cut, sizeof *whole * (size_t)rows * (size_t)size[columns_at(form)]);
+}
+
+void dn__check_blas(void) {
+    enum {
+        M = 3 * BLAS_UNIT + 53,
+        K = 430,
+        N = 2 * BLAS_UNIT + 13,
+        LONG = 2 * BLAS_GEMV_UNIT + 37
+    };
+    enum { MOST = LONG * 60 };
+    if (blas_cuts.known || !gemm) return;
+    dn_real *memory = malloc(sizeof *memory * MOST * 4);
+    if (!memory) return; /* nothing is cut */
+    blas_cuts.known = 1;
+    for (uint32_t i = 0, draw = 1; i < MOST * 2; i++) {
+        draw = draw * 1664525u + 1013904223u;
+        memory[i] = (dn_real)draw / (dn_real)0x80000000u - 1;
+    }
+    dn_real *b = memory + MOST, *whole = b + MOST, *cut = whole + MOST;
+    /* mm: W and x; dx: W and dy; dw: dy and x. Sums over k, m and n. */
+    static const int sizes[3][3] = {{M, K, N}, {K, M, N}, {M, N, K}};
+    for (int form = MM; form <= DW; form++) {
+        blas_cuts.rows[form] = agrees(form, 0, sizes[form], BLAS_UNIT, memory, b, whole, cut);
+        blas_cuts.columns[form] = agrees(form, 1, sizes[form], BLAS_UNIT, memory, b, whole, cut);
+    }
+    blas_cuts.gemv = agrees(MM, 0, (int[]){LONG, 60, 1}, BLAS_GEMV_UNIT, memory, b, whole, cut);
+    free(memory);
+}
+
+/* ---- products ------------------------------------------------------------------------- */
+
 void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, int ldx, dn_real beta,
             dn_real *y, int ldy) {
     if (m == 0 || n == 0) return;
     if (m == 1 && ldw == 1 && n == 1) *y = dn__dot((size_t)k, w, x) + (beta == 0 ? 0 : *y);
     else if (m == 1 && ldw == 1 && ldy == 1) /* y' = x' w' */
         dn__mm_dx(k, n, 1, x, ldx, w, k, beta, y, n);
-    else if (k == 0 || is_tiny(m, k, n)) plain_mm(m, k, n, w, ldw, x, ldx, beta, y, ldy);
-    else if (is_small_n_mm(m, k, n)) small_n.mm(m, k, n, w, ldw, x, ldx, beta, y, ldy);
-    else if (!gemm) plain_mm(m, k, n, w, ldw, x, ldx, beta, y, ldy);
-    else if (n == 1) gemv(COL_MAJOR, NO_TRANS, m, k, 1, w, ldw, x, 1, beta, y, 1);
-    else gemm(COL_MAJOR, NO_TRANS, NO_TRANS, m, n, k, 1, w, ldw, x, ldx, beta, y, ldy);
+    else multiply(mm_kernel(m, k, n), MM, m, k, n, w, ldw, x, ldx, beta, y, ldy);
 }
 
 void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy,
@@ -217,11 +409,7 @@ void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy
     if (k == 0 || n == 0) return;
     if (m == 1 && ldw == 1 && (lddy == 1 || n == 1)) /* dx = w' dy is an outer product */
         dn__mm_dw(k, n, 1, w, k, dy, n, beta, dx, lddx);
-    else if (m == 0 || is_tiny(m, k, n)) plain_dx(m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
-    else if (is_small_n_dx(m, k, n)) small_n.dx(m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
-    else if (!gemm) plain_dx(m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
-    else if (n == 1) gemv(COL_MAJOR, TRANS, m, k, 1, w, ldw, dy, 1, beta, dx, 1);
-    else gemm(COL_MAJOR, TRANS, NO_TRANS, k, n, m, 1, w, ldw, dy, lddy, beta, dx, lddx);
+    else multiply(dx_kernel(m, k, n), DX, m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
 }
 
 int dn__is_better_transposed(int m, int k, int n) {
@@ -234,8 +422,5 @@ void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *
     if (n == 0 && beta == 0) clear(m, k, dw, lddw);
     else if (m == 1 && n > 1 && lddy == 1 && (lddw == 1 || k == 1)) /* dW' = x dy' */
         dn__mm(k, n, 1, x, ldx, dy, n, beta, dw, k);
-    else if (is_small_n_dw(m, k, n)) small_n_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
-    else if (n <= 1 || !gemm || (m < small_n.lanes && products(m, k, n) <= 512))
-        plain_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
-    else gemm(COL_MAJOR, NO_TRANS, TRANS, m, k, n, 1, dy, lddy, x, ldx, beta, dw, lddw);
+    else multiply(dw_kernel(m, k, n), DW, m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
 }

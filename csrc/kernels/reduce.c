@@ -1,8 +1,9 @@
 /* Sums, dot products, maxima. The order of a sum depends on n alone (DN_SUM in math.h). */
 #include "kernels.h"
 #include "math.h"
+#include "parallel.h"
 
-enum { BLOCK = 4096 };
+enum { BLOCK = 4096, BLOCKS = 1024 };
 
 DN_MULTIVERSION dn_real dn__sum(size_t n, const dn_real *x) { return DN_SUM(x[i]); }
 
@@ -14,12 +15,34 @@ DN_MULTIVERSION dn_real dn__squared_distance(size_t n, const dn_real *x, const d
     return DN_SUM((x[i] - y[i]) * (x[i] - y[i]));
 }
 
+typedef struct squares {
+    size_t n;
+    const dn_real *x;
+    dn_real *sums; /* of blocks */
+} squares;
+static void sum_blocks(const void *context, size_t from, size_t count) {
+    const squares *s = context;
+    for (size_t i = from; i < from + count; i++) {
+        const dn_real *x = s->x + i * BLOCK;
+        size_t n = s->n - i * BLOCK;
+        s->sums[i] = dn__dot(n < BLOCK ? n : BLOCK, x, x);
+    }
+}
+
 /* The norm of all gradients adds up tens of millions of squares: blocks in dn_real, for speed, the
  * blocks in double. */
 double dn__sum_squares(size_t n, const dn_real *x) {
     double sum = 0;
-    for (size_t i = 0; i < n; i += BLOCK)
-        sum += dn__dot(n - i < BLOCK ? n - i : BLOCK, x + i, x + i);
+    dn_real sums[BLOCKS];
+    while (n) {
+        const size_t part = n < (size_t)BLOCKS * BLOCK ? n : (size_t)BLOCKS * BLOCK,
+                     blocks = (part + BLOCK - 1) / BLOCK;
+        const squares s = {part, x, sums};
+        dn__parallel_ranges(blocks, 0.06 * BLOCK, 1, sum_blocks, &s);
+        for (size_t i = 0; i < blocks; i++) sum += sums[i];
+        n -= part;
+        x += part;
+    }
     return sum;
 }
 
@@ -36,24 +59,38 @@ DN_MULTIVERSION dn_real dn__max(size_t n, const dn_real *x) {
     return any_nan ? (dn_real)NAN : max;
 }
 
-DN_MULTIVERSION void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta,
-                                     dn_real *y) {
+DN_MULTIVERSION static void sum_of_columns(size_t rows, size_t ld, int cols, const dn_real *x,
+                                           dn_real beta, dn_real *y) {
+    if (beta == 0) memset(y, 0, sizeof *y * rows);
+    int c = 0;
+    /* four columns: y is read and written less */
+    for (; c + 4 <= cols; c += 4, x += 4 * ld) {
+        const dn_real *x1 = x + ld, *x2 = x1 + ld, *x3 = x2 + ld;
+        DN_SIMD for (size_t r = 0; r < rows; r++)
+            y[r] += (x[r] + x1[r]) + (x2[r] + x3[r]);
+    }
+    for (; c < cols; c++, x += ld) {
+        DN_SIMD for (size_t r = 0; r < rows; r++)
+            y[r] += x[r];
+    }
+}
+typedef struct column_sums {
+    size_t ld;
+    int cols;
+    const dn_real *x;
+    dn_real beta, *y;
+} column_sums;
+static void sum_rows_of_columns(const void *context, size_t from, size_t rows) {
+    const column_sums *s = context;
+    sum_of_columns(rows, s->ld, s->cols, s->x + from, s->beta, s->y + from);
+}
+void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y) {
     if (rows == 1) {
         y[0] = dn__sum((size_t)cols, x) + (beta == 0 ? 0 : y[0]);
         return;
     }
-    if (beta == 0) memset(y, 0, sizeof *y * (size_t)rows);
-    int c = 0;
-    /* four columns: y is read and written less */
-    for (; c + 4 <= cols; c += 4, x += (size_t)4 * rows) {
-        const dn_real *x1 = x + rows, *x2 = x1 + rows, *x3 = x2 + rows;
-        DN_SIMD for (int r = 0; r < rows; r++)
-            y[r] += (x[r] + x1[r]) + (x2[r] + x3[r]);
-    }
-    for (; c < cols; c++, x += rows) {
-        DN_SIMD for (int r = 0; r < rows; r++)
-            y[r] += x[r];
-    }
+    const column_sums s = {(size_t)rows, cols, x, beta, y};
+    dn__parallel_ranges((size_t)rows, 0.1 * cols, 64, sum_rows_of_columns, &s);
 }
 
 DN_MULTIVERSION void dn__power(size_t n, dn_real a, unsigned r, const dn_real *x, dn_real *y) {

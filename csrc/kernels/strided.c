@@ -2,6 +2,7 @@
  * together is moved together. */
 #include "kernels.h"
 #include "math.h"
+#include "parallel.h"
 #include "quad.h"
 
 /* Below this a call of memcpy costs more than the copy. */
@@ -81,6 +82,21 @@ void dn__add_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, d
     if (run == 1) add_numbers(count, x, x_step, y, y_step);
     else if (run < SHORT_RUN) add_short(run, count, x, x_step, y, y_step);
     else add_runs(run, count, x, x_step, y, y_step);
+}
+
+typedef struct repetition {
+    size_t rows;
+    const dn_real *x;
+    dn_real *y;
+} repetition;
+static void repeat_columns(const void *context, size_t from, size_t count) {
+    const repetition *r = context;
+    for (size_t c = from; c < from + count; c++)
+        memcpy(r->y + c * r->rows, r->x, r->rows * sizeof *r->y);
+}
+void dn__repeat(int rows, size_t cols, const dn_real *x, dn_real *y) {
+    const repetition r = {(size_t)rows, x, y};
+    dn__parallel_ranges(cols, 0.2 * rows, 1, repeat_columns, &r);
 }
 
 /* ---- transposition -------------------------------------------------------------------- */

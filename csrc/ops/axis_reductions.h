@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../kernels/kernels.h"
+#include "../kernels/parallel.h"
 #include "../op.h"
 
 typedef struct dn_axis {
@@ -51,20 +52,39 @@ static inline void write_vectors(const dn_axis *l, size_t count, const dn_real *
     dn__transpose_plane((size_t)l->length, count, lines, (size_t)l->length, 0, y, l->inner);
 }
 
+/* Lines that lie side by side, which several threads may share: a number of a line costs this many
+ * nanoseconds. */
+static const double WORK_IN_VECTOR = 0.5;
+typedef struct dn_vectors {
+    size_t n;
+    void (*f)(const dn_real *, int, dn_real *);
+    void (*grad)(const dn_real *, const dn_real *, int, dn_real, dn_real *);
+    const dn_real *x, *y, *dy;
+    dn_real beta, *to;
+} dn_vectors;
+static inline void map_vectors(const void *context, size_t from, size_t count) {
+    const dn_vectors *l = context;
+    for (size_t at = from * l->n; count--; at += l->n) {
+        if (l->f) l->f(l->x + at, (int)l->n, l->to + at);
+        else l->grad(l->y + at, l->dy + at, (int)l->n, l->beta, l->to + at);
+    }
+}
+
 /* y = f(x), line by line; y may be x */
 static inline void map_axis(dn_call *c, const dn_axis *l, const dn_real *x, dn_real *y,
                             void (*f)(const dn_real *, int, dn_real *)) {
     const size_t n = (size_t)l->length;
-    dn_real *lines = l->inner > 1 ? dn__scratch(c, n * vectors_at(l, 0)) : NULL;
-    if (l->inner > 1 && !lines) return;
+    if (l->inner == 1) {
+        const dn_vectors all = {.n = n, .f = f, .x = x, .to = y};
+        dn__parallel_ranges(l->outer, WORK_IN_VECTOR * (double)n, 1, map_vectors, &all);
+        return;
+    }
+    dn_real *lines = dn__scratch(c, n * vectors_at(l, 0));
+    if (!lines) return;
     for (size_t o = 0; o < l->outer; o++)
         for (size_t i = 0, count; i < l->inner; i += count) {
             size_t at = o * l->inner * n + i;
             count = vectors_at(l, i);
-            if (!lines) {
-                f(x + at, l->length, y + at);
-                continue;
-            }
             read_vectors(l, count, x + at, lines);
             for (size_t k = 0; k < count; k++) f(lines + k * n, l->length, lines + k * n);
             write_vectors(l, count, lines, y + at);
@@ -75,16 +95,17 @@ static inline void
 map_axis_grad(dn_call *c, const dn_axis *l, const dn_real *y, const dn_real *dy, dn_real beta,
               dn_real *dx, void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
     const size_t n = (size_t)l->length, all = n * vectors_at(l, 0);
-    dn_real *lines = l->inner > 1 ? dn__scratch(c, 3 * all) : NULL;
-    if (l->inner > 1 && !lines) return;
+    if (l->inner == 1) {
+        const dn_vectors whole = {.n = n, .grad = f, .y = y, .dy = dy, .beta = beta, .to = dx};
+        dn__parallel_ranges(l->outer, WORK_IN_VECTOR * (double)n, 1, map_vectors, &whole);
+        return;
+    }
+    dn_real *lines = dn__scratch(c, 3 * all);
+    if (!lines) return;
     for (size_t o = 0; o < l->outer; o++)
         for (size_t i = 0, count; i < l->inner; i += count) {
             size_t at = o * l->inner * n + i;
             count = vectors_at(l, i);
-            if (!lines) {
-                f(y + at, dy + at, l->length, beta, dx + at);
-                continue;
-            }
             read_vectors(l, count, y + at, lines);
             read_vectors(l, count, dy + at, lines + all);
             if (beta != 0) read_vectors(l, count, dx + at, lines + 2 * all);

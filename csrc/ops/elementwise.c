@@ -9,10 +9,10 @@
 #define ELEMENTWISE(NAME, KNOWN, FORMULA) \
     DN_OP(NAME, 1, DN_BATCHES, FORMULA) \
     static int NAME##_dims(dn_shape *s) { return (s->y = *s->x[0]), 0; } \
-    static void NAME##_forward(dn_call *c) { dn__##NAME(c->total, c->x[0].v, c->y); } \
+    static void NAME##_forward(dn_call *c) { dn__each(dn__##NAME, c->total, c->x[0].v, c->y); } \
     static void NAME##_backward(dn_call *c) { \
         dn_grad g = dn__dx(c, 0); \
-        if (g.dx) dn__##NAME##_grad(c->total, KNOWN, c->dy, g.beta, g.dx); \
+        if (g.dx) dn__each_grad(dn__##NAME##_grad, c->total, KNOWN, c->dy, g.beta, g.dx); \
     }
 
 ELEMENTWISE(tanh, c->y, "y_i = tanh x_i")

@@ -85,9 +85,10 @@ static void affine_transform_forward(dn_call *c) {
     const dn_in *b = &c->x[0];
     size_t n = (size_t)b->dim->size;
     int repeat = n ? (int)((size_t)c->dim->size / n) : 0; /* columns that one bias column serves */
-    for (int e = 0, at = 0; e < c->dim->batch; e++)
-        for (int r = 0; r < repeat; r++, at++)
-            memcpy(c->y + (size_t)at * n, b->v + (size_t)e * b->stride, n * sizeof *c->y);
+    if (b->stride)
+        for (size_t e = 0; e < (size_t)c->dim->batch; e++)
+            dn__repeat((int)n, (size_t)repeat, b->v + e * b->stride, c->y + e * (size_t)repeat * n);
+    else dn__repeat((int)n, (size_t)repeat * (size_t)c->dim->batch, b->v, c->y);
     for (int i = 1; i < c->n; i += 2) matrix_product(c, i, 1);
 }
 static void affine_transform_backward(dn_call *c) {

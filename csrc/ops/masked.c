@@ -179,12 +179,13 @@ static int cross_entropy_dims(dn_shape *s) {
 static dn_real weight_of(const dn_call *c, int b) {
     return c->n == 2 ? c->x[1].v[(size_t)b * c->x[1].stride] : 1;
 }
-static void cross_entropy_forward(dn_call *c) {
+static void cross_entropies(const void *call, size_t from, size_t count) {
+    const dn_call *c = call;
     const dn_in *x = &c->x[0];
     size_t n = (size_t)x->dim->size;
     dn_real e = (dn_real)c->floats[0];
     dn_lse *lse = (dn_lse *)c->saved;
-    for (int b = 0; b < c->n_ints; b++) {
+    for (int b = (int)from; b < (int)(from + count); b++) {
         const dn_real *v = x->v + (size_t)b * x->stride;
         dn_real w = weight_of(c, b), loss = 0;
         if (b && !x->stride) lse[b] = lse[0];
@@ -195,13 +196,22 @@ static void cross_entropy_forward(dn_call *c) {
         c->y[b] = w == 0 ? 0 : w * loss;
     }
 }
-/* dx = dy w (softmax(x) - (1 - e) onehot(v) - e / n) */
-static void cross_entropy_backward(dn_call *c) {
+static void cross_entropy_forward(dn_call *c) {
+    size_t n = (size_t)c->n_ints;
+    if (!c->x[0].stride) cross_entropies(c, 0, n);
+    else dn__parallel_ranges(n, WORK_IN_VECTOR * c->x[0].dim->size, 1, cross_entropies, c);
+}
+typedef struct cross_entropy_grads {
+    const dn_call *c;
+    dn_grad g;
+} cross_entropy_grads;
+static void add_cross_entropies(const void *context, size_t from, size_t count) {
+    const dn_call *c = ((const cross_entropy_grads *)context)->c;
+    dn_grad g = ((const cross_entropy_grads *)context)->g;
     const dn_in *x = &c->x[0];
     size_t n = (size_t)x->dim->size;
     dn_real e = (dn_real)c->floats[0];
-    dn_grad g = dn__dx(c, 0);
-    for (int b = 0; g.dx && b < c->n_ints; b++) {
+    for (int b = (int)from; b < (int)(from + count); b++) {
         dn_real w = weight_of(c, b), d = c->dy[b] * w, beta = x->stride || !b ? g.beta : 1,
                 *dx = g.dx + (size_t)b * x->stride;
         if (w == 0) {
@@ -212,6 +222,14 @@ static void cross_entropy_backward(dn_call *c) {
         if (e != 0) dn__affine(n, 1, -d * e / (dn_real)n, dx, dx);
         dx[c->ints[b]] -= (1 - e) * d;
     }
+}
+/* dx = dy w (softmax(x) - (1 - e) onehot(v) - e / n) */
+static void cross_entropy_backward(dn_call *c) {
+    const cross_entropy_grads g = {c, dn__dx(c, 0)};
+    size_t n = (size_t)c->n_ints;
+    if (!g.g.dx) return;
+    if (!c->x[0].stride) add_cross_entropies(&g, 0, n);
+    else dn__parallel_ranges(n, WORK_IN_VECTOR * c->x[0].dim->size, 1, add_cross_entropies, &g);
 }
 
 DN_OP(cross_entropy_soft, 2, DN_BATCHES, "y = sum x_1i (log sum exp(x_0) - x_0i)")

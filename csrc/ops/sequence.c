@@ -109,8 +109,7 @@ static void project(dn_call *c, const dn_network *net, const dn_sizes *z, size_t
                     const dn_real *x, dn_real *to) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
-        for (size_t j = 0; j < columns; j++)
-            memcpy(to + j * (size_t)rows, c->x[net->blocks[i].b].v, (size_t)rows * sizeof *to);
+        dn__repeat(rows, columns, c->x[net->blocks[i].b].v, to);
         dn__product(rows, z->k, (int)columns, weight(c, net->blocks[i].wx, 0), x, z->k, 1, to,
                     rows);
         to += columns * (size_t)rows;

@@ -53,24 +53,42 @@ static int pickneglogsoftmax_dims(dn_shape *s) {
     s->saved = 2 * (size_t)s->x[0]->batch; /* log sum exp of each batch element, a dn_lse */
     return picked_dims(s);
 }
+static void log_sum_exps(const void *call, size_t from, size_t count) {
+    const dn_call *c = call;
+    size_t n = (size_t)c->x[0].dim->size;
+    for (size_t b = from; b < from + count; b++)
+        ((dn_lse *)c->saved)[b] = dn__logsumexp(n, c->x[0].v + b * n);
+}
 static void pickneglogsoftmax_forward(dn_call *c) {
     const dn_in *x = &c->x[0];
-    size_t n = (size_t)x->dim->size;
-    dn_lse *lse = (dn_lse *)c->saved;
-    for (int b = 0; b < x->dim->batch; b++) lse[b] = dn__logsumexp(n, x->v + (size_t)b * n);
+    const dn_lse *lse = (const dn_lse *)c->saved;
+    dn__parallel_ranges((size_t)x->dim->batch, WORK_IN_VECTOR * x->dim->size, 1, log_sum_exps, c);
     for (int b = 0; b < c->n_ints; b++) {
         const dn_lse *l = &lse[x->stride ? b : 0];
         c->y[b] = l->max - x->v[(size_t)b * x->stride + (size_t)c->ints[b]] + l->log_sum;
     }
 }
-/* dx = dy (softmax(x) - onehot(v)), a column x for each id */
-static void pickneglogsoftmax_columns(dn_call *c, int from, int n, dn_real beta, dn_real *dx) {
-    const dn_lse *lse = (const dn_lse *)c->saved;
+typedef struct softmax_columns {
+    const dn_call *c;
+    size_t from; /* column of dx */
+    dn_real beta, *dx;
+} softmax_columns;
+static void some_columns(const void *context, size_t from, size_t count) {
+    const softmax_columns *s = context;
+    const dn_call *c = s->c;
     const size_t size = (size_t)c->x[0].dim->size;
-    for (int b = from; b < from + n; b++, dx += size) {
-        dn__softmax_from_lse(size, c->x[0].v + (size_t)b * size, lse[b], c->dy[b], beta, dx);
+    for (size_t i = from; i < from + count; i++) {
+        const size_t b = s->from + i;
+        dn_real *dx = s->dx + i * size;
+        dn__softmax_from_lse(size, c->x[0].v + b * size, ((const dn_lse *)c->saved)[b], c->dy[b],
+                             s->beta, dx);
         dx[c->ints[b]] -= c->dy[b];
     }
+}
+/* dx = dy (softmax(x) - onehot(v)), a column x for each id */
+static void pickneglogsoftmax_columns(dn_call *c, int from, int n, dn_real beta, dn_real *dx) {
+    const softmax_columns s = {c, (size_t)from, beta, dx};
+    dn__parallel_ranges((size_t)n, WORK_IN_VECTOR * (double)c->x[0].dim->size, 1, some_columns, &s);
 }
 static void pickneglogsoftmax_backward(dn_call *c) {
     const dn_in *x = &c->x[0];

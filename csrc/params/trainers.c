@@ -7,10 +7,14 @@
 
 #include "arena.h"
 #include "kernels/kernels.h"
+#include "kernels/parallel.h"
 #include "params/params.h"
 #include "work.h"
 
 enum { MAX_MOMENTS = 3 };
+/* of an update, in nanoseconds; what ranges are multiples of, for the sake of vector loops */
+static const double WORK_PER_NUMBER = 0.5;
+enum { RANGE_UNIT = 64 };
 /* of a table's decay, before it is multiplied into the rows: keeps all digits */
 static const double SMALLEST_FACTOR = 0.25;
 
@@ -207,6 +211,35 @@ static void at(dn_real *const *moments, int n, int64_t offset, dn_real **out) {
     for (int k = 0; k < n; k++) out[k] = moments[k] + offset;
 }
 
+/* A rule over numbers or rows that several threads may share. */
+typedef struct application {
+    const dn_trainer *t;
+    const dn_step *s;
+    dn_real *values;
+    const dn_real *gradient;
+    dn_real *const *moments;
+    const int *rows; /* of a table */
+    size_t row_size;
+} application;
+
+static void apply_to_numbers(const void *context, size_t from, size_t n) {
+    const application *a = context;
+    dn_real *moments[MAX_MOMENTS];
+    at(a->moments, a->t->rule.moments, (int64_t)from, moments);
+    a->t->rule.apply(a->t, a->s, n, a->values + from, a->gradient + from, moments);
+}
+
+static void apply_to_rows(const void *context, size_t from, size_t n) {
+    const application *a = context;
+    dn_real *moments[MAX_MOMENTS];
+    for (size_t i = from; i < from + n; i++) {
+        int64_t offset = a->rows[i] * (int64_t)a->row_size;
+        at(a->moments, a->t->rule.moments, offset, moments);
+        a->t->rule.apply(a->t, a->s, a->row_size, a->values + offset, a->gradient + i * a->row_size,
+                         moments);
+    }
+}
+
 static void update_range(dn_trainer *t, const dn_step *s, const range *r) {
     if (r->chunk < 0) return;
     const dn_chunk *c = &t->store->chunks[r->chunk];
@@ -214,25 +247,33 @@ static void update_range(dn_trainer *t, const dn_step *s, const range *r) {
     dn_step step = *s;
     step.keep = r->keep;
     at(t->chunk_moments[r->chunk], t->rule.moments, r->from, moments);
-    t->rule.apply(t, &step, (size_t)(r->to - r->from), c->values + r->from, c->grads + r->from,
-                  moments);
+    const application a = {.t = t,
+                           .s = &step,
+                           .values = c->values + r->from,
+                           .gradient = c->grads + r->from,
+                           .moments = moments};
+    size_t n = (size_t)(r->to - r->from);
+    if (t->rule.whole) apply_to_numbers(&a, 0, n);
+    else dn__parallel_ranges(n, WORK_PER_NUMBER, RANGE_UNIT, apply_to_numbers, &a);
 }
 
 /* A table's values are factor * storage, so that decay is one number: storage moves by the step
  * divided by the factor. */
 static void update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
-    dn_real *moments[MAX_MOMENTS];
     dn_step in_storage = {.rate = s->rate,
                           .scale = s->scale,
                           .push = (dn_real)(1 / p->factor),
                           .keep = keep_of(t, p),
                           .decay = 1};
-    for (int64_t i = 0; i < p->n_touched; i++) {
-        int64_t offset = p->touched[i] * p->row_size;
-        at(t->table_moments[p->id], t->rule.moments, offset, moments);
-        t->rule.apply(t, &in_storage, (size_t)p->row_size, p->table + offset,
-                      p->block + i * p->row_size, moments);
-    }
+    const application a = {.t = t,
+                           .s = &in_storage,
+                           .values = p->table,
+                           .gradient = p->block,
+                           .moments = t->table_moments[p->id],
+                           .rows = p->touched,
+                           .row_size = (size_t)p->row_size};
+    dn__parallel_ranges((size_t)p->n_touched, WORK_PER_NUMBER * (double)p->row_size, 1,
+                        apply_to_rows, &a);
     p->factor *= t->set.decay;
     if (p->factor < SMALLEST_FACTOR) dn__param_materialise(p);
 }

@@ -36,7 +36,7 @@ def facts() -> dict[str, Any]:
         "MPI": _mpi(),
         "cores": {"usable": mpi.cores(), "of this host": os.cpu_count()},
         "/dev/shm": shm.words(),
-        "threads": os.environ.get("DIST_DYNET_THREADS", "1"),
+        "threads": _ffi.lib.dn_threads(),
         "settings": {
             name: value
             for name, value in sorted(os.environ.items())

@@ -1,0 +1,58 @@
+/* One computation by several threads of this process. It is cut into pieces by its shape alone, and
+ * each piece writes what no other piece reads or writes. So the result has the same bits whichever
+ * thread computes which piece, and however many threads there are (docs/adr/0017). */
+#pragma once
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+/* How many threads a computation may have, its caller's included. With 1 no other is ever made. */
+extern atomic_int dn__threads;
+enum { DN_MAX_THREADS = 1024 };
+/* 1 <= n <= DN_MAX_THREADS. Threads that are too many end before it returns; new ones are made when
+ * they are first needed. */
+void dn__set_threads(int n);
+
+/* body(context, i) for each i < pieces, once, in any order; returns when all are done. Threads of
+ * the pool take part as far as they get a core: what none of them has begun, the caller computes,
+ * so it waits only for pieces that are under way. It computes all of them where there is one
+ * thread, within a piece, and while another thread of the program has the pool. */
+typedef void dn__piece(const void *context, int piece);
+void dn__parallel(int pieces, dn__piece *body, const void *context);
+
+/* Work is counted in nanoseconds of one core, roughly. shared_work: what is worth waking threads
+ * for; piece_work: what is worth a claim, and little enough to wait for. Only tests
+ * change them. */
+extern double dn__shared_work, dn__piece_work;
+enum { DN_MOST_PIECES = 256 };
+static inline int dn__shared(double work) {
+    return atomic_load_explicit(&dn__threads, memory_order_relaxed) > 1 && work >= dn__shared_work;
+}
+
+/* n things in pieces of `size`; the last piece has the rest, too, if that is short. */
+typedef struct dn__pieces {
+    size_t n, size;
+    int count;
+} dn__pieces;
+/* of more than `size`, multiples of `unit` */
+static inline dn__pieces dn__pieces_of(size_t n, double size, size_t unit) {
+    if (size >= (double)n) return (dn__pieces){n, n, 1};
+    dn__pieces p = {n, ((size_t)size / unit + 1) * unit, 1};
+    if (p.size < n) p.count = (int)(n / p.size + (n % p.size >= unit));
+    return p;
+}
+/* `each`: the work of one thing */
+static inline dn__pieces dn__in_pieces(size_t n, double each, size_t unit) {
+    double size = dn__piece_work / (each > 0 ? each : 1), most = (double)n / DN_MOST_PIECES;
+    return dn__pieces_of(n, size > most ? size : most, unit);
+}
+static inline size_t dn__piece_from(const dn__pieces *p, int i) { return p->size * (size_t)i; }
+static inline size_t dn__piece_size(const dn__pieces *p, int i) {
+    return i == p->count - 1 ? p->n - p->size * (size_t)i : p->size;
+}
+
+/* body(context, from, count) over ranges that make up 0 <= i < n: the whole where the work of n
+ * things, `each` of one, is too little for several threads; else multiples of `unit`. */
+typedef void dn__range_body(const void *context, size_t from, size_t count);
+void dn__parallel_ranges(size_t n, double each, size_t unit, dn__range_body *body,
+                         const void *context);
