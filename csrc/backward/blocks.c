@@ -1,5 +1,5 @@
 /* The backward of a product whose value's gradient is put off (put_off.c), in blocks of columns. */
-#include "kernels/kernels.h"
+#include "kernels/rounded.h"
 #include "schedule/group.h"
 #include "backward_pass.h"
 
@@ -34,7 +34,7 @@ static dn_grad block_dx(dn_call *c, int k) {
 static void block_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
                                   const dn_real *x) {
     const dn_grad g = block_dx(c, k);
-    if (g.dx) dn__mm_dw(m, kk, n, dy, m, x, kk, g.beta, g.dx, m);
+    if (g.dx) dn__product_dw(m, kk, n, dn__rounds(c, k), dy, m, x, kk, g.beta, g.dx, m);
     else c->workspace->out_of_memory = 1;
 }
 static void block_input_done(dn_call *c, int k) {
