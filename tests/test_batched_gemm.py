@@ -3,10 +3,13 @@
 Immediate mode computes each node when it is made: nothing is joined there.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 
 import dist_dynet as dy
+from dist_dynet._ffi import ffi, lib
 
 TOLERANCE = 1e-5
 
@@ -190,3 +193,112 @@ def test_join_of_many_products_stays_within_memory(model):
     X = sum(E.row_as_array(i % 9) for i in range(1000))
     np.testing.assert_allclose(W.grad_as_array(), np.tile(X, (37, 1)), rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(b.grad_as_array(), 1000)
+
+
+# ---- products whose inputs are computed ahead of their turn -----------------------------
+
+
+def step_by_step(model, between, immediate, steps=6, batch=1):
+    """A recurrent network with a product per step in between: (numbers of interest, whether all
+    products were computed as one)."""
+    m, W, b, E = model
+    m.reset_gradients()
+    dy.reset_random_seed(3)
+    dy.renew_cg(immediate_compute=immediate)
+    h = dy.inputVector([0.0] * 20)
+    parts, ys = [], []
+    for i in range(steps):
+        x = dy.lookup_batch(E, [(i + k) % 9 for k in range(batch)])
+        h = dy.tanh(x + between(h))
+        ys.append(dy.affine_transform([b, W, h]))
+        parts.append(dy.pickneglogsoftmax_batch(ys[-1], [i] * batch))
+    loss = dy.sum_batches(dy.esum(parts))
+    value = loss.value()
+    at = [int(ffi.cast("uintptr_t", lib.dn_value(y._node()))) for y in ys]
+    joined = {b - a for a, b in itertools.pairwise(at)} == {ffi.sizeof("dn_real") * 37 * batch}
+    loss.backward()
+    gradients = [p.grad_as_array() for p in (W, b, E)]
+    return [value, *(y.npvalue() for y in ys), *(y.gradient() for y in ys), *gradients], joined
+
+
+in_python = dy.function(lambda x: x / 2, lambda xs, y, dy: [dy / 2], lambda d: d)
+
+
+BETWEEN = {
+    "elementwise": lambda h: 0.5 * h,
+    "dropout": lambda h: dy.dropout(h, 0.5),
+    "Python": in_python,
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", BETWEEN)
+def test_products_between_steps_equal_one_by_one(model, kind, batch):
+    expected, _ = step_by_step(model, BETWEEN[kind], True, batch=batch)
+    found, joined = step_by_step(model, BETWEEN[kind], False, batch=batch)
+    assert_equal(expected, found)
+    assert joined == (kind != "Python")  # which has its turn
+
+
+def test_products_between_steps_that_feed_the_next_step_wait_for_it(model):
+    m, W, _, _ = model
+    P = m.add_parameters((20, 37))
+
+    def between(h):
+        return dy.tanh(P * dy.tanh(W * h))
+
+    expected, _ = step_by_step(model, between, True)
+    found, _ = step_by_step(model, between, False)
+    assert_equal(expected, found)
+
+
+def test_values_asked_for_between_steps_leave_what_follows_right(model):
+    _, W, b, E = model
+
+    def run(immediate, ask):
+        dy.renew_cg(immediate_compute=immediate)
+        h, ys = E[0], []
+        for i in range(12):
+            h = dy.tanh(E[i % 9] + 0.5 * h)
+            ys.append(dy.affine_transform([b, W, h]))
+            if i in ask:
+                ys[i // 2].npvalue()
+        loss = dy.esum([dy.squared_norm(y) for y in ys])
+        model[0].reset_gradients()
+        loss.backward()
+        return [loss.value(), *(p.grad_as_array() for p in (W, b, E))]
+
+    for ask in ((), (3,), (4, 9), tuple(range(12))):
+        assert_equal(run(True, ()), run(False, ask))
+
+
+def test_checkpoints_between_steps(model):
+    """What was computed ahead belongs to the nodes that it was made with."""
+    m, W, b, E = model
+
+    def steps(h, first, n):
+        ys = []
+        for i in range(first, first + n):
+            h = dy.tanh(E[i % 9] + 0.5 * h)
+            ys.append(dy.affine_transform([b, W, h]))
+        return h, ys
+
+    dy.renew_cg()
+    h, kept = steps(E[0], 0, 4)
+    for evaluate_before in (False, True):
+        if evaluate_before:
+            dy.forward(kept)
+        dy.cg_checkpoint()
+        dy.forward(steps(h, 4, 5)[1])
+        dy.cg_revert()
+        m.reset_gradients()
+        loss = dy.esum([dy.squared_norm(y) for y in (*kept, *steps(h, 4, 3)[1])])
+        value = loss.value()
+        loss.backward()
+        found = [value, *(p.grad_as_array() for p in (W, b, E))]
+    m.reset_gradients()
+    dy.renew_cg(immediate_compute=True)
+    _, ys = steps(E[0], 0, 7)
+    loss = dy.esum([dy.squared_norm(y) for y in ys])
+    loss.backward()
+    assert_equal([loss.value(), *(p.grad_as_array() for p in (W, b, E))], found)

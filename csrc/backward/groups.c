@@ -69,7 +69,8 @@ static void scatter(dn_tape *t, int at, const dn_group *g) {
                 if (slot.dx) dn__axpy(n, 1, dx, slot.beta, slot.dx);
                 else t->workspace.out_of_memory = 1;
             }
-            if (g->batched_gemm && x > representative && node->param) add_to_row(t, x, dx);
+            if (g->batched_gemm == DN_IN_NODE_ORDER && x > representative && node->param)
+                add_to_row(t, x, dx);
         }
         dx += n;
     }
@@ -165,8 +166,8 @@ static void not_yet(dn_call *c, int k) { (void)c, (void)k; }
  * the nodes there, has passed; else NULL. */
 static dn_node *passed_row(const dn_tape *t, const dn_group *g, int i, int k) {
     const int x = dn__input(t, i, k);
-    return g->batched_gemm && x > t->schedule->members[g->first] && t->nodes[x].param ? &t->nodes[x]
-                                                                                      : NULL;
+    const int passed = g->batched_gemm == DN_IN_NODE_ORDER && x > t->schedule->members[g->first];
+    return passed && t->nodes[x].param ? &t->nodes[x] : NULL;
 }
 
 /* Backward of one member by itself. Rows that the backward pass has passed get their gradient

@@ -67,6 +67,10 @@ static int forward_in_order(dn_tape *t, int last) {
                                             (int64_t)t->schedule->n.order + 1))
             return dn__no_memory(t);
         const int i = t->schedule->evaluated;
+        if (dn__is_ahead(t, i)) {
+            t->schedule->evaluated++;
+            continue;
+        }
         work -= t->nodes[i].work;
         dn_node *node = &t->nodes[i];
         int batched_gemm = 0;
@@ -74,6 +78,7 @@ static int forward_in_order(dn_tape *t, int last) {
             !(t->schedule->any_failed && dn__blocked(t, node)) &&
             (batched_gemm = dn__grouped(t, node)) == 0)
             batched_gemm = dn__batched_gemm_forward(t, i, last);
+        if (batched_gemm == DN_AGAIN) return 1;
         int error = batched_gemm ? batched_gemm : dn__compute(t, i);
         /* what failed blocks nothing but what depends on it */
         if (error >= 0 || error == DN_ERROR_PYTHON) t->schedule->evaluated++;
@@ -106,7 +111,8 @@ static int were_written(const dn_tape *t) {
 static int compute_up_to(dn_tape *t, int last) {
     if ((t->may_batch_gemm || t->schedule->autobatch) && dn__schedule_see(t))
         return DN_ERROR_MEMORY;
-    if (!t->schedule->autobatch || t->schedule->immediate || t->schedule->any_failed)
+    if (!t->schedule->autobatch || t->schedule->immediate || t->schedule->any_failed ||
+        t->schedule->ahead_end > t->schedule->evaluated)
         return forward_in_order(t, last);
     if (t->schedule->evaluated > last) return 0;
     const double start = dn__seconds(), schedule = t->schedule->counts.schedule;

@@ -68,9 +68,12 @@ void dn__abandon_plan(dn_tape *t) {
     dn__end_plan(t);
 }
 
-/* What groups from `from` on had as members are no longer grouped, up to node `last`. */
+/* What groups from `from` on had as members are no longer grouped, up to node `last`, and nothing
+ * there is computed ahead. */
 static void ungroup(dn_tape *t, int first, int last, int from) {
     dn_schedule *s = t->schedule;
+    for (int i = first; i < s->ahead_end; i++) s->seats[i].ahead = 0;
+    if (s->ahead_end > first) s->ahead_end = first;
     for (int i = first; i < last && i < s->seen && s->n.groups; i++)
         if (s->seats[i].grouped == s->values_made && s->seats[i].group >= from)
             s->seats[i].grouped = 0;
@@ -96,7 +99,8 @@ static void forget_all(dn_tape *t) {
     dn_schedule *s = t->schedule;
     dn__abandon_plan(t);
     s->n = (dn_scheduled){0};
-    s->evaluated = s->n_done = s->any_failed = s->unreported = s->forward_begun = 0;
+    s->evaluated = s->ahead_end = s->n_done = s->any_failed = s->unreported = 0;
+    s->forward_begun = 0;
     s->values_made++;
     dn__memory_back_to(t, DN_VALUES, (dn_arena_mark){0});
     dn__memory_back_to(t, DN_COPIES, (dn_arena_mark){0});
@@ -130,9 +134,12 @@ int dn__schedule_mark(dn_tape *t) {
     dn_schedule *s = t->schedule;
     if (DN_GROW(s->marks.at, s->marks.capacity, s->marks.n + 1)) return DN_ERROR_MEMORY;
     drop_plan(t);
-    s->marks.at[s->marks.n++] =
-        (dn_schedule_mark){s->evaluated, s->n, dn__memory_mark(t, DN_VALUES),
-                           dn__memory_mark(t, DN_COPIES)};
+    dn_schedule_mark m = {s->evaluated, s->n, dn__memory_mark(t, DN_VALUES),
+                          dn__memory_mark(t, DN_COPIES)};
+    /* A forward that did not end has left values that it cannot tell from those to come: a revert
+     * forgets all. */
+    if (s->ahead_end > s->evaluated) m = (dn_schedule_mark){.copies = m.copies};
+    s->marks.at[s->marks.n++] = m;
     return 0;
 }
 

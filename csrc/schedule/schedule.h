@@ -11,6 +11,7 @@ typedef struct dn_seat {
     /* the schedule's `values_made` when its value was computed in a group; else another number, or
      * 0 */
     int64_t grouped;
+    int64_t ahead;         /* the same, when it was computed by itself before its turn */
     int32_t group, column; /* that group, and the first batch element in it */
     /* batched_gemm.h: the next node that multiplies by the same matrix; of a matrix, the last one
      * that does */
@@ -23,12 +24,17 @@ typedef struct dn_seat {
     /* backward.c: the gradient of the loss comes to it; groups.c: a gather has it as a source; each
      * of use within one function */
     uint8_t reached, is_source;
+    uint8_t search; /* batched_gemm.c; of use within one function */
 } dn_seat;
 
 /* Of dn_seat.lookahead: in a long chain no input is known. So each search in vain halves it for the
  * next one along the chain, down to the least; a search that has found something leaves the next
  * one with the most. */
 enum { DN_MOST_LOOKAHEAD = 128, DN_LEAST_LOOKAHEAD = 4 };
+
+/* Of groups made by batched_gemm.c. In the order of the nodes, inputs that need no computing may
+ * stand behind the representative; in one of its own, schedule->order, all precede it. */
+enum dn_joined { DN_IN_NODE_ORDER = 1, DN_IN_OWN_ORDER };
 
 /* Nodes computed as one (group.h): members[first ... first + n - 1], the first of which is the
  * representative, and what each input of the call is. */
@@ -39,7 +45,7 @@ typedef struct dn_group {
     /* of DN_VARIABLE_LENGTH nodes: computed as one in the packed form; `batch` is the number of
      * steps of all */
     uint8_t variable_length;
-    /* made by batched_gemm.c: the members were computed out of their order */
+    /* made by batched_gemm.c, the members computed out of their order: 0, or enum dn_joined */
     uint8_t batched_gemm;
     /* in this backward a member has got products of a weight gradient */
     uint8_t weights;
@@ -93,7 +99,8 @@ typedef struct dn_schedule {
     int immediate, check_finite;
     int autobatch;         /* autobatch.h: 0, or the strategy */
     int default_autobatch; /* the strategy of graphs for which none was named */
-    int evaluated;         /* nodes below it are computed */
+    int evaluated;         /* nodes below it are computed, ... */
+    int ahead_end;         /* ... some up to here, too: batched_gemm.h */
     int64_t values_made;   /* from 1; rises when values are forgotten */
     int any_failed;        /* some node may be `failed` */
     /* dn__forward has more to do: what it has computed and what is to come must be of the same
@@ -152,6 +159,10 @@ static inline dn_seat *dn__seat(const dn_tape *t, const dn_node *node) {
 /* Whether a node has a value that was computed as a member of a group. */
 static inline int dn__grouped(const dn_tape *t, const dn_node *node) {
     return t->schedule->n.groups && dn__seat(t, node)->grouped == t->schedule->values_made;
+}
+/* Whether a node was computed by itself before its turn, and is in schedule->order. */
+static inline int dn__is_ahead(const dn_tape *t, int i) {
+    return i < t->schedule->ahead_end && t->schedule->seats[i].ahead == t->schedule->values_made;
 }
 /* Whether input k of a group is no node that all members share. */
 static inline int dn__is_gathered(const dn_tape *t, const dn_group *g, int k) {
