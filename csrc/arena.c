@@ -13,6 +13,7 @@ enum {
     ALIGN = 64,
     FIRST_CHUNK = 256 << 10,
     LARGEST_CHUNK = 64 << 20,
+    LARGE_BLOCK = 16 << 20, /* from here on a block that opens a chunk has it alone */
     HUGE_PAGE = 2 << 20,
     LARGE = 256 << 20
 };
@@ -60,40 +61,67 @@ static void *taken(void *p, size_t bytes) {
     return p;
 }
 
-/* Gives back chunks from `first` on, in which nothing lies and which a large request does not fit:
- * else blocks that grow a little from graph to graph would leave all smaller ones behind. */
+/* The chunk from `first` on, all of them unused, for so many bytes, or n_chunks: a large block
+ * takes the smallest that it fits, others the first that is not for one block alone. */
+static int find_chunk(const dn_arena *a, int first, size_t bytes) {
+    int best = a->n_chunks;
+    for (int i = first; i < a->n_chunks; i++) {
+        const dn_arena_chunk *c = &a->chunks[i];
+        if (c->size < bytes || (c->alone && bytes < LARGE_BLOCK)) continue;
+        if (bytes < LARGE_BLOCK) return i;
+        if (best == a->n_chunks || c->size < a->chunks[best].size) best = i;
+    }
+    return best;
+}
+
+/* Gives back those from `first` on that are for one block, all too small for the one at hand:
+ * blocks that grow a little from graph to graph would leave all smaller ones behind. */
 static void drop_unused(dn_arena *a, int first) {
-    while (a->n_chunks > first) free(a->chunks[--a->n_chunks].memory);
-    a->current = a->n_chunks;
+    int kept = first;
+    for (int i = first; i < a->n_chunks; i++) {
+        if (a->chunks[i].alone) free(a->chunks[i].memory);
+        else a->chunks[kept++] = a->chunks[i];
+    }
+    a->n_chunks = kept;
+}
+
+/* A new chunk, the last one, where those from `first` on are unused; negative: no memory. */
+static int add_chunk(dn_arena *a, int first, size_t bytes) {
+    const int alone = bytes >= LARGE_BLOCK;
+    size_t size = alone ? bytes + bytes / 8 : FIRST_CHUNK; /* the next one may be larger */
+    if (alone) drop_unused(a, first);
+    for (int i = 0; i < a->n_chunks && !alone; i++)
+        if (!a->chunks[i].alone && size <= a->chunks[i].size) size = 2 * a->chunks[i].size;
+    if (!alone && size > LARGEST_CHUNK) size = LARGEST_CHUNK;
+    if (size < bytes) size = bytes;
+    dn_arena_chunk *chunks = realloc(a->chunks, (size_t)(a->n_chunks + 1) * sizeof *chunks);
+    if (!chunks) return -1;
+    a->chunks = chunks;
+    char *memory = aligned_new(size);
+    if (!memory && size > bytes) memory = aligned_new(size = bytes);
+    a->starved |= !memory;
+    if (!memory) return -1;
+    a->chunks[a->n_chunks++] = (dn_arena_chunk){memory, size, alone};
+    return 0;
 }
 
 void *dn__arena_take(dn_arena *a, size_t bytes) {
     if (bytes > SIZE_MAX / 2) return NULL;
     bytes = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
-    const int unused = a->current + (a->used > 0);
-    for (; a->current < a->n_chunks; a->current++, a->used = 0) {
-        dn_arena_chunk *c = &a->chunks[a->current];
-        if (c->size - a->used >= bytes) {
-            void *p = c->memory + a->used;
-            a->used += bytes;
-            return taken(p, bytes);
-        }
+    if (a->current >= a->n_chunks || a->chunks[a->current].size - a->used < bytes) {
+        const int next = a->current + (a->used > 0), found = find_chunk(a, next, bytes);
+        if (found == a->n_chunks && add_chunk(a, next, bytes)) return NULL;
+        const int i = found < a->n_chunks ? found : a->n_chunks - 1;
+        const dn_arena_chunk c = a->chunks[i];
+        a->chunks[i] = a->chunks[next];
+        a->chunks[next] = c;
+        a->current = next;
+        a->used = 0;
     }
-    size_t size = a->n_chunks ? a->chunks[a->n_chunks - 1].size * 2 : FIRST_CHUNK;
-    if (size > LARGEST_CHUNK) size = LARGEST_CHUNK;
-    if (bytes > LARGEST_CHUNK) drop_unused(a, unused);
-    /* the next one may be larger */
-    if (size < bytes) size = bytes > LARGEST_CHUNK ? bytes + bytes / 8 : bytes;
-    dn_arena_chunk *chunks = realloc(a->chunks, (size_t)(a->n_chunks + 1) * sizeof *chunks);
-    if (!chunks) return NULL;
-    a->chunks = chunks;
-    char *memory = aligned_new(size);
-    if (!memory && size > bytes) memory = aligned_new(size = bytes);
-    a->starved |= !memory;
-    if (!memory) return NULL;
-    a->chunks[a->n_chunks++] = (dn_arena_chunk){memory, size};
-    a->used = bytes;
-    return taken(memory, bytes);
+    const dn_arena_chunk *c = &a->chunks[a->current];
+    void *p = c->memory + a->used;
+    a->used = c->alone ? c->size : a->used + bytes;
+    return taken(p, bytes);
 }
 
 dn_arena_mark dn__arena_mark(const dn_arena *a) { return (dn_arena_mark){a->current, a->used}; }

@@ -8,6 +8,7 @@
 typedef struct dn_arena_chunk {
     char *memory;
     size_t size;
+    int alone; /* for one large block at a time */
 } dn_arena_chunk;
 typedef struct dn_arena {
     dn_arena_chunk *chunks;
