@@ -114,6 +114,9 @@ typedef struct dn_row_products {
     const int *column;
 } dn_row_products;
 
+/* dx = columns from ... from + n - 1, batch elements, of the gradient of an input, + beta dx. */
+typedef void dn_columns_fn(dn_call *, int from, int n, dn_real beta, dn_real *dx);
+
 /* What a call asks of its caller: a node by itself, a group, a traced function. The functions below
  * say what each is. */
 typedef struct dn_gradient_routes {
@@ -131,6 +134,7 @@ typedef struct dn_gradient_routes {
     int (*rounds)(const dn_call *, int k);
     const uint16_t *(*packed)(dn_call *, int k, int transposed);
     void (*let_go)(dn_call *, int begin);
+    int (*put_off)(dn_call *, int k, dn_columns_fn *); /* NULL: never */
 } dn_gradient_routes;
 
 typedef struct dn_op {
@@ -215,6 +219,11 @@ static inline int dn__rounds(const dn_call *c, int k) {
 }
 static inline const uint16_t *dn__packed(dn_call *c, int k, int transposed) {
     return c->workspace->precision.rounds ? c->routes->packed(c, k, transposed) : NULL;
+}
+/* Whether the gradient of input k, a value of large columns, is computed later, some columns at a
+ * time: by `columns`, to which a call equal to this one is given. Else it is to be written now. */
+static inline int dn__put_off(dn_call *c, int k, dn_columns_fn *columns) {
+    return c->routes->put_off && c->routes->put_off(c, k, columns);
 }
 
 /* Random numbers in [0, 1) for the elements of this node; the same for every evaluation order. */

@@ -29,7 +29,13 @@ static void backward_node(dn_tape *t, int i) {
             backward_group(t, dn__seat(t, node)->group);
         return;
     }
-    if (!node->grad || t->workspace.out_of_memory) return;
+    if (t->workspace.out_of_memory) return;
+    if (!node->grad) {
+        if (!t->backward->n_put_off || !dn__is_put_off(t, i)) return;
+        dn__node_in_blocks(t, i);
+        dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
+        return;
+    }
     if (node->op->flags & DN_NO_GRAD) return;
     dn_call c;
     dn__prepare_call(t, node, &c);
@@ -112,8 +118,10 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
         t->schedule->groups[j].grads = NULL;
         t->schedule->groups[j].weights = 0;
         t->schedule->groups[j].gather = -1;
+        t->schedule->groups[j].put_off = 0;
     }
     for (int j = 0; j < t->schedule->n.gathers; j++) t->schedule->gathers[j].grad = NULL;
+    dn__forget_put_off(t);
     dn__work.passes++;
     for (int r = 0; r < t->n.stores; r++)
         __atomic_fetch_add(&t->stores[r].store->passes, 1, __ATOMIC_RELAXED);
@@ -202,8 +210,10 @@ void dn__backward_free(dn_tape *t) {
     dn_backward_pass *b = t->backward;
     for (int i = 0; i < DN_KEPT_COLUMNS; i++) dn__arena_free(&b->columns[i].memory);
     free(b->products);
+    free(b->put_off);
     b->products = NULL;
-    b->products_capacity = 0;
+    b->put_off = NULL;
+    b->products_capacity = b->put_off_capacity = b->n_put_off = 0;
 }
 
 int64_t dn__backward_bytes(const dn_tape *t) {

@@ -38,10 +38,21 @@ typedef struct dn_deferred {
     dn_row_products products;
 } dn_deferred;
 
+/* What is put off (put_off.c): columns from ... from + n - 1, in its group, of the gradient of node
+ * `to`, by the call of node `user` or, not -1, of a group; `next`: one more than the entry of the
+ * same group that comes next, 0: none. */
+typedef struct dn_put_off {
+    int32_t next, to, user, group, from, n;
+    dn_columns_fn *columns;
+} dn_put_off;
+
 typedef struct dn_backward_pass {
     dn_deferred *deferred; /* gradients of rows that were added up, by input */
     dn_product *products;
     int n_products, products_capacity;
+    dn_put_off *put_off;
+    int n_put_off, put_off_capacity;
+    struct dn_in_blocks *blocks; /* blocks.c: while a call is done in blocks */
     dn_kept_columns columns[DN_KEPT_COLUMNS];
     int64_t columns_used; /* counts their uses */
     dn_transposed transposed[DN_MOST_TRANSPOSED];
@@ -110,6 +121,23 @@ void dn__route_operand_gradient(dn_call *c, int k, int m, int kk, int n, const d
 /* the same for a call that computes a group */
 void dn__route_group_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
                                       dn_grad);
+
+/* ---- put_off.c */
+int dn__route_put_off(dn_call *, int k, dn_columns_fn *);
+/* a new backward begins */
+void dn__forget_put_off(dn_tape *);
+/* Whether something of the gradient of node i, or of its group, is put off and not in memory. */
+int dn__is_put_off(const dn_tape *, int i);
+/* Writes it into the gradient of node i by itself; or adds it to the gradients of a group. */
+void dn__write_put_off(dn_tape *, int i, dn_group *);
+/* dx = columns from ... from + n - 1 of what the entry puts off, + beta dx */
+void dn__put_off_columns(dn_tape *, const dn_put_off *, int from, int n, dn_real beta, dn_real *dx);
+
+/* ---- blocks.c */
+/* Backward of node i, and of a group, whose gradient is put off; 0: of the group in part, and it is
+ * in memory now. */
+void dn__node_in_blocks(dn_tape *, int i);
+int dn__group_in_blocks(dn_tape *, int group);
 
 /* ---- rows.c */
 int dn__route_table_rows(const dn_call *, int first, int n, int capacity, int *rows);

@@ -21,7 +21,10 @@ dn_real *dn__group_new_grads(dn_tape *t, dn_group *g) {
 
 dn_real *dn__group_grads(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
-    if (!g->grads && dn__group_new_grads(t, g)) dn__fill(g->total, 0, g->grads);
+    if (!g->grads && dn__group_new_grads(t, g)) {
+        dn__fill(g->total, 0, g->grads);
+        if (g->put_off) dn__write_put_off(t, t->schedule->members[g->first], g);
+    }
     return g->grads;
 }
 
@@ -54,8 +57,13 @@ dn_grad dn__gradient_slot(dn_tape *t, int i) {
         node->in_chunk = 1;
         node->written = dn__param_written(node->param);
     } else {
+        const int put_off = t->backward->n_put_off && dn__is_put_off(t, i);
         node->grad = take_gradient_memory(t, dn__elements(&node->dim));
         if (!node->grad) t->workspace.out_of_memory = 1;
+        else if (put_off) {
+            dn__write_put_off(t, i, NULL);
+            return (dn_grad){node->grad, 1};
+        }
     }
     return (dn_grad){node->grad, 0};
 }
@@ -139,7 +147,7 @@ static dn_grad mirror_slot(dn_tape *t, int x, size_t total) {
     size_t n;
     const dn_real *block = dn__block_of(t, node, &n);
     dn_group *g = &t->schedule->groups[dn__seat(t, node)->group];
-    if (!g->grads && total == n) { /* all of it is written now: no need of zeros */
+    if (!g->grads && !g->put_off && total == n) { /* all of it is written now: no need of zeros */
         dn_real *dx = dn__group_new_grads(t, g);
         return (dn_grad){dx, 0};
     }

@@ -217,7 +217,8 @@ static void members_backward(dn_tape *t, const dn_group *g) {
 void dn__group_backward(dn_tape *t, int group) {
     const dn_group *g = &t->schedule->groups[group];
     const dn_node *node = dn__representative_of(t, g);
-    if (g->grads && !(node->op->flags & DN_NO_GRAD)) {
+    const int in_blocks = g->put_off && !g->grads && dn__group_in_blocks(t, group);
+    if (g->grads && !in_blocks && !(node->op->flags & DN_NO_GRAD)) {
         if (has_members_beside_loss(t, g)) members_backward(t, g);
         else call_backward(t, group);
     }

@@ -76,6 +76,13 @@ static int copy_gradient(dn_tape *t, int i, dn_real *out) {
                 ? "backward() has not been called on this graph since its values were computed."
                 : "it was made after the loss that backward() was called on.");
     const dn_node *node = &t->nodes[i];
+    if (dn__is_put_off(t, i)) {
+        const dn_grad g = dn__gradient_slot(t, i);
+        const int failed = t->workspace.out_of_memory || !g.dx;
+        t->workspace.out_of_memory = 0;
+        dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
+        if (failed) return dn__no_memory(t);
+    }
     const dn_real *grad = dn__arrived(t, i);
     const size_t n = dn__elements(&node->dim);
     pthread_mutex_t *lock = node->in_chunk ? &node->param->store->lock : NULL;

@@ -30,7 +30,8 @@ static void let_go(dn_call *c, int begin) {
 static const dn_gradient_routes NODE = {
     dn__route_wants,      dn__route_dx,     dn__route_weight_gradient, dn__route_operand_gradient,
     dn__route_input_done, ordinal,          dn__route_table_rows,      dn__route_rows_gradient,
-    wants_each,           dn__route_rounds, dn__route_packed,          let_go};
+    wants_each,           dn__route_rounds, dn__route_packed,          let_go,
+    dn__route_put_off};
 static const dn_gradient_routes GROUP = {dn__route_group_wants,
                                          dn__route_group_dx,
                                          dn__route_weight_gradient,
@@ -42,7 +43,8 @@ static const dn_gradient_routes GROUP = {dn__route_group_wants,
                                          wants_each,
                                          dn__route_rounds,
                                          dn__route_packed,
-                                         let_go};
+                                         let_go,
+                                         dn__route_put_off};
 static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward};
 
 /* ---- life ----------------------------------------------------------------------------- */

@@ -63,22 +63,25 @@ static void pickneglogsoftmax_forward(dn_call *c) {
         c->y[b] = l->max - x->v[(size_t)b * x->stride + (size_t)c->ints[b]] + l->log_sum;
     }
 }
-/* dx = dy (softmax(x) - onehot(v)) */
+/* dx = dy (softmax(x) - onehot(v)), a column x for each id */
+static void pickneglogsoftmax_columns(dn_call *c, int from, int n, dn_real beta, dn_real *dx) {
+    const dn_lse *lse = (const dn_lse *)c->saved;
+    const size_t size = (size_t)c->x[0].dim->size;
+    for (int b = from; b < from + n; b++, dx += size) {
+        dn__softmax_from_lse(size, c->x[0].v + (size_t)b * size, lse[b], c->dy[b], beta, dx);
+        dx[c->ints[b]] -= c->dy[b];
+    }
+}
 static void pickneglogsoftmax_backward(dn_call *c) {
     const dn_in *x = &c->x[0];
-    const dn_lse *lse = (const dn_lse *)c->saved;
-    size_t n = (size_t)x->dim->size;
+    const int columns = x->stride || c->n_ints == 1;
+    if (columns && dn__put_off(c, 0, pickneglogsoftmax_columns)) return;
     dn_grad g = dn__dx(c, 0);
-    if (!g.dx) return;
-    if (x->stride) {
-        for (int b = 0; b < c->n_ints; b++)
-            dn__softmax_from_lse(n, x->v + (size_t)b * n, lse[b], c->dy[b], g.beta,
-                                 g.dx + (size_t)b * n);
-    } else {
-        dn__softmax_from_lse(n, x->v, lse[0], dn__sum((size_t)c->n_ints, c->dy), g.beta, g.dx);
-    }
-    for (int b = 0; b < c->n_ints; b++)
-        g.dx[(size_t)b * x->stride + (size_t)c->ints[b]] -= c->dy[b];
+    if (g.dx && columns) pickneglogsoftmax_columns(c, 0, c->n_ints, g.beta, g.dx);
+    if (!g.dx || columns) return;
+    dn__softmax_from_lse((size_t)x->dim->size, x->v, *(const dn_lse *)c->saved,
+                         dn__sum((size_t)c->n_ints, c->dy), g.beta, g.dx);
+    for (int b = 0; b < c->n_ints; b++) g.dx[c->ints[b]] -= c->dy[b];
 }
 
 DN_OP(hinge, 1, DN_BATCHES | DN_INTS_EACH, "y = sum over j != v of max(0, m - x_v + x_j)")

@@ -343,14 +343,21 @@ static const uint16_t *inner_packed(dn_call *c, int k, int transposed) {
     return source < 0 ? dn__packed(run->outer, -1 - source, transposed) : NULL;
 }
 
-/* The rest is never asked for: there are no rows, and operations written in Python cannot be
- * traced. */
-static const dn_gradient_routes INNER = {inner_wants,           inner_dx,
-                                         inner_weight_gradient, inner_operand_gradient,
-                                         inner_input_done,      inner_ordinal,
-                                         inner_table_rows,      NULL,
-                                         inner_wants_each,      inner_rounds,
-                                         inner_packed,          NULL};
+/* The rest is never asked for: there are no rows, operations written in Python cannot be traced,
+ * and nothing is put off. */
+static const dn_gradient_routes INNER = {inner_wants,
+                                         inner_dx,
+                                         inner_weight_gradient,
+                                         inner_operand_gradient,
+                                         inner_input_done,
+                                         inner_ordinal,
+                                         inner_table_rows,
+                                         NULL,
+                                         inner_wants_each,
+                                         inner_rounds,
+                                         inner_packed,
+                                         NULL,
+                                         NULL};
 
 /* What came to an output goes to what it was computed from: a sum over the members where that is
  * one for all of them. */

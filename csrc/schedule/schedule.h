@@ -25,6 +25,8 @@ typedef struct dn_seat {
      * of use within one function */
     uint8_t reached, is_source;
     uint8_t search; /* batched_gemm.c; of use within one function */
+    /* backward/put_off.c: in this backward, what is put off of the gradient of the node's value */
+    int32_t put_off;
 } dn_seat;
 
 /* Of dn_seat.lookahead: in a long chain no input is known. So each search in vain halves it for the
@@ -49,6 +51,7 @@ typedef struct dn_group {
     uint8_t batched_gemm;
     /* in this backward a member has got products of a weight gradient */
     uint8_t weights;
+    int32_t put_off;                /* as in dn_seat */
     dn_real *value, *saved, *grads; /* of all members; grads NULL: nothing has come yet */
     /* groups.c: how many numbers of `grads` this gather (-1: none) brings, to be written */
     int32_t gather;
