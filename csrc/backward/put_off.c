@@ -86,14 +86,13 @@ void dn__put_off_columns(dn_tape *t, const dn_put_off *p, int from, int n, dn_re
 void dn__write_put_off(dn_tape *t, int i, dn_group *g) {
     int32_t *first = first_of(t, i, g);
     const size_t size = (size_t)t->nodes[i].dim.size;
-    const int32_t entries = *first;
-    *first = 0;
-    for (int32_t at = entries; at && !t->workspace.out_of_memory;) {
+    for (int32_t at = *first; at && !t->workspace.out_of_memory;) {
         const dn_put_off *p = &t->backward->put_off[at - 1];
         dn_real *dx = (g ? g->grads : t->nodes[i].grad) + (size_t)p->from * size;
         dn__put_off_columns(t, p, p->from, p->n, g != NULL, dx);
         at = p->next;
     }
+    if (!t->workspace.out_of_memory) *first = 0;
 }
 
 int dn__is_put_off(const dn_tape *t, int i) {

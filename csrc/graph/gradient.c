@@ -67,6 +67,18 @@ int dn_fast_backward(int64_t a) {
     return dn_backward(a);
 }
 
+/* The gradient of node i, which backward has put off. Negative: no memory, and it is as it was. */
+static int write_out(dn_tape *t, int i) {
+    dn_node *node = &t->nodes[i];
+    const int failed = !dn__gradient_slot(t, i).dx || t->workspace.out_of_memory;
+    t->workspace.out_of_memory = 0;
+    dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
+    if (!failed) return 0;
+    if (dn__grouped(t, node)) t->schedule->groups[dn__seat(t, node)->group].grads = NULL;
+    else node->grad = NULL;
+    return -1;
+}
+
 static int copy_gradient(dn_tape *t, int i, dn_real *out) {
     const int store = t->backward->last_loss;
     if (i > store)
@@ -76,13 +88,7 @@ static int copy_gradient(dn_tape *t, int i, dn_real *out) {
                 ? "backward() has not been called on this graph since its values were computed."
                 : "it was made after the loss that backward() was called on.");
     const dn_node *node = &t->nodes[i];
-    if (dn__is_put_off(t, i)) {
-        const dn_grad g = dn__gradient_slot(t, i);
-        const int failed = t->workspace.out_of_memory || !g.dx;
-        t->workspace.out_of_memory = 0;
-        dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
-        if (failed) return dn__no_memory(t);
-    }
+    if (dn__is_put_off(t, i) && write_out(t, i)) return dn__no_memory(t);
     const dn_real *grad = dn__arrived(t, i);
     const size_t n = dn__elements(&node->dim);
     pthread_mutex_t *lock = node->in_chunk ? &node->param->store->lock : NULL;
