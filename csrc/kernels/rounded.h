@@ -4,12 +4,20 @@
 #include "bf16.h"
 #include "kernels.h"
 
+#ifndef DN_DOUBLE
+/* As dn__bf16_mm and dn__bf16_mm_dw, by as many threads as there may be (parallel.h). */
+void dn__rounded_mm(int m, int k, int n, const dn_bf16 *packed, const dn_real *x, int ldx,
+                    dn_real beta, dn_real *y, int ldy);
+void dn__rounded_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
+                    dn_real beta, dn_real *dw, int lddw);
+#endif
+
 /* y = W x + beta y */
 static inline void dn__product(int m, int k, int n, dn_matrix w, const dn_real *x, int ldx,
                                dn_real beta, dn_real *y, int ldy) {
 #ifndef DN_DOUBLE
     if (w.bf16) {
-        if (n) dn__bf16_mm(m, k, n, w.bf16, x, ldx, beta, y, ldy);
+        if (n) dn__rounded_mm(m, k, n, w.bf16, x, ldx, beta, y, ldy);
         return;
     }
 #endif
@@ -21,7 +29,7 @@ static inline void dn__product_dx(int m, int k, int n, dn_matrix w, const dn_rea
                                   dn_real beta, dn_real *dx, int lddx) {
 #ifndef DN_DOUBLE
     if (w.bf16) {
-        if (n) dn__bf16_mm(k, m, n, w.bf16, dy, lddy, beta, dx, lddx);
+        if (n) dn__rounded_mm(k, m, n, w.bf16, dy, lddy, beta, dx, lddx);
         return;
     }
 #endif
@@ -33,7 +41,7 @@ static inline void dn__product_dw(int m, int k, int n, int rounds, const dn_real
                                   const dn_real *x, int ldx, dn_real beta, dn_real *dw, int lddw) {
 #ifndef DN_DOUBLE
     if (rounds && n) {
-        dn__bf16_mm_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
+        dn__rounded_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
         return;
     }
 #else
