@@ -148,6 +148,7 @@ OTHER = {
     "init.mem": "as before",
     "init.profiling": "as before",
     "init.random_seed": "as before",
+    "init.threads": "as before",
     "inputMatrix.d": "raises DeprecationWarning",
     "matInput.d1": "raises DeprecationWarning",
     "matInput.d2": "raises DeprecationWarning",

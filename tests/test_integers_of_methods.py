@@ -609,6 +609,7 @@ SETTINGS = {
         lambda n: _params("set_requested_gpus", n),
         0,
     ),
+    "DynetParams.set_threads.threads": (lambda n: _params("set_threads", n), 2),
     "renew_cg.autobatching": (lambda n: _renewed(lambda n: dy.renew_cg(autobatching=n), n), 2),
 }
 MADE_HERE = "a record that the package itself makes"

@@ -21,6 +21,8 @@ from dist_dynet import parallel
 from dist_dynet.parallel import lease
 from dist_dynet.parallel.lease import Lease, LostLeaseError, Owner
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*hashed strings differently")
+
 OTHER_RUN = """
 import sys
 import dist_dynet as dy

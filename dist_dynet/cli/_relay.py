@@ -254,7 +254,7 @@ class Relay:
         self._leads = os.getpgid(0) == os.getpid()
         """Whether launchers can signal to the rank's group, as mpirun does; else what comes here is
         handed on."""
-        self._guard = guard_the_group() if self._leads else -1
+        self._guard = guard_the_group() if self._leads and group_of_its_own else -1
         self._woken, wake = os.pipe()
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)

@@ -25,7 +25,7 @@ from ..ops import (
 )
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
-from .softmax import SoftmaxBuilder, _by_groups, _draw, _Layer, _logits
+from .softmax import SoftmaxBuilder, _by_groups, _draw, _Layer, _logits, _words
 
 _Leaves = list[tuple[list[str], list[int]]]
 """The symbols on the way to a cluster, and its words."""
@@ -120,7 +120,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         *,
         precision: str | None = None,
     ) -> None:
-        words = max(dic.values(), default=-1) + 1
+        words = _words(dic, "HierarchicalSoftmaxBuilder")
         self._build(input_dim, _read(cluster_file, dic), words, pc, bias, precision)
 
     def _build(

@@ -191,6 +191,13 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
         return _logits(self._layer, x, update)
 
 
+def _words(dic: Mapping[str, int], what: str) -> int:
+    """How many words a dict of words and their numbers has room for."""
+    if not isinstance(dic, Mapping):
+        raise TypeError(f"{what}: dic must be a dict of words; got {type(dic).__name__}.")
+    return max(dic.values(), default=-1) + 1
+
+
 def _clusters(
     cluster_file: str | PathLike[str], dic: Mapping[str, int]
 ) -> list[tuple[str, list[int]]]:
@@ -262,7 +269,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         *,
         precision: str | None = None,
     ) -> None:
-        words = max(dic.values(), default=-1) + 1
+        words = _words(dic, "ClassFactoredSoftmaxBuilder")
         self._build(input_dim, _clusters(cluster_file, dic), words, pc, bias, precision)
 
     def _build(
