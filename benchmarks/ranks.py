@@ -324,7 +324,7 @@ def free_port():
 
 def launch(variant, task, ranks, options):
     """The JSON line of one run."""
-    from run import environment
+    from run import TORCH, US, environment
 
     worker = [__file__, task, "--work", variant, "--seconds", str(options.seconds)]
     if variant.startswith("t-"):
@@ -353,8 +353,9 @@ def launch(variant, task, ranks, options):
                 *worker,
             ]
         ]
+    variables = environment(TORCH if variant.startswith("t-") else US)
     processes = [
-        subprocess.Popen(c, env=environment(), stdout=subprocess.PIPE, text=True) for c in commands
+        subprocess.Popen(c, env=variables, stdout=subprocess.PIPE, text=True) for c in commands
     ]
     outputs = [p.communicate()[0] for p in processes]
     if any(p.returncode for p in processes):

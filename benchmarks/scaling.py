@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import ranks as bench
-from run import environment
+from run import US, environment
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 4_000_000, 16_000_000)
 RANKS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -62,7 +62,9 @@ def mpirun(ranks, *arguments):
         sys.executable,
         *arguments,
     ]
-    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, env=environment(US), stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
 
 

@@ -87,7 +87,7 @@ class Rank:
                     f"{self} was killed by {_name_of(-code)}, for want of memory: the kernel counts"
                     " an out-of-memory kill in its control group."
                 )
-            hint = f" /dev/shm has {shm.words()}." if -code in _WITHOUT_ROOM else ""
+            hint = shm.hint() if -code in _WITHOUT_ROOM else ""
             return f"{self} was killed by {_name_of(-code)}.{hint}"
         if code == 0:
             return f"{self} left with status 0, but not through the end of its program (os._exit)."

@@ -16,6 +16,8 @@ FOLDER = Path("/dev/shm")
 PER_RANK, PER_RANK_WITH_UCX = 1.25e6, 8e6
 """Bytes for each rank of a host with MPICH: it takes 1.06 MB itself, its UCX 4.3 MB, and more while
 messages wait."""
+PLENTY = 1e9
+"""Bytes that are enough for some hundred ranks of a host."""
 
 
 def room() -> tuple[float, float] | None:
@@ -33,6 +35,13 @@ def words() -> str:
     """What there is, for people."""
     found = room()
     return "none" if found is None else f"{_text(found[0])}, {_text(found[1])} of it free"
+
+
+def hint() -> str:
+    """For people whose process was killed where there may have been no room; empty where there is
+    plenty."""
+    found = room()
+    return f" /dev/shm has {words()}." if found is not None and found[0] < PLENTY else ""
 
 
 def settings_for(
