@@ -7,10 +7,11 @@ long.
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from jobs import launch
+from jobs import launch, needs_mpi
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "namespace_hosts.sh"
 
@@ -161,7 +162,9 @@ def test_host_that_fails_twice_is_left_out(python):
 
 
 @pytest.mark.slow
-def test_hosts_without_network_change_no_bit_of_the_result(mpi, tmp_path):
+@pytest.mark.mpi
+@needs_mpi
+def test_hosts_without_network_change_no_bit_of_the_result(tmp_path):
     """The network of one goes down amid training, for a while or for good; the others notice, and
     find that it does not answer."""
     hosts = ("--hosts", "node0:1,node1:1,node2:1", "--max-restarts", 9)
@@ -169,7 +172,7 @@ def test_hosts_without_network_change_no_bit_of_the_result(mpi, tmp_path):
     def run(name, *options, **variables):
         program = ("fewer_hosts.py", tmp_path / name, 12)
         job = on_hosts(
-            mpi.python, "run", *hosts, *options, *program, DIST_DYNET_SILENCE="1", **variables
+            sys.executable, "run", *hosts, *options, *program, DIST_DYNET_SILENCE="1", **variables
         )
         assert job.returncode == 0, job.stderr
         ((ranks, bits),) = re.findall(r" (\d) ranks (\w+)$", job.stdout, re.M)
