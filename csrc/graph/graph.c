@@ -27,35 +27,21 @@ static void let_go(dn_call *c, int begin) {
     else dn__lock_stores(c->tape);
 }
 
+/* What a node by itself and a group have in common. */
+#define ROUTES_OF_BOTH \
+    .weight_gradient = dn__route_weight_gradient, .input_done = dn__route_input_done, \
+    .table_rows = dn__route_table_rows, .rows_gradient = dn__route_rows_gradient, \
+    .wants_each = wants_each, .rounds = dn__route_rounds, .packed = dn__route_packed, \
+    .let_go = let_go, .put_off = dn__route_put_off
 static const dn_gradient_routes NODE = {
-    .wants = dn__route_wants,
-    .dx = dn__route_dx,
-    .weight_gradient = dn__route_weight_gradient,
-    .operand_gradient = dn__route_operand_gradient,
-    .input_done = dn__route_input_done,
+    ROUTES_OF_BOTH,     .wants = dn__route_wants,
+    .dx = dn__route_dx, .operand_gradient = dn__route_operand_gradient,
     .ordinal = ordinal,
-    .table_rows = dn__route_table_rows,
-    .rows_gradient = dn__route_rows_gradient,
-    .wants_each = wants_each,
-    .rounds = dn__route_rounds,
-    .packed = dn__route_packed,
-    .let_go = let_go,
-    .put_off = dn__route_put_off,
 };
 static const dn_gradient_routes GROUP = {
-    .wants = dn__route_group_wants,
-    .dx = dn__route_group_dx,
-    .weight_gradient = dn__route_weight_gradient,
-    .operand_gradient = dn__route_group_operand_gradient,
-    .input_done = dn__route_input_done,
+    ROUTES_OF_BOTH,           .wants = dn__route_group_wants,
+    .dx = dn__route_group_dx, .operand_gradient = dn__route_group_operand_gradient,
     .ordinal = group_ordinal,
-    .table_rows = dn__route_table_rows,
-    .rows_gradient = dn__route_rows_gradient,
-    .wants_each = wants_each,
-    .rounds = dn__route_rounds,
-    .packed = dn__route_packed,
-    .let_go = let_go,
-    .put_off = dn__route_put_off,
 };
 static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward};
 
