@@ -20,8 +20,8 @@ from table_trainers import TRAINERS
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet.parallel import _launcher
+from dist_dynet.parallel.division import divide
 from dist_dynet.parallel.exchange import merge_ranges
-from dist_dynet.parallel.sampling import divide
 
 # ---- one process -----------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ from processes import HERE, run_python
 import dist_dynet as dy
 from dist_dynet import _random, parallel
 from dist_dynet._ffi import DTYPE
+from dist_dynet.parallel.division import deal, spread
 from dist_dynet.parallel.reproducible import FlatLayout, Node, Tree
-from dist_dynet.parallel.sampling import deal, spread
 from dist_dynet.parallel.structure import Structure
 
 # ---- the tree --------------------------------------------------------------------------

@@ -6,75 +6,34 @@ rank computes the same division by itself.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..graph import cg
 from ..params.dims import size
 from ._session import world
-from .batches import Batch, Loop, Part, checked_weight
+from .batches import Batch, Loop, Part
 from .collectives import gather
+from .division import (
+    Cost,
+    Numbers,
+    assign,
+    bucketed,
+    checked_weights,
+    deal,
+    spread,
+    total_of,
+)
 from .fingerprint import fingerprint
 
 T = TypeVar("T")
 R = TypeVar("R")
-Cost = Callable[[Any], float]
 
 _GRAPHS_BITS = 24
 """A micro-batch may have 2^24 graphs before its random draws meet those of the next step."""
-
-
-def divide(costs: Sequence[float], ranks: int) -> list[list[int]]:
-    """Positions for each rank, so that the ranks' sums of costs are about equal: the dearest first,
-    each to the least loaded rank.
-
-    >>> divide([1, 9, 5, 5], 2)
-    [[0, 1], [2, 3]]
-    """
-    loads = [(0.0, 0, rank) for rank in range(ranks)]
-    parts: list[list[int]] = [[] for _ in range(ranks)]
-    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        load, count, rank = loads[0]
-        parts[rank].append(i)
-        heapq.heapreplace(loads, (load + costs[i], count + 1, rank))
-    return [sorted(part) for part in parts]
-
-
-def deal(micro_batches: int, rank: int, ranks: int) -> list[int | None]:
-    """The numbers of a rank's micro-batches: neighbours, so that most of the tree over the numbers
-    is added up within the rank.
-
-    All ranks get equally long lists; None: nothing to do.
-
-    >>> [deal(8, rank, 3) for rank in range(3)]
-    [[0, 1, None], [2, 3, 4], [5, 6, 7]]
-    """
-    numbers: list[int | None] = [
-        *range(micro_batches * rank // ranks, micro_batches * (rank + 1) // ranks)
-    ]
-    return numbers + [None] * (-(-micro_batches // ranks) - len(numbers))
-
-
-def spread(n: int) -> list[int]:
-    """0 to n - 1 in an order of which each beginning is spread evenly over them: that of the
-    reversed bits.
-
-    >>> spread(6)
-    [0, 4, 2, 1, 5, 3]
-    """
-    bits = max(n - 1, 1).bit_length()
-    return sorted(range(n), key=lambda i: f"{i:0{bits}b}"[::-1])
-
-
-def _costs(examples: Sequence[Any], cost: Cost | None) -> list[float]:
-    if cost is None or (
-        cost is len and not all(hasattr(example, "__len__") for example in examples)
-    ):
-        return [1.0] * len(examples)
-    return [float(cost(example)) for example in examples]
 
 
 def _is_sequence(data: object) -> bool:
@@ -126,6 +85,7 @@ class Shard(Generic[T]):
         micro_batches: int | None,
         comm: Any,
         weight: Cost | None,
+        bucket: int | None,
     ) -> None:
         if not _is_sequence(data):
             raise TypeError(
@@ -144,7 +104,19 @@ class Shard(Generic[T]):
             raise ValueError(
                 f"shard: micro_batches, over all ranks, must be at least 1; got {micro_batches}."
             )
-        self._data, self._seed, self._cost, self._weight = data, int(seed), cost, weight
+        self._bucket = None if bucket is None else size(bucket, "shard", " for bucket")
+        if bucket is not None and bucket < 1:
+            raise ValueError(f"shard: bucket, in steps, must be at least 1; got {bucket}.")
+        if bucket is not None and not shuffle:
+            raise ValueError(
+                "shard: bucket puts the examples into another order; got shuffle=False, which keeps"
+                " it."
+            )
+        # numbers of micro-batches, in the order in which costs are divided over them
+        self._groups = {number: i for i, number in enumerate(spread(self._micro_batches or 0))}
+        self._data, self._seed = data, int(seed)
+        self._costs = Numbers(cost, data, "cost", kept=True)
+        self._weights = None if weight is None else Numbers(weight, data, "weight", kept=False)
         self._drop_last, self._shuffle, self._comm = bool(drop_last), bool(shuffle), comm
         self._epoch, self._position = int(epoch), 0
         self._resumes = False  # the next loop begins at _position
@@ -191,6 +163,7 @@ class Shard(Generic[T]):
             "drop_last": self._drop_last,
             "shuffle": self._shuffle,
             "micro_batches": self._micro_batches or 0,
+            "bucket": self._bucket or 0,
         }
 
     def state(self) -> dict[str, int | bool]:
@@ -231,7 +204,7 @@ class Shard(Generic[T]):
             ValueError: it is of a shard with other settings or other data; nothing is changed then.
         """
         for name, value in self._settings().items():
-            if state.get(name) != value:
+            if state.get(name, 0 if name == "bucket" else None) != value:  # older states have none
                 raise ValueError(
                     f"shard: {name} must be as it was when the state was taken, {state.get(name)};"
                     f" got {value}. Make the shard as at the first start."
@@ -254,11 +227,16 @@ class Shard(Generic[T]):
         n = len(self._data)
         return n // self._batch_size if self._drop_last else -(-n // self._batch_size)
 
-    def _order(self) -> list[int]:
-        if not self._shuffle:
-            return list(range(len(self._data)))
-        generator = np.random.default_rng((self._seed, self._epoch))
-        order: list[int] = generator.permutation(len(self._data)).tolist()
+    def _order(self) -> NDArray[Any]:
+        n = len(self._data)
+        order = np.arange(n, dtype=np.int32 if n < 1 << 31 else np.int64)
+        if self._shuffle:
+            generator = np.random.default_rng((self._seed, self._epoch))
+            generator.shuffle(order)
+            if self._bucket:
+                order = bucketed(
+                    order, self._costs.all(), self._batch_size, self._bucket, generator
+                )
         return order
 
     def __iter__(self) -> Iterator[Batch[T]]:
@@ -297,22 +275,23 @@ class Shard(Generic[T]):
         here, order = world(self._comm), self._order()
         described = self._described() if here.size > 1 else (0, 0)
         for step in range(loop.given, loop.steps):
-            examples = [
-                self._data[i]
-                for i in order[step * self._batch_size : (step + 1) * self._batch_size]
-            ]
-            weights = (
-                None
-                if self._weight is None
-                else [checked_weight(self._weight(x), "shard: weight(example)") for x in examples]
+            numbers = order[step * self._batch_size : (step + 1) * self._batch_size]
+            fetches = self._costs.fetches(numbers) or (
+                self._weights is not None and self._weights.fetches(numbers)
             )
-            total = float(len(examples)) if weights is None else sum(weights)
-            for positions, part in self._divided(
-                _costs(examples, self._cost), here.rank, here.size, loop
-            ):
+            # of other ranks only what their costs and weights are asked of
+            examples = self._fetched(numbers) if fetches else None
+            costs = self._costs.of(numbers, examples)
+            weights = None
+            if self._weights is not None:
+                weights = checked_weights(self._weights.of(numbers, examples))
+            total = len(numbers) if weights is None else total_of(weights)
+            for positions, part in self._divided(costs, here.rank, here.size, loop):
                 yield Batch(
-                    [examples[i] for i in positions],
-                    len(positions) if weights is None else sum(weights[i] for i in positions),
+                    self._fetched(numbers[positions])
+                    if examples is None
+                    else [examples[i] for i in positions.tolist()],
+                    len(positions) if weights is None else total_of(weights[positions]),
                     total,
                     loop.epoch,
                     step,
@@ -321,6 +300,9 @@ class Shard(Generic[T]):
                     description=(*described, loop.epoch, step),
                     loop=loop,
                 )
+
+    def _fetched(self, numbers: NDArray[Any]) -> list[T]:
+        return [self._data[i] for i in numbers.tolist()]
 
     def _described(self) -> tuple[int, ...]:
         """What must be alike on all ranks: the data, and how they are divided."""
@@ -332,20 +314,18 @@ class Shard(Generic[T]):
         return settings.pop("examples"), self._fingerprint, *settings.values()
 
     def _divided(
-        self, costs: Sequence[float], rank: int, ranks: int, loop: Loop
-    ) -> Iterator[tuple[list[int], Part | None]]:
+        self, costs: NDArray[Any], rank: int, ranks: int, loop: Loop
+    ) -> Iterator[tuple[NDArray[np.intp], Part | None]]:
         """What this rank is given of a step's examples: one batch, or micro-batches one after the
         other."""
         if not self._micro_batches:
-            yield divide(costs, ranks)[rank], None
+            yield np.flatnonzero(assign(costs, ranks) == rank), None
             return
-        parts = dict(
-            zip(spread(self._micro_batches), divide(costs, self._micro_batches), strict=True)
-        )
+        of = assign(costs, self._micro_batches)
         mine = deal(self._micro_batches, rank, ranks)
         for turn, number in enumerate(mine):
             yield (
-                [] if number is None else parts[number],
+                np.flatnonzero(of == (-1 if number is None else self._groups[number])),
                 Part(number, self._micro_batches, turn, len(mine), loop),
             )
 
@@ -409,6 +389,7 @@ def shard(
     micro_batches: int | None = None,
     comm: Any = None,
     weight: Cost | None = None,
+    bucket: int | None = None,
 ) -> Shard[T]:
     """For each step of an epoch, the examples of this rank, as a Batch, which is a list; every
     example goes to exactly one rank.
@@ -421,8 +402,9 @@ def shard(
         batch_size: examples of a step over all ranks.
         seed: of the order; the same on all ranks.
         epoch: number of the epoch of the first loop; each further loop is the next one.
-        cost: work of an example, by which the ranks' parts of each step are balanced; with `len`,
-            examples without a length count alike. None: all count alike.
+        cost: work of an example, by which the ranks' parts of each step are balanced: a function,
+            which is asked once for each example, or an array of a number for each; with `len`,
+            examples without a length count as 1. None: all count alike.
         drop_last: leave out the last step if it is smaller.
         shuffle: False keeps the order of the data.
         micro_batches: for DistributedTrainer(reproducible=True): each step is cut into so many
@@ -430,7 +412,15 @@ def shard(
             the other; the last of them may be empty. len() still counts steps.
         comm: an mpi4py communicator whose ranks divide the data; None: all.
         weight: how much an example counts in an average over ranks, such as its number of tokens,
-            for losses that are means over tokens. None: all count alike.
+            for losses that are means over tokens: a function, which is asked in each step, or an
+            array. None: all count alike.
+        bucket: examples of about equal cost come into the same step: of each so many steps, in
+            shuffled order, examples are sorted by cost, and the steps come in random order. None:
+            not so.
+
+    With arrays for cost and weight, and from the second epoch on with a function for cost alone, a
+    rank fetches no examples but its own, as `data[i]`. So data may lie on a disk, and be mapped
+    into memory.
 
     >>> from dist_dynet import parallel
     >>> [len(batch) for batch in parallel.shard(range(10), batch_size=4, seed=1, epoch=2)]
@@ -439,7 +429,7 @@ def shard(
     [['a', 'b'], ['c', 'd'], ['e']]
     """
     return Shard(
-        data, batch_size, seed, epoch, cost, drop_last, shuffle, micro_batches, comm, weight
+        data, batch_size, seed, epoch, cost, drop_last, shuffle, micro_batches, comm, weight, bucket
     )
 
 
@@ -466,7 +456,8 @@ def evaluate(
     """
     here = world(comm)
     examples: Any = data if _is_sequence(data) else list(data)
-    mine = divide(_costs(examples, cost), here.size)[here.rank]
+    costs = Numbers(cost, examples, "cost", kept=True).all()
+    mine = np.flatnonzero(assign(costs, here.size) == here.rank).tolist()
     failure: Exception | None = None
     values: list[Any] = []
     try:

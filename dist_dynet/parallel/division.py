@@ -1,0 +1,243 @@
+"""Which of a step's examples go together: what they cost, and who gets which.
+
+Every rank computes the same division by itself, of all ranks' examples: so it is made of arrays,
+and takes a millisecond for 32,768 examples. It knows numbers of examples; epochs and steps are
+sampling.py's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._ffi import ffi, lib
+from .batches import checked_weight
+
+Cost = Callable[[Any], float] | ArrayLike
+"""A function of an example, or a number for each example."""
+
+_SHORT = np.iinfo(np.uint16).max
+
+
+def assign(costs: NDArray[Any], parts: int) -> NDArray[np.int32]:
+    """The part of each position, so that the parts' sums of costs are about equal: the dearest
+    first, each to the least loaded part.
+
+    >>> assign(np.array([1.0, 9.0, 5.0, 5.0]), 2).tolist()
+    [0, 0, 1, 1]
+    """
+    out = np.empty(len(costs), np.int32)
+    short = compact(costs) if max(len(costs), parts) < _SHORT else costs
+    if short.dtype == np.uint16:  # NumPy sorts these by digits
+        order = np.argsort(_SHORT - short, kind="stable")
+        deal, kind = lib.dn_deal_short, "uint16_t[]"
+    else:
+        short = costs.astype(np.float64)
+        order = np.argsort(-short, kind="stable")
+        deal, kind = lib.dn_deal, "double[]"
+    numbers = ffi.from_buffer("int64_t[]", order.astype(np.int64, copy=False))
+    if deal(
+        len(costs), ffi.from_buffer(kind, short), numbers, parts, ffi.from_buffer("int32_t[]", out)
+    ):
+        raise MemoryError("shard: out of memory for the division of a step")
+    return out
+
+
+def divide(costs: Sequence[float], parts: int) -> list[list[int]]:
+    """The positions of each part, as assign() gives them.
+
+    >>> divide([1, 9, 5, 5], 2)
+    [[0, 1], [2, 3]]
+    """
+    of = assign(np.asarray(costs, np.float64), parts)
+    order, ends = np.argsort(of, kind="stable"), np.cumsum(np.bincount(of, minlength=parts))
+    return [part.tolist() for part in np.split(order, ends[:-1])]
+
+
+def deal(micro_batches: int, rank: int, ranks: int) -> list[int | None]:
+    """The numbers of a rank's micro-batches: neighbours, so that most of the tree over the numbers
+    is added up within the rank.
+
+    All ranks get equally long lists; None: nothing to do.
+
+    >>> [deal(8, rank, 3) for rank in range(3)]
+    [[0, 1, None], [2, 3, 4], [5, 6, 7]]
+    """
+    numbers: list[int | None] = [
+        *range(micro_batches * rank // ranks, micro_batches * (rank + 1) // ranks)
+    ]
+    return numbers + [None] * (-(-micro_batches // ranks) - len(numbers))
+
+
+def spread(n: int) -> list[int]:
+    """0 to n - 1 in an order of which each beginning is spread evenly over them: that of the
+    reversed bits.
+
+    >>> spread(6)
+    [0, 4, 2, 1, 5, 3]
+    """
+    bits = max(n - 1, 1).bit_length()
+    return sorted(range(n), key=lambda i: f"{i:0{bits}b}"[::-1])
+
+
+def compact(numbers: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers, as uint16 where that holds them.
+
+    >>> compact(np.array([3.0, 4.0])).dtype, compact(np.array([0.5])).dtype
+    (dtype('uint16'), dtype('float64'))
+    """
+    if numbers.dtype == np.uint16 or not numbers.size:
+        return numbers
+    if not (numbers.min() >= 0 and numbers.max() <= _SHORT):
+        return numbers
+    short = numbers.astype(np.uint16)
+    return short if (short == numbers).all() else numbers
+
+
+def bucketed(
+    order: NDArray[Any],
+    costs: NDArray[Any],
+    batch_size: int,
+    steps: int,
+    generator: np.random.Generator,
+) -> NDArray[Any]:
+    """An order in which the examples of a step have about equal costs: of each so many steps the
+    examples are sorted by cost, and the steps follow in random order. A last step that is smaller
+    stays as it is.
+
+    >>> generator = np.random.default_rng(1)
+    >>> costs = np.array([5, 1, 4, 2, 6, 3, 7])
+    >>> bucketed(np.arange(7), costs, 2, 3, generator).tolist()
+    [0, 4, 1, 3, 5, 2, 6]
+    """
+    whole = len(order) // batch_size
+    head = order[: whole * batch_size]
+    windows = np.arange(len(head)) // (steps * batch_size)
+    batches = head[np.lexsort((costs[head], windows))].reshape(whole, batch_size)
+    places = np.lexsort((generator.random(whole), np.arange(whole) // steps))
+    return np.concatenate([batches[places].reshape(-1), order[len(head) :]])
+
+
+def total_of(weights: NDArray[Any]) -> float:
+    """The sum, one after another: the same bits wherever it is made."""
+    return float(np.add.accumulate(weights)[-1]) if len(weights) else 0.0
+
+
+class Numbers:
+    """A number for each example: given, or what a function says of it.
+
+    Args:
+        given: a function or an array; None: 1 for each.
+        data: the examples.
+        name: in errors.
+        kept: the function is asked once for each example.
+
+    Raises:
+        ValueError: an array that does not have a number for each example.
+    """
+
+    def __init__(self, given: Cost | None, data: Any, name: str, kept: bool) -> None:
+        self._data, self._name, self._kept = data, name, kept
+        self._function = given if callable(given) else None
+        self._given: NDArray[Any] | None = None
+        self._values: NDArray[Any] = np.empty(0)
+        self._known: NDArray[np.bool_] = np.empty(0, bool)
+        self._missing = 0
+        if given is not None and not callable(given):
+            self._given = compact(np.array(given, np.float64))
+            self._check()
+
+    def _check(self) -> None:
+        if self._given is not None and self._given.shape != (len(self._data),):
+            raise ValueError(
+                f"shard: {self._name} must be a function or hold a number for each example; got"
+                f" {self._given.shape} for {len(self._data)} examples."
+            )
+
+    def fetches(self, numbers: NDArray[Any]) -> bool:
+        """Whether these examples are to be fetched for that."""
+        if self._function is None:
+            return False
+        if not self._kept:
+            return True
+        if len(self._known) != len(self._data):
+            self._begin()
+        return self._missing > 0 and not self._known[numbers].all()
+
+    def of(self, numbers: NDArray[Any], examples: Sequence[Any] | None) -> NDArray[Any]:
+        """What those with these numbers have; examples: those, where fetches() says so."""
+        if self._given is not None:
+            self._check()
+            given: NDArray[Any] = self._given[numbers]
+            return given
+        if self._function is None:
+            return np.ones(len(numbers), np.uint16)
+        if not self._kept:
+            assert examples is not None
+            return self._asked(examples)
+        if examples is not None and self._missing:
+            new = np.flatnonzero(~self._known[numbers])
+            self._values[numbers[new]] = self._asked([examples[i] for i in new.tolist()])
+            self._known[numbers[new]] = True
+            self._missing -= len(new)
+        values: NDArray[Any] = self._values[numbers]
+        return values
+
+    def all(self) -> NDArray[Any]:
+        """That of all examples."""
+        numbers = np.arange(len(self._data))
+        every = map(self._data.__getitem__, range(len(numbers))) if self.fetches(numbers) else None
+        return self.of(numbers, None if every is None else list(every))
+
+    def _begin(self) -> None:
+        """What lies in memory is asked at once, other data as they are fetched."""
+        n = len(self._data)
+        if isinstance(self._data, (list, tuple)):
+            self._values, self._known, self._missing = (
+                compact(self._asked(self._data)),
+                np.ones(n, bool),
+                0,
+            )
+        else:
+            self._values, self._known, self._missing = np.zeros(n), np.zeros(n, bool), n
+
+    def _asked(self, examples: Sequence[Any]) -> NDArray[Any]:
+        function = self._function
+        assert function is not None
+        try:
+            values = _numbers(map(function, examples), len(examples))
+        except (TypeError, ValueError):
+            if function is not len or not self._kept:
+                self._check_each(examples)
+                raise
+            values = _numbers(  # some have none
+                (len(x) if hasattr(x, "__len__") else 1 for x in examples), len(examples)
+            )
+        if np.isnan(values).any():  # as NumPy takes None
+            self._check_each(examples)
+        return values
+
+    def _check_each(self, examples: Sequence[Any]) -> None:
+        """Raises what is wrong with a weight, in words."""
+        if not self._kept and self._function is not None:
+            for example in examples:
+                checked_weight(self._function(example), f"shard: {self._name}(example)")
+
+
+def _numbers(numbers: Iterable[Any], n: int) -> NDArray[np.float64]:
+    return np.fromiter(numbers, np.float64, n)
+
+
+def checked_weights(weights: NDArray[Any]) -> NDArray[Any]:
+    """The weights.
+
+    Raises:
+        ValueError: one of them is negative, infinite or NaN.
+    """
+    if len(weights) and not (weights.min() >= 0 and weights.max() < np.inf):
+        wrong = ~((weights >= 0) & (weights < np.inf))
+        checked_weight(float(weights[wrong][0]), "shard: weight(example)")
+    return weights
