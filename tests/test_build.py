@@ -202,7 +202,9 @@ def build(folder, **environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "how", [{"DIST_DYNET_CLONES": "0"}, {"CC": "clang"}], ids=["without clones", "clang"]
+    "how",
+    [{"DIST_DYNET_CLONES": "0", "DIST_DYNET_CFLAGS": "-O1"}, {"CC": "clang"}],
+    ids=["without clones", "clang"],
 )
 def test_another_build_computes_the_same(how, tmp_path):
     if not (ROOT / "setup.py").exists():
