@@ -118,6 +118,6 @@ for _class, _attributes in (
     _hints.explain(_class, _attributes)
 
 
-if {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"} & os.environ.keys():
-    # Under a launcher: a failure on this rank must end the whole job.
+if {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "DIST_DYNET_CHECK"} & os.environ.keys():
+    # Under a launcher a failure on this rank must end the whole job; a trial is watched from there.
     from . import parallel  # noqa: F401

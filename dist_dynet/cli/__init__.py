@@ -1,10 +1,11 @@
 """The command line: `dist-dynet run` starts a script as N ranks and looks after them,
-`dist-dynet info` says what is installed.
+`dist-dynet check` says whether N ranks do what one does, `dist-dynet info` what is installed.
 
 In reading order: options (what is asked for), mpi (which MPI there is, and the commands of its
 launchers), shm (whether it has room), run (the environment of the ranks), hosts (those of each
 attempt), restarts (one attempt after the other), attempt (one job, from its start to its end),
-output (what the ranks say); _relay.py runs beside each rank. docs/launching.md is the manual.
+output (what the ranks say); _relay.py runs beside each rank. check compares runs: trials makes
+them, comparison says what differs, pace where the time goes. docs/launching.md is the manual.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 __all__ = ["main"]
 
 USAGE = """usage: dist-dynet run [options] script.py [arguments of the script]
+       dist-dynet check [options] script.py [options] [-- arguments of the script]
        dist-dynet info [--json]
        dist-dynet --version
 
@@ -32,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
         from .run import run
 
         return run(rest)
+    if command == "check":
+        from .check import check
+
+        return check(rest)
     if command == "info":
         from .info import info
 

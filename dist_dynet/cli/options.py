@@ -33,6 +33,8 @@ class Options:
     launch_agent: str
     interface: str
     command: tuple[str, ...]
+    variables: tuple[tuple[str, str], ...] = ()
+    """Further ones for the environment of the ranks."""
 
     @property
     def agent(self) -> tuple[str, ...]:
@@ -167,6 +169,13 @@ def split(arguments: list[str], with_value: set[str]) -> tuple[list[str], list[s
         i += 2 if arguments[i] in with_value else 1
     rest = arguments[i:]
     return arguments[:i], rest[1:] if rest[:1] == ["--"] else rest
+
+
+def known() -> dict[str, bool]:
+    """The options, and whether each takes a value."""
+    parser, with_value = _parser()
+    names = (name for action in parser._actions for name in action.option_strings)
+    return {name: name in with_value for name in names}
 
 
 def parse(arguments: list[str]) -> Options:

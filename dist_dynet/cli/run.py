@@ -52,6 +52,18 @@ def run(arguments: list[str]) -> int:
         return REFUSED
 
 
+def run_here(options: Options) -> int:
+    """As run(), always in processes that are looked after.
+
+    Raises:
+        RefusedError: nothing was started.
+    """
+    _check(os.environ)
+    if options.ranks == 1 and options.mpi is None:
+        return _looked_after(options)
+    return _together(options)
+
+
 def _spans_hosts(options: Options) -> bool:
     return bool(options.hosts or options.hosts_from)
 
@@ -112,10 +124,18 @@ def _advice(launcher: Launcher, options: Options) -> str:
 def _alone(options: Options) -> int:
     """One rank without MPI: the script in this process, or in one that is looked after if restarts
     or logs are asked for."""
-    environment = {**_HASHES, **os.environ, **_chosen(options)}
-    if not options.max_restarts and not options.log_dir:
-        os.execve(options.command[0], options.command, environment)
-    environment.setdefault("PYTHONUNBUFFERED", "1")
+    if options.max_restarts or options.log_dir:
+        return _looked_after(options)
+    os.execve(options.command[0], options.command, _alone_environment(options))
+
+
+def _alone_environment(options: Options) -> dict[str, str]:
+    return {**_HASHES, **os.environ, **_chosen(options)}
+
+
+def _looked_after(options: Options) -> int:
+    """One rank without MPI in a process of its own."""
+    environment = {"PYTHONUNBUFFERED": "1", **_alone_environment(options)}
     job = Job((), _relay_command("0", options), 1, environment)
     screen = Screen(False, options.quiet)
     return run_attempts(lambda _: job, options.max_restarts, screen, options.log_dir)
@@ -150,4 +170,4 @@ def _chosen(options: Options) -> dict[str, str]:
     chosen = dict.fromkeys(THREADS, str(options.threads)) if options.threads else {}
     if options.timeout:
         chosen["DIST_DYNET_TIMEOUT"] = f"{options.timeout:g}"
-    return chosen
+    return {**chosen, **dict(options.variables)}

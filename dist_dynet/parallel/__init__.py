@@ -13,7 +13,7 @@ _signals and _rng_streams, are what else user code calls; _launcher, _world, _se
 _saving say what it is to be one of several processes.
 """
 
-from . import _failures
+from . import _failures, trial
 from .batches import Batch
 from .checkpoint import Checkpointer
 from .collectives import (
@@ -51,3 +51,4 @@ __all__ = [
 ]
 
 _failures.install()
+trial.install()

@@ -211,9 +211,9 @@ class World:
         to do, and where in the program."""
         return self._collectives.checks
 
-    def check_from_now_on(self) -> None:
-        """Turns the comparison on. To be called on all ranks at one time."""
-        self._collectives.checks = True
+    def check_from_now_on(self, checks: bool = True) -> None:
+        """Turns the comparison on, or off. To be called on all ranks at one time."""
+        self._collectives.checks = checks
 
     def collective(self, what: str, at_one_line: bool = True) -> str:
         """Counts one more collective operation of all ranks and names it; the numbers agree on all

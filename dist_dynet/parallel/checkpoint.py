@@ -22,6 +22,7 @@ from ..params.stored import at_one_moment, check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.state import set_settings, settings_of
+from . import trial
 from ._failures import report
 from ._rng_streams import derive_rng_streams, draws, set_rng_streams
 from ._session import world
@@ -272,6 +273,8 @@ class Checkpointer:
     def _save(self, by_itself: bool) -> bool:
         """As save(); what fails of a save by itself is a warning, unless each is required."""
         self._marked, self._since = False, time.monotonic()
+        if trial.present():
+            return False
         what = self._world.collective("checkpoint")
         self._files.wait()
         sampler = self._sampler.state() if self._sampler is not None else None
@@ -422,6 +425,8 @@ class Checkpointer:
                 saves into the directory.
             OSError: the directory cannot be read.
         """
+        if trial.present():
+            return False
         what = self._world.collective("resume")
         room: Room | None = None
 

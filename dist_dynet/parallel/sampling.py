@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..graph import cg
 from ..params.dims import size
+from . import trial
 from ._session import world
 from .batches import Batch, Loop, Part
 from .collectives import gather
@@ -273,7 +274,7 @@ class Shard(Generic[T]):
     def _steps(self, loop: Loop) -> Iterator[Batch[T]]:
         """The batches of a loop for this rank."""
         here, order = world(self._comm), self._order()
-        described = self._described() if here.size > 1 else (0, 0)
+        described = self._described() if here.size > 1 or trial.present() else (0, 0)
         for step in range(loop.given, loop.steps):
             numbers = order[step * self._batch_size : (step + 1) * self._batch_size]
             fetches = self._costs.fetches(numbers) or (

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .._hints import OF_TRAINERS, explain
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
-from . import _saving, environment
+from . import _saving, environment, trial
 from ._session import world
 from ._world import hash_of
 from .batches import Batch, checked_weight, update_called
@@ -160,6 +160,8 @@ class DistributedTrainer(TrainerWrapper):
             ReproducibleSum(here, comm, trainer.collection) if reproducible else None,
         )
         """What Join and Checkpointer need as well."""
+        watching, checks = trial.present(), check
+        check = check or watching is not None
         if here.size > 1:
             what = here.collective("DistributedTrainer")
             here.agree(
@@ -181,6 +183,8 @@ class DistributedTrainer(TrainerWrapper):
                 here, comm, trainer.collection, average != "sum", chosen.transport
             )
             broadcast_state(here, comm, trainer)
+        if watching is not None:
+            watching.watch(trainer, self.sync, average, checks)
 
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
         """Averages the gradients over the ranks, then updates as the wrapped trainer does. To be

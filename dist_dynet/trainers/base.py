@@ -59,6 +59,8 @@ class Trainer:
     _rule: ClassVar[int] = -1
     _moments: ClassVar[tuple[str, ...]] = ()
     """Names of the moments, for state(): one for each that the rule keeps in C."""
+    _on_new: ClassVar[list[Callable[[Trainer], None]]] = []
+    """Called with each new trainer."""
     _watches: ClassVar[bool] = False
     """Whether a subclass has a _prepare() or _done() of its own."""
 
@@ -108,6 +110,8 @@ class Trainer:
         c.rate, c.share, c.clip, c.decay, c.sparse = rate, 1, 5, 1 - self._decay, 1
         lib.dn_trainer_set(self._c, c)
         self._set_plain()
+        for callback in self._on_new:
+            callback(self)
 
     def _set_plain(self) -> None:
         """Whether an update is one call of C and nothing else, which halves the time of tiny

@@ -60,6 +60,11 @@ class Hooks:
         self._trainer._last.append(last)
         self._trainer._set_plain()
 
+    @staticmethod
+    def on_new(trainers: type[Trainer], callback: Callable[[Trainer], None]) -> None:
+        """Calls `callback` with each trainer that is made from now on."""
+        trainers._on_new.append(callback)
+
     @property
     def schedule(self) -> Schedule | None:
         """What sets the learning rate, if it is still there."""

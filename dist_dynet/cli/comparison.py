@@ -1,0 +1,237 @@
+"""Two runs of a script, one with one rank, one with several: what must be alike and is not, and
+why that may be.
+
+It knows what the mathematics of averaging says, and nothing of how the runs were made.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .trials import Run, Values
+
+LIMITS = {"float32": 1e-3, "float64": 1e-6}
+"""How far gradients, and what updates change, may be apart by rounding, relative."""
+_NEAR = 0.2
+"""A ratio this near to N is taken for N."""
+_SETTINGS = ("examples", "fingerprint", "batch_size", "seed", "drop_last", "shuffle")
+
+
+@dataclass
+class Comparison:
+    """What is to be said of two runs: `told` by topic, faults, and notes on what is no fault."""
+
+    told: list[tuple[str, str]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    inputs_differ: bool = False
+    """Data, loops or the parameters that there are."""
+    values_differ: bool = False
+    """What training makes of them, though these are alike."""
+    certain: bool = False
+    """Gradients are N times too large or too small: neither rounding nor chance explains that."""
+
+    def say(self, topic: str, text: str, fault: str = "") -> None:
+        """What was found of a topic, and what to do if it is a fault."""
+        self.told.append((topic, text))
+        if fault:
+            self.faults.append(fault)
+
+
+def compare(one: Run, many: Run) -> Comparison:
+    """What differs between two complete runs."""
+    found = Comparison()
+    if len(one.trainers) != len(many.trainers):
+        found.inputs_differ = True
+        found.say(
+            "trainers",
+            f"{len(one.trainers)} with 1 rank, {len(many.trainers)} with {many.kind.ranks}",
+            "All ranks, whatever their number, must make the same DistributedTrainers.",
+        )
+        return found
+    for i, (a, b) in enumerate(zip(one.trainers, many.trainers, strict=True)):
+        of = f" of trainer {i + 1}" if len(one.trainers) > 1 else ""
+        if not a["updates"] and not b["updates"]:
+            found.say(f"updates{of}", "none")
+            continue
+        comparable = _loops(found, of, a, b, many.kind.ranks)
+        if _parameters(found, of, a, b):
+            _values(found, of, (a, b), (one.values[i], many.values[i]), many, comparable)
+    return found
+
+
+def _loops(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any], ranks: int) -> bool:
+    """Data and loops; whether updates have the same examples, as far as is known."""
+    if b["ranks"] != ranks:
+        found.say(f"loops{of}", f"a group of {b['ranks']} of the {ranks} ranks: not compared")
+        return False
+    counts = len(a["steps"]), len(b["steps"])
+    if not any((*a["steps"], *b["steps"])):
+        words = "no shard(): whether an update has the same examples is not known"
+        if counts[0] != counts[1]:
+            words += f"; {counts[0]} updates with 1 rank, {counts[1]} with {ranks}"
+        found.say(f"loops{of}", words)
+        return False
+    for update, (x, y) in enumerate(zip(a["steps"], b["steps"], strict=False), 1):
+        if x == y:
+            continue
+        unlike = [name for name, p, q in zip(_SETTINGS, x, y, strict=False) if p != q]
+        if "examples" in unlike or "fingerprint" in unlike:
+            found.inputs_differ = True
+            found.say(
+                f"data{of}",
+                f"differ: {x[0]} examples (fingerprint {x[1]:x}) with 1 rank, {y[0]} ({y[1]:x})"
+                f" with {ranks}",
+                "Each rank must read the same examples in the same order, whatever the number of"
+                " ranks: shard() divides them. Sort what comes from sets and from lists of files,"
+                " and seed Python's and NumPy's random numbers.",
+            )
+        elif unlike == ["batch_size"]:
+            found.say(
+                f"loops{of}",
+                f"batches of {x[2]} with 1 rank, of {y[2]} with {ranks}: parameters then differ",
+            )
+        elif not x or not y:
+            found.inputs_differ = True
+            found.say(
+                f"loops{of}",
+                f"only with {'1 rank' if x else f'{ranks} ranks'} update {update} is of a batch of"
+                " shard()",
+                "Make the loop over shard() whatever the number of ranks.",
+            )
+        else:
+            found.inputs_differ = True
+            place = ", ".join(unlike) or "epoch and step"
+            found.say(
+                f"loops{of}",
+                f"differ in update {update}: {place} {x[2:]} with 1 rank, {y[2:]} with {ranks}",
+                "Make the same steps whatever the number of ranks: the loop, and the arguments of"
+                " shard(), must not depend on rank() or world_size().",
+            )
+        return False
+    if counts[0] != counts[1]:
+        found.inputs_differ = True
+        found.say(
+            f"loops{of}",
+            f"{counts[0]} updates with 1 rank, {counts[1]} with {ranks}",
+            "Call update() in every step of the loop over shard(), on every rank: also if its batch"
+            " is empty.",
+        )
+        return False
+    first = a["steps"][0]
+    found.say(f"data{of}", f"the same: {first[0]} examples (fingerprint {first[1]:x})")
+    found.say(f"loops{of}", f"the same: {counts[0]} updates, batches of {first[2]} examples")
+    return True
+
+
+def _parameters(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether both have the same ones."""
+    names, others = a["parameters"], b["parameters"]
+    if names == others:
+        count = sum(math.prod(dims) for _, dims in names)
+        found.say(f"parameters{of}", f"the same: {len(names)} with {count:,} elements")
+        return True
+    x, y = next(
+        ((x, y) for x, y in zip(names, others, strict=False) if x != y),
+        (names[len(others) :] or [None], others[len(names) :] or [None]),
+    )
+    found.inputs_differ = True
+    found.say(
+        f"parameters{of}",
+        f"differ: {x} with 1 rank, {y} with {b['ranks']}",
+        "The model must not depend on the number of ranks. Make vocabularies of all of the data,"
+        " not of a rank's part.",
+    )
+    return False
+
+
+def _values(
+    found: Comparison,
+    of: str,
+    said: tuple[dict[str, Any], dict[str, Any]],
+    values: tuple[Values, Values],
+    many: Run,
+    comparable: bool,
+) -> None:
+    """What the updates have made of the parameters."""
+    (a, b), (x, y) = said, values
+    if not all(map(np.array_equal, x.first, y.first)):
+        found.inputs_differ = True
+        found.say(
+            f"values{of}",
+            "differ before the first update",
+            "Two runs of the script do not start from the same values, so that they cannot be"
+            " compared. Seed whatever they are made from.",
+        )
+        return
+    limit, n = LIMITS[many.dtype], many.kind.ranks
+    apart, worst = _apart(x, y)
+    ratio = b["norms"][0] / a["norms"][0] if a["norms"] and a["norms"][0] else 1.0
+    exact = a["reproducible"] and b["reproducible"]
+    name = a["parameters"][worst][0] if a["parameters"] else ""
+    text = (
+        f"gradient norms of the first update {a['norms'][0]:.6g} and {b['norms'][0]:.6g};"
+        f" after {len(b['norms'])} updates parameters differ by {apart:.1e} of what these changed"
+    )
+    agree = apart == 0 if exact else apart <= limit and abs(ratio - 1) <= limit
+    if agree:
+        found.say(f"values{of}", f"agree: {text}")
+        return
+    text += f', most in "{name}"' if apart else ""
+    if not comparable:
+        found.say(f"values{of}", f"not comparable: {text}")
+        return
+    found.values_differ = True
+    found.certain |= any(abs(r - 1) <= limit for r in (ratio * n, ratio / n))
+    found.say(f"values{of}", f"differ: {text}", _advice(ratio, n, b["average"], exact))
+
+
+def _advice(ratio: float, n: int, average: str, exact: bool) -> str:
+    if exact:
+        return (
+            "With reproducible=True the bits must be the same: something in the loop depends on"
+            " rank() or world_size(), or on other ranks' examples."
+        )
+    if average != "sum" and abs(ratio * n - 1) < _NEAR:
+        return (
+            f"With {n} ranks gradients are 1/{n} of what they should be: losses seem to be sums"
+            ' over the batch. Use dy.average(...), or DistributedTrainer(..., average="sum").'
+        )
+    if average == "sum" and abs(ratio / n - 1) < _NEAR:
+        return (
+            f"With {n} ranks gradients are {n} times what they should be: losses seem to be means"
+            ' over the batch. Use dy.esum(...), or DistributedTrainer(..., average="mean").'
+        )
+    return (
+        "N ranks do not compute what one does. If losses are means over something else than"
+        " examples, such as words, give shard() weight=len, or write update(weight). What is"
+        " computed over a whole batch, such as its statistics or negatives taken from it, differs"
+        " where the batch is divided. Nothing in the loop may depend on rank() or world_size()."
+    )
+
+
+def _apart(x: Values, y: Values) -> tuple[float, int]:
+    """How far two runs' values are apart, relative to how far updates have moved them, and the
+    parameter that is to blame most."""
+    moved = sum(_squares(p, q) for p, q in zip(x.last, x.first, strict=False))
+    each = [_squares(p, q) for p, q in zip(x.last, y.last, strict=True)]
+    apart = math.sqrt(sum(each) / moved) if moved else math.inf if sum(each) else 0.0
+    return apart, int(np.argmax(each)) if each else 0
+
+
+def _squares(p: Any, q: Any) -> float:
+    return float(np.sum(np.square(p.astype(np.float64) - q)))
+
+
+def differ(one: Run, other: Run) -> bool:
+    """Whether two runs with one rank have given other values than rounding explains."""
+    return len(one.values) != len(other.values) or any(
+        len(x.last) != len(y.last)
+        or any(p.shape != q.shape for p, q in zip(x.last, y.last, strict=True))
+        or _apart(x, y)[0] > LIMITS["float32"]
+        for x, y in zip(one.values, other.values, strict=True)
+    )

@@ -1,0 +1,236 @@
+"""A trial: the first updates of a script, watched for `dist-dynet check`, and then the end of its
+process.
+
+DIST_DYNET_CHECK=UPDATES:TIMED:STREAM:FOLDER asks for one. The first UPDATES updates are made with
+check=True and kept for a comparison; so many more are timed. Then the script is left by SystemExit,
+on all ranks in the same update. Each rank writes FOLDER/rank-R.json, rank 0 also the values of the
+parameters. STREAM tells the random draws of graphs apart, as the number of a rank does.
+
+It knows what is worth keeping of a run, and nothing of what the difference between two runs means.
+Without the variable nothing here is called.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _random
+from .._ffi import DTYPE_NAME
+from ..params.parameters import AnyParameter
+from ..trainers import Trainer
+from ..trainers.hooks import Hooks
+from . import _launcher
+
+if TYPE_CHECKING:
+    from .sync import Sync
+
+VARIABLE = "DIST_DYNET_CHECK"
+
+
+class Watched:
+    """The updates of one DistributedTrainer."""
+
+    def __init__(self, trial: Trial, trainer: Trainer, sync: Sync, average: str) -> None:
+        self._trial, self._trainer, self._sync = trial, trainer, sync
+        self.first: list[NDArray[Any]] = []
+        """The values of the parameters before the first update, and after the last one that is
+        compared, on the rank that keeps them."""
+        self.last: list[NDArray[Any]] = []
+        self.names: list[tuple[str, Any]] = []
+        self.average, self.norms, self.steps = average, list[float](), list[Any]()
+        self.times: list[tuple[float, float, float, float]] = []
+        """Seconds of each timed update: computing, negotiation with the wait for other ranks,
+        exchange, update."""
+        self.updates = 0
+        self._step: tuple[int, ...] = ()
+        self._ended = self._began = self._agreed = self._exchanged = time.perf_counter()
+        for owner, name, before, after in (
+            (sync, "step", self._begin, None),
+            (sync.negotiation, "reach", None, self._on_agreed),
+        ):
+            if owner is not None:
+                setattr(owner, name, _with(getattr(owner, name), before, after))
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether this update is compared, and this rank has to keep what it changes."""
+        return self._sync.here.rank == 0 and self.updates < self._trial.compared
+
+    def _begin(self, weight: float, step: Any, *_: Any, **__: Any) -> None:
+        self._began = self._agreed = time.perf_counter()
+        self._step = step.description
+        if self._keeps and not self.first:
+            self.first = self._values()
+
+    def _on_agreed(self) -> None:
+        self._agreed = time.perf_counter()
+
+    def before(self) -> None:
+        """Gradients are summed, and not yet clipped."""
+        self._exchanged = time.perf_counter()
+        if self.updates < self._trial.compared:
+            self.norms.append(self._trainer.gradient_norm())
+            self.steps.append(self._step)
+
+    def after(self) -> None:
+        """Parameters are updated."""
+        now = time.perf_counter()
+        if self.updates >= self._trial.compared:
+            self.times.append(
+                (
+                    self._began - self._ended,
+                    self._agreed - self._began,
+                    self._exchanged - self._agreed,
+                    now - self._exchanged,
+                )
+            )
+        elif self._keeps:
+            self.last = self._values()
+        self.updates += 1
+        if self.updates == self._trial.compared and not self._trial.always_checks:
+            self._sync.here.check_from_now_on(False)
+        self._ended = time.perf_counter()
+        if self.updates >= self._trial.compared + self._trial.timed:
+            self._trial.stop()
+
+    def _members(self) -> tuple[AnyParameter, ...]:
+        return Hooks(self._trainer).members()
+
+    def _values(self) -> list[NDArray[Any]]:
+        self.names = [(p.name(), list(p.shape())) for p in self._members()]
+        return [np.array(p.as_array()) for p in self._members()]
+
+    def record(self) -> dict[str, Any]:
+        """What one rank says of it."""
+        return {
+            "trainer": self._trainer.whoami(),
+            "average": self.average,
+            "reproducible": self._sync.reproducible is not None,
+            "ranks": self._sync.here.size,
+            "parameters": self.names,
+            "updates": self.updates,
+            "norms": self.norms,
+            "steps": self.steps,
+            "times": self.times,
+        }
+
+
+class Trial:
+    """What is kept of this process."""
+
+    def __init__(self, asked: str) -> None:
+        compared, timed, stream, self._folder = asked.split(":", 3)
+        self.compared, self.timed = int(compared), int(timed)
+        self.always_checks = False
+        self._watched: dict[int, Watched] = {}
+        self._plain: dict[str, int] = {}
+        """Updates of trainers that no DistributedTrainer has, by class."""
+        self._process, self._ended = os.getpid(), "program"
+        _random.set_rank(int(stream))
+        Hooks.on_new(Trainer, self._follow)
+        atexit.register(self.write)
+
+    def _follow(self, trainer: Trainer) -> None:
+        hooks, number = Hooks(trainer), id(trainer)
+
+        def before() -> None:
+            if number in self._watched:
+                self._watched[number].before()
+
+        def after() -> None:
+            if number in self._watched:
+                self._watched[number].after()
+            else:
+                self._count(trainer)
+
+        hooks.before(before)
+        hooks.after(after)
+
+    def _count(self, trainer: Trainer) -> None:
+        name = trainer.whoami()
+        self._plain[name] = self._plain.get(name, 0) + 1
+        if not self._watched and self._plain[name] >= self.compared + self.timed:
+            self.stop()
+
+    def watch(self, trainer: Trainer, sync: Sync, average: str, checks: bool) -> None:
+        """From now on; checks: the program itself has asked for check=True."""
+        self.always_checks |= checks
+        self._watched[id(trainer)] = Watched(self, trainer, sync, average)
+
+    def stop(self) -> None:
+        """Ends the program. Whatever catches this gets it again in the next update."""
+        self._ended = "stopped"
+        if threading.current_thread() is not threading.main_thread():
+            self.write()
+            os._exit(0)  # SystemExit would end this thread only
+        raise SystemExit(0)
+
+    def write(self) -> None:
+        """Writes what has been kept, once."""
+        folder = Path(self._folder)
+        if os.getpid() != self._process or not folder.is_dir():
+            return
+        self._process = 0
+        launch = _launcher.find()
+        rank = launch.rank if launch else 0
+        for i, watched in enumerate(self._watched.values()):
+            if watched.first:
+                named = {"first": watched.first, "last": watched.last}
+                arrays: dict[str, Any] = {
+                    f"{when}-{j}": x for when, xs in named.items() for j, x in enumerate(xs)
+                }
+                with (folder / f"values-{i}.npz").open("wb") as file:
+                    np.savez(file, **arrays)
+        record = {
+            "ended": self._ended,
+            "dtype": DTYPE_NAME,
+            "plain": self._plain,
+            "trainers": [watched.record() for watched in self._watched.values()],
+        }
+        unfinished = folder / f"rank-{rank}.part"
+        unfinished.write_text(json.dumps(record))
+        unfinished.rename(folder / f"rank-{rank}.json")
+
+
+def _with(
+    function: Callable[..., Any],
+    before: Callable[..., None] | None,
+    after: Callable[[], None] | None,
+) -> Callable[..., Any]:
+    """The function, with a call before it, with its arguments, and one after it."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if before is not None:
+            before(*arguments, **named)
+        result = function(*arguments, **named)
+        if after is not None:
+            after()
+        return result
+
+    return call
+
+
+_trial: Trial | None = None
+
+
+def install() -> None:
+    """Begins a trial if one is asked for. Programs that this one starts are none."""
+    global _trial
+    asked = os.environ.pop(VARIABLE, "")
+    if asked and _trial is None:
+        _trial = Trial(asked)
+
+
+def present() -> Trial | None:
+    """The trial that this process is."""
+    return _trial

@@ -1,0 +1,173 @@
+"""`dist-dynet check`: what it says of programs with and without mistakes, and of the time.
+
+How long: ten seconds, of which the programs of several ranks take nearly all.
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from jobs import PROGRAMS, environment_of, needs_mpi
+
+from dist_dynet.cli import comparison, pace, trials
+from dist_dynet.cli._messages import RefusedError
+from dist_dynet.cli.check import parse_check
+
+PROGRAM = str(PROGRAMS / "trial.py")
+
+
+def check(*arguments, folder):
+    """(exit status, what it says) of `dist-dynet check ARGUMENTS` in a folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dist_dynet", "check", *arguments],
+        env=environment_of(sys.executable, PYTHONHASHSEED=None, PYTHONSAFEPATH="1"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=folder,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+MISTAKES = {
+    "": (0, ["61 examples", "values       agree", "computing", "nothing differs"]),
+    "no shard": (0, ["no shard()", "not comparable"]),
+    "dropout": (0, ["draw random numbers"]),
+    "set": (0, ["depends on the order of a set", "values       agree"]),
+    "losses": (1, ["gradients are 1/2 of what they should be"]),
+    "exception": (1, ["only with several ranks", "runs with 1 rank, but fails with 2"]),
+    "not distributed": (1, ["Write dy.parallel.DistributedTrainer(dy.AdamTrainer(m))"]),
+}
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_check_names_a_mistake_and_nothing_else(mistake, tmp_path):
+    status, said = check(PROGRAM, "-n", "2", "--steps", "3", "--", mistake, folder=tmp_path)
+    expected, words = MISTAKES[mistake]
+    assert status == expected, said
+    assert not [text for text in words if text not in said], said
+    assert list(tmp_path.iterdir()) == []  # no checkpoint
+    ends = {"not distributed": 1, "exception": 1}.get(mistake, 3)
+    assert said.count("left with <class 'SystemExit'>") >= ends, said
+
+
+def test_script_that_fails_with_one_rank_is_not_run_with_several(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text("import sys, dist_dynet\nsys.exit(7 if sys.argv[1:] == ['-n', '3'] else 0)\n")
+    status, said = check(str(script), "--", "-n", "3", folder=tmp_path)
+    assert status == 1 and "fails with 1 rank already (status 7)" in said, said
+    script.write_text("import dist_dynet as dy\nprint('nothing')\n")
+    status, said = check(str(script), folder=tmp_path)
+    assert status == 1 and "makes no update with 1 rank" in said, said
+    script.write_text("print('nothing')\n")
+    status, said = check(str(script), folder=tmp_path)
+    assert status == 1 and "does not use dist_dynet" in said, said
+
+
+def test_options_stand_before_or_after_the_script():
+    for words in (
+        ["-n", "3", "--steps", "2", "t.py", "--epochs", "4"],
+        ["t.py", "-n", "3", "--steps=2", "--epochs", "4"],
+        ["-n3", "t.py", "--steps", "2", "--", "--epochs", "4"],
+    ):
+        options, steps = parse_check(words)
+        assert (options.ranks, steps) == (3, 2)
+        assert options.command[1:] == ("t.py", "--epochs", "4")
+    assert parse_check(["-m", "a.b", "-n", "4", "x"])[0].command[1:] == ("-m", "a.b", "x")
+    assert parse_check(["t.py"])[0].ranks == 2
+    for words, refusal in (
+        (["-n", "1", "t.py"], "takes 2 ranks or more"),
+        (["--steps", "0", "t.py"], "--steps"),
+        (["--hosts", "a,b", "t.py"], "runs on this host"),
+        (["t.py", "--max-restarts", "2"], "runs on this host"),
+    ):
+        with pytest.raises(RefusedError, match=refusal):
+            parse_check(words)
+
+
+def trainer(updates=2, **changed):
+    steps = [(9, 77, 4, 0, False, True, 0, 0, i) for i in range(updates)]
+    base = {
+        "trainer": "AdamTrainer",
+        "average": "mean",
+        "reproducible": False,
+        "ranks": 1,
+        "parameters": [["/w", [2]]],
+        "updates": updates,
+        "norms": [2.0] * updates,
+        "steps": steps,
+        "times": [],
+    }
+    return {**base, **changed}
+
+
+def run_of(trainers, values, ranks=1):
+    records = {
+        rank: {"ended": "stopped", "dtype": "float32", "plain": {}, "trainers": trainers}
+        for rank in range(ranks)
+    }
+    arrays = [trials.Values([np.zeros(2)], [np.array(last)]) for last in values]
+    return trials.Run(trials.Kind(ranks), 0, records, arrays)
+
+
+@pytest.mark.parametrize(
+    ("changed", "last", "fault"),
+    [
+        ({}, [1.0, 1.00001], None),
+        ({}, [1.0, 1.01], "N ranks do not compute"),
+        ({"norms": [6.0, 2.0]}, [1.0, 1.0], "N ranks do not compute"),
+        ({"norms": [6.0, 2.0], "average": "sum"}, [1.0, 1.0], "3 times what they should be"),
+        ({"norms": [2 / 3, 2.0]}, [1.0, 1.0], "1/3 of what they should be"),
+        ({"updates": 1, "steps": trainer()["steps"][:1]}, [1.0, 1.0], "Call update() in every"),
+        ({"steps": [(8, *trainer()["steps"][0][1:])] * 2}, [1.0, 1.0], "the same examples"),
+        ({"steps": trainer()["steps"][::-1]}, [1.0, 1.0], "Make the same steps"),
+        ({"parameters": [["/v", [2]]]}, [1.0, 1.0], "The model must not depend"),
+        ({"parameters": []}, [1.0, 1.0], "The model must not depend"),
+        ({"steps": [(9, 77, 8, *trainer()["steps"][0][3:])] * 2}, [1.0, 2.0], None),
+        ({"steps": [()] * 2, "norms": [4.0] * 2}, [1.0, 2.0], "Make the loop over shard()"),
+    ],
+)
+def test_comparison_says_what_differs(changed, last, fault):
+    one = run_of([trainer()], [[1.0, 1.0]])
+    found = comparison.compare(one, run_of([trainer(**{"ranks": 3, **changed})], [last], 3))
+    assert [text for text in found.faults if fault is None or fault not in text] == []
+    assert len(found.faults) == (fault is not None)
+
+
+def test_same_bits_are_asked_for_where_they_are_promised():
+    of_both = [
+        run_of([trainer(ranks=n, reproducible=True)], [[1.0, last]], n)
+        for n, last in ((1, 1.0), (2, 1.0000001))
+    ]
+    assert "the bits must be the same" in comparison.compare(*of_both).faults[0]
+    assert comparison.compare(of_both[0], of_both[0]).faults == []
+
+
+def test_pace_follows_the_formulas():
+    one = run_of([trainer(times=[(0.100, 0, 0, 0.010)] * 3)], [[1.0, 1.0]])
+    many = run_of([trainer()], [[1.0, 1.0]], 2)
+    for rank, wait in enumerate((0.004, 0.001)):  # rank 1 comes last: it waits for nobody
+        many.records[rank] = {
+            **many.records[rank],
+            "trainers": [trainer(times=[(0.060, wait, 0.002, 0.010)] * 4)],
+        }
+    first, second = pace.pace_of(one), pace.pace_of(many)
+    assert first.updates == 3
+    assert second.parts.tolist() == [
+        pytest.approx([0.060, 0.003, 0.003, 0.010]),
+        pytest.approx([0.060, 0.0, 0.003, 0.010]),
+    ]
+    # c(batch) = A + B with A = 0.02, B = 0.08; w = 0.0015, x = 0.003, u = 0.01
+    speed = [0.110 / (0.02 + 0.08 / m + 0.0145) for m in (2, 4, 8, 16)]
+    lines = pace.expected(first, second, True)
+    assert f"{speed[0]:.2f} times as fast as 1" in lines[0]
+    assert lines[1].endswith(
+        ", ".join(f"{m}: {s:.2f}" for m, s in zip((2, 4, 8, 16), speed, strict=True))
+    )
+    assert lines[2].endswith(f"{0.110 / 0.1145:.2f}")
+    assert pace.expected(first, second, False) == [f"2 ranks: efficiency {0.110 / 0.0745:.2f}"]
+    assert pace.pace_of(run_of([trainer()], [[1.0, 1.0]])) is None
