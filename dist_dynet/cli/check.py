@@ -22,6 +22,8 @@ from .trials import Kind, Run, hashes_are_ours, run
 
 SAME, DIFFERS = 0, 1
 """Exit status."""
+_ENDED = (130, 143, 129)
+"""Status of a run that a signal to the launcher has ended."""
 _TIMED = 10
 """At least so many updates are timed."""
 _OTHER_HASHES = "1"
@@ -110,9 +112,13 @@ class _Check:
     def run(self) -> int:
         """All of it."""
         one = self._run(Kind(1, _OTHER_HASHES))
+        if one.status in _ENDED:
+            return one.status
         if reason := self._failed(one):
             return self._end([reason])
         many = self._run(Kind(self._n))
+        if many.status in _ENDED:
+            return many.status
         if reason := self._failed(many):
             return self._end([reason])
         found = compare(one, many)
@@ -125,8 +131,6 @@ class _Check:
         """Why a run says nothing."""
         n = done.kind.ranks
         ranks = "1 rank" if n == 1 else f"{n} ranks"
-        if done.status > 128:
-            return f"the run with {ranks} was ended: status {done.status}."
         if not done.records and not done.status:
             return f"{self._script} does not use dist_dynet, or in another process only."
         if not done.complete:

@@ -140,8 +140,7 @@ class Checkpointer:
         # updates and epoch at the last save, whether it was written or not
         self._tried, self._epoch = self._step, self._next_epoch()
         self._lost: Exception | None = None  # what ended saving beside training
-        self._marked = False  # SIGUSR1 came
-        self._owed = False  # all ranks know that a save is due
+        self._marked = self._owed = False  # SIGUSR1 came; all ranks know that a save is due
         self._sync = trainer.sync if isinstance(trainer, DistributedTrainer) else None
         self._world = here = self._sync.here if self._sync else world()
         negotiation = None if self._sync is None else self._sync.negotiation
@@ -270,11 +269,10 @@ class Checkpointer:
         """
         return self._save(by_itself=False)
 
+    @trial.leaves_out
     def _save(self, by_itself: bool) -> bool:
         """As save(); what fails of a save by itself is a warning, unless each is required."""
         self._marked, self._since = False, time.monotonic()
-        if trial.present():
-            return False
         what = self._world.collective("checkpoint")
         self._files.wait()
         sampler = self._sampler.state() if self._sampler is not None else None
@@ -303,8 +301,7 @@ class Checkpointer:
         if not self._owed:
             self._tried, self._epoch = self._inner.updates, self._next_epoch()
         if failure is not None:
-            is_ours = isinstance(failure, OSError | MemoryError)
-            if not by_itself or self._required or not is_ours:
+            if not (by_itself and isinstance(failure, OSError | MemoryError)) or self._required:
                 raise failure
             self._warn(failure)
         elif not self._owed and written is not None and written >= 0:
@@ -375,12 +372,11 @@ class Checkpointer:
                 f"checkpoint: a save has failed ({error or type(error).__name__}). The run goes on,"
                 " and tries again at the next period; Checkpointer(required=True) ends it instead.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _content(self, parts: list[NDArray[np.uint8]], sampler: Mapping[str, Any] | None) -> Copied:
-        averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
-        trainer = self._inner.state()
+        followers, trainer = Hooks(self._inner).followers, self._inner.state()
         return Copied(
             {
                 "format": _FORMAT,
@@ -389,7 +385,7 @@ class Checkpointer:
                 **stored(self._model),
                 "trainer": trainer,
                 "settings": settings_of(self._inner),
-                "averages": [average.state() for average in averages],
+                "averages": [f.state() for f in followers if isinstance(f, MovingAverage)],
                 "sampler": sampler,
                 "objects": {
                     name: state_of(obj)
@@ -405,6 +401,7 @@ class Checkpointer:
 
     # ---- resuming ----------------------------------------------------------------------
 
+    @trial.leaves_out
     def resume(self) -> bool:
         """Goes on from the newest good checkpoint, if there is one. To be called on all ranks,
         before the loop.
@@ -425,8 +422,6 @@ class Checkpointer:
                 saves into the directory.
             OSError: the directory cannot be read.
         """
-        if trial.present():
-            return False
         what = self._world.collective("resume")
         room: Room | None = None
 

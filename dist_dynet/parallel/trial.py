@@ -18,8 +18,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ from . import _launcher
 
 if TYPE_CHECKING:
     from .sync import Sync
+
+_P = ParamSpec("_P")
 
 VARIABLE = "DIST_DYNET_CHECK"
 
@@ -229,6 +232,16 @@ def install() -> None:
     asked = os.environ.pop(VARIABLE, "")
     if asked and _trial is None:
         _trial = Trial(asked)
+
+
+def leaves_out(method: Callable[_P, bool]) -> Callable[_P, bool]:
+    """A method that does nothing and returns False in a trial."""
+
+    @wraps(method)
+    def call(*arguments: _P.args, **named: _P.kwargs) -> bool:
+        return _trial is None and method(*arguments, **named)
+
+    return call
 
 
 def present() -> Trial | None:
