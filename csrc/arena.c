@@ -10,7 +10,7 @@
 #endif
 
 enum {
-    ALIGN = 64,
+    ALIGN = DN_ARENA_ALIGN,
     FIRST_CHUNK = 256 << 10,
     LARGEST_CHUNK = 64 << 20,
     LARGE_BLOCK = 16 << 20, /* from here on a block that opens a chunk has it alone */
@@ -51,15 +51,6 @@ void *dn__block_new(size_t bytes) {
 }
 
 void dn__block_free(void *p) { free(p); }
-
-static void *taken(void *p, size_t bytes) {
-#ifdef DN_POISON /* a build for tests: whatever is read before it is written is NaN */
-    memset(p, 0xff, bytes);
-#else
-    (void)bytes;
-#endif
-    return p;
-}
 
 /* The chunk from `first` on, all of them unused, for so many bytes, or n_chunks: a large block
  * takes the smallest that it fits, others the first that is not for one block alone. */
@@ -105,7 +96,15 @@ static int add_chunk(dn_arena *a, int first, size_t bytes) {
     return 0;
 }
 
-void *dn__arena_take(dn_arena *a, size_t bytes) {
+/* chunks[i] is the one that is being filled. */
+static void fill_chunk(dn_arena *a, int i) {
+    const dn_arena_chunk *c = i < a->n_chunks ? &a->chunks[i] : &(dn_arena_chunk){0};
+    a->current = i;
+    a->memory = c->memory;
+    a->size = c->alone ? 0 : c->size;
+}
+
+void *dn__arena_take_elsewhere(dn_arena *a, size_t bytes) {
     if (bytes > SIZE_MAX / 2) return NULL;
     bytes = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
     if (a->current >= a->n_chunks || a->chunks[a->current].size - a->used < bytes) {
@@ -115,19 +114,17 @@ void *dn__arena_take(dn_arena *a, size_t bytes) {
         const dn_arena_chunk c = a->chunks[i];
         a->chunks[i] = a->chunks[next];
         a->chunks[next] = c;
-        a->current = next;
+        fill_chunk(a, next);
         a->used = 0;
     }
     const dn_arena_chunk *c = &a->chunks[a->current];
     void *p = c->memory + a->used;
     a->used = c->alone ? c->size : a->used + bytes;
-    return taken(p, bytes);
+    return dn__arena_taken(p, bytes);
 }
 
-dn_arena_mark dn__arena_mark(const dn_arena *a) { return (dn_arena_mark){a->current, a->used}; }
-
-void dn__arena_reset(dn_arena *a, dn_arena_mark m) {
-    a->current = m.current;
+void dn__arena_reset_elsewhere(dn_arena *a, dn_arena_mark m) {
+    fill_chunk(a, m.current);
     a->used = m.used;
     if (a->starved && !m.current && !m.used) dn__arena_free(a);
 }

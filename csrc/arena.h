@@ -4,6 +4,7 @@
 #pragma once
 
 #include <stddef.h>
+#include <string.h>
 
 typedef struct dn_arena_chunk {
     char *memory;
@@ -12,8 +13,9 @@ typedef struct dn_arena_chunk {
 } dn_arena_chunk;
 typedef struct dn_arena {
     dn_arena_chunk *chunks;
-    int n_chunks, current; /* chunks[current] is being filled */
-    size_t used;           /* bytes of it */
+    int n_chunks, current; /* chunks[current] is being filled, ... */
+    char *memory;          /* ... which is here, ... */
+    size_t size, used;     /* ... so large, 0: not for small blocks, and filled so far */
     /* a request has failed: everything is given back at the next return to the bottom */
     int starved;
 } dn_arena;
@@ -23,10 +25,35 @@ typedef struct dn_arena_mark {
     size_t used;
 } dn_arena_mark;
 
+enum { DN_ARENA_ALIGN = 64 };
+static inline void *dn__arena_taken(void *p, size_t bytes) {
+#ifdef DN_POISON /* a build for tests: whatever is read before it is written is NaN */
+    memset(p, 0xff, bytes);
+#else
+    (void)bytes;
+#endif
+    return p;
+}
+/* dn__arena_take where it does not fit into the chunk at hand, or that one is for one block alone;
+ * dn__arena_reset to a mark in another chunk. */
+void *dn__arena_take_elsewhere(dn_arena *, size_t bytes);
+void dn__arena_reset_elsewhere(dn_arena *, dn_arena_mark);
+
 /* `bytes` of memory, 64-byte aligned, contents undefined; NULL: no memory. */
-void *dn__arena_take(dn_arena *, size_t bytes);
-dn_arena_mark dn__arena_mark(const dn_arena *);
-void dn__arena_reset(dn_arena *, dn_arena_mark); /* to a mark; {0, 0}: to the bottom */
+static inline void *dn__arena_take(dn_arena *a, size_t bytes) {
+    if (bytes >= a->size || a->used + bytes > a->size) return dn__arena_take_elsewhere(a, bytes);
+    void *p = a->memory + a->used;
+    a->used += (bytes + DN_ARENA_ALIGN - 1) & ~(size_t)(DN_ARENA_ALIGN - 1);
+    return dn__arena_taken(p, bytes);
+}
+static inline dn_arena_mark dn__arena_mark(const dn_arena *a) {
+    return (dn_arena_mark){a->current, a->used};
+}
+/* to a mark; {0, 0}: to the bottom */
+static inline void dn__arena_reset(dn_arena *a, dn_arena_mark m) {
+    if (m.current != a->current || a->starved) dn__arena_reset_elsewhere(a, m);
+    else a->used = m.used;
+}
 size_t dn__arena_bytes(const dn_arena *);
 void dn__arena_free(dn_arena *);
 

@@ -1,34 +1,7 @@
 /* Elementwise functions and their gradients. Every loop is one expression in i; the formulas are in
  * kernels.h. */
-#include "kernels.h"
+#include "each.h"
 #include "math.h"
-#include "parallel.h"
-
-/* ---- by several threads --------------------------------------------------------------- */
-/* nanoseconds of a number of a cheap one; what ranges are multiples of, so that vector loops end
- * where they would in the whole; log goes in blocks */
-static const double WORK_PER_NUMBER = sizeof(dn_real) == 4 ? 0.3 : 2;
-enum { LOG_BLOCK = 1024 };
-typedef struct each {
-    dn_function *f;
-    dn_function_grad *grad;
-    const dn_real *x, *dy;
-    dn_real beta, *to;
-} each;
-static void each_of(const void *context, size_t from, size_t n) {
-    const each *e = context;
-    if (e->f) e->f(n, e->x + from, e->to + from);
-    else e->grad(n, e->x + from, e->dy + from, e->beta, e->to + from);
-}
-void dn__each(dn_function *f, size_t n, const dn_real *x, dn_real *y) {
-    const each e = {.f = f, .x = x, .to = y};
-    dn__parallel_ranges(n, WORK_PER_NUMBER, LOG_BLOCK, each_of, &e);
-}
-void dn__each_grad(dn_function_grad *f, size_t n, const dn_real *known, const dn_real *dy,
-                   dn_real beta, dn_real *dx) {
-    const each e = {.grad = f, .x = known, .dy = dy, .beta = beta, .to = dx};
-    dn__parallel_ranges(n, WORK_PER_NUMBER, LOG_BLOCK, each_of, &e);
-}
 
 /* ---- one input ------------------------------------------------------------------------ */
 DN_MULTIVERSION void dn__exp(size_t n, const dn_real *x, dn_real *y) { EACH(y, dn__exp_of(x[i])); }
@@ -52,8 +25,8 @@ DN_MULTIVERSION static void log_any(size_t n, const dn_real *x, dn_real *y) {
     EACH(y, dn__log_of(x[i]));
 }
 void dn__log(size_t n, const dn_real *x, dn_real *y) {
-    for (; n; n -= n < LOG_BLOCK ? n : LOG_BLOCK, x += LOG_BLOCK, y += LOG_BLOCK) {
-        size_t m = n < LOG_BLOCK ? n : LOG_BLOCK;
+    for (; n; n -= n < DN_EACH_UNIT ? n : DN_EACH_UNIT, x += DN_EACH_UNIT, y += DN_EACH_UNIT) {
+        size_t m = n < DN_EACH_UNIT ? n : DN_EACH_UNIT;
         if (x == y || log_normal(m, x, y)) log_any(m, x, y);
     }
 }

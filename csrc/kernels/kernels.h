@@ -70,13 +70,6 @@ void dn__lu_solve(int n, int columns, const dn_real *lu, const int *pivot, dn_re
                   dn_real *work);
 
 /* ---- elementwise, one input (kernels/elementwise.c); y may be x ----------------------- */
-/* y = f(x) and dx = f(known, dy) + beta dx, by several threads where there are many numbers */
-typedef void dn_function(size_t n, const dn_real *x, dn_real *y);
-typedef void dn_function_grad(size_t n, const dn_real *known, const dn_real *dy, dn_real beta,
-                              dn_real *dx);
-void dn__each(dn_function *f, size_t n, const dn_real *x, dn_real *y);
-void dn__each_grad(dn_function_grad *f, size_t n, const dn_real *known, const dn_real *dy,
-                   dn_real beta, dn_real *dx);
 void dn__exp(size_t n, const dn_real *x, dn_real *y);
 /* log 0 = -inf, log of a negative = nan, log inf = inf */
 void dn__log(size_t n, const dn_real *x, dn_real *y);

@@ -268,12 +268,8 @@ static void range_piece(const void *context, int i) {
     const ranges *r = context;
     r->body(r->context, dn__piece_from(&r->pieces, i), dn__piece_size(&r->pieces, i));
 }
-void dn__parallel_ranges(size_t n, double each, size_t unit, dn__range_body *body,
-                         const void *context) {
-    if (!dn__shared((double)n * each)) {
-        body(context, 0, n);
-        return;
-    }
+void dn__shared_ranges(size_t n, double each, size_t unit, dn__range_body *body,
+                       const void *context) {
     ranges r = {dn__in_pieces(n, each, unit), body, context};
     dn__parallel(r.pieces.count, range_piece, &r);
 }

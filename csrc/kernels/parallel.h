@@ -54,5 +54,10 @@ static inline size_t dn__piece_size(const dn__pieces *p, int i) {
 /* body(context, from, count) over ranges that make up 0 <= i < n: the whole where the work of n
  * things, `each` of one, is too little for several threads; else multiples of `unit`. */
 typedef void dn__range_body(const void *context, size_t from, size_t count);
-void dn__parallel_ranges(size_t n, double each, size_t unit, dn__range_body *body,
-                         const void *context);
+void dn__shared_ranges(size_t n, double each, size_t unit, dn__range_body *body,
+                       const void *context);
+static inline void dn__parallel_ranges(size_t n, double each, size_t unit, dn__range_body *body,
+                                       const void *context) {
+    if (dn__shared((double)n * each)) dn__shared_ranges(n, each, unit, body, context);
+    else body(context, 0, n);
+}

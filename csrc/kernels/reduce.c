@@ -31,7 +31,7 @@ static void sum_blocks(const void *context, size_t from, size_t count) {
 
 /* The norm of all gradients adds up tens of millions of squares: blocks in dn_real, for speed, the
  * blocks in double. */
-double dn__sum_squares(size_t n, const dn_real *x) {
+static __attribute__((noinline)) double sum_many_squares(size_t n, const dn_real *x) {
     double sum = 0;
     dn_real sums[BLOCKS];
     while (n) {
@@ -44,6 +44,9 @@ double dn__sum_squares(size_t n, const dn_real *x) {
         x += part;
     }
     return sum;
+}
+double dn__sum_squares(size_t n, const dn_real *x) {
+    return n <= BLOCK ? dn__dot(n, x, x) : sum_many_squares(n, x);
 }
 
 DN_MULTIVERSION dn_real dn__max(size_t n, const dn_real *x) {

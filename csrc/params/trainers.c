@@ -247,14 +247,16 @@ static void update_range(dn_trainer *t, const dn_step *s, const range *r) {
     dn_step step = *s;
     step.keep = r->keep;
     at(t->chunk_moments[r->chunk], t->rule.moments, r->from, moments);
-    const application a = {.t = t,
-                           .s = &step,
-                           .values = c->values + r->from,
-                           .gradient = c->grads + r->from,
-                           .moments = moments};
-    size_t n = (size_t)(r->to - r->from);
-    if (t->rule.whole) apply_to_numbers(&a, 0, n);
-    else dn__parallel_ranges(n, WORK_PER_NUMBER, RANGE_UNIT, apply_to_numbers, &a);
+    dn_real *values = c->values + r->from;
+    const dn_real *gradient = c->grads + r->from;
+    const size_t n = (size_t)(r->to - r->from);
+    if (t->rule.whole || !dn__shared((double)n * WORK_PER_NUMBER)) {
+        t->rule.apply(t, &step, n, values, gradient, moments);
+        return;
+    }
+    const application a = {
+        .t = t, .s = &step, .values = values, .gradient = gradient, .moments = moments};
+    dn__parallel_ranges(n, WORK_PER_NUMBER, RANGE_UNIT, apply_to_numbers, &a);
 }
 
 /* A table's values are factor * storage, so that decay is one number: storage moves by the step

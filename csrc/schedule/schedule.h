@@ -145,8 +145,7 @@ static inline void *dn__memory(dn_tape *t, enum dn_memory which, size_t bytes) {
     return dn__arena_take(dn__arena_of(t, which), bytes);
 }
 static inline dn_arena_mark dn__memory_mark(dn_tape *t, enum dn_memory which) {
-    const dn_arena *a = dn__arena_of(t, which);
-    return (dn_arena_mark){a->current, a->used};
+    return dn__arena_mark(dn__arena_of(t, which));
 }
 static inline void dn__memory_back_to(dn_tape *t, enum dn_memory which, dn_arena_mark mark) {
     dn__arena_reset(dn__arena_of(t, which), mark);

@@ -171,7 +171,9 @@ static int new_param_node(dn_tape *t, int64_t handle, dn_param *p, int constant)
     if (t->parameters.count * 2 >= t->parameters.capacity && param_table_grow(t))
         return DN_ERROR_MEMORY;
     if (dn__retain_store(t, p->store)) return DN_ERROR_MEMORY;
-    dn__note_precision(t, p);
+    if (!t->parameters.count) dn__settle_precision(t);
+    t->workspace.precision.rounds |=
+        t->workspace.precision.bf16 | (p->precision == DN_PRECISION_BF16);
     int i = dn__make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL,
                      &(dn_origin){p, constant, NULL});
     if (i < 0) return i;

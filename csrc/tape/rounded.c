@@ -8,12 +8,9 @@ void dn_set_precision(int precision) {
     __atomic_store_n(&default_precision, precision, __ATOMIC_RELAXED);
 }
 
-void dn__note_precision(dn_tape *t, const dn_param *p) {
-    if (!t->parameters.count)
-        t->workspace.precision.bf16 =
-            __atomic_load_n(&default_precision, __ATOMIC_RELAXED) == DN_PRECISION_BF16;
-    t->workspace.precision.rounds |=
-        t->workspace.precision.bf16 || p->precision == DN_PRECISION_BF16;
+void dn__settle_precision(dn_tape *t) {
+    t->workspace.precision.bf16 =
+        __atomic_load_n(&default_precision, __ATOMIC_RELAXED) == DN_PRECISION_BF16;
 }
 
 int dn__rounds_node(const dn_tape *t, const dn_node *node) {

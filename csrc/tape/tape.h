@@ -177,8 +177,8 @@ static inline int dn__input(const dn_tape *t, int i, int k) {
 /* ---- rounded.c: products with parameters, rounded to bfloat16 */
 /* Whether products with this node are. */
 int dn__rounds_node(const dn_tape *, const dn_node *);
-/* The graph uses one more parameter; the first one settles what those without a precision have. */
-void dn__note_precision(dn_tape *, const dn_param *);
+/* What parameters without a precision have in this graph. */
+void dn__settle_precision(dn_tape *);
 /* Memory for a copy of a parameter's value, packed forms included; they are made of the copy. */
 size_t dn__copy_bytes(const dn_tape *, const dn_node *);
 void dn__pack_copy(const dn_tape *, dn_node *);
