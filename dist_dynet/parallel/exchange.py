@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..params.parameters import LookupParameters
 from ._world import World
-from .negotiation import AsPlanned, MpiTransport, Negotiated
+from .negotiation import AsPlanned, MpiTransport, Negotiated, NegotiatedByRank
 from .structure import Structure
 
 _PADDING = 16
@@ -76,7 +76,7 @@ class MpiSum:
 
     def sum(self, negotiated: Negotiated | AsPlanned) -> None:
         """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
-        assert isinstance(negotiated, Negotiated)
+        assert isinstance(negotiated, NegotiatedByRank)
         factor = float(negotiated.factors[self._here.rank])
         for handle in negotiated.structure.handles if factor != 1 else ():
             lib.dn_param_scale_gradient(handle, factor)
@@ -97,10 +97,10 @@ class MpiSum:
 
     # ---- dense parameters --------------------------------------------------------------
 
-    def _send_dense(self, negotiated: Negotiated) -> list[Any]:
+    def _send_dense(self, negotiated: NegotiatedByRank) -> list[Any]:
         """Begins to add up the dense gradients; what is still to be waited for."""
         structure = negotiated.structure
-        used = np.logical_or.reduce(negotiated.filled)
+        used = negotiated.used
         # only other ranks have one
         for i in np.flatnonzero(used & ~negotiated.filled[self._here.rank]).tolist():
             lib.dn_param_gradient(structure.handles[i])  # zeros
@@ -123,7 +123,7 @@ class MpiSum:
 
     # ---- lookup tables -----------------------------------------------------------------
 
-    def _send_rows(self, negotiated: Negotiated, requests: list[Any]) -> list[Rows]:
+    def _send_rows(self, negotiated: NegotiatedByRank, requests: list[Any]) -> list[Rows]:
         """Gathers the ids of touched rows; with them the rows if over all ranks they are fewer than
         half of the table."""
         tables, first = [], len(negotiated.structure.dense)

@@ -35,10 +35,11 @@ from ..params.root import Root
 from ._world import World
 from .compression import Bf16
 from .exchange import MpiSum, Weight
+from .host_transport import HostTransport
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
 from .message import Flag
-from .negotiation import AsPlanned, MpiTransport, Negotiated
+from .negotiation import AsPlanned, Negotiated, NegotiatedByRank
 from .rounds import Helper, Round, stop_at_exit
 from .rows import RowsBetweenHosts, RowsRound
 from .structure import Structure
@@ -69,11 +70,13 @@ class HybridExchange:
     ) -> None:
         self._here, self._comm = here, comm
         advance = weakref.WeakMethod(self._advance)
-        self.transport = MpiTransport(here, comm, lambda: method() if (method := advance()) else 0)
         self._by_mpi = MpiSum(here, comm)
         self.hosts, self._compressed = hosts, compressed
         self._wire = here.lend(self)
         self._rows = RowsBetweenHosts(here, here.lend(self), hosts, compressed)
+        self.transport = HostTransport(
+            here, comm, self._rows.comm, hosts, lambda: method() if (method := advance()) else 0
+        )
         self._overlap = overlap and here.mpi.Query_thread() == here.mpi.THREAD_MULTIPLE
         self._helper: Helper | None = None
         self._layout: Layout | None = None
@@ -204,11 +207,14 @@ class HybridExchange:
         held, rows = self._finish_early(negotiated, is_known, what)
         if not is_known and not self._refused:
             self._place(structure, what)
+        # for MPI's sum each rank must know of each what it has
+        self.transport.structure = None if self._refused else structure
         if self._refused or self._layout is None:
+            assert isinstance(negotiated, NegotiatedByRank)
             self._by_mpi.sum(negotiated)
             return
-        used = np.logical_or.reduce(negotiated.filled)
-        rest, weight = used & ~held, float(negotiated.weights[self._here.rank])
+        used, weight = negotiated.used, negotiated.weight
+        rest = used & ~held
         round_ = self._round(rest, all_come=True) if rest.any() else None
         if round_:
             round_.open(weight)
@@ -267,13 +273,13 @@ class HybridExchange:
             rows = None
         if early is None:
             return none, rows
-        good = is_known and bool((negotiated.flags & Flag.EARLY).all())
-        held = self._early_used & np.logical_or.reduce(negotiated.filled) if good else none
+        good = is_known and bool(negotiated.of_all & Flag.EARLY)
+        held = self._early_used & negotiated.used if good else none
         self._put(held, negotiated.scale)
         early.end()
         self.held, self.dropped = self.held + good, self.dropped + (not good)
         if was_armed:
-            self._pays = bool((negotiated.flags & Flag.AHEAD).any())
+            self._pays = bool(negotiated.of_any & Flag.AHEAD)
             self._skip = self._vain = 0 if good else min(max(2 * self._vain, 1), _MOST_SKIPPED)
         return held, rows
 

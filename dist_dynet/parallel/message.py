@@ -69,3 +69,5 @@ class MessageLayout:
         self.size = at.size  # of a message, in bytes
         self.alike = slice(_FIELDS["structure"][1], at.end_alike)
         """The bytes in which the ranks nearly always say the same."""
+        start = _FIELDS["flags"][1] - self.alike.start
+        self.flags = slice(start, start + 8)  # of these bytes those that hold flags

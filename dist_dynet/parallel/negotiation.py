@@ -24,26 +24,43 @@ from .structure import Structure
 
 @dataclass(frozen=True)
 class Negotiated:
-    """One row per rank."""
+    """What all ranks know of all together."""
 
     what: str  # the name of the collective operation
     structure: Structure
-    factors: NDArray[np.float64]
-    """What each rank's gradients are multiplied by before they are added up: weights times
-    scale."""
-    weights: NDArray[np.float64]
-    """The same, known before the others' weights are: n_r, or 1 where no average is wanted; 0 of a
-    rank that contributes nothing."""
-    scale: float  # what a sum of gradients that were multiplied by the weights is multiplied by
-    filled: NDArray[np.bool_]  # (rank, dense parameter): whether the rank has a gradient of it
-    rows: NDArray[np.int32]  # (rank, table): of how many rows the rank has a gradient
-    flags: NDArray[np.uint8]  # of each rank a sum of Flag
+    weight: float
+    """What this rank's gradients are multiplied by, known before the others' weights are: n_r, or 1
+    where no average is wanted; 0 of a rank that contributes nothing."""
+    scale: float  # what a sum of gradients that were multiplied by these is multiplied by
+    used: NDArray[np.bool_]  # of each dense parameter whether some rank has a gradient of it
+    of_any: int  # flags that some rank has told
+    of_all: int  # flags that all have
     settings: Settings  # those of the ranks that go on
 
     @property
     def over(self) -> bool:
         """Whether all ranks have run out of data."""
-        return bool((self.flags & Flag.ENDED).all())
+        return bool(self.of_all & Flag.ENDED)
+
+
+@dataclass(frozen=True)
+class NegotiatedByRank(Negotiated):
+    """What they know of each. One row per rank."""
+
+    factors: NDArray[np.float64]
+    """What each rank's gradients are multiplied by before they are added up: weights times
+    scale."""
+    filled: NDArray[np.bool_]  # (rank, dense parameter): whether the rank has a gradient of it
+    rows: NDArray[np.int32]  # (rank, table): of how many rows the rank has a gradient
+
+
+class Summary(NamedTuple):
+    """What all ranks have told together, where nothing else matters."""
+
+    used: NDArray[np.bool_]  # as in Negotiated
+    weights: float  # their sum
+    of_any: int
+    of_all: int
 
 
 class Step(NamedTuple):
@@ -90,7 +107,7 @@ class Transport(Protocol):
         average: bool,
         plannable: bool,
         name: Callable[[], str],
-    ) -> bool:
+    ) -> bool | Summary:
         """Sends this rank's message and receives the others'. Collective.
 
         Args:
@@ -102,7 +119,8 @@ class Transport(Protocol):
             name: names the collective operation; not called in the steady state.
 
         Returns:
-            Whether all ranks have said what the plan foresees.
+            True: all ranks have said what the plan foresees. False: what they have said is to be
+            read. A summary: nothing else is to be known.
         """
 
     def received(self, layout: MessageLayout) -> NDArray[Any]:
@@ -206,10 +224,25 @@ class Negotiation:
             and not flags & (Flag.ENDED | Flag.UNKNOWN)
             and not self._here.checks
         )
-        if self._transport.send(self._layout, c, average, plannable, name):
+        outcome = self._transport.send(self._layout, c, average, plannable, name)
+        if outcome is True:
             for callback in self.on_flags:
                 callback(flags)
             return self._planned
+        if isinstance(outcome, Summary):
+            for callback in self.on_flags:
+                callback(outcome.of_any)
+            own, scale = _counting(weight, outcome.weights, average)
+            return Negotiated(
+                name(),
+                self._structure,
+                own,
+                scale,
+                outcome.used,
+                outcome.of_any,
+                outcome.of_all,
+                settings,
+            )
         what, every = name(), self._transport.received(self._layout)
         alike = self._begin_alike(every)
         if current.hash != self._structure.hash or (
@@ -228,21 +261,24 @@ class Negotiation:
             self._refuse_unknown(every, problem, what)
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
+        of_any = int(np.bitwise_or.reduce(every["flags"]))
         for callback in self.on_flags:
-            callback(int(np.bitwise_or.reduce(every["flags"])))
+            callback(of_any)
         total = sum(every["weight"].tolist())  # one after another, as C adds them up
         weights = every["weight"] if average else (every["weight"] > 0).astype(np.float64)
-        scale = (1 / total if total > 0 else 0.0) if average else 1.0
-        return Negotiated(
+        own, scale = _counting(weight, total, average)
+        return NegotiatedByRank(
             what,
             self._structure,
-            weights * scale,
-            weights,
+            own,
             scale,
+            np.logical_or.reduce(every["filled"]),
+            of_any,
+            int(np.bitwise_and.reduce(every["flags"])),
+            negotiated,
+            weights * scale,
             every["filled"],
             every["rows"],
-            every["flags"],
-            negotiated,
         )
 
     def gather_weights(
@@ -324,3 +360,10 @@ class Negotiation:
                 f'{self._here.name} {what}: "{name}" is frozen on {ranks}, but not on all. Call'
                 " set_updated() on all ranks alike."
             )
+
+
+def _counting(weight: float, total: float, average: bool) -> tuple[float, float]:
+    """How much a rank's gradients count in a sum of all ranks', and that sum."""
+    if not average:
+        return float(weight > 0), 1.0
+    return weight, 1 / total if total > 0 else 0.0

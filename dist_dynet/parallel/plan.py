@@ -15,7 +15,7 @@ import numpy as np
 
 from .._ffi import DTYPE, NULL, ffi, lib
 from .message import MessageLayout
-from .negotiation import Negotiated
+from .negotiation import NegotiatedByRank
 from .structure import Structure
 
 
@@ -86,7 +86,7 @@ class Plan:
             k = self.structure.handles.index(table) - len(self.structure.dense)
             self.c.buffers[k] = (buffer.rows, buffer.ids, buffer.capacity)
 
-    def follow(self, negotiated: Negotiated) -> None:
+    def follow(self, negotiated: NegotiatedByRank) -> None:
         """The present update is as agreed, where C has not found that out by itself."""
         self._filled = np.ascontiguousarray(negotiated.filled)
         self.c.filled[0 : len(self._filled)] = [

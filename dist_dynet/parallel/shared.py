@@ -24,7 +24,7 @@ from ..params.root import Root
 from ._world import World
 from .exchange import MpiSum
 from .memory import map_together, say_refused
-from .negotiation import AsPlanned, Negotiated
+from .negotiation import AsPlanned, Negotiated, NegotiatedByRank
 from .plan import Plan, RowBuffer
 from .shm_comm import SharedTransport
 from .structure import Structure
@@ -119,13 +119,16 @@ class SharedExchange:
         if isinstance(negotiated, AsPlanned):
             self.quick += 1
             self.transport.sum()
-        elif (plan := self._prepared(negotiated)) is not None:
-            plan.follow(negotiated)
-            self.transport.sum()
-        else:
+            return
+        assert isinstance(negotiated, NegotiatedByRank)
+        plan = self._prepared(negotiated)
+        if plan is None:
             self._by_mpi.sum(negotiated)
+            return
+        plan.follow(negotiated)
+        self.transport.sum()
 
-    def _prepared(self, negotiated: Negotiated) -> Plan | None:
+    def _prepared(self, negotiated: NegotiatedByRank) -> Plan | None:
         """A plan by which these gradients can be added up; None: there is no room in shared memory.
         Collective."""
         structure, counts = negotiated.structure, negotiated.rows.max(axis=0)

@@ -1,0 +1,229 @@
+"""What the ranks of several hosts tell one another: within a host through shared memory, between
+hosts one small message of its first rank for each doubling of their number.
+
+A rank's message has a part for each parameter; of all of them together only this is wanted in the
+steady state: what is used by anybody, the sum of weights, flags of any and of all, and whether the
+rest is the same everywhere. That is a few hundred bytes, made of numbers whose bits are joined by
+"or", so that it does not matter who joins them in which order, or twice. Where the rest is not the
+same, or a rank has run out of data, each rank's message goes to all, as MpiTransport sends it: then
+it is to be known which rank differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import NULL, ffi, lib
+from ._world import World
+from .memory import map_together
+from .message import Flag, MessageLayout
+from .negotiation import MpiTransport, Summary
+from .plan import check
+from .structure import Structure
+from .wire import Hosts
+
+_TAG = (1 << 14) + 16
+"""Of the first round of join(); rows.py has other ones."""
+
+_FLAG_BYTES = 64
+"""Of the number that says how often the host's first rank has told the others."""
+
+
+def join(
+    here: World,
+    comm: Any,
+    ranks: list[int],
+    mine: NDArray[np.uint8],
+    what: str,
+    moves: Callable[[], int] = int,
+) -> None:
+    """The bitwise "or" of these ranks' bytes, in place, in as many rounds as their number has
+    doublings: in round k each tells the one 2^k places on. Collective over them."""
+    me, count, step = ranks.index(here.rank), len(ranks), 1
+    theirs = np.empty_like(mine)
+    while step < count:
+        # what is sent must stay as it is until it has left
+        requests = [
+            comm.Irecv(theirs, ranks[(me - step) % count], _TAG + step),
+            comm.Isend(mine, ranks[(me + step) % count], _TAG + step),
+        ]
+        here.wait(requests, what, moves=moves)
+        mine |= theirs
+        step *= 2
+
+
+class HostTransport:
+    """Messages to the ranks of all hosts. Without shared memory it goes on by MPI alone.
+
+    Args:
+        here: the ranks.
+        comm: their communicator.
+        first_comm: another, in which nothing else is said with these tags.
+        hosts: which of them runs where.
+        moves: as for World.wait_until().
+    """
+
+    def __init__(
+        self,
+        here: World,
+        comm: Any,
+        first_comm: Any,
+        hosts: Hosts,
+        moves: Callable[[], int] = int,
+    ) -> None:
+        self._here, self._comm, self._first_comm = here, comm, first_comm
+        self._hosts, self._moves = hosts, moves
+        self._by_mpi = MpiTransport(here, comm, moves)
+        self.structure: Structure | None = None
+        """Of messages on it a summary is all that is wanted; the same on all ranks."""
+        self.refused = False  # there is no shared memory
+        self._capacity = 0  # bytes of the longest message
+        self._c: Any = None
+        self._memory: Any = None
+        self._flag: Any = None
+        self._told: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._count = 0  # how many summaries there were
+
+    def send(
+        self,
+        layout: MessageLayout,
+        message: Any,
+        average: bool,
+        plannable: bool,
+        name: Callable[[], str],
+    ) -> bool | Summary:
+        """As Transport.send."""
+        if layout.structure is self.structure and self._has_room(layout, name):
+            summary = self._summary(layout, message, name)
+            if summary is not None and plannable:
+                return summary
+        return self._by_mpi.send(layout, message, average, plannable, name)
+
+    def received(self, layout: MessageLayout) -> NDArray[Any]:
+        """As Transport.received."""
+        return self._by_mpi.received(layout)
+
+    # ---- one summary -------------------------------------------------------------------
+
+    def _summary(
+        self, layout: MessageLayout, message: Any, name: Callable[[], str]
+    ) -> Summary | None:
+        """None: the ranks have to hear more of one another. The same on all ranks. Collective."""
+        every = self._of_host(layout, message, name)
+        self._count += 1
+        if every is not None:
+            told = _joinable(layout, every, self._hosts)
+            firsts = [ranks[0] for ranks in self._hosts.ranks]
+            join(self._here, self._first_comm, firsts, told, name(), self._moves)
+            if self._flag is not None:
+                self._told[: len(told)] = told
+                lib.dn_flag_set(self._flag, self._count)
+            return _read(layout, told, self._hosts)
+        self._wait(lambda: lib.dn_flag_get(self._flag) >= self._count, name)
+        return _read(layout, self._told[: _size(layout, self._hosts)], self._hosts)
+
+    def _of_host(
+        self, layout: MessageLayout, message: Any, name: Callable[[], str]
+    ) -> NDArray[Any] | None:
+        """The messages of this host's ranks, on its first; None on the others. Collective over
+        them."""
+        size, members = layout.size, layout.members
+        if self._c is None:
+            mine = np.empty(size, np.uint8)
+            lib.dn_rank_message_write(message, members, ffi.from_buffer(mine))
+            return mine.view(layout.dtype)
+        while (
+            outcome := lib.dn_shm_comm_negotiate(self._c, message, members, NULL, False, 0)
+        ) == lib.DN_SHM_COMM_WAITS:
+            self._wait(lambda: lib.dn_shm_comm_received(self._c, 0), name)
+        if outcome < 0:
+            check(outcome)
+        if self._hosts.local:
+            return None
+        said = b"".join(
+            ffi.buffer(lib.dn_shm_comm_message(self._c, local), size)[:]
+            for local in range(len(self._hosts.mine))
+        )
+        return np.frombuffer(said, layout.dtype)
+
+    def _wait(self, done: Callable[[], bool], name: Callable[[], str]) -> None:
+        if not done():
+            self._here.wait_until(done, name(), moves=self._moves)
+
+    # ---- memory ------------------------------------------------------------------------
+
+    def _has_room(self, layout: MessageLayout, name: Callable[[], str]) -> bool:
+        """Whether there is memory for such messages. Collective."""
+        told = _size(layout, self._hosts)
+        if self.refused or max(layout.size, told) <= self._capacity:
+            return not self.refused
+        here, host, capacity = self._here, self._hosts.mine, 2 * max(layout.size, told)
+        share = -(-lib.dn_shm_comm_bytes(len(host), capacity) // len(host))
+        sizes = [share, _FLAG_BYTES + capacity] if len(host) > 1 else []
+        try:
+            mapped = map_together(here, self._comm, host, len(host), None, lambda _: sizes, name())
+        except OSError:  # as the gradients' memory, which says so
+            self.refused = True
+            return False
+        if mapped:
+            (whole, starts), (_, (at, *_)) = mapped
+            comm = lib.dn_shm_comm_new(len(host), self._hosts.local, whole + starts[0], capacity)
+            if comm == NULL:
+                raise MemoryError("gradient exchange: out of memory")
+            self._c, self._memory = ffi.gc(comm, lib.dn_shm_comm_free), whole
+            self._flag = ffi.cast("int64_t *", whole + at)
+            self._told = np.frombuffer(ffi.buffer(whole), np.uint8, capacity, at + _FLAG_BYTES)
+        self._capacity, self._count = capacity, 0
+        return True
+
+
+# ---- what is joined ------------------------------------------------------------------------
+
+_MARKS = 4
+"""Numbers of 64 bits: the hash of what must be the same, its complement, flags, their complement.
+Behind them is a number for each host, its sum of weights, then a bit for each dense parameter."""
+
+
+def _size(layout: MessageLayout, hosts: Hosts) -> int:
+    return 8 * (_MARKS + len(hosts.ranks)) + -(-len(layout.structure.dense) // 8)
+
+
+def _joinable(layout: MessageLayout, every: NDArray[Any], hosts: Hosts) -> NDArray[np.uint8]:
+    """What is told of a host's messages."""
+    told = np.zeros(_size(layout, hosts), np.uint8)
+    numbers = told[: 8 * (_MARKS + len(hosts.ranks))].view(np.uint64)
+    said = every.view(np.uint8).reshape(len(every), -1)[:, layout.alike].copy()
+    said[:, layout.flags] = 0
+    first = said[0].tobytes()
+    marks = {first} if (said == said[0]).all() else {first, *(one.tobytes() for one in said)}
+    for mark in marks:
+        number = np.frombuffer(hashlib.blake2b(mark, digest_size=8).digest(), np.uint64)[0]
+        numbers[0] |= number
+        numbers[1] |= ~number
+    flags = every["flags"].view(np.uint64)
+    numbers[2] = np.bitwise_or.reduce(flags)
+    numbers[3] = np.bitwise_or.reduce(~flags)
+    numbers[_MARKS + hosts.host : _MARKS + hosts.host + 1].view(np.float64)[0] = sum(
+        every["weight"].tolist()
+    )
+    used = np.packbits(np.logical_or.reduce(every["filled"]))
+    told[len(told) - len(used) :] = used
+    return told
+
+
+def _read(layout: MessageLayout, told: NDArray[np.uint8], hosts: Hosts) -> Summary | None:
+    """What it comes to; None: ranks differ in what must be the same, or one has run out of data, or
+    does not know what its gradients belong to."""
+    dense, words = len(layout.structure.dense), told[: 8 * (_MARKS + len(hosts.ranks))]
+    same, different, of_any, not_of_all = words[: 8 * _MARKS].view(np.int64).tolist()
+    of_all = ~not_of_all
+    if same & different or of_any & (Flag.ENDED | Flag.UNKNOWN) or (of_any ^ of_all) & Flag.WEIGHED:
+        return None
+    weights = words[8 * _MARKS :].view(np.float64).tolist()
+    used = np.unpackbits(told[len(words) :], count=dense).astype(bool)
+    return Summary(used, sum(weights), of_any, of_all)
