@@ -222,6 +222,26 @@ def test_relay_says_at_once_how_its_script_has_ended(tmp_path):
         relay.communicate()
 
 
+@pytest.mark.parametrize(("soft", "hard", "words"), [(64, 300, ""), (80, 80, "limit of 80 on ")])
+def test_ranks_may_open_as_many_files_as_mpi_needs(soft, hard, words, tmp_path):
+    """One rank is looked after without MPI; files are counted as with it."""
+    script = tmp_path / "limits.py"
+    script.write_text("import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE))")
+    limits = f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"'
+    job = launch(
+        sys.executable,
+        "run",
+        "-n",
+        1,
+        "--max-restarts",
+        1,
+        script,
+        before=["sh", "-c", limits, "-"],
+    )
+    assert (job.returncode, job.stdout.strip()) == (0, str((hard, hard))), job.stderr
+    assert words in job.stderr and ("ulimit -Hn" in job.stderr) == bool(words)
+
+
 GROUPS = {
     "version 2": ("0::/job\n", {"job/memory.events": "low 1\noom 7\noom_kill 3\n"}),
     "version 2, in a container": ("0::/../x\n", {"memory.events": "oom 7\noom_kill 3\n"}),

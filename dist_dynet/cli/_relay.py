@@ -1,9 +1,10 @@
 """Stands between mpirun and one rank's script: starts the script, passes its output on in frames,
 says how it ended.
 
-    python -I -S _relay.py RANK FOLDER COMMAND...
+    python -I -S _relay.py RANK RANKS FOLDER COMMAND...
 
-RANK is a number, or the name of the variable of the environment that holds it. FOLDER has the
+RANK is a number, or the name of the variable of the environment that holds it; RANKS is how many
+there are. FOLDER has the
 sitecustomize.py that lets the script say that it ended of its own accord. This file is run by its
 path and imports nothing but the standard library, so that a rank costs 15 ms and 8 MB more, not a
 second NumPy.
@@ -24,6 +25,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -72,6 +74,26 @@ def oom_kills(listing: str = "/proc/self/cgroup", mounted: str = "/sys/fs/cgroup
             if name == "oom_kill":
                 return int(count)
     return 0
+
+
+def files_for(ranks: int) -> int:
+    """How many files a rank of so many may have open at once: MPICH opens two for each other rank
+    when it starts, some of its own, and the script has some."""
+    return 2 * ranks + 100
+
+
+def raise_files(needed: int) -> int:
+    """Lets this process, and what it starts, open as many files as the system allows, if so many
+    may be needed; how many it may open now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < needed and hard != soft:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (OSError, ValueError):  # some systems allow less than they say
+            pass
+    return sys.maxsize if soft == unlimited else soft
 
 
 def _lines_of(file: str) -> list[str]:
@@ -243,7 +265,8 @@ def start(command: list[str], folder: str, has_input: bool, out: int, err: int, 
 class Relay:
     """One rank."""
 
-    def __init__(self, rank: int, group_of_its_own: bool) -> None:
+    def __init__(self, rank: int, group_of_its_own: bool, ranks: int = 1) -> None:
+        self._files = raise_files(files_for(ranks))
         # MPICH leaves the stdin of other ranks open for ever
         self._group_of_its_own, self._has_input = group_of_its_own, rank == 0
         self._pipes = {1: Pipe(1, rank), 2: Pipe(2, rank)}
@@ -287,7 +310,13 @@ class Relay:
         )
         for descriptor in (out_of_script, err_of_script, end_of_script):
             os.close(descriptor)
-        self.mark(process=process, relay=os.getpid(), host=socket.gethostname(), place=place())
+        self.mark(
+            process=process,
+            relay=os.getpid(),
+            host=socket.gethostname(),
+            place=place(),
+            files=self._files,
+        )
         lines = {out: Lines(self._pipes[1]), err: Lines(self._pipes[2])}
         code = self._forward(process, lines, end)
         for text in lines.values():
@@ -345,10 +374,9 @@ class Relay:
 def main() -> int:
     """The status is the script's: 128 + number if a signal has killed it, LEFT if it left without
     an end."""
-    rank, folder, *command = sys.argv[1:]
-    return Relay(int(rank if rank.isdigit() else os.environ[rank]), rank != "SLURM_PROCID").run(
-        command, folder
-    )
+    rank, ranks, folder, *command = sys.argv[1:]
+    number = int(rank if rank.isdigit() else os.environ[rank])
+    return Relay(number, rank != "SLURM_PROCID", int(ranks)).run(command, folder)
 
 
 if __name__ == "__main__":

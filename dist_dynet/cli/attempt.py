@@ -23,6 +23,7 @@ from typing import Any
 
 from ..parallel._world import format_ranks
 from . import _relay, shm
+from ._messages import print_message
 from .mpi import has_input
 from .output import Frames, Logs, Screen
 
@@ -187,6 +188,9 @@ class Attempt:
         self._held: list[tuple[int, bytes]] = []
         """What mpirun has said since all ranks have started: shown if no rank explains the end."""
         self._frames = Frames(screen, logs, self._mark, self._own)
+        self._files = _relay.files_for(job.ranks)
+        self._said_files = False
+        _relay.raise_files(self._files)  # mpirun has some for each rank, too
         stdin = None if has_input() else subprocess.DEVNULL
         self._process = subprocess.Popen(
             [*job.launcher, *job.relay],
@@ -203,6 +207,7 @@ class Attempt:
     def _mark(self, number: int, record: dict[str, Any]) -> None:
         if "process" in record:
             rank = self.ranks[number] = Rank(number, record["process"], record["host"])
+            self._look_at_files(record)
             if (record["host"], record["place"]) == self._here and self._here[1]:
                 for process in (record["relay"], record["process"]):
                     with suppress(OSError):
@@ -216,6 +221,16 @@ class Attempt:
             rank.code, rank.finished, rank.told = record["code"], record["finished"], record["told"]
             rank.no_memory = record["no_memory"]
             self._ended.append(rank)
+
+    def _look_at_files(self, record: dict[str, Any]) -> None:
+        """Says it, once, where a host does not let a rank open what MPI may open."""
+        if record["files"] < self._files and not self._said_files:
+            self._said_files = True
+            print_message(
+                f"open files: a rank of {self._count} may need {self._files} at once; got a limit"
+                f" of {record['files']} on {record['host']}. If MPI does not start, raise the hard"
+                " limit there: ulimit -Hn, or nofile in /etc/security/limits.conf."
+            )
 
     def _own(self, stream: int, text: bytes) -> None:
         if len(self.ranks) < self._count:

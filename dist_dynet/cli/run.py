@@ -142,7 +142,16 @@ def _looked_after(options: Options) -> int:
 
 
 def _relay_command(rank: str, options: Options) -> tuple[str, ...]:
-    return (sys.executable, "-I", "-S", _relay.__file__, rank, _SITE, *options.command)
+    return (
+        sys.executable,
+        "-I",
+        "-S",
+        _relay.__file__,
+        rank,
+        str(options.ranks),
+        _SITE,
+        *options.command,
+    )
 
 
 def _check(environment: Mapping[str, str]) -> None:
