@@ -430,6 +430,9 @@ int dn_trainer_update_these(dn_trainer *, int n, dn_param *const *params);
 int64_t dn_trainer_updates(dn_trainer *);
 /* how many updates, of this object, shortened longer gradients to `clip` */
 int64_t dn_trainer_clips(dn_trainer *);
+/* The L2 norm of the last update's gradients, divided by the passes of an accumulation, before they
+ * were clipped; -1: it was not computed, because nothing limits it. */
+double dn_trainer_last_norm(dn_trainer *);
 void dn_trainer_set_updates(dn_trainer *, int64_t updates);
 /* how many moments a rule keeps; -1: no such rule */
 int dn_rule_moments(int rule);

@@ -146,11 +146,52 @@ int dn_deal_short(int64_t n, const uint16_t *costs, const int64_t *order, int pa
  * what pthread_create() says. */
 int dn_answer_alive(int socket, const char *token);
 
+/* ---- where time goes (csrc/meter.c) -------------------------------------- */
+/* What a process does: at each moment one of these. Compute is all that nobody says otherwise of;
+ * agreement is the wait for other ranks, and their messages before gradients move. */
+typedef enum dn_phase {
+    DN_COMPUTE,
+    DN_AGREEMENT,
+    DN_EXCHANGE,
+    DN_ROWS,
+    DN_UPDATE,
+    DN_SAVE,
+    DN_EVALUATE,
+    DN_PHASES
+} dn_phase;
+/* By phase, since the meter began: they add up to the time since then. Bytes of gradients that this
+ * process has handed over to other ranks. */
+typedef struct dn_reading {
+    int64_t nanoseconds[DN_PHASES];
+    int64_t bytes;
+} dn_reading;
+/* One thread is followed, the calling one from now on; what others do does not count. The clock is
+ * the system's monotonic one, in nanoseconds. */
+void dn_meter_follow(void);
+int64_t dn_meter_now(void);
+/* From now on it is in this phase. Returns the one before, to go back to; -1, which may be gone
+ * back to, in a thread that is not followed. dn_meter_wait: agreement, if it is in compute. */
+int dn_meter_switch(int phase);
+int dn_meter_wait(void);
+void dn_meter_hand_over(int64_t bytes);
+void dn_meter_read(dn_reading *);
+/* Spans of phases are written to this descriptor as they end, several at once and not later than
+ * 0.2 s after their ends, at most so many; -1: to none. dn_meter_flush writes what is held, with
+ * the present span up to now; returns errno of a write that has failed, after which nothing is
+ * written. */
+typedef struct dn_span { int64_t begin, end, phase; } dn_span;
+void dn_meter_record(int file, int64_t most);
+int dn_meter_flush(void);
+/* For tests: the clock stands still at this moment, from where the meter begins anew if it ran
+ * before; below 0: it runs again. */
+void dn_meter_pretend(int64_t now);
+
 /* ---- the ranks of one host (csrc/parallel/shm_comm.c) -------------------- */
 /* The message of a rank before gradients are added up: this struct, then arrays. What lies from
  * `structure` to `end_alike` is nearly always the same on all ranks. */
 typedef struct dn_rank_message {
     double weight;           /* of this rank's gradients */
+    dn_reading meter;        /* this rank's, of when the message is written; not read before */
     int64_t structure, step; /* hashes of the parameters, and of what the gradients belong to */
     double settings[7];      /* of the trainer: Settings of trainers/state.py */
     int64_t flags;           /* Flag of parallel/message.py */
@@ -199,6 +240,7 @@ typedef struct dn_shm_comm_plan {
     int32_t *rows;                   /* (rank, table): how many rows have a gradient */
     double *factors;                 /* [rank]: what its gradients are multiplied by */
     dn_shard *shards;                /* capacity for n_dense */
+    dn_reading *meters;              /* [rank]: as its message says */
 } dn_shm_comm_plan;
 /* What this rank adds up: all that some rank has, each number on one rank. Neighbours that the same
  * ranks have used are one range; all ranges are cut into as many equal shares as ranks. Returns how

@@ -118,6 +118,10 @@ for _class, _attributes in (
     _hints.explain(_class, _attributes)
 
 
-if {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "DIST_DYNET_CHECK"} & os.environ.keys():
-    # Under a launcher a failure on this rank must end the whole job; a trial is watched from there.
+if {
+    *("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"),
+    *("DIST_DYNET_CHECK", "DIST_DYNET_METRICS"),
+} & os.environ.keys():
+    # Under a launcher a failure on this rank must end the whole job; a trial and metrics follow
+    # each trainer from its start.
     from . import parallel  # noqa: F401

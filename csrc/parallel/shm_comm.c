@@ -54,6 +54,7 @@ void dn_rank_message_write(const dn_rank_message *message, const dn_members *of,
     uint8_t *bytes = out;
     int32_t *rows = (int32_t *)(bytes + l.rows);
     memcpy(bytes, message, sizeof *message);
+    dn_meter_read((dn_reading *)(bytes + offsetof(dn_rank_message, meter)));
     for (int k = 0; k < of->n_dense + of->n_tables; k++)
         bytes[l.frozen + k] = !of->params[k]->updated;
     for (int k = 0; k < of->n_tables; k++) {
@@ -211,6 +212,7 @@ static int is_as_planned(const dn_shm_comm *comm, dn_shm_comm_plan *plan,
         const uint8_t *theirs = message_of(comm, r, comm->sent);
         if (memcmp(theirs + from, mine + from, bytes)) return 0;
         plan->filled[r] = theirs + l->filled;
+        plan->meters[r] = ((const dn_rank_message *)theirs)->meter;
         for (int k = 0; k < plan->of.n_tables; k++) {
             const int32_t rows = ((const int32_t *)(theirs + l->rows))[k];
             if (rows > plan->buffers[k].capacity) return 0;
@@ -254,8 +256,22 @@ static void fill_missing(const dn_shm_comm_plan *plan) {
             dn_param_mark_filled(plan->of.params[k]);
 }
 
+static void count_bytes(const dn_shm_comm_plan *plan) {
+    int64_t numbers = 0, ids = 0;
+    for (int k = 0; k < plan->of.n_dense; k++)
+        numbers += plan->filled[plan->rank][k] ? plan->places[k].length : 0;
+    for (int k = 0; k < plan->of.n_tables; k++) {
+        const int64_t rows = plan->rows[plan->rank * plan->of.n_tables + k];
+        ids += rows;
+        numbers += rows * plan->of.params[plan->of.n_dense + k]->row_size;
+    }
+    dn_meter_hand_over(numbers * (int64_t)sizeof(dn_real) + ids * (int64_t)sizeof(int));
+}
+
 /* Puts this rank's rows where the others read them. */
 static void give_rows(const dn_shm_comm_plan *plan) {
+    if (!plan->of.n_tables) return;
+    const int phase = dn_meter_switch(DN_ROWS);
     for (int k = 0; k < plan->of.n_tables; k++) {
         dn_param *table = plan->of.params[plan->of.n_dense + k];
         const dn_shared_buffer *buffer = &plan->buffers[k];
@@ -269,10 +285,12 @@ static void give_rows(const dn_shm_comm_plan *plan) {
                  0, buffer->rows[plan->rank]);
         pthread_mutex_unlock(&table->store->lock);
     }
+    dn_meter_switch(phase);
 }
 
 /* Adds up all ranks' rows, in their order. */
 static int take_rows(const dn_shm_comm_plan *plan) {
+    if (plan->of.n_tables) dn_meter_switch(DN_ROWS); /* up to whatever follows the exchange */
     for (int k = 0; k < plan->of.n_tables; k++) {
         dn_param *table = plan->of.params[plan->of.n_dense + k];
         const dn_shared_buffer *buffer = &plan->buffers[k];
@@ -293,6 +311,7 @@ int dn_shm_comm_sum(dn_shm_comm *comm, dn_shm_comm_plan *plan, double seconds) {
         const int error = dn_shm_comm_sum_dense(plan); /* of the number of ranks: on all of them */
         if (error) return error;
         give_rows(plan);
+        count_bytes(plan);
         send_message(comm); /* behind it sums and rows are complete */
         comm->stage = TO_EXCHANGE;
     }

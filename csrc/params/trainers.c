@@ -35,7 +35,8 @@ struct dn_trainer {
     double c[4]; /* the rule's constants */
     dn_settings set;
     int64_t updates, clips;
-    int n_selected; /* -1: all of the store */
+    double last_norm; /* -1: not known */
+    int n_selected;   /* -1: all of the store */
     dn_param **selected;
     /* by parameter id, below n_excluded: from the decay of AdamW */
     char *excluded;
@@ -109,6 +110,7 @@ dn_trainer *dn_trainer_new(dn_store *store, int rule, const double *constants) {
     *t = (dn_trainer){.store = store,
                       .rule = RULES[rule],
                       .set = {.share = 1, .decay = 1, .sparse = 1},
+                      .last_norm = -1,
                       .n_selected = -1};
     memcpy(t->c, constants, sizeof t->c);
     dn__store_retain(store);
@@ -139,6 +141,7 @@ void dn_trainer_set(dn_trainer *t, const dn_settings *set) { t->set = *set; }
 
 int64_t dn_trainer_updates(dn_trainer *t) { return t->updates; }
 int64_t dn_trainer_clips(dn_trainer *t) { return t->clips; }
+double dn_trainer_last_norm(dn_trainer *t) { return t->last_norm; }
 void dn_trainer_set_updates(dn_trainer *t, int64_t updates) { t->updates = updates; }
 
 static void free_moments(dn_trainer *t) {
@@ -366,6 +369,7 @@ static int clip(dn_trainer *t, int n, dn_param *const *params, double *scale) {
     dn_real *g;
     *scale = set->share;
     if (set->check || set->clip > 0) length = norm(n, params);
+    t->last_norm = set->check || set->clip > 0 ? length * set->share : -1;
     if (!isfinite(length)) return DN_ERROR_NONFINITE;
     if (prepare_all(t, n, params)) return DN_ERROR_MEMORY;
     if (set->clip_value > 0) {
@@ -397,7 +401,7 @@ double dn_trainer_norm(dn_trainer *t) {
 }
 
 /* n < 0: what is selected */
-int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
+static int clip_and_update(dn_trainer *t, int n, dn_param *const *params) {
     double scale;
     DN_HOLD(t->store);
     if (n < 0) n = selection(t, &params);
@@ -410,6 +414,13 @@ int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
         update(t, &s, n, params);
         dn__end_writing(t->store);
     }
+    return error;
+}
+
+int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
+    const int phase = dn_meter_switch(DN_UPDATE);
+    const int error = clip_and_update(t, n, params);
+    dn_meter_switch(phase);
     return error;
 }
 

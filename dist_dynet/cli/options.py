@@ -30,6 +30,8 @@ class Options:
     bind: bool
     threads: int | None
     timeout: float | None
+    metrics: Path | None
+    metrics_every: int | None
     launch_agent: str
     interface: str
     command: tuple[str, ...]
@@ -135,6 +137,18 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
             help="how long a rank waits for ranks that are alive (DIST_DYNET_TIMEOUT)",
         ),
         add(
+            "--metrics",
+            type=Path,
+            metavar="FILE",
+            help="rank 0 adds lines of JSON: times of all ranks, learning rate, loss ...",
+        ),
+        add(
+            "--metrics-every",
+            type=count,
+            metavar="K",
+            help="updates from one line, and look at who is waited for, to the next (default 100)",
+        ),
+        add(
             "--launch-agent",
             default="",
             metavar="PROGRAM",
@@ -218,6 +232,8 @@ def parse(arguments: list[str]) -> Options:
         bind=given.bind,
         threads=given.threads,
         timeout=given.timeout,
+        metrics=given.metrics,
+        metrics_every=given.metrics_every,
         launch_agent=given.launch_agent or os.environ.get("DIST_DYNET_LAUNCH_AGENT", ""),
         interface=given.interface or os.environ.get("DIST_DYNET_INTERFACE", ""),
         command=(sys.executable, *(_AS_DYNET if given.as_dynet else ()), *program),

@@ -179,4 +179,8 @@ def _chosen(options: Options) -> dict[str, str]:
     chosen = dict.fromkeys(THREADS, str(options.threads)) if options.threads else {}
     if options.timeout:
         chosen["DIST_DYNET_TIMEOUT"] = f"{options.timeout:g}"
+    if options.metrics:
+        chosen["DIST_DYNET_METRICS"] = str(options.metrics.absolute())
+    if options.metrics_every:
+        chosen["DIST_DYNET_METRICS_EVERY"] = str(options.metrics_every)
     return {**chosen, **dict(options.variables)}

@@ -13,7 +13,7 @@ _signals and _rng_streams, are what else user code calls; _launcher, _world, _se
 _saving say what it is to be one of several processes.
 """
 
-from . import _failures, trial
+from . import _failures, metrics, trial
 from .batches import Batch
 from .checkpoint import Checkpointer
 from .collectives import (
@@ -52,3 +52,4 @@ __all__ = [
 
 _failures.install()
 trial.install()
+metrics.follow_all_of_this_process()

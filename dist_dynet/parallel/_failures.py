@@ -150,6 +150,7 @@ def guard(world: World) -> None:
     install()
     leaving = world.duplicate()
     processes = world.comm.allgather((world.host, world.process, _alive.answer()))
+    world.hosts = [host for host, _, _ in processes]
     if world.mpi.Query_thread() == world.mpi.THREAD_MULTIPLE:
         _State.watchdog = Watchdog(world, world.duplicate(), processes)
         _State.watchdog.start()

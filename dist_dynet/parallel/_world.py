@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import meter
 from .._version import __version__
 from ._launcher import Launch
 from ._mpi import TIMEOUT, import_mpi
@@ -102,6 +103,7 @@ class World:
             (launch.rank, launch.size, launch.local_rank) if launch else (0, 1, 0)
         )
         self.host = socket.gethostname()
+        self.hosts = [self.host]  # of all ranks of the job
         self.process = os.getpid()
         self.timeout = TIMEOUT  # seconds that a rank waits for ranks that are alive
         self.members: Sequence[int] = range(self.size)  # of each rank here its rank in the job
@@ -322,6 +324,7 @@ class World:
         start = moved = polled = time.perf_counter()
         seen = moves()
         self._job.place = Place(what, time.monotonic(), self.members)
+        before = meter.wait()
         try:
             while not done():
                 now, count = time.perf_counter(), moves()
@@ -336,6 +339,7 @@ class World:
                 if now - start > _SPIN:
                     time.sleep(min(max((now - moved) / 50, _SHORTEST_NAP), _LONGEST_NAP))
         finally:
+            meter.switch(before)
             self._job.place = None
 
     def barrier(self, timeout: float | None = None) -> None:

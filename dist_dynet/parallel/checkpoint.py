@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._ffi import lib
 from ..io.checksummed import Copied, add_checksum, tree_of
 from ..io.files import FileName
+from ..meter import during
 from ..params.collection import ParameterCollection
 from ..params.stored import at_one_moment, check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
@@ -163,8 +165,7 @@ class Checkpointer:
 
     @property
     def step(self) -> int:
-        """How many updates had been done at the last checkpoint that was written or resumed from.
-        One that is written beside training counts from the next save on."""
+        """How many updates the last checkpoint has that is known to be written, or was resumed."""
         return self._step
 
     def add(self, name: str, obj: Any, per_rank: bool = False) -> None:
@@ -207,9 +208,8 @@ class Checkpointer:
 
     def _wishes(self) -> bool:
         """Whether this rank wants a save: it was told to, or rank 0's clock says so."""
-        return self._marked or (
-            0 < self._seconds < time.monotonic() - self._since and self._world.rank == 0
-        )
+        over = 0 < self._seconds < time.monotonic() - self._since
+        return self._marked or (over and self._world.rank == 0)
 
     def _due(self) -> bool:
         """The same on all ranks."""
@@ -222,8 +222,7 @@ class Checkpointer:
             self._save(by_itself=True)
 
     def _refuse_to_run_ahead(self) -> None:
-        """A loop that reads ahead does not ask for its next batch when its body is done: then there
-        is no moment to save at."""
+        """A loop that reads ahead does not say when its body is done, which is when to save."""
         if self._sampler is not None and self._sampler.runs_ahead:
             raise RuntimeError(
                 "Checkpointer: with `every` the loop over the sampler must work on each batch"
@@ -265,11 +264,12 @@ class Checkpointer:
             OSError: the file cannot be written, on all ranks; the earlier checkpoints are whole.
             RuntimeError: the ranks are at different steps; moving averages are swapped in; another
                 run saves into the directory.
-            TypeError: `extra` or the state of an object holds something that cannot be saved.
+            TypeError: something in `extra` or in the state of an object cannot be saved.
         """
         return self._save(by_itself=False)
 
     @trial.leaves_out
+    @during(lib.DN_SAVE)
     def _save(self, by_itself: bool) -> bool:
         """As save(); what fails of a save by itself is a warning, unless each is required."""
         self._marked, self._since = False, time.monotonic()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
+from ..meter import hand_over, switch
 from ..params.parameters import LookupParameters
 from ._world import World
 from .negotiation import AsPlanned, MpiTransport, Negotiated, NegotiatedByRank
@@ -83,6 +84,8 @@ class MpiSum:
         requests = self._send_dense(negotiated)
         tables = self._send_rows(negotiated, requests)
         self._here.wait(requests, negotiated.what)
+        if tables:
+            switch(lib.DN_ROWS)
         self._here.wait(self._send_blocks(tables, negotiated.what), negotiated.what)
         for rows in tables:
             lib.dn_param_clear_gradient(rows.handle)
@@ -115,6 +118,7 @@ class MpiSum:
         chunks = [structure.root.chunk_gradients(chunk) for chunk in range(structure.root.chunks())]
         for chunk, start, end in gaps:
             chunks[chunk][start:end] = 0
+        hand_over(sum(end - start for _, start, end in ranges) * DTYPE.itemsize)
         return [
             request
             for chunk, start, end in ranges
@@ -133,10 +137,12 @@ class MpiSum:
             if total == 0:
                 continue
             ids, gradients = np.empty(total, np.int32), None
+            hand_over(table.touched_rows().nbytes)
             requests.append(self._comm.Iallgatherv(table.touched_rows(), (ids, counts)))
             if 2 * total < len(table):
                 block = table.touched_gradients()
                 gradients = np.empty((total, block.shape[1]), DTYPE)
+                hand_over(block.nbytes)
                 requests.append(self._comm.Iallgatherv(block, (gradients, counts * block.shape[1])))
             tables.append(Rows(table, negotiated.structure.handles[first + k], [(ids, gradients)]))
         return tables
@@ -152,6 +158,7 @@ class MpiSum:
                 mine = rows.table.touched_gradients()
                 block = np.zeros((len(union), mine.shape[1]), DTYPE)
                 block[np.searchsorted(union, rows.table.touched_rows())] = mine
+                hand_over(block.nbytes)
                 requests += self._add_up(block, what)
                 rows.pieces = [(union.astype(np.int32), block)]
         return requests

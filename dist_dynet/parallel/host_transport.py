@@ -108,6 +108,10 @@ class HostTransport:
         """As Transport.received."""
         return self._by_mpi.received(layout)
 
+    def meters(self) -> NDArray[Any]:
+        """As Transport.meters."""
+        return self._by_mpi.meters()
+
     # ---- one summary -------------------------------------------------------------------
 
     def _summary(

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib
 from ..expression import watchers
+from ..meter import switch
 from ..params.root import Root
 from ._world import World
 from .compression import Bf16
@@ -222,9 +223,11 @@ class HybridExchange:
             rows = self._rows.begin(structure, weight)
         self._drive(round_, rows, what)
         if round_:
+            switch(lib.DN_EXCHANGE)
             self._put(rest, negotiated.scale)
             round_.end()
         if rows:
+            switch(lib.DN_ROWS)
             rows.put(negotiated.scale)
         self._prepare(used)
 
@@ -315,6 +318,8 @@ class HybridExchange:
 
         def done() -> bool:
             is_summed = round_ is None or round_.advance()
+            if is_summed and rows is not None:
+                switch(lib.DN_ROWS)
             return (rows is None or rows.advance()) and is_summed
 
         self._here.wait_until(

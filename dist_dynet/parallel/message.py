@@ -30,8 +30,13 @@ def _numpy(kind: Any) -> Any:
     """NumPy's type of a C type."""
     if kind.kind == "array":
         return _numpy(kind.item), (kind.length,)
+    if kind.kind == "struct":
+        return np.dtype([(name, _numpy(field.type)) for name, field in kind.fields])
     return {"double": np.float64, "int64_t": np.int64}[kind.cname]
 
+
+READING: np.dtype[Any] = _numpy(ffi.typeof("dn_reading"))
+"""What a rank says of its time: nanoseconds by phase, and bytes handed over."""
 
 _FIELDS = {
     name: (_numpy(field.type), field.offset) for name, field in ffi.typeof("dn_rank_message").fields
@@ -44,8 +49,9 @@ class MessageLayout:
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
     >>> _ = m.add_parameters(2), m.add_lookup_parameters((3, 1))
-    >>> MessageLayout(Structure(m)).dtype.names
-    ('weight', 'structure', 'step', 'settings', 'flags', 'frozen', 'settled', 'rows', 'filled')
+    >>> names = MessageLayout(Structure(m)).dtype.names
+    >>> names[:5], names[-4:]
+    (('weight', 'meter', 'structure', 'step', 'settings'), ('frozen', 'settled', 'rows', 'filled'))
     """
 
     def __init__(self, structure: Structure) -> None:

@@ -19,6 +19,7 @@ from ..params.collection import ParameterCollection
 from ..trainers.state import Settings
 from ._world import World, format_ranks
 from .message import Flag, MessageLayout
+from .meters import Meters
 from .structure import Structure
 
 
@@ -126,6 +127,9 @@ class Transport(Protocol):
     def received(self, layout: MessageLayout) -> NDArray[Any]:
         """The messages of all ranks, until the next is sent."""
 
+    def meters(self) -> NDArray[Any]:
+        """Of the messages of a send() that has returned True what ranks have said of their time."""
+
 
 class MpiTransport:
     """Messages by MPI's all-gather, without a plan; moves as for World.wait_until()."""
@@ -155,6 +159,10 @@ class MpiTransport:
         """As Transport.received."""
         return self._every
 
+    def meters(self) -> NDArray[Any]:
+        """As Transport.meters."""
+        return self._every["meter"]
+
 
 class Negotiation:
     """Reaches agreement over one collection, update after update."""
@@ -175,6 +183,7 @@ class Negotiation:
         self._said: Any = None  # in the last update
         self._message = ffi.new("dn_rank_message *")
         self._planned = AsPlanned()
+        self.meters = Meters(here, comm)
         self._adopt(Structure(m), here.collective("DistributedTrainer"), ())
 
     def _adopt(self, structure: Structure, what: str, known: Any) -> None:
@@ -226,10 +235,12 @@ class Negotiation:
         )
         outcome = self._transport.send(self._layout, c, average, plannable, name)
         if outcome is True:
+            self.meters.take(self._transport.meters(), self._updates)
             for callback in self.on_flags:
                 callback(flags)
             return self._planned
         if isinstance(outcome, Summary):
+            self.meters.begin(self._updates)
             for callback in self.on_flags:
                 callback(outcome.of_any)
             own, scale = _counting(weight, outcome.weights, average)
@@ -244,6 +255,7 @@ class Negotiation:
                 settings,
             )
         what, every = name(), self._transport.received(self._layout)
+        self.meters.take(every["meter"], self._updates)
         alike = self._begin_alike(every)
         if current.hash != self._structure.hash or (
             not alike and (every["structure"] != self._structure.hash).any()

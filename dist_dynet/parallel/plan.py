@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .._ffi import DTYPE, NULL, ffi, lib
-from .message import MessageLayout
+from .message import READING, MessageLayout
 from .negotiation import NegotiatedByRank
 from .structure import Structure
 
@@ -64,6 +64,7 @@ class Plan:
             ffi.new("int32_t[]", ranks * tables),
             ffi.new("double[]", ranks),
             ffi.new("dn_shard[]", dense),
+            ffi.new("dn_reading[]", ranks),
         ]
         self.c.of, self.c.ranks, self.c.rank = self._layout.members[0], ranks, rank
         (
@@ -74,7 +75,10 @@ class Plan:
             self.c.rows,
             self.c.factors,
             self.c.shards,
+            self.c.meters,
         ) = self._kept
+        self.meters = np.frombuffer(ffi.buffer(self._kept[-1]), READING)
+        """What each rank has said of its time in the present update, where C has read it."""
         self._of_chunks, self._buffers = by_chunk, dict(buffers)
         for table, buffer in buffers.items():
             self.set_buffer(table, buffer)

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _random
-from .._ffi import BLAS_KERNELS, DTYPE, SIMD
+from .._ffi import BLAS_KERNELS, DTYPE, SIMD, lib
+from ..meter import hand_over, switch
 from ..params.collection import ParameterCollection
 from ..params.precision import rounding
 from ._world import World
@@ -195,6 +196,7 @@ class ReproducibleSum:
                 if filled.any():
                     node.dense = np.empty(bounds[here.rank + 1] - bounds[here.rank], DTYPE)
                     sizes = np.diff(bounds)
+                    hand_over(0 if sent is None else sent.nbytes)
                     requests.append(
                         self._comm.Iscatterv(
                             None if sent is None else (sent, sizes), node.dense, root=rank
@@ -202,7 +204,9 @@ class ReproducibleSum:
                     )
                 nodes.append(node)
         here.wait(requests, what)
+        before = switch(lib.DN_ROWS)
         tables = self._gather_tables([counts for _, _, counts in every], what)
+        switch(before)
         for node, rows in zip(nodes, tables, strict=True):
             node.tables = rows
         for node in sorted(nodes, key=lambda node: node.low):
@@ -232,6 +236,7 @@ class ReproducibleSum:
                 np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in mine)]),
                 np.concatenate([np.empty((0, width), DTYPE), *(block for _, block in mine)]),
             )
+            hand_over(own[0].nbytes + own[1].nbytes)
             requests += [
                 self._comm.Iallgatherv(own[0], (every[0], sizes)),
                 self._comm.Iallgatherv(own[1], (every[1], sizes * width)),

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
+from ..meter import hand_over
 from ..params.parameters import LookupParameters
 from ._world import World
 from .compression import CODE, Bf16, decoded
@@ -247,6 +248,7 @@ class RowsRound:
                     )
                     self._parts[k].append((of, place))
                     if rank != self._here.rank:
+                        hand_over(code.nbytes)
                         requests += [
                             self._comm.Irecv(place, rank, _ROWS),
                             self._comm.Isend(code, rank, _ROWS),
@@ -331,6 +333,7 @@ class RowsRound:
     ) -> Done:
         """Sends what is in the outbox, as (message, rank, tag), and receives a message from each
         source, of whatever length."""
+        hand_over(sum(message.nbytes for message, _, _ in outbox))
         requests = [self._comm.Isend(message, rank, tag_) for message, rank, tag_ in outbox]
         awaited, status, integer = list(sources), self._here.mpi.Status(), self._here.mpi.INT
         left = self._done(requests)

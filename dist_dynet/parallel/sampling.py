@@ -12,7 +12,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .._ffi import lib
 from ..graph import cg
+from ..meter import during
 from ..params.dims import size
 from . import trial
 from ._session import world
@@ -434,6 +436,7 @@ def shard(
     )
 
 
+@during(lib.DN_EVALUATE)
 def evaluate(
     fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, comm: Any = None
 ) -> list[R]:

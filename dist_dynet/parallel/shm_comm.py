@@ -91,6 +91,11 @@ class SharedTransport:
         )
         return np.frombuffer(said, layout.dtype)
 
+    def meters(self) -> NDArray[Any]:
+        """As Transport.meters."""
+        assert self.plan is not None
+        return self.plan.meters
+
     def sum(self) -> None:
         """Adds up gradients as planned; after a send() that has returned True. Collective."""
         assert self.plan is not None

@@ -12,6 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from .._ffi import lib
+from ..meter import switch
 from ..params.parameters import AnyParameter
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
@@ -88,14 +90,30 @@ class Sync:
     ) -> tuple[bool, bool]:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all
         ranks have run out of data."""
+        before = switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
+        try:
+            return self._step(weight, step, flags, problem, chosen)
+        finally:
+            switch(before)
+
+    def _step(
+        self,
+        weight: float,
+        step: Step,
+        flags: int,
+        problem: str,
+        chosen: Sequence[AnyParameter] | None,
+    ) -> tuple[bool, bool]:
         over, what = bool(flags & Flag.ENDED), ""
         if self.negotiation is not None:
             negotiated = self._negotiate(
                 weight, step, flags | Flag.JOIN if self.joins else flags, problem
             )
             over, what = negotiated.over, negotiated.what
+            switch(lib.DN_EXCHANGE)
             if self.reproducible is None and self.exchange is not None:
                 self.exchange.sum(negotiated)
+                self.negotiation.meters.end(what)
             self.passes.stash.mark()
         elif weight == 0:
             self._trainer.collection.reset_gradients()
@@ -108,6 +126,7 @@ class Sync:
         ):
             self._is_amid = False
             return False, over
+        switch(lib.DN_UPDATE)
         try:
             updated = self.hooks.apply(chosen)
         except RuntimeError:  # of gradients that are not finite, on all ranks

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .._hints import OF_TRAINERS, explain
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
-from . import _saving, environment, trial
+from . import _saving, environment, metrics, trial
 from ._session import world
 from ._world import hash_of
 from .batches import Batch, checked_weight, update_called
@@ -183,6 +183,7 @@ class DistributedTrainer(TrainerWrapper):
                 here, comm, trainer.collection, average != "sum", chosen.transport
             )
             broadcast_state(here, comm, trainer)
+            metrics.follow_negotiated(trainer, here, self.sync.negotiation)
         if watching is not None:
             watching.watch(trainer, self.sync, average, checks)
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import ffi, lib, pointer
+from ..meter import hand_over
 from .compression import Bf16, decoded
 
 PIECE = 1 << 17
@@ -221,7 +222,12 @@ class Sum:
         for (_, rank), place in zip(self._peers, arriving.numbers, strict=True):
             self._add(self._comm.Irecv(place, rank, tag), moved)
         for _, rank in self._peers:
-            self._add(self._comm.Isend(self._sent[start:end], rank, tag), moved)
+            self._add(self._leaves(start, end, rank, tag), moved)
+
+    def _leaves(self, start: int, end: int, rank: int, tag: int) -> Any:
+        numbers = self._sent[start:end]
+        hand_over(numbers.nbytes)
+        return self._comm.Isend(numbers, rank, tag)
 
     def _moved(self, piece: Piece, arriving: _Arriving) -> None:
         arriving.left -= 1
@@ -258,7 +264,7 @@ class Sum:
                     self._compression.encode(self._array, a, b)
                 # the sum comes to the place from which the numbers leave
                 self._add(
-                    self._comm.Isend(self._sent[a:b], rank, tag),
+                    self._leaves(a, b, rank, tag),
                     partial(self._await_sum, rank, a, b, tag + 1),
                 )
 
@@ -276,7 +282,7 @@ class Sum:
             self._compression.encode(self._array, start, end)
             decoded(self._sent[start:end], mine)
         for _, rank in self._peers:
-            self._add(self._comm.Isend(self._sent[start:end], rank, 2 * piece.number + 2))
+            self._add(self._leaves(start, end, rank, 2 * piece.number + 2))
 
     def _await_sum(self, rank: int, start: int, end: int, tag: int) -> None:
         then = (

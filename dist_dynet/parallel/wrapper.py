@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ..params.collection import ParameterCollection
 from ..trainers import Trainer
+from ..trainers.stats import Stats
+from .metrics import added, seconds_of
+from .sync import Sync
 
 
 class TrainerWrapper:
@@ -11,6 +14,7 @@ class TrainerWrapper:
 
     __slots__ = ("_inner",)
     _inner: Trainer
+    sync: Sync
 
     @property
     def inner(self) -> Trainer:
@@ -97,6 +101,22 @@ class TrainerWrapper:
     def restart(self, learning_rate: float | None = None) -> None:
         """Sets the moments to zero, and the learning rate if given. To be called on all ranks."""
         self._inner.restart(learning_rate)
+
+    def stats(self) -> Stats:
+        """As Trainer.stats(), with the times of all ranks from the first update to the last, as
+        they have said in the last update; nothing is sent."""
+        here, negotiation = self.sync.here, self.sync.negotiation
+        stats = self._inner.stats()
+        if negotiation is None or negotiation.meters.first is None:
+            return stats
+        spent = added(negotiation.meters.latest, negotiation.meters.first)
+        hosts = [here.hosts[member] for member in here.members]
+        return stats._replace(ranks=seconds_of(spent), hosts=hosts)
+
+    def log(self, **values: float) -> None:
+        """As Trainer.log(). Values of other ranks than rank 0 are not shown; all_reduce() gives it
+        their mean."""
+        self._inner.log(**values)
 
     def whoami(self) -> str:
         """The name of the wrapped trainer's class."""

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from numpy.typing import NDArray
 
+from .. import meter
 from .._ffi import NULL, ffi, lib
 from .._integers import count
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .arguments import Follower, Schedule, chosen, number
+from .stats import WithStats
 
 if TYPE_CHECKING:
     from .state import Settings
@@ -29,7 +31,7 @@ _SETTINGS = ffi.typeof("dn_settings *")
 _NO_CONSTANTS = (0.0,) * 4
 
 
-class Trainer:
+class Trainer(WithStats):
     """What all trainers have in common. Use a subclass.
 
     Args:
@@ -50,9 +52,11 @@ class Trainer:
         "_is_plain",
         "_known_settings",
         "_last",
+        "_logged",
         "_schedule",
         "_settings",
         "_shown",
+        "_since",
         "_skip_nonfinite",
         "_skipped",
     )
@@ -93,6 +97,8 @@ class Trainer:
         self._accumulation, self._gathered = 1, 0
         self._skip_nonfinite, self._skipped = False, 0
         self._shown = (0, 0)  # updates and clips at the last status()
+        self._since = meter.read()
+        self._logged: dict[str, list[float]] = {}  # sum and number of what log() was given
         self._followers: list[Follower] = []
         self._first: list[Callable[[], None]] = []  # called before an update; may refuse it
         self._last: list[Callable[[], None]] = []  # called when all of an update is done

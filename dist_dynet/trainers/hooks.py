@@ -65,6 +65,12 @@ class Hooks:
         """Calls `callback` with each trainer that is made from now on."""
         trainers._on_new.append(callback)
 
+    def take_logged(self) -> dict[str, float]:
+        """The means of what log() was given since the last call."""
+        logged = {name: sum_ / n for name, (sum_, n) in self._trainer._logged.items()}
+        self._trainer._logged.clear()
+        return logged
+
     @property
     def schedule(self) -> Schedule | None:
         """What sets the learning rate, if it is still there."""

@@ -1,0 +1,285 @@
+"""What rank 0 writes while a run goes on: lines of metrics, and who is waited for.
+
+It reads what ranks have said of their time in the negotiation, and sends nothing. `--metrics FILE`
+of dist-dynet run sets DIST_DYNET_METRICS; docs/metrics.md says what a line holds.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import json
+import math
+import os
+import statistics
+import sys
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import meter
+from .._environment import number
+from .._ffi import lib
+from ..trainers import Trainer
+from ..trainers.hooks import Hooks
+from ..trainers.stats import slowest
+from . import _launcher
+from ._failures import report
+from ._world import World
+from .message import READING
+from .negotiation import Negotiation
+
+FILE = os.environ.get("DIST_DYNET_METRICS", "")
+
+EVERY = number("DIST_DYNET_METRICS_EVERY", 100, least=1)
+"""Updates from one line to the next; inf: there are none."""
+
+SHORTEST = 1.0
+"""Seconds over which it is looked who is waited for, at least: in less, chance decides."""
+
+PAUSE, LONGEST_PAUSE = 10.0, 600.0
+"""Seconds from one naming of the same ranks to the next: twice as many each time."""
+
+FEW = 16
+"""Up to so many ranks each has its numbers in a line."""
+
+RESERVED = (
+    *("run", "attempt", "trainer", "update", "updates", "time", "wall", "ranks", "seconds"),
+    *("bytes", "learning_rate", "gradient_norm", "slowest"),
+)
+"""The names of a line's own fields."""
+
+_numbers = itertools.count(1)
+_began = round(time.time(), 3)
+
+Meters = Callable[[], tuple[NDArray[Any], int]]
+"""What each rank has said of its time, READING, one for each rank; and the number of the update in
+which it has."""
+
+
+def seconds_of(meters: NDArray[Any]) -> dict[str, list[float]]:
+    """By phase, of each rank."""
+    table = (meters["nanoseconds"] * 1e-9).T.tolist()
+    return dict(zip(meter.PHASES, table, strict=True))
+
+
+def added(now: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
+    """What has been added since an earlier reading."""
+    result = np.empty_like(now)
+    for name in now.dtype.names or ():
+        result[name] = now[name] - before[name]
+    return result
+
+
+class _Window:
+    """What happened since the last look: there is one each for lines and for naming."""
+
+    def __init__(self) -> None:
+        self.meters: NDArray[Any] | None = None
+        self.count = 0
+
+    def move(self, meters: NDArray[Any], count: int) -> tuple[NDArray[Any], int]:
+        """Begins anew at these; what was added, in how many updates."""
+        assert self.meters is not None
+        result = added(meters, self.meters), count - self.count
+        self.meters, self.count = meters, count
+        return result
+
+
+class Report:
+    """Follows the updates of one trainer, on the first of its ranks.
+
+    Args:
+        trainer: the trainer itself, or the one that is wrapped.
+        hosts: of each rank.
+        members: of each rank its number in the job.
+        meters: as Meters.
+        every: updates from one line to the next.
+        file: of the lines; none if empty.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        hosts: Sequence[str],
+        members: Sequence[int],
+        meters: Meters,
+        every: float = EVERY,
+        file: str = FILE,
+    ) -> None:
+        self._trainer, self._hooks = weakref.ref(trainer), Hooks(trainer)
+        self._hosts, self._members, self._meters = hosts, list(members), meters
+        self._every, self._file = every, file
+        self._number, self._count = next(_numbers), 0
+        self._lines, self._naming = _Window(), _Window()
+        self._next: float = 1
+        self._named: tuple[int, ...] = ()
+        self._pause, self._silent_until = PAUSE, 0.0
+
+    def updated(self) -> None:
+        """Told after each update."""
+        self._count += 1
+        if self._count >= self._next:
+            self._look()
+
+    def _look(self) -> None:
+        latest, update = self._meters()
+        meters = latest.copy()
+        if self._lines.meters is None:  # what came before the first update is no part of it
+            self._next = self._count + self._every - 1
+            for window in (self._lines, self._naming):
+                window.meters, window.count = meters, update
+            return
+        if update == self._lines.count:  # nothing new has been said yet
+            return
+        self._next = self._count + self._every
+        if self._file:
+            self._write(*self._lines.move(meters, update))
+        if len(meters) > 1:
+            self._name_the_slowest(meters, update)
+
+    def end(self) -> None:
+        """At the end of the program: what has no line yet gets one."""
+        latest, update = self._meters()
+        if self._file and self._lines.meters is not None and update > self._lines.count:
+            self._write(*self._lines.move(latest.copy(), update))
+
+    # ---- lines -------------------------------------------------------------------------
+
+    def line(self, spent: NDArray[Any], updates: int) -> dict[str, Any]:
+        """What is written of so many updates."""
+        trainer = self._trainer()
+        assert trainer is not None
+        seconds, stats = seconds_of(spent), trainer.stats()
+        few = len(spent) <= FEW
+        found = slowest(seconds)
+        return {
+            "run": _began,
+            "attempt": int(os.environ.get("DIST_DYNET_ATTEMPT") or 0),
+            "trainer": self._number,
+            "update": stats.updates,
+            "updates": updates,
+            "time": round(time.time(), 3),
+            "wall": _rounded(max(map(sum, zip(*seconds.values(), strict=True)))),
+            "ranks": self._members if few else len(spent),
+            "seconds": {
+                phase: [_rounded(s) for s in of] if few else _summary(of, self._members)
+                for phase, of in seconds.items()
+            },
+            "bytes": int(spent["bytes"].sum()),
+            "learning_rate": stats.learning_rate,
+            "gradient_norm": _finite(stats.gradient_norm),
+            "slowest": found and [self._members[rank] for rank in found.ranks],
+            **{
+                name if name not in RESERVED else f"{name}_": _finite(value)
+                for name, value in self._hooks.take_logged().items()
+            },
+        }
+
+    def _write(self, spent: NDArray[Any], updates: int) -> None:
+        """One line in one piece, at the end of the file."""
+        if self._trainer() is None:
+            return
+        text = json.dumps(self.line(spent, updates), allow_nan=False) + "\n"
+        try:
+            file = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                os.write(file, text.encode())
+            finally:
+                os.close(file)
+        except OSError as error:
+            report(f"metrics: {self._file} cannot be written: {error.strerror}. There are no more.")
+            self._file = ""
+
+    # ---- who is waited for -------------------------------------------------------------
+
+    def _name_the_slowest(self, meters: NDArray[Any], update: int) -> None:
+        assert self._naming.meters is not None
+        spent = added(meters, self._naming.meters)
+        if spent["nanoseconds"][0].sum() < SHORTEST * 1e9:
+            return
+        self._naming.move(meters, update)
+        found = slowest(seconds_of(spent))
+        now = float(meters["nanoseconds"][0].sum()) * 1e-9
+        if found is None or (found.ranks == self._named and now < self._silent_until):
+            return
+        self._pause = min(2 * self._pause, LONGEST_PAUSE) if found.ranks == self._named else PAUSE
+        self._named, self._silent_until = found.ranks, now + self._pause
+        members = tuple(self._members[rank] for rank in found.ranks)
+        hosts = dict(zip(self._members, self._hosts, strict=True))
+        say(f"{found._replace(ranks=members).words(hosts)}.")
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"dist_dynet: {text}\n")
+    sys.stderr.flush()
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds, 9)
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no other numbers."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _summary(values: Sequence[float], members: Sequence[int]) -> dict[str, float]:
+    """What stands for many ranks.
+
+    >>> _summary([1.0, 4.0, 2.0], [0, 1, 2])
+    {'min': 1.0, 'min_rank': 0, 'median': 2.0, 'max': 4.0, 'max_rank': 1}
+    """
+    least, most = (values.index(chosen) for chosen in (min(values), max(values)))
+    return {
+        "min": _rounded(values[least]),
+        "min_rank": members[least],
+        "median": _rounded(statistics.median(values)),
+        "max": _rounded(values[most]),
+        "max_rank": members[most],
+    }
+
+
+# ---- whom it follows -------------------------------------------------------------------
+
+
+def follow(trainer: Trainer, hosts: Sequence[str], members: Sequence[int], meters: Meters) -> None:
+    """Reports on this trainer from now on."""
+    if math.isinf(EVERY):
+        return
+    report_ = Report(trainer, hosts, members, meters)
+    Hooks(trainer).after(report_.updated)
+    at_end = weakref.WeakMethod(report_.end)
+    atexit.register(lambda: method() if (method := at_end()) else None)
+
+
+def follow_negotiated(trainer: Trainer, here: World, negotiation: Negotiation) -> None:
+    """The same for a trainer of these ranks; the first of them reports."""
+    lib.dn_meter_follow()
+    if here.rank == 0:
+        hosts = [here.hosts[member] for member in here.members]
+        meters = negotiation.meters
+        follow(trainer, hosts, here.members, lambda: (meters.latest, meters.update))
+
+
+def follow_all_of_this_process() -> None:
+    """Without other ranks every trainer is reported on, if there is a file."""
+    if FILE and _launcher.find() is None:
+        Hooks.on_new(Trainer, _follow_alone)
+
+
+def _follow_alone(trainer: Trainer) -> None:
+    """Without other ranks."""
+    made = weakref.ref(trainer)
+
+    def meters() -> tuple[NDArray[Any], int]:
+        reading, present = meter.read(), made()
+        readings = np.array([(reading.nanoseconds, reading.bytes)], READING)
+        return readings, 0 if present is None else present.updates
+
+    follow(trainer, [""], [0], meters)

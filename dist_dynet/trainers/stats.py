@@ -1,0 +1,163 @@
+"""Stats: what a trainer knows of its run, in numbers; and which ranks the others wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .. import meter
+from .._ffi import lib
+
+WORTH_SAYING = 0.1
+"""So much more of their time the others must wait than the slowest ranks do."""
+
+
+class Slowest(NamedTuple):
+    """The ranks that the others wait for."""
+
+    ranks: tuple[int, ...]
+    own: float
+    """The share of their time that these wait themselves, on average."""
+    others: float
+    """The share of their time that the others wait, on average."""
+
+    def words(self, hosts: Sequence[str] | Mapping[int, str]) -> str:
+        """A sentence; hosts: of each rank.
+
+        >>> Slowest((3,), 0.004, 0.382).words(["node0", "node0", "node1", "node1"])
+        'rank 3 on node1 waits for nobody; the others wait 38 % of their time for it'
+        >>> Slowest((2, 3), 0.04, 0.382).words(["node0", "node0", "node1", "node1"])
+        'ranks 2 and 3 on node1 wait 4 % of their time; the others wait 38 % of theirs, for them'
+        """
+        one = len(self.ranks) == 1
+        *most, last = map(str, self.ranks)
+        who = f"rank {last}" if one else f"ranks {', '.join(most)} and {last}"
+        where = " and ".join(dict.fromkeys(hosts[rank] for rank in self.ranks))
+        verb, them = ("waits", "it") if one else ("wait", "them")
+        if self.own < 0.01:
+            what = f"for nobody; the others wait {self.others:.0%} of their time for {them}"
+        else:
+            what = (
+                f"{self.own:.0%} of {'its' if one else 'their'} time; the others wait"
+                f" {self.others:.0%} of theirs, for {them}"
+            )
+        return f"{who} on {where} {verb} {what}".replace("%", " %")
+
+
+def slowest(seconds: Mapping[str, Sequence[float]]) -> Slowest | None:
+    """The ranks that the others wait for, if that costs these more than 10 % of their time; None
+    where waiting is even.
+
+    A rank's share of waiting is its time in the phase "agreement", divided by that in all phases
+    but "save" and "evaluate". The slowest ranks are those below the widest gap between the ranks'
+    shares, at most half of all. They are named if the gap is wider than 10 %, and if they wait less
+    than half as much as the others do.
+
+    Args:
+        seconds: by phase, of each rank.
+
+    >>> even = {"compute": [0.6, 0.6, 0.5, 0.6], "agreement": [0.4, 0.4, 0.5, 0.4]}
+    >>> slowest(even) is None
+    True
+    >>> slowest({"compute": [0.5, 0.5, 0.5, 1.0], "agreement": [0.5, 0.5, 0.5, 0.0]})
+    Slowest(ranks=(3,), own=0.0, others=0.5)
+    """
+    waited = seconds["agreement"]
+    counted = [seconds[phase] for phase in seconds if phase not in ("save", "evaluate")]
+    totals = [sum(of_rank) for of_rank in zip(*counted, strict=True)]
+    if len(totals) < 2 or not all(totals):
+        return None
+    shares = [wait / total for wait, total in zip(waited, totals, strict=True)]
+    order = sorted(range(len(shares)), key=shares.__getitem__)
+    gap, low = max(
+        (shares[order[i]] - shares[order[i - 1]], i) for i in range(1, len(order) // 2 + 1)
+    )
+    rest = [shares[b] - shares[a] for a, b in zip(order[low:], order[low + 1 :], strict=False)]
+    own, others = (
+        sum(shares[rank] for rank in part) / len(part) for part in (order[:low], order[low:])
+    )
+    if gap <= WORTH_SAYING or gap < max(rest, default=0) or 2 * own >= others:
+        return None
+    return Slowest(tuple(sorted(order[:low])), own, others)
+
+
+class Stats(NamedTuple):
+    """What trainer.stats() gives. Times are in seconds."""
+
+    updates: int
+    """How many the trainer has made."""
+    seconds: dict[str, float]
+    """By phase, of this process, since the trainer was made."""
+    bytes: int
+    """Of gradients that this process has handed over to other ranks since then: to MPI, or in
+    memory that they share."""
+    learning_rate: float
+    """Of the next update."""
+    gradient_norm: float | None
+    """The L2 norm of the last update's averaged gradients before they were clipped; None: not
+    known, because nothing limits it."""
+    ranks: dict[str, list[float]]
+    """By phase, of each rank, from the first update to the last; empty with one process."""
+    hosts: list[str]
+    """Of each rank; empty with one process."""
+
+    @property
+    def wall(self) -> float:
+        """Since the trainer was made: the sum over all phases."""
+        return sum(self.seconds.values())
+
+    @property
+    def slowest(self) -> Slowest | None:
+        """The ranks that the others wait for, if these lose more than 10 % of their time."""
+        return slowest(self.ranks) if self.ranks else None
+
+
+class WithStats:
+    """What trainers offer of it."""
+
+    __slots__ = ()
+    _c: Any
+    _settings: Any
+    _since: meter.Reading
+    _logged: dict[str, list[float]]
+
+    def stats(self) -> Stats:
+        """Where the time went since the trainer was made, by phase, and what else is known of the
+        run; its fields say what, and in which units.
+
+        Phases are those of the main thread: "update" is the time inside of update(), "compute" all
+        that is none of the others.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
+        >>> trainer.update()
+        >>> stats = trainer.stats()
+        >>> stats.updates, list(stats.seconds), stats.seconds["update"] <= stats.wall
+        (1, ['compute', 'agreement', 'exchange', 'rows', 'update', 'save', 'evaluate'], True)
+        """
+        spent, norm = meter.read().since(self._since), lib.dn_trainer_last_norm(self._c)
+        return Stats(
+            updates=int(lib.dn_trainer_updates(self._c)),
+            seconds=spent.seconds(),
+            bytes=spent.bytes,
+            learning_rate=float(self._settings.rate),
+            gradient_norm=norm if norm >= 0 else None,
+            ranks={},
+            hosts=[],
+        )
+
+    def log(self, **values: float) -> None:
+        """Adds numbers such as the loss to the next line of metrics (docs/metrics.md), on rank 0:
+        there stands the mean of what a name was given since the line before.
+
+        Raises:
+            TypeError: a value is not a number.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
+        >>> trainer.log(loss=0.25, accuracy=0.9)
+        """
+        for name, value in values.items():
+            added = self._logged.setdefault(name, [0.0, 0])
+            added[0] += float(value)
+            added[1] += 1
