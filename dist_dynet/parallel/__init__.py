@@ -5,7 +5,7 @@ together.
     for batch in dy.parallel.shard(data, batch_size=32): ...
 
 Without a launcher all of it works with one process and mpi4py is not imported. In reading order:
-structure, message, negotiation, exchange, sync, batches, gradients, accumulation, wrapper and
+structure, message, meters, negotiation, exchange, sync, batches, gradients, accumulation, wrapper and
 trainer say how an update is made together, join and reproducible what some programs ask for beside
 it; engines chooses how gradients travel: memory, plan, communicator and shared on one host, layout,
 wire, compression, rounds, rows and hybrid between hosts. sampling, collectives and checkpoint, with
