@@ -5,9 +5,9 @@ together.
     for batch in dy.parallel.shard(data, batch_size=32): ...
 
 Without a launcher all of it works with one process and mpi4py is not imported. In reading order:
-structure, message, meters, negotiation, exchange, sync, batches, gradients, accumulation, wrapper and
-trainer say how an update is made together, join and reproducible what some programs ask for beside
-it; engines chooses how gradients travel: memory, plan, communicator and shared on one host, layout,
+structure, message, meters, negotiation, exchange, sync, batches, gradients, accumulation, wrapper
+and trainer say how an update is made together, join and reproducible what some programs ask for
+beside it; metrics says what rank 0 knows of the run; engines chooses how gradients travel: memory, plan, communicator and shared on one host, layout,
 wire, compression, rounds, rows and hybrid between hosts. sampling, collectives and checkpoint, with
 _signals and _rng_streams, are what else user code calls; _launcher, _world, _session, _failures and
 _saving say what it is to be one of several processes.
