@@ -102,10 +102,16 @@ class Batch(list[T], Generic[T]):
         self._n = float(n)
         self.total: float | None = float(total)
         """The same over all ranks; None: not known, since n was set."""
-        self.epoch, self.step = epoch, step
+        self.epoch = epoch
+        """Which pass over the data this is, from 0."""
+        self.step = step
+        """Which step of the epoch this is, from 0."""
         self.is_weighted = is_weighted
         """Whether n is a weight that the program gave, rather than the number of examples."""
-        self.part, self.description = part, description
+        self.part = part
+        """Which micro-batch of a step this is; None where a step is one batch."""
+        self.description = description
+        """Numbers that are the same on all ranks if they loop over the same data in one way."""
         self._loop = loop
 
     @property
