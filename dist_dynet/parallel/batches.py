@@ -60,9 +60,8 @@ def checked_weight(value: Any, what: str) -> float:
 
 class Batch(list[T], Generic[T]):
     """The examples of one rank in one step: a list that knows what it is part of. shard() makes
-    them; `update(batch)` names one.
-
-    Copies and slices are plain lists.
+    them; `update(batch)` names one. Copies and slices are plain lists. epoch is that of shard(), and
+    step counts from 0 in each; part is the micro-batch of a step, description for messages.
 
     >>> from dist_dynet import parallel
     >>> for batch in parallel.shard(
@@ -103,21 +102,16 @@ class Batch(list[T], Generic[T]):
         self.total: float | None = float(total)
         """The same over all ranks; None: not known, since n was set."""
         self.epoch = epoch
-        """Which pass over the data this is, from 0."""
         self.step = step
-        """Which step of the epoch this is, from 0."""
         self.is_weighted = is_weighted
         """Whether n is a weight that the program gave, rather than the number of examples."""
         self.part = part
-        """Which micro-batch of a step this is; None where a step is one batch."""
         self.description = description
-        """Numbers that are the same on all ranks if they loop over the same data in one way."""
         self._loop = loop
 
     @property
     def ends_step(self) -> bool:
-        """Whether its step ends with it: it is not cut into micro-batches, or the last of this
-        rank's."""
+        """Whether its step ends with it: it is not a micro-batch, or the last of this rank's."""
         return self.part is None or self.part.is_last
 
     @property
