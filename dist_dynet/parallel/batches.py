@@ -60,7 +60,7 @@ def checked_weight(value: Any, what: str) -> float:
 
 class Batch(list[T], Generic[T]):
     """The examples of one rank in one step: a list that knows what it is part of. shard() makes
-    them; `update(batch)` names one. Copies and slices are plain lists. epoch is that of shard(), and
+    them; `update(batch)` names one. Copies and slices are plain lists. epoch is that of shard();
     step counts from 0 in each; part is the micro-batch of a step, description for messages.
 
     >>> from dist_dynet import parallel
