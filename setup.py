@@ -35,6 +35,10 @@ setup(
     license="Apache-2.0",
     cffi_modules=[f"build_ffi.py:{name}" for name in ("core_float", "core_double")],
     ext_modules=[expression],
-    # the extensions keep to the stable ABI: one wheel serves this Python and later ones
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    options={
+        # the extensions keep to the stable ABI: one wheel serves this Python and later ones
+        "bdist_wheel": {"py_limited_api": "cp310"},
+        # one extension a processor: the two cores, float and double, compile side by side
+        "build_ext": {"parallel": str(len(os.sched_getaffinity(0)))},
+    },
 )
