@@ -4,6 +4,9 @@
 #
 #     scripts/namespace_hosts.sh -n 2 tests/slurm_hosts.sh sbatch --wait train.sbatch
 #
+#     SLURM_HOSTS_CGROUPS=1 scripts/namespace_hosts.sh ...    # jobs in control groups, which limit
+#         cores and memory, and bind tasks
+#
 # The hosts are those of scripts/namespace_hosts.sh, each with two cores as far as Slurm knows.
 # Keys, configuration and state lie in a folder that goes with the hosts; of the machine nothing is
 # changed, and when the command ends, everything ends.
@@ -46,10 +49,25 @@ mkdir -p /run/sshd "$home/.ssh"
 
 # ---- Slurm -----------------------------------------------------------------------------
 
+if [ -n "${SLURM_HOSTS_CGROUPS:-}" ]; then
+    [ -w /sys/fs/cgroup/memory ] && [ -w /sys/fs/cgroup/cpuset ] || cannot "it has no control groups of version 1 that it may write to"
+    groups="CgroupPlugin=cgroup/v1 ConstrainCores=yes ConstrainRAMSpace=yes"
+    plugins="ProctrackType=proctrack/cgroup TaskPlugin=task/cgroup,task/affinity JobAcctGatherType=jobacct_gather/cgroup
+        SelectTypeParameters=CR_Core_Memory"
+    # groups stay behind when the hosts are gone
+    trap 'kill -KILL $(jobs -p) 2>/dev/null || true; wait; find /sys/fs/cgroup/*/slurm_node* -depth -type d -exec rmdir {} + 2>/dev/null || true' EXIT
+else
+    groups=CgroupPlugin=disabled
+    plugins="ProctrackType=proctrack/linuxproc TaskPlugin=task/none JobAcctGatherType=jobacct_gather/none
+        SelectTypeParameters=CR_Core"
+fi
 head -c 1024 /dev/urandom >"$state/munge.key"
 chmod 600 "$state/munge.key"
-echo "CgroupPlugin=disabled" >"$state/cgroup.conf"
-cat >"$state/slurm.conf" <<SETTINGS
+# shellcheck disable=SC2086
+printf '%s\n' $groups >"$state/cgroup.conf"
+# shellcheck disable=SC2086
+printf '%s\n' $plugins >"$state/slurm.conf"
+cat >>"$state/slurm.conf" <<SETTINGS
 ClusterName=test
 SlurmctldHost=${hosts[0]}
 SlurmUser=root
@@ -59,15 +77,11 @@ StateSaveLocation=$state
 SlurmdSpoolDir=$state/spool-%n
 SlurmctldPidFile=$state/slurmctld.pid
 SlurmdPidFile=$state/slurmd-%n.pid
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
 MailProg=/bin/true
 ReturnToService=2
 KillWait=5
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 NodeName=$names CPUs=2 CoresPerSocket=2 RealMemory=1000
 PartitionName=main Nodes=ALL Default=YES

@@ -8,14 +8,26 @@ long.
 import io
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from jobs import SCRIPT, all_gone, launch, lines_of, program, start_launcher, started
+from jobs import (
+    PROGRAMS,
+    SCRIPT,
+    all_gone,
+    environment_of,
+    launch,
+    lines_of,
+    program,
+    start_launcher,
+    started,
+)
 from processes import output_of, run_python
 
 import dist_dynet
@@ -312,6 +324,39 @@ def test_signal_to_the_launcher_ends_everything(python, number):
     out, err = job.communicate(timeout=60)
     assert job.returncode == ENDING[number], (out, err)
     assert all_gone(processes)
+
+
+TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_control_c_on_a_terminal_ends_everything(python):
+    """The terminal itself sends the signal, to the processes that it has in the foreground."""
+    master, terminal = pty.openpty()
+    command = (python, "-m", "dist_dynet", "run", "-n", "2", SCRIPT, "-", "sleep")
+    job = subprocess.Popen(
+        [python, "-c", TERMINAL, *command],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment_of(python),
+        cwd=PROGRAMS,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    said = b""
+    with suppress(OSError):  # the end of the last process that has the terminal
+        while data := os.read(master, 4096):
+            before, said = said.count(b"processes"), said + data
+            if before < 2 <= said.count(b"processes"):
+                os.write(master, b"\x03")
+    os.close(master)
+    assert job.wait(60) == 130, said
+    processes = [int(text) for text in re.findall(rb"(?<=processes )\d+|\d+(?=\r\n)", said)]
+    assert len(processes) == 4 and all_gone(processes), said
 
 
 def test_killed_mpirun_is_named_and_nothing_is_left(python):

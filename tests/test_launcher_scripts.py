@@ -37,6 +37,19 @@ print("start", os.environ.get("SLURM_RESTART_COUNT", "0"), "of rank", parallel.r
 if "SLURM_RESTART_COUNT" not in os.environ:
     time.sleep(100)
 """
+HUNGRY = """
+import os
+import dist_dynet as dy
+from dist_dynet import parallel
+
+m = dy.ParameterCollection()
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m))
+print("rank", parallel.rank(), "on", len(os.sched_getaffinity(0)), "core", flush=True)
+taken = []
+while parallel.rank() == 1:
+    taken.append(b"x" * (8 << 20))
+trainer.update()
+"""
 SUBMIT_AND_SIGNAL = """
 job=$(sbatch --parsable --nodes=2 --ntasks-per-node=1 scripts/launch_slurm.sbatch again.py)
 reads() { for _ in $(seq 300); do grep -q "$1" dist-dynet-$job.log 2>/dev/null && return; sleep 0.1; done; return 1; }
@@ -77,6 +90,7 @@ def clone(tmp_path_factory):
     (folder / ".venv").symlink_to(sys.prefix)
     (folder / "train.py").write_text(PROGRAM)
     (folder / "again.py").write_text(AGAIN)
+    (folder / "hungry.py").write_text(HUNGRY)
     return folder
 
 
@@ -188,6 +202,23 @@ def test_launch_slurm_is_queued_again_by_slurm(run):
         1,
         1,
     ], job.stdout
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+def test_control_groups_of_slurm_limit_cores_and_memory(run):
+    command = ("salloc", "--quiet", "--nodes=2", "--ntasks=2", "--mem=300M")
+    job = run(
+        *command,
+        *(".venv/bin/dist-dynet", "run", "hungry.py"),
+        before=[HOSTS, "-n", 2, SLURM],
+        SLURM_HOSTS_CGROUPS="1",
+    )
+    assert sorted(job.stdout.splitlines()) == [f"[{r}] rank {r} on 1 core" for r in (0, 1)], job
+    assert job.returncode == 137, job.stderr
+    assert (
+        "rank 1 (process " in job.stderr and "killed by SIGKILL, for want of memory" in job.stderr
+    )
 
 
 def test_empty_venv_without_an_index_says_what_to_do(clone, tmp_path):

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -164,6 +165,44 @@ def test_slurm_is_used_in_its_allocations(python, tmp_path):
         and "this is already a task of srun. Start one dist-dynet run in the allocation"
         in job.stderr
     )
+
+
+ASKS = """
+import os, socket
+manager = socket.socket(fileno=int(os.environ["PMI_FD"]))
+manager.sendall(b"cmd=get_maxes\\n")
+print(manager.recv(1023).decode(), flush=True)
+manager.sendall(b"cmd=put value=" + b"A" * 5000 + b"\\n")
+print(manager.recv(1023).decode(), flush=True)
+"""
+
+
+def test_mpich_sends_slurm_lines_that_it_takes(tmp_path):
+    """Slurm's own limit is that of its lines, and what stands before a value counts."""
+    manager, of_rank = socket.socketpair()
+    script = tmp_path / "asks.py"
+    script.write_text(ASKS)
+    site = Path(_relay.__file__).with_name("_site")
+    command = ("-I", "-S", _relay.__file__, "SLURM_PROCID", site, sys.executable, script)
+    relay = subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, "SLURM_PROCID": "1", "PMI_FD": str(of_rank.fileno())},
+        pass_fds=[of_rank.fileno()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    of_rank.close()
+    with manager, manager.makefile("rwb") as lines:
+        assert lines.readline() == b"cmd=get_maxes\n"
+        lines.write(b"cmd=maxes keylen_max=64 vallen_max=1024\n")
+        lines.flush()
+        assert lines.readline() == b"cmd=put value=" + b"A" * 5000 + b"\n"
+        lines.write(b"cmd=put_result rc=0\n")
+        lines.flush()
+        out, err = relay.communicate(timeout=60)
+        assert relay.returncode == 0, err
+    assert b"cmd=maxes keylen_max=64 vallen_max=800\n" in out
+    assert b"cmd=put_result rc=0\n" in out
 
 
 def test_allocation_says_how_many_ranks_there_are(monkeypatch):

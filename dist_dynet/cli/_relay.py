@@ -43,6 +43,8 @@ but not through the end of its program (os._exit(0)); as in dist_dynet/parallel/
 
 _PIECE, _MOST = 1500, 4000
 """Bytes of text in a frame, and bytes in a write: POSIX promises 4096 in one piece."""
+MOST_OF_VALUE = 800
+"""Bytes of a value that MPICH sends to Slurm."""
 _LINGER = 1.0
 """Seconds that the output of a script is read after its end, if a child of it keeps the pipe
 open."""
@@ -262,6 +264,59 @@ def start(command: list[str], folder: str, has_input: bool, out: int, err: int, 
     os._exit(127)
 
 
+class Pmi:
+    """Stands between a script and Slurm's process manager, by which the ranks of MPICH exchange
+    their addresses.
+
+    Slurm cuts lines at 1024 bytes. It tells MPICH that values may have as many; with what stands
+    before the value, lines are then longer. So MPICH is told less.
+    """
+
+    def __init__(self, manager: int) -> None:
+        self._ours, scripts = socket.socketpair()
+        self._other = {manager: self._ours.fileno(), self._ours.fileno(): manager}
+        self._manager, self._scripts = manager, scripts
+        os.set_inheritable(scripts.fileno(), True)
+        os.environ["PMI_FD"] = str(scripts.fileno())
+
+    def begin(self, poll: select.poll) -> None:
+        """The script has been started."""
+        self._scripts.close()
+        for descriptor in self._other:
+            poll.register(descriptor, select.POLLIN)
+
+    def take(self, descriptor: int, poll: select.poll) -> bool:
+        """Passes on what has come by this descriptor, if it is one of these."""
+        if descriptor not in self._other:
+            return False
+        try:
+            data = os.read(descriptor, 65536)
+            if descriptor == self._manager:
+                data = narrowed(data)
+            os.write(self._other[descriptor], data)
+        except OSError:
+            data = b""
+        if not data:  # the script's end is closed, or the manager's
+            for each in self._other:
+                poll.unregister(each)
+            self._other = {}
+            self._ours.close()
+        return True
+
+
+def narrowed(answer: bytes) -> bytes:
+    r"""A process manager's answer, with a lower limit of values if it says one.
+
+    >>> narrowed(b"cmd=maxes keylen_max=64 vallen_max=1024\n")
+    b'cmd=maxes keylen_max=64 vallen_max=800\n'
+    """
+    before, name, rest = answer.partition(b" vallen_max=")
+    digits = rest[: len(rest) - len(rest.lstrip(b"0123456789"))]
+    if not digits:
+        return answer
+    return before + name + b"%d" % min(int(digits), MOST_OF_VALUE) + rest[len(digits) :]
+
+
 class Relay:
     """One rank."""
 
@@ -274,6 +329,8 @@ class Relay:
         self._told = 0
         """The signal to end that this process got, and with it the whole rank."""
         self._process = 0
+        manager = "" if group_of_its_own else os.environ.get("PMI_FD", "")
+        self._pmi = Pmi(int(manager)) if manager.isdigit() else None
         self._leads = os.getpgid(0) == os.getpid()
         """Whether launchers can signal to the rank's group, as mpirun does; else what comes here is
         handed on."""
@@ -336,12 +393,16 @@ class Relay:
             poll.register(descriptor, select.POLLIN)
         for descriptor in (1, 2):
             poll.register(descriptor, 0)  # an error: nobody reads any more
+        if self._pmi:
+            self._pmi.begin(poll)
         code, reading, limit = None, set(lines), 0.0
         while code is None or (reading and time.monotonic() < limit):
             for descriptor, event in poll.poll(None if code is None else 100):
                 if descriptor in (1, 2):
                     if event & select.POLLERR:
                         end_the_rank()
+                    continue
+                if self._pmi and self._pmi.take(descriptor, poll):
                     continue
                 data = os.read(descriptor, 65536)
                 if descriptor in lines:
