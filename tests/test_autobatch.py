@@ -540,6 +540,31 @@ def test_inputs_are_gathered_once_for_all_that_read_them(model):
     assert dy.autobatch_stats()[2:4] == (1, 3)
 
 
+def gated(weights, n):
+    """n vectors, each of the products of one input with three matrices: two kinds of gates."""
+    ys = []
+    for i in range(n):
+        x = dy.inputVector([i / n, 1.0, -i])
+        a, b, c = (w * x for w in weights)
+        u = dy.tanh(b)
+        ys.append(dy.cmult(dy.logistic(a), u) + dy.cmult(dy.logistic(c), u))
+    return ys
+
+
+@pytest.mark.parametrize(("rows", "kinds"), [(8, 1), (128, 2)])
+def test_automatic_choice_reads_large_values_where_they_lie(model, rows, kinds):
+    weights = [model.add_parameters((rows, 3)) for _ in range(3)]
+    n = 40
+    dy.renew_cg(autobatching=AUTO)
+    dy.forward(gated(weights, n))
+    stats = dy.autobatch_stats()
+    # beside parameters and inputs: three products, one tanh, one sum; logistic and cmult where
+    # there are few numbers once, else once for each of the values that they read
+    assert stats.batches == 3 + n + 5 + 2 * kinds
+    assert stats.gathers_copied == (1 if kinds == 2 else 3)  # one: the inputs
+    assert_equal(lambda: (dy.sum_elems(dy.esum(gated(weights, n))), []), weights)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_draws_of_batched_nodes_are_those_of_single_ones(strategy):
     drawn = []

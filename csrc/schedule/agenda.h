@@ -46,15 +46,18 @@ typedef struct dn_agenda {
     int not_batchable, last_not_batchable; /* nodes ready that are computed by themselves */
     /* nodes draw from a generator, in the order of computation: it is to be DyNet's */
     int as_dynet;
-    /* the automatic choice: of the signatures, the one with the largest share of its nodes ready */
+    /* the automatic choice: of the signatures, the one with the largest share of its nodes ready;
+     * and where a node's value lies: of neighbours in a group it is one more; DN_NO_PLACE: in no
+     * group */
     int by_share;
+    int32_t *places;
     /* as_dynet, in graphs with nodes that are whole sequences: when DyNet, step by step, is done
      * with a node */
     dn_moment *when;
     int32_t *turns; /* the order in which nodes were taken */
     int32_t turn;
 } dn_agenda;
-enum { DN_NOT_BATCHABLE = -1, DN_LEAF_NODE = -2 };
+enum { DN_NOT_BATCHABLE = -1, DN_LEAF_NODE = -2, DN_NO_PLACE = -2 };
 /* DyNet's number for the order of depth; 1 and True stand for its agenda */
 enum { DN_DYNET_DEPTH = 2 };
 

@@ -18,7 +18,9 @@ enum {
     /* nodes that could be computed at a time, on average, for the automatic choice to batch */
     LEAST_WIDTH = 2,
     WIDE_BATCH = 8, /* on average: batched by hand */
-    MOST_SEEN = 64  /* signatures whose shares are compared */
+    MOST_SEEN = 64, /* signatures whose shares are compared */
+    LEAST_APART = 4096,  /* numbers of values that are worth a group of their own */
+    MOST_INPUTS_SEEN = 4 /* of a node whose group may end early */
 };
 
 double dn__seconds(void) {
@@ -47,6 +49,13 @@ static int link_users(dn_agenda *s) {
     for (int i = 0; i < s->n; i++) s->user_at[i] = s->user_at[i + 1];
     s->user_at[s->n] = total;
     return 0;
+}
+
+/* No node is in a group so far. */
+static int note_places(dn_agenda *s) {
+    s->places = dn__plan_take(s->t, (size_t)s->n, sizeof *s->places);
+    for (int i = 0; s->places && i < s->n; i++) s->places[i] = DN_NO_PLACE;
+    return s->places ? 0 : DN_ERROR_MEMORY;
 }
 
 static int by_depth(const void *a, const void *b) {
@@ -128,6 +137,45 @@ static dn_signature *next_signature(dn_agenda *s) {
     return s->by_rank[s->lowest_active * 64 + __builtin_ctzll(s->active[s->lowest_active])];
 }
 
+/* Where the inputs of a group lie, so far: whether side by side in one group before it, and where
+ * the last one does. */
+typedef struct inputs_seen {
+    int n, least; /* inputs, 0: not looked at; members that are worth a group of their own */
+    int is_side_by_side[MOST_INPUTS_SEEN];
+    int32_t last[MOST_INPUTS_SEEN];
+} inputs_seen;
+
+/* What is read where it lies need not be copied, nor its gradient be scattered. But nodes that
+ * multiply by a matrix all read that: for them one group is better, however their inputs lie. */
+static void look_at_inputs(const dn_agenda *s, const dn_signature *g, inputs_seen *in) {
+    const dn_tape *t = s->t;
+    const dn_node *node = &t->nodes[g->node];
+    in->n = 0;
+    if (!s->places || node->n_args > MOST_INPUTS_SEEN ||
+        node->op->flags & (DN_BATCHED_GEMM | DN_TRACED | DN_VARIABLE_LENGTH))
+        return;
+    for (int k = 0; k < node->n_args; k++)
+        if (t->nodes[t->args[node->args + k]].op == dn_ops[DN_OP_parameter]) return;
+    in->n = node->n_args;
+    in->least = (int)((int64_t)LEAST_APART * g->count / g->numbers) + 1;
+    for (int k = 0; k < in->n; k++) in->is_side_by_side[k] = 1;
+}
+
+/* Whether the group is to end before node i, which would be its member m. */
+static int ends_before(const dn_agenda *s, inputs_seen *in, int m, int i) {
+    for (int k = 0; k < in->n; k++) {
+        if (!in->is_side_by_side[k]) continue;
+        const int x = s->t->args[s->inputs[i].at + k] - s->first;
+        const int32_t place = x < 0 ? DN_NO_PLACE : s->places[x];
+        if (m ? place != in->last[k] + 1 : place == DN_NO_PLACE) {
+            if (m >= in->least) return 1;
+            in->is_side_by_side[k] = 0;
+        }
+        in->last[k] = place;
+    }
+    return 0;
+}
+
 /* Takes nodes that are ready off the front of a signature's list: a group, or one node by
  * itself. */
 static int take_group(dn_agenda *s, dn_signature *g) {
@@ -136,7 +184,10 @@ static int take_group(dn_agenda *s, dn_signature *g) {
     const int all_fit = g->numbers <= MOST_NUMBERS;
     int64_t numbers = 0;
     int i = g->ready;
+    inputs_seen in;
+    look_at_inputs(s, g, &in);
     for (; i >= 0 && numbers < MOST_NUMBERS; i = s->next_ready[i]) {
+        if (in.n && ends_before(s, &in, t->schedule->n.members - first, i)) break;
         const int64_t more = all_fit ? 0 : (int64_t)dn__elements(&t->nodes[s->first + i].dim);
         /* the group's batch elements are counted in 32 bits */
         if (numbers && numbers + more > INT32_MAX) break;
@@ -160,7 +211,12 @@ static int take_group(dn_agenda *s, dn_signature *g) {
         t->schedule->n.members = last;
         t->schedule->order[t->schedule->n.order++] = -1 - group;
     }
-    for (int m = first; m < first + n; m++) done(s, t->schedule->members[m] - s->first);
+    for (int m = first; m < first + n; m++) {
+        const int member = t->schedule->members[m] - s->first;
+        /* between groups a place stays free */
+        if (s->places) s->places[member] = n == 1 ? DN_NO_PLACE : m + t->schedule->n.order;
+        done(s, member);
+    }
     return 0;
 }
 
@@ -222,7 +278,7 @@ static int append_part(dn_agenda *s) {
         if (DN_GROW(t->schedule->order, t->schedule->capacity.order, ordered + s->n) ||
             DN_GROW(t->schedule->members, t->schedule->capacity.members,
                     (int64_t)t->schedule->n.members + s->n) ||
-            link_users(s))
+            link_users(s) || (s->by_share && note_places(s)))
             return dn__no_memory(t);
         return 1;
     case 2:
