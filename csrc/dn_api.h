@@ -231,7 +231,11 @@ enum dn_op_flag {
     DN_DEDUPLICATES_ROWS = 2048,
     /* made by calls of a traced function; those of one program whose arguments are known are
      * computed as one */
-    DN_TRACED = 4096
+    DN_TRACED = 4096,
+    /* takes its first input column by column, and so may be called for some columns at a time: what
+     * it has for each of its batch elements, `saved` included, lies in their order. See
+     * csrc/schedule/unkept.c */
+    DN_BY_COLUMNS = 8192
 };
 
 /* ---- graphs --------------------------------------------------------------------------- */

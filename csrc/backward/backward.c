@@ -107,7 +107,8 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
             DIMS(&t->nodes[i].dim));
     if (i >= t->schedule->evaluated)
         return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
-    const int error = check_versions(t, i);
+    int error = check_versions(t, i);
+    if (!error && full) error = dn__keep_all(t);
     if (error) return error;
     for (int j = 0; j < t->backward->first_new_node && j < t->n.nodes; j++) {
         t->nodes[j].grad = NULL;
@@ -203,6 +204,7 @@ void dn__stop_backward(dn_tape *t) {
         dn__hook_end(t, 0);
         dn__unlock_stores(t);
     }
+    dn__forget_ahead(t);
     end(t, 0);
 }
 

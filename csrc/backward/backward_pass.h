@@ -46,6 +46,14 @@ typedef struct dn_put_off {
     dn_columns_fn *columns;
 } dn_put_off;
 
+/* What backward does for node `node`, whose value is not kept, done while its user was computed, if
+ * each column of the user gets the gradient dy: `grads` of the node's inputs, NULL: not wanted. */
+typedef struct dn_ahead {
+    struct dn_ahead *next;
+    int node, user;
+    dn_real dy, **grads;
+} dn_ahead;
+
 typedef struct dn_backward_pass {
     dn_deferred *deferred; /* gradients of rows that were added up, by input */
     dn_product *products;
@@ -53,6 +61,7 @@ typedef struct dn_backward_pass {
     dn_put_off *put_off;
     int n_put_off, put_off_capacity;
     struct dn_in_blocks *blocks; /* blocks.c: while a call is done in blocks */
+    dn_ahead *ahead;             /* in the memory of values */
     dn_kept_columns columns[DN_KEPT_COLUMNS];
     int64_t columns_used; /* counts their uses */
     dn_transposed transposed[DN_MOST_TRANSPOSED];
@@ -72,6 +81,8 @@ typedef struct dn_backward_pass {
 } dn_backward_pass;
 
 /* ---- gradient_slots.c: where gradients are put */
+/* whether a gradient of this node is of use to a parameter that is updated */
+int dn__leads_to_update(const dn_node *);
 /* whether node wants a gradient in this backward */
 int dn__node_wants(const dn_tape *, const dn_node *);
 /* the gradient slot of node i; beta = 0: it holds nothing yet */
@@ -138,6 +149,10 @@ void dn__put_off_columns(dn_tape *, const dn_put_off *, int from, int n, dn_real
  * in memory now. */
 void dn__node_in_blocks(dn_tape *, int i);
 int dn__group_in_blocks(dn_tape *, int group);
+/* Forward of a call whose first input is not kept and, where backward is expected, its part. */
+void dn__unkept_forward(dn_call *);
+/* Nothing of backward is done ahead any more: values go, or a backward ends before its time. */
+void dn__forget_ahead(dn_tape *);
 
 /* ---- rows.c */
 int dn__route_table_rows(const dn_call *, int first, int n, int capacity, int *rows);

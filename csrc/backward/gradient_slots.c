@@ -9,10 +9,12 @@ static dn_real *take_gradient_memory(dn_tape *t, size_t n) {
     return p;
 }
 
+int dn__leads_to_update(const dn_node *node) {
+    return node->needs_grad && !(node->param && !dn__param_gathers(node->param));
+}
+
 int dn__node_wants(const dn_tape *t, const dn_node *node) {
-    return t->backward->full
-               ? !node->constant
-               : node->needs_grad && !(node->param && !dn__param_gathers(node->param));
+    return t->backward->full ? !node->constant : dn__leads_to_update(node);
 }
 
 dn_real *dn__group_new_grads(dn_tape *t, dn_group *g) {

@@ -60,5 +60,6 @@ int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t
     if (gradients && t->backward->last_loss < i) return 0;
     if (i >= t->schedule->evaluated || (t->schedule->any_failed && t->nodes[i].failed))
         return dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
-    return find(t, i, gradients, nan_only, node, element);
+    const int error = gradients ? 0 : dn__keep_all(t);
+    return error ? error : find(t, i, gradients, nan_only, node, element);
 }

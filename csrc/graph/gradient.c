@@ -88,7 +88,11 @@ static int copy_gradient(dn_tape *t, int i, dn_real *out) {
                 ? "backward() has not been called on this graph since its values were computed."
                 : "it was made after the loss that backward() was called on.");
     const dn_node *node = &t->nodes[i];
-    if (dn__is_put_off(t, i) && write_out(t, i)) return dn__no_memory(t);
+    if (dn__is_put_off(t, i)) {
+        const int error = dn__keep_value(t, i);
+        if (error) return error;
+        if (write_out(t, i)) return dn__no_memory(t);
+    }
     const dn_real *grad = dn__arrived(t, i);
     const size_t n = dn__elements(&node->dim);
     pthread_mutex_t *lock = node->in_chunk ? &node->param->store->lock : NULL;

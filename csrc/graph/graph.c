@@ -43,7 +43,7 @@ static const dn_gradient_routes GROUP = {
     .dx = dn__route_group_dx, .operand_gradient = dn__route_group_operand_gradient,
     .ordinal = group_ordinal,
 };
-static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward};
+static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward, dn__unkept_forward};
 
 /* ---- life ----------------------------------------------------------------------------- */
 

@@ -21,7 +21,9 @@ int dn_forward(int64_t a) {
     DN_ENTER_NODE(a);
     const int result = t->schedule->unreported ? t->schedule->unreported : dn__forward(t, i);
     t->schedule->unreported = 0;
-    return result ? result : keep_parameter(t, i);
+    if (result) return result;
+    const int error = dn__keep_value(t, i);
+    return error ? error : keep_parameter(t, i);
 }
 
 /* Whether computing up to node i takes some microseconds at most: the graph is small, or little of
@@ -62,7 +64,7 @@ const dn_real *dn_value(int64_t a) {
     const int i = dn__find(t, a);
     if (i < 0) return NULL;
     if (i < t->schedule->evaluated && !(t->schedule->any_failed && t->nodes[i].failed))
-        return keep_parameter(t, i) ? NULL : t->nodes[i].value;
+        return dn__keep_value(t, i) || keep_parameter(t, i) ? NULL : t->nodes[i].value;
     dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
     return NULL;
 }

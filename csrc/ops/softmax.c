@@ -48,7 +48,7 @@ static int picked_dims(dn_shape *s) {
     return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
 }
 
-DN_OP(pickneglogsoftmax, 1, DN_BATCHES | DN_INTS_EACH, "y = log sum exp(x) - x_v")
+DN_OP(pickneglogsoftmax, 1, DN_BATCHES | DN_INTS_EACH | DN_BY_COLUMNS, "y = log sum exp(x) - x_v")
 static int pickneglogsoftmax_dims(dn_shape *s) {
     s->saved = 2 * (size_t)s->x[0]->batch; /* log sum exp of each batch element, a dn_lse */
     return picked_dims(s);

@@ -3,33 +3,6 @@
 
 #include <string.h>
 
-void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
-    const int32_t *args = t->args + node->args;
-    for (int k = 0; k < node->n_args; k++) {
-        const dn_node *x = &t->nodes[args[k]];
-        t->call.in[k] = (dn_in){&x->dim, x->value, x->dim.batch == 1 ? 0 : (size_t)x->dim.size};
-    }
-    /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than the rest of
-     * this function. */
-    c->n = node->n_args;
-    c->x = t->call.in;
-    c->dim = &node->dim;
-    c->total = dn__elements(&node->dim);
-    c->y = node->value;
-    c->saved = node->saved_memory;
-    c->ints = t->ints + node->ints;
-    c->floats = t->floats + node->floats;
-    c->n_ints = node->n_ints;
-    c->dy = node->grad;
-    c->members = 1;
-    c->own = node->own;
-    c->workspace = &t->workspace;
-    c->routes = t->upper->node;
-    c->tape = t;
-    c->node = node;
-    c->group = -1;
-}
-
 int dn__blocked(const dn_tape *t, const dn_node *node) {
     if (node->failed == DN_FAILED_ALREADY) return 1;
     for (int k = 0; k < node->n_args; k++)
@@ -72,6 +45,13 @@ int dn__compute(dn_tape *t, int i) {
         node->copied = 0;
         return 0;
     }
+    const int wide = dn__is_wide(node);
+    int in_blocks = 0;
+    if (wide && dn__leave_unkept(t, i)) return 0;
+    if (t->schedule->unkept.any) {
+        const int error = dn__keep_inputs(t, i, &in_blocks);
+        if (error) return error;
+    }
     dn_call c;
     dn__prepare_call(t, node, &c);
     const dn_arena_mark before = dn__memory_mark(t, DN_VALUES);
@@ -81,7 +61,9 @@ int dn__compute(dn_tape *t, int i) {
         if (!c.y) return no_value(t, node, before);
         node->saved_memory = c.saved = c.y + y_size;
     }
-    node->op->forward(&c);
+    if (in_blocks) t->upper->forward_in_blocks(&c);
+    else if (wide) dn__forward_in_blocks(&c);
+    else node->op->forward(&c);
     if (node->op->flags & DN_VIEW) {
         node->value = c.y;
         node->copied = 0;

@@ -8,15 +8,6 @@
 #include "autobatch.h"
 #include "batched_gemm.h"
 
-/* A revert to this mark keeps values of nodes below i alone. In an order other than that of the
- * nodes it cannot tell which those are: none. */
-static void lower_mark(const dn_schedule *s, dn_schedule_mark *m, int i) {
-    m->evaluated = s->n.order ? 0 : i;
-    if (!s->n.order) return;
-    m->n = (dn_scheduled){0};
-    m->values = (dn_arena_mark){0};
-}
-
 /* What `last` needs of the nodes that failed before, once more in order; 1: there is more to do. */
 static int retry(dn_tape *t, int last, int64_t work) {
     uint8_t *needed = calloc((size_t)last + 1, 1);
@@ -36,10 +27,8 @@ static int retry(dn_tape *t, int last, int64_t work) {
         }
         work -= t->nodes[i].work;
         error = dn__compute(t, i);
-        dn_schedule *s = t->schedule;
-        /* its value lies above them: a revert must forget it, and what follows it in the order */
-        for (int m = 0; m < s->marks.n; m++)
-            if (s->marks.at[m].evaluated > i) lower_mark(s, &s->marks.at[m], i);
+        /* its value lies above them */
+        dn__lower_marks(t, i);
     }
     free(needed);
     return error;

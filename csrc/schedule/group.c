@@ -349,6 +349,10 @@ int dn__group_forward(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
     const int32_t *members = dn__members_of(t, g);
     const dn_node *node = dn__representative_of(t, g);
+    for (int m = 0; m < g->n && t->schedule->unkept.any; m++) {
+        const int failed = dn__keep_inputs(t, members[m], NULL);
+        if (failed) return failed;
+    }
     const start before = start_of(t);
     size_t each = 0;
     for (int m = 0; m < g->n; m++) {

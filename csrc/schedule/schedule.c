@@ -100,7 +100,7 @@ static void forget_all(dn_tape *t) {
     dn__abandon_plan(t);
     s->n = (dn_scheduled){0};
     s->evaluated = s->ahead_end = s->n_done = s->any_failed = s->unreported = 0;
-    s->forward_begun = 0;
+    s->forward_begun = s->unkept.any = 0;
     s->values_made++;
     dn__memory_back_to(t, DN_VALUES, (dn_arena_mark){0});
     dn__memory_back_to(t, DN_COPIES, (dn_arena_mark){0});
@@ -143,6 +143,21 @@ int dn__schedule_mark(dn_tape *t) {
     return 0;
 }
 
+/* A revert to this mark keeps values of nodes below i alone. In an order other than that of the
+ * nodes it cannot tell which those are: none. */
+static void lower_mark(const dn_schedule *s, dn_schedule_mark *m, int i) {
+    m->evaluated = s->n.order ? 0 : i;
+    if (!s->n.order) return;
+    m->n = (dn_scheduled){0};
+    m->values = (dn_arena_mark){0};
+}
+
+void dn__lower_marks(dn_tape *t, int i) {
+    dn_schedule *s = t->schedule;
+    for (int m = 0; m < s->marks.n; m++)
+        if (s->marks.at[m].evaluated > i) lower_mark(s, &s->marks.at[m], i);
+}
+
 void dn__schedule_revert(dn_tape *t) {
     dn_schedule *s = t->schedule;
     const dn_schedule_mark m = s->marks.at[--s->marks.n];
@@ -170,6 +185,7 @@ void dn__schedule_free(dn_tape *t) {
     }
     s->capacity = (dn_scheduled){0};
     s->seats_capacity = s->marks.capacity = 0;
+    memset(&s->unkept, 0, sizeof s->unkept);
 }
 
 int64_t dn__schedule_bytes(const dn_tape *t) {

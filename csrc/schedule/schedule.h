@@ -1,7 +1,7 @@
 /* The schedule of a tape: which of its nodes are computed, in which order, and which of them as
- * one. It is what compute.c, deduplicate.c, group.c, batched_gemm.c, autobatch.c and forward.c work
- * on. It makes no gradient (groups and gathers have room for what backward notes of them), and
- * knows no operation by name but those of graph/leaves.c. */
+ * one. It is what the files of this folder work on. It makes no gradient (groups and gathers have
+ * room for what backward notes of them), and knows no operation by name but those of
+ * graph/leaves.c. */
 #pragma once
 
 #include "tape/tape.h"
@@ -93,6 +93,11 @@ typedef struct dn_schedule_mark {
     dn_arena_mark values, copies;
 } dn_schedule_mark;
 
+/* unkept.c: of values that one loss alone needs. DN_IN_TURN: not kept, no backward is expected.
+ * DN_AHEAD_OF_BACKWARD: not kept, and what backward will do is done at once. DN_KEPT: the gradients
+ * of the loss could not be foreseen. DN_ASKED_FOR: they have other readers. */
+enum dn_way { DN_IN_TURN, DN_AHEAD_OF_BACKWARD, DN_KEPT, DN_ASKED_FOR };
+
 /* Memory by how long it lives: as long as values are known; copies of parameters, longer where a
  * revert leaves them; until a plan is made; until the call at hand is over. */
 enum dn_memory { DN_VALUES, DN_COPIES, DN_PLAN, DN_SCRATCH };
@@ -111,6 +116,14 @@ typedef struct dn_schedule {
     int forward_begun;
     /* dn_fast_value met this error and could not say so: dn_forward will */
     int unreported;
+    /* unkept.c: some value is not kept; how the next ones are done; the gradient that each column
+     * of the last one's loss got; whether its backward is still to come */
+    struct {
+        int any;
+        enum dn_way way;
+        dn_real dy;
+        int awaited;
+    } unkept;
     dn_arena memory[DN_SCRATCH]; /* see dn__memory */
     dn_seat *seats;              /* of nodes below `seen` */
     int seen, seats_capacity;
@@ -187,6 +200,8 @@ void dn__forget_values(dn_tape *);
 /* Notes where all stands; back to the last note. Negative: no memory. */
 int dn__schedule_mark(dn_tape *);
 void dn__schedule_revert(dn_tape *);
+/* The value of node i lies where it was not foreseen: a revert forgets it, and all behind it. */
+void dn__lower_marks(dn_tape *, int i);
 /* Forgets an order that is being made; all else is as it was before. */
 void dn__abandon_plan(dn_tape *);
 /* There is no plan in the making any more. */
@@ -194,9 +209,10 @@ void dn__end_plan(dn_tape *);
 void dn__schedule_free(dn_tape *);
 int64_t dn__schedule_bytes(const dn_tape *);
 
-/* ---- compute.c: one node by itself */
-/* The call of a node by itself, with what forward and backward share. */
+/* ---- call.c: the call of a node by itself, with what forward and backward share */
 void dn__prepare_call(dn_tape *, dn_node *, dn_call *);
+
+/* ---- compute.c: one node by itself */
 /* Computes one node by itself; its inputs are known. */
 int dn__compute(dn_tape *, int i);
 /* Whether a node cannot be computed because something above it failed, or it did itself a moment
@@ -205,6 +221,23 @@ int dn__blocked(const dn_tape *, const dn_node *);
 /* Later readers in this graph see the value of now, whatever becomes of the parameter: where other
  * threads may write to it, behind its lock. */
 int dn__copy_parameter(dn_tape *, int i, pthread_mutex_t *lock);
+
+/* ---- unkept.c: large values in blocks of columns */
+/* how many columns a block has */
+int dn__block_columns(int batch);
+/* The call for batch elements from ... from + n - 1; x, dims: room for its inputs and, one more,
+ * for the dims of its value. */
+void dn__narrow(const dn_call *all, int from, int n, dn_in *x, dn_dim *dims, dn_call *);
+/* Whether a node by itself is computed in blocks, dn__forward_in_blocks, and perhaps not kept. */
+int dn__is_wide(const dn_node *);
+void dn__forward_in_blocks(dn_call *);
+/* Whether the value of node i, which is wide, is not to be kept. */
+int dn__leave_unkept(dn_tape *, int i);
+/* Negative: an error. The value of node i is kept, if it is not so far. Those of node i's inputs
+ * are; in_blocks, not NULL: but for one that node i takes in blocks, which it says. All are. */
+int dn__keep_value(dn_tape *, int i);
+int dn__keep_inputs(dn_tape *, int i, int *in_blocks);
+int dn__keep_all(dn_tape *);
 
 /* ---- forward.c: values are computed when they are asked for */
 /* computes nodes up to index `last` until about DN_WORK numbers were read and written; 0: done, 1:

@@ -81,6 +81,8 @@ typedef struct dn_kept {
 typedef struct dn_upper {
     const dn_gradient_routes *node, *group;
     void (*values_go)(dn_tape *);
+    /* of a call whose first input is not kept (schedule/unkept.c): its value, and perhaps more */
+    void (*forward_in_blocks)(dn_call *);
 } dn_upper;
 
 struct dn_tape {
