@@ -183,7 +183,7 @@ def test_mpich_sends_slurm_lines_that_it_takes(tmp_path):
     script = tmp_path / "asks.py"
     script.write_text(ASKS)
     site = Path(_relay.__file__).with_name("_site")
-    command = ("-I", "-S", _relay.__file__, "SLURM_PROCID", site, sys.executable, script)
+    command = ("-I", "-S", _relay.__file__, "SLURM_PROCID", "2", site, sys.executable, script)
     relay = subprocess.Popen(
         [sys.executable, *command],
         env={**os.environ, "SLURM_PROCID": "1", "PMI_FD": str(of_rank.fileno())},
