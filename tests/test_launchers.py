@@ -223,7 +223,16 @@ def test_failing_rank_leaves_its_neighbours_under_slurm_alone(tmp_path):
     """srun puts all ranks of a node into one process group, which the first of them leads; they
     have final output, too."""
     fails = [sys.executable, "-c", "import sys; sys.stdin.read(); sys.exit(3)"]
-    command = [sys.executable, "-I", "-S", _relay.__file__, "SLURM_PROCID", str(tmp_path), *fails]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        _relay.__file__,
+        "SLURM_PROCID",
+        "2",
+        str(tmp_path),
+        *fails,
+    ]
     environment, pipe = {**os.environ, "SLURM_PROCID": "0"}, subprocess.PIPE
     relay = subprocess.Popen(
         command, env=environment, stdin=pipe, stderr=pipe, preexec_fn=os.setpgrp
@@ -311,7 +320,16 @@ def stand_in(tmp_path, capfd):
     def run(script):
         mpirun = program(tmp_path / "mpirun", script)
         sleeps = (sys.executable, "-c", "import time; time.sleep(60)")
-        relay = (sys.executable, "-I", "-S", _relay.__file__, "PMI_RANK", str(tmp_path), *sleeps)
+        relay = (
+            sys.executable,
+            "-I",
+            "-S",
+            _relay.__file__,
+            "PMI_RANK",
+            "2",
+            str(tmp_path),
+            *sleeps,
+        )
         job = attempt.Job((str(mpirun),), relay, 2, dict(os.environ), "What to look at.")
         screen = output.Screen(True, streams={1: io.BytesIO(), 2: io.BytesIO()})
         status = restarts.run_attempts(lambda _: job, 0, screen, None)
