@@ -13,8 +13,8 @@ import numpy as np
 class Network:
     """Mailboxes of so many ranks, and what each has sent and received."""
 
-    def __init__(self, size):
-        self.size, self.lock = size, threading.Lock()
+    def __init__(self, size, host_ranks=None):
+        self.size, self.lock, self.host_ranks = size, threading.Lock(), host_ranks
         self.boxes = [defaultdict(deque) for _ in range(size)]  # of each rank, by (source, tag)
         self.messages, self.bytes = np.zeros((size, 2), int), np.zeros((size, 2), int)
 
@@ -25,7 +25,7 @@ class Network:
         def call(rank):
             comm = Comm(self, rank)
             try:
-                results[rank] = work(rank, comm, here_of(rank, self.size, comm))
+                results[rank] = work(rank, comm, here_of(rank, self.size, comm, self.host_ranks))
             except BaseException as error:
                 errors.append(error)
 
@@ -63,6 +63,11 @@ class Request:
         """As mpi4py's."""
         return self.test()
 
+    @staticmethod
+    def Testsome(requests):  # noqa: N802
+        """As mpi4py's."""
+        return [i for i, request in enumerate(requests) if request.Test()]
+
 
 class Comm:
     """What is used of mpi4py's communicator."""
@@ -92,8 +97,28 @@ class Comm:
         self.network.put(self.rank, target, tag, pickle.dumps(obj))
         return Request()
 
+    def iprobe(self, status):
+        """As mpi4py's."""
+        boxes = self.network.boxes[self.rank]
+        status.source = next((source for (source, _), box in boxes.items() if box), None)
+        return status.source is not None
 
-def here_of(rank, size, comm):
+    def recv(self, source, tag=0):
+        """As mpi4py's, of what is there."""
+        return pickle.loads(self.network.take(self.rank, source, tag))
+
+
+class Status:
+    """As mpi4py's."""
+
+    source = None
+
+    def Get_source(self):  # noqa: N802
+        """As mpi4py's."""
+        return self.source
+
+
+def here_of(rank, size, comm, host_ranks=None):
     """What is used of World."""
 
     def wait(requests, what, timeout=None, moves=int):
@@ -111,6 +136,8 @@ def here_of(rank, size, comm):
         comm=comm,
         wait=wait,
         wait_until=wait_until,
+        mpi=SimpleNamespace(Status=Status),
         members=range(size),
+        host_ranks=host_ranks,
         name=f"[rank {rank}]",
     )

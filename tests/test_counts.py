@@ -5,14 +5,16 @@ import math
 
 import numpy as np
 import pytest
-from counted import Network
+from counted import Comm, Network, here_of
 
 import dist_dynet as dy
 from dist_dynet._ffi import ffi, lib
-from dist_dynet.parallel import host_transport
+from dist_dynet.parallel import _failures, checkpoint_ranks, host_transport
+from dist_dynet.parallel._places import Board, Places, Whereabouts
+from dist_dynet.parallel.layout import Layout
 from dist_dynet.parallel.message import Flag, MessageLayout
 from dist_dynet.parallel.structure import Structure
-from dist_dynet.parallel.wire import Hosts
+from dist_dynet.parallel.wire import PIECE, Hosts, Piece, Sum
 
 
 def hosts_of(hosts, ranks, rank=0):
@@ -115,3 +117,155 @@ def test_what_a_rank_is_told_grows_by_eight_bytes_a_host():
     layout = MessageLayout(Structure(model()))
     sizes = [host_transport._size(layout, hosts_of(hosts, 32)) for hosts in (2, 32, 1024)]
     assert sizes[1] - sizes[0] == 8 * 30 and sizes[2] - sizes[1] == 8 * 992
+
+
+# ---- dense gradients -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hosts", [2, 3, 8, 16])
+def test_a_rank_sends_each_other_host_at_most_two_messages_for_each_piece(hosts):
+    """The sum is that in the order of hosts, whatever the pieces are."""
+    network, size = Network(hosts), 70_000
+    rng = np.random.default_rng(1)
+    given = rng.normal(size=(hosts, size)).astype(dy.parallel.layout.DTYPE)
+
+    def work(rank, comm, here):
+        mine, of = given[rank].copy(), Hosts([[r] for r in range(hosts)], rank, 0)
+        summing = Sum(comm, of, mine, all_come=True)
+        for number, start in enumerate((0, 50_000)):
+            summing.begin(Piece(of, number, start, (50_000, size)[number]))
+        here.wait_until(summing.advance, "")
+        return mine
+
+    results = network.run(work)
+    expected = given[0].copy()
+    for other in given[1:]:
+        expected += other
+    assert all(np.array_equal(mine, expected) for mine in results.values())
+    assert network.messages[:, 0].max() <= 2 * 2 * (hosts - 1)
+
+
+def test_pieces_grow_with_the_hosts_and_the_ranks_that_share_the_wire():
+    m = dy.ParameterCollection()
+    for _ in range(40):
+        m.add_parameters((500, 500))
+    structure, used = Structure(m), np.ones(40, bool)
+
+    def sends(hosts, ranks):
+        """Of a rank, for all of the parameters."""
+        pieces = Layout(structure, hosts_of(hosts, ranks)).pieces(used)
+        return len(pieces) * (1 if pieces[0].one_hop else 2) * (hosts - 1)
+
+    total = 40 * 500 * 500
+    for hosts, ranks in [(2, 1), (3, 2), (4, 16), (8, 16), (32, 32), (64, 32)]:
+        assert hosts_of(hosts, ranks).piece >= PIECE
+        ring = 2 * (hosts - 1)
+        # those of a few rings; of more where messages have some size
+        slices = max(PIECE, hosts * ranks * 8192)
+        assert sends(hosts, ranks) <= ring * (1 + 8 * total / slices), (hosts, ranks)
+    assert hosts_of(4, 4).piece == PIECE  # as it always was
+
+
+# ---- where ranks are -------------------------------------------------------------------
+
+
+class Job:
+    """The places of all ranks, in one thread, with a clock of their own."""
+
+    def __init__(self, hosts, ranks):
+        self.network, self.now, self.stopped = Network(hosts * ranks), 1000.0, set()
+        layout = hosts_of(hosts, ranks).ranks
+        boards = [
+            [Board([memoryview(bytearray(1 << 16)) for _ in of]) for _ in range(2)] for of in layout
+        ]
+        self.places = {}
+        for rank in range(hosts * ranks):
+            comm = Comm(self.network, rank)
+            here = here_of(rank, hosts * ranks, comm)
+            self.places[rank] = Places(
+                here, comm, layout, *boards[rank // ranks], clock=lambda: self.now
+            )
+
+    def tick(self, waited=0.0):
+        """A quarter of a second: what each watchdog does."""
+        for rank, places in self.places.items():
+            if rank not in self.stopped:
+                self.now += 1e-6
+                places.say(Whereabouts("waits", waited, range(self.network.size), f" at {rank}"))
+                places.turn()
+        self.now += _failures._TICK
+
+    def ask(self, ranks):
+        """All of these want to know where the others are; what each is told after the time of an
+        answer."""
+        asked = {rank: self.places[rank].ask() for rank in ranks}
+        for _ in range(int(_failures._ANSWER / _failures._TICK) + 1):
+            self.tick(9.0)
+        return {rank: self.places[rank].answers_since(since) for rank, since in asked.items()}
+
+
+@pytest.mark.parametrize(("hosts", "ranks"), [(1, 8), (4, 1), (4, 6), (12, 4)])
+def test_a_question_of_all_ranks_costs_two_messages_for_each_pair_of_hosts(hosts, ranks):
+    job = Job(hosts, ranks)
+    job.tick()
+    answers = job.ask(range(hosts * ranks))
+    for told in answers.values():
+        assert [*told] == [*range(hosts * ranks)]
+        assert all(there.line == f" at {rank}" for rank, there in told.items())
+        assert all(8.5 < there.seconds < 10 for there in told.values())
+    # both ways, of asking and of being asked
+    assert job.network.messages.sum(axis=1).max() <= 4 * (hosts - 1)
+    assert job.network.messages.sum() == 4 * hosts * (hosts - 1)
+
+
+@pytest.mark.parametrize("stopped", [0, 1, 5])
+def test_a_rank_that_is_stopped_says_nothing_and_the_others_do(stopped):
+    job = Job(3, 3)
+    for _ in range(8):
+        job.tick()
+    job.stopped.add(stopped)
+    for _ in range(8):
+        job.tick()
+    living = {*range(9)} - {stopped}
+    for told in job.ask(living).values():
+        assert told.keys() == living
+
+
+@pytest.mark.parametrize(("hosts", "ranks"), [(1, 8), (4, 6), (12, 4)])
+def test_that_ranks_leave_costs_a_message_for_each_pair_of_hosts_and_tick(hosts, ranks):
+    job = Job(hosts, ranks)
+    job.tick()
+    for rank in (0, ranks):  # the first two on their hosts, if there are two
+        job.places[rank % (hosts * ranks)].leave()
+    for _ in range(4):
+        job.tick()
+    gone = {0, ranks % (hosts * ranks)}
+    assert all(places.left().keys() == gone for places in job.places.values())
+    for places in job.places.values():
+        places.leave()
+    for _ in range(4):
+        job.tick()
+    assert all(len(places.left()) == hosts * ranks for places in job.places.values())
+    assert job.network.messages.sum(axis=1).max() <= 6 * (hosts - 1)
+
+
+# ---- checkpoints -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hosts", "ranks"), [(1, 4), (4, 1), (4, 3), (8, 8)])
+def test_a_checkpoint_comes_to_rank_0_in_a_message_a_host(hosts, ranks, monkeypatch):
+    monkeypatch.setattr(checkpoint_ranks, "_PIECE", 1000)
+    count = hosts * ranks
+    network = Network(count, hosts_of(hosts, ranks).ranks)
+    sizes = [100 + 7 * rank for rank in range(count)]
+    sizes[-1] = 2500  # more than a piece
+    room = [np.zeros(size, np.uint8) for size in sizes]
+    network.run(
+        lambda rank, comm, here: checkpoint_ranks.collect(
+            here, comm, memoryview(bytes([rank + 1]) * sizes[rank]), sizes, room, ""
+        )
+    )
+    assert all((place == rank + 1).all() for rank, place in enumerate(room))
+    pieces = sum(-(-sum(sizes[h * ranks :][:ranks]) // 1000) for h in range(1, hosts))
+    assert network.messages[0, 1] <= pieces + 2 * (ranks - 1) + (3 if hosts == 1 else 0)
+    assert network.messages[0, 0] == 0

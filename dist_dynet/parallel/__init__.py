@@ -7,10 +7,11 @@ together.
 Without a launcher all of it works with one process and mpi4py is not imported. In reading order:
 structure, message, meters, negotiation, exchange, sync, batches, gradients, accumulation, wrapper
 and trainer say how an update is made together, join and reproducible what some programs ask for
-beside it; metrics says what rank 0 knows of the run; engines chooses how gradients travel: memory, plan, communicator and shared on one host, layout,
-wire, compression, rounds, rows and hybrid between hosts. sampling, collectives and checkpoint, with
-_signals and _rng_streams, are what else user code calls; _launcher, _world, _session, _failures and
-_saving say what it is to be one of several processes.
+beside it; metrics says what rank 0 knows of the run; engines chooses how gradients travel: memory,
+plan, communicator and shared on one host, layout, wire, compression, rounds, rows, host_transport
+and hybrid between hosts. division, sampling, collectives and checkpoint, with _signals and
+_rng_streams, are what else user code calls; _launcher, _hosts, _world, _session, _places, _failures
+and _saving say what it is to be one of several processes.
 """
 
 from . import _failures, metrics, trial

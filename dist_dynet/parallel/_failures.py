@@ -20,12 +20,13 @@ import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from .._environment import number
 from . import _alive, _launcher
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi
-from ._world import Answer, Place, World, line_of_user, pause
+from ._places import Places, Whereabouts, boards
+from ._world import Answer, Place, World, format_ranks, line_of_user, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
 """Status of the job after an uncaught exception, after a rank that gives no answer, after one that
@@ -42,6 +43,11 @@ _exit = os._exit
 
 _FINISHING = 60.0
 _ANSWER, _GRACE, _TICK = 2.0, min(3.0, SILENCE), 0.25
+_PERIOD = max(_ANSWER + _TICK, SILENCE / 2)
+"""Seconds from one question to the next; periods begin at one time for all ranks of a host, so that
+one message asks for all of them."""
+_FEW = 8
+"""Ranks whose places are told one by one."""
 
 
 class _State:
@@ -152,7 +158,8 @@ def guard(world: World) -> None:
     processes = world.comm.allgather((world.host, world.process, _alive.answer()))
     world.hosts = [host for host, _, _ in processes]
     if world.mpi.Query_thread() == world.mpi.THREAD_MULTIPLE:
-        _State.watchdog = Watchdog(world, world.duplicate(), processes)
+        places = Places(world, world.duplicate(), *boards(world))
+        _State.watchdog = Watchdog(world, places, processes)
         _State.watchdog.start()
     atexit.register(_leave, leaving)
     os._exit = _on_quick_exit
@@ -187,17 +194,17 @@ def _leave(comm: Any) -> None:
 # ---- the watchdog ----------------------------------------------------------------------
 
 
-class _Whereabouts(NamedTuple):
-    """What a rank answers: what its main thread does, for how many seconds it has waited (0: it
-    computes), for whom, in which line."""
+def _listed(answers: Mapping[int, Whereabouts]) -> str:
+    """A line for each rank, or for all that are at one place where there are many."""
+    if len(answers) <= _FEW:
+        return "".join(f"\nrank {r} {answer.state}{answer.line}" for r, answer in answers.items())
+    places: dict[str, list[int]] = {}
+    for r, answer in answers.items():
+        places.setdefault(f"{answer.state}{answer.line}", []).append(r)
+    return "".join(f"\n{format_ranks(ranks)}: {place}" for place, ranks in places.items())
 
-    state: str
-    seconds: float
-    ranks: tuple[int, ...]
-    line: str = ""
 
-
-def _all_waiting(ranks: Iterable[int], answers: Mapping[int, _Whereabouts]) -> list[int]:
+def _all_waiting(ranks: Iterable[int], answers: Mapping[int, Whereabouts]) -> list[int]:
     """These ranks and those that they wait for, and so on, if all of them have been waiting for
     long; else none."""
     closed: set[int] = set()
@@ -212,21 +219,16 @@ def _all_waiting(ranks: Iterable[int], answers: Mapping[int, _Whereabouts]) -> l
 
 
 class Watchdog(threading.Thread):
-    """A thread per rank with a communicator of its own: answers "where are you?", and asks it when
-    this rank has waited long."""
+    """A thread per rank: says where this one is, and asks where the others are when it has waited
+    long."""
 
     def __init__(
-        self, world: World, comm: Any, processes: list[tuple[str, int, _alive.Address]]
+        self, world: World, places: Places, processes: list[tuple[str, int, _alive.Address]]
     ) -> None:
         super().__init__(name="dist_dynet watchdog", daemon=True)
-        self._world, self._comm, self._processes = world, comm, processes
-        self._sending = threading.Lock()
-        self._sent: list[Any] = []
-        # of each rank the last, and its time of arrival
-        self._answers: dict[int, tuple[_Whereabouts, float]] = {}
-        self._left: dict[int, float] = {}
+        self._world, self._places, self._processes = world, places, processes
         self._leaving = self._stopped = False
-        self._asked = 0.0
+        self._asked, self._period = 0.0, 0
         # the last time; since when this process has not been stopped
         self._looked = self._awake = time.monotonic()
         world.answers_by(self.where)
@@ -234,73 +236,33 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         """Looks four times a second until stop()."""
         while not self._stopped:
-            self._read()
+            self._places.say(self._here())
+            self._places.turn()
             self._look()
             time.sleep(_TICK)
 
     def stop(self) -> None:
         """Lets MPI go; to be called before it is finalised, when all ranks have said that they
-        leave.
-
-        Takes what the others have said: MPI libraries complain at their end of messages that nobody
-        has received.
-        """
+        leave."""
         self._stopped = True
         self.join()
-        limit = time.monotonic() + _ANSWER
-        while len(self._left) < self._world.size - 1 and time.monotonic() < limit:
-            self._read()
-            time.sleep(1e-3)
+        self._places.say(self._here())
+        self._places.finish(_ANSWER)
 
     # What it says and hears.
 
-    def _send(self, rank: int, kind: str, content: Any = None) -> None:
-        with self._sending:
-            self._sent = [request for request in self._sent if not request.Test()]
-            self._sent.append(self._comm.isend((kind, content), rank))
-
-    def _read(self) -> None:
-        status = self._world.mpi.Status()
-        while self._comm.iprobe(status=status):
-            rank = status.Get_source()
-            kind, content = self._comm.recv(source=rank)
-            if kind == "ask":
-                self._send(rank, "answer", tuple(self._here()))
-            elif kind == "answer":
-                self._answers[rank] = _Whereabouts(*content), time.monotonic()
-            else:
-                self._left[rank] = time.monotonic()
-
-    def _here(self) -> _Whereabouts:
+    def _here(self) -> Whereabouts:
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
         line = line_of_user(frame) if frame and not self._leaving else ""
         place = self._world.place
         if place:
-            return _Whereabouts(
-                f"waits in {place.what}", self._waited(place), tuple(place.ranks), line
-            )
-        return _Whereabouts("has left the program" if self._leaving else "computes", 0.0, (), line)
+            return Whereabouts(f"waits in {place.what}", self._waited(place), place.ranks, line)
+        return Whereabouts("has left the program" if self._leaving else "computes", 0.0, (), line)
 
     def tell_leaving(self) -> None:
         """Says to all that this rank will meet them no more."""
         self._leaving = True
-        for rank in range(self._world.size):
-            if rank != self._world.rank:
-                self._send(rank, "left")
-
-    def _ask(self) -> float:
-        asked = time.monotonic()
-        for rank in range(self._world.size):
-            if rank != self._world.rank:
-                self._send(rank, "ask")
-        return asked
-
-    def _answers_since(self, asked: float) -> dict[int, _Whereabouts]:
-        return {
-            rank: answer
-            for rank, (answer, at) in sorted(self._answers.copy().items())
-            if at >= asked
-        }
+        self._places.leave()
 
     def _as_text(self, rank: int) -> str:
         host, process, _ = self._processes[rank]
@@ -309,12 +271,14 @@ class Watchdog(threading.Thread):
     def where(self) -> dict[int, Answer]:
         """Asks all other ranks where they are; for the main thread."""
         others = [rank for rank in range(self._world.size) if rank != self._world.rank]
-        asked = self._ask()
-        while time.monotonic() < asked + _ANSWER and len(self._answers_since(asked)) < len(others):
+        asked = self._places.ask()
+        while time.monotonic() < asked + _ANSWER and not self._answers_since(asked).keys() >= {
+            *others
+        }:
             time.sleep(_TICK / 5)
         answers = self._answers_since(asked)
-        silent = _Whereabouts("gives no answer", 0.0, ())
-        busy = _Whereabouts(
+        silent = Whereabouts("gives no answer", 0.0, ())
+        busy = Whereabouts(
             "gives no answer, but lives: it is in a call that holds Python's lock", 0.0, ()
         )
         mute = [rank for rank in others if rank not in answers]
@@ -327,6 +291,9 @@ class Watchdog(threading.Thread):
             )
             for rank in others
         }
+
+    def _answers_since(self, asked: float) -> dict[int, Whereabouts]:
+        return self._places.answers_since(asked)
 
     # What it concludes.
 
@@ -342,9 +309,10 @@ class Watchdog(threading.Thread):
             self._asked = 0.0
             return
         waited = self._waited(place)
+        left = self._places.left() if waited > _GRACE else {}
         gone = [
             rank
-            for rank, since in self._left.items()
+            for rank, since in left.items()
             if rank in place.ranks and min(waited, now - since) > _GRACE
         ]
         if gone:
@@ -353,8 +321,9 @@ class Watchdog(threading.Thread):
                 f"{place.what}: waits for {self._as_text(gone[0])}, which left the program while"
                 " other ranks still work.",
             )
-        if waited > SILENCE and not self._asked:
-            self._asked = self._ask()
+        period = int(now // _PERIOD)
+        if waited > SILENCE and not self._asked and period != self._period:
+            self._asked, self._period = self._places.ask(), period
         elif self._asked and now - self._asked > _ANSWER:
             self._judge(place, waited)
             self._asked = 0.0
@@ -365,9 +334,7 @@ class Watchdog(threading.Thread):
         alive = self._alive(mute)
         silent = [r for r in mute if r not in alive]
         if silent:
-            known = "".join(
-                f"\nrank {r} {answer.state}{answer.line}" for r, answer in answers.items()
-            )
+            known = _listed({r: answer for r, answer in answers.items() if r != me})
             who = self._as_text(silent[0])
             self._end(
                 MISSING,

@@ -107,6 +107,8 @@ class World:
         self.process = os.getpid()
         self.timeout = TIMEOUT  # seconds that a rank waits for ranks that are alive
         self.members: Sequence[int] = range(self.size)  # of each rank here its rank in the job
+        self.layout = [[rank] for rank in range(self.size)]
+        """The ranks of the job on each host; of one whose host is not known, by itself."""
         self.mpi: Any = None
         self.comm: Any = None
         self._job, self._collectives = _Job(), _Collectives()
@@ -151,6 +153,13 @@ class World:
         other = copy.copy(self)
         other.timeout = float(timeout)
         return other
+
+    @property
+    def host_ranks(self) -> list[list[int]]:
+        """The ranks here on each host, in the order of the hosts' first ranks."""
+        here = {member: rank for rank, member in enumerate(self.members)}
+        found = [sorted(here[r] for r in ranks if r in here) for ranks in self.layout]
+        return sorted(ranks for ranks in found if ranks)
 
     @property
     def name(self) -> str:

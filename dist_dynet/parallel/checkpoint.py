@@ -341,7 +341,7 @@ class Checkpointer:
         failure = from_main(here, comm, prepare, what)[1]
         if failure is not None:
             return None, failure
-        collect(here, comm, sealed, parts, what)
+        collect(here, comm, sealed, [other["size"] for other in every], parts, what)
         return from_main(here, comm, lambda: self._write(parts, sampler, by_itself), what)
 
     def _write(

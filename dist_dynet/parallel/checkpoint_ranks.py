@@ -8,14 +8,13 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._world import World
-from .engines import host
 from .memory import reserve
 
 _PIECE = 1 << 23
@@ -38,21 +37,93 @@ def from_main(
 
 
 def collect(
-    here: World, comm: Any, mine: memoryview, room: list[NDArray[np.uint8]], what: str
+    here: World,
+    comm: Any,
+    mine: memoryview,
+    sizes: Sequence[int],
+    room: list[NDArray[np.uint8]],
+    what: str,
 ) -> None:
-    """Puts every rank's bytes into rank 0's room for them; no other rank gets any. Collective."""
-    pieces = [
-        (rank, place[start : start + _PIECE])
-        for rank, place in (enumerate(room) if here.rank == 0 else [(0, mine)])
-        for start in range(0, len(place), _PIECE)
-    ]
-    if here.rank == 0:
+    """Puts every rank's bytes into rank 0's room for them; no other rank keeps any. The first rank
+    of a host passes on what its ranks have, several of them in a message. Collective.
+
+    Args:
+        here: the ranks.
+        comm: their communicator.
+        mine: this rank's bytes.
+        sizes: how many each rank has.
+        room: on rank 0.
+        what: the name of the collective operation.
+    """
+    me = here.rank
+    if me == 0:
         room[0][:] = np.frombuffer(mine, np.uint8)
-        requests = [comm.Irecv(piece, rank) for rank, piece in pieces if rank]
-    else:
-        requests = [comm.Isend(piece, rank) for rank, piece in pieces]
-    if requests:
-        here.wait(requests, what)
+    for ranks in here.host_ranks if here.size > 1 else ():
+        first = ranks[0]
+        if me == first == 0:  # what is here need not be passed on
+            here.wait(
+                [
+                    comm.Irecv(room[rank][start:end], rank)
+                    for piece in _pieces(ranks[1:], sizes)
+                    for rank, start, end in piece
+                ],
+                what,
+            )
+        elif me in (0, first):
+            for piece in _pieces(ranks, sizes):
+                joined = np.empty(sum(end - start for _, start, end in piece), np.uint8)
+                places = _places(piece, joined)
+                if me == 0:
+                    here.wait([comm.Irecv(joined, first)], what)
+                    for (rank, start, end), place in zip(piece, places, strict=True):
+                        room[rank][start:end] = place
+                    continue
+                requests = []
+                for (rank, start, end), place in zip(piece, places, strict=True):
+                    if rank == me:
+                        place[:] = np.frombuffer(mine[start:end], np.uint8)
+                    else:
+                        requests.append(comm.Irecv(place, rank))
+                here.wait(requests, what)
+                here.wait([comm.Isend(joined, 0)], what)
+        elif me in ranks:
+            sent = _pieces(ranks if first else ranks[1:], sizes)
+            here.wait(
+                [
+                    comm.Isend(mine[start:end], first)
+                    for piece in sent
+                    for rank, start, end in piece
+                    if rank == me
+                ],
+                what,
+            )
+
+
+def _pieces(ranks: Sequence[int], sizes: Sequence[int]) -> list[list[tuple[int, int, int]]]:
+    """The bytes of these ranks side by side, cut into pieces: of each (rank, from, to)."""
+    pieces: list[list[tuple[int, int, int]]] = []
+    room = 0
+    for rank in ranks:
+        start = 0
+        while start < sizes[rank]:
+            if not room:
+                pieces.append([])
+                room = _PIECE
+            end = min(start + room, sizes[rank])
+            pieces[-1].append((rank, start, end))
+            room -= end - start
+            start = end
+    return pieces
+
+
+def _places(
+    piece: list[tuple[int, int, int]], joined: NDArray[np.uint8]
+) -> list[NDArray[np.uint8]]:
+    """Where each part of a piece lies in it."""
+    ends = np.cumsum([end - start for _, start, end in piece]).tolist()
+    return [
+        joined[to - (end - start) : to] for (_, start, end), to in zip(piece, ends, strict=True)
+    ]
 
 
 class Room:
@@ -77,9 +148,7 @@ def distribute(here: World, comm: Any, room: Room | None, size: int, what: str) 
         assert room is not None
         room.close()
         return room.view
-    hosts = here.gather(comm, host(), what)
-    name = hosts[here.rank]
-    leader = here.rank if name is None else hosts.index(name)
+    leader = next(ranks[0] for ranks in here.host_ranks if here.rank in ranks)
     if leader == here.rank and room is None:
         room = Room(size)
     try:

@@ -3,11 +3,10 @@ MPI alone."""
 
 from __future__ import annotations
 
-import socket
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .._environment import choice
+from ._hosts import identity as _host
 from ._world import World
 from .exchange import MpiExchange
 from .hybrid import HybridExchange
@@ -81,25 +80,3 @@ def choose(
         overlap,
         compression is not None,
     )
-
-
-def host() -> tuple[str, ...] | None:
-    """Equal for the ranks of one host; None where the system does not tell."""
-    return _host()
-
-
-def _host() -> tuple[str, ...] | None:
-    """Equal for processes that can see one another's open files; None where /proc does not tell.
-
-    Names alone would take two containers for one host, and the boot alone would take the namespaces
-    of a kernel for one host.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return (
-            socket.gethostname(),
-            boot,
-            *(str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "net")),
-        )
-    except OSError:
-        return None

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
 from .structure import Structure
-from .wire import PIECE, Hosts, Piece
+from .wire import Hosts, Piece
 
 _ALIGN = 16
-_GROUP = 1 << 15
-"""Parameters are sent together until they have so many numbers: smaller messages cost more than
-they bring."""
+_GROUP = 4
+"""Parameters are sent together until they have the fourth part of a piece: smaller messages cost
+more than they bring."""
 
 _GAP = 1 << 12
 """Unused parameters of up to so many numbers are sent along as zeros rather than cutting a piece in
@@ -51,13 +51,15 @@ class Layout:
 
     def _divide(self, used: list[bool]) -> list[Piece]:
         groups: list[list[int]] = []
+        size = self._hosts.piece
+        least = size // _GROUP
         gap: list[int] = []  # unused ones behind the last group
         for i in self.order:
             if not used[i]:
                 gap.append(i)
                 continue
-            numbers = sum(self.sizes[j] for j in groups[-1]) if groups else _GROUP
-            if numbers < _GROUP and sum(self.sizes[j] for j in gap) <= _GAP:
+            numbers = sum(self.sizes[j] for j in groups[-1]) if groups else least
+            if numbers < least and sum(self.sizes[j] for j in gap) <= _GAP:
                 groups[-1] += [*gap, i]
             else:
                 groups.append([i])
@@ -65,8 +67,8 @@ class Layout:
         pieces: list[Piece] = []
         for group in groups:
             spans = [(i, self.at[i], self.at[i] + self.sizes[i]) for i in group]
-            for start in range(spans[0][1], spans[-1][2], PIECE):
-                end = min(start + PIECE, spans[-1][2])
+            for start in range(spans[0][1], spans[-1][2], size):
+                end = min(start + size, spans[-1][2])
                 parts = [
                     (i, max(start, a) - a, min(end, b) - a, max(start, a))
                     for i, a, b in spans

@@ -27,7 +27,7 @@ from ._world import World
 from .compression import CODE, Bf16, decoded
 from .gradients import merged_rows
 from .structure import Structure
-from .wire import PIECE, Hosts, Piece, Sum
+from .wire import Hosts, Piece, Sum
 
 Done = Callable[[], bool]
 
@@ -269,8 +269,9 @@ class RowsRound:
         between = Hosts([[rank] for rank in self._host_leaders], self._hosts.host, 0)
         compression = self._all.compression(table, union) if self._all.compressed else None
         summing = Sum(self._comm, between, block.reshape(-1), compression, all_come=True)
-        for number, start in enumerate(range(0, block.size, PIECE)):
-            summing.begin(Piece(between, number, start, min(start + PIECE, block.size)))
+        size = between.piece
+        for number, start in enumerate(range(0, block.size, size)):
+            summing.begin(Piece(between, number, start, min(start + size, block.size)))
 
         def done() -> bool:
             before = summing.moves

@@ -461,7 +461,8 @@ def evaluate(
     here = world(comm)
     examples: Any = data if _is_sequence(data) else list(data)
     costs = Numbers(cost, examples, "cost", kept=True).all()
-    mine = np.flatnonzero(assign(costs, here.size) == here.rank).tolist()
+    of = assign(costs, here.size)
+    mine = np.flatnonzero(of == here.rank).tolist()
     failure: Exception | None = None
     values: list[Any] = []
     try:
@@ -469,11 +470,11 @@ def evaluate(
     except Exception as error:
         failure = error
     every = gather(
-        (len(examples), mine, values, failure and f"{type(failure).__name__}: {failure}"), comm
+        (len(examples), values, failure and f"{type(failure).__name__}: {failure}"), comm
     )
     if failure:
         raise failure
-    for rank, (count, _, _, words) in enumerate(every):
+    for rank, (count, _, words) in enumerate(every):
         if words:
             raise RuntimeError(
                 f"{here.name} evaluate: on rank {here.members[rank]} fn has raised {words}"
@@ -484,7 +485,7 @@ def evaluate(
                 f" examples here, {count} on rank {here.members[rank]}."
             )
     results: list[Any] = [None] * len(examples)
-    for _, part, theirs, _ in every:
-        for i, value in zip(part, theirs, strict=True):
-            results[i] = value
+    by_rank = (value for _, theirs, _ in every for value in theirs)
+    for i, value in zip(np.argsort(of, kind="stable").tolist(), by_rank, strict=True):
+        results[i] = value
     return results

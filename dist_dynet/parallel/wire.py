@@ -31,8 +31,12 @@ from ..meter import hand_over
 from .compression import Bf16, decoded
 
 PIECE = 1 << 17
-"""Numbers of a piece: large enough for the wire's full speed, small enough that sums and sending
-overlap."""
+"""Numbers of a piece, at least: large enough for the wire's full speed, small enough that sums and
+sending overlap. See Hosts.piece."""
+
+_SLICE = 1 << 13
+"""Numbers that one rank sends another at a time, if there are so many: of smaller messages each
+costs as much."""
 
 _LINE = 16
 _HOP = 1 << 12
@@ -61,6 +65,12 @@ class Hosts:
     def stripes(self) -> int:
         """How many ranks of each host share the wire: as many as the host with the fewest has."""
         return min(len(ranks) for ranks in self.ranks)
+
+    @property
+    def piece(self) -> int:
+        """Numbers of a piece between these hosts: it grows with the number of those who each have a
+        slice of it, so that a rank sends each other one a message or two for each piece."""
+        return max(PIECE, len(self.ranks) * self.stripes * _SLICE)
 
     @property
     def counterparts(self) -> list[int]:
