@@ -53,5 +53,7 @@ setup(
     options={
         # the extensions keep to the stable ABI: one wheel serves this Python and later ones
         "bdist_wheel": {"py_limited_api": "cp310"},
+        # one extension a processor: the two cores, float and double, compile side by side
+        "build_ext": {"parallel": str(len(os.sched_getaffinity(0)))},
     },
 )
