@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
 from site_markdown import nested_by_four, relinked
@@ -81,6 +82,9 @@ def on_files(files: Files, config: Any) -> Files:
     _fill(config.nav, "API", [*nav, {"Operations": operations}])
     decisions = sorted(f.src_uri for f in files if f.src_uri.startswith("adr/"))
     _fill(config.nav, "DECISIONS", decisions)
+    (guides,) = (section["Guides"] for section in config.nav if "Guides" in section)
+    listed = re.findall(r"[\w/-]+\.md", repr(config.nav))
+    guides += sorted(f.src_uri for f in files.documentation_pages() if f.src_uri not in listed)
     return files
 
 
@@ -96,7 +100,9 @@ def _fill(nav: list[Any], word: str, pages: list[str]) -> None:
 
 def _notebook(notebook: File, config: Any) -> list[File]:
     """A page with what the notebook's cells say, have printed and have drawn; its pictures."""
-    body, resources = MarkdownExporter().from_filename(notebook.abs_src_path)
+    cells = nbformat.read(notebook.abs_src_path, as_version=4)
+    cells.metadata["language_info"] = {"name": "python"}  # which the stored file leaves out
+    body, resources = MarkdownExporter().from_notebook_node(cells)
     folder, name = posixpath.split(notebook.src_uri.removesuffix(".ipynb"))
     outputs = resources["outputs"]
     for picture in outputs:

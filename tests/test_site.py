@@ -91,6 +91,24 @@ def test_reference_has_every_public_method(site):
     assert missing_members(without) == ["dist_dynet.CRF.viterbi"]
 
 
+# ---- documents -------------------------------------------------------------------------
+
+
+def test_expectations_have_a_state_each():
+    """Which is one of three words, and what is met says where it is documented."""
+    text = (ROOT / "docs" / "expectations.md").read_text()
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| ") and not line.startswith("| expectation ")
+    ]
+    assert len(rows) == int(re.search(r"these (\d+) things", text)[1])
+    assert len({row[0] for row in rows}) == len(rows)
+    wrong = [row for row in rows if len(row) != 4 or row[1] not in ("met", "partly", "no")]
+    assert wrong == []
+    assert [name for name, state, *rest in rows if state == "met" and not all(rest)] == []
+
+
 # ---- links and what is loaded ----------------------------------------------------------
 
 
