@@ -203,9 +203,9 @@ def test_notebook_runs_and_prints_what_is_stored(path, tmp_path):
 
 
 def kinds(cell):
-    """The source of a cell, and of which kinds its outputs are: text to how many lines, pictures."""
+    """The source of a cell, and what its outputs are: pictures, or text of so many lines."""
     pictures = ["image/png" in output.get("data", {}) for output in cell.outputs]
-    return cell.source, any(pictures), [] if any(pictures) else text_below(cell).count("\n")
+    return cell.source, any(pictures) or text_below(cell).count("\n")
 
 
 # ---- programs in documents -------------------------------------------------------------
