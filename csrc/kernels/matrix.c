@@ -280,10 +280,17 @@ static void cut_columns(product *p, int form) {
     p->c_step = (size_t)p->ldc;
 }
 
-/* What pieces of BLAS's products are multiples of. It has small tiles at the edges, which round in
- * another way; for up to 10^6 products another kernel; and it packs what is not cut anew for each
- * piece: pieces are large. */
-enum { BLAS_UNIT = 96, BLAS_GEMV_UNIT = 4096, BLAS_WORK = 50000, BLAS_PIECES = 16 };
+/* What pieces of BLAS's products are multiples of, and the least that they have of rows or columns.
+ * It has small tiles at the edges, which round in another way; for up to 10^6 products another
+ * kernel; and it packs what is not cut anew for each piece: pieces are large. */
+enum {
+    BLAS_ROWS = 32,
+    BLAS_COLUMNS = 24,
+    BLAS_LEAST = 120,
+    BLAS_GEMV_ROWS = 4096,
+    BLAS_WORK = 50000,
+    BLAS_PIECES = 16
+};
 static struct blas_cuts {
     int known, rows[3], columns[3], gemv; /* which cuts change no bit, by form */
 } blas_cuts;
@@ -296,9 +303,13 @@ static void in_pieces_of_blas(product *p, int form) {
     int rows = p->size[rows_at(form)], columns = p->size[columns_at(form)], one = p->size[2] == 1;
     int by_rows = one ? blas_cuts.gemv : blas_cuts.rows[form],
         by_columns = !one && blas_cuts.columns[form];
-    size_t unit = one ? BLAS_GEMV_UNIT : BLAS_UNIT, least = by_rows && by_columns ? 3 * unit : unit;
-    if (by_rows && (rows >= columns || !by_columns)) cut_rows(p, form);
-    else if (by_columns) cut_columns(p, form);
+    size_t unit = one ? BLAS_GEMV_ROWS : BLAS_ROWS, least = one ? BLAS_GEMV_ROWS : BLAS_LEAST;
+    if (by_rows && (rows >= columns || !by_columns)) {
+        cut_rows(p, form);
+    } else if (by_columns) {
+        cut_columns(p, form);
+        unit = BLAS_COLUMNS;
+    }
     size_t n = (size_t)p->size[p->cut];
     double each = work_of(p->size) / (double)n, size = BLAS_WORK / each;
     if (size < (double)n / BLAS_PIECES) size = (double)n / BLAS_PIECES;
@@ -367,12 +378,7 @@ static int agrees(int form, int columns, const int *size, size_t unit, const dn_
 }
 
 void dn__check_blas(void) {
-    enum {
-        M = 3 * BLAS_UNIT + 53,
-        K = 430,
-        N = 2 * BLAS_UNIT + 13,
-        LONG = 2 * BLAS_GEMV_UNIT + 37
-    };
+    enum { M = 341, K = 430, N = 205, LONG = 2 * BLAS_GEMV_ROWS + 37 }; /* none fits the tiles */
     enum { MOST = LONG * 60 };
     if (blas_cuts.known || !gemm) return;
     dn_real *memory = malloc(sizeof *memory * MOST * 4);
@@ -386,10 +392,10 @@ void dn__check_blas(void) {
     /* mm: W and x; dx: W and dy; dw: dy and x. Sums over k, m and n. */
     static const int sizes[3][3] = {{M, K, N}, {K, M, N}, {M, N, K}};
     for (int form = MM; form <= DW; form++) {
-        blas_cuts.rows[form] = agrees(form, 0, sizes[form], BLAS_UNIT, memory, b, whole, cut);
-        blas_cuts.columns[form] = agrees(form, 1, sizes[form], BLAS_UNIT, memory, b, whole, cut);
+        blas_cuts.rows[form] = agrees(form, 0, sizes[form], BLAS_ROWS, memory, b, whole, cut);
+        blas_cuts.columns[form] = agrees(form, 1, sizes[form], BLAS_COLUMNS, memory, b, whole, cut);
     }
-    blas_cuts.gemv = agrees(MM, 0, (int[]){LONG, 60, 1}, BLAS_GEMV_UNIT, memory, b, whole, cut);
+    blas_cuts.gemv = agrees(MM, 0, (int[]){LONG, 60, 1}, BLAS_GEMV_ROWS, memory, b, whole, cut);
     free(memory);
 }
 
