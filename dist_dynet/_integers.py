@@ -120,6 +120,11 @@ def real(value: Any, what: str) -> float:
     """One number as a float; text, which float() would read, is refused."""
     if isinstance(value, str | bytes):
         raise TypeError(f"{what}: takes numbers; got {value!r:.60}.")
+    if isinstance(value, calls.Node):
+        raise TypeError(
+            f"{what}: takes numbers; got an expression. For its value: float(x); no gradient flows"
+            " through that."
+        )
     try:
         return float(value)
     except (TypeError, ValueError) as error:
@@ -133,6 +138,16 @@ def floats(values: Any, what: str) -> Any:
     return np.ascontiguousarray(numbers(values, what), DTYPE)
 
 
+def _has_expressions(values: Any) -> bool:
+    """Whether it is an expression, or a nested sequence of them: NumPy would take their values, and
+    no gradient would flow."""
+    if isinstance(values, list | tuple):
+        return any(isinstance(v, calls.Node) for v in values) or (
+            len(values) > 0 and _has_expressions(values[0])
+        )
+    return isinstance(values, calls.Node)
+
+
 def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = None) -> Any:
     """An array of the build's type, in a memory order, from arrays and nested sequences of numbers.
     What is one is not copied.
@@ -141,9 +156,7 @@ def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = N
     """
     if type(values) is np.ndarray and values.dtype.kind == "f":  # nearly always
         return np.asarray(values, DTYPE, order)
-    if isinstance(values, calls.Node) or (
-        isinstance(values, list | tuple) and any(isinstance(v, calls.Node) for v in values)
-    ):
+    if _has_expressions(values):
         raise TypeError(f"{what}: {takes}; got expressions. To join expressions: concatenate().")
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise TypeError(

@@ -59,6 +59,10 @@ def watch(function: Callable[[], object] | None, /) -> None:
     _watch = function
 
 
+def set_large(index: int, function: Callable[[int], object], /) -> None:
+    """Nothing: the functions that make nodes in Python ask by themselves."""
+
+
 def accelerated(function: F, /) -> F:
     """The function itself."""
     return function

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _manner
 from ._ffi import (
     DIM,
     DTYPE,
     GRAPH_SHIFT,
     NULL,
+    OPS,
     accelerated,
     calls,
     fail,
@@ -31,10 +33,11 @@ from ._ffi import (
     shaped,
     view,
 )
-from .graph import cg, current_graph, make_expressions_by
+from .graph import INDEX, cg, current_graph, large, make_expressions_by, note_large
 from .tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
+OP_NAMES = {number: name for name, number in OPS.items()}
 _forward, _backward = lib.dn_forward, lib.dn_backward
 
 
@@ -146,6 +149,46 @@ class Expression(calls.Node):
             self._computed(True)
         return _array(*numbers_of(self))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """For np.asarray(x): the value in the build's number type (float32), in the form of
+        npvalue().
+
+        A copy, since the graph uses its memory again; copy=False is an error. The values of a dense
+        parameter are a view that cannot be written to. No gradient flows through an array.
+
+        >>> import dist_dynet as dy, numpy as np
+        >>> _ = dy.renew_cg()
+        >>> np.asarray(dy.softmax(dy.inputVector([1, 1])))
+        array([0.5, 0.5], dtype=float32)
+        """
+        if copy is False:
+            raise ValueError(
+                "the value of an expression is always copied: the graph uses its memory again."
+                " Leave out copy=False."
+            )
+        values, dims, batch = self._computed(False)
+        size = batch * prod(dims)
+        return shaped(view(values, size).astype(DTYPE if dtype is None else dtype), dims, batch)
+
+    def __dlpack__(self, *, max_version: Any = None, copy: bool | None = None, **more: Any) -> Any:
+        """For torch.from_dlpack(x), jax.dlpack.from_dlpack(x) and the like: as __array__(); a view
+        that cannot be written to only for those who can say so, by DLPack 1.0."""
+        writable = max_version is None or tuple(max_version) < (1, 0)
+        array = self.__array__(copy=True if writable and copy is None else copy)
+        if not array.flags.writeable and not writable:
+            return array.__dlpack__(max_version=max_version, **more)
+        if not array.flags.writeable:
+            raise BufferError("a parameter is only given as a view that cannot be written to.")
+        return array.__dlpack__(**more)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The CPU, in DLPack's numbers."""
+        return 1, 0
+
+    def __float__(self) -> float:
+        """For float(loss): as scalar_value()."""
+        return scalar_of(self)
+
     def vec_value(self, recalculate: bool = False) -> list[float]:
         """The value as a flat list: column-major, batch element after batch element."""
         if recalculate:
@@ -225,10 +268,15 @@ class Expression(calls.Node):
         return index
 
     def __repr__(self) -> str:
+        """The operation, the dims and the batch size, such as "tanh (8,) x 4"."""
         try:
-            return f"expression {self.index()}/{cg().version()}"
+            if _manner.manner.dynet:
+                return f"expression {self.index()}/{cg().version()}"
+            dims, batch = self.dim()
+            name = OP_NAMES[lib.dn_node_op(self._node())]
         except (RuntimeError, ValueError):
             return "expression (stale)"
+        return f"{name} {dims}" if batch == 1 else f"{name} {dims} x {batch}"
 
     __str__ = __repr__
 
@@ -251,6 +299,8 @@ class Expression(calls.Node):
 
 def expression(handle: int) -> Expression:
     """An Expression for a handle that is known to be good."""
+    if handle & INDEX >= large.index:
+        note_large(handle)
     e = Expression()
     e._h = handle
     return e

@@ -29,6 +29,7 @@ NOT_FAST_PATHS = {
     "set_current": "which graph is the thread's",
     "subscript": "gives subscripts their operations, once",
     "watch": "is for a search for NaN",
+    "set_large": "is for graphs that grow",
     "Node.__pos__": "returns its argument",
 }
 """Functions of the extension, each with the reason."""

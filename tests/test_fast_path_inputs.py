@@ -132,7 +132,7 @@ FACTORIES = {
         lambda x: dy.constant((2, 1), 3),
         lambda x: dy.constant(np.array([2, 1]), np.float32(3), np.int64(1)),
     ),
-    "zeros": (lambda x: dy.zeros(3, 2), lambda x: dy.zeros([3.0], np.int64(2))),
+    "zeros": (lambda x: dy.zeros(3, batch_size=2), lambda x: dy.zeros([3.0], np.int64(2))),
 }
 
 

@@ -223,7 +223,7 @@ def test_a_number_is_enough_for_one_number():
         (lambda: cube(np.zeros(3)), TypeError, "^function cube: takes expressions; got ndarray"),
         (lambda: cube(), AssertionError, "^List is empty"),
         (
-            lambda: outer(dy.zeros(2, 2), dy.zeros(2, 3)),
+            lambda: outer(dy.zeros(2, batch_size=2), dy.zeros(2, batch_size=3)),
             ValueError,
             "^function outer: batch sizes must be equal or 1; got 2, 3",
         ),

@@ -287,7 +287,7 @@ def test_backward_that_loses_its_values_midway_leaves_no_gradients(act):
         lambda: dy.zeros(2),
         lambda: dy.zeros((1, 1), batch_size=2),
         lambda: dy.zeros(0),
-        lambda: dy.zeros(1, 0),
+        lambda: dy.zeros(1, batch_size=0),
     ],
 )
 def test_backward_of_what_is_not_one_number_is_refused(make):

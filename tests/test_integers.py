@@ -86,7 +86,7 @@ ONE = {
     "one_hot.d": (lambda n: dy.one_hot(n, 1), 3),
     "one_hot.idx": (lambda n: dy.one_hot(4, n), 3),
     "ones.dim": (lambda n: dy.ones(n), 3),
-    "ones.batch_size": (lambda n: dy.ones(2, n), 3),
+    "ones.batch_size": (lambda n: dy.ones(2, batch_size=n), 3),
     "pick.index": (lambda n: dy.pick(_m(), n), 3),
     "pick.dim": (lambda n: dy.pick(_m(), 1, n), 1),
     "pick_batch.indices": (lambda n: dy.pick_batch(_b(), [n, 1]), 3),
@@ -108,7 +108,7 @@ ONE = {
     "random_uniform.dim": (lambda n: dy.random_uniform(n, 0, 1) * 0, 3),
     "random_uniform.batch_size": (lambda n: dy.random_uniform(2, 0, 1, batch_size=n) * 0, 3),
     "reshape.d": (lambda n: dy.reshape(_m(), (n, 2)), 4),
-    "reshape.batch_size": (lambda n: dy.reshape(_m(), 2, n), 4),
+    "reshape.batch_size": (lambda n: dy.reshape(_m(), 2, batch_size=n), 4),
     "sample_categorical.n": (lambda n: dy.sample_categorical(_m(), n) * 0, 3),
     "sample_categorical.d": (lambda n: dy.sample_categorical(_m(), 2, n) * 0, 1),
     "select_cols.cs": (lambda n: dy.select_cols(_m(), [n, 0]), 1),
@@ -129,7 +129,7 @@ ONE = {
     "transpose.dims": (lambda n: dy.transpose(_m(), [n, 0]), 1),
     "vecInput.dim": (lambda n: dy.vecInput(n), 3),
     "zeros.dim": (lambda n: dy.zeros(n), 3),
-    "zeros.batch_size": (lambda n: dy.zeros(2, n), 3),
+    "zeros.batch_size": (lambda n: dy.zeros(2, batch_size=n), 3),
 }
 
 # the same for subscripts

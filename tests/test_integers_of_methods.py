@@ -206,7 +206,7 @@ METHODS = {
         2,
     ),
     "BiRNNBuilder.transduce_packed.lengths": (
-        lambda n: BIRNN(lambda b: b.transduce_packed(dy.ones(2, 5), [n, 3])[0]),
+        lambda n: BIRNN(lambda b: b.transduce_packed(dy.ones(2, batch_size=5), [n, 3])[0]),
         2,
     ),
     "CRF.__init__.tags": (lambda n: _count(lambda m: dy.CRF(m, n)), 3),
@@ -409,7 +409,7 @@ METHODS = {
         2,
     ),
     "RNNState.transduce_packed.lengths": (
-        lambda n: STATE(lambda s: s.transduce_packed(dy.ones(2, 5), [n, 3])[0]),
+        lambda n: STATE(lambda s: s.transduce_packed(dy.ones(2, batch_size=5), [n, 3])[0]),
         2,
     ),
     "RecurrentBuilder.__init__.hidden_dim": (

@@ -168,7 +168,7 @@ CRASHES = {
         "zeros: the result would have more than 2147483647 elements",
     ),
     "batches that differ": (
-        lambda: dy.ones(2, 2) + dy.ones(2, 3),
+        lambda: dy.ones(2, batch_size=2) + dy.ones(2, batch_size=3),
         ValueError,
         "add: batch sizes must be equal or 1; got 2 and 3",
     ),

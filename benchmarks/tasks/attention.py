@@ -38,7 +38,11 @@ def dynet_task(dy, args):
             )
         )
         keys = model.K * H
-        state, context, outs = model.decoder.initial_state(), dy.zeros(HIDDEN, len(pairs)), []
+        state, context, outs = (
+            model.decoder.initial_state(),
+            dy.zeros(HIDDEN, batch_size=len(pairs)),
+            [],
+        )
         for before in common.padded([(START, *words[:-1]) for words in targets])[0]:
             state = state.add_input(
                 dy.concatenate([dy.lookup_batch(model.target, before), context])

@@ -14,6 +14,23 @@ PyTypeObject *dn__node_type;
 /* What is called after each expression is made, in all threads: a search's, else NULL. */
 static PyObject *watch;
 
+/* From this index on, in any graph: what is called with the handle of a node that is made. */
+static int64_t large = (int64_t)1 << DN_INDEX_BITS;
+static PyObject *on_large;
+
+/* Notifies of a node that was made; 0: an exception is set. */
+static int notified(PyObject *by, PyObject *with) {
+    PyObject *result = PyObject_CallFunctionObjArgs(by, with, NULL);
+    Py_XDECREF(result);
+    return result != NULL;
+}
+static int notified_of_large(int64_t handle) {
+    PyObject *of = PyLong_FromLongLong(handle);
+    const int good = of && notified(on_large, of);
+    Py_XDECREF(of);
+    return good;
+}
+
 /* A node refers to nothing, so it is in no cycle, and Python's collector need not walk over the
  * nodes of a graph: without them its full collections, 10 ms each, become rare. */
 PyObject *dn__new_node(PyTypeObject *cls, int64_t handle) {
@@ -21,10 +38,11 @@ PyObject *dn__new_node(PyTypeObject *cls, int64_t handle) {
     if (!node) return NULL;
     if (PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(node);
     ((Node *)node)->handle = handle;
-    if (!watch) return node;
-    PyObject *notified = PyObject_CallFunctionObjArgs(watch, NULL);
-    Py_XDECREF(notified);
-    if (notified) return node;
+    const int is_large = (handle & (((int64_t)1 << DN_INDEX_BITS) - 1)) >= large;
+    if (!watch && !is_large) return node;
+    if (!(is_large && handle >= 0 && !notified_of_large(handle)) &&
+        (!watch || notified(watch, NULL)))
+        return node;
     Py_DECREF(node);
     return NULL;
 }
@@ -160,6 +178,20 @@ static PyObject *set_watch(PyObject *module, PyObject *function) {
     Py_RETURN_NONE;
 }
 
+/* set_large(index, function): function(handle) is called for each node from this index on */
+static PyObject *set_large(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
+    (void)module;
+    int64_t index;
+    if (!counted(n_args, 2)) return NULL;
+    if (!handle_from(args[0], &index))
+        return PyErr_Format(PyExc_TypeError, "set_large: takes an index; got %R.", args[0]);
+    PyObject *before = on_large;
+    Py_INCREF(args[1]);
+    large = index, on_large = args[1];
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_current(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     return PyLong_FromLong(dn__current);
@@ -172,5 +204,6 @@ PyMethodDef dn__base_functions[] = {
     {"set_current", set_current, METH_O, NULL},
     {"current", get_current, METH_NOARGS, NULL},
     {"watch", set_watch, METH_O, NULL},
+    {"set_large", DN_FAST(set_large)},
     {NULL, NULL, 0, NULL},
 };

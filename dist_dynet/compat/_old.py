@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from .. import ops, settings, trainers
+from .._manner import manner
 from ..expression import Expression
 from ..params import LookupParameters, ParameterCollection, Parameters
 from ..settings import say
@@ -222,6 +223,7 @@ def hang() -> None:
     """Hangs the methods onto the classes, once."""
     if _before:
         return
+    manner.dynet = True
     collection: Any = ParameterCollection
     _put(collection, "save", _save(collection.save))
     _put(collection, "load", _load)
@@ -247,6 +249,7 @@ def hang() -> None:
 
 def unhang() -> None:
     """Takes hang() back."""
+    manner.dynet = False
     while _before:
         cls, name, value = _before.pop()
         if value is _ABSENT:

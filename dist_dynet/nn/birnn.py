@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
@@ -15,6 +15,9 @@ from ..params.collection import ParameterCollection
 from .owner import Owner, subcollection
 from .sequences import LIST, Inputs, inputs_of, packed_inputs
 from .state import RNNState
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class BiRNNBuilder(Owner):
@@ -97,6 +100,12 @@ class BiRNNBuilder(Owner):
         for pair in self.builder_layers:
             for builder in pair:
                 builder.disable_dropout()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches the dropout of all layers and directions, as ParameterCollection.train()."""
+        for builder in (b for pair in self.builder_layers for b in pair):
+            builder.train(mode)
+        return super().train(mode)
 
     def _below(self, xs: Inputs) -> Inputs:
         """The inputs of the last layer."""

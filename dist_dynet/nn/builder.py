@@ -16,6 +16,7 @@ from ..expression import Expression, expression, resolved
 from ..graph import this_graph
 from ..ops import inputTensor
 from ..params.collection import ParameterCollection
+from ..params.modes import switch
 from ..params.parameters import Parameters
 from .owner import Owner, subcollection
 from .state import RNNState, vectors
@@ -86,7 +87,9 @@ class RecurrentBuilder(Owner):
             for layer in self._layers
         ]
         rates = ("dropout_x",) if self._drops_each_step else self._mask_rates
-        more = self._floats(), self._has_cells, update, handles
+        if not (drops := self._drops()):
+            rates = (None,) * len(rates)
+        more = self._floats(), self._has_cells, update, handles, drops
         if self._composes():
             weights = [self._weights([expression(resolved(h)) for h in of]) for of in handles]
             return CellStep(self, rates, b"", None, weights, *more)
@@ -199,7 +202,12 @@ class RecurrentBuilder(Owner):
         in_order = _random.dynet_order()
         if in_order and self._graph == graph and before is not None and before._step.last:
             return before if vecs is None else before.set_s(vecs)
-        if step is None or step.update is not update or step.floats != self._floats():
+        if (
+            step is None
+            or step.update is not update
+            or step.floats != self._floats()
+            or (switch.used and step.drops is not self.training)
+        ):
             step = self._new_step(bool(update))
             self._last_step = step if self._fixed_weights and step.table else None
         if in_order:

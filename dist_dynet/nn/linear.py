@@ -165,6 +165,6 @@ class MLP(Block):
         the parameters get no gradient."""
         for layer in self._layers[:-1]:
             x = self._f(layer(x, update))
-            if self.dropout_rate:
+            if self.dropout_rate and self._drops():
                 x = dropout(x, self.dropout_rate)
         return self._layers[-1](x, update)

@@ -71,7 +71,7 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
         self._last_step = None
 
     def _composes(self) -> bool:
-        return self.weightnoise_std > 0
+        return self.weightnoise_std > 0 and self._drops()
 
     def _cell(
         self,

@@ -64,4 +64,4 @@ class LayerNorm(Block):
         if len(dims) != 2 or dims[1] == 1:
             return layer_norm(x, g, b)
         rows, columns = dims
-        return reshape(layer_norm(reshape(x, rows, columns * batch), g, b), dims, batch)
+        return reshape(layer_norm(reshape(x, (rows,), columns * batch), g, b), dims, batch)

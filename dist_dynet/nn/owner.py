@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..params.collection import ParameterCollection
 from ..params.dims import size
+from ..params.modes import switch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Owner:
@@ -36,6 +40,31 @@ class Owner:
             ValueError: there is no such precision, or not with float64.
         """
         self._collection.set_precision(precision)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches its dropout, as ParameterCollection.train() of its parameters.
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> lstm.set_dropout(0.5)
+        >>> lstm.eval().training, lstm.dropout_x
+        (False, 0.5)
+        """
+        self._collection.train(mode)
+        return self
+
+    def eval(self) -> Self:
+        """As train(False): nothing is dropped."""
+        return self.train(False)
+
+    @property
+    def training(self) -> bool:
+        """Whether it drops what its rates say: see train()."""
+        return self._collection.training
+
+    def _drops(self) -> bool:
+        """The same, in the time of nothing where no collection was ever switched."""
+        return not switch.used or self._collection.training
 
     def param_collection(self) -> ParameterCollection:
         """The subcollection of its parameters."""

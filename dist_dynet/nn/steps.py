@@ -52,6 +52,16 @@ class Step(NamedTuple):
     has_cells: bool
     update: bool
     handles: list[list[int]]  # of each layer's parameters
+    drops: bool  # False: nothing, whatever the rates are
+
+    def _rates(self) -> tuple[float, ...]:
+        """The rates of the masks that a sequence holds."""
+        rates: tuple[float, ...] = self.builder._rates()
+        return rates if self.drops else (0.0,) * len(rates)
+
+    def _fresh_rate(self) -> float:
+        """The rate of what is drawn anew at each step."""
+        return self.builder._fresh_rate() if self.drops else 0.0
 
     def masks(self, state: RNNState, xs: Inputs) -> list[LayerMasks]:
         """The masks of each layer. The first input decides whether there are any.
@@ -60,7 +70,7 @@ class Step(NamedTuple):
         """
         if not all(map(has_handle, xs.inputs)):
             raise not_expression("add_input", *xs.inputs)
-        masks, rates = state._masks, self.builder._rates()
+        masks, rates = state._masks, self._rates()
         in_order = self.last is not None
         if not masks and any(rates):
             self.draw(masks, xs.batch_size())
@@ -74,7 +84,7 @@ class Step(NamedTuple):
 
     def draw(self, masks: list[LayerMasks], batch_size: int) -> None:
         """Draws masks for this batch size; in DyNet's order all of them, if a rate is not 0."""
-        b, rates = self.builder, self.builder._rates()
+        b, rates = self.builder, self._rates()
         every = self.last is not None
         masks.clear()
         for layer in range(b.layers if any(rates) or not every else 0):
@@ -139,7 +149,7 @@ class NodeStep(Step):
             if mask is not None:
                 options |= bit
                 handles.append(mask._h)
-        if rate := self.builder._fresh_rate():
+        if rate := self._fresh_rate():
             xs = xs.replaced([dropout(x, rate) for x in xs.inputs])
         elif masks:
             xs = xs.times(masks[0])
@@ -158,7 +168,7 @@ class NodeStep(Step):
         return made
 
     def _output(self, h: Expression) -> Expression:
-        rate = self.builder._fresh_rate()
+        rate = self._fresh_rate()
         return dropout(h, rate) if rate else h
 
     def _state(
@@ -176,7 +186,7 @@ class NodeStep(Step):
         """The state at each position."""
         if not xs.steps or not self.builder.layers:
             return [state] * xs.steps
-        if self.last is not None and xs.plain and self.builder._fresh_rate():
+        if self.last is not None and xs.plain and self._fresh_rate():
             return [state := self.after(state, x) for x in xs.inputs]  # draws as DyNet
         firsts = self._layers(state, xs, xs.steps)
         states: list[Any] = [None] * xs.steps

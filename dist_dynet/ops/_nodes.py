@@ -13,7 +13,7 @@ import numpy as np
 
 from .._ffi import NULL, OPS, accelerated, fail, fail_in, lib
 from ..expression import NO_GRAPH, Expression, resolved
-from ..graph import current_graph
+from ..graph import INDEX, current_graph, large, note_large
 
 E = TypeVar("E", bound=Expression)
 Attribute = float | Sequence[float]
@@ -50,6 +50,8 @@ def make(cls: type[E], handle: int, *inputs: int, what: str = "") -> E:
     handle stands for, as fail() does."""
     if handle < 0:
         fail(handle, *inputs, what=what)
+    if handle & INDEX >= large.index:
+        note_large(handle)
     e = cls()
     e._h = handle
     return e

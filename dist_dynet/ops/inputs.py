@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._ffi import DTYPE, accelerated, lib
 from .._integers import indices as integers_of
 from .._integers import numbers, one_or_more, real, whole
+from .._manner import dims_in_a_tuple
 from ..expression import Expression, expression
 from ..graph import ComputationGraph, current_graph
 from ..params.dims import as_dims, check_device
@@ -362,6 +363,7 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     return _filled("constant", dim, batch_size, real(val, "constant"))
 
 
+@dims_in_a_tuple("batch_size")
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     """All elements 0: dims x batch_size.
 
@@ -375,6 +377,7 @@ def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
 zeroes = zeros
 
 
+@dims_in_a_tuple("batch_size")
 def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     """All elements 1: dims x batch_size.
 

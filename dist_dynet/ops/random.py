@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._integers import real, whole
+from .._manner import dims_in_a_tuple
 from ..expression import Expression
 from ..params.dims import as_dims
 from ._nodes import node
@@ -31,7 +32,8 @@ def dropout(x: Expression, p: float) -> Expression:
     """y_i = x_i m_i, where m_i = 1 / (1 - p) with probability 1 - p, else 0: a mask of its own for
     each element and batch element.
 
-    There is no switch for testing: leave dropout() out then. p = 1 gives zeros.
+    It drops whenever it is called: m.eval() switches builders and blocks alone, and says what
+    m.training is. p = 1 gives zeros.
     Raises: ValueError for a rate outside of [0, 1].
 
     >>> import dist_dynet as dy
@@ -101,6 +103,7 @@ def _drawn(op: str, dim: int | Sequence[int], batch_size: int, a: float, b: floa
     return node(op, whole(batch_size, op, "batch_size"), as_dims(dim, op), real(a, op), real(b, op))
 
 
+@dims_in_a_tuple("mean")
 def random_normal(
     dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1
 ) -> Expression:
@@ -139,6 +142,7 @@ def random_bernoulli(
     return _drawn("random_bernoulli", dim, batch_size, p, scale)
 
 
+@dims_in_a_tuple("mu")
 def random_gumbel(
     dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, batch_size: int = 1
 ) -> Expression:

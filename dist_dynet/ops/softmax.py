@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .._ffi import DTYPE
+from .._ffi import DTYPE, ffi, lib
 from .._integers import indices, real, whole
+from .._manner import manner
 from ..expression import Expression
 from ._nodes import has_handle, node, not_expression, set_ints
 from .masked import masked
@@ -25,8 +27,28 @@ __all__ = [
 ]
 
 
+class _Probabilities(Expression):
+    """What softmax() and sparsemax() make."""
+
+    __slots__ = ()
+
+    def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
+        """As that of other expressions, divided by the sums: in float64, numbers of float32 sum to
+        1 only to 7 digits, and numpy.random.choice() refuses them. DyNet leaves them so."""
+        array = super().npvalue(recalculate)
+        if array.size == 1 or manner.dynet:
+            return array
+        out = ffi.new("int[1]")
+        lib.dn_node_ints(self._node(), 1, out)
+        sums = array.sum(axis=out[0] if out[0] < array.ndim else 0, keepdims=True)
+        np.divide(array, sums, out=array, where=sums > 0)
+        return array
+
+
 def softmax(x: Expression, d: int = 0) -> Expression:
     """y = exp(x) / sum exp(x) along dim d.
+
+    npvalue() sums to 1 in float64, too, as numpy.random.choice() wants it.
 
     Gradient: dx = y (dy - <y, dy>).
 
@@ -34,7 +56,7 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.softmax(dy.inputVector([1, 1])).value()
     [0.5, 0.5]
     """
-    return node("softmax", x, whole(d, "softmax", "a dim"))
+    return node("softmax", x, whole(d, "softmax", "a dim"), cls=_Probabilities)
 
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[Sequence[int]]:
@@ -116,7 +138,7 @@ def sparsemax(x: Expression, d: int | None = None) -> Expression:
                 " sparsemax(x, 0)."
             )
         d = 0
-    return node("sparsemax", x, whole(d, "sparsemax", "a dim"))
+    return node("sparsemax", x, whole(d, "sparsemax", "a dim"), cls=_Probabilities)
 
 
 def constrained_softmax(x: Expression, y: Expression) -> Expression:

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import lib, pointer
+from .._manner import dims_in_a_tuple
 from . import initializers
 from .dims import MAX_DIMS, as_dims, check_device, check_size
+from .modes import Modes
 from .parameters import AnyParameter, FileName, LookupParameters, Parameters
 from .precision import check_precision
 from .root import Root, unchanged
@@ -41,7 +43,7 @@ def set_default_weight_decay(lam: float) -> None:
     _defaults.weight_decay = check_weight_decay("weight decay", lam)
 
 
-class ParameterCollection:
+class ParameterCollection(Modes):
     """The parameters of a model, by name; subcollections group them.
 
     >>> import dist_dynet as dy
@@ -187,6 +189,7 @@ class ParameterCollection:
             yield at
             at = at._parent
 
+    @dims_in_a_tuple("init", 1)
     def add_parameters(
         self,
         dim: int | Sequence[int],
@@ -233,6 +236,7 @@ class ParameterCollection:
             parameter.set_precision(precision)
         return parameter
 
+    @dims_in_a_tuple("init", 1)
     def add_lookup_parameters(
         self,
         dim: int | Sequence[int],
@@ -244,7 +248,18 @@ class ParameterCollection:
         std: float = 1.0,
     ) -> LookupParameters:
         """Adds a lookup table: dim = (rows, size, ...); one number n means (n, 1). `init` as in
-        add_parameters()."""
+        add_parameters().
+
+        The default counts the rows as a dim, as DyNet does: numbers from +-sqrt(6 / (rows + size)),
+        which are tiny where there are many rows. For embeddings pass
+        init=dy.GlorotInitializer(is_lookup=True), whose spread depends on the size alone.
+
+        >>> import dist_dynet as dy
+        >>> m, by_row = dy.ParameterCollection(), dy.GlorotInitializer(is_lookup=True)
+        >>> tables = [m.add_lookup_parameters((50_000, 64), init=init) for init in (None, by_row)]
+        >>> [round(float(abs(table.as_array()).max()), 2) for table in tables]
+        [0.01, 0.22]
+        """
         check_device(device, "add_lookup_parameters")
         if isinstance(init, np.ndarray):
             return self.lookup_parameters_from_numpy(init, name, device)

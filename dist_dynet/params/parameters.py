@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, accelerated, ffi, lib, pointer, shaped, view
 from .._integers import named
+from .._manner import manner
 from ..expression import Expression, Numbers, expression, resolved
 from .precision import check_precision, name_of_precision
 from .root import Root
@@ -118,6 +119,28 @@ class _ParameterBase(Expression):
             return self._arrange(self._values())
         numbers, dims, batch = stored(self, -1)
         return shaped(np.frombuffer(numbers), dims, batch)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """For np.asarray(p): the values in the build's number type (float32), of shape().
+
+        Of a dense parameter a view, which follows later updates and cannot be written to; of a
+        table a copy, as weight decay is lazy there.
+
+        >>> import dist_dynet as dy, numpy as np
+        >>> w = dy.ParameterCollection().add_parameters(2, init=1)
+        >>> values = np.asarray(w)
+        >>> w.scale(3)
+        >>> values, np.array(w, dtype=int)
+        (array([3., 3.], dtype=float32), array([3, 3]))
+        """
+        shares = not self._rows and dtype in (None, DTYPE) and not copy
+        if copy is False and not shares:
+            raise ValueError(
+                f"{self!r} cannot be given as an array without a copy. Leave out copy=False."
+            )
+        array = self._shaped(self.storage() if shares else self._values())
+        array.flags.writeable = not shares
+        return array if dtype is None else array.astype(dtype, copy=False)
 
     def _flat_gradient(self) -> NDArray[Any]:
         out = np.empty(lib.dn_param_size(self._c), DTYPE)
@@ -273,9 +296,10 @@ class Parameters(_ParameterBase):
         return expression(resolved(constant_or_not))
 
     def __repr__(self) -> str:
-        return f"Parameter {self._name}"
+        return _shown("Parameter", self)
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return f"Parameter {self._name}"
 
 
 class LookupParameters(_ParameterBase):
@@ -416,9 +440,16 @@ class LookupParameters(_ParameterBase):
         return self
 
     def __repr__(self) -> str:
+        return _shown("LookupParameter", self)
+
+    def __str__(self) -> str:
         return f"LookupParameter {self._name}"
 
-    __str__ = __repr__
+
+def _shown(kind: str, p: _ParameterBase) -> str:
+    if manner.dynet:
+        return str(p)
+    return f"{kind} {p._name} {p.shape()}{'' if p.is_updated() else ', frozen'}"
 
 
 AnyParameter: TypeAlias = Parameters | LookupParameters

@@ -61,7 +61,7 @@ ROWS = [
         ],
         errors=[
             refuses(
-                lambda: outer(dy.zeros(2, 2), dy.zeros(2, 3)),
+                lambda: outer(dy.zeros(2, batch_size=2), dy.zeros(2, batch_size=3)),
                 ValueError,
                 "^function outer: batch sizes must be equal or 1",
             )

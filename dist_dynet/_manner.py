@@ -1,0 +1,78 @@
+"""What is warned of, once, where a program may not do what its author means.
+
+A program that imports `dynet` (dist_dynet.compat) was written for DyNet, and means what DyNet does:
+there `manner.dynet` is true, and nothing of this is said. This module imports nothing of the
+package.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PACKAGE = str(Path(__file__).parent) + os.sep
+
+
+class _Manner:
+    dynet = False
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+
+manner = _Manner()
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int or isinstance(value, np.integer)
+
+
+def dims_in_a_tuple(second: str, of: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """For functions whose argument number `of` is dims, and whose next one is `second`: f(2, 3)
+    with two sizes and nothing more is warned of, once, since elsewhere it means dims (2, 3)."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        name = function.__name__
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **named: P.kwargs) -> R:
+            if (
+                len(args) == of + 2
+                and not named
+                and _is_size(args[of + 1])
+                and args[of + 1]
+                and _is_size(args[of])
+                and not manner.dynet
+                and name not in manner.said
+            ):
+                manner.said.add(name)
+                a, b = args[of:]
+                before = "x, " if of and name == "reshape" else ""
+                warn(
+                    f"{name}: dims are one argument, so that {b} is the {second} here. For dims"
+                    f" write {name}({before}({a}, {b})), else {name}({before}{a}, {second}={b})."
+                    " This is said once."
+                )
+            return function(*args, **named)
+
+        return checked
+
+    return decorate
+
+
+def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
+    """A warning whose line is the one outside of this package that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

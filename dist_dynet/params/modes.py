@@ -1,0 +1,71 @@
+"""Training and evaluation: what switches the dropout of builders and blocks, by the collection that
+has their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class _Switch:
+    """Whether any collection was switched to evaluation, in this process."""
+
+    used = False
+
+
+switch = _Switch()
+
+
+class Modes:
+    """The part of a collection that knows whether it is trained or evaluated."""
+
+    _mode: tuple[int, bool] = (0, True)
+    """The number of the last call of train() here, counted in the whole tree, and what it said."""
+    _modes: int = 0
+    """How many calls there were; of the root."""
+
+    def _lineage(self) -> Iterator[Self]:
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches dropout, and noise on weights, of all builders and blocks with parameters here
+        or in subcollections: True, as at the start, or False, which is what eval() does.
+
+        Rates stay as they are set. It holds for sequences that begin, and blocks that are called,
+        afterwards; of several calls the last one. dy.dropout() and the like of your own drop at any
+        time: ask `training`. Copies and pickles keep it, dy.save() does not.
+
+        Returns the collection itself.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> mlp = dy.MLP([2, 8, 1], m, dropout=0.5)
+        >>> m.eval().training
+        False
+        >>> x = dy.inputVector([1, 2])
+        >>> mlp(x).value() == mlp(x).value()
+        True
+        >>> m.train().training
+        True
+        """
+        root = list(self._lineage())[-1]
+        root._modes += 1
+        self._mode = root._modes, bool(mode)
+        switch.used = switch.used or not mode
+        return self
+
+    def eval(self) -> Self:
+        """As train(False): nothing is dropped."""
+        return self.train(False)
+
+    @property
+    def training(self) -> bool:
+        """Whether builders and blocks drop what their rates say; see train()."""
+        return max(c._mode for c in self._lineage())[1]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        switch.used = switch.used or "_mode" in state
