@@ -14,9 +14,13 @@ PyTypeObject *dn__node_type;
 /* What is called after each expression is made, in all threads: a search's, else NULL. */
 static PyObject *watch;
 
-/* From this index on, in any graph: what is called with the handle of a node that is made. */
-static int64_t large = (int64_t)1 << DN_INDEX_BITS;
+/* What is called with the handle of each node that is made from index `large` on, in any graph. */
+enum { INDEX = (1 << DN_INDEX_BITS) - 1 };
+static int64_t large = INDEX + 1;
 static PyObject *on_large;
+
+/* Below this index nothing is called when a node is made: one comparison for both. */
+static int64_t unnoticed = INDEX + 1;
 
 /* Notifies of a node that was made; 0: an exception is set. */
 static int notified(PyObject *by, PyObject *with) {
@@ -38,11 +42,9 @@ PyObject *dn__new_node(PyTypeObject *cls, int64_t handle) {
     if (!node) return NULL;
     if (PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(node);
     ((Node *)node)->handle = handle;
-    const int is_large = (handle & (((int64_t)1 << DN_INDEX_BITS) - 1)) >= large;
-    if (!watch && !is_large) return node;
-    if (!(is_large && handle >= 0 && !notified_of_large(handle)) &&
-        (!watch || notified(watch, NULL)))
-        return node;
+    if ((handle & INDEX) < unnoticed) return node;
+    const int is_large = handle >= 0 && (handle & INDEX) >= large;
+    if (!(is_large && !notified_of_large(handle)) && (!watch || notified(watch, NULL))) return node;
     Py_DECREF(node);
     return NULL;
 }
@@ -174,6 +176,7 @@ static PyObject *set_watch(PyObject *module, PyObject *function) {
     PyObject *before = watch;
     Py_INCREF(function);
     watch = function == Py_None ? NULL : function;
+    unnoticed = watch ? 0 : large;
     Py_XDECREF(before);
     Py_RETURN_NONE;
 }
@@ -188,6 +191,7 @@ static PyObject *set_large(PyObject *module, PyObject *const *args, Py_ssize_t n
     PyObject *before = on_large;
     Py_INCREF(args[1]);
     large = index, on_large = args[1];
+    unnoticed = watch ? 0 : large;
     Py_XDECREF(before);
     Py_RETURN_NONE;
 }
