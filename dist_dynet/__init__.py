@@ -120,7 +120,7 @@ for _class, _attributes in (
 
 if {
     *("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"),
-    *("DIST_DYNET_CHECK", "DIST_DYNET_METRICS"),
+    *("DIST_DYNET_CHECK", "DIST_DYNET_METRICS", "DIST_DYNET_TIMELINE"),
 } & os.environ.keys():
     # Under a launcher a failure on this rank must end the whole job; a trial and metrics follow
     # each trainer from its start.

@@ -17,6 +17,8 @@ __all__ = ["main"]
 USAGE = """usage: dist-dynet run [options] script.py [arguments of the script]
        dist-dynet check [options] script.py [options] [-- arguments of the script]
        dist-dynet info [--json]
+       dist-dynet plot metrics.jsonl [--out PNG]
+       dist-dynet timeline FILE
        dist-dynet --version
 
 `dist-dynet run --help` lists the options."""
@@ -42,6 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
         from .info import info
 
         return info(rest)
+    if command == "plot":
+        from .plot import plot
+
+        return plot(rest)
+    if command == "timeline":
+        from .timeline import timeline
+
+        return timeline(rest)
     if command == "--version":
         from .._version import __version__
 

@@ -32,6 +32,7 @@ class Options:
     timeout: float | None
     metrics: Path | None
     metrics_every: int | None
+    timeline: Path | None
     launch_agent: str
     interface: str
     command: tuple[str, ...]
@@ -149,6 +150,12 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
             help="updates from one line, and look at who is waited for, to the next (default 100)",
         ),
         add(
+            "--timeline",
+            type=Path,
+            metavar="FILE",
+            help="what each rank does when, in Chrome's trace format (chrome://tracing, Perfetto)",
+        ),
+        add(
             "--launch-agent",
             default="",
             metavar="PROGRAM",
@@ -234,6 +241,7 @@ def parse(arguments: list[str]) -> Options:
         timeout=given.timeout,
         metrics=given.metrics,
         metrics_every=given.metrics_every,
+        timeline=given.timeline,
         launch_agent=given.launch_agent or os.environ.get("DIST_DYNET_LAUNCH_AGENT", ""),
         interface=given.interface or os.environ.get("DIST_DYNET_INTERFACE", ""),
         command=(sys.executable, *(_AS_DYNET if given.as_dynet else ()), *program),

@@ -58,9 +58,11 @@ def run_attempts(
     max_restarts: int,
     screen: Screen,
     log_dir: Path | None,
+    ended: Callable[[], None],
 ) -> int:
     """Runs jobs until one ends well, is ended by a signal, or there is no point in starting another
-    one; its exit status. `next_job` gives them, and is told how the one before has ended.
+    one; its exit status. `next_job` gives them, and is told how the one before has ended; `ended`
+    is called when nothing of one is left.
 
     Raises:
         RefusedError: there is no first job.
@@ -76,6 +78,7 @@ def run_attempts(
             try:
                 job = next_job(outcome)
                 outcome = Attempt(job, variables, signals, screen, logs).run()
+                ended()
             except RefusedError as refusal:
                 if outcome is None:
                     raise

@@ -6,9 +6,10 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-from ..parallel import _launcher
+from ..parallel import _launcher, trace
 from . import _relay, shm
 from ._messages import RefusedError, print_message
 from .attempt import Job, Outcome
@@ -64,6 +65,16 @@ def run_here(options: Options) -> int:
     return _together(options)
 
 
+def _gather_timeline(options: Options) -> None:
+    """After a failure ranks have left their parts of a timeline; otherwise rank 0 has made it."""
+    file = {**os.environ, **_chosen(options)}.get("DIST_DYNET_TIMELINE")
+    try:
+        for words in trace.merge_all(Path(file).absolute()) if file else ():
+            print_message(words)
+    except OSError as error:
+        print_message(f"timeline: cannot be written: {error}. Its parts are left.")
+
+
 def _spans_hosts(options: Options) -> bool:
     return bool(options.hosts or options.hosts_from)
 
@@ -82,8 +93,8 @@ def _together(options: Options) -> int:
             said.append(words)
         return job
 
-    screen = Screen(options.ranks != 1, options.quiet)
-    return run_attempts(next_job, options.max_restarts, screen, options.log_dir)
+    screen, timeline = Screen(options.ranks != 1, options.quiet), partial(_gather_timeline, options)
+    return run_attempts(next_job, options.max_restarts, screen, options.log_dir, timeline)
 
 
 def _job(launcher: Launcher, options: Options) -> tuple[Job, str]:
@@ -137,8 +148,8 @@ def _looked_after(options: Options) -> int:
     """One rank without MPI in a process of its own."""
     environment = {"PYTHONUNBUFFERED": "1", **_alone_environment(options)}
     job = Job((), _relay_command("0", options), 1, environment)
-    screen = Screen(False, options.quiet)
-    return run_attempts(lambda _: job, options.max_restarts, screen, options.log_dir)
+    screen, timeline = Screen(False, options.quiet), partial(_gather_timeline, options)
+    return run_attempts(lambda _: job, options.max_restarts, screen, options.log_dir, timeline)
 
 
 def _relay_command(rank: str, options: Options) -> tuple[str, ...]:
@@ -183,4 +194,6 @@ def _chosen(options: Options) -> dict[str, str]:
         chosen["DIST_DYNET_METRICS"] = str(options.metrics.absolute())
     if options.metrics_every:
         chosen["DIST_DYNET_METRICS_EVERY"] = str(options.metrics_every)
+    if options.timeline:
+        chosen["DIST_DYNET_TIMELINE"] = str(options.timeline.absolute())
     return {**chosen, **dict(options.variables)}

@@ -7,14 +7,14 @@ together.
 Without a launcher all of it works with one process and mpi4py is not imported. In reading order:
 structure, message, meters, negotiation, exchange, sync, batches, gradients, accumulation, wrapper
 and trainer say how an update is made together, join and reproducible what some programs ask for
-beside it; metrics says what rank 0 knows of the run; engines chooses how gradients travel: memory,
-plan, communicator and shared on one host, layout, wire, compression, rounds, rows, host_transport
-and hybrid between hosts. division, sampling, collectives and checkpoint, with _signals and
-_rng_streams, are what else user code calls; _launcher, _hosts, _world, _session, _places, _failures
-and _saving say what it is to be one of several processes.
+beside it; engines chooses how gradients travel: memory, plan, communicator and shared on one host,
+layout, wire, compression, rounds, rows, host_transport and hybrid between hosts. division,
+sampling, collectives and checkpoint, with _signals and _rng_streams, are what else user code calls;
+metrics, timeline and trace show where the time goes; _launcher, _hosts, _world, _session, _places,
+_failures and _saving say what it is to be one of several processes.
 """
 
-from . import _failures, metrics, trial
+from . import _failures, metrics, timeline, trial
 from .batches import Batch
 from .checkpoint import Checkpointer
 from .collectives import (
@@ -54,3 +54,4 @@ __all__ = [
 _failures.install()
 trial.install()
 metrics.follow_all_of_this_process()
+timeline.begin_with_the_first_trainer()

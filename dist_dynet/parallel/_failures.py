@@ -17,10 +17,10 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from .._environment import number
 from . import _alive, _launcher
@@ -58,6 +58,8 @@ class _State:
     watchdog: Watchdog | None = None
     previous: Any = None
     previous_thread: Any = None
+    on_leave: ClassVar[list[Callable[[], None]]] = []
+    on_abort: ClassVar[list[Callable[[], None]]] = []
 
 
 # ---- words and the end -----------------------------------------------------------------
@@ -84,12 +86,22 @@ def finish_first(thread: threading.Thread) -> None:
     _unfinished.add(thread)
 
 
+def at_the_end(leave: Callable[[], None], abort_: Callable[[], None]) -> None:
+    """Calls `leave` when all ranks have come to the end of the program, on all of them, or
+    `abort_` on a rank that ends the job, where what it raises is of no interest."""
+    _State.on_leave.append(leave)
+    _State.on_abort.append(abort_)
+
+
 def abort(code: int) -> None:
     """Ends all ranks. Starts MPI if need be: mpirun ends the others only for a process that it
     knows."""
     for thread in list(_unfinished):
         if thread.is_alive() and thread is not threading.current_thread():
             thread.join(_FINISHING)
+    for callback in _State.on_abort:
+        with suppress(Exception):
+            callback()
     time.sleep(0.2)  # the launcher forwards what was written
     assert _State.launch is not None
     if "DIST_DYNET_ATTEMPT" in os.environ:
@@ -185,6 +197,8 @@ def _leave(comm: Any) -> None:
                 " together."
             )
             abort(LEFT)
+    for callback in _State.on_leave:
+        callback()
     if watchdog:
         watchdog.stop()
     os._exit = _exit

@@ -73,8 +73,9 @@ def _start() -> World:
     started = World(launch)
     _failures.guard(started)
     from .. import _random
-    from . import _saving
+    from . import _saving, timeline
 
     _random.set_rank(started.rank)
     _saving.install(started)
+    timeline.begin(started)
     return started

@@ -1,0 +1,124 @@
+"""`dist-dynet plot FILE`: lines of metrics as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..meter import PHASES
+from ..parallel.metrics import RESERVED
+from ._messages import RefusedError, print_message
+
+_INSTALL = "plot: needs matplotlib: pip install matplotlib"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of the last run in the file, its restarts included; a last line that is not whole
+    is left out.
+
+    Raises:
+        RefusedError: there are none.
+    """
+    lines = []
+    try:
+        for text in path.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and {"update", "seconds", "attempt"} <= line.keys():
+                lines.append(line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefusedError(f"plot: {path} cannot be read: {error}") from None
+    if not lines:
+        raise RefusedError(
+            f"plot: {path} has no metrics. `dist-dynet run --metrics {path.name}` writes them."
+        )
+    start = 0
+    for i in range(1, len(lines)):
+        is_new = lines[i]["run"] != lines[i - 1]["run"]
+        if is_new and lines[i]["attempt"] <= lines[i - 1]["attempt"]:
+            start = i
+    return [line for line in lines[start:] if line["trainer"] == lines[start]["trainer"]]
+
+
+def mean(seconds: Any) -> float:
+    """Of a phase over the ranks; the median stands for many.
+
+    >>> mean([1.0, 2.0]), mean({"median": 4.0})
+    (1.5, 4.0)
+    """
+    if isinstance(seconds, dict):
+        return float(seconds["median"])
+    return float(sum(seconds)) / len(seconds)
+
+
+def logged(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """The names that the program has given numbers to."""
+    return sorted({name for line in lines for name in line} - {*RESERVED})
+
+
+def draw(lines: Sequence[dict[str, Any]], out: Path) -> None:
+    """Time by phase and update, waiting by rank, what was logged, and the gradients' norm."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    updates = [line["update"] for line in lines]
+    named = logged(lines)
+    figure, axes = plt.subplots(3 + len(named), 1, sharex=True, figsize=(9, 2.2 * (3 + len(named))))
+    shown = [p for p in PHASES if any(mean(line["seconds"][p]) > 0 for line in lines)]
+    times = [
+        [1e3 * mean(line["seconds"][phase]) / line["updates"] for line in lines] for phase in shown
+    ]
+    axes[0].stackplot(updates, *times, labels=shown)
+    axes[0].set_ylabel("ms an update")
+    axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    waited = [line["seconds"]["agreement"] for line in lines]
+    if all(isinstance(of, list) and len(of) == len(waited[0]) for of in waited):
+        ranks = enumerate(lines[0]["ranks"])
+        curves = {f"rank {rank}": [of[k] for of in waited] for k, rank in ranks}
+    else:
+        curves = {"ranks": [mean(of) for of in waited]}
+    for name, values in curves.items():
+        share = [100 * w / line["wall"] for w, line in zip(values, lines, strict=True)]
+        axes[1].plot(updates, share, label=name)
+    axes[1].set_ylabel("waits, %")
+    axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    for axis, name in zip(axes[2:], [*named, "gradient_norm"], strict=True):
+        values = [line.get(name) for line in lines]
+        axis.plot(updates, [float("nan") if v is None else v for v in values])
+        axis.set_ylabel(name)
+    axes[-1].set_xlabel("updates")
+    figure.savefig(out, dpi=100, bbox_inches="tight")
+    plt.close(figure)
+
+
+def plot(arguments: list[str]) -> int:
+    """Does what `dist-dynet plot ARGUMENTS` is to do; its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="dist-dynet plot", description="Draws the metrics of the last run in a file."
+    )
+    parser.add_argument("file", type=Path, help="what --metrics or DIST_DYNET_METRICS had named")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="default: FILE with .png")
+    given = parser.parse_args(arguments)
+    out = given.out or given.file.with_suffix(".png")
+    try:
+        draw(read(given.file), out)
+    except RefusedError as refusal:
+        print_message(str(refusal))
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        print_message(_INSTALL)
+        return 2
+    except (OSError, ValueError) as error:
+        print_message(f"plot: {out} cannot be written: {error}")
+        return 1
+    print(out)
+    return 0
