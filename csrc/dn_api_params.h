@@ -176,7 +176,7 @@ int dn_meter_wait(void);
 void dn_meter_hand_over(int64_t bytes);
 void dn_meter_read(dn_reading *);
 /* Spans of phases are written to this descriptor as they end, several at once and not later than
- * 0.2 s after their ends, at most so many; -1: to none. dn_meter_flush writes what is held, with
+ * 0.02 s after their ends, if others end then, at most so many; -1: to none. dn_meter_flush writes what is held, with
  * the present span up to now; returns errno of a write that has failed, after which nothing is
  * written. */
 typedef struct dn_span { int64_t begin, end, phase; } dn_span;

@@ -7,7 +7,7 @@
 
 #include "dn_api.h"
 
-enum { HELD = 256 /* spans, until they are written */, FLUSH = 200000000 /* ns */ };
+enum { HELD = 256 /* spans, until they are written */, FLUSH = 20000000 /* ns */ };
 
 static int64_t sums[DN_PHASES], handed_over; /* ns; bytes */
 static int64_t since, fake = -1;             /* the beginning of the present phase */

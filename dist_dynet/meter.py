@@ -26,6 +26,9 @@ wait = lib.dn_meter_wait
 """wait() goes over to "agreement" in a process that is in "compute": whoever waits while nothing
 else is said of what it does, waits for other ranks."""
 
+flush = lib.dn_meter_flush
+"""Writes what is held of a timeline, if there is one."""
+
 hand_over = lib.dn_meter_hand_over
 """hand_over(n) counts n bytes of gradients that go to other ranks."""
 

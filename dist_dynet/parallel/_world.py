@@ -33,6 +33,9 @@ _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
 """Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something
 has moved, 20 us at first, at most this."""
 
+_FLUSH = 0.5
+"""Seconds of waiting after which a timeline shows them, and again."""
+
 _PAUSE = 2.0
 """Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z:
 they are no waiting."""
@@ -330,7 +333,7 @@ class World:
             TimeoutError: as wait().
         """
         limit = self.timeout if timeout is None else timeout
-        start = moved = polled = time.perf_counter()
+        start = moved = polled = flushed = time.perf_counter()
         seen = moves()
         self._job.place = Place(what, time.monotonic(), self.members)
         before = meter.wait()
@@ -345,6 +348,9 @@ class World:
                         f"{self.name} {what}: waited {limit:g} s for {self._missing(what)}."
                     )
                 _give_way()
+                if now - flushed > _FLUSH:  # this rank may be killed because of what it waits for
+                    flushed = now
+                    meter.flush()
                 if now - start > _SPIN:
                     time.sleep(min(max((now - moved) / 50, _SHORTEST_NAP), _LONGEST_NAP))
         finally:

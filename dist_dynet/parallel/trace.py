@@ -19,6 +19,9 @@ from ..meter import PHASES
 MOST_SPANS = 1_000_000
 """Of a rank: then it writes no more. A viewer would not take them."""
 
+SHORTEST = 1000
+"""Nanoseconds of a span that is shown: viewers count in microseconds."""
+
 SYNC = -1
 """In place of a phase: at local time `begin` the first rank's clock was `end` ahead."""
 
@@ -184,12 +187,14 @@ def write(file: TextIO, parts: list[Part]) -> str:
         count = 0
         for begin, end, phase in part.spans():
             count += 1
-            name = PHASES[phase]
+            if end - begin < SHORTEST:
+                continue
             # a nanosecond is left out between neighbours: rounded by a viewer they would overlap
             at, until = round(begin - first), round(end - first) - 1
+            name = PHASES[phase]
             file.write(
                 f',\n{{"name": "{name}", "ph": "X", "pid": {process}, "tid": {rank + 1}, "ts":'
-                f' {at / 1000:.3f}, "dur": {max(until - at, 0) / 1000:.3f}, "cname":'
+                f' {at / 1000:.3f}, "dur": {(until - at) / 1000:.3f}, "cname":'
                 f' "{_COLOURS[name]}"}}'
             )
         if count >= MOST_SPANS:

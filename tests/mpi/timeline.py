@@ -1,0 +1,44 @@
+"""A run with all phases: timeline.py WHAT FOLDER. Rank 0 prints its sums as JSON.
+
+WHAT is "run"; "killed": rank 1 is killed in its first attempt; "clocks": ranks compare their clocks
+as if each ran on a host of its own.
+"""
+
+import json
+import os
+import signal
+import sys
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet._ffi import lib
+from dist_dynet.parallel import timeline
+from dist_dynet.parallel._session import world
+
+what, folder = sys.argv[1:]
+rank = parallel.rank()
+
+if what == "clocks":
+    here = world()
+    timeline.host = lambda: (str(rank),)
+    local, ahead, wrong = timeline.compare_clocks(here, here.duplicate())
+    print(json.dumps([rank, ahead, wrong, lib.dn_meter_now() - local]), flush=True)
+    sys.exit()
+
+m = dy.ParameterCollection()
+w, table = m.add_parameters((4, 4)), m.add_lookup_parameters((50, 4))
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m))
+batches = parallel.shard(range(48), batch_size=4)
+checkpoints = parallel.Checkpointer(folder, m, trainer, batches, every=4, background=False)
+checkpoints.resume()
+for i, batch in enumerate(batches):
+    if what == "killed" and rank == 1 and i == 6 and os.environ["DIST_DYNET_ATTEMPT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    dy.renew_cg()
+    dy.esum([dy.sum_elems(w * table[x]) for x in batch]).backward()
+    trainer.update()
+    trainer.log(loss=i)
+parallel.evaluate(float, range(10))
+if rank == 0:
+    stats = trainer.stats()
+    print(json.dumps({"seconds": stats.seconds, "updates": stats.updates}))
