@@ -175,10 +175,10 @@ int dn_meter_switch(int phase);
 int dn_meter_wait(void);
 void dn_meter_hand_over(int64_t bytes);
 void dn_meter_read(dn_reading *);
-/* Spans of phases are written to this descriptor as they end, several at once and not later than
- * 0.02 s after their ends, if others end then, at most so many; -1: to none. dn_meter_flush writes what is held, with
- * the present span up to now; returns errno of a write that has failed, after which nothing is
- * written. */
+/* Spans of phases are written to this descriptor when they have ended, at most so many: several at
+ * once, those of the last 0.02 s with the first span that ends after that. -1: to none.
+ * dn_meter_flush writes what is held, with the present span up to now; returns errno of a write
+ * that has failed, after which nothing is written. */
 typedef struct dn_span { int64_t begin, end, phase; } dn_span;
 void dn_meter_record(int file, int64_t most);
 int dn_meter_flush(void);

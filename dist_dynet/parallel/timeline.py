@@ -20,8 +20,8 @@ from .._ffi import lib
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from . import _failures, _launcher, trace
+from ._hosts import identity
 from ._world import World
-from .engines import host
 
 FILE = os.environ.get("DIST_DYNET_TIMELINE", "")
 
@@ -109,7 +109,7 @@ def compare_clocks(here: World, comm: Any) -> tuple[int, int, int]:
     answer; the middle of the two is taken for it, of the round with the least time between them.
     That is wrong by at most half of this time.
     """
-    hosts = comm.allgather(host())
+    hosts = comm.allgather(identity())
     remote = [rank for rank in range(here.size) if hosts[rank] is None or hosts[rank] != hosts[0]]
     told = np.zeros(1, np.int64)
     if here.rank == 0:
