@@ -58,7 +58,7 @@ def run_attempts(
     max_restarts: int,
     screen: Screen,
     log_dir: Path | None,
-    ended: Callable[[], None],
+    ended: Callable[[], object] = bool,
 ) -> int:
     """Runs jobs until one ends well, is ended by a signal, or there is no point in starting another
     one; its exit status. `next_job` gives them, and is told how the one before has ended; `ended`
