@@ -7,6 +7,7 @@ How long: fifteen seconds on one core.
 import os
 import random
 import threading
+import time
 from pathlib import Path
 
 import fuzz
@@ -168,6 +169,24 @@ def test_threads_are_made_when_they_are_needed_and_end_when_they_are_too_many():
     dy.init(threads=1)
     bits_of_training(steps=1)
     assert threads_of_the_pool() == before
+
+
+def test_threads_that_watch_for_work_soon_sleep():
+    dy.init(threads=3)
+    bits_of_training(steps=1)
+    assert threads_of_the_pool() == 2
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
+
+
+def test_the_number_of_threads_changes_while_they_watch():
+    lib.dn_share_work(60000, 12000)
+    expected = with_threads(1, lambda: bits_of_training(steps=1))
+    before = threads_of_the_pool()
+    for n in (2, 4, 3, 1, 5, 2, 1):
+        assert with_threads(n, lambda: bits_of_training(steps=1)) == expected
+        assert threads_of_the_pool() == before + n - 1
 
 
 def test_child_has_threads_of_its_own():

@@ -317,7 +317,7 @@ static void in_pieces_of_blas(product *p, int form) {
     p->pieces = (dn__pieces){n, n, 1};
     if (by_rows || by_columns) p->pieces = dn__pieces_of(n, size, unit);
     p->pieces.count = (int)(n / p->pieces.size); /* the rest may be too small for the same kernel */
-    dn__parallel(p->pieces.count, product_piece, p);
+    dn__parallel(p->pieces.count, work_of(p->size), product_piece, p);
 }
 
 static void in_pieces(product *p, int form) {
@@ -330,7 +330,7 @@ static void in_pieces(product *p, int form) {
     else cut_columns(p, form);
     size_t n = (size_t)p->size[p->cut];
     p->pieces = dn__in_pieces(n, work_of(p->size) / (double)n, by_rows ? row_unit : column_unit);
-    dn__parallel(p->pieces.count, product_piece, p);
+    dn__parallel(p->pieces.count, work_of(p->size), product_piece, p);
 }
 
 DN_INLINE void multiply(product_fn *kernel, int form, int m, int k, int n, const dn_real *a,

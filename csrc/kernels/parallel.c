@@ -1,7 +1,7 @@
 /* The pool of threads. One computation at a time has it. Threads claim pieces from a counter, the
  * caller from the front and the others from the back, so that each finds in its cache what it had
- * the last time. Where there is nothing to claim they sleep, after a few microseconds in which the
- * next computation may come. */
+ * the last time. Where there is nothing to claim they watch for the next computation, a fraction of
+ * a millisecond at most, then sleep. */
 #include "parallel.h"
 
 #include <pthread.h>
@@ -9,17 +9,27 @@
 #include <stdint.h>
 #include <time.h>
 
+enum { STACK = 1 << 20, MOST_CLAIMS = 1 << 15 };
+/* Nanoseconds. To wake a thread costs the caller up to 35,000 where the core has other work, and
+ * the thread begins up to 150,000 later; so it watches as long before it sleeps. Watching is paid
+ * for by computing: a thread has watched for no longer than it has computed, and where nothing came
+ * that counts FUTILE times. A thread that loses its core while it watches, which a gap of LOST
+ * between two looks shows, is in the way of others: it does not watch before it has computed for
+ * as long as DEBT. */
 enum {
-    LOOKS = 100, /* at the counter before a thread sleeps: some microseconds */
-    STACK = 1 << 20,
-    MOST_CLAIMS = 1 << 15
+    WATCH = 200000,
+    MOST_CREDIT = 1000000,
+    FUTILE = 4,
+    LOST = 50000,
+    DEBT = 20000000,
+    LOOKS = 8
 };
 /* Nanoseconds that the caller may wait for pieces under way, beside what it has computed itself,
  * before it takes the core of whoever computes them for lost; and for how many times as long as it
  * has waited then it computes alone. */
 enum { STALL = 100000, PAUSE = 20 };
 
-atomic_int dn__threads = 1;
+atomic_int dn__threads = 1, dn__watching;
 double dn__shared_work = 60000, dn__piece_work = 12000;
 
 /* The computation at hand. `claims` holds its number (32 bits), and from which piece (16 bits) to
@@ -147,13 +157,44 @@ static int sleep_until_woken(void) {
     return stays;
 }
 
+/* Whether there is something to claim, before `most` nanoseconds are over. *now is when it began,
+ * and then when it has ended; *lost: whether it has been without its core. */
+static int watch(int64_t most, uint64_t *now, int *lost) {
+    uint64_t begun = *now, before;
+    int came = 0;
+    atomic_fetch_add(&dn__watching, 1);
+    do {
+        for (int i = 0; i < LOOKS && !came; i++) {
+            relax();
+            came = unclaimed(atomic_load(&job.claims)) > 0;
+        }
+        before = *now;
+        *now = nanoseconds();
+        *lost |= *now - before > LOST;
+    } while (!came && (int64_t)(*now - begun) < most);
+    atomic_fetch_sub(&dn__watching, 1);
+    return came;
+}
+
 static void *worker(void *unused) {
+    int64_t credit = 0; /* how long it may watch */
     (void)unused;
     do {
+        int came = 1, lost = 0;
+        uint64_t now = nanoseconds(), begun = now;
         wake_some();
-        for (int looks = 0; looks < LOOKS; looks++) {
-            if (take_part(1)) looks = 0;
-            relax();
+        while (came) {
+            if (take_part(1)) {
+                now = nanoseconds();
+                credit += (int64_t)(now - begun);
+                if (credit > MOST_CREDIT) credit = MOST_CREDIT;
+            }
+            begun = now;
+            came = watch(credit < WATCH ? credit : WATCH, &now, &lost);
+            credit -= (int64_t)(now - begun) * (came ? 1 : FUTILE);
+            if (lost) credit = -DEBT;
+            begun = now;
+            lost = 0;
         }
     } while (sleep_until_woken());
     return NULL;
@@ -170,6 +211,7 @@ static void after_fork(void) {
     pool.workers = pool.wakes = pool.stop = pool.failed = 0;
     atomic_store(&pool.sleeping, 0);
     atomic_store(&pool.waiting, 0);
+    atomic_store(&dn__watching, 0);
     atomic_store(&job.claims, 0);
 }
 
@@ -219,11 +261,13 @@ void dn__set_threads(int n) {
 }
 
 static void wait_for_all(uint64_t begun) {
-    for (int looks = 0; looks < LOOKS; looks++) {
-        if (!atomic_load(&job.left)) return;
-        relax();
-    }
     uint64_t before = nanoseconds();
+    do {
+        for (int i = 0; i < LOOKS; i++) {
+            if (!atomic_load(&job.left)) return;
+            relax();
+        }
+    } while (nanoseconds() - before < WATCH);
     pthread_mutex_lock(&pool.lock);
     atomic_store(&pool.waiting, 1);
     while (atomic_load(&job.left)) pthread_cond_wait(&pool.rest, &pool.lock);
@@ -234,7 +278,7 @@ static void wait_for_all(uint64_t begun) {
 }
 
 /* Whether it was done. */
-static int share(int pieces, dn__piece *body, const void *context) {
+static int share(int pieces, double work, dn__piece *body, const void *context) {
     uint64_t begun = nanoseconds();
     if (begun < pool.alone_until || !make_workers(atomic_load(&dn__threads) - 1)) return 0;
     uint64_t number = (atomic_load(&job.claims) >> 32) + 1;
@@ -243,17 +287,17 @@ static int share(int pieces, dn__piece *body, const void *context) {
     atomic_store_explicit(&job.rounding, rounding(), memory_order_relaxed);
     atomic_store(&job.left, pieces);
     atomic_store(&job.claims, number << 32 | (uint64_t)pieces);
-    wake_some();
+    if (work >= dn__shared_work) wake_some();
     atomic_fetch_sub(&job.left, take_part(0));
     wait_for_all(begun);
     return 1;
 }
 
-void dn__parallel(int pieces, dn__piece *body, const void *context) {
+void dn__parallel(int pieces, double work, dn__piece *body, const void *context) {
     int done = 0;
     if (pieces > 1 && pieces <= MOST_CLAIMS && atomic_load(&dn__threads) > 1 &&
         !pthread_mutex_trylock(&pool.owner)) {
-        done = share(pieces, body, context);
+        done = share(pieces, work, body, context);
         pthread_mutex_unlock(&pool.owner);
     }
     for (int i = 0; !done && i < pieces; i++) body(context, i);
@@ -271,5 +315,5 @@ static void range_piece(const void *context, int i) {
 void dn__shared_ranges(size_t n, double each, size_t unit, dn__range_body *body,
                        const void *context) {
     ranges r = {dn__in_pieces(n, each, unit), body, context};
-    dn__parallel(r.pieces.count, range_piece, &r);
+    dn__parallel(r.pieces.count, (double)n * each, range_piece, &r);
 }

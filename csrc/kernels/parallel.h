@@ -6,8 +6,9 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-/* How many threads a computation may have, its caller's included. With 1 no other is ever made. */
-extern atomic_int dn__threads;
+/* How many threads a computation may have, its caller's included. With 1 no other is ever made.
+ * How many others are awake and watch for the next one. */
+extern atomic_int dn__threads, dn__watching;
 enum { DN_MAX_THREADS = 1024 };
 /* 1 <= n <= DN_MAX_THREADS. Threads that are too many end before it returns; new ones are made when
  * they are first needed. */
@@ -16,17 +17,19 @@ void dn__set_threads(int n);
 /* body(context, i) for each i < pieces, once, in any order; returns when all are done. Threads of
  * the pool take part as far as they get a core: what none of them has begun, the caller computes,
  * so it waits only for pieces that are under way. It computes all of them where there is one
- * thread, within a piece, and while another thread of the program has the pool. */
+ * thread, within a piece, and while another thread of the program has the pool. `work`: of all. */
 typedef void dn__piece(const void *context, int piece);
-void dn__parallel(int pieces, dn__piece *body, const void *context);
+void dn__parallel(int pieces, double work, dn__piece *body, const void *context);
 
 /* Work is counted in nanoseconds of one core, roughly. shared_work: what is worth waking threads
- * for; piece_work: what is worth a claim, and little enough to wait for. Only tests
- * change them. */
+ * for; a part of it is worth sharing with one that watches. piece_work: little enough to wait for;
+ * a part of it is worth a claim. Only tests change them. */
 extern double dn__shared_work, dn__piece_work;
-enum { DN_MOST_PIECES = 256 };
+enum { DN_PART_WATCHED = 12, DN_PART_CLAIMED = 4, DN_USUAL_PIECES = 16, DN_MOST_PIECES = 256 };
 static inline int dn__shared(double work) {
-    return atomic_load_explicit(&dn__threads, memory_order_relaxed) > 1 && work >= dn__shared_work;
+    return atomic_load_explicit(&dn__threads, memory_order_relaxed) > 1 &&
+           (work >= dn__shared_work || (work >= dn__shared_work / DN_PART_WATCHED &&
+                                        atomic_load_explicit(&dn__watching, memory_order_relaxed)));
 }
 
 /* n things in pieces of `size`; the last piece has the rest, too, if that is short. */
@@ -43,7 +46,9 @@ static inline dn__pieces dn__pieces_of(size_t n, double size, size_t unit) {
 }
 /* `each`: the work of one thing */
 static inline dn__pieces dn__in_pieces(size_t n, double each, size_t unit) {
-    double size = dn__piece_work / (each > 0 ? each : 1), most = (double)n / DN_MOST_PIECES;
+    double size = dn__piece_work / (each > 0 ? each : 1), most = (double)n / DN_MOST_PIECES,
+           usual = (double)n / DN_USUAL_PIECES;
+    if (size > usual) size = size / DN_PART_CLAIMED > usual ? size / DN_PART_CLAIMED : usual;
     return dn__pieces_of(n, size > most ? size : most, unit);
 }
 static inline size_t dn__piece_from(const dn__pieces *p, int i) { return p->size * (size_t)i; }
