@@ -68,9 +68,9 @@ def escaped(text: str) -> str:
 
 
 FIELD = re.compile(r"(Args|Gradient|Raises|Returns|Shape|Shape and errors|Value): ?(.*)")
-FORMULA = re.compile(
-    r"([A-Za-z]\w*(?:\([^)]*\)|\[[^\]]*\])?(?:, \w+)* = [^:]+?)(?=[:.;](?:\s|$)|$)"
-)
+LEFT_SIDE = r"[A-Za-z]\w*(?:\([^)]*\)|\[[^\]]*\])?(?:, \w+)* = "
+END = r"(?=(?<!\.)[:.;](?:\s|$)| \([A-Z][^)]*\d{4}\)|$)"
+FORMULA = re.compile(f"({LEFT_SIDE}[^:;]+?(?:;\\s{LEFT_SIDE}[^:;]+?)*){END}")
 
 
 def of_docstring(text: str) -> str:
@@ -78,7 +78,7 @@ def of_docstring(text: str) -> str:
     examples."""
     text = text.strip("\n")
     formula = FORMULA.match(text)
-    if formula and "`" not in formula[1]:
+    if formula and "`" not in formula[1] and formula[1].count("(") == formula[1].count(")"):
         text = f"`{formula[1]}`{text[formula.end() :]}"
     lines: list[str] = []
     for block in re.split(r"\n\s*\n", text):

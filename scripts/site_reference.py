@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 from collections import defaultdict
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,7 @@ from site_markdown import of_docstring
 import dist_dynet
 from dist_dynet import ops
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "dist_dynet"
 TITLES = {
     "graphs": "Graphs and expressions",
@@ -155,7 +157,9 @@ class Reference:
     """The pages, as Markdown for mkdocstrings."""
 
     def __init__(self) -> None:
-        self._loader = griffe.GriffeLoader(extensions=griffe.load_extensions(Layout()))
+        self._loader = griffe.GriffeLoader(
+            extensions=griffe.load_extensions(Layout()), search_paths=[ROOT]
+        )
         self._package = self._loader.load(PACKAGE)
         self._loader.resolve_aliases()
         self._names = public_names()

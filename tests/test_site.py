@@ -27,10 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def site(tmp_path_factory):
     """The folder of the built site."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    command += ["--config-file", str(ROOT / "mkdocs.yml"), "--site-dir", str(folder)]
     ran = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=folder,  # Python before 3.11 would import what stands beside the sources
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
@@ -184,10 +185,11 @@ def test_text_of_docstrings_is_no_markup():
 
 def test_docstring_has_formula_fields_and_example():
     text = (
-        "y_i = f(x_i): as\nusual.\n\nShape: any.\nGradient: dy\n    f'.\nRaises:\n"
+        "y_i = f(x_i, ...); z = 2 y: as\nusual.\n\nShape: any.\nGradient: dy\n    f'.\nRaises:\n"
         "    ValueError: no\n        x.\n    TypeError: y.\n\n>>> f(1)\n1\n"
     )
     assert of_docstring(text) == (
-        "`y_i = f(x_i)`: as\nusual.\n\n**Shape:** any.\n\n**Gradient:** dy f'.\n\n**Raises:**\n\n"
-        "- `ValueError`: no x.\n- `TypeError`: y.\n\n```pycon\n>>> f(1)\n1\n```"
+        "`y_i = f(x_i, ...); z = 2 y`: as\nusual.\n\n**Shape:** any.\n\n"
+        "**Gradient:** dy f'.\n\n**Raises:**\n\n- `ValueError`: no x.\n"
+        "- `TypeError`: y.\n\n```pycon\n>>> f(1)\n1\n```"
     )
