@@ -144,6 +144,7 @@ def main():
         "--gbit", type=float, nargs="+", default=[1, 10, 100], help="links between hosts, Gbit/s"
     )
     parser.add_argument("--cores", type=int, default=16, help="ranks to a host")
+    parser.add_argument("--json", type=Path, help="also write the predictions to this file")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(python=sys.executable, torch_python=None, seconds=4.0)
     options = parser.parse_args()
@@ -163,6 +164,7 @@ def main():
         print(
             f"  {n:5} {size:9} {1e3 * t:9.3f} {1e3 * 2 * (n - 1) * (alpha + size * beta / n):11.3f}"
         )
+    predicted = {}
     for task in bench.TASKS:
         alone = bench.launch("parts", task, 1, options)["ranks"]
         compute = (
@@ -197,7 +199,13 @@ def main():
                 for g in options.gbit
             ]
             efficiencies = "".join(f"{compute / seconds:14.3f}" for seconds, _ in cells)
+            for gbit, (seconds, _) in zip(options.gbit, cells, strict=True):
+                by_ranks = predicted.setdefault(task, {}).setdefault(f"{gbit:g} Gbit/s", {})
+                by_ranks[n] = compute / seconds
             print(f"  {n:5} {efficiencies}   {cells[0][1] / 1e6:7.1f} MB sent by a host")
+    if options.json:
+        result = {"cores": options.cores, "alpha": options.alpha, "efficiency": predicted}
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

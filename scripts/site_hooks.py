@@ -140,6 +140,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def _title(document: Path) -> str:
-    """The first heading of a document or a notebook."""
+    """The first heading of a document or a notebook; nothing of other files."""
+    if document.suffix not in (".ipynb", ".md"):
+        return ""
     found = re.search(r"^[\s\"]*# ([^\n\"\\]*)", document.read_text(encoding="utf-8"), re.M)
     return found[1] if found else ""
