@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/each.h"
 #include "tape/make.h"
 #include "schedule/schedule.h"
 
@@ -139,7 +140,7 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
     for (int i = 0; i < n_dims; i++) ints[i + 1] = dims[i];
     int index = dn__make(t, dn_ops[DN_OP_input], 0, NULL, n_dims + 1, ints, 0, NULL, NULL);
     if (index < 0) return index;
-    size_t bytes = dn__elements(&t->nodes[index].dim) * sizeof(dn_real);
+    size_t n = dn__elements(&t->nodes[index].dim), bytes = n * sizeof(dn_real);
     dn_real *memory = dn__arena_take(&t->data, bytes);
     if (!memory) { /* as if it had never been made */
         t->n.nodes--;
@@ -147,8 +148,8 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
         t->work_made -= t->nodes[index].work;
         return dn__no_memory(t);
     }
-    if (data) memcpy(memory, data, bytes);
-    else if (numbers) copy_doubles((int64_t)dn__elements(&t->nodes[index].dim), numbers, memory);
+    if (data) dn__copy(n, data, memory);
+    else if (numbers) copy_doubles((int64_t)n, numbers, memory);
     else memset(memory, 0, bytes);
     t->nodes[index].own = memory;
     return dn__finish(t, index);
@@ -180,7 +181,7 @@ static int set_input_elements(int64_t a, int64_t n, const dn_real *data, const d
             (long long)n, DIMS(&node->dim));
     dn__forget_values(t);
     if (numbers) copy_doubles(n, numbers, (dn_real *)node->own);
-    else if (data) memcpy((dn_real *)node->own, data, (size_t)n * sizeof *data);
+    else if (data) dn__copy((size_t)n, data, (dn_real *)node->own);
     return 0;
 }
 

@@ -1,6 +1,8 @@
 /* Elementwise functions by several threads. */
 #include "each.h"
 
+#include <string.h>
+
 typedef struct each {
     dn_function *f;
     dn_function_grad *grad;
@@ -21,3 +23,6 @@ void dn__each_grad_shared(dn_function_grad *f, size_t n, const dn_real *known, c
     const each e = {.grad = f, .x = known, .dy = dy, .beta = beta, .to = dx};
     dn__shared_ranges(n, DN_WORK_OF_EACH, DN_EACH_UNIT, each_of, &e);
 }
+
+static void copy(size_t n, const dn_real *x, dn_real *y) { memcpy(y, x, n * sizeof *y); }
+void dn__copy(size_t n, const dn_real *x, dn_real *y) { dn__each(copy, n, x, y); }

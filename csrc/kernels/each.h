@@ -26,3 +26,5 @@ static inline void dn__each_grad(dn_function_grad *f, size_t n, const dn_real *k
     if (dn__shared((double)n * DN_WORK_OF_EACH)) dn__each_grad_shared(f, n, known, dy, beta, dx);
     else f(n, known, dy, beta, dx);
 }
+/* y = x */
+void dn__copy(size_t n, const dn_real *x, dn_real *y);

@@ -20,8 +20,8 @@ enum {
     WATCH = 200000,
     MOST_CREDIT = 1000000,
     FUTILE = 4,
-    LOST = 50000,
-    DEBT = 20000000,
+    LOST = 500000,
+    DEBT = 10000000,
     LOOKS = 8
 };
 /* Nanoseconds that the caller may wait for pieces under way, beside what it has computed itself,
