@@ -36,10 +36,11 @@ class Pace:
 
 
 def pace_of(run: Run) -> Pace | None:
-    """That of the first trainer; None if too few updates were timed.
+    """That of the first trainer, by the phases of docs/metrics.md; None if too few updates were
+    timed.
 
-    The rank that comes last waits for nobody: what others take longer for the negotiation is
-    waiting.
+    The rank that comes last waits for nobody: what others take longer for the agreement is waiting,
+    the rest of it belongs to the exchange.
     """
     times = [record["trainers"][0]["times"] for _, record in sorted(run.records.items())]
     updates = min(map(len, times), default=0)

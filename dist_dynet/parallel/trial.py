@@ -16,7 +16,6 @@ import atexit
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _random
+from .. import _random, meter
 from .._ffi import DTYPE_NAME
 from ..params.parameters import AnyParameter
 from ..trainers import Trainer
@@ -33,6 +32,7 @@ from ..trainers.hooks import Hooks
 from . import _launcher
 
 if TYPE_CHECKING:
+    from .negotiation import Step
     from .sync import Sync
 
 _P = ParamSpec("_P")
@@ -52,57 +52,47 @@ class Watched:
         self.names: list[tuple[str, Any]] = []
         self.average, self.norms, self.steps = average, list[float](), list[Any]()
         self.times: list[tuple[float, float, float, float]] = []
-        """Seconds of each timed update: computing, negotiation with the wait for other ranks,
+        """Seconds of each timed update: computing, agreement with the wait for other ranks,
         exchange, update."""
         self.updates = 0
         self._step: tuple[int, ...] = ()
-        self._ended = self._began = self._agreed = self._exchanged = time.perf_counter()
-        for owner, name, before, after in (
-            (sync, "step", self._begin, None),
-            (sync.negotiation, "reach", None, self._on_agreed),
-        ):
-            if owner is not None:
-                setattr(owner, name, _with(getattr(owner, name), before, after))
+        self._read = meter.read()
+        step = sync.step
+
+        def watched_step(weight: float, what: Step, *rest: Any) -> tuple[bool, bool]:
+            self._begin(what)
+            return step(weight, what, *rest)
+
+        setattr(sync, "step", watched_step)  # noqa: B010 - mypy knows it as a method
 
     @property
     def _keeps(self) -> bool:
         """Whether this update is compared, and this rank has to keep what it changes."""
         return self._sync.here.rank == 0 and self.updates < self._trial.compared
 
-    def _begin(self, weight: float, step: Any, *_: Any, **__: Any) -> None:
-        self._began = self._agreed = time.perf_counter()
+    def _begin(self, step: Step) -> None:
         self._step = step.description
         if self._keeps and not self.first:
             self.first = self._values()
 
-    def _on_agreed(self) -> None:
-        self._agreed = time.perf_counter()
-
     def before(self) -> None:
         """Gradients are summed, and not yet clipped."""
-        self._exchanged = time.perf_counter()
         if self.updates < self._trial.compared:
             self.norms.append(self._trainer.gradient_norm())
             self.steps.append(self._step)
 
     def after(self) -> None:
         """Parameters are updated."""
-        now = time.perf_counter()
         if self.updates >= self._trial.compared:
-            self.times.append(
-                (
-                    self._began - self._ended,
-                    self._agreed - self._began,
-                    self._exchanged - self._agreed,
-                    now - self._exchanged,
-                )
-            )
+            s = meter.read().since(self._read).seconds()
+            exchange = s["exchange"] + s["rows"]
+            self.times.append((s["compute"], s["agreement"], exchange, s["update"]))
         elif self._keeps:
             self.last = self._values()
         self.updates += 1
         if self.updates == self._trial.compared and not self._trial.always_checks:
             self._sync.here.check_from_now_on(False)
-        self._ended = time.perf_counter()
+        self._read = meter.read()
         if self.updates >= self._trial.compared + self._trial.timed:
             self._trial.stop()
 
@@ -203,24 +193,6 @@ class Trial:
         unfinished = folder / f"rank-{rank}.part"
         unfinished.write_text(json.dumps(record))
         unfinished.rename(folder / f"rank-{rank}.json")
-
-
-def _with(
-    function: Callable[..., Any],
-    before: Callable[..., None] | None,
-    after: Callable[[], None] | None,
-) -> Callable[..., Any]:
-    """The function, with a call before it, with its arguments, and one after it."""
-
-    def call(*arguments: Any, **named: Any) -> Any:
-        if before is not None:
-            before(*arguments, **named)
-        result = function(*arguments, **named)
-        if after is not None:
-            after()
-        return result
-
-    return call
 
 
 _trial: Trial | None = None
