@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from processes import PACKAGE, output_of
 
+from dist_dynet.cli import options
+
 ROOT = Path(__file__).resolve().parent.parent
 EXTENSIONS = ["_expression", "_core_float32", "_core_float64"]
 
@@ -79,6 +81,36 @@ def test_documents_name_extras_that_there_are(project):
         for e in re.findall(r"'\.\[([\w,]+)\]'", path.read_text())
     }
     assert named and {part for e in named for part in e.split(",")} <= set(project["extras"])
+
+
+def test_image_is_made_of_files_that_there_are():
+    text = (ROOT / "scripts" / "Dockerfile").read_text()
+    sources = [
+        name
+        for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.M)
+        for name in line.split()[:-1]
+    ]
+    assert "csrc" in sources and "dist_dynet" in sources
+    assert [name for name in sources if not (ROOT / name).exists()] == []
+    needed = {"build_ffi.py", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md"}
+    assert needed <= set(sources)
+
+
+def test_job_for_kubernetes_uses_options_and_programs_that_there_are():
+    yaml = pytest.importorskip("yaml", reason="mkdocs brings it: pip install 'dist-dynet[docs]'")
+    spec = yaml.safe_load((ROOT / "scripts" / "mpijob.yaml").read_text())["spec"]
+    launcher, worker = (
+        spec["mpiReplicaSpecs"][name]["template"]["spec"]["containers"][0]
+        for name in ("Launcher", "Worker")
+    )
+    program, command, *rest = launcher["command"]
+    assert (program, command) == ("dist-dynet", "run")
+    asked = {word for word in rest if word.startswith("-")}
+    assert asked and asked <= options.known().keys()
+    assert f"/usr/local/bin/{worker['command'][0]}" in (ROOT / "scripts/Dockerfile").read_text()
+    for each in (launcher, worker):
+        assert int(each["resources"]["limits"]["cpu"]) == spec["slotsPerWorker"]
+        assert {"name": "shm", "mountPath": "/dev/shm"} in each["volumeMounts"]
 
 
 @pytest.mark.parametrize("flag", ["-O", "-OO"])
