@@ -17,8 +17,8 @@ enum {
     PLAN_WORK = 1 << 19,
     /* nodes that could be computed at a time, on average, for the automatic choice to batch */
     LEAST_WIDTH = 2,
-    WIDE_BATCH = 8, /* on average: batched by hand */
-    MOST_SEEN = 64, /* signatures whose shares are compared */
+    WIDE_BATCH = 8,      /* on average: batched by hand */
+    MOST_SEEN = 64,      /* signatures whose shares are compared */
     LEAST_APART = 4096,  /* numbers of values that are worth a group of their own */
     MOST_INPUTS_SEEN = 4 /* of a node whose group may end early */
 };
