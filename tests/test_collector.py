@@ -46,3 +46,17 @@ def test_a_class_of_the_users_own_is_collected_with_its_cycles():
     del noted
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.fast_paths  # expressions of Python are walked over
+def test_expressions_in_the_memory_of_others_are_those_that_were_made():
+    x = dy.inputVector([1, 2])
+    for _ in range(3):
+        many = [dy.tanh(x) for _ in range(3000)]
+        kinds = {type(node) for node in many}
+        del many[::2]
+        many += [2 * x for _ in range(1500)]
+        assert kinds == {type(node) for node in many} == {dy.Expression}
+        assert len({node._h for node in many}) == len({id(node) for node in many}) == 3000
+        assert not any(gc.is_tracked(node) for node in many)
+        del many

@@ -35,12 +35,31 @@ static int notified_of_large(int64_t handle) {
     return good;
 }
 
+/* Most expressions live for a few lines of a program, and to take their memory and give it back
+ * costs as much as to make the node. So that of some is kept for the next ones, all of class
+ * Expression. */
+enum { MOST_SPARE = 1024 };
+static struct {
+    PyObject *at[MOST_SPARE];
+    int n;
+} spare;
+
+static void free_node(PyTypeObject *cls, PyObject *node) {
+    ((freefunc)PyType_GetSlot(cls, Py_tp_free))(node);
+}
+
 /* A node refers to nothing, so it is in no cycle, and Python's collector need not walk over the
  * nodes of a graph: without them its full collections, 10 ms each, become rare. */
-PyObject *dn__new_node(PyTypeObject *cls, int64_t handle) {
+static PyObject *take_node(PyTypeObject *cls) {
+    if (cls == dn__expression_type && spare.n) return PyObject_Init(spare.at[--spare.n], cls);
     PyObject *node = PyType_GenericAlloc(cls, 0);
+    if (node && PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(node);
+    return node;
+}
+
+PyObject *dn__new_node(PyTypeObject *cls, int64_t handle) {
+    PyObject *node = take_node(cls);
     if (!node) return NULL;
-    if (PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(node);
     ((Node *)node)->handle = handle;
     if ((handle & INDEX) < unnoticed) return node;
     const int is_large = handle >= 0 && (handle & INDEX) >= large;
@@ -63,7 +82,8 @@ PyObject *dn__node_new(PyTypeObject *cls, PyObject *args, PyObject *named) {
 
 void dn__node_dealloc(PyObject *o) {
     PyTypeObject *cls = Py_TYPE(o);
-    ((freefunc)PyType_GetSlot(cls, Py_tp_free))(o);
+    if (cls == dn__expression_type && spare.n < MOST_SPARE) spare.at[spare.n++] = o;
+    else free_node(cls, o);
     Py_DECREF(cls);
 }
 
@@ -157,6 +177,7 @@ static PyObject *expression_class(PyObject *module, PyObject *cls) {
     if (!PyType_Check(cls) || !PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))
         return PyErr_Format(PyExc_TypeError,
                             "expression_class: takes a class of expressions; got %R.", cls);
+    while (spare.n) free_node(dn__expression_type, spare.at[--spare.n]);
     Py_INCREF(cls);
     dn__expression_type = (PyTypeObject *)cls;
     Py_RETURN_NONE;
