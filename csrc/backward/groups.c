@@ -22,6 +22,11 @@ static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
 static void count_brought(dn_tape *t, int at) {
     const dn_gather *gather = &t->schedule->gathers[at];
     const int32_t *sources = t->schedule->sources + gather->first;
+    const dn_node *first = &t->nodes[sources[0]];
+    if (dn__grouped(t, first)) { /* mostly all others are like the first one */
+        const dn_group *g = &t->schedule->groups[dn__seat(t, first)->group];
+        if (g->grads || g->n > gather->n) return;
+    }
     for (int m = 0; m < gather->n; m++) {
         const dn_node *node = &t->nodes[sources[m]];
         dn__ask_for(t, sources, m, gather->n);
