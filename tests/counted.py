@@ -64,6 +64,11 @@ class Request:
         return self.test()
 
     @staticmethod
+    def Testall(requests):  # noqa: N802
+        """As mpi4py's."""
+        return all([request.Test() for request in requests])
+
+    @staticmethod
     def Testsome(requests):  # noqa: N802
         """As mpi4py's."""
         return [i for i, request in enumerate(requests) if request.Test()]
@@ -92,6 +97,14 @@ class Comm:
 
         return Request(test)
 
+    def Improbe(self, source, tag, status):  # noqa: N802
+        """As mpi4py's."""
+        data = self.network.take(self.rank, source, tag)
+        if data is None:
+            return None
+        status.bytes = len(data)
+        return Coming(data)
+
     def isend(self, obj, target, tag=0):
         """As mpi4py's."""
         self.network.put(self.rank, target, tag, pickle.dumps(obj))
@@ -108,10 +121,26 @@ class Comm:
         return pickle.loads(self.network.take(self.rank, source, tag))
 
 
+class Coming:
+    """A message that was matched."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def Irecv(self, array):  # noqa: N802
+        """As mpi4py's."""
+        array.view(np.uint8)[:] = np.frombuffer(self.data, np.uint8)
+        return Request()
+
+
 class Status:
     """As mpi4py's."""
 
-    source = None
+    source, bytes = None, 0
+
+    def Get_count(self, kind):  # noqa: N802
+        """As mpi4py's, of numbers of four bytes."""
+        return self.bytes // 4
 
     def Get_source(self):  # noqa: N802
         """As mpi4py's."""
@@ -136,7 +165,7 @@ def here_of(rank, size, comm, host_ranks=None):
         comm=comm,
         wait=wait,
         wait_until=wait_until,
-        mpi=SimpleNamespace(Status=Status),
+        mpi=SimpleNamespace(Status=Status, Request=Request, INT=None),
         members=range(size),
         host_ranks=host_ranks,
         name=f"[rank {rank}]",

@@ -2,6 +2,7 @@
 hosts, and not with the ranks."""
 
 import math
+import mmap
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from counted import Comm, Network, here_of
 
 import dist_dynet as dy
 from dist_dynet._ffi import ffi, lib
-from dist_dynet.parallel import _failures, checkpoint_ranks, host_transport
+from dist_dynet.parallel import _failures, checkpoint_ranks, host_transport, memory, windows
 from dist_dynet.parallel._places import Board, Places, Whereabouts
 from dist_dynet.parallel.layout import Layout
 from dist_dynet.parallel.message import Flag, MessageLayout
+from dist_dynet.parallel.rows import RowsBetweenHosts
 from dist_dynet.parallel.structure import Structure
 from dist_dynet.parallel.wire import PIECE, Hosts, Piece, Sum
 
@@ -164,6 +166,75 @@ def test_pieces_grow_with_the_hosts_and_the_ranks_that_share_the_wire():
         slices = max(PIECE, hosts * ranks * 8192)
         assert sends(hosts, ranks) <= ring * (1 + 8 * total / slices), (hosts, ranks)
     assert hosts_of(4, 4).piece == PIECE  # as it always was
+
+
+# ---- rows of tables --------------------------------------------------------------------
+
+
+def summed_rows(hosts, ranks, used, seed=1):
+    """The sum of random gradients of so many rows of a table on each rank: by rank, what it comes
+    to by row; what it is to be; and the network."""
+    count, network = hosts * ranks, Network(hosts * ranks)
+    shared = [ffi.new("char[]", windows.BYTES * ranks) for _ in range(hosts)]
+    rng = np.random.default_rng(seed)
+    models, expected = [], {}
+    for rank in range(count):
+        m = dy.ParameterCollection()
+        table = m.add_lookup_parameters((5000, 3))
+        models.append(m)
+        dy.renew_cg()
+        losses = []
+        for row in rng.permutation(5000)[:used].tolist():
+            values = rng.integers(-9, 9, 3) * (1 + rank % 2)
+            losses.append(dy.dot_product(table[row], dy.inputVector(values)))
+            expected[row] = expected.get(row, 0) + values
+        dy.esum(losses).backward()
+
+    def work(rank, comm, here):
+        of = hosts_of(hosts, ranks, rank)
+        every = RowsBetweenHosts(here, comm, of, False)
+        starts = [windows.BYTES * local for local in range(ranks)]
+        every.windows = windows.Windows(of, shared[of.host], starts) if ranks > 1 else None
+        m = models[rank]
+        for _ in range(2):  # the second time windows are there
+            round_ = every.begin(Structure(m), 1.0)
+            here.wait_until(round_.advance, "")
+            parts = [(ids.copy(), rows.copy()) for ids, rows in round_._parts[0]]
+            round_.end()
+        found = {}
+        for ids, rows in parts:
+            for row, values in zip(ids.tolist(), rows, strict=True):
+                found[row] = found.get(row, 0) + values
+        return found
+
+    return network.run(work), expected, network
+
+
+@pytest.mark.parametrize(("hosts", "ranks"), [(2, 1), (2, 4), (3, 2), (2, 12)])
+def test_ranks_of_a_host_share_the_rows_between_hosts(hosts, ranks):
+    results, expected, network = summed_rows(hosts, ranks, 150)
+    for found in results.values():
+        assert found.keys() == expected.keys()
+        assert all((found[row] == values).all() for row, values in expected.items())
+    # each speaks with its counterparts alone, about its share of the rows
+    assert network.messages[:, 0].max() <= 2 * 2 * (hosts - 1)
+    assert network.bytes[:, 0].max() <= 1.5 * network.bytes[:, 0].mean() + 400
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_rows_go_by_messages_where_a_rank_has_no_memory_to_share(ranks, monkeypatch):
+    with_memory, expected, _ = summed_rows(2, ranks, 60)
+    made = iter(range(1000))
+
+    def reserve(size):
+        """None to share for every second window."""
+        return (-1, mmap.mmap(-1, size)) if next(made) % 2 else memory.reserve(size)
+
+    monkeypatch.setattr(windows, "reserve", reserve)
+    without, _, _ = summed_rows(2, ranks, 60)
+    for rank, found in without.items():
+        assert found.keys() == expected.keys() == with_memory[rank].keys()
+        assert all((values == with_memory[rank][row]).all() for row, values in found.items())
 
 
 # ---- where ranks are -------------------------------------------------------------------

@@ -213,8 +213,9 @@ def test_other_numbers_of_hosts_and_ranks(layout, what):
 
 @pytest.mark.mpi
 @needs_mpi
-def test_without_memory_on_a_host_mpi_takes_over():
-    status, output, _ = on_hosts("aab", "hosts.py", "no_memory")
+@pytest.mark.parametrize("what", ["no_memory", "no_memory_any_more"])
+def test_without_memory_on_a_host_mpi_takes_over(what):
+    status, output, _ = on_hosts("aab", "hosts.py", what)
     assert (
         status == 0
         and output.count("gradients are exchanged by MPI instead of shared memory") == 1

@@ -33,6 +33,7 @@ from .._ffi import DTYPE, lib
 from ..expression import watchers
 from ..meter import switch
 from ..params.root import Root
+from . import windows
 from ._world import World
 from .compression import Bf16
 from .exchange import MpiSum, Weight
@@ -229,6 +230,7 @@ class HybridExchange:
         if rows:
             switch(lib.DN_ROWS)
             rows.put(negotiated.scale)
+            rows.end()
         self._prepare(used)
 
     def _advance(self) -> int:
@@ -253,6 +255,8 @@ class HybridExchange:
         self._drive(early, rows, what)
         if early:
             early.end()
+        if rows:
+            rows.end()
 
     def _take(self) -> tuple[Round | None, RowsRound | None]:
         """What began before the agreement; nothing is left here."""
@@ -272,7 +276,8 @@ class HybridExchange:
         none = np.zeros(len(negotiated.structure.dense), bool)
         if early is not None or not is_known:
             self._drive(early, rows, what)
-        if not is_known:
+        if not is_known and rows is not None:
+            rows.end()
             rows = None
         if early is None:
             return none, rows
@@ -340,7 +345,7 @@ class HybridExchange:
         if self._layout is not None:
             self._kept, self._shared = self.residuals(), False
         host = self.hosts.mine
-        sizes = [max(layout.size, 1) * DTYPE.itemsize, 3 * 64]
+        sizes = [max(layout.size, 1) * DTYPE.itemsize, 3 * 64, windows.BYTES]
         try:
             mapped = map_together(
                 self._here,
@@ -355,7 +360,8 @@ class HybridExchange:
             self._refused = True
             say_refused(self._here, error)
             return
-        self._layout, self._arrays = layout, Arrays(self.hosts, max(layout.size, 1), mapped)
+        self._layout, self._arrays = layout, Arrays(self.hosts, max(layout.size, 1), mapped[:2])
+        self._rows.windows = windows.Windows(self.hosts, *mapped[2]) if mapped else None
         self._compression = Bf16(max(layout.size, 1)) if self._compressed else None
         self.load_residuals(self._kept, self._shared)
 
@@ -397,8 +403,8 @@ class HybridExchange:
             for piece in layout.pieces(all_used):
                 mine[piece.start : piece.end] = True
             rest[~mine] = 0
-            residuals = residuals if self._here.rank == self.hosts.mine[0] else {}
-        self._rows.load_residuals(layout.structure.tables, residuals)
+            residuals = residuals if self.hosts.local < self.hosts.stripes else {}
+        self._rows.load_residuals(layout.structure.tables, residuals, shared)
 
 
 os.register_at_fork(after_in_child=watchers.clear)  # a child's gradients go nowhere

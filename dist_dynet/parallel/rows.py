@@ -1,10 +1,12 @@
 """Touched rows of lookup tables between hosts: each crosses the wire once for each pair of hosts,
 or as part of a sum.
 
-The first rank of a host adds up the rows of all its ranks, exchanges them with the first ranks of
-the other hosts, adds up what came in the order of hosts, and gives the result to its ranks: the
-same bits everywhere. A message says itself how many rows of which tables it holds, so that it can
-leave before the ranks have agreed on anything.
+The ranks of a host share its rows by their numbers: rank k of n has those whose remainder by n is
+k. It adds up what all ranks of the host have of these, in rank order, exchanges them with rank k of
+each other host, adds up what came in the order of hosts, and gives the result to its host's ranks:
+the same bits everywhere. Within a host all of this lies in memory that its ranks share
+(windows.py). A message says itself how many rows of which tables it holds, so that it can leave
+before the ranks have agreed on anything.
 
 It is less to send the rows to all others than to add up their union as an array if the hosts' rows
 together are no more than twice the union. Between two hosts that is always so. Between more, tables
@@ -15,6 +17,7 @@ For the others the ids travel first, and what is less is known when all are ther
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from ._world import World
 from .compression import CODE, Bf16, decoded
 from .gradients import merged_rows
 from .structure import Structure
+from .windows import GIVEN, READ, SUMMED, Windows
 from .wire import Hosts, Piece, Sum
 
 Done = Callable[[], bool]
@@ -35,7 +39,7 @@ Ids = NDArray[np.int32]
 
 Message = NDArray[np.int32]
 
-_TO_FIRST, _TO_OTHERS, _BETWEEN, _ROWS = range(1 << 14, (1 << 14) + 4)
+_GIVEN, _SUMMED, _BETWEEN, _ROWS = range(1 << 14, (1 << 14) + 4)
 """Tags; smaller ones are those of sums of unions."""
 
 _LINE = 4
@@ -53,10 +57,12 @@ class RowsBetweenHosts:
 
     def __init__(self, here: World, comm: Any, hosts: Hosts, compressed: bool) -> None:
         self.here, self.comm, self.hosts, self.compressed = here, comm, hosts, compressed
+        self.windows: Windows | None = None
+        """Of this host's ranks, where there are several and they have tables."""
         self._residual: dict[LookupParameters, NDArray[Any]] = {}
         self._few: set[LookupParameters] = set()
         """Of which the rows of all hosts were no more than twice their union: known alike to the
-        first ranks of all hosts."""
+        counterparts of all hosts."""
 
     def begin(self, structure: Structure, weight: float) -> RowsRound | None:
         """Sends this rank's rows, times weight, or the first part of them. To be called on all
@@ -105,14 +111,20 @@ class RowsBetweenHosts:
         return {table.name(): rest for table, rest in self._residual.items()}
 
     def load_residuals(
-        self, tables: Sequence[LookupParameters], residuals: Mapping[str, NDArray[Any]]
+        self,
+        tables: Sequence[LookupParameters],
+        residuals: Mapping[str, NDArray[Any]],
+        shared: bool,
     ) -> None:
-        """Goes on with these."""
+        """Goes on with these; shared: this rank takes of them what it sends."""
         self._residual.clear()
         for table in tables:
             rest = residuals.get(table.name())
             if rest is not None and rest.size == len(table) * _width(table):
-                self._residual[table] = rest.reshape(len(table), -1).astype(DTYPE)
+                kept = rest.reshape(len(table), -1).astype(DTYPE)
+                if shared:
+                    kept[np.arange(len(table)) % self.hosts.stripes != self.hosts.local] = 0
+                self._residual[table] = kept
 
 
 class RowsRound:
@@ -129,21 +141,22 @@ class RowsRound:
         self.moves = 0  # rises with everything that has come
         self._all, self._here, self._comm, self._hosts = rows, rows.here, rows.comm, rows.hosts
         self._tables, self._handles = structure.tables, structure.handles[len(structure.dense) :]
-        self._host_leaders = [ranks[0] for ranks in rows.hosts.ranks]
+        self._counterparts = rows.hosts.counterparts
         self._parts: list[list[tuple[Ids, NDArray[Any]]]] = [[] for _ in self._tables]
         """Of each table what its gradient becomes the sum of, in this order."""
+        self._windows = rows.windows if len(rows.hosts.mine) > 1 else None
         ids = [table.touched_rows() if weight else np.empty(0, np.int32) for table in self._tables]
         gradients = [
             table.touched_gradients()[: len(own)]
             for table, own in zip(self._tables, ids, strict=True)
         ]
-        if weight not in (0, 1):
-            gradients = [rows * DTYPE.type(weight) for rows in gradients]
-        self._steps = (
-            self._lead(ids, gradients)
-            if self._here.rank in self._host_leaders
-            else self._follow(ids, gradients)
-        )
+        if self._windows is None:
+            if weight not in (0, 1):
+                gradients = [rows * DTYPE.type(weight) for rows in gradients]
+            self._steps = self._exchange(ids, gradients)
+        else:
+            self._windows.round += 1
+            self._steps = self._share(self._windows, ids, gradients, weight)
         self._next = next(self._steps, None)
 
     def advance(self) -> bool:
@@ -165,57 +178,118 @@ class RowsRound:
             if scale != 1:
                 lib.dn_param_scale_gradient(handle, scale)
 
+    def end(self) -> None:
+        """What came is not read any more."""
+        if self._windows is not None:
+            self._parts = []
+            self._windows.tell(READ)
+
     # ---- within a host -----------------------------------------------------------------
 
-    def _follow(self, ids: list[Ids], gradients: list[NDArray[Any]]) -> Iterator[Done]:
-        """What a rank does that is not the first of its host. Rows in rising order can be
-        merged."""
-        orders = [np.argsort(own) for own in ids]
-        gradients = [rows[order] for rows, order in zip(gradients, orders, strict=True)]
-        message = self._message(
-            [own[order] for own, order in zip(ids, orders, strict=True)], gradients
-        )
-        inbox: dict[int, Message] = {}
-        first = self._hosts.mine[0]
-        yield self._swapped(inbox, [first], _TO_OTHERS, [(message, first, _TO_FIRST)])
-        for parts, part in zip(
-            self._parts, self._read(inbox[first], [DTYPE] * len(self._tables)), strict=True
-        ):
-            parts.append(part)
-
-    def _lead(self, ids: list[Ids], gradients: list[NDArray[Any]]) -> Iterator[Done]:
-        """What the first rank of a host does."""
-        others = self._hosts.mine[1:]
-        if others:
-            orders = [np.argsort(own) for own in ids]
-            mine = [
-                (own[order], rows[order])
-                for own, rows, order in zip(ids, gradients, orders, strict=True)
+    def _share(
+        self, windows: Windows, ids: list[Ids], gradients: list[NDArray[Any]], weight: float
+    ) -> Iterator[Done]:
+        """What a rank does that is not alone on its host."""
+        hosts, owners = self._hosts, self._hosts.stripes
+        kinds, leaving = [DTYPE] * len(self._tables), []
+        yield windows.have(READ, len(hosts.mine), behind=1)
+        given = self._give(windows, ids, gradients, weight)
+        if not windows.is_shared(GIVEN, hosts.local):
+            leaving += [
+                (part, rank, _GIVEN)
+                for part, rank in zip(given, hosts.mine, strict=False)
+                if rank != self._here.rank
             ]
+        sent = self._swapped({}, [], _GIVEN, leaving)
+        windows.tell(GIVEN)
+        if hosts.local < owners:
+            yield windows.have(GIVEN, len(hosts.mine))
             inbox: dict[int, Message] = {}
-            yield self._swapped(inbox, others, _TO_FIRST, [])
-            for rank in others:
-                mine = [
-                    merged_rows(*pair)
-                    for pair in zip(mine, self._read(inbox[rank], [DTYPE] * len(mine)), strict=True)
-                ]
-            ids, gradients = [part[0] for part in mine], [part[1] for part in mine]
-        yield from self._exchange(ids, gradients)
-        if others:
+            yield self._swapped(inbox, self._absent(windows, GIVEN), _GIVEN, [])
+            mine: list[tuple[Ids, NDArray[Any]]] = []
+            for local, rank in enumerate(hosts.mine):
+                if local == hosts.local:
+                    message = given[local]
+                elif rank in inbox:
+                    message = inbox[rank]
+                else:
+                    message = _parts_of(windows.of(GIVEN, local), owners)[hosts.local]
+                theirs = self._read(message, kinds)
+                if mine:
+                    theirs = [merged_rows(*pair) for pair in zip(mine, theirs, strict=True)]
+                mine = theirs
+            yield from self._exchange([part[0] for part in mine], [part[1] for part in mine])
             sums = [
                 _added_up(parts, _width(table))
                 for table, parts in zip(self._tables, self._parts, strict=True)
             ]
-            self._parts = [[part] for part in sums]
-            message = self._message([part[0] for part in sums], [part[1] for part in sums])
-            yield self._swapped(
-                {}, [], _TO_OTHERS, [(message, rank, _TO_OTHERS) for rank in others]
+            summed = self._message(
+                [part[0] for part in sums],
+                [part[1] for part in sums],
+                lambda length: windows.own(SUMMED, length),
             )
+            if not windows.is_shared(SUMMED, hosts.local):
+                others = [rank for rank in hosts.mine if rank != self._here.rank]
+                leaving = [(summed, rank, _SUMMED) for rank in others]
+                sent = _both(sent, self._swapped({}, [], _SUMMED, leaving))
+            windows.tell(SUMMED)
+        yield windows.have(SUMMED, owners)
+        inbox = {}
+        yield self._swapped(inbox, self._absent(windows, SUMMED)[:owners], _SUMMED, [])
+        self._parts = [[] for _ in self._tables]
+        for local in range(owners):
+            if local == hosts.local:
+                message = summed
+            else:
+                rank = hosts.mine[local]
+                message = inbox[rank] if rank in inbox else windows.of(SUMMED, local)
+            for parts, part in zip(self._parts, self._read(message, kinds), strict=True):
+                parts.append(part)
+        yield sent
+
+    def _absent(self, windows: Windows, kind: int) -> list[int]:
+        """The other ranks of this host whose windows of this kind cannot be read."""
+        count = self._hosts.stripes if kind == SUMMED else len(self._hosts.mine)
+        return [
+            rank
+            for local, rank in enumerate(self._hosts.mine[:count])
+            if local != self._hosts.local and not windows.is_shared(kind, local)
+        ]
+
+    def _give(
+        self, windows: Windows, ids: list[Ids], gradients: list[NDArray[Any]], weight: float
+    ) -> list[Message]:
+        """Puts this rank's rows, times weight, into its window: a message for each owner, in rising
+        order of numbers, so that they can be merged."""
+        owners = self._hosts.stripes
+        orders = [np.lexsort((own, own % owners)) for own in ids]
+        ends = [
+            np.searchsorted((own % owners)[order], np.arange(owners + 1))
+            for own, order in zip(ids, orders, strict=True)
+        ]
+        sizes = [
+            self._starts([int(end[k + 1] - end[k]) for end in ends], [DTYPE] * len(self._tables))[1]
+            for k in range(owners)
+        ]
+        head = -(-(owners + 1) // _LINE) * _LINE
+        at = np.cumsum([head, *sizes])
+        window = windows.own(GIVEN, int(at[-1]))
+        window[: owners + 1] = at
+        messages = _parts_of(window, owners)
+        for k, message in enumerate(messages):
+            chosen = [order[end[k] : end[k + 1]] for order, end in zip(orders, ends, strict=True)]
+            self._message(
+                [own[some] for own, some in zip(ids, chosen, strict=True)],
+                [rows[some] for rows, some in zip(gradients, chosen, strict=True)],
+                message,
+                weight,
+            )
+        return messages
 
     # ---- between hosts -----------------------------------------------------------------
 
     def _exchange(self, ids: list[Ids], gradients: list[NDArray[Any]]) -> Iterator[Done]:
-        """Adds up the rows of all hosts, on their first ranks."""
+        """Adds up this rank's and its counterparts' rows."""
         every = self._all
         first = every.rows_first(self._tables)
         kinds: list[np.dtype[Any] | None] = [
@@ -226,21 +300,21 @@ class RowsRound:
             for is_first, table, own, rows in zip(first, self._tables, ids, gradients, strict=True)
         ]
         message = self._message(ids, sent)
-        others = [rank for rank in self._host_leaders if rank != self._here.rank]
+        others = [rank for rank in self._counterparts if rank != self._here.rank]
         inbox: dict[int, Message] = {}
         yield self._swapped(inbox, others, _BETWEEN, [(message, rank, _BETWEEN) for rank in others])
         inbox[self._here.rank] = message
         # by host, then table
-        read = [self._read(inbox[rank], kinds) for rank in self._host_leaders]
+        read = [self._read(inbox[rank], kinds) for rank in self._counterparts]
         requests, sums = [], []
         for k, (table, is_first) in enumerate(zip(self._tables, first, strict=True)):
             theirs = [of[k][0] for of in read]
-            few = len(self._host_leaders) == 2 or every.are_few(table, theirs)
+            few = len(self._counterparts) == 2 or every.are_few(table, theirs)
             if is_first:
                 self._parts[k] = [of[k] for of in read]
             elif few:
                 code = every.encoded(table, ids[k], gradients[k].copy())
-                for rank, of in zip(self._host_leaders, theirs, strict=True):
+                for rank, of in zip(self._counterparts, theirs, strict=True):
                     place = (
                         code
                         if rank == self._here.rank
@@ -266,7 +340,7 @@ class RowsRound:
 
     def _summed(self, table: LookupParameters, union: Ids, block: NDArray[Any]) -> Done:
         """Adds up a block of rows over the hosts, in place."""
-        between = Hosts([[rank] for rank in self._host_leaders], self._hosts.host, 0)
+        between = Hosts([[rank] for rank in self._counterparts], self._hosts.host, 0)
         compression = self._all.compression(table, union) if self._all.compressed else None
         summing = Sum(self._comm, between, block.reshape(-1), compression, all_come=True)
         size = between.piece
@@ -285,19 +359,32 @@ class RowsRound:
 
     # ---- messages ----------------------------------------------------------------------
 
-    def _message(self, ids: Sequence[Ids], rows: Sequence[NDArray[Any] | None]) -> Message:
-        """Of each table the number of its rows, then all ids, then rows, where they are given."""
+    def _message(
+        self,
+        ids: Sequence[Ids],
+        rows: Sequence[NDArray[Any] | None],
+        room: Callable[[int], Message] | Message | None = None,
+        weight: float = 1.0,
+    ) -> Message:
+        """Of each table the number of its rows, then all ids, then rows, where they are given,
+        times weight; room: where, or what makes room for so many numbers."""
         starts, size = self._starts(
             [len(own) for own in ids], [None if part is None else part.dtype for part in rows]
         )
-        message = np.empty(size, np.int32)
+        message = (
+            np.empty(size, np.int32) if room is None else room(size) if callable(room) else room
+        )
         np.concatenate(
             [np.array([len(own) for own in ids], np.int32), *ids],
             out=message[: len(ids) + sum(map(len, ids))],
         )
         for part, start in zip(rows, starts, strict=True):
             if part is not None and part.size:
-                message[start:].view(part.dtype)[: part.size] = part.reshape(-1)
+                out = message[start:].view(part.dtype)[: part.size]
+                if weight in (0, 1):
+                    out[:] = part.reshape(-1)
+                else:
+                    np.multiply(part.reshape(-1), DTYPE.type(weight), out=out)
         return message
 
     def _read(
@@ -353,6 +440,16 @@ class RowsRound:
     def _done(self, requests: list[Any]) -> Done:
         test = self._here.mpi.Request.Testall
         return lambda: bool(test(requests))
+
+
+def _parts_of(window: Message, owners: int) -> list[Message]:
+    """What a window has for each owner."""
+    at = window[: owners + 1].tolist()
+    return [window[start:end] for start, end in pairwise(at)]
+
+
+def _both(first: Done, second: Done) -> Done:
+    return lambda: first() and second()
 
 
 def _width(table: LookupParameters) -> int:

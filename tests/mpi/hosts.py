@@ -522,6 +522,26 @@ def test_no_memory():
     assert np.allclose(w.as_array(), 0.5 - 3 * (size - 1) / 2)
 
 
+def test_no_memory_any_more():
+    m, (w,), (table,) = model_of((100, 30), tables=((50, 4),))
+    trainer = distributed(m)
+
+    def steps(*more):
+        for _ in range(3):
+            dy.renew_cg()
+            dy.esum([dy.sum_elems(p) for p in (w, table[rank], table[9], *more)]).backward()
+            trainer.update()
+
+    steps()
+    memory.LIMIT = 1000
+    steps(m.add_parameters(2000, init=0.5))
+    assert np.allclose(w.as_array(), 0.5 - 6)
+    rows = np.full(50, 0.5)
+    rows[:size] -= 6 / size
+    rows[9] -= 6
+    assert np.allclose(table.as_array(), rows[:, None])
+
+
 def test_choice():
     m, _, _ = model_of(3)
     for engine, kind in (

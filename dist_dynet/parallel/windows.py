@@ -1,0 +1,106 @@
+"""Memory in which the ranks of a host put messages for one another: each writes its own, of
+whatever length, and all read all.
+
+A window that becomes too small is made anew by its rank alone; where it lies now is told in memory
+that all share. It knows bytes and how far each rank is, and nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import ffi, lib
+from .memory import reserve
+from .wire import Hosts
+
+GIVEN, SUMMED, READ = range(3)
+"""What a rank tells of a round: that it has put down what it gives, and sums; that it will read no
+more of it. GIVEN and SUMMED are windows as well."""
+
+_LINE = 64
+BYTES = 512
+"""What the ranks share beside the windows, of each: a line for each of these, then for each window
+its generation, process, descriptor and bytes."""
+
+
+class Windows:
+    """The windows of this host's ranks.
+
+    Args:
+        hosts: the ranks.
+        mapping: what they share, at least BYTES a rank.
+        starts: where in it each rank's bytes begin.
+    """
+
+    def __init__(self, hosts: Hosts, mapping: Any, starts: list[int]) -> None:
+        self.round = 0
+        """The present one, counted from 1; the same on all ranks."""
+        self._local, self._mapping = hosts.local, mapping
+        starts = starts[: len(hosts.mine)]
+        self._flags = [
+            [ffi.cast("int64_t *", mapping + start + _LINE * kind) for start in starts]
+            for kind in range(3)
+        ]
+        self._directory = [
+            np.frombuffer(ffi.buffer(mapping), np.int64, 8, start + 3 * _LINE).reshape(2, 4)
+            for start in starts
+        ]
+        self._own: dict[int, Any] = {}
+        self._descriptors: list[int] = [-1, -1]
+        self._known: dict[tuple[int, int], tuple[int, NDArray[np.int32]]] = {}
+        weakref.finalize(self, _close, self._descriptors).atexit = False
+
+    def tell(self, kind: int) -> None:
+        """Says that this rank has come so far in the present round."""
+        lib.dn_flag_set(self._flags[kind][self._local], self.round)
+
+    def have(self, kind: int, ranks: int, behind: int = 0) -> Callable[[], bool]:
+        """Says whether the first so many ranks have come so far in the present round, or in one so
+        many before it."""
+        flags, number = self._flags[kind][:ranks], self.round - behind
+        return lambda: all(lib.dn_flag_get(flag) >= number for flag in flags)
+
+    def own(self, kind: int, length: int) -> NDArray[np.int32]:
+        """The window of this rank, for so many numbers; what is in it is lost."""
+        entry, size = self._directory[self._local][kind], 4 * length
+        if kind not in self._own or len(self._own[kind]) < size:
+            _close(self._descriptors, kind)
+            self._descriptors[kind], self._own[kind] = reserve(max(2 * size, mmap.PAGESIZE))
+            entry[:] = (
+                entry[0] + 1,
+                os.getpid(),
+                self._descriptors[kind],
+                len(self._own[kind]),
+            )
+        return np.frombuffer(self._own[kind], np.int32, length)
+
+    def is_shared(self, kind: int, local: int) -> bool:
+        """Whether others can read this rank's window; else it has to send what is in it."""
+        return bool(self._directory[local][kind, 2] >= 0)
+
+    def of(self, kind: int, local: int) -> NDArray[np.int32]:
+        """The window of a rank of this host, once it has told that it is there."""
+        generation, process, descriptor, size = self._directory[local][kind].tolist()
+        if (known := self._known.get((kind, local))) is None or known[0] != generation:
+            file = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDONLY)
+            try:
+                mapped = mmap.mmap(file, size, access=mmap.ACCESS_READ)
+            finally:
+                os.close(file)
+            known = generation, np.frombuffer(mapped, np.int32)
+            self._known[kind, local] = known
+        return known[1]
+
+
+def _close(descriptors: list[int], kind: int | None = None) -> None:
+    for k in range(len(descriptors)) if kind is None else (kind,):
+        if descriptors[k] >= 0:
+            os.close(descriptors[k])
+        descriptors[k] = -1
