@@ -36,7 +36,6 @@ MISTAKES = {
     "no shard": (0, ["no shard()", "not comparable"]),
     "dropout": (0, ["draw random numbers"]),
     "set": (0, ["depends on the order of a set", "values       agree"]),
-    "losses": (1, ["gradients are 1/2 of what they should be"]),
     "exception": (1, ["only with several ranks", "runs with 1 rank, but fails with 2"]),
     "not distributed": (1, ["Write dy.parallel.DistributedTrainer(dy.AdamTrainer(m))"]),
 }

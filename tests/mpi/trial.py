@@ -33,7 +33,7 @@ def train(batches):
             raise ValueError("only with several ranks")
         if batch:
             losses = [loss_of(*example) for example in batch]
-            (dy.esum if mistake == "losses" else dy.average)(losses).backward()
+            dy.average(losses).backward()
         trainer.update()
 
 
