@@ -279,6 +279,15 @@ def test_what_json_has_no_number_for_is_null(tmp_path):
     assert lines_of(tmp_path / "m")[0]["loss"] is None
 
 
+def test_a_forked_child_writes_no_lines(tmp_path, monkeypatch):
+    run = Run(2, tmp_path / "m")
+    run.update([1, 2], 9)
+    monkeypatch.setattr(metrics.os, "getpid", lambda: -1)
+    run.update([1, 2], 30)
+    run.report.end()
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_file_that_cannot_be_written_ends_no_run(tmp_path, capfd):
     run = Run(1, tmp_path / "missing" / "m")
     run.update([1], 30)

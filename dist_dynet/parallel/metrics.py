@@ -113,7 +113,7 @@ class Report:
     ) -> None:
         self._trainer, self._hooks = weakref.ref(trainer), Hooks(trainer)
         self._hosts, self._members, self._meters = hosts, list(members), meters
-        self._every, self._file = every, file
+        self._every, self._file, self._process = every, file, os.getpid()
         self._number, self._count = next(_numbers), 0
         self._lines, self._naming = _Window(), _Window()
         self._next: float = 1
@@ -127,6 +127,9 @@ class Report:
             self._look()
 
     def _look(self) -> None:
+        if os.getpid() != self._process:  # a forked child trains for itself
+            self._next = math.inf
+            return
         latest, update = self._meters()
         meters = latest.copy()
         if self._lines.meters is None:  # what came before the first update is no part of it
@@ -144,6 +147,8 @@ class Report:
 
     def end(self) -> None:
         """At the end of the program: what has no line yet gets one."""
+        if os.getpid() != self._process:
+            return
         latest, update = self._meters()
         if self._file and self._lines.meters is not None and update > self._lines.count:
             self._write(*self._lines.move(latest.copy(), update))
