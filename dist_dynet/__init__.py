@@ -12,9 +12,10 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import _checkout, _hints, ops, schedules  # noqa: F401 - _checkout comes first
+from . import _checkout, _hints, _shown, _tracebacks, ops, schedules  # noqa: F401 - _checkout first
 from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
+from ._tracebacks import full_tracebacks
 from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
 from .expression import Expression, forward, npvalues, values
@@ -23,6 +24,7 @@ from .holders import *  # noqa: F403
 from .holders import __all__ as _holders
 from .nn import *  # noqa: F403
 from .nn import __all__ as _builders
+from .nn.owner import Owner
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
 from .params import __all__ as _params
@@ -49,6 +51,9 @@ _LATER = {
 """Modules that most programs do not need, imported when they, or these names of theirs, are first
 asked for."""
 
+_PACKAGES = ("compat", "io", "nn", "ops", "parallel", "schedules", "trainers")
+"""What users may import by itself."""
+
 __all__ = [
     "AutobatchStats",
     "ComputationGraph",
@@ -69,6 +74,7 @@ __all__ = [
     "dump_cg",
     "find_nonfinite",
     "forward",
+    "full_tracebacks",
     "load",
     "load_generator",
     "load_safetensors",
@@ -105,17 +111,21 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER, *__all__})
+    return sorted({*__all__, *_PACKAGES})
 
 
+_shown.attach()
 for _class, _attributes in (
     (Expression, _hints.OF_EXPRESSIONS),
     (Parameters, _hints.OF_PARAMETERS),  # noqa: F405
     (LookupParameters, _hints.OF_PARAMETERS),  # noqa: F405
     (ParameterCollection, _hints.OF_COLLECTIONS),  # noqa: F405
     (Trainer, _hints.OF_TRAINERS),  # noqa: F405
+    (Owner, _hints.OF_OWNERS),
 ):
     _hints.explain(_class, _attributes)
+_hints.explain_arguments(Trainer, _hints.ARGUMENTS_OF_TRAINERS)  # noqa: F405
+_tracebacks.install()
 
 
 if {

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 WRITTEN_HERE = {
@@ -12,15 +13,31 @@ WRITTEN_HERE = {
     "DistributedDataParallel": "parallel.DistributedTrainer",
     "Dropout": "dropout",
     "Embedding": "m.add_lookup_parameters",
+    "Adagrad": "AdagradTrainer",
+    "Adadelta": "AdadeltaTrainer",
+    "Conv2d": "conv2d",
     "GRU": "GRUBuilder",
     "LSTM": "LSTMBuilder",
+    "MaxPool2d": "maxpooling2d",
+    "MultiheadAttention": "MultiHeadAttention",
+    "RMSprop": "RMSPropTrainer",
+    "RNN": "SimpleRNNBuilder",
     "MSELoss": "squared_distance",
     "Parameter": "m.add_parameters",
     "SGD": "SimpleSGDTrainer",
     "array": "inputTensor",
+    "asarray": "inputTensor",
     "backward": "loss.backward",
     "bmm": "matmul",
     "cat": "concatenate",
+    "concat": "concatenate",
+    "from_numpy": "inputTensor",
+    "full": "constant",
+    "div": "cdiv",
+    "hstack": "concatenate_cols",
+    "linear": "affine_transform",
+    "permute": "transpose",
+    "view": "reshape",
     "dot": "dot_product",
     "manual_seed": "reset_random_seed",
     "matrix": "inputTensor",
@@ -45,17 +62,106 @@ WRITTEN_HERE = {
 expression x."""
 
 
+_NO_GRADIENTS = (
+    "Leave it out: a graph without backward() computes no gradients. m.eval() switches dropout off."
+)
+_OWN_MODEL = (
+    "A model is a class of your own: its parameters are in a dy.ParameterCollection m, and a method"
+    " makes the expressions. See docs/nn.md."
+)
+_SCHEDULES = "Learning-rate schedules are dy.schedules.Linear, Cosine, Plateau, ..."
+_ONLY_CPU = "Leave it out: there is only the CPU."
+SENTENCES = {
+    "BatchNorm1d": "dy.LayerNorm(dim, m) normalises the numbers of each example.",
+    "CosineAnnealingLR": _SCHEDULES,
+    "DataLoader": "Use a list of batches, or dy.parallel.shard(data, batch_size).",
+    "Dataset": "Data are a list of Python's, or anything that has a length and indices.",
+    "LayerList": "Use a list of Python's.",
+    "Module": _OWN_MODEL,
+    "ModuleList": "Use a list of Python's.",
+    "ReduceLROnPlateau": _SCHEDULES,
+    "Sequential": "Write dy.MLP(sizes, m), or call one block after the other.",
+    "StepLR": _SCHEDULES,
+    "Transformer": "dy.MultiHeadAttention is its block; see examples/transformer.py.",
+    "arange": "Write dy.inputVector(range(n)) here.",
+    "clamp": "Write dy.bmin() and dy.bmax() with a constant here.",
+    "clip": "Write dy.bmin() and dy.bmax() with a constant here.",
+    "clip_grad_norm_": "Write trainer.set_clip_threshold(norm) here; 5 is the default.",
+    "clip_grad_value_": "Write trainer.set_clip_value(limit) here.",
+    "compile": "Write @dy.traced before a function that is called often.",
+    "cuda": _ONLY_CPU,
+    "device": _ONLY_CPU,
+    "dtype": "The number type is set by DIST_DYNET_DTYPE=float32 or float64.",
+    "enable_grad": _NO_GRADIENTS,
+    "float32": "The number type is set by DIST_DYNET_DTYPE=float32 or float64.",
+    "float64": "The number type is set by DIST_DYNET_DTYPE=float32 or float64.",
+    "functional": "Functions are names of dy itself, such as dy.softmax.",
+    "grad": "Write loss.backward(), then p.grad_as_array() or x.gradient() here.",
+    "inference_mode": _NO_GRADIENTS,
+    "jit": "Write @dy.traced before a function that is called often.",
+    "lr_scheduler": _SCHEDULES,
+    "max": (
+        "Write dy.max_dim() for the largest along a dim, dy.bmax() for those of two expressions, or"
+        " x.npvalue().max() for a number."
+    ),
+    "min": (
+        "Write dy.min_dim() for the smallest along a dim, dy.bmin() for those of two expressions,"
+        " or x.npvalue().min() for a number."
+    ),
+    "no_grad": _NO_GRADIENTS,
+    "optim": "Trainers are names of dy itself, such as dy.AdamTrainer(m).",
+    "pack_padded_sequence": "Pass lengths= to transduce(); see docs/sequences.md.",
+    "pad_sequence": "Pass lengths= to transduce(); see docs/sequences.md.",
+    "set_grad_enabled": _NO_GRADIENTS,
+    "squeeze": "Write dy.reshape(x, dims) here.",
+    "unsqueeze": "Write dy.reshape(x, dims) here.",
+    "utils": "See docs/migrating.md for what is written here in the place of PyTorch's names.",
+    "vmap": "Write one graph per example and dy.renew_cg(autobatching=True) here.",
+    "where": "Write dy.cmult() with a mask of ones and zeros here.",
+}
+"""A name -> what to do, where that is not one function."""
+
+
 def hint(name: str) -> str:
     """A sentence for the error, or nothing."""
     here = WRITTEN_HERE.get(name, "")
     if not here:
-        return ""
+        return f" {SENTENCES[name]}" if name in SENTENCES else ""
     return f" Write {here if here.split('.')[0] in ('m', 'x', 'loss') else f'dy.{here}'}() here."
 
 
 OF_EXPRESSIONS = {
     "T": "dy.transpose()",
     "argmax": "x.npvalue().argmax()",
+    "clamp": "dy.bmin() and dy.bmax() with a constant",
+    "clone": "Leave it out: expressions never change.",
+    "cpu": _ONLY_CPU,
+    "cuda": _ONLY_CPU,
+    "data": "x.npvalue()",
+    "device": _ONLY_CPU,
+    "dtype": "x.npvalue().dtype",
+    "exp": "dy.exp()",
+    "flatten": "dy.reshape()",
+    "float": _ONLY_CPU.replace("only the CPU", "one number type"),
+    "log": "dy.log()",
+    "matmul": "a * b",
+    "max": "dy.max_dim(), dy.bmax() or x.npvalue().max()",
+    "min": "dy.min_dim(), dy.bmin() or x.npvalue().min()",
+    "ndim": "len(x.dim()[0])",
+    "norm": "dy.l2_norm()",
+    "permute": "dy.transpose()",
+    "pow": "x ** n",
+    "relu": "dy.rectify()",
+    "repeat": "dy.concatenate([x] * n)",
+    "requires_grad": "p.is_updated()",
+    "sigmoid": "dy.logistic()",
+    "softmax": "dy.softmax()",
+    "sqrt": "dy.sqrt()",
+    "squeeze": "dy.reshape()",
+    "tanh": "dy.tanh()",
+    "to": _ONLY_CPU,
+    "transpose": "dy.transpose()",
+    "unsqueeze": "dy.reshape()",
     "detach": "dy.nobackprop()",
     "grad": "x.gradient()",
     "item": "x.value()",
@@ -76,17 +182,43 @@ OF_PARAMETERS = {
     "weight": "p.as_array()",
 }
 OF_COLLECTIONS = {
+    "children": "m.named_parameters()",
+    "cpu": _ONLY_CPU,
+    "cuda": _ONLY_CPU,
+    "modules": "m.named_parameters()",
+    "requires_grad_": "p.set_updated()",
+    "to": _ONLY_CPU,
     "load_state_dict": "m.populate()",
     "parameters": "m.parameters_list()",
     "state_dict": "m.save()",
     "zero_grad": "m.reset_gradients()",
 }
 OF_TRAINERS = {
+    "load_state_dict": "trainer.load_state()",
     "lr": "trainer.learning_rate",
+    "param_groups": "trainer.learning_rate, or one trainer for each collection",
+    "state_dict": "trainer.state()",
     "step": "trainer.update()",
     "zero_grad": "Leave it out: update() forgets the gradients.",
 }
+OF_OWNERS = {
+    "cuda": _ONLY_CPU,
+    "forward": "Call the block, or initial_state() of a recurrent builder.",
+    "load_state_dict": "dy.load(), or param_collection().populate()",
+    "named_parameters": "param_collection().named_parameters()",
+    "parameters": "get_parameters(), or param_collection().parameters_list()",
+    "state_dict": "dy.save(), or param_collection().save()",
+    "to": _ONLY_CPU,
+}
 """An attribute in PyTorch, NumPy or old DyNet -> what is written here, or a sentence."""
+ARGUMENTS_OF_TRAINERS = {
+    "betas": "beta_1= and beta_2=",
+    "lr": "learning_rate=",
+    "momentum": "mom= of MomentumSGDTrainer",
+    "params": "the collection, as the first argument",
+    "weight_decay": "m.set_weight_decay() of the collection, or AdamWTrainer",
+}
+"""The same for arguments of constructors."""
 
 
 class _Elsewhere:
@@ -113,6 +245,21 @@ class _Elsewhere:
         if not hasattr(owner, "__dict__"):
             self.__get__(owner, type(owner))
         vars(owner)[self.name] = value
+
+
+def explain_arguments(cls: Any, arguments: dict[str, str]) -> None:
+    """Lets constructors of this class and those below say what is written in the place of these
+    arguments."""
+
+    def new(kind: Any, *given: Any, **named: Any) -> Any:
+        for name in named.keys() & arguments.keys():
+            if name not in inspect.signature(kind.__init__).parameters:
+                raise TypeError(
+                    f"{kind.__name__}: there is no argument {name}. Write {arguments[name]} here."
+                )
+        return object.__new__(kind)
+
+    cls.__new__ = staticmethod(new)
 
 
 def _names(thing: object) -> list[str]:

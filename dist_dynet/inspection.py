@@ -110,9 +110,11 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
-def _needed(e: Expression) -> set[int]:
-    graph, found, waiting = graph_of(e._node()), set(), [e.index()]
-    while waiting:
+def needed(e: Expression, most: int = sys.maxsize) -> set[int]:
+    """The indices of what an expression is computed from; of more than `most`, some more."""
+    found: set[int] = set()
+    graph, waiting = graph_of(e._node()), [e.index()]
+    while waiting and len(found) <= most:
         i = waiting.pop()
         if i not in found:
             found.add(i)
@@ -138,7 +140,7 @@ def dot(
             f" {type(expression_names).__name__}."
         )
     graph = graph_of(e._node()) if e is not None else graph or cg()
-    only = range(len(graph)) if e is None else sorted(_needed(e))
+    only = range(len(graph)) if e is None else sorted(needed(e))
     names = {
         x.index(): str(name)
         for x, name in (expression_names or {}).items()

@@ -255,3 +255,7 @@ class Plateau(_Schedule):
 
 
 __all__ = ["Constant", "Cosine", "InverseSquareRoot", "Linear", "Plateau"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,5 +1,8 @@
 """Builders: networks made of parameters and operations."""
 
+from typing import TYPE_CHECKING, Any
+
+from .._hints import hint
 from .attention import AdditiveAttention, DotAttention, MultiHeadAttention
 from .birnn import BiRNNBuilder, StackedRNNState
 from .crf import CRF
@@ -47,3 +50,13 @@ __all__ = [
     "StandardSoftmaxBuilder",
     "VanillaLSTMBuilder",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint(name)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -69,3 +69,7 @@ __all__ = [name for family in FAMILIES for name in family.__all__]
 for _family in FAMILIES:
     for _name in _family.__all__:
         globals()[_name] = getattr(_family, _name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,6 +14,7 @@ metrics, timeline and trace show where the time goes; _launcher, _hosts, _world,
 _failures and _saving say what it is to be one of several processes.
 """
 
+from .._described import counted, describe
 from . import _failures, metrics, timeline, trial
 from .batches import Batch
 from .checkpoint import Checkpointer
@@ -50,6 +51,17 @@ __all__ = [
     "shard",
     "world_size",
 ]
+
+
+describe(DistributedTrainer, lambda t: f" of {t.inner!r}, {counted(world_size(), 'rank')}")
+describe(Checkpointer)
+describe(Join)
+describe(Shard, lambda s: f": {counted(len(s), 'step')}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 _failures.install()
 trial.install()

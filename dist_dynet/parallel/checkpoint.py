@@ -129,7 +129,7 @@ class Checkpointer:
                 "Checkpointer: required=True needs to know of each save whether it was written; got"
                 " background=True as well. Leave one of them out."
             )
-        self._files = CheckpointFiles(directory, keep)
+        self._files, self.directory = CheckpointFiles(directory, keep), str(directory)
         self._required, self._background = required, False if required else background
         self._model, self._trainer, self._sampler = model, trainer, sampler
         self._saves_first = every is not None

@@ -22,6 +22,7 @@ from .modes import Modes
 from .parameters import AnyParameter, FileName, LookupParameters, Parameters
 from .precision import check_precision
 from .root import Root, unchanged
+from .summary import Summarised
 
 
 class _Defaults:
@@ -43,7 +44,7 @@ def set_default_weight_decay(lam: float) -> None:
     _defaults.weight_decay = check_weight_decay("weight decay", lam)
 
 
-class ParameterCollection(Modes):
+class ParameterCollection(Modes, Summarised):
     """The parameters of a model, by name; subcollections group them.
 
     >>> import dist_dynet as dy

@@ -44,6 +44,7 @@ class Trainer(WithStats):
         "_accumulation",
         "_c",
         "_collection",
+        "_constants",
         "_count",
         "_decay",
         "_first",
@@ -92,7 +93,7 @@ class Trainer(WithStats):
                 f"{type(self).__name__}: not a trainer by itself. Use SimpleSGDTrainer,"
                 " AdamTrainer, ..."
             )
-        self._collection = m
+        self._collection, self._constants = m, constants
         self._count = -1
         self._accumulation, self._gathered = 1, 0
         self._skip_nonfinite, self._skipped = False, 0

@@ -24,6 +24,17 @@ def _share(trainer: Trainer, **constants: float) -> None:
             raise ValueError(f"{type(trainer).__name__}: {name} must lie in [0, 1); got {value}.")
 
 
+def _one_rate(trainer: Trainer, alpha: float, learning_rate: float | None) -> float:
+    """The learning rate, which some rules call alpha."""
+    if learning_rate is None:
+        return alpha
+    if alpha != 0.001:
+        raise TypeError(
+            f"{type(trainer).__name__}: alpha is another name of learning_rate; got both."
+        )
+    return learning_rate
+
+
 class SimpleSGDTrainer(Trainer):
     """p = p - learning_rate g.
 
@@ -205,7 +216,7 @@ class AdamTrainer(Trainer):
 
     rate_t = alpha sqrt(1 - b2^t) / (1 - b1^t) after t updates (Kingma and Ba 2015, end of section
     2): eps is added to the root of the uncorrected v. In lookup tables, rows without a gradient
-    keep their moments, too.
+    keep their moments, too. learning_rate= is the same as alpha=.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -228,9 +239,11 @@ class AdamTrainer(Trainer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         eps: float = 1e-8,
+        *,
+        learning_rate: float | None = None,
     ) -> None:
         _share(self, beta_1=beta_1, beta_2=beta_2)
-        super().__init__(m, alpha, beta_1, beta_2, eps)
+        super().__init__(m, _one_rate(self, alpha, learning_rate), beta_1, beta_2, eps)
 
 
 class AmsgradTrainer(Trainer):
@@ -258,9 +271,11 @@ class AmsgradTrainer(Trainer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         eps: float = 1e-8,
+        *,
+        learning_rate: float | None = None,
     ) -> None:
         _share(self, beta_1=beta_1, beta_2=beta_2)
-        super().__init__(m, alpha, beta_1, beta_2, eps)
+        super().__init__(m, _one_rate(self, alpha, learning_rate), beta_1, beta_2, eps)
 
 
 class AdamWTrainer(Trainer):
@@ -274,7 +289,7 @@ class AdamWTrainer(Trainer):
 
     Args:
         m: the collection.
-        alpha: the learning rate.
+        alpha: the learning rate; learning_rate= is the same.
         beta_1: of m.
         beta_2: of v.
         eps: added to the root.
@@ -302,13 +317,16 @@ class AdamWTrainer(Trainer):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         no_decay: Iterable[AnyParameter] = (),
+        *,
+        learning_rate: float | None = None,
     ) -> None:
         _share(self, beta_1=beta_1, beta_2=beta_2)
         if not weight_decay >= 0:
             raise ValueError(
                 f"AdamWTrainer: weight_decay must not be negative; got {weight_decay}."
             )
-        super().__init__(m, alpha, beta_1, beta_2, eps, weight_decay)
+        rate = _one_rate(self, alpha, learning_rate)
+        super().__init__(m, rate, beta_1, beta_2, eps, weight_decay)
         self._excluded: list[AnyParameter] = []
         self.exclude_from_decay(no_decay)
 

@@ -1,0 +1,111 @@
+"""repr() of the objects that users make: the name of the class, and what its constructor was given,
+as far as the object still knows it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+MOST_ITEMS = 4
+MOST_CHARACTERS = 60
+"""So many items of a list, and characters of anything else, are shown."""
+_HIDDEN = {
+    *("self", "model", "m", "pc", "precision", "dic", "cluster_file", "builder_layers"),
+    *("trainer", "alpha", "no_decay", "data", "sampler", "comm", "of"),
+}
+_MISSING = object()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, np.ndarray):
+        return f"array {value.shape}"
+    if isinstance(value, list | tuple):
+        items = [_shown(v) for v in value[:MOST_ITEMS]]
+        more = [f"... {len(value)} in all"] if len(value) > MOST_ITEMS else []
+        return f"[{', '.join([*items, *more])}]"
+    if isinstance(value, type) or inspect.isroutine(value):
+        return value.__name__
+    text = repr(value)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
+
+
+def described(thing: Any, aliases: Mapping[str, str]) -> str:
+    """Such as Linear(input_dim=2, output_dim=3, bias=True). aliases: attributes that hold what an
+    argument of another name was."""
+    try:
+        arguments = list(inspect.signature(type(thing).__init__).parameters)
+    except ValueError:  # of a class in C
+        arguments = []
+    settings, constants = {}, iter(getattr(thing, "_constants", ()))  # of a trainer
+    for name in [a for a in arguments if a not in _HIDDEN]:
+        for attribute in (aliases.get(name, name), f"_{name}"):
+            value = getattr(thing, attribute, _MISSING)
+            if value is not _MISSING and not inspect.ismethod(value):
+                settings[name] = value
+                break
+        else:
+            settings[name] = next(constants, None)
+    shown = ", ".join(f"{name}={_shown(v)}" for name, v in settings.items() if v is not None)
+    return f"{type(thing).__name__}({shown})"
+
+
+def describe(
+    cls: Any,
+    more: Callable[[Any], str] = lambda thing: "",
+    aliases: Mapping[str, str] | None = None,
+    arguments: bool = True,
+) -> None:
+    """Gives a class its repr(): its name, its settings if `arguments` are to be shown, and what
+    more(object) says."""
+
+    def shown(self: Any) -> str:
+        """The class and its settings."""
+        try:
+            name = type(self).__name__
+            return (described(self, aliases or {}) if arguments else name) + more(self)
+        except Exception:  # of an object that is half made: an error's message shall not fail
+            return f"{type(self).__name__}(...)"
+
+    shown.__name__ = shown.__qualname__ = "__repr__"
+    cls.__repr__ = shown
+
+
+# ---- what follows the settings ---------------------------------------------------------
+
+
+def counted(n: int, what: str) -> str:
+    """Such as "1 node", "12,000 nodes"."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def of_owner(owner: Any) -> str:
+    """Dropout rates that are not 0, the number of numbers, and whether nothing is dropped."""
+    names = [n for n in ("dropout_x", "dropout_h", "dropout_rate") if getattr(owner, n, 0)]
+    rates = [f"{n.removesuffix('_rate')}={getattr(owner, n):g}" for n in names]
+    size = counted(owner.param_collection().parameter_count(), "number")
+    return ": " + ", ".join([size, *rates, *([] if owner.training else ["in evaluation"])])
+
+
+def of_collection(m: Any) -> str:
+    """Its name and sizes."""
+    parameters, tables = m._parameters, m._lookups
+    parts = [counted(len(parameters), "parameter"), counted(len(tables), "table")]
+    of = [*parts[: 1 + bool(tables)], counted(m.parameter_count(), "number")]
+    return f" {m.name()}: {', '.join(of)}{'' if m.training else ', in evaluation'}"
+
+
+def of_trainer(trainer: Any) -> str:
+    """Its clipping and what it has done."""
+    clip = trainer.get_clip_threshold()
+    limit = f"clip threshold {clip:g}" if clip else "no clipping"
+    return f": {limit}, {counted(trainer.updates, 'update')}"
+
+
+def of_schedule(schedule: Any) -> str:
+    """Where it stands."""
+    return f": rate {schedule.rate():g} after {counted(schedule.steps_done, 'step')}"

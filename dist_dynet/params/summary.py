@@ -1,0 +1,66 @@
+"""The table that ParameterCollection.summary() gives. It knows names and sizes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._ffi import DTYPE
+from .parameters import AnyParameter, LookupParameters, Parameters
+
+
+class Summary(str):
+    """Text that is shown as it is where it is not printed, in a notebook or at a prompt."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _size(n: int) -> str:
+    units = ["bytes", "kB", "MB", "GB"]
+    while n >= 10_000 and len(units) > 1:
+        n, units = n // 1000, units[1:]
+    return f"{n:,} {units[0]}"
+
+
+def _table(members: Sequence[AnyParameter]) -> Summary:
+    """A row for each parameter, and the sum."""
+    rows = [("parameter", "shape", "numbers", "")]
+    total = trained = 0
+    for p in members:
+        size = p.storage().size
+        total, trained = total + size, trained + size * p.is_updated()
+        notes = [*(["table"] if p._rows else []), *([] if p.is_updated() else ["frozen"])]
+        rows.append((p.name(), str(p.shape()), f"{size:,}", ", ".join(notes)))
+    rows.append(("in all", "", f"{total:,}", _size(total * DTYPE.itemsize)))
+    if trained != total:
+        rows.append(("trained", "", f"{trained:,}", ""))
+    w = [max(len(row[k]) for row in rows) for k in range(3)]
+    return Summary(
+        "\n".join(f"{a:<{w[0]}}  {b:<{w[1]}}  {c:>{w[2]}}  {d}".rstrip() for a, b, c, d in rows)
+    )
+
+
+class Summarised:
+    """The part of a collection that shows what it has."""
+
+    _parameters: list[Parameters]
+    _lookups: list[LookupParameters]
+
+    def summary(self) -> Summary:
+        """A table of all parameters: names, shapes, numbers; which are tables, and which frozen.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> layer, E = dy.Linear(2, 3, m), m.add_lookup_parameters((1000, 2), name="E")
+        >>> E.set_updated(False)
+        >>> m.summary()
+        parameter   shape      numbers
+        /linear/_0  (3, 2)           6
+        /linear/_1  (3,)             3
+        /E          (1000, 2)    2,000  table, frozen
+        in all                   2,009  8,036 bytes
+        trained                      9
+        """
+        return _table((*self._parameters, *self._lookups))
