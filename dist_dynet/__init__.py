@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .inspection import draw_graph, dump_cg, print_graphviz, print_text_graphviz
     from .io import load, load_generator, load_safetensors, save, save_safetensors
     from .nonfinite import NonFinite, NonFiniteError, find_nonfinite, trace_nonfinite
+    from .vocabulary import Vocabulary
 
 _LATER = {
     "checking": ("GradientCheckError", "check_gradient"),
@@ -47,6 +48,7 @@ _LATER = {
     "io": ("load", "load_generator", "load_safetensors", "save", "save_safetensors"),
     "nonfinite": ("NonFinite", "NonFiniteError", "find_nonfinite", "trace_nonfinite"),
     "parallel": (),
+    "vocabulary": ("Vocabulary",),
 }
 """Modules that most programs do not need, imported when they, or these names of theirs, are first
 asked for."""
@@ -62,6 +64,7 @@ __all__ = [
     "NonFinite",
     "NonFiniteError",
     "Tensor",
+    "Vocabulary",
     "__version__",
     "autobatch_stats",
     "cell",

@@ -38,6 +38,7 @@ TITLES = {
         for family in ops.FAMILIES
     },
     "parallel": "Several ranks",
+    "text": "Text",
     "files": "Files",
     "checks": "Checks, drawings, profiles",
     "settings": "Settings",
@@ -74,6 +75,7 @@ PAGES = {
     "schedules": "trainers",
     "tensor": "graphs",
     "traced_functions": "graphs",
+    "vocabulary": "text",
 }
 """Module of the package -> page. Others have a page of their own name."""
 

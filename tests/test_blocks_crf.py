@@ -244,6 +244,21 @@ def test_crf_refuses_what_it_cannot_do(use, error, message):
         use(crf, dy.zeros((3, 3)))
 
 
+def test_bio_forbids_what_no_entity_has():
+    tags = ["O", "B-A", "I-A", "I-B", "START"]
+    pairs = dy.CRF.bio(tags)
+    first, of_a, of_b = (
+        [(before, tag) in pairs for before in (None, *tags)] for tag in ("B-A", "I-A", "I-B")
+    )
+    assert not any(first)
+    assert of_a == [True, True, False, False, True, True]
+    assert of_b == [True, True, True, True, False, True]
+    assert len(pairs) == sum(of_a) + sum(of_b)
+    assert len(dy.CRF(dy.ParameterCollection(), tags, dy.CRF.bio(tags)).forbidden) == len(pairs)
+    with pytest.raises(TypeError, match=r"CRF\.bio: tags must be texts; got 3"):
+        dy.CRF.bio([3])
+
+
 def test_an_empty_sentence_has_no_tags():
     assert made().decode([]) == []
 

@@ -82,6 +82,31 @@ class CRF(Block):
         self._parameters = add((n, n), init=0), add(n, init=0), add(n, init=0)
         self._now: tuple[object, bool, tuple[Expression, ...]] | None = None
 
+    @staticmethod
+    def bio(tags: Sequence[str]) -> list[tuple[str | None, str]]:
+        """The pairs that never follow one another in BIO tags, for `forbidden`: I-x is neither
+        first, nor after another tag than B-x and I-x. Tags that begin otherwise are free.
+
+        Raises:
+            TypeError: a tag is not a text.
+
+        >>> import dist_dynet as dy
+        >>> tags = ["O", "B-PER", "I-PER"]
+        >>> dy.CRF.bio(tags)
+        [(None, 'I-PER'), ('O', 'I-PER')]
+        >>> crf = dy.CRF(dy.ParameterCollection(), tags, forbidden=dy.CRF.bio(tags))
+        """
+        for tag in tags:
+            if not isinstance(tag, str):
+                raise TypeError(f"CRF.bio: tags must be texts; got {tag!r:.60}.")
+        return [
+            (before, tag)
+            for tag in tags
+            if tag.startswith("I-")
+            for before in (None, *tags)
+            if before not in (tag, f"B-{tag[2:]}")
+        ]
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_now": None}  # a copy has no expressions yet
 

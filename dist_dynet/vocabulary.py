@@ -1,0 +1,288 @@
+"""Vocabulary: names (words, characters, tags) and their numbers, the rows of a table.
+
+It knows files of text and of word vectors, and neither collections nor graphs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .io.files import FileName, atomic_write, unreadable
+
+__all__ = ["Vocabulary"]
+
+
+class Vocabulary:
+    """Names and their numbers from 0 on: the unknown name, special ones, then the others, the most
+    frequent first; of those that are as frequent, the one that came first.
+
+    Args:
+        names: as often as they occur, or a Counter of them.
+        min_count: names that occur less often are unknown.
+        max_size: at most so many numbers, the unknown and special names included; None: no limit.
+        unknown: the name that stands for all that are not there; None: asking for those is an
+            error.
+        special: names that are there whether they occur or not, such as that of the end.
+
+    Raises:
+        TypeError: a name is not a text.
+        ValueError: a special name is there twice, or max_size leaves no place for special names.
+
+    >>> import dist_dynet as dy
+    >>> words = dy.Vocabulary("the cat saw the cat and the dog".split(), min_count=2)
+    >>> words.names, len(words)
+    (['<unk>', 'the', 'cat'], 3)
+    >>> words["cat"], words["horse"], words.ids("the dog".split()), words.name(1)
+    (2, 0, [1, 0], 'the')
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str] = (),
+        min_count: int = 1,
+        *,
+        max_size: int | None = None,
+        unknown: str | None = "<unk>",
+        special: Sequence[str] = (),
+    ) -> None:
+        counts = Counter(names)
+        for name in (*counts, *special, *(() if unknown is None else (unknown,))):
+            if not isinstance(name, str):
+                raise TypeError(f"Vocabulary: names must be texts; got {name!r:.60}.")
+        first = [*(() if unknown is None else (unknown,)), *special]
+        if len(set(first)) < len(first):
+            raise ValueError(f"Vocabulary: special names must differ; got {first!r:.200}.")
+        if max_size is not None and max_size < len(first):
+            raise ValueError(
+                f"Vocabulary: max_size must leave room for {first!r:.200}; got {max_size}."
+            )
+        frequent = [n for n, count in counts.most_common() if count >= min_count and n not in first]
+        self._set(unknown, [*first, *frequent][:max_size], counts)
+
+    def _set(self, unknown: str | None, names: list[str], counts: Counter[str]) -> None:
+        self.unknown = unknown
+        """The name that stands for all others, number 0; None: there is none."""
+        self.names = names
+        """In the order of their numbers."""
+        self.counts = Counter({name: counts[name] for name in names})
+        """How often each occurred, the unknown name included."""
+        self._numbers = {name: number for number, name in enumerate(names)}
+        if unknown is not None:
+            known = sum(self.counts.values()) - self.counts[unknown]
+            self.counts[unknown] = counts.total() - known
+
+    def __getitem__(self, name: str) -> int:
+        """The number of a name.
+
+        Raises:
+            KeyError: it is not there, and there is no unknown name.
+        """
+        number = self._numbers.get(name)
+        if number is None:
+            if self.unknown is None:
+                raise KeyError(f"Vocabulary: {name!r:.60} is not one of {len(self)} names.")
+            return 0
+        return number
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._numbers
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary of {len(self)} names, {self.names[:4]!r:.60}, ..."
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.spec == other.spec
+
+    __hash__ = None  # type: ignore[assignment] # counts may be changed
+
+    def ids(self, names: Iterable[str]) -> list[int]:
+        """The numbers of names.
+
+        Raises:
+            KeyError: one is not there, and there is no unknown name.
+        """
+        return [self[name] for name in names]
+
+    def name(self, number: int) -> str:
+        """The name of a number.
+
+        Raises:
+            IndexError: there is none.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"Vocabulary: numbers run from 0 to {len(self) - 1}; got {number}.")
+        return self.names[number]
+
+    def ids_with_unknown(
+        self, names: Iterable[str], rng: np.random.Generator, alpha: float = 0.25
+    ) -> list[int]:
+        """The numbers of names, some of them made unknown, so that the unknown name is trained: a
+        name that occurred c times with the probability alpha / (alpha + c) (Kiperwasser and
+        Goldberg 2016).
+
+        Raises:
+            ValueError: there is no unknown name.
+
+        >>> import numpy as np
+        >>> import dist_dynet as dy
+        >>> words = dy.Vocabulary(["a"] * 1000 + ["b"])
+        >>> words.ids_with_unknown(["a", "b", "c"], np.random.default_rng(1), alpha=1.0)
+        [1, 2, 0]
+        """
+        if self.unknown is None:
+            raise ValueError("Vocabulary.ids_with_unknown: there is no unknown name.")
+        chosen = list(names)
+        draws = rng.random(len(chosen))
+        return [
+            0 if draw < alpha / (alpha + self.counts[name]) else self[name]
+            for name, draw in zip(chosen, draws, strict=True)
+        ]
+
+    # ---- files -------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """What from_spec() makes an equal vocabulary of; plain data, for specs of networks."""
+        return self.unknown, self.names, [self.counts[name] for name in self.names]
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any]) -> Vocabulary:
+        """A vocabulary of this spec.
+
+        Raises:
+            ValueError: it is not the spec of one.
+        """
+        made = cls.__new__(cls)
+        try:
+            unknown, names, counts = spec
+            made._set(
+                unknown, list(names), Counter(dict(zip(names, map(int, counts), strict=True)))
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Vocabulary: this is not the spec of one: {error}") from None
+        if not all(isinstance(name, str) for name in made.names) or (
+            unknown is not None and made.names[:1] != [unknown]
+        ):
+            raise ValueError("Vocabulary: this is not the spec of one.")
+        if len(made._numbers) < len(made.names):
+            raise ValueError("Vocabulary: this is not the spec of one: a name is there twice.")
+        return made
+
+    def save(self, name: FileName) -> None:
+        """Writes it as JSON, whole or not at all; with several ranks rank 0 does.
+
+        Raises:
+            RuntimeError: the file cannot be written.
+        """
+        unknown, names, counts = self.spec
+        content = {"unknown": unknown, "names": names, "counts": counts}
+        with atomic_write(name) as file:
+            file.write(json.dumps(content, ensure_ascii=False, indent=0).encode() + b"\n")
+
+    @classmethod
+    def load(cls, name: FileName) -> Vocabulary:
+        """What save() wrote.
+
+        Raises:
+            RuntimeError: there is no such file, or it cannot be read.
+            ValueError: it holds no vocabulary.
+        """
+        try:
+            content = json.loads(Path(name).read_text(encoding="utf-8"))
+            return cls.from_spec([content[key] for key in ("unknown", "names", "counts")])
+        except OSError as error:
+            raise unreadable(name, error) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"Vocabulary.load: {name} holds no vocabulary: {error}") from None
+
+    def vectors(self, name: FileName, seed: int = 0) -> NDArray[np.float32]:
+        r"""Word vectors from a text file, a row for each name: for `add_lookup_parameters(init=)`.
+
+        A line has a name and its numbers, divided by spaces, as GloVe, word2vec and fastText write
+        them; a first line with two numbers, how many there are and their size, may be there. Names
+        are looked for as they are, then in lower case. Rows of names that the file does not have
+        are drawn from a normal distribution with the mean and spread of the others.
+
+        Args:
+            name: of the file; one that ends in .gz is gzipped.
+            seed: of what is drawn.
+
+        Raises:
+            RuntimeError: there is no such file, or it cannot be read.
+            ValueError: a line has another number of numbers, or no name is there.
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import dist_dynet as dy
+        >>> words = dy.Vocabulary("the cat saw the cat".split())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "vectors.txt")
+        ...     _ = file.write_text("the 0.5 1\ncat -0.5 2\n")
+        ...     vectors = words.vectors(file)
+        >>> vectors.shape, vectors[words["cat"]]
+        ((4, 2), array([-0.5,  2. ], dtype=float32))
+        >>> m = dy.ParameterCollection()
+        >>> table = m.add_lookup_parameters(vectors.shape, init=vectors)
+        """
+        wanted = {*self.names} | {n.lower() for n in self.names}
+        found: dict[str, NDArray[np.float32]] = {}
+        size: int | None = None
+        try:
+            with _open_text(Path(name)) as lines:
+                for number, line in enumerate(lines, 1):
+                    word, *numbers = line.rstrip().split(" ")
+                    if number == 1 and len(numbers) == 1:
+                        continue
+                    size = size or len(numbers)
+                    if len(numbers) > size:  # a name with spaces
+                        word, numbers = " ".join([word, *numbers[:-size]]), numbers[-size:]
+                    if word in wanted:
+                        found[word] = _as_vector(numbers, size, f"{name}, line {number}")
+        except OSError as error:
+            raise unreadable(name, error) from error
+        rows = {
+            n: found[n] if n in found else found[n.lower()]
+            for n in self.names
+            if n in found or n.lower() in found
+        }
+        if not rows:
+            raise ValueError(f"Vocabulary.vectors: {name} has none of the {len(self)} names.")
+        table = np.stack(list(rows.values()))
+        rng = np.random.default_rng(seed)
+        drawn = rng.normal(table.mean(axis=0), table.std(axis=0), (len(self), table.shape[1]))
+        result: NDArray[np.float32] = drawn.astype(np.float32)
+        for n, row in rows.items():
+            result[self._numbers[n]] = row
+        return result
+
+
+def _open_text(path: Path) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", newline="\n")
+    return path.open(encoding="utf-8", newline="\n")
+
+
+def _as_vector(numbers: Sequence[str], size: int, where: str) -> NDArray[np.float32]:
+    try:
+        vector = np.array(numbers, np.float32)
+    except ValueError as error:
+        raise ValueError(f"Vocabulary.vectors: {where}: {error}") from None
+    if len(vector) != size:
+        raise ValueError(
+            f"Vocabulary.vectors: {where}: {size} numbers are wanted; got {len(vector)}."
+        )
+    return vector
