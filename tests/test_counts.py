@@ -340,3 +340,17 @@ def test_a_checkpoint_comes_to_rank_0_in_a_message_a_host(hosts, ranks, monkeypa
     pieces = sum(-(-sum(sizes[h * ranks :][:ranks]) // 1000) for h in range(1, hosts))
     assert network.messages[0, 1] <= pieces + 2 * (ranks - 1) + (3 if hosts == 1 else 0)
     assert network.messages[0, 0] == 0
+
+
+def test_what_is_said_of_many_ranks_is_short():
+    there = {
+        r: Whereabouts("waits in a barrier", 9.0, range(900), " at x.py:1") for r in range(900)
+    }
+    there[7] = Whereabouts("computes", 0.0, (), " at x.py:2")
+    assert _failures._listed(there) == (
+        "\nranks 0 to 6 and 8 to 899: waits in a barrier at x.py:1\nrank 7: computes at x.py:2"
+    )
+    few = {r: there[r] for r in (0, 7)}
+    assert _failures._listed(few) == (
+        "\nrank 0 waits in a barrier at x.py:1\nrank 7 computes at x.py:2"
+    )

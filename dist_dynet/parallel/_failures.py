@@ -26,7 +26,7 @@ from .._environment import number
 from . import _alive, _launcher
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi
 from ._places import Places, Whereabouts, boards
-from ._world import Answer, Place, World, format_ranks, line_of_user, pause
+from ._world import FEW, Answer, Place, World, format_ranks, line_of_user, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
 """Status of the job after an uncaught exception, after a rank that gives no answer, after one that
@@ -46,8 +46,6 @@ _ANSWER, _GRACE, _TICK = 2.0, min(3.0, SILENCE), 0.25
 _PERIOD = max(_ANSWER + _TICK, SILENCE / 2)
 """Seconds from one question to the next; periods begin at one time for all ranks of a host, so that
 one message asks for all of them."""
-_FEW = 8
-"""Ranks whose places are told one by one."""
 
 
 class _State:
@@ -210,7 +208,7 @@ def _leave(comm: Any) -> None:
 
 def _listed(answers: Mapping[int, Whereabouts]) -> str:
     """A line for each rank, or for all that are at one place where there are many."""
-    if len(answers) <= _FEW:
+    if len(answers) <= FEW:
         return "".join(f"\nrank {r} {answer.state}{answer.line}" for r, answer in answers.items())
     places: dict[str, list[int]] = {}
     for r, answer in answers.items():

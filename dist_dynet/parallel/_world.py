@@ -40,6 +40,9 @@ _PAUSE = 2.0
 """Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z:
 they are no waiting."""
 
+FEW = 8
+"""Ranks whose places an error tells one by one."""
+
 _abandoned: list[Sequence[Any]] = []
 """Requests that nobody waits for any more, since an exception came. MPI may still write into their
 buffers, which they keep alive."""
@@ -419,12 +422,11 @@ class World:
             if rank in self.members
         }
         late = [rank for rank, answer in answers.items() if answer.state != f"waits in {what}"]
-        return "; ".join(
-            [
-                format_ranks(late) if late else "the other ranks",
-                *(answer.words for answer in answers.values()),
-            ]
-        )
+        told = [answer.words for answer in answers.values()]
+        if len(told) > FEW:  # first who is missing
+            told = [answers[rank].words for rank in late[:FEW]]
+            told.append(f"{len(answers) - len(told)} more are not listed")
+        return "; ".join([format_ranks(late) if late else "the other ranks", *told])
 
 
 def _remedy(launch: Launch, library: str) -> str:
@@ -467,7 +469,29 @@ def format_ranks(ranks: Sequence[int]) -> str:
 
     >>> format_ranks([2]), format_ranks([0, 1, 4])
     ('rank 2', 'ranks 0, 1 and 4')
+    >>> format_ranks([*range(500), 600, 601])
+    'ranks 0 to 499, 600 and 601'
     """
     if len(ranks) == 1:
         return f"rank {ranks[0]}"
-    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
+    words = [*map(str, ranks)]
+    if len(ranks) > FEW:
+        words = []
+        for first, last in _runs(ranks):
+            words += (
+                [f"{first} to {last}"] if last - first > 1 else map(str, range(first, last + 1))
+            )
+    if len(words) == 1:
+        return f"ranks {words[0]}"
+    return f"ranks {', '.join(words[:-1])} and {words[-1]}"
+
+
+def _runs(ranks: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last of each run of numbers that follow one another."""
+    runs: list[tuple[int, int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1] = runs[-1][0], rank
+        else:
+            runs.append((rank, rank))
+    return runs
