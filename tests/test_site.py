@@ -13,7 +13,9 @@ import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
+import make_charts
 import pytest
 from site_markdown import escaped, nested_by_four, of_docstring, relinked
 
@@ -108,6 +110,18 @@ def test_expectations_have_a_state_each():
     wrong = [row for row in rows if len(row) != 4 or row[1] not in ("met", "partly", "no")]
     assert wrong == []
     assert [name for name, state, *rest in rows if state == "met" and not all(rest)] == []
+
+
+@pytest.mark.parametrize("name", make_charts.CHARTS)
+def test_charts_show_the_stored_figures(name):
+    """The text that a chart carries is what the figures beside it say today."""
+    chart = ElementTree.parse(make_charts.FIGURES / name)
+    (text,) = chart.iter("{http://purl.org/dc/elements/1.1/}description")
+    numbers, _ = make_charts.CHARTS[name]
+    assert numbers()
+    assert text.text == make_charts.description(numbers()), (
+        "draw it anew: python scripts/make_charts.py"
+    )
 
 
 # ---- links and what is loaded ----------------------------------------------------------
