@@ -33,6 +33,8 @@ TASKS = {
     "rnnlm_64": "language model,\nbatches of 64",
     "mlp_64": "perceptron,\nbatches of 64",
     "attention_16": "attention,\nbatches of 16",
+    "tagger 32": "tagger,\n32 sentences",
+    "treelstm 32": "TreeLSTM,\n32 trees",
 }
 
 
