@@ -96,21 +96,23 @@ __all__ = [
     "values",
     *_builders,
     *_holders,
-    *ops.__all__,
+    *ops.OPERATIONS,
     *_params,
     *_settings,
     *_trainers,
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """What is imported later: see _LATER."""
-    for module, names in _LATER.items():
-        if name == module or name in names:
-            found = import_module(f".{module}", __name__)
-            globals().update({each: getattr(found, each) for each in names})
-            return globals()[name] if name in names else found
-    raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}.{_hints.hint(name)}")
+if not TYPE_CHECKING:  # else no name would be unknown
+
+    def __getattr__(name: str) -> Any:
+        """What is imported later: see _LATER."""
+        for module, names in _LATER.items():
+            if name == module or name in names:
+                found = import_module(f".{module}", __name__)
+                globals().update({each: getattr(found, each) for each in names})
+                return globals()[name] if name in names else found
+        raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}.{_hints.hint(name)}")
 
 
 def __dir__() -> list[str]:

@@ -131,9 +131,9 @@ class Expression(calls.Node):
         (random draws are made anew)."""
         self._computed(recalculate)
 
-    def value(self, recalculate: bool = False) -> float | list[float] | NDArray[np.float64]:
+    def value(self, recalculate: bool = False) -> Any:
         """The value: a float (one number), a list (vectors), or an array (two dims and more; batch
-        last).
+        last). Of a known type: scalar_value(), vec_value(), npvalue().
 
         Values are kept: a parameter changed after the first call is seen only with recalculate=True
         or in a new graph.
@@ -149,8 +149,8 @@ class Expression(calls.Node):
             self._computed(True)
         return _array(*numbers_of(self))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """For np.asarray(x): the value in the build's number type (float32), in the form of
+    def _as_array(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """What np.asarray(x) gives: the value in the build's number type (float32), in the form of
         npvalue().
 
         A copy, since the graph uses its memory again; copy=False is an error. The values of a dense
@@ -170,11 +170,16 @@ class Expression(calls.Node):
         size = batch * prod(dims)
         return shaped(view(values, size).astype(DTYPE if dtype is None else dtype), dims, batch)
 
+    if not TYPE_CHECKING:  # checkers would take `array * x` for an array
+
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+            return self._as_array(dtype, copy)
+
     def __dlpack__(self, *, max_version: Any = None, copy: bool | None = None, **more: Any) -> Any:
         """For torch.from_dlpack(x), jax.dlpack.from_dlpack(x) and the like: as __array__(); a view
         that cannot be written to only for those who can say so, by DLPack 1.0."""
         writable = max_version is None or tuple(max_version) < (1, 0)
-        array = self.__array__(copy=True if writable and copy is None else copy)
+        array = self._as_array(copy=True if writable and copy is None else copy)
         if not array.flags.writeable and not writable:
             return array.__dlpack__(max_version=max_version, **more)
         if not array.flags.writeable:

@@ -21,6 +21,9 @@ from ._integers import count
 from .batching import strategy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
     from .expression import Expression
 
 T = TypeVar("T")
@@ -139,6 +142,33 @@ class ComputationGraph:
 
     def __len__(self) -> int:
         return int(lib.dn_graph_size(self.number))
+
+    if TYPE_CHECKING:  # attached by ops/inputs.py and inspection.py
+
+        def inputMatrixLiteral(  # noqa: N802, D102 - DyNet's name
+            self,
+            v: Sequence[float],
+            d: int | Sequence[int],
+            batch_size: int = 1,
+            device: str = "",
+        ) -> Expression: ...
+        def inputSparseTensor(  # noqa: N802, D102
+            self,
+            idxs: Sequence[int],
+            v: Sequence[float],
+            dim: int | Sequence[int],
+            batch_size: int = 1,
+            defval: float = 0.0,
+            device: str = "",
+        ) -> Expression: ...
+        def dump(  # noqa: D102
+            self,
+            filename: str | PathLike[str] = "",
+            show_values: bool = True,
+            show_gradients: bool = True,
+            nan_check_only: bool = False,
+        ) -> None: ...
+        def print_graphviz(self) -> None: ...  # noqa: D102
 
     def memory(self) -> int:
         """Bytes held for nodes, values and gradients; they are kept and used again by the next

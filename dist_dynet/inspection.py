@@ -355,5 +355,5 @@ def _print_graph(self: ComputationGraph) -> None:
     print(dot(graph=self), end="", file=sys.stderr)
 
 
-ComputationGraph.dump = _dump_graph  # type: ignore[attr-defined]
-ComputationGraph.print_graphviz = _print_graph  # type: ignore[attr-defined]
+ComputationGraph.dump = _dump_graph  # type: ignore[method-assign]
+ComputationGraph.print_graphviz = _print_graph  # type: ignore[method-assign]

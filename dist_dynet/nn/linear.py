@@ -124,7 +124,7 @@ class MLP(Block):
             activation if isinstance(activation, str) else getattr(activation, "__name__", "")
         )
         self._f: Any = (
-            getattr(ops, self.activation, None) if self.activation in ops.__all__ else None
+            getattr(ops, self.activation, None) if self.activation in ops.OPERATIONS else None
         )
         if self._f is None or activation not in (self.activation, self._f):
             raise ValueError(

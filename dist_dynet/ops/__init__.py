@@ -65,11 +65,15 @@ FAMILIES = (
     _function,
 )
 
-__all__ = [name for family in FAMILIES for name in family.__all__]
-for _family in FAMILIES:
-    for _name in _family.__all__:
-        globals()[_name] = getattr(_family, _name)
+OPERATIONS = [name for family in FAMILIES for name in family.__all__]
+"""The names of all functions that make nodes."""
+
+if not TYPE_CHECKING:  # checkers understand no list of names but one that is written out
+    __all__ = OPERATIONS
+    for _family in FAMILIES:
+        for _name in _family.__all__:
+            globals()[_name] = getattr(_family, _name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(OPERATIONS)

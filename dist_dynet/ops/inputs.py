@@ -345,8 +345,8 @@ def _sparse_literal(
     return inputTensorTranspose(flat, dims, batch_size, device)
 
 
-ComputationGraph.inputMatrixLiteral = _matrix_literal  # type: ignore[attr-defined]
-ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[attr-defined]
+ComputationGraph.inputMatrixLiteral = _matrix_literal  # type: ignore[method-assign]
+ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[method-assign]
 
 
 def _filled(what: str, dim: int | Sequence[int], batch_size: int, val: float) -> Expression:
@@ -454,5 +454,5 @@ def _batch(self: LookupParameters, i: Sequence[int], update: bool = True) -> _lo
     return lookup_batch(self, i, update)
 
 
-LookupParameters.__getitem__ = _getitem  # type: ignore[assignment]
-LookupParameters.batch = _batch  # type: ignore[attr-defined]
+LookupParameters.__getitem__ = _getitem  # type: ignore[method-assign]
+LookupParameters.batch = _batch  # type: ignore[method-assign]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 from os import PathLike
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,9 @@ from .._manner import manner
 from ..expression import Expression, Numbers, expression, resolved
 from .precision import check_precision, name_of_precision
 from .root import Root
+
+if TYPE_CHECKING:
+    from ..ops._input_nodes import _lookupBatchExpression, _lookupExpression
 
 FileName = str | PathLike[str]
 
@@ -120,8 +123,8 @@ class _ParameterBase(Expression):
         numbers, dims, batch = stored(self, -1)
         return shaped(np.frombuffer(numbers), dims, batch)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """For np.asarray(p): the values in the build's number type (float32), of shape().
+    def _as_array(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """What np.asarray(p) gives: the values in the build's number type (float32), of shape().
 
         Of a dense parameter a view, which follows later updates and cannot be written to; of a
         table a copy, as weight decay is lazy there.
@@ -314,6 +317,13 @@ class LookupParameters(_ParameterBase):
     """
 
     __slots__ = ()
+
+    if TYPE_CHECKING:  # attached by ops/inputs.py
+
+        def __getitem__(self, index: int) -> _lookupExpression: ...
+        def batch(  # noqa: D102
+            self, i: Sequence[int], update: bool = True
+        ) -> _lookupBatchExpression: ...
 
     def __len__(self) -> int:
         return self._rows
