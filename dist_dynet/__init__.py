@@ -48,6 +48,7 @@ _LATER = {
     "io": ("load", "load_generator", "load_safetensors", "save", "save_safetensors"),
     "nonfinite": ("NonFinite", "NonFiniteError", "find_nonfinite", "trace_nonfinite"),
     "parallel": (),
+    "training": (),
     "vocabulary": ("Vocabulary",),
 }
 """Modules that most programs do not need, imported when they, or these names of theirs, are first

@@ -23,4 +23,5 @@ if [ "${QUICK:-0}" != 0 ]; then
 fi
 # Ranks are the parallelism: one thread each.
 export PYTHONHASHSEED="${PYTHONHASHSEED:-0}" OMP_NUM_THREADS=1 # sets of strings have one order on all ranks
+[ -t 2 ] && export DIST_DYNET_BARS="${DIST_DYNET_BARS:-1}" # a progress bar: mpirun gives ranks a pipe
 "$VENV/bin/mpirun" -n "${RANKS:-2}" "$VENV/bin/python" "$ROOT/examples/tagger.py" "$@"

@@ -171,8 +171,9 @@ class Run:
             members or range(ranks),
             lambda: (self.meters, self.trainer.updates),
             every,
-            str(file),
         )
+        if file:
+            self.report.write_to(metrics.LinesOfFile(str(file)))
 
     def update(self, compute, times=1):
         """All ranks wait for the one that computes longest."""

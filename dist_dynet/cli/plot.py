@@ -62,36 +62,39 @@ def logged(lines: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def draw(lines: Sequence[dict[str, Any]], out: Path) -> None:
-    """Time by phase and update, waiting by rank, what was logged, and the gradients' norm."""
+    """Time by phase and update, waiting by rank, what was logged, rate and norm of the
+    gradients."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    updates = [line["update"] for line in lines]
     named = logged(lines)
-    figure, axes = plt.subplots(3 + len(named), 1, sharex=True, figsize=(9, 2.2 * (3 + len(named))))
-    shown = [p for p in PHASES if any(mean(line["seconds"][p]) > 0 for line in lines)]
+    timed = [line for line in lines if line["updates"]]
+    updates = [line["update"] for line in timed]
+    rows = 4 + len(named)
+    figure, axes = plt.subplots(rows, 1, sharex=True, figsize=(9, 2.2 * rows))
+    shown = [p for p in PHASES if any(mean(line["seconds"][p]) > 0 for line in timed)]
     times = [
-        [1e3 * mean(line["seconds"][phase]) / line["updates"] for line in lines] for phase in shown
+        [1e3 * mean(line["seconds"][phase]) / line["updates"] for line in timed] for phase in shown
     ]
     axes[0].stackplot(updates, *times, labels=shown)
     axes[0].set_ylabel("ms an update")
     axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
-    waited = [line["seconds"]["agreement"] for line in lines]
-    if all(isinstance(of, list) and len(of) == len(waited[0]) for of in waited):
+    waited = [line["seconds"]["agreement"] for line in timed]
+    if waited and all(isinstance(of, list) and len(of) == len(waited[0]) for of in waited):
         ranks = enumerate(lines[0]["ranks"])
         curves = {f"rank {rank}": [of[k] for of in waited] for k, rank in ranks}
     else:
         curves = {"ranks": [mean(of) for of in waited]}
     for name, values in curves.items():
-        share = [100 * w / line["wall"] for w, line in zip(values, lines, strict=True)]
+        share = [100 * w / line["wall"] for w, line in zip(values, timed, strict=True)]
         axes[1].plot(updates, share, label=name)
     axes[1].set_ylabel("waits, %")
     axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
-    for axis, name in zip(axes[2:], [*named, "gradient_norm"], strict=True):
-        values = [line.get(name) for line in lines]
-        axis.plot(updates, [float("nan") if v is None else v for v in values])
+    for axis, name in zip(axes[2:], [*named, "learning_rate", "gradient_norm"], strict=True):
+        points = [(line["update"], line[name]) for line in lines if line.get(name) is not None]
+        axis.plot(*zip(*points, strict=True), "." if len(points) < 2 else "-") if points else None
         axis.set_ylabel(name)
     axes[-1].set_xlabel("updates")
     figure.savefig(out, dpi=100, bbox_inches="tight")

@@ -56,6 +56,9 @@ RESERVED = (
 _numbers = itertools.count(1)
 _began = round(time.time(), 3)
 
+Sink = Callable[[dict[str, Any]], None]
+"""Takes a line; str() names it."""
+
 Meters = Callable[[], tuple[NDArray[Any], int]]
 """What each rank has said of its time, READING, one for each rank; and the number of the update in
 which it has."""
@@ -99,7 +102,6 @@ class Report:
         members: of each rank its number in the job.
         meters: as Meters.
         every: updates from one line to the next.
-        file: of the lines; none if empty.
     """
 
     def __init__(
@@ -109,16 +111,26 @@ class Report:
         members: Sequence[int],
         meters: Meters,
         every: float = EVERY,
-        file: str = FILE,
     ) -> None:
         self._trainer, self._hooks = weakref.ref(trainer), Hooks(trainer)
         self._hosts, self._members, self._meters = hosts, list(members), meters
-        self._every, self._file, self._process = every, file, os.getpid()
+        self._every, self._process = every, os.getpid()
+        self._sinks: list[Sink] = []
+        self.attempt = int(os.environ.get("DIST_DYNET_ATTEMPT") or 0)
+        """How many times the run was started before."""
+        self.further: Callable[[], dict[str, float]] = dict
+        """What else is logged, asked for each line."""
         self._number, self._count = next(_numbers), 0
         self._lines, self._naming = _Window(), _Window()
         self._next: float = 1
         self._named: tuple[int, ...] = ()
         self._pause, self._silent_until = PAUSE, 0.0
+
+    def write_to(self, sink: Sink, every: float | None = None) -> None:
+        """Lines go there, too, at least at every so many updates."""
+        self._sinks.append(sink)
+        if every is not None and every < self._every:
+            self._every, self._next = every, min(self._next, self._count + every)
 
     def updated(self) -> None:
         """Told after each update."""
@@ -133,24 +145,37 @@ class Report:
         latest, update = self._meters()
         meters = latest.copy()
         if self._lines.meters is None:  # what came before the first update is no part of it
+            self._begin(meters, update)
             self._next = self._count + self._every - 1
-            for window in (self._lines, self._naming):
-                window.meters, window.count = meters, update
             return
         if update == self._lines.count:  # nothing new has been said yet
             return
         self._next = self._count + self._every
-        if self._file:
+        if self._sinks:
             self._write(*self._lines.move(meters, update))
         if len(meters) > 1:
             self._name_the_slowest(meters, update)
+
+    def _begin(self, meters: NDArray[Any], update: int) -> None:
+        for window in (self._lines, self._naming):
+            window.meters, window.count = meters, update
+
+    def write(self) -> None:
+        """A line now, whether there were updates since the last or not."""
+        if os.getpid() != self._process:
+            return
+        latest, update = self._meters()
+        if self._lines.meters is None:
+            self._begin(latest.copy(), update)
+        self._next = self._count + self._every
+        self._write(*self._lines.move(latest.copy(), update))
 
     def end(self) -> None:
         """At the end of the program: what has no line yet gets one."""
         if os.getpid() != self._process:
             return
         latest, update = self._meters()
-        if self._file and self._lines.meters is not None and update > self._lines.count:
+        if self._sinks and self._lines.meters is not None and update > self._lines.count:
             self._write(*self._lines.move(latest.copy(), update))
 
     # ---- lines -------------------------------------------------------------------------
@@ -164,7 +189,7 @@ class Report:
         found = slowest(seconds)
         return {
             "run": _began,
-            "attempt": int(os.environ.get("DIST_DYNET_ATTEMPT") or 0),
+            "attempt": self.attempt,
             "trainer": self._number,
             "update": stats.updates,
             "updates": updates,
@@ -181,24 +206,20 @@ class Report:
             "slowest": found and [self._members[rank] for rank in found.ranks],
             **{
                 name if name not in RESERVED else f"{name}_": _finite(value)
-                for name, value in self._hooks.take_logged().items()
+                for name, value in {**self.further(), **self._hooks.take_logged()}.items()
             },
         }
 
     def _write(self, spent: NDArray[Any], updates: int) -> None:
-        """One line in one piece, at the end of the file."""
         if self._trainer() is None:
             return
-        text = json.dumps(self.line(spent, updates), allow_nan=False) + "\n"
-        try:
-            file = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        line = self.line(spent, updates)
+        for sink in tuple(self._sinks):
             try:
-                os.write(file, text.encode())
-            finally:
-                os.close(file)
-        except OSError as error:
-            report(f"metrics: {self._file} cannot be written: {error.strerror}. There are no more.")
-            self._file = ""
+                sink(line)
+            except OSError as error:
+                report(f"metrics: {sink} cannot be written: {error.strerror}. There are no more.")
+                self._sinks.remove(sink)
 
     # ---- who is waited for -------------------------------------------------------------
 
@@ -250,17 +271,54 @@ def _summary(values: Sequence[float], members: Sequence[int]) -> dict[str, float
     }
 
 
+class LinesOfFile:
+    """Adds lines of JSON to the end of a file, each in one piece."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        """Adds one."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        file = os.open(self._name, flags, 0o666)
+        try:
+            os.write(file, (json.dumps(line, allow_nan=False) + "\n").encode())
+        finally:
+            os.close(file)
+
+
 # ---- whom it follows -------------------------------------------------------------------
 
+_reports: weakref.WeakValueDictionary[int, Report] = weakref.WeakValueDictionary()
+"""By the id of the trainer, which has its report among its hooks."""
 
-def follow(trainer: Trainer, hosts: Sequence[str], members: Sequence[int], meters: Meters) -> None:
+
+def follow(
+    trainer: Trainer,
+    hosts: Sequence[str],
+    members: Sequence[int],
+    meters: Meters,
+    every: float = EVERY,
+) -> Report:
     """Reports on this trainer from now on."""
-    if math.isinf(EVERY):
-        return
-    report_ = Report(trainer, hosts, members, meters)
+    report_ = _reports[id(trainer)] = Report(trainer, hosts, members, meters, every)
+    if FILE and not math.isinf(EVERY):
+        report_.write_to(LinesOfFile(FILE))
     Hooks(trainer).after(report_.updated)
     at_end = weakref.WeakMethod(report_.end)
     atexit.register(lambda: method() if (method := at_end()) else None)
+    return report_
+
+
+def report_on(trainer: Trainer) -> Report | None:
+    """The report on a trainer, or on the one that it wraps; None on ranks that write nothing."""
+    followed = _reports.get(id(trainer))
+    if followed is None and _launcher.find() is None:
+        return _follow_alone(trainer)
+    return followed
 
 
 def follow_negotiated(trainer: Trainer, here: World, negotiation: Negotiation) -> None:
@@ -278,7 +336,7 @@ def follow_all_of_this_process() -> None:
         Hooks.on_new(Trainer, _follow_alone)
 
 
-def _follow_alone(trainer: Trainer) -> None:
+def _follow_alone(trainer: Trainer) -> Report:
     """Without other ranks."""
     made = weakref.ref(trainer)
 
@@ -287,4 +345,4 @@ def _follow_alone(trainer: Trainer) -> None:
         readings = np.array([(reading.nanoseconds, reading.bytes)], READING)
         return readings, 0 if present is None else present.updates
 
-    follow(trainer, [""], [0], meters)
+    return follow(trainer, [""], [0], meters)

@@ -64,7 +64,7 @@ class Trainer(WithStats):
     _rule: ClassVar[int] = -1
     _moments: ClassVar[tuple[str, ...]] = ()
     """Names of the moments, for state(): one for each that the rule keeps in C."""
-    _on_new: ClassVar[list[Callable[[Trainer], None]]] = []
+    _on_new: ClassVar[list[Callable[[Trainer], object]]] = []
     """Called with each new trainer."""
     _watches: ClassVar[bool] = False
     """Whether a subclass has a _prepare() or _done() of its own."""

@@ -61,7 +61,7 @@ class Hooks:
         self._trainer._set_plain()
 
     @staticmethod
-    def on_new(trainers: type[Trainer], callback: Callable[[Trainer], None]) -> None:
+    def on_new(trainers: type[Trainer], callback: Callable[[Trainer], object]) -> None:
         """Calls `callback` with each trainer that is made from now on."""
         trainers._on_new.append(callback)
 

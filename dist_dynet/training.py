@@ -1,0 +1,487 @@
+"""What training loops share: a progress bar, metrics, the best model, early stopping, scores of
+entities.
+
+    run = dy.training.Run(trainer, "metrics.jsonl")
+    best = dy.training.Best(model, "model.txt", patience=3)
+    while not best.is_over:
+        for batch in run.epoch(batches):
+            ...
+            run.log(loss=loss.value())
+        best.update(accuracy(dev))
+
+It knows how to show, count and keep; what is computed, and when a loop ends, is the program's
+business.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from . import parallel
+from .io import save
+from .io.files import FileName
+from .parallel.metrics import EVERY, LinesOfFile, report_on
+from .params.collection import ParameterCollection
+from .trainers import Trainer
+
+__all__ = ["Best", "Run", "entities", "entity_scores"]
+
+T = TypeVar("T")
+
+# ---- the bar ---------------------------------------------------------------------------
+
+
+class _Bar(Protocol):
+    def update(self, n: float = 1) -> Any: ...
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any: ...
+    def close(self) -> Any: ...
+
+
+class _NoBar:
+    """Shows nothing."""
+
+    def update(self, n: float = 1) -> None:
+        """Another step."""
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        """What stands behind."""
+
+    def close(self) -> None:
+        """No more will come."""
+
+
+class _PlainBar:
+    """A line that is written over itself, where tqdm is not installed."""
+
+    _OFTEN = 0.2  # seconds from one state to the next
+
+    def __init__(self, description: str, total: int | None, first: int) -> None:
+        self._text, self._total, self._n, self._rest = description, total, first, ""
+        self._last = -math.inf
+
+    def update(self, n: float = 1) -> None:
+        """Another step."""
+        self._n += int(n)
+        now = time.monotonic()
+        if now - self._last >= self._OFTEN or self._n == self._total:
+            self._last = now
+            of = "" if self._total is None else f"/{self._total}"
+            sys.stderr.write(f"\r\x1b[K{self._text}: {self._n}{of}, {self._rest}")
+            sys.stderr.flush()
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        """What stands behind."""
+        self._rest = s
+
+    def close(self) -> None:
+        """No more will come."""
+        if self._last > -math.inf:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _is_wanted(bar: bool | None) -> bool:
+    """Whether this process shows a bar. A launcher says by DIST_DYNET_BARS that what rank 0 writes
+    comes to a terminal."""
+    if not parallel.is_main():
+        return False
+    if bar is not None:
+        return bar
+    asked = os.environ.get("DIST_DYNET_BARS", "")
+    return sys.stderr.isatty() if asked == "" else asked != "0"
+
+
+def _make_bar(description: str, total: int | None, first: int) -> _Bar:
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return _PlainBar(description, total, first)
+    bar: _Bar = tqdm(
+        desc=description, total=total, initial=first, leave=False, unit="batch", file=sys.stderr
+    )
+    return bar
+
+
+# ---- event files -----------------------------------------------------------------------
+
+
+class _Events:
+    """Writes the numbers of lines to TensorBoard's event files."""
+
+    def __init__(self, folder: FileName) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                "training.Run: tensorboard= needs tensorboardX: pip install tensorboardX"
+            ) from None
+        self._name, self._writer = os.fspath(folder), SummaryWriter(os.fspath(folder))
+
+    def __str__(self) -> str:
+        return str(self._name)
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        """Those of one line."""
+        own = ("run", "attempt", "trainer", "update", "updates", "time")
+        for name, value in line.items():
+            if name not in own and isinstance(value, int | float) and not isinstance(value, bool):
+                self._writer.add_scalar(name, value, line["update"], walltime=line["time"])
+        self._writer.flush()
+
+
+# ---- a run -----------------------------------------------------------------------------
+
+
+class Run:
+    """Shows and writes what a training run does: a progress bar on rank 0, lines of metrics, means
+    over ranks.
+
+    Lines are those of docs/metrics.md, with the learning rate, the norm of the gradients, what
+    log() was given, and `rate`: examples a second over all ranks, while batches are worked on.
+    `dist-dynet plot FILE` draws them.
+
+    Args:
+        trainer: whose updates are counted.
+        metrics: file to which rank 0 adds lines of JSON; its folder is made. None: none.
+        every: updates from one line to the next.
+        tensorboard: folder for TensorBoard's event files of the same numbers (needs tensorboardX).
+        bar: whether rank 0 shows a progress bar on stderr: by tqdm, or, where that is missing, a
+            plain line. None: if stderr is a terminal, or that of the launcher is
+            (DIST_DYNET_BARS).
+
+    Raises:
+        ModuleNotFoundError: tensorboard is given, and tensorboardX is not installed.
+        ValueError: every is not 1 or more.
+
+    >>> import json, tempfile
+    >>> from pathlib import Path
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> w = m.add_parameters(2, init=1)
+    >>> trainer = dy.SimpleSGDTrainer(m)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = dy.training.Run(trainer, f"{folder}/metrics.jsonl")
+    ...     for batch in run.epoch([[1, 2], [3]]):
+    ...         _ = dy.renew_cg()
+    ...         loss = dy.squared_norm(w)
+    ...         run.log(loss=loss.value())
+    ...         loss.backward()
+    ...         trainer.update()
+    ...     run.write(accuracy=0.5)
+    ...     (text,) = Path(folder, "metrics.jsonl").read_text().splitlines()
+    >>> line = json.loads(text)
+    >>> line["update"], line["accuracy"], round(run.means()["loss"], 3), line["rate"] > 0
+    (2, 0.5, 1.76, True)
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer | parallel.DistributedTrainer,
+        metrics: FileName | None = None,
+        *,
+        every: float = EVERY,
+        tensorboard: FileName | None = None,
+        bar: bool | None = None,
+    ) -> None:
+        if not every >= 1:
+            raise ValueError(f"training.Run: every must be 1 or more; got {every!r}.")
+        self.trainer = trainer
+        self._is_shown = _is_wanted(bar)
+        self._sums: dict[str, tuple[float, float]] = {}
+        self._bar: _Bar = _NoBar()
+        self._weight, self._examples, self._seconds = 1.0, 0.0, 0.0
+        self._attempt = 0
+        inner = trainer.inner if isinstance(trainer, parallel.DistributedTrainer) else trainer
+        wanted = metrics is not None or tensorboard is not None
+        self._report = report_on(inner) if wanted and parallel.is_main() else None
+        if self._report is not None:
+            self._report.further = self._rate
+            if metrics is not None:
+                file = Path(metrics).absolute()
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self._report.write_to(LinesOfFile(str(file)), every)
+            if tensorboard is not None:
+                self._report.write_to(_Events(tensorboard), every)
+
+    def epoch(self, batches: Iterable[T], description: str | None = None) -> Iterator[T]:
+        """The batches, while a bar shows how far they are. What means() has begins anew, unless
+        the loop resumes in the middle of `batches` (parallel.Checkpointer).
+
+        Args:
+            batches: anything to loop over; of parallel.shard() the number of the epoch and the
+                position are known.
+            description: in front of the bar; None: the number of the epoch.
+        """
+        first = int(getattr(batches, "position", 0))
+        total = len(batches) if isinstance(batches, Sized) else None
+        if not first:
+            self._sums.clear()
+        if description is None:
+            description = f"epoch {batches.epoch}" if hasattr(batches, "epoch") else "batches"
+        if self._is_shown:
+            self._bar = _make_bar(description, total, first)
+        last, examples, began = time.perf_counter(), 0.0, time.perf_counter()
+        try:
+            for batch in batches:
+                n = float(len(batch)) if isinstance(batch, Sized) else 1.0
+                self._weight = float(getattr(batch, "n", n))
+                every = getattr(batch, "total", None)
+                examples += n if every is None else every
+                yield batch
+                now = time.perf_counter()
+                self._examples += n if every is None else every
+                self._seconds += now - last
+                last = now
+                if self._is_shown:
+                    means = [f"{name} {s / w:.4g}" for name, (s, w) in self._sums.items() if w]
+                    rate = f"{examples / max(now - began, 1e-9):,.0f} examples/s"
+                    self._bar.set_postfix_str(", ".join([*means, rate]), refresh=False)
+                    self._bar.update()
+        finally:
+            self._bar.close()
+            self._bar = _NoBar()
+
+    def log(self, weight: float | None = None, /, **values: float) -> None:
+        """Adds numbers of a batch, such as the loss, to means() and to the next line of metrics: to
+        be called before update().
+
+        Args:
+            weight: what they count in means(); None: the size, or weight, of the present batch of
+                epoch().
+            values: by name.
+
+        Raises:
+            TypeError: a value is not a number.
+        """
+        self.trainer.log(**values)
+        weight = self._weight if weight is None else float(weight)
+        for name, value in values.items():
+            sum_, weights = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = sum_ + weight * float(value), weights + weight
+
+    def means(self) -> dict[str, float]:
+        """The weighted means of what log() was given since the epoch began, over all ranks.
+        Collective."""
+        result: dict[str, tuple[float, float]] = {}
+        for sums in parallel.gather(self._sums):
+            for name, of_rank in sums.items():
+                before = result.get(name, (0.0, 0.0))
+                result[name] = (before[0] + of_rank[0], before[1] + of_rank[1])
+        return {name: s / w if w else math.nan for name, (s, w) in result.items()}
+
+    def write(self, **values: float) -> None:
+        """Adds a line of metrics now, with these numbers: at the end of an epoch, say."""
+        self.trainer.log(**values)
+        if self._report is not None:
+            self._report.write()
+
+    def _rate(self) -> dict[str, float]:
+        """For a line: since the last one."""
+        if not self._seconds:
+            return {}
+        rate = self._examples / self._seconds
+        self._examples = self._seconds = 0.0
+        return {"rate": rate}
+
+    def state(self) -> dict[str, Any]:
+        """For Checkpointer.add(name, run, per_rank=True)."""
+        sums = {name: list(pair) for name, pair in self._sums.items()}
+        return {"sums": sums, "attempt": self._attempt}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Resumes from a state(): lines of metrics count as those of the same run."""
+        self._sums = {name: (pair[0], pair[1]) for name, pair in state["sums"].items()}
+        self._attempt = state["attempt"] + 1
+        if self._report is not None:
+            self._report.attempt = self._attempt = max(self._attempt, self._report.attempt)
+
+
+# ---- the best model --------------------------------------------------------------------
+
+
+class Best:
+    """Keeps the values of the parameters that had the best score, and says when to stop.
+
+    Args:
+        model: a ParameterCollection, which is kept by its save(); or an object with spec,
+            from_spec() and param_collection(), or a list of such objects, by dy.save().
+        file: to which the best is saved, its folder being made; None: kept in memory.
+        patience: the run is over after so many scores in a row that were not better; None: never.
+        lower: whether lower scores are better, as of a loss.
+
+    Raises:
+        TypeError: model is none of these.
+        ValueError: patience is not 1 or more.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> w = m.add_parameters(1, init=0)
+    >>> best = dy.training.Best(m, patience=2)
+    >>> for score in 0.5, 0.7, 0.6, 0.65:
+    ...     w.set_value([score])
+    ...     is_best = best.update(score)
+    >>> best.score, best.is_over
+    (0.7, True)
+    >>> best.restore()
+    >>> round(float(w.as_array()[0]), 4)
+    0.7
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        file: FileName | None = None,
+        *,
+        patience: int | None = None,
+        lower: bool = False,
+    ) -> None:
+        if patience is not None and not patience >= 1:
+            raise ValueError(f"training.Best: patience must be 1 or more; got {patience!r}.")
+        objects = list(model) if isinstance(model, list | tuple) else [model]
+        for thing in objects:
+            if not isinstance(thing, ParameterCollection) and not hasattr(
+                thing, "param_collection"
+            ):
+                raise TypeError(
+                    "training.Best: takes a collection, or objects with param_collection(); got"
+                    f" {type(thing).__name__}."
+                )
+        self._objects, self._is_collection = objects, isinstance(model, ParameterCollection)
+        self._file = None if file is None else os.fspath(file)
+        self._patience, self._lower = patience, lower
+        self._kept: list[ParameterCollection] = []
+        self.score: float | None = None
+        """The best so far; None: there was none."""
+        self.number = 0
+        """Which of the scores it was, from 1."""
+        self.count = 0
+        """How many scores there were."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last `patience` scores were not better than the best before."""
+        return self._patience is not None and self.count - self.number >= self._patience
+
+    def update(self, score: float) -> bool:
+        """Takes a score, the same on all ranks; if it is the best so far, keeps the model and
+        returns True. NaN is never the best."""
+        score = float(score)
+        self.count += 1
+        better = not math.isnan(score) and (
+            self.score is None or (score < self.score if self._lower else score > self.score)
+        )
+        if better:
+            self.score, self.number = score, self.count
+            self._keep()
+        return better
+
+    def _collections(self) -> list[ParameterCollection]:
+        return [
+            thing if isinstance(thing, ParameterCollection) else thing.param_collection()
+            for thing in self._objects
+        ]
+
+    def _keep(self) -> None:
+        if self._file is None:
+            if self._kept:
+                for kept, now in zip(self._kept, self._collections(), strict=True):
+                    kept.copy_from(now)
+            else:
+                self._kept = [copy.deepcopy(now) for now in self._collections()]
+            return
+        Path(self._file).absolute().parent.mkdir(parents=True, exist_ok=True)
+        if self._is_collection:
+            self._objects[0].save(self._file)
+        else:
+            save(self._file, self._objects)
+
+    def restore(self) -> None:
+        """Gives the parameters the values that were best.
+
+        Raises:
+            RuntimeError: there was no score, or the best is not there any more.
+        """
+        if self.score is None:
+            raise RuntimeError("training.Best.restore: there was no score yet.")
+        if self._file is None:
+            if not self._kept:
+                raise RuntimeError(
+                    "training.Best.restore: a run that resumes has the best in a file alone. Write"
+                    " Best(model, file)."
+                )
+            for kept, now in zip(self._kept, self._collections(), strict=True):
+                now.copy_from(kept)
+        elif self._is_collection:
+            self._objects[0].populate(self._file)
+        else:
+            from .io import load
+
+            for now, kept in zip(
+                self._collections(), load(self._file, ParameterCollection()), strict=True
+            ):
+                now.copy_from(kept.param_collection())
+
+    def state(self) -> dict[str, Any]:
+        """For Checkpointer.add(): the scores; the model is in its file."""
+        return {"score": self.score, "number": self.number, "count": self.count}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Resumes from a state()."""
+        self.score, self.number, self.count = (state[k] for k in ("score", "number", "count"))
+
+
+# ---- scores of entities ----------------------------------------------------------------
+
+
+def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
+    """The entities of BIO tags: (begin, end, class), the end being behind the last word.
+
+    An I- that continues no entity of its class begins one, as in the CoNLL evaluation.
+
+    >>> from dist_dynet import training
+    >>> sorted(training.entities(["B-PER", "I-PER", "O", "I-LOC", "B-LOC"]))
+    [(0, 2, 'PER'), (3, 4, 'LOC'), (4, 5, 'LOC')]
+    """
+    found, begin, kind = set(), 0, None
+    for t, tag in enumerate([*tags, "O"]):
+        if kind is not None and tag == f"I-{kind}":
+            continue
+        if kind is not None:
+            found.add((begin, t, kind))
+        begin, kind = t, None if tag == "O" else tag.partition("-")[2]
+    return found
+
+
+def entity_scores(
+    gold: Iterable[Sequence[str]], guessed: Iterable[Sequence[str]]
+) -> tuple[float, float, float]:
+    """(precision, recall, F1) of whole entities over all sentences, from their BIO tags: an entity
+    is right if begin, end and class are. Without entities each is 0.
+
+    Raises:
+        ValueError: sentences differ in number or length.
+
+    >>> from dist_dynet import training
+    >>> training.entity_scores([["B-A", "I-A", "O", "B-B"]], [["B-A", "I-A", "B-B", "B-B"]])
+    (0.6666666666666666, 1.0, 0.8)
+    """
+    right = found = wanted = 0
+    for ours, theirs in zip(guessed, gold, strict=True):
+        if len(ours) != len(theirs):
+            raise ValueError(
+                f"entity_scores: a sentence has {len(theirs)} gold tags and {len(ours)} guessed."
+            )
+        mine, true = entities(ours), entities(theirs)
+        right, found, wanted = right + len(mine & true), found + len(mine), wanted + len(true)
+    return (
+        right / found if found else 0.0,
+        right / wanted if wanted else 0.0,
+        2 * right / (found + wanted) if found + wanted else 0.0,
+    )

@@ -1,0 +1,273 @@
+"""Training runs: bar, metrics, the best model, entities. How long: three seconds."""
+
+import json
+import math
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+from dist_dynet import training
+from dist_dynet.cli import plot
+from dist_dynet.parallel import metrics
+
+
+def made():
+    m = dy.ParameterCollection()
+    return m, m.add_parameters(2, init=1)
+
+
+def step(w, trainer, run=None):
+    dy.renew_cg()
+    loss = dy.squared_norm(w)
+    value = loss.value()
+    if run:
+        run.log(loss=value)
+    loss.backward()
+    trainer.update()
+    return value
+
+
+def lines_of(file):
+    return [json.loads(text) for text in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_lines_have_what_was_logged_and_the_rate(tmp_path, wrapped):
+    m, w = made()
+    trainer = dy.SimpleSGDTrainer(m)
+    if wrapped:
+        trainer = dy.parallel.DistributedTrainer(trainer)
+    file = tmp_path / "folder" / "metrics.jsonl"
+    run = training.Run(trainer, file, every=2)
+    values = []
+    for epoch in (1, 2):
+        for _ in run.epoch([[1, 2], [3, 4], [5]]):
+            values.append(step(w, trainer, run))
+        first, second, third = values[-3:]
+        wanted = (2 * first + 2 * second + third) / 5
+        assert math.isclose(run.means()["loss"], wanted, rel_tol=1e-6)
+        run.write(dev_accuracy=epoch / 2)
+    lines = lines_of(file)
+    assert [(line["update"], line["updates"]) for line in lines] == [(2, 1), (3, 1), (5, 2), (6, 1)]
+    assert [line.get("dev_accuracy") for line in lines] == [None, 0.5, None, 1.0]
+    assert math.isclose(lines[2]["loss"], np.mean(values[3:5]), rel_tol=1e-6)
+    assert all(line["rate"] > 0 and line["gradient_norm"] > 0 for line in lines)
+    assert lines[0]["learning_rate"] == trainer.learning_rate
+    found = plot.read(file)
+    assert found == lines and plot.logged(found) == ["dev_accuracy", "loss", "rate"]
+
+
+def test_a_line_may_come_without_an_update(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    m, w = made()
+    trainer, file = dy.SimpleSGDTrainer(m), tmp_path / "m.jsonl"
+    run = training.Run(trainer, file)
+    run.write(accuracy=0.25)
+    step(w, trainer)
+    run.write()
+    run.write(test_accuracy=0.5)
+    assert [line["updates"] for line in lines_of(file)] == [0, 1, 0]
+    plot.draw(plot.read(file), tmp_path / "m.png")
+    assert (tmp_path / "m.png").stat().st_size > 1000
+
+
+def test_lines_of_the_launcher_and_of_the_program_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "FILE", str(tmp_path / "launcher"))
+    m, w = made()
+    trainer = dy.SimpleSGDTrainer(m)
+    metrics._follow_alone(trainer)
+    run = training.Run(trainer, tmp_path / "program", every=1)
+    for _ in run.epoch(range(4)):
+        step(w, trainer, run)
+    assert len(lines_of(tmp_path / "program")) == 3
+    assert lines_of(tmp_path / "program") == lines_of(tmp_path / "launcher")
+
+
+def test_events_are_those_of_the_lines(tmp_path):
+    pytest.importorskip("tensorboardX")
+    m, w = made()
+    trainer = dy.SimpleSGDTrainer(m)
+    run = training.Run(trainer, tensorboard=tmp_path, every=1)
+    for _ in run.epoch(range(3)):
+        step(w, trainer, run)
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    assert all(name in content for name in (b"loss", b"learning_rate", b"gradient_norm", b"rate"))
+
+
+def test_events_need_their_writer(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    m, _ = made()
+    with pytest.raises(ModuleNotFoundError, match="pip install tensorboardX"):
+        training.Run(dy.SimpleSGDTrainer(m), tensorboard=tmp_path)
+    with pytest.raises(ValueError, match="every must be 1 or more; got 0"):
+        training.Run(dy.SimpleSGDTrainer(m), every=0)
+
+
+@pytest.mark.parametrize("with_tqdm", [True, False])
+def test_the_bar_shows_epoch_loss_and_rate(monkeypatch, capsys, with_tqdm):
+    if with_tqdm:
+        pytest.importorskip("tqdm")
+    else:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    m, w = made()
+    trainer = dy.SimpleSGDTrainer(m)
+    batches = dy.parallel.shard(range(8), batch_size=2, epoch=3)
+    run = training.Run(trainer, bar=True)
+    for _ in run.epoch(batches):
+        run.log(loss=0.5)
+        step(w, trainer)
+        time.sleep(0.11)  # as often as tqdm shows anything
+    shown = capsys.readouterr().err
+    assert "epoch 3" in shown and "3/4" in shown
+    assert "loss 0.5" in shown and "examples/s" in shown
+
+
+@pytest.mark.parametrize(
+    ("bars", "bar", "wanted"),
+    [("", None, False), ("1", None, True), ("0", True, True), ("1", False, False)],
+)
+def test_a_launcher_asks_for_the_bar(monkeypatch, capsys, bars, bar, wanted):
+    monkeypatch.setenv("DIST_DYNET_BARS", bars)
+    m, _ = made()
+    run = training.Run(dy.SimpleSGDTrainer(m), bar=bar)
+    assert list(run.epoch([[1], [2]], "reading")) == [[1], [2]]
+    assert ("reading" in capsys.readouterr().err) == wanted
+
+
+def test_what_is_logged_must_be_numbers():
+    m, _ = made()
+    run = training.Run(dy.SimpleSGDTrainer(m))
+    with pytest.raises(TypeError):
+        run.log(loss=None)
+    assert run.means() == {}
+    run.log(3, loss=1.0)
+    run.log(1, loss=5.0)
+    assert run.means() == {"loss": 2.0}
+
+
+def test_a_run_that_resumes_goes_on_with_its_means(tmp_path):
+    def train(until):
+        dy.reset_random_seed(1)
+        m, w = made()
+        trainer = dy.SimpleSGDTrainer(m)
+        batches = dy.parallel.shard(range(8), batch_size=2, seed=1, epoch=1)
+        run = training.Run(trainer, tmp_path / "m.jsonl", every=1)
+        best = training.Best(m, tmp_path / "best", lower=True)
+        checkpointer = dy.parallel.Checkpointer(tmp_path / "c", m, trainer, batches, every=1)
+        checkpointer.add("run", run, per_rank=True)
+        checkpointer.add("best", best)
+        checkpointer.resume()
+        for _ in run.epoch(batches):
+            if trainer.updates == until:
+                return None
+            step(w, trainer, run)
+            best.update(1.0)
+        return run.means()["loss"], best.count, [line["attempt"] for line in lines_of(file)]
+
+    file = tmp_path / "m.jsonl"
+    whole = train(None)
+    file.unlink()
+    for path in (tmp_path / "c").iterdir():
+        path.unlink()
+    assert train(2) is None
+    resumed = train(None)
+    assert math.isclose(resumed[0], whole[0], rel_tol=1e-6)
+    assert set(whole[2]) == {0} and sorted(set(resumed[2])) == [0, 1]
+
+
+# ---- the best --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_the_best_is_kept_and_comes_back(tmp_path, where):
+    m, w = made()
+    best = training.Best(m, None if where == "memory" else tmp_path / "a" / "model", patience=2)
+    with pytest.raises(RuntimeError, match="there was no score"):
+        best.restore()
+    told = []
+    for score in (1.0, 3.0, 3.0, math.nan):
+        w.set_value([score if score == score else 9] * 2)
+        if len(told) == 2:
+            w.set_value([7, 7])
+        told.append((best.update(score), best.is_over))
+    assert told == [(True, False), (True, False), (False, False), (False, True)]
+    assert (best.score, best.number, best.count) == (3.0, 2, 4)
+    best.restore()
+    assert w.as_array().tolist() == [3, 3]
+
+
+def test_lower_may_be_better():
+    m, _ = made()
+    best = training.Best(m, lower=True)
+    assert [best.update(score) for score in (2.0, 3.0, 1.0)] == [True, False, True]
+    assert not best.is_over
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_objects_are_kept_by_dy_save(tmp_path, where):
+    m = dy.ParameterCollection()
+    layers = [dy.Linear(2, 1, m), dy.MLP([2, 3, 1], m)]
+    best = training.Best(layers, None if where == "memory" else tmp_path / "model")
+    before = [p.as_array() for p in m.parameters_list()]
+    best.update(1)
+    for p in m.parameters_list():
+        p.set_value(p.as_array() + 1)
+    best.restore()
+    after = [p.as_array() for p in m.parameters_list()]
+    assert all(np.allclose(a, b, rtol=1e-6) for a, b in zip(before, after, strict=True))
+    if where == "file":
+        assert len(dy.load(tmp_path / "model", dy.ParameterCollection())) == 2
+
+
+def test_the_best_refuses_what_it_cannot_keep():
+    m, _ = made()
+    for patience in (0, math.nan):
+        with pytest.raises(ValueError, match="patience must be 1 or more"):
+            training.Best(m, patience=patience)
+    with pytest.raises(TypeError, match="got int"):
+        training.Best(3)
+    resumed = training.Best(m)
+    resumed.load_state({"score": 1.0, "number": 1, "count": 1})
+    with pytest.raises(RuntimeError, match="in a file alone"):
+        resumed.restore()
+
+
+# ---- entities --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tags", "wanted"),
+    [
+        ("", []),
+        ("O O", []),
+        ("B-A", [(0, 1, "A")]),
+        ("B-A I-A O I-A", [(0, 2, "A"), (3, 4, "A")]),
+        ("B-A B-A I-B", [(0, 1, "A"), (1, 2, "A"), (2, 3, "B")]),
+        ("I-X-Y I-X-Y", [(0, 2, "X-Y")]),
+    ],
+)
+def test_entities_of_tags(tags, wanted):
+    assert sorted(training.entities(tags.split())) == wanted
+
+
+def test_scores_are_those_of_seqeval(rng):
+    seqeval = pytest.importorskip("seqeval.metrics")
+    names = ["O", "B-A", "I-A", "B-B", "I-B"]
+    gold, guessed = (
+        [[names[k] for k in rng.integers(5, size=n)] for n in range(1, 30)] for _ in range(2)
+    )
+    ours = training.entity_scores(gold, guessed)
+    theirs = [
+        getattr(seqeval, f"{name}_score")(gold, guessed) for name in ("precision", "recall", "f1")
+    ]
+    assert np.allclose(ours, theirs)
+
+
+def test_scores_without_entities_are_zero():
+    assert training.entity_scores([["O"]], [["O"]]) == (0, 0, 0)
+    with pytest.raises(ValueError, match="2 gold tags and 1 guessed"):
+        training.entity_scores([["O", "O"]], [["O"]])
