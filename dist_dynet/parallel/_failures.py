@@ -25,7 +25,7 @@ from typing import Any, ClassVar, NoReturn
 from .._environment import number
 from . import _alive, _launcher
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi
-from ._places import Places, Whereabouts, boards
+from ._places import Places, Whereabouts, boards, find_hosts
 from ._world import FEW, Answer, Place, World, format_ranks, line_of_user, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
@@ -167,6 +167,7 @@ def guard(world: World) -> None:
     leaving = world.duplicate()
     processes = world.comm.allgather((world.host, world.process, _alive.answer()))
     world.hosts = [host for host, _, _ in processes]
+    find_hosts(world)
     if world.mpi.Query_thread() == world.mpi.THREAD_MULTIPLE:
         places = Places(world, world.duplicate(), *boards(world))
         _State.watchdog = Watchdog(world, places, processes)

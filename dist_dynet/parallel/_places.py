@@ -35,6 +35,9 @@ _AGAIN = 0.7
 """Seconds after which all ranks of a host are asked, where its first rank has not answered."""
 
 
+_WHAT = "start of MPI"
+
+
 class Whereabouts(NamedTuple):
     """What a rank's main thread does, for how many seconds it has waited (0: it computes), for
     whom, in which line."""
@@ -79,15 +82,18 @@ class Board:
         return self._last[place]
 
 
+def find_hosts(world: World) -> None:
+    """From now on the world knows which ranks share a host. Collective."""
+    by_host: dict[Any, list[int]] = {}
+    for rank, name in enumerate(world.gather(world.comm, identity(), _WHAT)):
+        by_host.setdefault(rank if name is None else name, []).append(rank)
+    world.layout = [*by_host.values()]
+
+
 def boards(world: World) -> tuple[list[list[int]], Board, Board]:
     """The ranks of each host, a board for what its ranks say, and one for what they have heard.
     Collective."""
-    what, me = "start of MPI", world.rank
-    every = world.gather(world.comm, identity(), what)
-    by_host: dict[Any, list[int]] = {}
-    for rank, name in enumerate(every):
-        by_host.setdefault(rank if name is None else name, []).append(rank)
-    hosts = world.layout = [*by_host.values()]
+    what, me, hosts = _WHAT, world.rank, world.layout
     mine = next(ranks for ranks in hosts if me in ranks)
     sizes = [_SLOT + _SLOT_PER_RANK * world.size, _HEARD + _HEARD_PER_RANK * world.size]
     try:
