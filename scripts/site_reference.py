@@ -41,7 +41,7 @@ TITLES = {
     "text": "Text",
     "files": "Files",
     "checks": "Checks, drawings, profiles",
-    "settings": "Settings",
+    "settings": "Settings and other names",
     "compat": "Programs written for DyNet",
     "cli": "Command line",
 }
@@ -49,6 +49,7 @@ TITLES = {
 PAGES = {
     "_random": "graphs",
     "_random_state": "graphs",
+    "_tracebacks": "checks",
     "batching": "graphs",
     "checking": "checks",
     "expression": "graphs",
@@ -89,7 +90,7 @@ def page_of(module: str) -> str:
         page = PAGES.get(".".join(parts[:length]))
         if page:
             return page
-    return parts[0] if parts else "settings"
+    return parts[0] if parts and parts[0][0] != "_" else "settings"
 
 
 def modules() -> list[ModuleType]:
