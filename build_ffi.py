@@ -7,6 +7,7 @@ on the sources.
 
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 import tempfile
@@ -49,6 +50,28 @@ DN_MULTIVERSION void f(float *x, int n) { for (int i = 0; i < n; i++) x[i] += 1;
 def compiler() -> list[str]:
     """The C compiler that Python's own build machinery would take."""
     return (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
+
+
+def need_compiler() -> None:
+    """One line where there is no C compiler, or none that finds the C library and Python's
+    headers."""
+    told = compiler()
+    install = "Debian, Ubuntu: apt install gcc libc6-dev python3-dev; Fedora: dnf install gcc"
+    install += " python3-devel. CC names another compiler. Wheels need none."
+    if not shutil.which(told[0]):
+        raise SystemExit(f"dist_dynet: needs a C compiler; {told[0]} is not there. {install}")
+    for header in ("stdlib.h", "Python.h"):
+        result = subprocess.run(
+            [*told, "-E", f"-I{sysconfig.get_path('include')}", "-x", "c", "-"],
+            input=f"#include <{header}>\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode:
+            raise SystemExit(
+                f"dist_dynet: the C compiler {' '.join(told)} must find {header}. {install}"
+            )
 
 
 def clone_flags() -> list[str]:
@@ -202,6 +225,7 @@ def make(name: str, defines: list[str]) -> FFI:
     return ffi
 
 
+need_compiler()
 write_op_list()
 if gaps := kernel_gaps() + rule_gaps():
     raise SystemExit("\n".join(gaps))

@@ -1,18 +1,38 @@
-"""Builds the package: the C extensions (build_ffi.py, and the one that is written by hand), and the
-licence. All else is in pyproject.toml."""
+"""Builds the package: the C extensions (build_ffi.py, and the one that is written by hand), what is
+installed, and what is computed of its description. All else is in pyproject.toml."""
 
 import copy
 import os
+import re
+import runpy
 import sysconfig
+from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
 
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
     raise SystemExit(
         "dist_dynet: needs a Python with its global lock; got a free-threaded build. Use"
         " python3.13, say, not python3.13t."
     )
+
+
+def long_description() -> str:
+    """README.md with links that hold away from the sources: to the address in pyproject.toml."""
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (address,) = re.findall(r'^Repository = "(.*?)/?"$', settings, re.M)
+
+    def absolute(link: re.Match[str]) -> str:
+        path = link[1]
+        kind = "blob" if Path(path.partition("#")[0]).suffix or path == "LICENSE" else "tree"
+        return f"]({address}/{kind}/main/{path})"
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.sub(r"\]\((?!\w+:|#)([^)\s]+)\)", absolute, text)
 
 
 class BuildApart(build_ext):
@@ -43,10 +63,29 @@ expression = Extension(
     ],
     py_limited_api=True,
 )
+# older setuptools refuse in pyproject.toml the licence that newer ones demand there, and warn of
+# packages listed there
+has_expression = int(setuptools.__version__.split(".")[0]) >= 77
 setup(
-    # here, since older setuptools refuse the string in pyproject.toml that newer ones demand, and
-    # these any other form
-    license="Apache-2.0",
+    version=runpy.run_path(str(ROOT / "dist_dynet" / "_version.py"))["__version__"],
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    **{"license_expression" if has_expression else "license": "Apache-2.0"},
+    license_files=["LICENSE"],
+    packages=[
+        "dist_dynet",
+        "dist_dynet.cli",
+        "dist_dynet.cli._site",
+        "dist_dynet.compat",
+        "dist_dynet.io",
+        "dist_dynet.nn",
+        "dist_dynet.ops",
+        "dist_dynet.parallel",
+        "dist_dynet.params",
+        "dist_dynet.trainers",
+    ],
+    package_data={"dist_dynet": ["py.typed", "*.pyi"], "dist_dynet.compat": ["site/*.py"]},
+    include_package_data=False,
     cffi_modules=[f"build_ffi.py:{name}" for name in ("core_float", "core_double")],
     ext_modules=[expression],
     cmdclass={"build_ext": BuildApart},

@@ -1,7 +1,7 @@
 """What the package says of itself to installers: one wheel for all Pythons from the oldest on,
 metadata that is true.
 
-How long: two seconds. The wheel itself is made and installed by scripts/test.sh.
+How long: ten seconds. The wheel itself is made and installed by scripts/test.sh.
 """
 
 import json
@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,86 @@ def test_all_packages_are_listed(project):
 
 def test_licence_is_named_in_a_form_that_setuptools_takes(project):
     assert (project["license"], project["deprecated"]) == ("Apache-2.0", [])
+
+
+@pytest.mark.parametrize("module", EXTENSIONS)
+def test_extensions_need_no_function_that_only_the_newest_c_library_has(module):
+    library = (PACKAGE / "dist_dynet" / f"{module}.abi3.so").read_bytes()
+    # as a compiler names strtol and scanf for C23 where _GNU_SOURCE is defined, from glibc 2.38 on
+    assert b"__isoc23_" not in library
+
+
+@pytest.fixture(scope="module")
+def source_distribution(tmp_path_factory):
+    """What `setup.py sdist` makes and says: names of the files, the description, the output."""
+    folder = tmp_path_factory.mktemp("sdist")
+    ran = subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", "-e", folder, "sdist", "-d", folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+        (description,) = (m for m in tar.getmembers() if re.fullmatch(r"[^/]+/PKG-INFO", m.name))
+        return names, tar.extractfile(description).read().decode(), ran.stdout + ran.stderr
+
+
+def test_source_distribution_has_all_files_and_nothing_that_was_built(source_distribution):
+    names, _, _ = source_distribution
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("needs git and a checkout")
+    there = {name for name in listed.stdout.split() if (ROOT / name).is_file()}
+    assert there - names == set()
+    assert {name for name in names if re.search(r"\.(so|o|pyc)$|/_core_\w+\.c$", name)} == set()
+
+
+def test_description_has_absolute_links_authors_and_addresses(source_distribution):
+    _, text, _ = source_distribution
+    fields, _, body = text.partition("\n\n")
+    settings = (ROOT / "pyproject.toml").read_text()
+    (address,) = re.findall(r'^Repository = "(.*)"$', settings, re.M)
+    assert re.findall(r"^License(?:-Expression)?: (.*)$", fields, re.M) == ["Apache-2.0"]
+    assert re.search(r"^Author-email: .+ <.+@.+>$", fields, re.M)
+    assert {"Repository", "Documentation", "Changelog", "Issues"} == set(
+        re.findall(r"^Project-URL: (\w+), https://\S+$", fields, re.M)
+    )
+    links = re.findall(r"\]\(([^)]+)\)", body)
+    files = [link.removeprefix(f"{address}/") for link in links if link.startswith(address)]
+    assert files and [link for link in links if not re.match(r"https?://|#", link)] == []
+    for kind, path in (re.match(r"(\w+)/main/([^#]+)", file).groups() for file in files):
+        assert (ROOT / path).is_file() if kind == "blob" else (ROOT / path).is_dir(), path
+
+
+def test_setuptools_warns_of_nothing(source_distribution):
+    said = re.sub(r".*The 'wheel' package is no longer.*\n(?:  .*\n)*", "", source_distribution[2])
+    assert not re.search(r"warning|deprecat|beta", said, re.I), said
+
+
+@pytest.mark.parametrize(
+    "compiler, words",
+    [
+        ("/nowhere/cc", r"needs a C compiler; /nowhere/cc is not there\."),
+        ("false", r"the C compiler false must find stdlib\.h\."),
+    ],
+)
+def test_a_missing_compiler_is_said_in_one_line(tmp_path, compiler, words):
+    ran = subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", "-e", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "CC": compiler, "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert re.fullmatch(rf"dist_dynet: {words} Debian.*\n", ran.stdout + ran.stderr)
 
 
 def test_documents_name_extras_that_there_are(project):
