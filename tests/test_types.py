@@ -1,5 +1,5 @@
-"""Types as users' checkers see them: mypy --strict and pyright, on typed_program.py and on a list of
-all operations."""
+"""Types as users' checkers see them: mypy --strict and pyright, on typed_program.py and on a list
+of all operations."""
 
 import json
 import re
