@@ -146,6 +146,29 @@ int dn_deal_short(int64_t n, const uint16_t *costs, const int64_t *order, int pa
  * what pthread_create() says. */
 int dn_answer_alive(int socket, const char *token);
 
+/* ---- profiles: how long each call of an operation takes */
+/* what is no operation */
+enum dn_profile_kind {
+    DN_PROFILE_FORWARD = -1,
+    DN_PROFILE_BACKWARD = -2,
+    DN_PROFILE_UPDATE = -3,
+    DN_PROFILED_INPUTS = 3
+};
+/* A call, of one node or of a group of `members`: an operation or a dn_profile_kind; the dims of
+ * its result and of its first inputs, and the elements of all results; when by the meter's clock, in nanoseconds; how many of these
+ * were spent in calls within it. */
+typedef struct dn_profiled {
+    int what, backward, members, inputs;
+    dn_dim y, x[3];
+    int64_t elements, begin, end, within;
+} dn_profiled;
+/* All threads' calls are noted from here on, at most so many; DN_ERROR_STATE: they are already. */
+int dn_profile_begin(int64_t most);
+/* No more; returns how many were too many, or had no memory. Then they can be read. */
+int64_t dn_profile_end(void);
+int dn_profile_read(const dn_profiled **);
+void dn_profile_free(void);
+
 /* ---- where time goes (csrc/meter.c) -------------------------------------- */
 /* What a process does: at each moment one of these. Compute is all that nobody says otherwise of;
  * agreement is the wait for other ranks, and their messages before gradients move. */

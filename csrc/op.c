@@ -8,7 +8,7 @@
 #include "kernels/kernels.h"
 #include "rng.h"
 
-#define DN_OP_DECLARE(name) extern const dn_op dn_op_##name;
+#define DN_OP_DECLARE(name) extern dn_op dn_op_##name;
 #define DN_OP_ITEM DN_OP_DECLARE
 #include "op_list.h"
 #undef DN_OP_ITEM

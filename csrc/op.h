@@ -151,8 +151,8 @@ typedef struct dn_op {
     static int NAME##_dims(dn_shape *); \
     static void NAME##_forward(dn_call *); \
     static void NAME##_backward(dn_call *); \
-    const dn_op dn_op_##NAME = {#NAME,       INPUTS,         FLAGS,          FORMULA, \
-                                NAME##_dims, NAME##_forward, NAME##_backward};
+    dn_op dn_op_##NAME = {#NAME,       INPUTS,         FLAGS,          FORMULA, \
+                          NAME##_dims, NAME##_forward, NAME##_backward};
 
 /* Flag of inputs that cannot be batched: bit k for input k, k < 8. Nodes that differ in one of them
  * are not merged. */

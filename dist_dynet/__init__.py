@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .inspection import draw_graph, dump_cg, print_graphviz, print_text_graphviz
     from .io import load, load_generator, load_safetensors, save, save_safetensors
     from .nonfinite import NonFinite, NonFiniteError, find_nonfinite, trace_nonfinite
+    from .profiling import Profile, ProfileRow, profile
     from .vocabulary import Vocabulary
 
 _LATER = {
@@ -48,6 +49,7 @@ _LATER = {
     "io": ("load", "load_generator", "load_safetensors", "save", "save_safetensors"),
     "nonfinite": ("NonFinite", "NonFiniteError", "find_nonfinite", "trace_nonfinite"),
     "parallel": (),
+    "profiling": ("Profile", "ProfileRow", "profile"),
     "training": (),
     "vocabulary": ("Vocabulary",),
 }
@@ -64,6 +66,8 @@ __all__ = [
     "GradientCheckError",
     "NonFinite",
     "NonFiniteError",
+    "Profile",
+    "ProfileRow",
     "Tensor",
     "Vocabulary",
     "__version__",
@@ -84,6 +88,7 @@ __all__ = [
     "load_safetensors",
     "npvalues",
     "print_graphviz",
+    "profile",
     "print_text_graphviz",
     "random_state",
     "renew_cg",
@@ -141,3 +146,8 @@ if {
     # Under a launcher a failure on this rank must end the whole job; a trial and metrics follow
     # each trainer from its start.
     from . import parallel  # noqa: F401
+
+if os.environ.get("DIST_DYNET_PROFILE", ""):
+    from . import profiling
+
+    profiling.of_whole_program(os.environ["DIST_DYNET_PROFILE"])

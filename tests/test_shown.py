@@ -133,6 +133,11 @@ MADE = {
         r"ParameterCollection /linear/: 2 parameters, 9 numbers",
     ),
     "Parameters": (lambda path: model().add_parameters((2, 3)), r"Parameter /_0 \(2, 3\)"),
+    "Profile": (lambda path: dy.profile(), r"Profile: 0 calls of operations in 0 s"),
+    "ProfileRow": (
+        lambda path: dy.ProfileRow("tanh", "(2,) -> (2,)", 1, 1, 0.1, None),
+        r"ProfileRow\(name='tanh', .*\)",
+    ),
     "PyInitializer": (lambda path: dy.PyInitializer(), r"PyInitializer\(\)"),
     "RNNState": (
         lambda path: dy.GRUBuilder(1, 2, 3, model()).initial_state().add_input(dy.zeros(2)),
@@ -160,6 +165,7 @@ MADE = {
         lambda path: dy.UnsignedVectorValue([2]),
         r"UnsignedVectorValue\(\[2\]\)",
     ),
+    "Vocabulary": (lambda path: dy.Vocabulary(["a"]), r"Vocabulary of 2 names, .*"),
     "Batch": (lambda path: next(iter(parallel.shard([1, 1], 2))), r"\[1, 1\]"),
     "Checkpointer": (
         lambda path: parallel.Checkpointer(path, m := model(), sgd(m)),

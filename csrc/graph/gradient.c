@@ -4,6 +4,7 @@
 #include "kernels/kernels.h"
 #include "tape/make.h"
 #include "backward/backward_pass.h"
+#include "profile.h"
 
 /* Whether the weights are those of backward. */
 static int have_weights_changed(const dn_tape *t) {
@@ -42,10 +43,17 @@ int dn_backward_begin(int64_t a, int full) {
     return dn__backward_begin(t, i, full);
 }
 
+static int timed_step(dn_tape *t) {
+    const int64_t begin = DN_PROFILE_OPEN();
+    const int result = dn__backward_step(t);
+    DN_PROFILE_CLOSE(DN_PROFILE_BACKWARD, begin);
+    return result;
+}
+
 int dn_backward_step(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
-    return dn__backward_step(t);
+    return timed_step(t);
 }
 
 int dn_backward(int64_t a) {
@@ -53,7 +61,7 @@ int dn_backward(int64_t a) {
     int result = dn__forward(t, i);
     if (result) return result > 0 ? 2 : result;
     result = dn__backward_begin(t, i, 0);
-    return result ? result : dn__backward_step(t);
+    return result ? result : timed_step(t);
 }
 
 int dn_fast_backward(int64_t a) {

@@ -9,6 +9,7 @@
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
 #include "params/params.h"
+#include "profile.h"
 #include "work.h"
 
 enum { MAX_MOMENTS = 3 };
@@ -419,7 +420,9 @@ static int clip_and_update(dn_trainer *t, int n, dn_param *const *params) {
 
 int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
     const int phase = dn_meter_switch(DN_UPDATE);
+    const int64_t begin = DN_PROFILE_OPEN();
     const int error = clip_and_update(t, n, params);
+    DN_PROFILE_CLOSE(DN_PROFILE_UPDATE, begin);
     dn_meter_switch(phase);
     return error;
 }

@@ -7,6 +7,7 @@
 
 #include "autobatch.h"
 #include "batched_gemm.h"
+#include "profile.h"
 
 /* What `last` needs of the nodes that failed before, once more in order; 1: there is more to do. */
 static int retry(dn_tape *t, int last, int64_t work) {
@@ -122,7 +123,9 @@ int dn__forward(dn_tape *t, int last) {
     if (t->tracing) return dn__no_values(t);
     if (t->schedule->evaluated > last && !t->schedule->any_failed) return 0;
     if (!t->schedule->forward_begun) note_writes(t);
+    const int64_t begin = DN_PROFILE_OPEN();
     const int result = compute_up_to(t, last);
+    DN_PROFILE_CLOSE(DN_PROFILE_FORWARD, begin);
     t->schedule->forward_begun = result > 0;
     if (result < 0 || !were_written(t)) return result;
     dn__forget_values(t);

@@ -33,6 +33,7 @@ class Options:
     metrics: Path | None
     metrics_every: int | None
     timeline: Path | None
+    profile: Path | None
     launch_agent: str
     interface: str
     command: tuple[str, ...]
@@ -156,6 +157,13 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
             help="what each rank does when, in Chrome's trace format (chrome://tracing, Perfetto)",
         ),
         add(
+            "--profile",
+            type=Path,
+            metavar="FILE",
+            help="time, calls and shapes of each operation: a table of rank 0 at the end, and a"
+            " file of each rank in Chrome's trace format",
+        ),
+        add(
             "--launch-agent",
             default="",
             metavar="PROGRAM",
@@ -242,6 +250,7 @@ def parse(arguments: list[str]) -> Options:
         metrics=given.metrics,
         metrics_every=given.metrics_every,
         timeline=given.timeline,
+        profile=given.profile,
         launch_agent=given.launch_agent or os.environ.get("DIST_DYNET_LAUNCH_AGENT", ""),
         interface=given.interface or os.environ.get("DIST_DYNET_INTERFACE", ""),
         command=(sys.executable, *(_AS_DYNET if given.as_dynet else ()), *program),

@@ -196,6 +196,8 @@ def _chosen(options: Options) -> dict[str, str]:
         chosen["DIST_DYNET_METRICS_EVERY"] = str(options.metrics_every)
     if options.timeline:
         chosen["DIST_DYNET_TIMELINE"] = str(options.timeline.absolute())
+    if options.profile:
+        chosen["DIST_DYNET_PROFILE"] = str(options.profile.absolute())
     if os.isatty(2) and not options.quiet:
         chosen["DIST_DYNET_BARS"] = os.environ.get("DIST_DYNET_BARS", "1")
     return {**chosen, **dict(options.variables)}

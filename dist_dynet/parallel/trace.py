@@ -14,7 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
+from .. import trace_events
 from ..meter import PHASES
+from ..trace_events import named
 
 MOST_SPANS = 1_000_000
 """Of a rank: then it writes no more. A viewer would not take them."""
@@ -166,11 +168,11 @@ def write(file: TextIO, parts: list[Part]) -> str:
     first = min((next(part.spans(), Span(0, 0, 0)).begin for part in parts), default=0)
     events: list[dict[str, Any]] = []
     for number, host in enumerate(hosts, 1):
-        events += [_named("process_name", number, 0, host)]
+        events += [named("process_name", number, 0, host)]
     for part in parts:
         rank, process = part.head["rank"], hosts.index(part.head["host"]) + 1
         events += [
-            _named("thread_name", process, rank + 1, f"rank {rank}"),
+            named("thread_name", process, rank + 1, f"rank {rank}"),
             {
                 "ph": "M",
                 "name": "thread_sort_index",
@@ -179,7 +181,7 @@ def write(file: TextIO, parts: list[Part]) -> str:
                 "args": {"sort_index": rank},
             },
         ]
-    file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
+    file.write(trace_events.HEAD)
     file.write(",\n".join(json.dumps(event) for event in events))
     cut = []
     for part in parts:
@@ -189,28 +191,19 @@ def write(file: TextIO, parts: list[Part]) -> str:
             count += 1
             if end - begin < SHORTEST:
                 continue
-            # a nanosecond is left out between neighbours: rounded by a viewer they would overlap
-            at, until = round(begin - first), round(end - first) - 1
-            name = PHASES[phase]
-            file.write(
-                f',\n{{"name": "{name}", "ph": "X", "pid": {process}, "tid": {rank + 1}, "ts":'
-                f' {at / 1000:.3f}, "dur": {(until - at) / 1000:.3f}, "cname":'
-                f' "{_COLOURS[name]}"}}'
-            )
+            at, until, name = begin - first, end - first, PHASES[phase]
+            line = trace_events.span(name, process, rank + 1, at, until, cname=_COLOURS[name])
+            file.write(f",\n{line}")
         if count >= MOST_SPANS:
             cut.append(rank)
     size = parts[0].head["size"]
     missing = sorted(set(range(size)) - {part.head["rank"] for part in parts})
     heads = [part.head for part in parts]
     rest = {"ranks": heads, "missing_ranks": missing, "cut_ranks": cut}
-    file.write(f'\n], "otherData": {json.dumps(rest)}}}\n')
+    file.write(trace_events.tail(rest))
     words = f"{len(parts)} of {size} ranks" if size > 1 else "one process"
     if missing:
         words += f"; parts of others may be on their hosts, in a folder of this name{_PARTS}"
     if cut:
         words += f"; it ends after {MOST_SPANS:,} spans of a rank"
     return f"{words}."
-
-
-def _named(kind: str, process: int, thread: int, name: str) -> dict[str, Any]:
-    return {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": {"name": name}}

@@ -1,0 +1,117 @@
+#include "profile.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+int dn__profiling;
+
+#define DN_OP_DECLARE(name) extern dn_op dn_op_##name;
+#define DN_OP_ITEM DN_OP_DECLARE
+#include "op_list.h"
+#undef DN_OP_ITEM
+#define DN_OP_PLACE(name) &dn_op_##name,
+static dn_op *const rows[DN_OP_COUNT] = {
+#define DN_OP_ITEM DN_OP_PLACE
+#include "op_list.h"
+#undef DN_OP_ITEM
+};
+static dn_op originals[DN_OP_COUNT];
+
+static struct {
+    pthread_mutex_t lock;
+    dn_profiled *at;
+    int n, capacity;
+    int64_t most, lost;
+} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Of this thread: nanoseconds of calls that have ended within the one that is open. */
+static __thread int64_t within;
+
+static void keep(const dn_profiled *record) {
+    pthread_mutex_lock(&kept.lock);
+    if (kept.n == kept.capacity && kept.capacity < kept.most) {
+        const int64_t wanted = kept.capacity ? 2 * (int64_t)kept.capacity : 4096;
+        const int capacity = (int)(wanted < kept.most ? wanted : kept.most);
+        dn_profiled *more = realloc(kept.at, (size_t)capacity * sizeof *more);
+        if (more) kept.at = more, kept.capacity = capacity;
+    }
+    if (kept.n < kept.capacity) kept.at[kept.n++] = *record;
+    else kept.lost++;
+    pthread_mutex_unlock(&kept.lock);
+}
+
+static void run(dn_call *c, int op, int backward) {
+    const int64_t before = within, begin = dn_meter_now();
+    dn_profiled record = {.what = op,
+                          .backward = backward,
+                          .members = c->members,
+                          .inputs = c->n,
+                          .y = *c->dim,
+                          .elements = (int64_t)c->total};
+    for (int k = 0; k < c->n && k < DN_PROFILED_INPUTS; k++) record.x[k] = *c->x[k].dim;
+    within = 0;
+    (backward ? originals[op].backward : originals[op].forward)(c);
+    record.begin = begin, record.end = dn_meter_now(), record.within = within;
+    within = before + record.end - begin;
+    keep(&record);
+}
+
+#define DN_OP_PROFILED(name) \
+    static void name##_timed_forward(dn_call *c) { run(c, DN_OP_##name, 0); } \
+    static void name##_timed_backward(dn_call *c) { run(c, DN_OP_##name, 1); }
+#define DN_OP_ITEM DN_OP_PROFILED
+#include "op_list.h"
+#undef DN_OP_ITEM
+#define DN_OP_TIMED(name) {name##_timed_forward, name##_timed_backward},
+static const struct {
+    void (*forward)(dn_call *), (*backward)(dn_call *);
+} timed[DN_OP_COUNT] = {
+#define DN_OP_ITEM DN_OP_TIMED
+#include "op_list.h"
+#undef DN_OP_ITEM
+};
+
+int64_t dn__profile_open(void) { return dn_meter_now(); }
+
+void dn__profile_close(int kind, int64_t begin) {
+    dn_profiled record = {.what = kind, .members = 1, .begin = begin, .end = dn_meter_now()};
+    keep(&record);
+}
+
+int dn_profile_begin(int64_t most) {
+    if (__atomic_load_n(&dn__profiling, __ATOMIC_RELAXED)) return DN_ERROR_STATE;
+    pthread_mutex_lock(&kept.lock);
+    kept.n = 0, kept.lost = 0, kept.most = most < INT32_MAX ? most : INT32_MAX;
+    pthread_mutex_unlock(&kept.lock);
+    for (int op = 0; op < DN_OP_COUNT; op++) {
+        originals[op] = *rows[op];
+        rows[op]->forward = timed[op].forward;
+        rows[op]->backward = timed[op].backward;
+    }
+    __atomic_store_n(&dn__profiling, 1, __ATOMIC_RELEASE);
+    return 0;
+}
+
+int64_t dn_profile_end(void) {
+    if (!__atomic_load_n(&dn__profiling, __ATOMIC_RELAXED)) return 0;
+    __atomic_store_n(&dn__profiling, 0, __ATOMIC_RELEASE);
+    for (int op = 0; op < DN_OP_COUNT; op++) {
+        rows[op]->forward = originals[op].forward;
+        rows[op]->backward = originals[op].backward;
+    }
+    return kept.lost;
+}
+
+int dn_profile_read(const dn_profiled **records) {
+    *records = kept.at;
+    return kept.n;
+}
+
+void dn_profile_free(void) {
+    pthread_mutex_lock(&kept.lock);
+    free(kept.at);
+    kept.at = NULL;
+    kept.n = kept.capacity = 0;
+    pthread_mutex_unlock(&kept.lock);
+}

@@ -1,0 +1,122 @@
+"""dy.profile(): what it counts, that it changes nothing, and its file."""
+
+import json
+import threading
+
+import pytest
+from processes import run_python
+
+import dist_dynet as dy
+
+
+def step(m, W, E, autobatching=0):
+    dy.renew_cg(autobatching=autobatching)
+    losses = [dy.pickneglogsoftmax(W * dy.tanh(E[i]), i % 3) for i in range(6)]
+    loss = dy.esum(losses)
+    loss.backward()
+    return loss.value()
+
+
+@pytest.fixture
+def model():
+    m = dy.ParameterCollection()
+    return m, m.add_parameters((3, 5)), m.add_lookup_parameters((6, 5))
+
+
+@pytest.mark.parametrize("autobatching", [0, 1, 2, 3])
+def test_profile_counts_calls_and_nodes_and_changes_no_number(model, autobatching):
+    m, W, _ = model
+    trainer = dy.SimpleSGDTrainer(m)
+    plain = step(*model, autobatching)
+    gradient = W.grad_as_array()
+    m.reset_gradients()
+    with dy.profile() as p:
+        assert step(*model, autobatching) == plain
+        assert (W.grad_as_array() == gradient).all()
+        trainer.update()
+    nodes = {}
+    for row in p.rows:
+        nodes[row.name] = nodes.get(row.name, 0) + row.nodes
+        assert row.seconds >= 0 and row.nodes >= row.calls
+    assert nodes["tanh"] == nodes["tanh'"] == nodes["pickneglogsoftmax"] == 6
+    assert nodes["matmul"] == 6 and nodes["esum" if "esum" in nodes else "sum"] == 1
+    (product,) = [row for row in p.rows if row.name == "matmul"][:1]
+    assert product.gflops > 0 and "(3, 5), " in product.shape
+    assert p.lost == 0 and p.around.keys() == {"schedule", "backward", "update", "Python"}
+    assert p.around["update"] > 0 and p.around["Python"] > 0
+    spent = sum(row.seconds for row in p.rows) + sum(p.around.values())
+    assert spent <= p.seconds * 1.000001
+    assert "pickneglogsoftmax" in str(p) and "[Python]" in str(p) and "calls of" in repr(p)
+
+
+def test_profile_is_over_when_it_is_over(model):
+    with dy.profile() as p:
+        step(*model)
+    calls = [row.calls for row in p.rows]
+    step(*model)
+    assert [row.calls for row in p.rows] == calls
+    with dy.profile() as q:
+        pass
+    assert q.rows == [] and q.seconds > 0
+
+
+def test_profile_ends_with_an_exception_and_runs_once():
+    with pytest.raises(ZeroDivisionError), dy.profile():
+        with pytest.raises(RuntimeError, match="One runs at a time"), dy.profile():
+            pass
+        1 / 0  # noqa: B018
+    with dy.profile():
+        pass
+
+
+def test_profile_is_of_all_threads(model):
+    with dy.profile() as p:
+        threads = [threading.Thread(target=step, args=model) for _ in range(2)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    assert sum(row.nodes for row in p.rows if row.name == "tanh") == 12
+
+
+def test_calls_within_traced_functions_count_once(model):
+    @dy.traced
+    def cell(x):
+        return dy.tanh(x) * 2
+
+    with dy.profile() as p:
+        cell(cell(dy.inputVector([1, 2]))).value()
+    by_name = {row.name: row for row in p.rows}
+    assert by_name["traced"].nodes == 2 and by_name["tanh"].calls >= 1
+    assert sum(row.seconds for row in p.rows) <= p.seconds
+
+
+def test_file_is_in_chrome_s_trace_format(model, tmp_path):
+    with dy.profile() as p:
+        step(*model)
+    p.save(tmp_path / "trace.json")
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    spans = [e for e in trace["traceEvents"] if e["ph"] == "X"]
+    assert sum(e["name"] == "tanh" for e in spans) == 6
+    (forward,) = [e for e in spans if e["name"] == "forward"][:1]
+    first = next(e for e in spans if e["name"] == "tanh")
+    assert forward["ts"] <= first["ts"] <= forward["ts"] + forward["dur"]
+    assert first["args"] == {"inputs": ["(5,)"], "result": "(5,)", "nodes": 1}
+    assert all(e["dur"] >= -0.001 for e in spans)
+
+
+def test_a_whole_program_is_profiled(tmp_path):
+    code = "import dist_dynet as dy; dy.tanh(dy.inputVector([1, 2])).value()"
+    ran = run_python("-c", code, DIST_DYNET_PROFILE=str(tmp_path / "p.json"))
+    assert ran.returncode == 0 and "tanh" in ran.stderr, ran.stderr
+    names = {e["name"] for e in json.loads((tmp_path / "p.json").read_text())["traceEvents"]}
+    assert {"tanh", "forward"} <= names
+
+
+def test_run_profiles_a_script(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import dist_dynet as dy\ndy.tanh(dy.inputVector([1, 2])).value()\n")
+    command = ("-m", "dist_dynet", "run", "-n", "1", "--profile", str(tmp_path / "p.json"))
+    ran = run_python(*command, str(script))
+    assert ran.returncode == 0, ran.stderr
+    assert "tanh" in ran.stderr + ran.stdout and (tmp_path / "p.json").exists()
