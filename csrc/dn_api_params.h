@@ -155,8 +155,8 @@ enum dn_profile_kind {
     DN_PROFILED_INPUTS = 3
 };
 /* A call, of one node or of a group of `members`: an operation or a dn_profile_kind; the dims of
- * its result and of its first inputs, and the elements of all results; when by the meter's clock, in nanoseconds; how many of these
- * were spent in calls within it. */
+ * its result and of its first inputs, and the elements of all results; when, by the meter's clock
+ * in nanoseconds; how many of these were spent in calls within it. */
 typedef struct dn_profiled {
     int what, backward, members, inputs;
     dn_dim y, x[3];

@@ -41,7 +41,14 @@ _INPUTS: int = lib.DN_PROFILED_INPUTS
 
 
 class ProfileRow(NamedTuple):
-    """The calls of one operation with inputs and results of the same dims."""
+    """The calls of one operation with inputs and results of the same dims.
+
+    >>> import dist_dynet as dy
+    >>> with dy.profile() as p:
+    ...     _ = dy.square(dy.inputVector([1, 2])).value()
+    >>> [(row.name, row.calls, row.nodes) for row in p.rows]
+    [('square', 1, 1)]
+    """
 
     name: str
     """the operation; of its backward pass with `'` behind it"""
@@ -80,7 +87,14 @@ def _columns(dim: Any) -> int:
 
 
 class Profile:
-    """What a piece of a program spends its time with; made by profile(). It is of all threads."""
+    """What a piece of a program spends its time with; made by profile(). It is of all threads.
+
+    >>> import dist_dynet as dy
+    >>> with dy.profile() as p:
+    ...     pass
+    >>> p.rows, list(p.around)
+    ([], ['schedule', 'backward', 'update', 'Python'])
+    """
 
     def __init__(self) -> None:
         self.rows: list[ProfileRow] = []
