@@ -2,7 +2,7 @@
 language model, 32 sentences a rank.
 
     mpirun -n 2 --hosts a,b python benchmarks/hosts.py [--steps 30] [--rate 125] [--tasks tagger
-    rnnlm] [--compression bf16]
+    rnnlm] [--compression int8]
 
 A minute. Started by mpirun over the hosts; --rate is that of a host's link in MB/s, each direction.
 Sizes as in tasks/tagger.py and tasks/rnnlm.py, one graph a step, batched on the fly. Ways of
@@ -176,7 +176,7 @@ def main():
     parser.add_argument(
         "--tasks", nargs="+", default=["tagger", "rnnlm"], choices=["tagger", "rnnlm"]
     )
-    parser.add_argument("--compression", choices=["bf16"])
+    parser.add_argument("--compression", choices=["bf16", "int8"])
     parser.add_argument("--mpi", action="store_true", help="also exchange='mpi'")
     options = parser.parse_args()
     from dist_dynet import parallel

@@ -13,7 +13,7 @@ from jobs import mpirun, needs_mpi
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE
-from dist_dynet.parallel.compression import Bf16
+from dist_dynet.parallel.compression import CODES, ErrorFeedback
 from dist_dynet.parallel.layout import Layout
 from dist_dynet.parallel.structure import Structure
 from dist_dynet.parallel.wire import Hosts, Piece, cut
@@ -123,10 +123,13 @@ def test_pieces_hold_what_is_used_and_little_else(seed):
     assert layout.pieces(used) is pieces
 
 
-def test_compression_keeps_what_it_takes_away(rng):
-    compression = Bf16(100)
+@pytest.mark.parametrize("code", CODES)
+def test_compression_keeps_what_it_takes_away(code, rng):
+    compression = ErrorFeedback(CODES[code], 100)
     x = rng.normal(size=100).astype(DTYPE)
-    compression.encode(x, 10, 60)
+    message, decoded = compression.encode(x, 10, 60), np.empty(50, DTYPE)
+    compression.code.decode(message, decoded)
+    assert np.abs(decoded + compression.residual[10:60] - x[10:60]).max() < 1e-6
     assert (
         not compression.residual[:10].any()
         and not compression.residual[60:].any()
@@ -136,7 +139,7 @@ def test_compression_keeps_what_it_takes_away(rng):
 
 def test_arguments_are_checked():
     trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
-    with pytest.raises(ValueError, match="compression must be None or 'bf16'; got 'zip'"):
+    with pytest.raises(ValueError, match="compression must be None, 'bf16', 'int8'; got 'zip'"):
         parallel.DistributedTrainer(trainer, compression="zip")
     assert parallel.DistributedTrainer(
         trainer, overlap=False, compression="bf16", exchange="hybrid"
@@ -203,6 +206,7 @@ def test_between_hosts(what):
     ]
     + [
         ("abc", "compressed_runs_continue_from_their_state"),
+        ("abc", "compression_is_bounded_and_loses_nothing"),
         ("abc", "ranks_that_disagree_keep_their_gradients"),
     ],
 )

@@ -73,9 +73,10 @@ CASES = {
     "average": {"die": 10, "average": "yes"},
     "accumulation": {"die": 10, "accumulate": 2},
     "compression": {"die": 10, "compression": "bf16"},
+    "8 bits": {"die": 10, "compression": "int8"},
     "time": {"die": 15, "every": "0.01s", "keep": 1},
 }
-ON_TWO = ("middle", "behind the loop, epochs", "signal", "accumulation", "compression")
+ON_TWO = ("middle", "behind the loop, epochs", "signal", "accumulation", "compression", "8 bits")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize(
     ("ranks", "case"),
     [
-        *((1, case) for case in CASES if case != "compression"),
+        *((1, case) for case in CASES if "compression" not in CASES[case]),
         *(pytest.param(2, case, marks=[pytest.mark.mpi, needs_mpi]) for case in ON_TWO),
     ],
 )

@@ -26,6 +26,13 @@ void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *co
 void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x) {
     dn__bf16_decode((size_t)n, code, x);
 }
+void dn_int8_encode(int64_t rows, int64_t width, const dn_real *x, dn_real *residual,
+                    uint8_t *code) {
+    dn__int8_encode((size_t)rows, (size_t)width, DN_INT8_BLOCK, x, residual, code);
+}
+void dn_int8_decode(int64_t rows, int64_t width, const uint8_t *code, dn_real *x) {
+    dn__int8_decode((size_t)rows, (size_t)width, DN_INT8_BLOCK, code, x);
+}
 void dn_flag_set(int64_t *flag, int64_t value) { __atomic_store_n(flag, value, __ATOMIC_RELEASE); }
 int64_t dn_flag_get(const int64_t *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from .._environment import choice
 from ._hosts import identity as _host
 from ._world import World
+from .compression import CODES
 from .exchange import MpiExchange
 from .hybrid import HybridExchange
 from .shared import SharedExchange
@@ -24,7 +25,7 @@ ENGINES: tuple[str, ...] = get_args(Engine)
 
 DEFAULT = choice("DIST_DYNET_EXCHANGE", ENGINES)
 
-Compression = Literal["bf16"]
+Compression = Literal["bf16", "int8"]
 
 Exchange = MpiExchange | SharedExchange | HybridExchange
 
@@ -78,5 +79,5 @@ def choose(
         comm,
         Hosts(ranks, host, ranks[host].index(here.rank)),
         overlap,
-        compression is not None,
+        CODES[compression] if compression else None,
     )

@@ -35,7 +35,7 @@ from ..meter import switch
 from ..params.root import Root
 from . import windows
 from ._world import World
-from .compression import Bf16
+from .compression import Code, ErrorFeedback
 from .exchange import MpiSum, Weight
 from .host_transport import HostTransport
 from .layout import Arrays, Layout
@@ -64,18 +64,18 @@ class HybridExchange:
         hosts: which of them runs where.
         overlap: send gradients while backward goes on, where it pays, if MPI can be used by two
             threads.
-        compressed: send bfloat16.
+        code: what messages hold instead of numbers as they are.
     """
 
     def __init__(
-        self, here: World, comm: Any, hosts: Hosts, overlap: bool, compressed: bool
+        self, here: World, comm: Any, hosts: Hosts, overlap: bool, code: Code | None
     ) -> None:
         self._here, self._comm = here, comm
         advance = weakref.WeakMethod(self._advance)
         self._by_mpi = MpiSum(here, comm)
-        self.hosts, self._compressed = hosts, compressed
+        self.hosts, self._code = hosts, code
         self._wire = here.lend(self)
-        self._rows = RowsBetweenHosts(here, here.lend(self), hosts, compressed)
+        self._rows = RowsBetweenHosts(here, here.lend(self), hosts, code)
         self.transport = HostTransport(
             here, comm, self._rows.comm, hosts, lambda: method() if (method := advance()) else 0
         )
@@ -83,7 +83,7 @@ class HybridExchange:
         self._helper: Helper | None = None
         self._layout: Layout | None = None
         self._arrays: Arrays | None = None
-        self._compression: Bf16 | None = None
+        self._compression: ErrorFeedback | None = None
         self._refused = False
         self._early: Round | None = None
         self._early_used = self._used = np.zeros(0, bool)
@@ -362,7 +362,7 @@ class HybridExchange:
             return
         self._layout, self._arrays = layout, Arrays(self.hosts, max(layout.size, 1), mapped[:2])
         self._rows.windows = windows.Windows(self.hosts, *mapped[2]) if mapped else None
-        self._compression = Bf16(max(layout.size, 1)) if self._compressed else None
+        self._compression = ErrorFeedback(self._code, max(layout.size, 1)) if self._code else None
         self.load_residuals(self._kept, self._shared)
 
     # ---- what compression has left over ------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 
 from .._ffi import ffi, lib, pointer
 from ..params.root import Root
-from .compression import Bf16
+from .compression import ErrorFeedback
 from .exchange import Weight
 from .layout import FILLED, READ, SUMMED, Arrays
 from .structure import Structure
@@ -52,7 +52,7 @@ class Round:
         structure: Structure,
         arrays: Arrays,
         pieces: list[Piece],
-        compression: Bf16 | None,
+        compression: ErrorFeedback | None,
         all_come: bool,
     ) -> None:
         self.lock = threading.Lock()  # of whoever advances it

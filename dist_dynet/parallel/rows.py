@@ -27,7 +27,7 @@ from .._ffi import DTYPE, ffi, lib, pointer
 from ..meter import hand_over
 from ..params.parameters import LookupParameters
 from ._world import World
-from .compression import CODE, Bf16, decoded
+from .compression import Code, ErrorFeedback
 from .gradients import merged_rows
 from .structure import Structure
 from .windows import GIVEN, READ, SUMMED, Windows
@@ -52,11 +52,11 @@ class RowsBetweenHosts:
         here: all ranks.
         comm: a communicator for this alone.
         hosts: the ranks.
-        compressed: rows cross the wire as bfloat16.
+        code: what messages between hosts hold instead of numbers as they are.
     """
 
-    def __init__(self, here: World, comm: Any, hosts: Hosts, compressed: bool) -> None:
-        self.here, self.comm, self.hosts, self.compressed = here, comm, hosts, compressed
+    def __init__(self, here: World, comm: Any, hosts: Hosts, code: Code | None) -> None:
+        self.here, self.comm, self.hosts, self.code = here, comm, hosts, code
         self.windows: Windows | None = None
         """Of this host's ranks, where there are several and they have tables."""
         self._residual: dict[LookupParameters, NDArray[Any]] = {}
@@ -74,7 +74,7 @@ class RowsBetweenHosts:
         decide on rounding."""
         if len(self.hosts.ranks) == 2:
             return [True] * len(tables)
-        return [table in self._few and not self.compressed for table in tables]
+        return [table in self._few and self.code is None for table in tables]
 
     def are_few(self, table: LookupParameters, ids: Sequence[Ids]) -> bool:
         """Whether it is less to send the rows, with these ids on each host, than to add up their
@@ -87,22 +87,24 @@ class RowsBetweenHosts:
 
     def encoded(self, table: LookupParameters, ids: Ids, rows: NDArray[Any]) -> NDArray[Any]:
         """What is sent of these rows."""
-        if not self.compressed or not rows.size:
+        if self.code is None:
             return rows
-        compression = self.compression(table, ids)
-        compression.encode(rows.reshape(-1), 0, rows.size)
-        self.keep(table, ids, compression)
-        return compression.code.reshape(rows.shape)
+        items = np.empty((len(ids), self.code.items(_width(table))), self.code.dtype)
+        if rows.size:
+            feedback = self.feedback(self.code, table, ids)
+            self.code.encode(rows, feedback.residual, items)
+            self.keep(table, ids, feedback)
+        return items
 
-    def compression(self, table: LookupParameters, ids: Ids) -> Bf16:
-        """Codes for these rows, with what earlier messages lacked of them."""
-        compression = Bf16(len(ids) * _width(table))
+    def feedback(self, code: Code, table: LookupParameters, ids: Ids) -> ErrorFeedback:
+        """Messages of these rows, with what earlier ones lacked of them."""
+        compression = ErrorFeedback(code, len(ids) * _width(table))
         if table not in self._residual:
             self._residual[table] = np.zeros((len(table), _width(table)), DTYPE)
         compression.residual[:] = self._residual[table][ids].reshape(-1)
         return compression
 
-    def keep(self, table: LookupParameters, ids: Ids, compression: Bf16) -> None:
+    def keep(self, table: LookupParameters, ids: Ids, compression: ErrorFeedback) -> None:
         """Keeps what they lack now."""
         self._residual[table][ids] = compression.residual.reshape(len(ids), -1)
 
@@ -174,7 +176,7 @@ class RowsRound:
                 continue
             lib.dn_param_clear_gradient(handle)
             for ids, rows in parts:
-                _add(table, handle, ids, _numbers(rows))
+                _add(table, handle, ids, _numbers(rows, self._all.code, _width(table)))
             if scale != 1:
                 lib.dn_param_scale_gradient(handle, scale)
 
@@ -191,7 +193,7 @@ class RowsRound:
     ) -> Iterator[Done]:
         """What a rank does that is not alone on its host."""
         hosts, owners = self._hosts, self._hosts.stripes
-        kinds, leaving = [DTYPE] * len(self._tables), []
+        all_, leaving = [True] * len(self._tables), []
         yield windows.have(READ, len(hosts.mine), behind=1)
         given = self._give(windows, ids, gradients, weight)
         if not windows.is_shared(GIVEN, hosts.local):
@@ -214,13 +216,13 @@ class RowsRound:
                     message = inbox[rank]
                 else:
                     message = _parts_of(windows.of(GIVEN, local), owners)[hosts.local]
-                theirs = self._read(message, kinds)
+                theirs = self._read(message, all_, None)
                 if mine:
                     theirs = [merged_rows(*pair) for pair in zip(mine, theirs, strict=True)]
                 mine = theirs
             yield from self._exchange([part[0] for part in mine], [part[1] for part in mine])
             sums = [
-                _added_up(parts, _width(table))
+                _added_up(parts, self._all.code, _width(table))
                 for table, parts in zip(self._tables, self._parts, strict=True)
             ]
             summed = self._message(
@@ -243,7 +245,7 @@ class RowsRound:
             else:
                 rank = hosts.mine[local]
                 message = inbox[rank] if rank in inbox else windows.of(SUMMED, local)
-            for parts, part in zip(self._parts, self._read(message, kinds), strict=True):
+            for parts, part in zip(self._parts, self._read(message, all_, None), strict=True):
                 parts.append(part)
         yield sent
 
@@ -267,8 +269,9 @@ class RowsRound:
             np.searchsorted((own % owners)[order], np.arange(owners + 1))
             for own, order in zip(ids, orders, strict=True)
         ]
+        whole = [_row_bytes(table, None) for table in self._tables]
         sizes = [
-            self._starts([int(end[k + 1] - end[k]) for end in ends], [DTYPE] * len(self._tables))[1]
+            self._starts([int(end[k + 1] - end[k]) for end in ends], whole)[1]
             for k in range(owners)
         ]
         head = -(-(owners + 1) // _LINE) * _LINE
@@ -292,9 +295,6 @@ class RowsRound:
         """Adds up this rank's and its counterparts' rows."""
         every = self._all
         first = every.rows_first(self._tables)
-        kinds: list[np.dtype[Any] | None] = [
-            (CODE if every.compressed else DTYPE) if is_first else None for is_first in first
-        ]
         sent = [
             every.encoded(table, own, rows) if is_first else None
             for is_first, table, own, rows in zip(first, self._tables, ids, gradients, strict=True)
@@ -305,7 +305,7 @@ class RowsRound:
         yield self._swapped(inbox, others, _BETWEEN, [(message, rank, _BETWEEN) for rank in others])
         inbox[self._here.rank] = message
         # by host, then table
-        read = [self._read(inbox[rank], kinds) for rank in self._counterparts]
+        read = [self._read(inbox[rank], first, every.code) for rank in self._counterparts]
         requests, sums = [], []
         for k, (table, is_first) in enumerate(zip(self._tables, first, strict=True)):
             theirs = [of[k][0] for of in read]
@@ -318,7 +318,7 @@ class RowsRound:
                     place = (
                         code
                         if rank == self._here.rank
-                        else np.empty((len(of), _width(table)), code.dtype)
+                        else np.empty((len(of), code.shape[1]), code.dtype)
                     )
                     self._parts[k].append((of, place))
                     if rank != self._here.rank:
@@ -341,7 +341,8 @@ class RowsRound:
     def _summed(self, table: LookupParameters, union: Ids, block: NDArray[Any]) -> Done:
         """Adds up a block of rows over the hosts, in place."""
         between = Hosts([[rank] for rank in self._counterparts], self._hosts.host, 0)
-        compression = self._all.compression(table, union) if self._all.compressed else None
+        code = self._all.code
+        compression = self._all.feedback(code, table, union) if code else None
         summing = Sum(self._comm, between, block.reshape(-1), compression, all_come=True)
         size = between.piece
         for number, start in enumerate(range(0, block.size, size)):
@@ -369,7 +370,8 @@ class RowsRound:
         """Of each table the number of its rows, then all ids, then rows, where they are given,
         times weight; room: where, or what makes room for so many numbers."""
         starts, size = self._starts(
-            [len(own) for own in ids], [None if part is None else part.dtype for part in rows]
+            [len(own) for own in ids],
+            [0 if part is None else part.shape[1] * part.itemsize for part in rows],
         )
         message = (
             np.empty(size, np.int32) if room is None else room(size) if callable(room) else room
@@ -388,28 +390,28 @@ class RowsRound:
         return message
 
     def _read(
-        self, message: Message, kinds: Sequence[np.dtype[Any] | None]
+        self, message: Message, with_rows: Sequence[bool], code: Code | None
     ) -> list[tuple[Ids, NDArray[Any]]]:
-        """Of each table ids and rows, of these types; None: there are only ids."""
-        counts = message[: len(kinds)].tolist()
-        starts, _ = self._starts(counts, kinds)
-        parts, at = [], len(kinds)
-        for table, count, kind, start in zip(self._tables, counts, kinds, starts, strict=True):
-            width, held = _width(table), 0 if kind is None else count
-            numbers = message[start:].view(kind or DTYPE)[: held * width]
-            parts.append((message[at : at + count], numbers.reshape(held, width)))
+        """Of each table ids and rows, in this code; there may be only ids."""
+        counts = message[: len(with_rows)].tolist()
+        sizes = [_row_bytes(table, code) for table in self._tables]
+        starts, _ = self._starts(counts, np.multiply(sizes, with_rows).tolist())
+        parts, at = [], len(with_rows)
+        for table, count, has, start in zip(self._tables, counts, with_rows, starts, strict=True):
+            width, held = _width(table), count * has
+            items = code.items(width) if code else width
+            numbers = message[start:].view(code.dtype if code else DTYPE)[: held * items]
+            parts.append((message[at : at + count], numbers.reshape(held, items)))
             at += count
         return parts
 
-    def _starts(
-        self, counts: Sequence[int], kinds: Sequence[np.dtype[Any] | None]
-    ) -> tuple[list[int], int]:
+    def _starts(self, counts: Sequence[int], row_bytes: Sequence[int]) -> tuple[list[int], int]:
         """Where in a message each table's rows begin, and its length."""
         starts, at = [], len(counts) + sum(counts)
-        for table, count, kind in zip(self._tables, counts, kinds, strict=True):
+        for count, size in zip(counts, row_bytes, strict=True):
             at = -(-at // _LINE) * _LINE
             starts.append(at)
-            at += -(-count * _width(table) * (kind.itemsize if kind else 0) // 4)
+            at += -(-count * size // 4)
         return starts, -(-at // _LINE) * _LINE
 
     def _swapped(
@@ -456,11 +458,18 @@ def _width(table: LookupParameters) -> int:
     return int(np.prod(table.shape()[1:]))
 
 
+def _row_bytes(table: LookupParameters, code: Code | None) -> int:
+    width = _width(table)
+    return code.items(width) * code.dtype.itemsize if code else width * DTYPE.itemsize
+
+
 def _union(ids: Sequence[Ids]) -> NDArray[Any]:
     return np.unique(np.concatenate(ids))
 
 
-def _added_up(parts: Sequence[tuple[Ids, NDArray[Any]]], width: int) -> tuple[Ids, NDArray[Any]]:
+def _added_up(
+    parts: Sequence[tuple[Ids, NDArray[Any]]], code: Code | None, width: int
+) -> tuple[Ids, NDArray[Any]]:
     """The sum of all, in the order in which put() would come to the rows: a norm is added up in
     that order, and must be the same everywhere."""
     union, first = np.unique(np.concatenate([ids for ids, _ in parts]), return_index=True)
@@ -469,12 +478,12 @@ def _added_up(parts: Sequence[tuple[Ids, NDArray[Any]]], width: int) -> tuple[Id
     place[order] = np.arange(len(union))
     block = np.zeros((len(union), width), DTYPE)
     for ids, rows in parts:
-        block[place[np.searchsorted(union, ids)]] += _numbers(rows)
+        block[place[np.searchsorted(union, ids)]] += _numbers(rows, code, width)
     return union[order].astype(np.int32), block
 
 
-def _numbers(rows: NDArray[Any]) -> NDArray[Any]:
-    return rows if rows.dtype == DTYPE else decoded(rows.reshape(-1)).reshape(rows.shape)
+def _numbers(rows: NDArray[Any], code: Code | None, width: int) -> NDArray[Any]:
+    return rows if code is None or rows.dtype == DTYPE else code.decoded(rows, width)
 
 
 def _integers(ids: Ids) -> Any:

@@ -24,6 +24,7 @@ from . import _saving, environment, metrics, trial
 from ._session import world
 from ._world import hash_of
 from .batches import Batch, checked_weight, update_called
+from .compression import CODES
 from .engines import ENGINES, Compression, Engine, choose
 from .hybrid import HybridExchange
 from .message import Flag
@@ -78,8 +79,8 @@ class DistributedTrainer(TrainerWrapper):
         overlap: between hosts: send gradients while backward goes on, with the same result, bit for
             bit. One host gains nothing by it. It is left out where the weight is not known before
             update(), and in an accumulation, but for average="sum".
-        compression: "bf16": what crosses the wire between hosts is rounded to bfloat16; what
-            rounding takes away is added at the next update.
+        compression: of what crosses the wire between hosts: "bf16" or "int8", signed bytes with one
+            scale for 256 numbers. What rounding takes away is added at the next update.
         exchange: how gradients are added up: "shared", in memory that the ranks of one host share,
             "hybrid", so within each host and over the wire between hosts, "mpi", by MPI's
             all-reduce, or "auto", the first of these that is possible. None: DIST_DYNET_EXCHANGE
@@ -142,10 +143,9 @@ class DistributedTrainer(TrainerWrapper):
                     f"DistributedTrainer: {name} must be {', '.join(known[:-1])} or {known[-1]};"
                     f" got {value!r}."
                 )
-        if compression not in (None, "bf16"):
-            raise ValueError(
-                f"DistributedTrainer: compression must be None or 'bf16'; got {compression!r}."
-            )
+        if compression not in (None, *CODES):
+            codes = f"None, {', '.join(map(repr, CODES))}; got {compression!r}."
+            raise ValueError(f"DistributedTrainer: compression must be {codes}")
         self._inner, self._average = trainer, average
         if accumulate != 1:
             trainer.set_accumulation(accumulate)

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import ffi, lib, pointer
+from .._ffi import DTYPE, ffi, lib, pointer
 from ..meter import hand_over
-from .compression import Bf16, decoded
+from .compression import ErrorFeedback
 
 PIECE = 1 << 17
 """Numbers of a piece, at least: large enough for the wire's full speed, small enough that sums and
@@ -140,14 +140,13 @@ class Sum:
         comm: Any,
         hosts: Hosts,
         array: NDArray[Any],
-        compression: Bf16 | None = None,
+        compression: ErrorFeedback | None = None,
         all_come: bool = False,
     ) -> None:
         self._comm, self._hosts, self._array, self._compression = comm, hosts, array, compression
         self._peers = [
             (host, rank) for host, rank in enumerate(hosts.counterparts) if host != hosts.host
         ]
-        self._sent = array if compression is None else compression.code
         self._requests: list[Any] = []
         self._then: list[Callable[[], object] | None] = []
         self._held: list[Piece] = []
@@ -223,33 +222,42 @@ class Sum:
         start, end, tag = piece.start, piece.end, 2 * piece.number + 1
         if start == end:
             return
-        if self._compression is not None:
-            self._compression.encode(self._array, start, end)
-        arriving = _Arriving(
-            [np.empty(end - start, self._sent.dtype) for _ in self._peers], 2 * len(self._peers)
-        )
-        moved = partial(self._moved, piece, arriving)
+        message = self._encoded(start, end)
+        arriving = _Arriving([np.empty_like(message) for _ in self._peers], 2 * len(self._peers))
+        moved = partial(self._moved, piece, message, arriving)
         for (_, rank), place in zip(self._peers, arriving.numbers, strict=True):
             self._add(self._comm.Irecv(place, rank, tag), moved)
         for _, rank in self._peers:
-            self._add(self._leaves(start, end, rank, tag), moved)
+            self._add(self._leaves(message, rank, tag), moved)
 
-    def _leaves(self, start: int, end: int, rank: int, tag: int) -> Any:
-        numbers = self._sent[start:end]
-        hand_over(numbers.nbytes)
-        return self._comm.Isend(numbers, rank, tag)
+    def _encoded(self, start: int, end: int) -> NDArray[Any]:
+        """What is sent of the numbers in this range."""
+        if self._compression is None:
+            return self._array[start:end]
+        return self._compression.encode(self._array, start, end)
 
-    def _moved(self, piece: Piece, arriving: _Arriving) -> None:
+    def _decode(self, message: NDArray[Any], out: NDArray[Any]) -> None:
+        if self._compression is not None:
+            self._compression.code.decode(message, out)
+
+    def _leaves(self, message: NDArray[Any], rank: int, tag: int) -> Any:
+        hand_over(message.nbytes)
+        return self._comm.Isend(message, rank, tag)
+
+    def _moved(self, piece: Piece, message: NDArray[Any], arriving: _Arriving) -> None:
         arriving.left -= 1
         if not arriving.left:
             mine = self._array[piece.start : piece.end]
-            if self._compression is not None:  # what the others get is what this host goes on with
-                decoded(self._sent[piece.start : piece.end], mine)
+            self._decode(message, mine)  # what the others get is what this host goes on with
             self._add_up(mine, arriving.numbers)
 
     def _add_up(self, mine: NDArray[Any], numbers: list[NDArray[Any]]) -> None:
         """mine += those of the other hosts, in the order of hosts."""
-        parts = numbers if self._compression is None else [decoded(code) for code in numbers]
+        parts = list(numbers)
+        if self._compression is not None:
+            parts = [np.empty_like(mine) for _ in numbers]
+            for message, part in zip(numbers, parts, strict=True):
+                self._decode(message, part)
         parts.insert(self._hosts.host, mine)
         lib.dn_sum_arrays(
             len(parts),
@@ -262,20 +270,22 @@ class Sum:
         """The first of two hops: each slice to its owner."""
         tag, (start, end) = 2 * piece.number + 1, piece.slices[self._hosts.host]
         if end > start:
+            code = self._compression.code if self._compression else None
+            size = end - start
             arriving = _Arriving(
-                [np.empty(end - start, self._sent.dtype) for _ in self._peers], len(self._peers)
+                [code.room(size) if code else np.empty(size, DTYPE) for _ in self._peers],
+                len(self._peers),
             )
             for (_, rank), place in zip(self._peers, arriving.numbers, strict=True):
                 self._add(self._comm.Irecv(place, rank, tag), partial(self._came, piece, arriving))
         for host, rank in self._peers:
             a, b = piece.slices[host]
             if b > a:
-                if self._compression is not None:
-                    self._compression.encode(self._array, a, b)
+                message = self._encoded(a, b)
                 # the sum comes to the place from which the numbers leave
                 self._add(
-                    self._leaves(a, b, rank, tag),
-                    partial(self._await_sum, rank, a, b, tag + 1),
+                    self._leaves(message, rank, tag),
+                    partial(self._await_sum, message, self._array[a:b], rank, tag + 1),
                 )
 
     def _came(self, piece: Piece, arriving: _Arriving) -> None:
@@ -288,16 +298,11 @@ class Sum:
         start, end = piece.slices[self._hosts.host]
         mine = self._array[start:end]
         self._add_up(mine, numbers)
-        if self._compression is not None:  # what the others get is what this host goes on with
-            self._compression.encode(self._array, start, end)
-            decoded(self._sent[start:end], mine)
+        message = self._encoded(start, end)
+        self._decode(message, mine)  # what the others get is what this host goes on with
         for _, rank in self._peers:
-            self._add(self._leaves(start, end, rank, 2 * piece.number + 2))
+            self._add(self._leaves(message, rank, 2 * piece.number + 2))
 
-    def _await_sum(self, rank: int, start: int, end: int, tag: int) -> None:
-        then = (
-            None
-            if self._compression is None
-            else partial(decoded, self._sent[start:end], self._array[start:end])
-        )
-        self._add(self._comm.Irecv(self._sent[start:end], rank, tag), then)
+    def _await_sum(self, message: NDArray[Any], out: NDArray[Any], rank: int, tag: int) -> None:
+        then = None if self._compression is None else partial(self._decode, message, out)
+        self._add(self._comm.Irecv(message, rank, tag), then)

@@ -15,6 +15,7 @@ from dist_dynet import parallel
 from dist_dynet._ffi import lib
 from dist_dynet.parallel import engines, hybrid, memory
 from dist_dynet.parallel._world import World
+from dist_dynet.parallel.compression import CODES
 from dist_dynet.parallel.hybrid import HybridExchange
 
 what = sys.argv[1]
@@ -348,7 +349,7 @@ def test_join():
 
 
 def test_nan_on_one_rank():
-    for options in ({}, {"compression": "bf16"}):
+    for options in ({}, {"compression": "bf16"}, {"compression": "int8"}):
         m, (w, v), (table,) = model_of((70, 80), 3, tables=((10, 2),))
         trainer = distributed(m, **options)
         trainer.set_clip_threshold(5)
@@ -380,7 +381,7 @@ def test_parameters_added_later():
 
 
 def test_parameters_without_numbers():
-    for compression in (None, "bf16"):
+    for compression in (None, "bf16", "int8"):
         m, dense, tables = model_of((0,), 2, (3, 0), tables=((4, 0), (4, 2)))
         trainer = distributed(m, compression=compression)
         for _ in range(4):
@@ -401,10 +402,16 @@ def test_parameters_without_numbers():
 
 def test_compression_is_bounded_and_loses_nothing():
     exact, _ = trained(updates=1)
-    rounded, _ = trained(updates=1, compression="bf16")
-    assert 0 < np.abs(exact - rounded).max() < 3 * 2.0**-8 * np.abs(exact - 0.5).max()
+    for code in CODES:
+        rounded, _ = trained(updates=1, compression=code)
+        error = np.abs(exact - rounded).max() / np.abs(exact - 0.5).max()
+        assert 0 < error < 3 * 2.0**-8, (code, error)
+        feedback_loses_nothing(code)
+
+
+def feedback_loses_nothing(code):
     m, (w,), (table,) = model_of((60, 70), tables=((5, 3),))
-    trainer = distributed(m, compression="bf16")
+    trainer = distributed(m, compression=code)
     rng, total, total_rows = np.random.default_rng(3), 0.0, 0.0  # the same everywhere
     for _ in range(60):
         gradients = rng.normal(size=(size, 4200)).astype(np.float32) * 1e-3 + 0.3
@@ -422,13 +429,18 @@ def test_compression_is_bounded_and_loses_nothing():
 
 
 def test_compressed_runs_continue_from_their_state():
+    for code in CODES:
+        run_continues_from_its_state(code)
+
+
+def run_continues_from_its_state(code):
     def run(updates, m, dense, tables, trainer, rng):
         for _ in range(updates):
             random_step(rng, dense, tables)
             trainer.update()
 
     m, dense, tables = model_of(*SHAPES, tables=TABLES)
-    trainer, rng = distributed(m, compression="bf16"), np.random.default_rng(rank)
+    trainer, rng = distributed(m, compression=code), np.random.default_rng(rank)
     run(3, m, dense, tables, trainer, rng)
     state, kept = trainer.state(), [p.as_array() for p in [*dense, *tables]]
     assert int(state["rest_rank"]) == rank
@@ -439,7 +451,7 @@ def test_compressed_runs_continue_from_their_state():
     m2, dense2, tables2 = model_of(*SHAPES, tables=TABLES)
     for p, old in zip([*dense2, *tables2], kept, strict=True):
         p.init_from_array(old) if p in tables2 else p.set_value(old)
-    trainer2, rng2 = distributed(m2, compression="bf16"), np.random.default_rng(rank)
+    trainer2, rng2 = distributed(m2, compression=code), np.random.default_rng(rank)
     _, dense3, tables3 = model_of(*SHAPES, tables=TABLES)
     for _ in range(3):  # the generator comes to where it was
         random_step(rng2, dense3, tables3)
