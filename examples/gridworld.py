@@ -4,6 +4,7 @@ One script for one process and for many:
 
     python examples/gridworld.py
     mpirun -n 2 python examples/gridworld.py
+    echo "0 0 5 6" | python examples/gridworld.py --predict -    # from row 0, column 0
 
 The actor draws each step from its probabilities, which are read in the middle of the graph: what is
 computed next depends on them. The critic guesses what will be earned from here on; what was earned
@@ -14,9 +15,8 @@ How long: 300 updates of 32 episodes take 3 s on one core. What to expect: in th
 the goals are reached, in 9 steps a episode.
 """
 
-import argparse
-
 import numpy as np
+import shared
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -35,12 +35,13 @@ DISCOUNT, PRICE, MOST_STEPS = 0.95, 0.02, 40
 
 
 class Episode:
-    """From a place to a goal; both are drawn by the episode's number."""
+    """From a place to a goal; both are drawn by the episode's number, unless they are given."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, places=None):
         self.rng = np.random.default_rng(seed)
         here, goal = self.rng.choice(len(FREE), 2, replace=False)
-        self.here, self.goal, self.rewards = FREE[here], FREE[goal], []
+        self.here, self.goal = places or (FREE[here], FREE[goal])
+        self.rewards = []
 
     def is_done(self):
         """Whether the goal is reached, or it took too long."""
@@ -64,9 +65,25 @@ class ActorCritic:
     """One layer for both; tables give each place and each goal a vector."""
 
     def __init__(self, model, size):
+        self.size, self.model = size, model.add_subcollection("walker")
+        model = self.model
         self.here, self.goal = (model.add_lookup_parameters((len(FREE), size)) for _ in range(2))
         self.hidden = dy.Linear(2 * size, size, model)
         self.actor, self.critic = dy.Linear(size, len(MOVES), model), dy.Linear(size, 1, model)
+
+    @property
+    def spec(self):
+        """What from_spec() makes the same network of: for dy.save and dy.load."""
+        return self.size
+
+    @classmethod
+    def from_spec(cls, spec, model):
+        """A network of this size, with new parameters."""
+        return cls(model, spec)
+
+    def param_collection(self):
+        """Its parameters."""
+        return self.model
 
     def __call__(self, episodes):
         """For a batch, whose elements are these episodes: log-probabilities of the moves, and the
@@ -115,45 +132,61 @@ class ActorCritic:
         return dy.esum(losses) / len(episodes)
 
 
+def predict(args):
+    """The likeliest walk for each line, which has row and column of the start, then of the goal."""
+    network = shared.load(args)
+    for line in shared.lines(args.predict):
+        a, b, c, d = map(int, line.split())
+        if not {(a, b), (c, d)} <= {*FREE}:
+            print("walls are no places")
+            continue
+        episode = Episode(0, ((a, b), (c, d)))
+        walk = [episode.here]
+        while not episode.is_done():
+            dy.renew_cg()
+            episode.step(int(network([episode])[0].npvalue().argmax()))
+            walk.append(episode.here)
+        print(*(f"{row},{column}" for row, column in walk))
+
+
 def main():
     """Train; print how many episodes reach their goals, and in how many steps."""
-    parser = argparse.ArgumentParser(
-        description="An actor and a critic that learn to walk to a goal."
+    parser = shared.parser(
+        "An actor and a critic that learn to walk to a goal.",
+        "gridworld",
+        batch_size=32,
+        unit="episodes",
     )
     parser.add_argument("--updates", type=int, default=300)
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="episodes of one update, over all ranks"
-    )
     parser.add_argument("--size", type=int, default=32, help="of vectors and the hidden layer")
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if args.predict:
+        return predict(args)
     dy.reset_random_seed(args.seed)
     model = dy.ParameterCollection()
     network = ActorCritic(model, args.size)
-    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, 0.01))
+    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, learning_rate=0.01))
     seeds = range(args.seed * 1_000_000, args.seed * 1_000_000 + args.updates * args.batch_size)
+    batches = parallel.shard(seeds, args.batch_size, shuffle=False, cost=lambda seed: 1)
+    run, best = shared.begin(args, network, trainer, batches)
     reached = np.zeros(3)
-    for update, batch in enumerate(
-        parallel.shard(seeds, args.batch_size, shuffle=False, cost=lambda seed: 1), 1
-    ):
+    for batch in run.epoch(batches, "episodes"):
         if batch:  # a rank may be left without episodes
             episodes = [Episode(seed) for seed in batch]
-            network.loss(episodes).backward()
-            reached += (
-                len(episodes),
-                sum(w.here == w.goal for w in episodes),
-                sum(len(w.rewards) for w in episodes),
-            )
+            loss = network.loss(episodes)
+            goals = sum(w.here == w.goal for w in episodes)
+            run.log(loss=loss.value(), goals=goals / len(episodes))
+            reached += len(episodes), goals, sum(len(w.rewards) for w in episodes)
+            loss.backward()
         trainer.update()
-        if update % max(1, args.updates // 5) == 0:
+        if trainer.updates % max(1, args.updates // 5) == 0:
             n, goals, steps = parallel.all_reduce(reached, "sum")
             reached[:] = 0
-            if parallel.is_main():
-                print(
-                    f"update {update}: {goals / n:.3f} of the goals reached, {steps / n:.1f} steps"
-                    " a episode",
-                    flush=True,
-                )
+            best.update(goals / n)
+            shared.say(
+                f"update {trainer.updates}: {goals / n:.3f} of the goals reached, {steps / n:.1f}"
+                " steps a episode"
+            )
 
 
 if __name__ == "__main__":

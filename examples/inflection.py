@@ -5,6 +5,7 @@ One script for one process and for many:
 
     python examples/inflection.py
     mpirun -n 2 python examples/inflection.py
+    echo "stop VBG" | python examples/inflection.py --predict -
 
 From a lemma and a tag, such as `stop` and VBG, comes a form, `stopping`. In training the decoder is
 told the right letters, so that its inputs are known and go in at once. In the search they are not:
@@ -15,11 +16,8 @@ How long: 8 epochs take 13 s on one core. What to expect: 0.96 of the forms of w
 there in training are right.
 """
 
-import argparse
-import gzip
-from pathlib import Path
-
 import numpy as np
+import shared
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -30,13 +28,12 @@ END = 0  # of a form, and what the decoder is told before its first letter
 def read(path):
     """{(lemma, tag): form} of the verbs, nouns and adjectives of a gzipped CoNLL-U file."""
     forms = {}
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            fields = line.split("\t")
-            if len(fields) > 4 and fields[3] in ("VERB", "NOUN", "ADJ"):
-                form, lemma = fields[1].lower(), fields[2].lower()
+    for tokens in shared.read_treebank(path):
+        for token in tokens:
+            if token["upos"] in ("VERB", "NOUN", "ADJ"):
+                form, lemma = token["form"].lower(), token["lemma"].lower()
                 if form.isalpha() and lemma.isalpha():
-                    forms.setdefault((lemma, fields[4]), form)
+                    forms.setdefault((lemma, token["xpos"]), form)
     return forms
 
 
@@ -45,29 +42,42 @@ class Inflector:
     them."""
 
     def __init__(self, model, symbols, size):
-        self.names = ["", *symbols]
-        self.numbers = {name: k for k, name in enumerate(self.names)}
-        self.table = model.add_lookup_parameters((len(self.names), size))
+        self.symbols, self.size = symbols, size
+        self.model = model = model.add_subcollection("inflector")
+        self.table = model.add_lookup_parameters((len(symbols), size))
         self.encoder = dy.BiRNNBuilder(1, size, size, model, dy.VanillaLSTMBuilder)
         self.decoder = dy.VanillaLSTMBuilder(1, size, size, model)
         self.attention = dy.DotAttention(size, size, size, model)
-        self.output = dy.MLP([2 * size, size, len(self.names)], model, activation="tanh")
+        self.output = dy.MLP([2 * size, size, len(symbols)], model, activation="tanh")
+
+    @property
+    def spec(self):
+        """Plain data that from_spec() makes the same network of: for dy.save and dy.load."""
+        return self.symbols.spec, self.size
+
+    @classmethod
+    def from_spec(cls, spec, model):
+        """A network of this spec, with new parameters."""
+        symbols, size = spec
+        return cls(model, dy.Vocabulary.from_spec(symbols), size)
+
+    def param_collection(self):
+        """Its parameters."""
+        return self.model
 
     def encode(self, lemma, tag):
         """The decoder's first state, and a matrix to look at."""
-        columns = self.encoder.transduce(
-            [self.table[self.numbers.get(s, END)] for s in (tag, *lemma)]
-        )
+        columns = self.encoder.transduce([self.table[k] for k in self.symbols.ids((tag, *lemma))])
         return self.decoder.initial_state(), dy.concatenate_cols(columns)
 
     def loss(self, example):
         """-log p(form | lemma, tag)."""
         (lemma, tag), form = example
         state, seen = self.encode(lemma, tag)
-        letters = [self.numbers[s] for s in form]
+        letters = self.symbols.ids(form)
         queries = dy.concatenate_cols(state.transduce([self.table[s] for s in (END, *letters)]))
         scores = self.output(dy.concatenate([queries, self.attention.attend(queries, seen)]))
-        scores = dy.reshape(scores, (len(self.names),), batch_size=len(letters) + 1)
+        scores = dy.reshape(scores, (len(self.symbols),), batch_size=len(letters) + 1)
         return dy.sum_batches(dy.pickneglogsoftmax_batch(scores, [*letters, END]))
 
     def search(self, lemma, tag, width):
@@ -99,26 +109,32 @@ class Inflector:
             if not beam or (done and max(done, key=lambda h: h[0])[0] > beam[0][0]):
                 break
         _, letters, _ = max(done or beam, key=lambda h: h[0])
-        return "".join(self.names[k] for k in letters)
+        return "".join(self.symbols.name(k) for k in letters if k != END)
+
+
+def predict(args):
+    """The form for each line: a lemma and a tag."""
+    inflector = shared.load(args)
+    for line in shared.lines(args.predict):
+        lemma, tag = line.split()
+        print(inflector.search(lemma, tag, args.beam))
 
 
 def main():
     """Train, print the share of forms that are right, found with a narrow and with a wide beam."""
-    parser = argparse.ArgumentParser(
-        description="Inflects English words: encoder, decoder, attention, beam search."
-    )
-    parser.add_argument(
-        "--data", type=Path, default=Path(__file__).parent / "data" / "ud-ewt", help="folder"
-    )
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="words of one update, over all ranks"
+    parser = shared.parser(
+        "Inflects English words: encoder, decoder, attention, beam search.",
+        "inflection",
+        data="ud-ewt",
+        epochs=8,
+        batch_size=32,
+        unit="words",
     )
     parser.add_argument("--size", type=int, default=64, help="of vectors and states; even")
     parser.add_argument("--beam", type=int, default=4)
-    parser.add_argument("--limit", type=int, default=None, help="this many training words")
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if args.predict:
+        return predict(args)
     known, dev, test = (
         read(args.data / f"en_ewt-ud-{part}.conllu.gz") for part in ("train", "dev", "test")
     )
@@ -127,14 +143,14 @@ def main():
     new = [(key, form) for key, form in {**dev, **test}.items() if key[0] not in lemmas]
     dy.reset_random_seed(args.seed)
     model = dy.ParameterCollection()
-    inflector = Inflector(
-        model, sorted({s for (lemma, tag), form in train for s in (tag, *lemma, *form)}), args.size
-    )
-    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, 0.002))
+    symbols = {s for (lemma, tag), form in train for s in (tag, *lemma, *form)}
+    inflector = Inflector(model, dy.Vocabulary(sorted(symbols)), args.size)
+    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, learning_rate=0.002))
     batches = parallel.shard(
-        train, args.batch_size, seed=args.seed, cost=lambda example: len(example[1])
+        train, args.batch_size, seed=args.seed, epoch=1, cost=lambda example: len(example[1])
     )
     schedule = dy.schedules.Linear(trainer, steps=args.epochs * len(batches))
+    run, best = shared.begin(args, inflector, trainer, batches)
 
     def share(width):
         return np.mean(
@@ -143,29 +159,24 @@ def main():
             )
         )
 
-    for epoch in range(1, args.epochs + 1):
-        total = np.zeros(2)
-        for batch in batches:
+    for epoch in range(batches.epoch, args.epochs + 1):
+        for batch in run.epoch(batches):
             if batch:  # a rank may be left without words at the end of an epoch
                 dy.renew_cg(autobatching=True)
                 loss = dy.average([inflector.loss(example) for example in batch])
-                total += loss.value() * len(batch), len(batch)
+                run.log(loss=loss.value())
                 loss.backward()
             trainer.update()
             schedule.step()
-        loss_sum, words = parallel.all_reduce(total, "sum")
-        right = share(1)
-        if parallel.is_main():
-            print(
-                f"epoch {epoch}: loss of a form {loss_sum / words:.3f}, {right:.3f} of new words"
-                " right",
-                flush=True,
-            )
-    right = share(args.beam)
-    if parallel.is_main():
-        print(f"with a beam of {args.beam}: {right:.3f}")
-        for key in (("stop", "VBG"), ("blog", "NNS"), ("tweet", "VBD"), ("fluffy", "JJR")):
-            print(*key, inflector.search(*key, args.beam))
+        loss, right = run.means()["loss"], share(1)
+        best.update(right)
+        run.write(epoch=epoch, right=right)
+        shared.say(f"epoch {epoch}: loss of a form {loss:.3f}, {right:.3f} of new words right")
+        if best.is_over:
+            break
+    shared.say(f"with a beam of {args.beam}: {share(args.beam):.3f}")
+    for key in (("stop", "VBG"), ("blog", "NNS"), ("tweet", "VBD"), ("fluffy", "JJR")):
+        shared.say(f"{' '.join(key)} {inflector.search(*key, args.beam)}")
 
 
 if __name__ == "__main__":

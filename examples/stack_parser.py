@@ -6,43 +6,33 @@ becomes one vector when it is finished.
 
     python examples/stack_parser.py
     mpirun -n 2 python examples/stack_parser.py
+    echo "She/PRON sleeps/VERB" | python examples/stack_parser.py --predict -
 
 How long: four epochs take 40 s on one core. What to expect: 0.868 of the heads right on the test
-set (with --limit 4000, which takes 15 s, 0.818). What it leaves: the model that was best on dev, in
---output.
+set (with --limit 4000, which takes 15 s, 0.818). What it leaves in runs/stack_parser: the model
+that was best on dev, and metrics.jsonl.
 """
 
-import argparse
-import gzip
-from collections import Counter
-from pathlib import Path
-
 import numpy as np
+import shared
 
 import dist_dynet as dy
 from dist_dynet import parallel
 
 SHIFT, LEFT, RIGHT = range(3)
-UNKNOWN = 0
 
 
 def read(path, limit):
     """[(words, part-of-speech tags, heads)] of the first sentences of a gzipped CoNLL-U file; a
     head of 0 is the root."""
-    sentences = []
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for block in file.read().strip().split("\n\n")[:limit]:
-            rows = [line.split("\t") for line in block.splitlines() if not line.startswith("#")]
-            # neither multiword tokens (2-3) nor empty nodes (8.1)
-            rows = [row for row in rows if row[0].isdigit()]
-            sentences.append(
-                (
-                    [row[1].lower() for row in rows],
-                    [row[3] for row in rows],
-                    [int(row[6]) for row in rows],
-                )
-            )
-    return sentences
+    return [
+        (
+            [token["form"].lower() for token in tokens],
+            [token["upos"] for token in tokens],
+            [token["head"] for token in tokens],
+        )
+        for tokens in shared.read_treebank(path, limit)
+    ]
 
 
 def oracle(stack, front, heads):
@@ -64,29 +54,45 @@ class Parser:
     """The network: a BiLSTM over words, a StackLSTM over unfinished subtrees, and a layer that
     chooses actions."""
 
-    def __init__(self, model, sentences, size):
-        words = Counter(word for words, _, _ in sentences for word in words)
-        tags = sorted({tag for _, tags, _ in sentences for tag in tags})
-        self.words = {word: k for k, word in enumerate((w for w in words if words[w] > 1), 1)}
-        self.tags = {tag: k for k, tag in enumerate(tags, 1)}
+    def __init__(self, model, words, tags, size):
+        self.words, self.tags, self.size = words, tags, size
+        self.model = model = model.add_subcollection("parser")
         init = dy.GlorotInitializer(is_lookup=True)
-        self.word_table = model.add_lookup_parameters((len(self.words) + 1, size // 2), init=init)
-        self.tag_table = model.add_lookup_parameters((len(tags) + 1, size // 2), init=init)
+        self.word_table = model.add_lookup_parameters((len(words), size // 2), init=init)
+        self.tag_table = model.add_lookup_parameters((len(tags), size // 2), init=init)
         self.reader = dy.BiRNNBuilder(1, size, size, model, dy.VanillaLSTMBuilder)
         self.stacks = dy.StackLSTM(1, size, size, model)
         self.compose = dy.Linear(2 * size, size, model)
         self.choose = dy.MLP([2 * size, size, 3], model)
         self.root, self.end = model.add_parameters(size), model.add_parameters(size)
 
+    @classmethod
+    def of(cls, sentences, model, size):
+        """A network for the words and tags of these sentences."""
+        words = dy.Vocabulary((word for words, _, _ in sentences for word in words), min_count=2)
+        return cls(model, words, dy.Vocabulary(t for _, tags, _ in sentences for t in tags), size)
+
+    @property
+    def spec(self):
+        """Plain data that from_spec() makes the same network of: for dy.save and dy.load."""
+        return self.words.spec, self.tags.spec, self.size
+
+    @classmethod
+    def from_spec(cls, spec, model):
+        """A network of this spec, with new parameters."""
+        words, tags, size = spec
+        numbers = map(dy.Vocabulary.from_spec, (words, tags))
+        return cls(model, *numbers, size)
+
+    def param_collection(self):
+        """Its parameters."""
+        return self.model
+
     def run(self, sentence, train=False):
         """The losses of the right actions, or None where no actions give this tree; without `train`
         the heads that it finds."""
         words, tags, gold = sentence
-        inputs = zip(
-            (self.words.get(w, UNKNOWN) for w in words),
-            (self.tags.get(t, UNKNOWN) for t in tags),
-            strict=True,
-        )
+        inputs = zip(self.words.ids(words), self.tags.ids(tags), strict=True)
         vectors = self.reader.transduce(
             [dy.concatenate([self.word_table[w], self.tag_table[t]]) for w, t in inputs]
         )
@@ -137,65 +143,64 @@ def evaluate(parser, sentences):
     return right / words
 
 
+def predict(args):
+    """The head of each word of a line: words with their part-of-speech tags, as in She/PRON."""
+    parser = shared.load(args)
+    for line in shared.lines(args.predict):
+        words, _, tags = zip(*(word.rpartition("/") for word in line.split()), strict=True)
+        dy.renew_cg()
+        heads = parser.run(([word.lower() for word in words], tags, None))
+        names = ["ROOT", *words]
+        print(*(f"{w}<-{names[head]}" for w, head in zip(words, heads, strict=True)))
+
+
 def main():
     """Train, keep the epoch that is best on dev, test it."""
-    cli = argparse.ArgumentParser(
-        description="StackLSTM dependency parser for the English Web Treebank."
-    )
-    cli.add_argument(
-        "--data", type=Path, default=Path(__file__).parent / "data" / "ud-ewt", help="folder"
-    )
-    cli.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/stack_parser.model"),
-        help="file for the best model",
-    )
-    cli.add_argument("--limit", type=int, help="read only so many sentences of each file")
-    cli.add_argument("--epochs", type=int, default=4)
-    cli.add_argument(
-        "--batch-size", type=int, default=16, help="sentences of one update, over all ranks"
+    cli = shared.parser(
+        "StackLSTM dependency parser for the English Web Treebank.",
+        "stack_parser",
+        data="ud-ewt",
+        epochs=4,
+        batch_size=16,
     )
     cli.add_argument("--size", type=int, default=64, help="of all vectors")
-    cli.add_argument("--seed", type=int, default=1)
     args = cli.parse_args()
+    if args.predict:
+        return predict(args)
     train, dev, test = (
         read(args.data / f"en_ewt-ud-{part}.conllu.gz", args.limit)
         for part in ("train", "dev", "test")
     )
     dy.reset_random_seed(args.seed)
     model = dy.ParameterCollection()
-    parser = Parser(model, train, args.size)
-    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, 0.003))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    best = -1.0
-    for epoch in range(1, args.epochs + 1):
-        total = np.zeros(2)
-        for batch in parallel.shard(
-            train, batch_size=args.batch_size, seed=args.seed, epoch=epoch, cost=lambda s: len(s[0])
-        ):
+    parser = Parser.of(train, model, args.size)
+    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, learning_rate=0.003))
+    batches = parallel.shard(
+        train, args.batch_size, seed=args.seed, epoch=1, cost=lambda s: len(s[0])
+    )
+    run, best = shared.begin(args, parser, trainer, batches)
+    for epoch in range(batches.epoch, args.epochs + 1):
+        for batch in run.epoch(batches):
             dy.renew_cg(autobatching=True)
             losses = [loss for sentence in batch for loss in parser.run(sentence, train=True) or ()]
             if losses:  # a rank may be left without sentences, or with crossing arcs alone
-                loss = dy.esum(losses) / len(batch)
-                total += loss.value() * len(batch), len(losses)
-                loss.backward()
+                loss = dy.esum(losses)
+                run.log(len(losses), loss=loss.value() / len(losses))
+                (loss / len(batch)).backward()
             trainer.update()
-        loss_sum, actions = parallel.all_reduce(total, "sum")
+        loss = run.means()["loss"]
         accuracy = evaluate(parser, dev)
-        if accuracy > best:  # the same on every rank
-            best = accuracy
-            model.save(args.output)
-        if parallel.is_main():
-            print(
-                f"epoch {epoch}: loss of an action {loss_sum / actions:.4f}, heads right on dev"
-                f" {accuracy:.4f}",
-                flush=True,
-            )
-    model.populate(args.output)
+        best.update(accuracy)
+        run.write(epoch=epoch, dev_accuracy=accuracy)
+        shared.say(
+            f"epoch {epoch}: loss of an action {loss:.4f}, heads right on dev {accuracy:.4f}"
+        )
+        if best.is_over:
+            break
+    best.restore()
     accuracy = evaluate(parser, test)
-    if parallel.is_main():
-        print(f"heads right on test {accuracy:.4f}")
+    run.write(test_accuracy=accuracy)
+    shared.say(f"heads right on test {accuracy:.4f}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ One script for one process and for many:
 
     python examples/transformer.py
     mpirun -n 2 python examples/transformer.py
+    echo "The rain stopped ." | python examples/transformer.py --predict -
 
 A sentence is a matrix with a word in each column, so that a layer is some products whatever the
 sentence's length: nothing is padded, and no mask is needed. What a word's column begins with is the
@@ -13,11 +14,7 @@ sentence.
 How long: 3 epochs take 16 s on one core. What to expect: 0.90 of the tags are right on test.
 """
 
-import argparse
-import gzip
-from pathlib import Path
-
-import numpy as np
+import shared
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -25,17 +22,12 @@ from dist_dynet import parallel
 LONGEST = 200  # words of a sentence: places behind share the last vector
 
 
-def read(path):
+def read(path, limit=None):
     """The sentences of a gzipped CoNLL-U file: lists of (word, tag)."""
-    sentences = [[]]
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            fields = line.split("\t")
-            if fields[0].isdigit():
-                sentences[-1].append((fields[1], fields[3]))
-            elif not line.strip():
-                sentences.append([])
-    return [s for s in sentences if s]
+    return [
+        [(token["form"], token["upos"]) for token in tokens]
+        for tokens in shared.read_treebank(path, limit)
+    ]
 
 
 def features(word):
@@ -47,26 +39,15 @@ def features(word):
     )
 
 
-class Vocabulary(dict):
-    """Numbers of names, from 1 on; what was not there in training is 0."""
-
-    def __init__(self, names):
-        super().__init__((name, k) for k, name in enumerate(sorted(set(names)), 1))
-
-    def __missing__(self, name):
-        return 0
-
-
 class Tagger:
     """Layers of attention and of a small network per word, each added to what it reads after
     normalisation."""
 
-    def __init__(self, model, sentences, size, heads, layers):
-        kinds = list(zip(*(features(w) for s in sentences for w, _ in s), strict=True))
-        self.vocabularies = [Vocabulary(names) for names in kinds]
-        self.tables = [model.add_lookup_parameters((1 + len(v), size)) for v in self.vocabularies]
+    def __init__(self, model, vocabularies, tags, size, heads, layers):
+        self.vocabularies, self.tags, self.sizes = vocabularies, tags, (size, heads, layers)
+        self.model = model = model.add_subcollection("tagger")
+        self.tables = [model.add_lookup_parameters((len(v), size)) for v in vocabularies]
         self.places = model.add_lookup_parameters((LONGEST, size))
-        self.tags = sorted({tag for s in sentences for _, tag in s})
         norm = lambda: dy.LayerNorm(size, model)  # noqa: E731
         self.layers = [
             (
@@ -79,10 +60,33 @@ class Tagger:
         ]
         self.last, self.output = dy.LayerNorm(size, model), dy.Linear(size, len(self.tags), model)
 
+    @classmethod
+    def of(cls, sentences, model, *sizes):
+        """A network for the words and tags of these sentences."""
+        kinds = zip(*(features(w) for s in sentences for w, _ in s), strict=True)
+        tags = dy.Vocabulary((tag for s in sentences for _, tag in s), unknown=None)
+        return cls(model, [dy.Vocabulary(names) for names in kinds], tags, *sizes)
+
+    @property
+    def spec(self):
+        """Plain data that from_spec() makes the same network of: for dy.save and dy.load."""
+        return [v.spec for v in (*self.vocabularies, self.tags)], self.sizes
+
+    @classmethod
+    def from_spec(cls, spec, model):
+        """A network of this spec, with new parameters."""
+        numbers, sizes = spec
+        *vocabularies, tags = map(dy.Vocabulary.from_spec, numbers)
+        return cls(model, vocabularies, tags, *sizes)
+
+    def param_collection(self):
+        """Its parameters."""
+        return self.model
+
     def scores(self, words, dropout=0.0):
         """A matrix with a row for each tag and a column for each word."""
         kinds = [
-            [v[name] for name in names]
+            v.ids(names)
             for v, names in zip(
                 self.vocabularies, zip(*map(features, words), strict=True), strict=True
             )
@@ -106,70 +110,81 @@ class Tagger:
             scores = dy.reshape(scores, (len(self.tags),), batch_size=len(sentence))
             losses.append(
                 dy.sum_batches(
-                    dy.pickneglogsoftmax_batch(
-                        scores, [self.tags.index(tag) for _, tag in sentence]
-                    )
+                    dy.pickneglogsoftmax_batch(scores, self.tags.ids(tag for _, tag in sentence))
                 )
             )
         return dy.esum(losses) / len(batch)
 
+    def predict(self, words):
+        """The tag of each word."""
+        dy.renew_cg()
+        scores = self.scores(words).npvalue().reshape(len(self.tags), -1)
+        return [self.tags.name(k) for k in scores.argmax(axis=0)]
+
     def count_right(self, sentence):
         """How many tags of the sentence are found."""
-        dy.renew_cg()
-        found = self.scores([w for w, _ in sentence]).npvalue().argmax(axis=0)
-        return sum(self.tags[k] == tag for k, (_, tag) in zip(found, sentence, strict=True))
+        found = self.predict([w for w, _ in sentence])
+        return sum(guess == tag for guess, (_, tag) in zip(found, sentence, strict=True))
+
+
+def predict(args):
+    """Tags the words of each line, which spaces divide."""
+    tagger = shared.load(args)
+    for line in shared.lines(args.predict):
+        words = line.split()
+        print(*(f"{w}/{tag}" for w, tag in zip(words, tagger.predict(words), strict=True)))
 
 
 def main():
     """Train, print the share of tags that are right on dev after each epoch, and on the test
     set."""
-    parser = argparse.ArgumentParser(description="Part-of-speech tagger: a transformer over words.")
-    parser.add_argument(
-        "--data", type=Path, default=Path(__file__).parent / "data" / "ud-ewt", help="folder"
-    )
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="sentences of one update, over all ranks"
+    parser = shared.parser(
+        "Part-of-speech tagger: a transformer over words.",
+        "transformer",
+        data="ud-ewt",
+        epochs=3,
+        batch_size=32,
     )
     parser.add_argument("--size", type=int, default=64, help="of vectors; a multiple of 4")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.2)
-    parser.add_argument("--limit", type=int, default=None, help="this many training sentences")
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if args.predict:
+        return predict(args)
     train, dev, test = (
-        read(args.data / f"en_ewt-ud-{part}.conllu.gz") for part in ("train", "dev", "test")
+        read(args.data / f"en_ewt-ud-{part}.conllu.gz", args.limit)
+        for part in ("train", "dev", "test")
     )
-    train = train[: args.limit]
     dy.reset_random_seed(args.seed)
     model = dy.ParameterCollection()
-    tagger = Tagger(model, train, args.size, 4, args.layers)
-    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, 0.002))
-    batches = parallel.shard(train, args.batch_size, seed=args.seed)
+    tagger = Tagger.of(train, model, args.size, 4, args.layers)
+    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, learning_rate=0.002))
+    batches = parallel.shard(train, args.batch_size, seed=args.seed, epoch=1)
     schedule = dy.schedules.InverseSquareRoot(trainer, warmup=100)
+    run, best = shared.begin(args, tagger, trainer, batches)
 
     def accuracy(sentences):
         return sum(parallel.evaluate(tagger.count_right, sentences)) / sum(map(len, sentences))
 
-    for epoch in range(1, args.epochs + 1):
-        total = np.zeros(2)
-        for batch in batches:
+    for epoch in range(batches.epoch, args.epochs + 1):
+        for batch in run.epoch(batches):
             if batch:  # a rank may be left without sentences at the end of an epoch
                 loss = tagger.loss(batch, args.dropout)
-                total += loss.value() * len(batch), sum(map(len, batch))
+                words = sum(map(len, batch))
+                run.log(words, loss=loss.value() * len(batch) / words)
                 loss.backward()
             trainer.update()
             schedule.step()
-        loss_sum, words = parallel.all_reduce(total, "sum")
-        right = accuracy(dev)
-        if parallel.is_main():
-            print(
-                f"epoch {epoch}: loss of a word {loss_sum / words:.3f}, dev accuracy {right:.3f}",
-                flush=True,
-            )
+        loss, right = run.means()["loss"], accuracy(dev)
+        best.update(right)
+        run.write(epoch=epoch, dev_accuracy=right)
+        shared.say(f"epoch {epoch}: loss of a word {loss:.3f}, dev accuracy {right:.3f}")
+        if best.is_over:
+            break
+    best.restore()
     right = accuracy(test)
-    if parallel.is_main():
-        print(f"test accuracy {right:.3f}")
+    run.write(test_accuracy=right)
+    shared.say(f"test accuracy {right:.3f}")
 
 
 if __name__ == "__main__":

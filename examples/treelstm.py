@@ -5,6 +5,7 @@ One script for one process and for many:
 
     python examples/treelstm.py
     mpirun -n 2 python examples/treelstm.py
+    echo "(0 (0 (0 MAX) (0 3)) (0 4))" | python examples/treelstm.py --predict -
 
 Each tree is another network. The functions `leaf` and `inner` say what one node does; as cells they
 are one node of the graph per call, and with autobatching all calls that can be made together are.
@@ -13,12 +14,11 @@ How long: 6 epochs take 10 s on one core. What to expect: 0.99 or more of the ro
 and test.
 """
 
-import argparse
 import gzip
 import re
-from pathlib import Path
 
 import numpy as np
+import shared
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -56,7 +56,8 @@ class Network:
     LABELS = 5
 
     def __init__(self, model, words, n):
-        self.words = {w: k for k, w in enumerate(words)}
+        self.words, self.n = words, n
+        self.model = model = model.add_subcollection("trees")
         self.table = model.add_lookup_parameters((len(words), n))
         matrix, bias = (
             (lambda: model.add_parameters((n, n))),
@@ -66,6 +67,21 @@ class Network:
         self.of_inner = [(bias(), matrix(), matrix()) for _ in "iou"]
         self.forget = [(bias(1), matrix(), matrix()) for _ in "lr"]
         self.V, self.c = model.add_parameters((self.LABELS, n)), model.add_parameters(self.LABELS)
+
+    @property
+    def spec(self):
+        """Plain data that from_spec() makes the same network of: for dy.save and dy.load."""
+        return self.words.spec, self.n
+
+    @classmethod
+    def from_spec(cls, spec, model):
+        """A network of this spec, with new parameters."""
+        words, n = spec
+        return cls(model, dy.Vocabulary.from_spec(words), n)
+
+    def param_collection(self):
+        """Its parameters."""
+        return self.model
 
     @dy.traced
     def leaf(self, x):
@@ -104,53 +120,64 @@ class Network:
             ]
         ) / len(batch)
 
-    def is_right(self, tree):
-        """Whether the label of the root is found."""
+    def predict(self, tree):
+        """The label of the root."""
         dy.renew_cg()
         h, _ = self.states(tree, [])
-        return int(dy.affine_transform([self.c, self.V, h]).npvalue().argmax() == tree[0])
+        return int(dy.affine_transform([self.c, self.V, h]).npvalue().argmax())
+
+    def is_right(self, tree):
+        """Whether the label of the root is found."""
+        return int(self.predict(tree) == tree[0])
+
+
+def predict(args):
+    """The value of each line's tree, whose own labels are not looked at."""
+    network = shared.load(args)
+    for line in shared.lines(args.predict):
+        print(network.predict(parse(line)))
 
 
 def main():
     """Train, print the share of roots that are right after each epoch, and on the test set."""
-    parser = argparse.ArgumentParser(description="TreeLSTM for nested operations, made of cells.")
-    parser.add_argument(
-        "--data", type=Path, default=Path(__file__).parent / "data" / "listops", help="folder"
-    )
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="trees of one update, over all ranks"
+    parser = shared.parser(
+        "TreeLSTM for nested operations, made of cells.",
+        "treelstm",
+        data="listops",
+        epochs=6,
+        batch_size=32,
+        unit="trees",
     )
     parser.add_argument("--size", type=int, default=64, help="of states and embeddings")
-    parser.add_argument("--limit", type=int, default=None, help="this many training trees")
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if args.predict:
+        return predict(args)
     train, dev, test = (read(args.data / f"{part}.txt.gz") for part in ("train", "dev", "test"))
     train = train[: args.limit]
     dy.reset_random_seed(args.seed)
     model = dy.ParameterCollection()
-    network = Network(model, ["MAX", "MIN", "SUM", *map(str, range(Network.LABELS))], args.size)
-    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, 0.003))
-    for epoch in range(1, args.epochs + 1):
-        total = np.zeros(2)
-        for batch in parallel.shard(
-            train, batch_size=args.batch_size, seed=args.seed, epoch=epoch, cost=size
-        ):
+    words = dy.Vocabulary(["MAX", "MIN", "SUM", *map(str, range(Network.LABELS))], unknown=None)
+    network = Network(model, words, args.size)
+    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, learning_rate=0.003))
+    batches = parallel.shard(train, args.batch_size, seed=args.seed, epoch=1, cost=size)
+    run, best = shared.begin(args, network, trainer, batches)
+    for epoch in range(batches.epoch, args.epochs + 1):
+        for batch in run.epoch(batches):
             if batch:  # a rank may be left without trees at the end of an epoch
                 loss = network.loss(batch)
-                total += loss.value() * len(batch), len(batch)
+                run.log(loss=loss.value())
                 loss.backward()
             trainer.update()
-        loss_sum, trees = parallel.all_reduce(total, "sum")
-        accuracy = np.mean(parallel.evaluate(network.is_right, dev))
-        if parallel.is_main():
-            print(
-                f"epoch {epoch}: loss {loss_sum / trees:.3f}, dev accuracy {accuracy:.3f}",
-                flush=True,
-            )
+        loss, accuracy = run.means()["loss"], np.mean(parallel.evaluate(network.is_right, dev))
+        best.update(accuracy)
+        run.write(epoch=epoch, dev_accuracy=accuracy)
+        shared.say(f"epoch {epoch}: loss {loss:.3f}, dev accuracy {accuracy:.3f}")
+        if best.is_over:
+            break
+    best.restore()
     accuracy = np.mean(parallel.evaluate(network.is_right, test))
-    if parallel.is_main():
-        print(f"test accuracy {accuracy:.3f}")
+    run.write(test_accuracy=accuracy)
+    shared.say(f"test accuracy {accuracy:.3f}")
 
 
 if __name__ == "__main__":

@@ -63,3 +63,17 @@ def resident_megabytes():
     """The memory of this process that is in use now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def run_example(script, *arguments):
+    """An example, which imports what lies beside it."""
+    return run_python(str(script), *arguments, timeout=300, PYTHONSAFEPATH="")
+
+
+def predicted(script, folder, text):
+    """What an example prints for this text, with the model that it has saved in the folder."""
+    file = folder / "text"
+    file.write_text(text)
+    result = run_example(script, "--save", str(folder / "model"), "--predict", str(file))
+    assert result.returncode == 0, result.stderr
+    return result.stdout

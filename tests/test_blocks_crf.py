@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import run_python
+from processes import predicted, run_example
 from test_graph import close
 
 import dist_dynet as dy
@@ -266,16 +266,18 @@ def test_an_empty_sentence_has_no_tags():
 @pytest.mark.float32
 def test_the_example_learns(tmp_path):
     script = Path(__file__).parents[1] / "examples" / "crf_tagger.py"
-    result = run_python(
-        str(script),
+    result = run_example(
+        script,
         "--epochs",
         "2",
         "--size",
         "32",
-        "--output",
+        "--save",
         str(tmp_path / "model"),
-        timeout=120,
+        "--metrics",
+        str(tmp_path / "metrics.jsonl"),
     )
     assert result.returncode == 0, result.stderr
     f1 = [float(x) for x in re.findall(r"F1 (\S+)", result.stdout)]
     assert len(f1) == 3 and f1[0] < f1[1] and f1[2] > 0.2, result.stdout
+    assert len(predicted(script, tmp_path, "Ada Lovelace lived in London .\nx\n").splitlines()) == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from net_table.recurrent import CLASSES
-from processes import run_python
+from processes import predicted, run_example
 from test_graph import close
 
 import dist_dynet as dy
@@ -104,17 +104,15 @@ def test_stack_refuses_what_it_cannot_do():
 @pytest.mark.float32
 def test_the_example_learns(tmp_path):
     script = Path(__file__).parents[1] / "examples" / "stack_parser.py"
-    result = run_python(
-        str(script),
+    result = run_example(
+        script,
         "--limit",
         "200",
         "--epochs",
         "3",
         "--size",
         "32",
-        "--output",
-        str(tmp_path / "model"),
-        timeout=120,
+        *("--save", str(tmp_path / "model"), "--metrics", str(tmp_path / "metrics.jsonl")),
     )
     assert result.returncode == 0, result.stderr
     right = [float(x) for x in re.findall(r"right on (?:dev|test) (\S+)", result.stdout)]
@@ -125,3 +123,5 @@ def test_the_example_learns(tmp_path):
         and len(right) == 4
         and right[-1] > 0.3
     ), result.stdout
+    found = predicted(script, tmp_path, "She/PRON sleeps/VERB\n")
+    assert re.fullmatch(r"She<-\w+ sleeps<-\w+\n", found)

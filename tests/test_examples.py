@@ -4,39 +4,58 @@ test_traced.py, test_blocks_crf.py, test_blocks_stack.py.
 How long: half a minute.
 """
 
+import json
 import re
 from pathlib import Path
 
 import pytest
-from processes import run_python
+from processes import predicted, run_example
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def numbers(pattern, name, *options):
-    """What stands in the group of a pattern, as floats, in what the example prints."""
-    result = run_python(str(EXAMPLES / f"{name}.py"), *options, timeout=300)
+def numbers(pattern, name, folder, *options):
+    """What stands in the group of a pattern, as floats, in what the example prints. Model and
+    metrics are left in the folder."""
+    files = ("--save", str(folder / "model"), "--metrics", str(folder / "metrics.jsonl"))
+    result = run_example(EXAMPLES / f"{name}.py", *files, *options)
     assert result.returncode == 0, result.stderr
     return [float(x) for x in re.findall(pattern, result.stdout)]
 
 
+def predictions(name, folder, text):
+    return predicted(EXAMPLES / f"{name}.py", folder, text).splitlines()
+
+
 @pytest.mark.float32
-def test_the_transformer_learns():
+def test_the_transformer_learns(tmp_path):
     right = numbers(
-        r"accuracy ([\d.]+)", "transformer", "--limit", "1500", "--epochs", "2", "--size", "32"
+        *(r"accuracy ([\d.]+)", "transformer", tmp_path),
+        *("--limit", "1500", "--epochs", "2", "--size", "32"),
     )
     assert len(right) == 3 and right[0] < right[1] and right[2] > 0.5
+    (line,) = predictions("transformer", tmp_path, "The rain stopped .\n")
+    assert re.fullmatch(r"The/DET rain/\w+ stopped/\w+ \./PUNCT", line)
 
 
 @pytest.mark.float32
-def test_the_episodes_reach_more_goals():
-    reached = numbers(r"([\d.]+) of the goals reached", "gridworld", "--updates", "150")
+def test_the_episodes_reach_more_goals(tmp_path):
+    reached = numbers(r"([\d.]+) of the goals reached", "gridworld", tmp_path, "--updates", "150")
     assert len(reached) == 5 and reached[-1] > max(0.7, 2 * reached[0])
+    walk, walls = predictions("gridworld", tmp_path, "0 0 0 2\n1 1 0 0\n")
+    assert walk.startswith("0,0 ") and "walls" in walls
 
 
 @pytest.mark.float32
-def test_the_inflector_learns():
-    losses = numbers(r"loss of a form ([\d.]+)", "inflection", "--limit", "4000", "--epochs", "3")
+def test_the_inflector_learns(tmp_path):
+    losses = numbers(
+        r"loss of a form ([\d.]+)", "inflection", tmp_path, "--limit", "4000", "--epochs", "3"
+    )
     assert (
         len(losses) == 3 and losses == sorted(losses, reverse=True) and losses[-1] < losses[0] / 2
     )
+    assert len(predictions("inflection", tmp_path, "stop VBG\nblog NNS\n")) == 2
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
+    assert all(line["rate"] > 0 and line["learning_rate"] >= 0 for line in lines)
+    assert {"loss", "gradient_norm", "time"} <= lines[0].keys()

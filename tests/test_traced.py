@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_table import FAMILIES
 from op_table.run import NAMES, Run, array_of, drawn
-from processes import passing_tests, run_python
+from processes import passing_tests, predicted, run_example
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE_NAME, lib
@@ -637,14 +637,18 @@ def test_double_build_passes():
 
 
 @pytest.mark.float32
-def test_the_example_learns():
+def test_the_example_learns(tmp_path):
     script = Path(__file__).parents[1] / "examples" / "treelstm.py"
-    result = run_python(
-        str(script), "--epochs", "2", "--size", "32", "--limit", "1500", timeout=120
+    result = run_example(
+        script,
+        *("--epochs", "2", "--size", "32", "--limit", "1500"),
+        *("--save", str(tmp_path / "model"), "--metrics", str(tmp_path / "metrics.jsonl")),
     )
     assert result.returncode == 0, result.stderr
     accuracy = [float(x) for x in re.findall(r"accuracy (\S+)", result.stdout)]
     assert len(accuracy) == 3 and accuracy[0] < accuracy[1] and accuracy[2] > 0.3, result.stdout
+    found = predicted(script, tmp_path, "(0 (0 (0 MAX) (0 3)) (0 4))\n\n(0 3)")
+    assert re.fullmatch(r"[0-4]\n[0-4]\n", found)
 
 
 def test_the_former_name_is_the_same_function():

@@ -1,0 +1,106 @@
+"""What the examples share: the options of their command lines, the data, resuming, and a line for
+each epoch. The networks and their training loops are in the examples themselves."""
+
+import argparse
+import gzip
+import itertools
+import sys
+from pathlib import Path
+
+import conllu
+
+import dist_dynet as dy
+from dist_dynet import parallel, training
+
+DATA = Path(__file__).parent / "data"
+
+
+def parser(description, name, *, data=None, epochs=None, batch_size, unit="sentences"):
+    """A parser with the options of all examples; `name` is the folder for what comes out, in
+    runs/, `data` that of the data, in examples/data. Without data or epochs it has no such
+    options."""
+    made = argparse.ArgumentParser(description=description)
+    add = made.add_argument
+    if data:
+        add("--data", type=Path, default=DATA / data, help="folder")
+        add("--limit", type=int, help=f"train on so many {unit}")
+    if epochs:
+        add("--epochs", type=int, default=epochs)
+        add("--patience", type=int, help="stop after so many epochs without a better model")
+    add(
+        "--batch-size",
+        type=int,
+        default=batch_size,
+        help=f"{unit} of one update, over all ranks",
+    )
+    add("--seed", type=int, default=1)
+    add("--save", type=Path, default=Path("runs") / name / "model", help="best model; two files")
+    add(
+        "--metrics",
+        type=Path,
+        default=Path("runs") / name / "metrics.jsonl",
+        help="lines of JSON, which `dist-dynet plot` draws",
+    )
+    add("--tensorboard", type=Path, help="folder for event files")
+    add("--checkpoint", type=Path, help="folder, to resume from and to save to")
+    add("--checkpoint-every", default="1min", help="updates, or a time: 200, 10min")
+    add("--predict", metavar="FILE", help="use the saved model on a text; - for standard input")
+    return made
+
+
+def begin(args, network, trainer, batches, lower=False):
+    """(run, best) of a training run: what is shown and written, what is kept; resumed from
+    --checkpoint if there is one."""
+    run = training.Run(trainer, args.metrics, tensorboard=args.tensorboard)
+    best = training.Best(
+        [network], args.save, patience=getattr(args, "patience", None), lower=lower
+    )
+    if args.checkpoint:
+        every = args.checkpoint_every
+        checkpointer = parallel.Checkpointer(
+            args.checkpoint,
+            network.param_collection(),
+            trainer,
+            batches,
+            every=int(every) if every.isdigit() else every,
+        )
+        checkpointer.add("run", run, per_rank=True)
+        checkpointer.add("best", best)
+        if checkpointer.resume() and parallel.is_main():
+            print(f"resumes after update {checkpointer.step}", flush=True)
+    return run, best
+
+
+def say(text):
+    """A line, from rank 0."""
+    if parallel.is_main():
+        print(text, flush=True)
+
+
+def load(args):
+    """The network that --save had written."""
+    (network,) = dy.load(args.save, dy.ParameterCollection())
+    return network
+
+
+def lines(file):
+    """The lines of --predict that are not empty, without their ends."""
+    if file == "-":
+        yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
+        return
+    with Path(file).open(encoding="utf-8") as opened:
+        yield from (line.rstrip("\n") for line in opened if line.strip())
+
+
+def read_treebank(path, limit=None):
+    """The first sentences of a gzipped CoNLL-U file: lists of tokens, dicts with form, lemma, upos,
+    xpos and head. Multiword tokens (2-3) and empty nodes (8.1), whose id is a tuple, are left
+    out."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        parsed = conllu.parse_incr(
+            file, fields=("id", "form", "lemma", "upos", "xpos", "features", "head")
+        )
+        return [
+            [token for token in tokens if isinstance(token["id"], int)]
+            for tokens in itertools.islice(parsed, limit)
+        ]
