@@ -28,9 +28,7 @@ typedef struct dn_shape {
     const double *floats;
     dn_dim y;
     size_t saved; /* numbers */
-    int parts;    /* blocks of a value with several outputs: all of one size, or ... */
-    /* ... these, which live as long as the node; NULL: of one size */
-    const struct dn_block *blocks;
+    int parts;    /* blocks of a value with several outputs; dn__block says how large each is */
     int not_batchable; /* never a member of a group, although the op has DN_BATCHES */
     /* how many of the numbers that random draws are keyed by it needs beside its own */
     int rng;

@@ -11,7 +11,7 @@ static void add_up(const dn_tape *t, const dn_group *g, dn_real *dy) {
     const struct dn_deduplicated *deduplicated = g->deduplicated;
     const dn_node *node = &t->nodes[t->schedule->members[g->first]];
     for (int k = 0; k < node->parts; k++) {
-        const dn_block b = dn__block(node, k);
+        const dn_block b = dn__block(t, node, k);
         const dn_real *from = g->grads + b.at * (size_t)g->n;
         dn_real *sums = dy + b.at * (size_t)deduplicated->n;
         int seen = 0;
@@ -28,7 +28,7 @@ static void add_up(const dn_tape *t, const dn_group *g, dn_real *dy) {
 static void put(const dn_tape *t, const dn_group *g, int m, dn_real *dy) {
     const dn_node *node = &t->nodes[t->schedule->members[g->first]];
     for (int k = 0; k < node->parts; k++) {
-        const dn_block b = dn__block(node, k);
+        const dn_block b = dn__block(t, node, k);
         memcpy(dy + b.at * (size_t)g->deduplicated->n + b.size * (size_t)g->deduplicated->column[m],
                g->grads + b.at * (size_t)g->n + b.size * (size_t)m, b.size * sizeof *dy);
     }

@@ -101,8 +101,8 @@ static void call_backward(dn_tape *t, int group) {
  * those beside the loss are left out, as they are where nothing is batched. */
 
 /* Where a block of a member's value begins when it is by itself, and how many numbers it has. */
-static size_t block_of(const dn_node *member, int part, size_t *n) {
-    const dn_block b = dn__block(member, part);
+static size_t block_of(const dn_tape *t, const dn_node *member, int part, size_t *n) {
+    const dn_block b = dn__block(t, member, part);
     *n = b.size * (size_t)member->dim.batch;
     return b.at;
 }
@@ -110,7 +110,7 @@ static size_t block_of(const dn_node *member, int part, size_t *n) {
 static int has_zeros_alone(const dn_tape *t, const dn_node *member) {
     for (int part = 0; part < member->parts; part++) {
         size_t n;
-        const size_t at = block_of(member, part, &n);
+        const size_t at = block_of(t, member, part, &n);
         const dn_real *dy = n ? dn__output_view_address(t, member, (int)at, 1) : NULL;
         for (size_t i = 0; i < n; i++)
             if (dy[i] != 0) return 0;
@@ -159,7 +159,7 @@ static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call 
     c->dy = dy;
     for (int part = 0; part < member->parts; part++) {
         size_t n;
-        const size_t at = block_of(member, part, &n);
+        const size_t at = block_of(t, member, part, &n);
         if (n) memcpy(dy + at, dn__output_view_address(t, member, (int)at, 1), n * sizeof *dy);
     }
     if (!draws) member->op->forward(c);

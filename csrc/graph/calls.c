@@ -151,7 +151,7 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
     if (data) dn__copy(n, data, memory);
     else if (numbers) copy_doubles((int64_t)n, numbers, memory);
     else memset(memory, 0, bytes);
-    t->nodes[index].own = memory;
+    t->nodes[index].given = memory;
     return dn__finish(t, index);
 }
 
@@ -180,8 +180,8 @@ static int set_input_elements(int64_t a, int64_t n, const dn_real *data, const d
             "set: the number of values must equal the size of the input; got %lld values for %s.",
             (long long)n, DIMS(&node->dim));
     dn__forget_values(t);
-    if (numbers) copy_doubles(n, numbers, (dn_real *)node->own);
-    else if (data) dn__copy((size_t)n, data, (dn_real *)node->own);
+    if (numbers) copy_doubles(n, numbers, node->given);
+    else if (data) dn__copy((size_t)n, data, node->given);
     return 0;
 }
 

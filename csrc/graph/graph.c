@@ -12,12 +12,12 @@
 
 static uint32_t ordinal(const dn_call *c, int member) {
     (void)member;
-    return c->node->ordinal;
+    return dn__ordinal(c->tape, c->node);
 }
 
 static uint32_t group_ordinal(const dn_call *c, int member) {
     const dn_schedule *s = c->tape->schedule;
-    return c->tape->nodes[s->members[s->groups[c->group].first + member]].ordinal;
+    return dn__ordinal(c->tape, &c->tape->nodes[s->members[s->groups[c->group].first + member]]);
 }
 
 static int wants_each(const dn_call *c) { return c->tape->backward->full; }
@@ -71,8 +71,7 @@ static void release_stores(dn_tape *t, int from) {
 }
 
 static void next_epoch(dn_tape *t) {
-    const int64_t mask = ((int64_t)1 << DN_EPOCH_BITS) - 1;
-    t->epoch = (int64_t)t->graph << DN_EPOCH_BITS | ((t->epoch + 1) & mask);
+    t->epoch = (int64_t)t->graph << DN_EPOCH_BITS | ((t->epoch + 1) & DN_EPOCH);
 }
 
 static void start(dn_tape *t, int immediate, int check_finite, int autobatch) {

@@ -144,7 +144,7 @@ static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, i
                         .parts = node->parts,
                         .each = dn__node_ints(node),
                         .output = -1,
-                        .saved = node->saved};
+                        .saved = dn__saved(node)};
     for (int k = 0; k < node->n_args; k++) {
         const int32_t x = r->place[t->args[node->args + k]];
         p->args[(*n_args)++] = x;
@@ -193,7 +193,7 @@ static int copy_nodes(trace *r) {
             const size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
             dn_real *data = malloc(bytes + 1);
             if (!data) return DN_ERROR_MEMORY;
-            p->nodes[n_nodes - 1].data = memcpy(data, node->own, bytes);
+            p->nodes[n_nodes - 1].data = memcpy(data, node->given, bytes);
         }
     }
     return 0;

@@ -74,9 +74,11 @@ const int *dn_saved_indices(int64_t a) {
     if (!t) return NULL;
     DN_ENTER_OR(t, NULL);
     const int i = dn__find(t, a);
-    if (i < 0 || i >= t->schedule->evaluated || !t->nodes[i].saved) return NULL;
+    if (i < 0 || i >= t->schedule->evaluated || !dn__saved(&t->nodes[i])) return NULL;
     const dn_node *node = &t->nodes[i];
     const dn_group *g =
         dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
-    return g ? (const int *)g->saved + (node->value - g->value) : (const int *)node->saved_memory;
+    const dn_real *saved = g ? g->saved + (node->value - g->value)
+                             : node->value + dn__aligned(dn__elements(&node->dim));
+    return (const int *)(const void *)saved;
 }

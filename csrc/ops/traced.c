@@ -19,7 +19,6 @@ static int traced_dims(dn_shape *s) {
     s->rng = p->rng;
     s->work = p->work;
     s->parts = p->n_outputs;
-    s->blocks = p->n_outputs > 1 ? p->blocks : NULL;
     return 0;
 }
 

@@ -150,7 +150,7 @@ typedef struct inputs_seen {
 static void look_at_inputs(const dn_agenda *s, const dn_signature *g, inputs_seen *in) {
     const dn_tape *t = s->t;
     const dn_node *node = &t->nodes[g->node];
-    in->n = 0;
+    in->n = in->least = 0;
     if (!s->places || node->n_args > MOST_INPUTS_SEEN ||
         node->op->flags & (DN_BATCHED_GEMM | DN_TRACED | DN_VARIABLE_LENGTH))
         return;

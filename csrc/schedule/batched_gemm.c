@@ -35,7 +35,9 @@ static int compute_ahead(dn_tape *t, int i, int last) {
         result = join(t, i, last, 0);
     if (!result) result = dn__compute(t, i);
     if (result < 0) return result;
-    s->seats[i].ahead = s->values_made;
+    if (!dn__grouped(t, &t->nodes[i])) s->seats[i].group = -1;
+    s->seats[i].made = (uint32_t)s->values_made;
+    s->seats[i].ahead = 1;
     if (s->ahead_end <= i) s->ahead_end = i + 1;
     dn__append_to_order(t, i);
     return 0;

@@ -14,13 +14,13 @@ void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
     c->dim = &node->dim;
     c->total = dn__elements(&node->dim);
     c->y = node->value;
-    c->saved = node->saved_memory;
+    c->saved = node->value ? node->value + dn__aligned(c->total) : NULL;
     c->ints = t->ints + node->ints;
     c->floats = t->floats + node->floats;
     c->n_ints = node->n_ints;
     c->dy = node->grad;
     c->members = 1;
-    c->own = node->own;
+    c->own = dn__own(t, node);
     c->workspace = &t->workspace;
     c->routes = t->upper->node;
     c->tape = t;

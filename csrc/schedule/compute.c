@@ -30,7 +30,7 @@ int dn__copy_parameter(dn_tape *t, int i, pthread_mutex_t *lock) {
 /* There was no memory to compute a node: all is as it was before, so that it can be tried again. */
 static int no_value(dn_tape *t, dn_node *node, dn_arena_mark before) {
     t->workspace.out_of_memory = 0;
-    node->value = node->saved_memory = NULL;
+    node->value = NULL;
     dn__memory_back_to(t, DN_VALUES, before);
     return dn__no_memory(t);
 }
@@ -41,7 +41,7 @@ int dn__compute(dn_tape *t, int i) {
     if (node->failed) return 0;
     /* it is there already; many graphs of small nodes are half inputs */
     if (node->op == dn_ops[DN_OP_input]) {
-        node->value = (dn_real *)node->own;
+        node->value = node->given;
         node->copied = 0;
         return 0;
     }
@@ -59,7 +59,7 @@ int dn__compute(dn_tape *t, int i) {
         const size_t y_size = dn__aligned(c.total);
         node->value = c.y = dn__memory(t, DN_VALUES, (y_size + node->saved) * sizeof(dn_real));
         if (!c.y) return no_value(t, node, before);
-        node->saved_memory = c.saved = c.y + y_size;
+        c.saved = c.y + y_size;
     }
     if (in_blocks) t->upper->forward_in_blocks(&c);
     else if (wide) dn__forward_in_blocks(&c);

@@ -87,7 +87,7 @@ void dn__deduplicated_spread(const dn_tape *t, const dn_group *g) {
     const struct dn_deduplicated *deduplicated = g->deduplicated;
     const dn_node *node = &t->nodes[t->schedule->members[g->first]];
     for (int k = 0; k < node->parts; k++) {
-        const dn_block b = dn__block(node, k);
+        const dn_block b = dn__block(t, node, k);
         const dn_real *from = deduplicated->value + b.at * (size_t)deduplicated->n;
         dn_real *to = g->value + b.at * (size_t)g->n;
         for (int m = 0; m < g->n; m++, to += b.size)

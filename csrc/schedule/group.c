@@ -329,8 +329,7 @@ static start start_of(dn_tape *t) {
                    dn__memory_mark(t, DN_VALUES), t->schedule->counts};
 }
 static int undo(dn_tape *t, dn_group *g, const start *before, int error) {
-    for (int m = 0; m < g->n; m++)
-        t->schedule->seats[t->schedule->members[g->first + m]].grouped = 0;
+    for (int m = 0; m < g->n; m++) t->schedule->seats[t->schedule->members[g->first + m]].made = 0;
     *g = (dn_group){.first = g->first,
                     .n = g->n,
                     .variable_length = g->variable_length,
@@ -381,11 +380,13 @@ int dn__group_forward(dn_tape *t, int group) {
     if (g->deduplicated) c.y = g->deduplicated->value = y + y_size;
     for (int m = 0; m < g->n; m++) {
         dn_node *member = &t->nodes[members[m]];
-        dn__seat(t, member)->grouped = t->schedule->values_made;
+        dn_seat *seat = dn__seat(t, member);
+        seat->made = (uint32_t)t->schedule->values_made;
+        seat->ahead = 0;
         member->failed = 0;
-        member->value = y + (size_t)dn__seat(t, member)->column *
-                                (size_t)(g->variable_length ? member->dim.size / member->parts
-                                                            : member->dim.size);
+        member->value = y + (size_t)seat->column * (size_t)(g->variable_length
+                                                                ? member->dim.size / member->parts
+                                                                : member->dim.size);
     }
     if (node->op->flags & DN_RANDOM) draw_each(t, g, &c);
     else node->op->forward(&c);
@@ -402,10 +403,11 @@ dn_real *dn__output_view_address(const dn_tape *t, const dn_node *owner, int off
     const dn_group *g = &t->schedule->groups[dn__seat(t, owner)->group];
     dn_real *base = gradient ? g->grads : g->value;
     const size_t column = (size_t)dn__seat(t, owner)->column;
-    if (owner->blocks) { /* of any sizes */
+    const dn_block *blocks = dn__blocks(t, owner);
+    if (blocks) { /* of any sizes */
         int k = owner->parts - 1;
-        while (k > 0 && owner->blocks[k].at > (size_t)offset) k--;
-        return base + owner->blocks[k].at * (size_t)g->n + owner->blocks[k].size * column;
+        while (k > 0 && blocks[k].at > (size_t)offset) k--;
+        return base + blocks[k].at * (size_t)g->n + blocks[k].size * column;
     }
     size_t batch = (size_t)owner->dim.batch, size = (size_t)(owner->dim.size / owner->parts);
     size_t block = batch ? (size_t)offset / (size * batch) : 0;

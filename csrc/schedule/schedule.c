@@ -75,8 +75,7 @@ static void ungroup(dn_tape *t, int first, int last, int from) {
     for (int i = first; i < s->ahead_end; i++) s->seats[i].ahead = 0;
     if (s->ahead_end > first) s->ahead_end = first;
     for (int i = first; i < last && i < s->seen && s->n.groups; i++)
-        if (s->seats[i].grouped == s->values_made && s->seats[i].group >= from)
-            s->seats[i].grouped = 0;
+        if (s->seats[i].group >= from) s->seats[i].made = 0;
 }
 
 static void return_to(dn_tape *t, const dn_schedule_mark *m) {
@@ -101,7 +100,10 @@ static void forget_all(dn_tape *t) {
     s->n = (dn_scheduled){0};
     s->evaluated = s->ahead_end = s->n_done = s->any_failed = s->unreported = 0;
     s->forward_begun = s->unkept.any = 0;
-    s->values_made++;
+    if (!(uint32_t)++s->values_made) { /* seats may say so of long ago */
+        s->values_made++;
+        s->seen = 0;
+    }
     dn__memory_back_to(t, DN_VALUES, (dn_arena_mark){0});
     dn__memory_back_to(t, DN_COPIES, (dn_arena_mark){0});
 }

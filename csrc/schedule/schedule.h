@@ -4,29 +4,30 @@
  * graph/leaves.c. */
 #pragma once
 
+#include "program.h"
 #include "tape/tape.h"
 
 /* What the schedule knows of a node. */
 typedef struct dn_seat {
-    /* the schedule's `values_made` when its value was computed in a group; else another number, or
-     * 0 */
-    int64_t grouped;
-    int64_t ahead;         /* the same, when it was computed by itself before its turn */
-    int32_t group, column; /* that group, and the first batch element in it */
+    /* the lowest bits of the schedule's `values_made` when its value was computed in a group, or
+     * before its turn; else another number, or 0 */
+    uint32_t made;
+    int32_t group, column; /* that group (-1: none), and the first batch element in it */
     /* batched_gemm.h: the next node that multiplies by the same matrix; of a matrix, the last one
      * that does */
     int32_t next_user, last_user;
     /* group.c: the last gather that begins with this node; may be one that is no more */
     int32_t gathers;
+    /* backward/put_off.c: in this backward, what is put off of the gradient of the node's value */
+    int32_t put_off;
     /* batched_gemm.h: how many misses a search that begins here passes over before it finds the
      * first that fits */
     uint8_t lookahead;
     /* backward.c: the gradient of the loss comes to it; groups.c: a gather has it as a source; each
      * of use within one function */
-    uint8_t reached, is_source;
-    uint8_t search; /* batched_gemm.c; of use within one function */
-    /* backward/put_off.c: in this backward, what is put off of the gradient of the node's value */
-    int32_t put_off;
+    uint8_t reached : 1, is_source : 1;
+    uint8_t ahead : 1; /* it was computed before its turn */
+    uint8_t search;    /* batched_gemm.c; of use within one function */
 } dn_seat;
 
 /* Of dn_seat.lookahead: in a long chain no input is known. So each search in vain halves it for the
@@ -173,22 +174,30 @@ static inline dn_seat *dn__seat(const dn_tape *t, const dn_node *node) {
 }
 /* Whether a node has a value that was computed as a member of a group. */
 static inline int dn__grouped(const dn_tape *t, const dn_node *node) {
-    return t->schedule->n.groups && dn__seat(t, node)->grouped == t->schedule->values_made;
+    const dn_seat *seat = t->schedule->n.groups ? dn__seat(t, node) : NULL;
+    return seat && seat->made == (uint32_t)t->schedule->values_made && seat->group >= 0;
 }
 /* Whether a node was computed by itself before its turn, and is in schedule->order. */
 static inline int dn__is_ahead(const dn_tape *t, int i) {
-    return i < t->schedule->ahead_end && t->schedule->seats[i].ahead == t->schedule->values_made;
+    const dn_seat *seat = i < t->schedule->ahead_end ? &t->schedule->seats[i] : NULL;
+    return seat && seat->ahead && seat->made == (uint32_t)t->schedule->values_made;
 }
 /* Whether input k of a group is no node that all members share. */
 static inline int dn__is_gathered(const dn_tape *t, const dn_group *g, int k) {
     return t->schedule->group_inputs[g->inputs + k].gather != DN_BROADCAST_INPUT;
 }
+/* Of a node with several outputs of different sizes, as its program has it; else NULL. */
+static inline const dn_block *dn__blocks(const dn_tape *t, const dn_node *node) {
+    return node->parts > 1 && node->op->flags & DN_TRACED
+               ? ((const dn_program *)dn__own(t, node))->blocks
+               : NULL;
+}
 /* Block k of the value of a node by itself or, of n members, of their group: it begins at n times
  * its `at`. */
-static inline dn_block dn__block(const dn_node *node, int k) {
+static inline dn_block dn__block(const dn_tape *t, const dn_node *node, int k) {
     const size_t size = (size_t)(node->dim.size / node->parts);
-    return node->blocks ? node->blocks[k]
-                        : (dn_block){(size_t)k * size * (size_t)node->dim.batch, size};
+    const dn_block *blocks = dn__blocks(t, node);
+    return blocks ? blocks[k] : (dn_block){(size_t)k * size * (size_t)node->dim.batch, size};
 }
 /* Gives all nodes their seats (where nothing can be computed with others there may be none), and
  * links those that may be computed with one another. Negative: no memory. */

@@ -14,7 +14,7 @@ append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, c
             1 << DN_INDEX_BITS);
     if (DN_GROW(t->nodes, t->capacity.nodes, t->n.nodes + 1) ||
         DN_GROW(t->args, t->capacity.args, (int64_t)t->n.args + n) ||
-        DN_GROW(t->ints, t->capacity.ints, (int64_t)t->n.ints + n_ints) ||
+        DN_GROW(t->ints, t->capacity.ints, (int64_t)t->n.ints + n_ints + 1) ||
         DN_GROW(t->floats, t->capacity.floats, (int64_t)t->n.floats + n_floats))
         return dn__no_memory(t);
     if (n + 1 > t->call.capacity) {
@@ -35,7 +35,6 @@ append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, c
     s.saved = 0;
     s.parts = 1;
     s.not_batchable = 0;
-    s.blocks = NULL;
     s.rng = 0;
     s.work = 0;
     s.own = origin->own;
@@ -62,7 +61,7 @@ append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, c
     /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than all the
      * rest. */
     node->op = op;
-    node->epoch = t->epoch;
+    node->epoch = (uint32_t)(t->epoch & DN_EPOCH);
     /* number by number, as dims() has just written them: wider loads would wait for those stores to
      * reach the cache */
     node->dim.nd = s.y.nd;
@@ -78,21 +77,19 @@ append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, c
     node->ints = t->n.ints;
     node->n_floats = n_floats;
     node->floats = t->n.floats;
-    node->ordinal = t->dropped + (uint32_t)index;
     node->products = -1;
     node->saved = s.saved;
     node->needs_grad = (uint8_t)(needs_grad && !(op->flags & DN_NO_GRAD));
     node->constant = (uint8_t)origin->constant;
     node->copied = node->in_chunk = node->finished = node->failed = 0;
     node->param = origin->param;
-    node->own = origin->own;
-    node->blocks = s.blocks;
-    node->value = node->saved_memory = node->grad = NULL;
+    node->value = node->grad = NULL;
     node->parts = s.parts;
     node->not_batchable = (uint8_t)(s.not_batchable != 0);
     node->rng = (uint8_t)(s.rng != 0);
     for (int i = 0; i < n; i++) t->args[t->n.args++] = inputs[i];
     for (int i = 0; i < n_ints; i++) t->ints[t->n.ints++] = ints[i];
+    if (dn__draws(node)) t->ints[t->n.ints++] = (int)(t->dropped + (uint32_t)index);
     for (int i = 0; i < n_floats; i++) t->floats[t->n.floats++] = floats[i];
     t->n.nodes++;
     work = (s.work ? 64 + s.work : work) + (int64_t)dn__elements(&s.y);

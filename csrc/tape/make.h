@@ -22,7 +22,9 @@ int dn__find_parameter(dn_tape *, int64_t handle);
 /* index of a live handle; a parameter's handle gives its node, made if need be; negative error */
 static inline int dn__find(dn_tape *t, int64_t handle) {
     const int64_t i = handle & (((int64_t)1 << DN_INDEX_BITS) - 1);
-    return i < t->n.nodes && t->nodes[i].epoch == handle >> DN_INDEX_BITS
+    const int64_t epoch = handle >> DN_INDEX_BITS;
+    return i < t->n.nodes && t->nodes[i].epoch == (epoch & DN_EPOCH) &&
+                   epoch >> DN_EPOCH_BITS == t->graph
                ? (int)i
                : dn__find_parameter(t, handle);
 }

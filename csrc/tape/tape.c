@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- errors --------------------------------------------------------------------------- */
 
@@ -40,11 +41,14 @@ const char *dn_message(int graph) {
     return t ? t->message : STALE;
 }
 
+/* Aligned, and on huge pages where it is large: nodes are read in any order. */
 int dn__grow(void **array, int *capacity, int64_t wanted, size_t element) {
     int64_t n = *capacity ? (int64_t)*capacity * 2 : 64;
     if (n < wanted) n = wanted;
-    void *p = n > INT32_MAX ? NULL : realloc(*array, (size_t)n * element);
+    void *p = n > INT32_MAX ? NULL : dn__block_raw((size_t)n * element);
     if (!p) return DN_ERROR_MEMORY;
+    if (*capacity) memcpy(p, *array, (size_t)*capacity * element);
+    dn__block_free(*array);
     *array = p;
     *capacity = (int)n;
     return 0;

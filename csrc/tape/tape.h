@@ -14,13 +14,13 @@
 enum dn_failed { DN_FAILED = 1, DN_FAILED_ALREADY };
 
 struct dn_node {
-    /* What schedules and groups read of nodes in any order comes first, side by side: a large graph
-     * has more nodes than the second-level cache holds. */
+    /* What schedules and groups read of nodes in any order comes first, on one cache line: a large
+     * graph has more nodes than the second-level cache holds. */
     const dn_op *op;
     dn_real *value;
     int32_t n_args, args; /* tape->args[args ...] are the inputs' indices */
     dn_dim dim;
-    int32_t n_ints, ints;  /* tape->ints */
+    int32_t n_ints, ints;  /* tape->ints; see dn__ordinal */
     uint8_t not_batchable; /* never a member of a group */
     uint8_t rng;           /* needs keys of random draws beside its own */
     uint8_t needs_grad;    /* leads to a parameter that is updated */
@@ -36,21 +36,19 @@ struct dn_node {
     int32_t n_floats, floats; /* tape->floats */
     dn_real *grad;
     dn_param *param; /* of parameter and lookup nodes */
-    size_t saved;    /* numbers kept from forward for backward */
-    int32_t parts;   /* blocks of a value with several outputs */
+    union {
+        /* numbers kept from forward for backward, behind the value; not of nodes with DN_VIEW */
+        size_t saved;
+        dn_real *given;  /* of input nodes: what set() writes */
+        int64_t written; /* of a node that is in_chunk: dn__param_written when it got its place */
+    };
+    int32_t parts; /* blocks of a value with several outputs */
     /* how many numbers computing it reads and writes, about; INT32_MAX: that many or more */
     int32_t work;
-    int64_t epoch; /* graph and epoch: the upper part of its handle */
-    /* nodes made before it in this graph, reverted ones included: the key of its random draws */
-    uint32_t ordinal;
+    uint32_t epoch;   /* the lowest bits of the tape's */
     int32_t products; /* first pending weight-gradient product, or -1 */
-    /* of a node that is in_chunk: dn__param_written when it got its place there */
-    int64_t written;
-    /* of input nodes: what set() writes, dn_real; else as dn_shape.own */
-    const void *own;
-    const dn_block *blocks; /* as dn_shape.blocks */
-    dn_real *saved_memory;
 };
+_Static_assert(sizeof(dn_node) <= 128, "a node has two cache lines");
 
 /* A parameter store, and what its version was when the first node that reads it, `reader`, was
  * computed; version -1: none was. */
@@ -168,8 +166,26 @@ int dn__retain_store(dn_tape *, dn_store *);
  * calls out */
 void dn__lock_stores(dn_tape *);
 void dn__unlock_stores(dn_tape *);
+enum { DN_EPOCH = (1 << DN_EPOCH_BITS) - 1 };
 static inline int64_t dn__handle(const dn_tape *t, int i) {
-    return t->nodes[i].epoch << DN_INDEX_BITS | i;
+    return ((int64_t)t->graph << DN_EPOCH_BITS | t->nodes[i].epoch) << DN_INDEX_BITS | i;
+}
+static inline int dn__draws(const dn_node *node) {
+    return node->rng || node->op->flags & DN_RANDOM;
+}
+/* Of a node that draws: the key of its random draws, nodes made before it in this graph, reverted
+ * ones included. It stands behind the node's ints. */
+static inline uint32_t dn__ordinal(const dn_tape *t, const dn_node *node) {
+    return (uint32_t)t->ints[node->ints + node->n_ints];
+}
+/* Numbers kept from forward for backward. */
+static inline size_t dn__saved(const dn_node *node) {
+    return node->op->flags & DN_VIEW ? 0 : node->saved;
+}
+/* As dn_shape.own. */
+static inline const void *dn__own(const dn_tape *t, const dn_node *node) {
+    if (node->op->flags & DN_TRACED) return t->kept.at[t->ints[node->ints]].object;
+    return node->op == dn_ops[DN_OP_input] ? node->given : NULL;
 }
 /* The index of node i's input k. */
 static inline int dn__input(const dn_tape *t, int i, int k) {
