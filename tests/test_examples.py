@@ -59,3 +59,22 @@ def test_the_inflector_learns(tmp_path):
     assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
     assert all(line["rate"] > 0 and line["learning_rate"] >= 0 for line in lines)
     assert {"loss", "gradient_norm", "time"} <= lines[0].keys()
+
+
+@pytest.mark.float32
+def test_the_classifier_learns(tmp_path):
+    options = ("--limit", "1000", "--epochs", "3", "--filters", "32", "--dropout", "0.2")
+    losses = numbers(r"loss ([\d.]+)", "text_classification", tmp_path, *options)
+    assert len(losses) == 3 and losses == sorted(losses, reverse=True) and losses[-1] < 0.68
+    lines = predictions("text_classification", tmp_path, "a moving film\nboring\n")
+    assert all(re.fullmatch(r"(positive|negative) [01]\.\d\d", line) for line in lines)
+    assert len(lines) == 2
+
+
+@pytest.mark.float32
+def test_the_language_model_learns_and_writes(tmp_path):
+    options = ("--words", "--limit", "300", "--epochs", "2", "--size", "16")
+    found = numbers(r"perplexity ([\d.]+)", "language_model", tmp_path, *options)
+    assert len(found) == 3 and found[1] < found[0] < 1000
+    (line,) = predictions("language_model", tmp_path, "It was\n")
+    assert line.startswith("It was")
