@@ -11,9 +11,9 @@ An LSTM reads a sentence and says before each step how likely every next charact
 write, the next one is drawn from these probabilities and read in its turn. A temperature below 1
 makes likely ones likelier: exp(score / temperature), normalised.
 
-How long: half a minute on a busy core. What to expect: a perplexity of 5.2 to 5.4 a character on sentences
-that were held out. What it leaves in runs/language_model: the model that was best on the text for
-validation, and metrics.jsonl.
+How long: half a minute on a busy core. What to expect: a perplexity of 5.2 to 5.4 a character on
+sentences that were held out. What it leaves in runs/language_model: the model that was best on the
+text for validation, and metrics.jsonl.
 """
 
 import gzip
