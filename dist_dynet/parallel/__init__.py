@@ -6,12 +6,12 @@ together.
 
 Without a launcher all of it works with one process and mpi4py is not imported. In reading order:
 structure, message, meters, negotiation, exchange, sync, batches, gradients, accumulation, wrapper
-and trainer say how an update is made together, join and reproducible what some programs ask for
-beside it; engines chooses how gradients travel: memory, plan, communicator and shared on one host,
-layout, wire, compression, rounds, windows, rows, host_transport and hybrid between hosts. division,
-sampling, collectives and checkpoint, with _signals and _rng_streams, are what else user code calls;
-metrics, timeline and trace show where the time goes; _launcher, _hosts, _world, _session, _places,
-_failures and _saving say what it is to be one of several processes.
+and trainer say how an update is made together, join, local_sgd and reproducible what some programs
+ask for beside it; engines chooses how gradients travel: memory, plan, communicator and shared on
+one host, layout, wire, compression, rounds, windows, rows, host_transport and hybrid between hosts.
+division, sampling, collectives and checkpoint, with _signals and _rng_streams, are what else user
+code calls; metrics, timeline and trace show where the time goes; _launcher, _hosts, _world,
+_session, _places, _failures and _saving say what it is to be one of several processes.
 """
 
 from .._described import counted, describe
@@ -30,6 +30,7 @@ from .collectives import (
     world_size,
 )
 from .join import Join
+from .local_sgd import LocalSGD
 from .sampling import Shard, evaluate, shard
 from .trainer import DistributedTrainer
 
@@ -38,6 +39,7 @@ __all__ = [
     "Checkpointer",
     "DistributedTrainer",
     "Join",
+    "LocalSGD",
     "Shard",
     "all_reduce",
     "assert_in_sync",
@@ -56,6 +58,10 @@ __all__ = [
 describe(DistributedTrainer, lambda t: f" of {t.inner!r}, {counted(world_size(), 'rank')}")
 describe(Checkpointer)
 describe(Join)
+describe(
+    LocalSGD,
+    lambda t: f" of {t.inner!r}, every {t.every}, {counted(world_size(), 'rank')}",
+)
 describe(Shard, lambda s: f": {counted(len(s), 'step')}")
 
 

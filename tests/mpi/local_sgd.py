@@ -1,0 +1,189 @@
+"""LocalSGD on several ranks: as_hosts.py LAYOUT local_sgd.py FOLDER [nan]. Rank 0 prints "ok" in
+the end; with "nan" rank 1 fails."""
+
+import sys
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet.parallel import LocalSGD
+
+rank, size = parallel.rank(), parallel.world_size()
+NAMES = ("W", "b", "E", "frozen")
+
+
+def model():
+    """Values are rank 0's."""
+    m = dy.ParameterCollection()
+    shapes = ((30, 20), 20, (40, 6), 3)
+    rng = np.random.default_rng(rank)
+    for name, shape in zip(NAMES, shapes, strict=True):
+        add = m.add_lookup_parameters if name == "E" else m.add_parameters
+        add(shape, name=name, init=rng.normal(size=shape))
+    parameters(m)["frozen"].set_updated(False)
+    return m
+
+
+def parameters(m):
+    every = [*m.parameters_list(), *m.lookup_parameters_list()]
+    return {p.name().strip("/"): p for p in every}
+
+
+def values(m):
+    return {name: p.as_array() for name, p in parameters(m).items()}
+
+
+def backward(m, rng, rows=3):
+    """The mean over some examples of a loss that uses a few rows of the table."""
+    dy.renew_cg()
+    p = parameters(m)
+    losses = []
+    for _ in range(rows):
+        word = p["E"][int(rng.integers(0, 10))]
+        hidden = dy.concatenate([word, dy.inputVector(rng.normal(size=14))])
+        losses.append(dy.squared_norm(p["W"] * hidden * 0.1) + dy.squared_norm(p["b"] - hidden))
+    dy.average(losses).backward()
+
+
+def close(a, b, tolerance=2e-6):
+    return all(np.abs(a[name] - b[name]).max() <= tolerance for name in NAMES)
+
+
+def equal(a, b):
+    return all(np.array_equal(a[name], b[name]) for name in NAMES)
+
+
+def everywhere(truth):
+    return all(parallel.gather(bool(truth)))
+
+
+def test_every_update_is_distributed_sgd():
+    """With weights that differ, one of them 0."""
+    results = []
+    for wrap in (
+        lambda t: parallel.DistributedTrainer(t, "weighted"),
+        lambda t: LocalSGD(t, every=1),
+    ):
+        m, rng = model(), np.random.default_rng([rank, 1])
+        trainer = wrap(dy.SimpleSGDTrainer(m, 0.02))
+        trainer.set_clip_threshold(0)
+        for step in range(6):
+            n = float((rank + step) % 3)
+            if n:
+                backward(m, rng)
+            trainer.update(n)
+        parallel.assert_in_sync(m)
+        results.append(values(m))
+    assert everywhere(close(*results))
+
+
+def test_averages_are_those_of_numpy():
+    m, momentum = model(), 0.5
+    trainer = LocalSGD(dy.AdamTrainer(m, 0.01), every=3, momentum=momentum, check=True)
+    m.set_weight_decay(1e-3)
+    rng, then, v = np.random.default_rng([rank, 2]), values(m), dict.fromkeys(NAMES, 0.0)
+    total = sum(range(1, size + 1))
+    for step in range(9):
+        backward(m, rng)
+        inner = trainer.inner
+        if step % 3 < 2:
+            assert not trainer.update(rank + 1)
+            continue
+        inner.update()  # by hand, to see what is averaged
+        now = parallel.gather(values(m))
+        for name in NAMES:
+            g = sum((r + 1) * (then[name] - w[name]) for r, w in enumerate(now)) / total
+            v[name] = momentum * v[name] - g
+            if name == "E":  # rows that nobody has changed rest
+                moved = np.any([w[name] != then[name] for w in now], axis=(0, 2))[:, None]
+                v[name] = np.where(moved, v[name], 0)
+            then[name] = then[name] + v[name]
+        trainer._n += rank + 1
+        trainer.average()
+        assert everywhere(close(values(m), then)), step
+        parallel.assert_in_sync(m)
+        then = values(m)
+
+
+def test_ranks_that_end_early():
+    m = dy.ParameterCollection()
+    w, late = m.add_parameters(4, init=0), None
+    trainer = LocalSGD(dy.SimpleSGDTrainer(m, 1.0), every=2)
+    with trainer.join():
+        for _ in range(2 + 3 * rank):
+            dy.renew_cg()
+            dy.sum_elems(w).backward()
+            trainer.update()
+    parallel.assert_in_sync(m)
+    assert trainer.position == 0 and -(2 + 3 * size) < w.as_array()[0] <= -2
+    late = m.add_parameters(2, init=1)  # goes on in step, with one more
+    dy.renew_cg()
+    (dy.sum_elems(w) + dy.sum_elems(late)).backward()
+    before = w.as_array()
+    trainer.update()
+    trainer.average()
+    assert np.allclose(w.as_array(), before - 1) and np.allclose(late.as_array(), 0)
+    parallel.assert_in_sync(m)
+
+
+def test_moments():
+    for moments in ("local", "average", "reset"):
+        m, rng = model(), np.random.default_rng([rank, 4])
+        trainer = LocalSGD(dy.MomentumSGDTrainer(m, 0.01), every=2, moments=moments)
+        for _ in range(4):
+            backward(m, rng)
+            trainer.update()
+        after = parallel.gather(trainer.inner.state().get("v:/W", np.zeros(1)))
+        alike = all(np.array_equal(after[0], v) for v in after)
+        assert alike == (moments != "local") and bool(after[0].any()) == (moments != "reset")
+
+
+def test_resumes_to_the_same_bits():
+    """In the middle between two averages."""
+
+    def start():
+        m = model()
+        trainer = LocalSGD(dy.AdamTrainer(m, 0.01), every=3, momentum=0.7, compression="int8")
+        checkpointer = parallel.Checkpointer(sys.argv[1], m, trainer.outer)
+        checkpointer.add("local", trainer, per_rank=True)
+        checkpointer.add("rng", rng := np.random.default_rng([rank, 5]), per_rank=True)
+        return m, trainer, checkpointer, rng
+
+    def run(steps, m, trainer, rng):
+        for _ in range(steps):
+            backward(m, rng)
+            trainer.update()
+
+    m, trainer, checkpointer, rng = start()
+    run(4, m, trainer, rng)
+    assert checkpointer.save() and trainer.position == 1
+    run(6, m, trainer, rng)
+    m2, trainer2, checkpointer2, rng2 = start()
+    assert checkpointer2.resume() and trainer2.position == 1
+    run(6, m2, trainer2, rng2)
+    assert everywhere(equal(values(m), values(m2)))
+    trainer2.average()
+    parallel.assert_in_sync(m2)
+
+
+if "nan" in sys.argv:
+    m = model()
+    trainer = LocalSGD(dy.SimpleSGDTrainer(m), every=2)
+    for _ in range(2):
+        dy.renew_cg()
+        bad = dy.sum_elems(parameters(m)["b"]) * (float("nan") if rank == 1 else 1.0)
+        bad.backward()
+        trainer.update()
+else:
+    for test in (
+        test_every_update_is_distributed_sgd,
+        test_averages_are_those_of_numpy,
+        test_ranks_that_end_early,
+        test_moments,
+        test_resumes_to_the_same_bits,
+    ):
+        test()
+    parallel.barrier()
+    if rank == 0:
+        print("ok")

@@ -1,0 +1,70 @@
+"""LocalSGD: alone it is the wrapped trainer; mpi/local_sgd.py has what several ranks do. How long:
+seconds, some ten with MPI."""
+
+import numpy as np
+import pytest
+from jobs import mpirun, needs_mpi
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+
+def trained(wrap, rng):
+    m = dy.ParameterCollection()
+    W, E = m.add_parameters((4, 3), init=0.5), m.add_lookup_parameters((9, 3), init=0.25)
+    trainer = wrap(dy.AdamTrainer(m))
+    for i in rng.integers(0, 9, 7).tolist():
+        dy.renew_cg()
+        dy.squared_norm(W * E[i]).backward()
+        trainer.update()
+    return np.concatenate([W.as_array().ravel(), E.as_array().ravel()])
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_one_rank_is_the_wrapped_trainer(momentum):
+    ends = [
+        trained(wrap, np.random.default_rng(1))
+        for wrap in (
+            lambda trainer: trainer,
+            lambda trainer: parallel.LocalSGD(trainer, every=2, momentum=momentum),
+        )
+    ]
+    assert np.array_equal(*ends)
+
+
+def test_arguments_are_checked():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(2)
+    for arguments, message in (
+        ({"every": 0}, "every must be 1 or more; got 0"),
+        ({"momentum": 1}, "momentum must be at least 0 and below 1; got 1"),
+        ({"moments": "none"}, "moments must be local, average or reset; got 'none'"),
+        ({"compression": "zip"}, "compression must be None, 'bf16', 'int8'; got 'zip'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parallel.LocalSGD(dy.AdamTrainer(m), **arguments)
+    with pytest.raises(TypeError, match="takes a trainer such as AdamTrainer"):
+        parallel.LocalSGD(m)
+    trainer = parallel.LocalSGD(dy.AdamTrainer(m))
+    with pytest.raises(ValueError, match="the weight"):
+        trainer.update(-1)
+    trainer.inner.set_accumulation(2)
+    dy.renew_cg()
+    dy.squared_norm(w).backward()
+    with pytest.raises(RuntimeError, match="takes no part in accumulation; got set_accumul"):
+        trainer.update()
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("layout", ["ab", "aab"])
+def test_several_ranks(layout, tmp_path):
+    status, output, _ = mpirun(len(layout), "as_hosts.py", layout, "local_sgd.py", tmp_path)
+    assert (status, output) == (0, "ok\n")
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_rank_that_fails_is_named(tmp_path):
+    status, output, _ = mpirun(2, "local_sgd.py", tmp_path, "nan")
+    assert status and "rank 1" in output and "Magnitude of gradient is bad: nan" in output
