@@ -16,9 +16,13 @@ all alike. A line per way:
 """
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
 from hosts import SENTENCES, Way, tagger
 
 HELD_OUT = 100

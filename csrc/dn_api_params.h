@@ -132,11 +132,11 @@ void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
  * it is forgotten. */
 void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *code);
 void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
-/* 8 bits for each number: a row of `width` numbers is blocks of DN_INT8_BLOCK, the last one shorter,
- * and a block is its scale s, a float, then its signed bytes. s = max |x + rest| / 126 over the
- * finite numbers (0 if the maximum is below 1e-30); a byte k stands for k s, to nearest, ties to
- * even; 127, -127 and -128 for infinity, -infinity and NaN. The rest as in
- * dn_bf16_encode, but never NULL. */
+/* 8 bits for each number: a row of `width` numbers is blocks of DN_INT8_BLOCK, the last one
+ * shorter, and a block is its scale s, a float, then its signed bytes. s = max |x + rest| / 126
+ * over the finite numbers (0 if the maximum is below 1e-30); a byte k stands for k s, to nearest,
+ * ties to even; 127, -127 and -128 for infinity, -infinity and NaN. The rest as in dn_bf16_encode,
+ * but never NULL. */
 enum { DN_INT8_BLOCK = 256 };
 void dn_int8_encode(int64_t rows, int64_t width, const dn_real *x, dn_real *residual,
                     uint8_t *code);

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .._hints import OF_TRAINERS, explain
 from .._integers import count
-from ..params.parameters import AnyParameter
+from ..params.parameters import AnyParameter, LookupParameters
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
 from ..trainers.hooks import Hooks
 from .batches import Batch, checked_weight, update_called
@@ -314,7 +314,7 @@ class LocalSGD(TrainerWrapper):
             if not p.is_updated():
                 p.set_updated(True)
                 thawed.append(p)
-            p._set_flat_gradient(anchor - values)
+            _set_gradient(p, anchor - values)
             values[:] = anchor
             p.changed()
         return thawed
@@ -331,6 +331,17 @@ class LocalSGD(TrainerWrapper):
             array = mine.get(name, np.zeros(shapes[name]))
             state[name] = all_reduce(np.asarray(array, np.float64), "mean", comm)
         self._inner.load_state(state)
+
+
+def _set_gradient(p: AnyParameter, flat: NDArray[Any]) -> None:
+    """Of a table, rows of zeros count as not used."""
+    if isinstance(p, LookupParameters):
+        rows = flat.reshape(len(p), -1)
+        used = np.flatnonzero(rows.any(axis=1))
+        p.clear_gradient()
+        p.add_gradients(used, rows[used])
+    else:
+        p.set_gradient(flat.reshape(p.shape(), order="F"))
 
 
 explain(LocalSGD, OF_TRAINERS)
