@@ -163,6 +163,21 @@ def test_progress_bar_becomes_its_last_state_in_a_file_and_stays_in_place_on_a_t
     assert written.endswith(clear + b"[3] 300 of 300\n[3] next\n")
 
 
+def test_a_line_on_one_stream_does_not_stand_behind_the_bar_of_the_other(monkeypatch):
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((80, 24)))
+    terminal = io.BytesIO()
+    terminal.isatty, terminal.fileno = lambda: True, lambda: 1
+    screen = output.Screen(True, streams={1: terminal, 2: terminal})
+    clear = b"\r\x1b[K"
+    screen.bar(0, 2, b"1 of 2")
+    screen.line(0, 1, b"accuracy 0.5")
+    assert terminal.getvalue() == b"[0] 1 of 2" + clear + b"[0] accuracy 0.5\n"
+    screen.bar(0, 2, b"2 of 2")
+    screen.bar(0, 2, b"      ")  # what tqdm writes when a bar is taken away
+    screen.line(0, 2, b"end")
+    assert terminal.getvalue().endswith(b"[0] 2 of 2" + clear + b"[0] end\n")
+
+
 # ---- how it ends -----------------------------------------------------------------------
 
 ENDS = {

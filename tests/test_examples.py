@@ -78,3 +78,12 @@ def test_the_language_model_learns_and_writes(tmp_path):
     assert len(found) == 3 and found[1] < found[0] < 1000
     (line,) = predictions("language_model", tmp_path, "It was\n")
     assert line.startswith("It was")
+
+
+@pytest.mark.float32
+def test_the_auto_encoder_learns(tmp_path):
+    options = ("--limit", "1000", "--epochs", "2", "--size", "16", "--latent", "4")
+    found = numbers(r"perplexity ([\d.]+)", "vae", tmp_path, *options)
+    assert len(found) == 3 and found[1] < found[0]
+    words, none = predictions("vae", tmp_path, "a charming comedy\nzzzz\n")
+    assert len(words.split()) == 8 and none == "-"

@@ -57,7 +57,9 @@ class Screen:
         then."""
         if self._quiet:
             return
-        if self._terminal[stream]:
+        if not text.strip():  # the bar is taken away
+            self._clear()
+        elif self._terminal[stream]:
             width = os.get_terminal_size(self._streams[stream].fileno()).columns - 1
             shown = (self._prefix(rank) + text).decode(errors="replace")[:width]
             self._write(stream, shown.encode(), ends=False)
@@ -80,13 +82,18 @@ class Screen:
 
     def _write(self, stream: int, text: bytes, ends: bool = True) -> None:
         file = self._streams[stream]
-        if stream in self._bar:
-            text = b"\r\x1b[K" + text
-        self._bar.discard(stream)
+        self._clear()
         if not ends:
             self._bar.add(stream)
         file.write(text)
         file.flush()
+
+    def _clear(self) -> None:
+        """Takes the bar away: on either stream, which may be one terminal."""
+        for stream in self._bar:
+            self._streams[stream].write(b"\r\x1b[K")
+            self._streams[stream].flush()
+        self._bar.clear()
 
 
 class Logs:
