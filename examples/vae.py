@@ -11,9 +11,9 @@ text's words and gives mean and spread of the latent numbers z; they are drawn, 
 the probability of every word. The loss is an upper bound of -log p(text): -log p(words | z) plus
 the divergence of z's distribution from a standard normal one.
 
-How long: half a minute on a busy core. What to expect: a perplexity of a
-word of at most 360 on test; the frequencies of words alone give 373.
-What it leaves in runs/vae: the model that was best on dev, and metrics.jsonl.
+How long: half a minute on a busy core. What to expect: a perplexity of a word of about 360 on test;
+the frequencies of words alone give 373. What it leaves in runs/vae: the model that was best on dev,
+and metrics.jsonl.
 """
 
 import gzip

@@ -1,7 +1,7 @@
 """The examples that belong to no single block are run, shortly: they learn. The others:
 test_traced.py, test_blocks_crf.py, test_blocks_stack.py.
 
-How long: half a minute.
+How long: three quarters of a minute.
 """
 
 import json
