@@ -42,7 +42,8 @@ def ways_of(dy, every):
         "each": distributed(),
         "each, int8": distributed(compression="int8"),
         "local": local(),
-        "local, int8": local(compression="int8"),
+        "local, rows": local(rows="touched"),
+        "local, int8": local(rows="touched", compression="int8"),
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .._ffi import DTYPE
 from .._hints import OF_TRAINERS, explain
 from .._integers import count
 from ..params.parameters import AnyParameter, LookupParameters
@@ -29,6 +30,7 @@ from .trainer import DistributedTrainer
 from .wrapper import TrainerWrapper
 
 Moments = Literal["local", "average", "reset"]
+Rows = Literal["all", "touched"]
 
 
 class LocalSGD(TrainerWrapper):
@@ -69,6 +71,10 @@ class LocalSGD(TrainerWrapper):
             SlowMo, and in DiLoCo (Douillard et al. 2023) for Adam: their average would multiply
             what is sent by two or three. "average": the mean over ranks (Yu et al. 2019 for
             momentum). "reset": zero.
+        rows: which ranks count in the mean of a table's row: "all", as a gradient would, or those
+            that have "touched" (changed) it since the last average. With Adam, whose steps are as
+            long however many examples use a row, rows of rare words learn faster with the second.
+            Its ranks tell all others the numbers of these rows.
         compression: as of DistributedTrainer, of the differences a - w_r.
         exchange: as there.
         check: as there; parameters are compared as they were after the last average.
@@ -93,7 +99,7 @@ class LocalSGD(TrainerWrapper):
     [1.4]
     """
 
-    __slots__ = ("_anchor", "_moments", "_n", "_outer", "_position", "_rule", "every")
+    __slots__ = ("_anchor", "_moments", "_n", "_outer", "_position", "_rows", "_rule", "every")
 
     def __init__(
         self,
@@ -102,6 +108,7 @@ class LocalSGD(TrainerWrapper):
         *,
         momentum: float = 0.0,
         moments: Moments = "local",
+        rows: Rows = "all",
         compression: Compression | None = None,
         exchange: Engine | None = None,
         check: bool = False,
@@ -122,6 +129,9 @@ class LocalSGD(TrainerWrapper):
             raise ValueError(
                 f"LocalSGD: moments must be local, average or reset; got {moments!r:.60}."
             )
+        if rows not in get_args(Rows):
+            raise ValueError(f"LocalSGD: rows must be all or touched; got {rows!r:.60}.")
+        self._rows = rows
         self._inner, self._moments, m = trainer, moments, trainer.collection
         self._rule: Trainer = (
             MomentumSGDTrainer(m, 1.0, momentum) if momentum else SimpleSGDTrainer(m, 1.0)
@@ -142,7 +152,9 @@ class LocalSGD(TrainerWrapper):
         here = self._outer.sync.here
         if here.size > 1:
             what = here.collective("LocalSGD")
-            here.agree(here.comm, f"{trainer.whoami()} with every={every}, {moments=}", what)
+            here.agree(
+                here.comm, f"{trainer.whoami()} with every={every}, {moments=}, {rows=}", what
+            )
             broadcast_state(here, here.comm, trainer)
             self._remember()
 
@@ -218,6 +230,8 @@ class LocalSGD(TrainerWrapper):
                 " next backward()."
             )
         thawed = self._take_back()
+        if self._rows == "touched":
+            self._weigh_rows(n)
         decay = m.get_weight_decay()
         m.set_weight_decay(0)
         try:
@@ -254,6 +268,11 @@ class LocalSGD(TrainerWrapper):
             raise ValueError(
                 'join: ranks that have ended have no moments to average; got moments="average".'
                 ' Use "local" or "reset".'
+            )
+        if self._rows == "touched":
+            raise ValueError(
+                'join: ranks that have ended cannot tell which rows they have; got rows="touched".'
+                ' Use rows="all".'
             )
         with Join(self._outer):
             yield
@@ -318,6 +337,22 @@ class LocalSGD(TrainerWrapper):
             values[:] = anchor
             p.changed()
         return thawed
+
+    def _weigh_rows(self, n: float) -> None:
+        """Rows count as if only the ranks that have changed them had a weight."""
+        tables = self.collection.lookup_parameters_list()
+        mine = [table.touched_rows() for table in tables]
+        every = gather((n, mine), self.sync.here.comm)
+        total = sum(weight for weight, _ in every)
+        for k, table in enumerate(tables):
+            weights = np.zeros(len(table))
+            for weight, ids in every:
+                weights[ids[k]] += weight
+            rows, gradients = table.touched_rows(), table.touched_gradients()
+            if len(rows):
+                factors = total / np.maximum(weights[rows], np.finfo(DTYPE).tiny)
+                table.clear_gradient()
+                table.add_gradients(rows, gradients * factors[:, None])
 
     def _average_moments(self) -> None:
         """The mean of all ranks' moments; of a parameter that a rank has not updated they are

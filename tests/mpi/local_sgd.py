@@ -106,6 +106,20 @@ def test_averages_are_those_of_numpy():
         then = values(m)
 
 
+def test_rows_are_the_mean_of_those_that_have_changed_them():
+    m = dy.ParameterCollection()
+    table = m.add_lookup_parameters((size + 2, 2), init=0)
+    table.init_from_array(np.zeros((size + 2, 2)))
+    trainer = LocalSGD(dy.SimpleSGDTrainer(m, 1.0), every=1, rows="touched")
+    dy.renew_cg()
+    (dy.sum_elems(table[rank]) + dy.sum_elems(table[size]) * (rank + 1)).backward()
+    trainer.update(rank + 1)
+    weights = np.arange(1, size + 1)
+    shared = (weights**2).sum() / weights.sum()
+    assert np.allclose(table.as_array()[:, 0], [*[-1] * size, -shared, 0], atol=1e-5)
+    parallel.assert_in_sync(m)
+
+
 def test_ranks_that_end_early():
     m = dy.ParameterCollection()
     w, late = m.add_parameters(4, init=0), None
@@ -179,6 +193,7 @@ else:
     for test in (
         test_every_update_is_distributed_sgd,
         test_averages_are_those_of_numpy,
+        test_rows_are_the_mean_of_those_that_have_changed_them,
         test_ranks_that_end_early,
         test_moments,
         test_resumes_to_the_same_bits,
