@@ -18,7 +18,10 @@ runs/crf_tagger: the model that was best on dev, and metrics.jsonl.
 """
 
 import gzip
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also with PYTHONSAFEPATH=1
 import shared
 
 import dist_dynet as dy

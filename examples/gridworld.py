@@ -15,7 +15,12 @@ How long: 300 updates of 32 episodes take 3 s on one core. What to expect: in th
 the goals are reached, in 9 steps a episode.
 """
 
+import sys
+from pathlib import Path
+
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also with PYTHONSAFEPATH=1
 import shared
 
 import dist_dynet as dy

@@ -16,7 +16,12 @@ How long: 8 epochs take 13 s on one core. What to expect: 0.96 of the forms of w
 there in training are right.
 """
 
+import sys
+from pathlib import Path
+
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also with PYTHONSAFEPATH=1
 import shared
 
 import dist_dynet as dy

@@ -17,8 +17,12 @@ text for validation, and metrics.jsonl.
 """
 
 import gzip
+import sys
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also with PYTHONSAFEPATH=1
 import shared
 
 import dist_dynet as dy

@@ -12,7 +12,12 @@ How long: four epochs take 40 s on one core. What to expect: 0.869 of the heads 
 set. What it leaves in runs/stack_parser: the model that was best on dev, and metrics.jsonl.
 """
 
+import sys
+from pathlib import Path
+
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also with PYTHONSAFEPATH=1
 import shared
 
 import dist_dynet as dy

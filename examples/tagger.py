@@ -22,10 +22,14 @@ accuracy 0.950` (each +- 0.003). What it leaves in runs/tagger: model.data and m
 best on dev), metrics.jsonl.
 """
 
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also with PYTHONSAFEPATH=1
 import shared
 
 import dist_dynet as dy

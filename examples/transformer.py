@@ -14,6 +14,10 @@ sentence.
 How long: 3 epochs take 16 s on one core. What to expect: 0.90 of the tags are right on test.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also with PYTHONSAFEPATH=1
 import shared
 
 import dist_dynet as dy

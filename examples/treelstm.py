@@ -16,8 +16,12 @@ and test.
 
 import gzip
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also with PYTHONSAFEPATH=1
 import shared
 
 import dist_dynet as dy

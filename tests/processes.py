@@ -67,7 +67,7 @@ def resident_megabytes():
 
 def run_example(script, *arguments):
     """An example, which imports what lies beside it."""
-    return run_python(str(script), *arguments, timeout=300, PYTHONSAFEPATH="")
+    return run_python(str(script), *arguments, timeout=300)
 
 
 def predicted(script, folder, text):
