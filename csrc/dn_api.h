@@ -200,8 +200,9 @@ int dn_most_threads(void);
 void dn_share_work(double shared, double piece);
 
 /* ---- process-wide constants, set once when the extension is loaded -------------------- */
-/* Addresses of cblas_?gemm, ?gemv, ?ger with 32-bit integers; all NULL: plain C. */
-void dn_set_blas(void *gemm, void *gemv, void *ger);
+/* Addresses of cblas_?gemm, ?gemv, and of LAPACK's ?getrf or NULL, with 32-bit integers; all NULL:
+ * plain C. */
+void dn_set_blas(void *gemm, void *gemv, void *getrf);
 /* "default", "x86-64-v3" (AVX2) or "x86-64-v4" (AVX-512): the instruction set that the vector loops
  * run with on this machine */
 const char *dn_simd_level(void);

@@ -4,7 +4,10 @@
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
 
-void dn_set_blas(void *gemm, void *gemv, void *ger) { dn__set_blas(gemm, gemv, ger); }
+void dn_set_blas(void *gemm, void *gemv, void *getrf) {
+    dn__set_blas(gemm, gemv);
+    dn__set_lapack(getrf);
+}
 
 void dn_share_work(double shared, double piece) {
     dn__shared_work = shared;

@@ -95,13 +95,16 @@ def _load_blas() -> str:
     for path, prefix in _blas_candidates():
         try:
             library = _opened(path)
-            functions = [
-                getattr(library, f"{prefix}{letter}{name}") for name in ("gemm", "gemv", "ger")
-            ]
+            functions = [getattr(library, f"{prefix}{letter}{name}") for name in ("gemm", "gemv")]
+            # of LAPACK, which most libraries have as well
+            getrf = getattr(library, f"{prefix.removesuffix('cblas_')}{letter}getrf_", None)
         except (OSError, AttributeError):
             continue
         lib.dn_set_blas(
-            *(ffi.cast("void *", ctypes.cast(f, ctypes.c_void_p).value) for f in functions)
+            *(
+                ffi.cast("void *", ctypes.cast(f, ctypes.c_void_p).value) if f else NULL
+                for f in (*functions, getrf)
+            )
         )
         _limit_threads(library, prefix)
         _multiply_once(functions[0])

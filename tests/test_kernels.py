@@ -173,6 +173,33 @@ def test_matrix_products_without_blas():
     assert output_of(code, DIST_DYNET_BLAS="none") == "none (plain C) None\n"
 
 
+def check_inverses():
+    """Inverses and log determinants on both sides of the size from which LAPACK factorizes."""
+    rng = np.random.default_rng(5)
+    for n in (1, 33, 127, 128, 129, 200):
+        x = rng.normal(size=(n, n)) + np.sqrt(n) * np.eye(n)[rng.permutation(n)]
+        x[0] *= np.linalg.slogdet(x)[0]
+        at = dy.inputTensor(x)
+        product = dy.inverse(at).npvalue().reshape(n, n) @ x
+        np.testing.assert_allclose(product, np.eye(n), rtol=0, atol=2e-4)
+        np.testing.assert_allclose(dy.logdet(at).value(), np.linalg.slogdet(x)[1], rtol=1e-5)
+        wrong = x.copy()
+        wrong[:, n // 2] = 0
+        at = dy.inputTensor(wrong)
+        assert np.isnan(dy.inverse(at).npvalue()).all() and dy.logdet(at).value() == -np.inf
+        wrong[-1, n // 2] = np.nan
+        assert np.isnan(dy.logdet(dy.inputTensor(wrong)).value())
+
+
+def test_inverses_of_all_sizes():
+    check_inverses()
+
+
+def test_inverses_without_blas():
+    code = "import test_kernels; test_kernels.check_inverses(); print('done')"
+    assert output_of(code, DIST_DYNET_BLAS="none") == "done\n"
+
+
 def test_blas_that_is_none_is_refused():
     code = "try: import dist_dynet\nexcept ImportError as e: print(e)"
     out = output_of(code, DIST_DYNET_BLAS="/nowhere/lib.so")

@@ -13,9 +13,9 @@
 #include "../dn_real.h"
 
 /* ---- BLAS (kernels/matrix.c): set once when the extension is loaded, before any other call  */
-/* addresses of cblas_sgemm, cblas_sgemv, cblas_sger (cblas_d... in the double build), 32-bit
- * integers; all NULL: plain C loops */
-void dn__set_blas(void *gemm, void *gemv, void *ger);
+/* addresses of cblas_sgemm, cblas_sgemv (cblas_d... in the double build), 32-bit integers; all NULL:
+ * plain C loops */
+void dn__set_blas(void *gemm, void *gemv);
 /* Finds out how its products can be cut into pieces with the same bits (10 ms, once); until then
  * they are not cut. */
 void dn__check_blas(void);
@@ -62,6 +62,9 @@ void dn__scatter(int nd, const size_t *n, const size_t *step, const dn_real *y, 
 
 /* ---- LU with partial pivoting (kernels/lu.c): n x n, dense; `work` has dn__lu_work(n) number */
 size_t dn__lu_work(int n);
+/* address of LAPACK's sgetrf (dgetrf), 32-bit integers, or NULL; set like BLAS, takes large
+ * matrices */
+void dn__set_lapack(void *getrf);
 /* P a = L U in place, L's diagonal is 1; row k was exchanged with row pivot[k]. 0: a is singular,
  * and a and pivot are of no use. */
 int dn__lu(int n, dn_real *a, int *pivot, dn_real *work);

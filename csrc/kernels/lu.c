@@ -3,7 +3,7 @@
 #include "kernels.h"
 #include "math.h"
 
-enum { BLOCK = 32 };
+enum { BLOCK = 32, LAPACK_FROM = 128 /* below, these loops take less time */ };
 size_t dn__lu_work(int n) { return (size_t)n * BLOCK; }
 
 /* c -= a b; a is m x k, b is k x n. `work` takes a negated copy of a. */
@@ -44,7 +44,23 @@ DN_MULTIVERSION static void eliminate(int k, int low, int high, int first, int l
     }
 }
 
+typedef void getrf_fn(const int *m, const int *n, dn_real *a, const int *lda, int *pivot,
+                      int *info);
+static getrf_fn *getrf;
+void dn__set_lapack(void *getrf_address) { getrf = (getrf_fn *)getrf_address; }
+
+static int lu_by_lapack(int n, dn_real *a, int *pivot) {
+    int info;
+    getrf(&n, &n, a, &n, pivot, &info);
+    for (int k = 0; k < n; k++) pivot[k]--;
+    int singular = info != 0;
+    /* it may pass over nan where it looks for a pivot */
+    for (size_t i = 0; singular && i < (size_t)n * (size_t)n; i++) singular = a[i] == a[i];
+    return !singular;
+}
+
 int dn__lu(int n, dn_real *a, int *pivot, dn_real *work) {
+    if (getrf && n >= LAPACK_FROM) return lu_by_lapack(n, a, pivot);
     for (int j = 0; j < n; j += BLOCK) {
         int end = n - j < BLOCK ? n : j + BLOCK;
         for (int k = j; k < end; k++) {

@@ -82,10 +82,9 @@ typedef void gemv_fn(int order, int trans, int m, int n, dn_real alpha, const dn
 static gemm_fn *gemm;
 static gemv_fn *gemv;
 
-void dn__set_blas(void *gemm_address, void *gemv_address, void *ger_address) {
+void dn__set_blas(void *gemm_address, void *gemv_address) {
     gemm = (gemm_fn *)gemm_address;
     gemv = (gemv_fn *)gemv_address;
-    (void)ger_address; /* plain loops write dy x' at twice the speed of ger */
 #ifdef CHOOSE_ISA
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("fma"))
