@@ -40,9 +40,10 @@ pythons() { # all Pythons from 3.10 on, one a minor version
     local candidate candidates=(python3.{10..19} "$HOME"/.pyenv/versions/*/bin/python)
     [ -z "${PYTHONS:-}" ] || read -ra candidates <<<"$PYTHONS"
     for candidate in "${candidates[@]}"; do
-        is_recent_python "$candidate" && "$candidate" -c 'import ensurepip, sys, sysconfig
+        is_recent_python "$candidate" || continue
+        "$candidate" -c 'import ensurepip, sys, sysconfig
 if sysconfig.get_config_var("Py_GIL_DISABLED"): sys.exit(1)
-print("3.%d" % sys.version_info.minor, sys.executable)' 2>/dev/null
+print("3.%d" % sys.version_info.minor, sys.executable)' 2>/dev/null || continue
     done | sort -V | awk '!seen[$1]++ { print $2 }'
 }
 
@@ -68,15 +69,13 @@ try_wheel() { # PYTHON: in a new environment that has no compiler
     venv="$WORK/try-$("$1" -c 'import sys; print("3.%d" % sys.version_info.minor)')"
     step "${WHEEL##*/} on $("$1" --version)"
     "$1" -m venv --clear "$venv"
-    quietly "${venv##*/}" env -i PATH="$venv/bin" HOME="$WORK" PIP_DISABLE_PIP_VERSION_CHECK=1 \
-        PIP_INDEX_URL="${PIP_INDEX_URL:-}" PIP_CONFIG_FILE="${PIP_CONFIG_FILE:-}" \
-        "$venv/bin/python" -m pip install --only-binary :all: "$WHEEL" pytest hypothesis
-    quietly "${venv##*/}-program" env -i -C "$WORK" PATH="$venv/bin" HOME="$WORK" \
-        "$venv/bin/python" -W error -c "$README_PROGRAM"
-    diff <(tail -n 4 "$WORK/${venv##*/}-program.log") <(echo "$README_PRINTS") ||
-        die "the README's program prints something else"
-    quietly "${venv##*/}-tests" env -i -C "$SOURCES" PATH="$venv/bin" HOME="$WORK" \
-        "$venv/bin/pytest" -q -p no:cacheprovider "${TESTS[@]}"
+    local bare=(env -u CC -u PYTHONPATH "PATH=$venv/bin")
+    quietly "${venv##*/}" "${bare[@]}" "$venv/bin/python" -m pip install --only-binary :all: \
+        "$WHEEL" pytest hypothesis
+    quietly "${venv##*/}-program" "${bare[@]}" /usr/bin/env -C "$WORK" "$venv/bin/python" -W error -c "$README_PROGRAM"
+    [ "$(cat "$WORK/${venv##*/}-program.log")" = "$README_PRINTS" ] ||
+        die "the README's program prints something else; see $WORK/${venv##*/}-program.log"
+    quietly "${venv##*/}-tests" "${bare[@]}" /usr/bin/env -C "$SOURCES" "$venv/bin/pytest" -q -p no:cacheprovider "${TESTS[@]}"
     tail -n 1 "$WORK/${venv##*/}-tests.log"
 }
 
