@@ -13,8 +13,8 @@
 #include "../dn_real.h"
 
 /* ---- BLAS (kernels/matrix.c): set once when the extension is loaded, before any other call  */
-/* addresses of cblas_sgemm, cblas_sgemv (cblas_d... in the double build), 32-bit integers; all NULL:
- * plain C loops */
+/* addresses of cblas_sgemm, cblas_sgemv (cblas_d... in the double build), 32-bit integers; all
+ * NULL: plain C loops */
 void dn__set_blas(void *gemm, void *gemv);
 /* Finds out how its products can be cut into pieces with the same bits (10 ms, once); until then
  * they are not cut. */
