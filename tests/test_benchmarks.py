@@ -14,6 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import run_python
 
@@ -351,3 +352,31 @@ def test_ranks_prints_efficiency_and_parts():
         table,
     )
     assert parts and all(float(ms) > 0 for ms in parts.groups())
+
+
+def test_replay_sums_what_ranks_send_and_a_slow_network_takes_its_time(programs):
+    replay = programs("replay")
+    m = dy.ParameterCollection()
+    m.add_lookup_parameters((40, 3))
+    w = m.add_parameters((300, 400))
+    dy.renew_cg()
+    dy.sum_elems(w).backward()
+
+    def job(hosts, ranks, gbit):
+        costs = argparse.Namespace(gbit=gbit, latency=1e-3, overhead=0.0, copy=0.0)
+        rows = np.arange(5, dtype=np.int32)
+        job = replay.Job(
+            hosts, ranks, costs, m, lambda rank, step: [rows], lambda rank, step: 0.5, 0.25
+        )
+        return job, job.run(2)[1]
+
+    first, seconds = job(2, 2, 1.0)
+    numbers = 300 * 400
+    summed = first.sums[0][:numbers]
+    assert all(np.array_equal(sums[:numbers], summed) for sums in first.sums.values())
+    assert (summed == summed[0]).all() and summed[0] > 0
+    wire = 4 * numbers * 8e-9  # each host sends all of it to the other
+    assert 0.75 + wire < seconds
+    slower = job(2, 2, 0.01)[1]
+    assert slower > 0.75 + 100 * wire
+    assert job(3, 1, 1.0)[1] > 0.75
