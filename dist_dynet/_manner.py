@@ -39,7 +39,10 @@ def _is_size(value: Any) -> bool:
 
 def dims_in_a_tuple(second: str, of: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """For functions whose argument number `of` is dims, and whose next one is `second`: f(2, 3)
-    with two sizes and nothing more is warned of, once, since elsewhere it means dims (2, 3)."""
+    with two sizes and nothing more is warned of, once, since elsewhere it means dims (2, 3).
+
+    Not for reshape(x, 2, 3): that many numbers are dims 2 and batch size 3, or an error.
+    """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         name = function.__name__
@@ -57,10 +60,9 @@ def dims_in_a_tuple(second: str, of: int = 0) -> Callable[[Callable[P, R]], Call
             ):
                 manner.said.add(name)
                 a, b = args[of:]
-                before = "x, " if of and name == "reshape" else ""
                 warn(
                     f"{name}: dims are one argument, so that {b} is the {second} here. For dims"
-                    f" write {name}({before}({a}, {b})), else {name}({before}{a}, {second}={b})."
+                    f" write {name}(({a}, {b})), else {name}({a}, {second}={b})."
                     " This is said once."
                 )
             return function(*args, **named)

@@ -16,6 +16,7 @@ import numpy as np
 
 from . import trace_events
 from ._ffi import OPS, ffi, lib
+from ._integers import named
 
 __all__ = ["Profile", "ProfileRow", "profile"]
 
@@ -169,6 +170,7 @@ class Profile:
 
     def table(self, most: int = 20) -> str:
         """The rows that take most, and the rest, as text."""
+        most = named(most, "Profile.table", "most")
         lines = [("operation", "calls", "nodes", "ms", "%", "GFLOP/s", "shapes")]
         whole = self.seconds or 1.0
 

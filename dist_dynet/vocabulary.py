@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._integers import named
 from .io.files import FileName, atomic_write, unreadable
 
 __all__ = ["Vocabulary"]
@@ -33,7 +34,7 @@ class Vocabulary:
         special: names that are there whether they occur or not, such as that of the end.
 
     Raises:
-        TypeError: a name is not a text.
+        TypeError: a name is not a text, or a number not an integer.
         ValueError: a special name is there twice, or max_size leaves no place for special names.
 
     >>> import dist_dynet as dy
@@ -53,6 +54,9 @@ class Vocabulary:
         unknown: str | None = "<unk>",
         special: Sequence[str] = (),
     ) -> None:
+        min_count = named(min_count, "Vocabulary", "min_count")
+        if max_size is not None:
+            max_size = named(max_size, "Vocabulary", "max_size")
         counts = Counter(names)
         for name in (*counts, *special, *(() if unknown is None else (unknown,))):
             if not isinstance(name, str):
@@ -123,6 +127,7 @@ class Vocabulary:
         Raises:
             IndexError: there is none.
         """
+        number = named(number, "Vocabulary.name", "number")
         if not 0 <= number < len(self):
             raise IndexError(f"Vocabulary: numbers run from 0 to {len(self) - 1}; got {number}.")
         return self.names[number]
@@ -238,6 +243,7 @@ class Vocabulary:
         >>> m = dy.ParameterCollection()
         >>> table = m.add_lookup_parameters(vectors.shape, init=vectors)
         """
+        seed = named(seed, "Vocabulary.vectors", "seed")
         wanted = {*self.names} | {n.lower() for n in self.names}
         found: dict[str, NDArray[np.float32]] = {}
         size: int | None = None

@@ -50,6 +50,11 @@ def _file(tmp):
     return str(path)
 
 
+def _vectors(tmp):
+    (path := tmp / "vectors").write_text("a 1 2\nb 3 5\n")
+    return path
+
+
 def _xs(n=3, batch=1):
     return [
         dy.inputTensor(np.arange(1.0, 2 * batch + 1).reshape(2, batch) / (k + 2), batched=True)
@@ -553,6 +558,17 @@ METHODS = {
         lambda n: (e := dy.lookup_batch(_table(), [0, 1]), e.set([n, 1]), e)[2],
         2,
     ),
+    "Profile.table.most": (lambda n: _numbers(len(dy.profile().table(n))), 3),
+    "Vocabulary.__init__.max_size": (
+        lambda n: _numbers(len(dy.Vocabulary("abc", max_size=n))),
+        2,
+    ),
+    "Vocabulary.__init__.min_count": (lambda n: _numbers(len(dy.Vocabulary("abbccc", n))), 2),
+    "Vocabulary.name.number": (lambda n: _numbers(ord(dy.Vocabulary("abc").name(n))), 2),
+    "Vocabulary.vectors.seed": (
+        lambda tmp: lambda n: _numbers(*dy.Vocabulary("abc").vectors(_vectors(tmp), n)),
+        3,
+    ),
     "_lookupExpression.set.i": (lambda n: (e := _table()[0], e.set(n), e)[2], 2),
     "_pickedExpression.set_index.v": (
         lambda n: (e := dy.pickneglogsoftmax(X(), 0), e.set_index(n), e)[2],
@@ -705,7 +721,11 @@ def test_integers_of_all_types_are_the_same(name, tmp_path):
         )
 
 
-MAY_BE_NONE = ("MultiHeadAttention.__init__.key_dim", "ComputationGraph.inputMatrixLiteral.d")
+MAY_BE_NONE = (
+    "MultiHeadAttention.__init__.key_dim",
+    "ComputationGraph.inputMatrixLiteral.d",
+    "Vocabulary.__init__.max_size",
+)
 
 
 @pytest.mark.parametrize("name", METHODS)

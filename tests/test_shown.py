@@ -176,6 +176,10 @@ MADE = {
         r"DistributedTrainer\(average='mean'\) of SimpleSGDTrainer\(.*\): .*, 1 rank",
     ),
     "Join": (lambda path: parallel.Join(parallel.DistributedTrainer(sgd())), r"Join\(\)"),
+    "LocalSGD": (
+        lambda path: parallel.LocalSGD(sgd(), every=8),
+        r"LocalSGD\(every=8, moments='local', rows='all'\) of SimpleSGDTrainer\(.*\): .*, 1 rank",
+    ),
     "Shard": (
         lambda path: parallel.shard([1, 2, 3], 2),
         r"Shard\(batch_size=2, seed=0, epoch=0, drop_last=False, shuffle=True\): 2 steps",

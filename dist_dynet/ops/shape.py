@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from .._ffi import accelerated
 from .._integers import indices, whole
-from .._manner import dims_in_a_tuple
 from ..expression import Expression
 from ..params.dims import as_dims
 from ._nodes import node
@@ -14,7 +13,6 @@ from ._nodes import node
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
 
 
-@dims_in_a_tuple("batch_size", 1)
 def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expression:
     """y = x in other dims, column-major; nothing is copied.
 
