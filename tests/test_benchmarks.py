@@ -27,10 +27,18 @@ NUMBER = r"[\d.]+(?:e[+-]\d+)?"
 
 @pytest.fixture
 def programs(monkeypatch):
-    """import_module() for the benchmarks' modules."""
+    """import_module() for the benchmarks' modules, also where another module of that name is
+    there."""
     monkeypatch.syspath_prepend(str(FOLDER / "tasks"))
     monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
+
+    def load(name):
+        found = sys.modules.get(name)
+        if found is not None and not Path(found.__file__).is_relative_to(FOLDER):
+            monkeypatch.delitem(sys.modules, name)
+        return importlib.import_module(name)
+
+    return load
 
 
 def printed(program, *arguments):

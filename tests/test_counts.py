@@ -192,7 +192,7 @@ def summed_rows(hosts, ranks, used, seed=1):
 
     def work(rank, comm, here):
         of = hosts_of(hosts, ranks, rank)
-        every = RowsBetweenHosts(here, comm, of, False)
+        every = RowsBetweenHosts(here, comm, of, None)
         starts = [windows.BYTES * local for local in range(ranks)]
         every.windows = windows.Windows(of, shared[of.host], starts) if ranks > 1 else None
         m = models[rank]

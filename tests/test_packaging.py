@@ -4,6 +4,7 @@ metadata that is true.
 How long: ten seconds. The wheel itself is made and installed by scripts/test.sh.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -33,7 +34,7 @@ m = d.metadata
 print(json.dumps({
     "options": {k: v[1] for k, v in d.command_options.get("bdist_wheel", {}).items()},
     "extensions": {e.name: [e.py_limited_api, dict(e.define_macros).get("Py_LIMITED_API")] for e in d.ext_modules},
-    "python": str(d.python_requires), "packages": d.packages, "classifiers": m.get_classifiers(), "license": m.license,
+    "python": str(d.python_requires), "packages": d.packages, "classifiers": m.get_classifiers(), "license": getattr(m, "license_expression", None) or m.license,
     "deprecated": [str(w.message) for w in said if "icense" in str(w.message)], "extras": sorted(d.extras_require),
 }))
 """  # noqa: E501
@@ -86,13 +87,15 @@ def test_extensions_need_no_function_that_only_the_newest_c_library_has(module):
 def source_distribution(tmp_path_factory):
     """What `setup.py sdist` makes and says: names of the files, the description, the output."""
     folder = tmp_path_factory.mktemp("sdist")
-    ran = subprocess.run(
-        [sys.executable, "setup.py", "-q", "egg_info", "-e", folder, "sdist", "-d", folder],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with (ROOT / "setup.py").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # it gathers the files in the checkout, under one name
+        ran = subprocess.run(
+            [sys.executable, "setup.py", "-q", "egg_info", "-e", folder, "sdist", "-d", folder],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert ran.returncode == 0, ran.stderr
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
