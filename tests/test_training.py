@@ -34,6 +34,18 @@ def lines_of(file):
     return [json.loads(text) for text in file.read_text().splitlines()]
 
 
+def summaries_of(file):
+    """The events of one of TensorBoard's files: records of a length, its sum, data, their sum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    content, events = file.read_bytes(), []
+    while content:
+        end = 12 + int.from_bytes(content[:8], "little")
+        events.append(Event.FromString(content[12:end]))
+        content = content[end + 4 :]
+    return events
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_lines_have_what_was_logged_and_the_rate(tmp_path, wrapped):
     m, w = made()
@@ -90,12 +102,30 @@ def test_events_are_those_of_the_lines(tmp_path):
     pytest.importorskip("tensorboardX")
     m, w = made()
     trainer = dy.SimpleSGDTrainer(m)
-    run = training.Run(trainer, tensorboard=tmp_path, every=1)
-    for _ in run.epoch(range(3)):
+    folder = tmp_path / "a" / "b"
+    run = training.Run(trainer, tmp_path / "m.jsonl", tensorboard=folder, every=1)
+    for update in range(1, 5):
+        for _ in run.epoch([0]):
+            step(w, trainer, run)
+        (file,) = folder.iterdir()
+        assert file.read_bytes().count(b"gradient_norm") == update - 1  # before anything is closed
+    events = [event for event in summaries_of(file) if event.summary.value]
+    found = {(event.step, v.tag): v.simple_value for event in events for v in event.summary.value}
+    for line in lines_of(tmp_path / "m.jsonl"):
+        for name in ("loss", "learning_rate", "gradient_norm", "rate", "wall"):
+            assert found[line["update"], name] == np.float32(line[name])
+
+
+def test_two_runs_of_one_second_have_their_own_events(tmp_path):
+    pytest.importorskip("tensorboardX")
+    for _ in range(2):
+        m, w = made()
+        trainer = dy.SimpleSGDTrainer(m)
+        run = training.Run(trainer, tensorboard=tmp_path)
         step(w, trainer, run)
-    (file,) = tmp_path.iterdir()
-    content = file.read_bytes()
-    assert all(name in content for name in (b"loss", b"learning_rate", b"gradient_norm", b"rate"))
+        run.write()
+    assert all(b"loss" in file.read_bytes() for file in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_events_need_their_writer(tmp_path, monkeypatch):
