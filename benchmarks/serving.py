@@ -6,6 +6,7 @@ A BiLSTM of 256 over 30 words, in batches of 16 sentences. How long: 20 s.
 It prints medians of 7 rounds, in which 1 and 2 threads take turns; docs/using.md has figures.
 """
 
+import argparse
 import statistics
 import threading
 import time
@@ -49,4 +50,7 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

@@ -12,6 +12,11 @@
 # What to expect: one line on stderr where something is installed. On failure the script ends with a
 # line that says what to do.
 
+if [[ "${1:-}" = --help ]]; then # of the script that reads this: what is written at its top
+    sed -n '1d; /^#/!q; s/^# \{0,1\}//p' "$0"
+    exit
+fi
+
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 

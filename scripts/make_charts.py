@@ -10,6 +10,7 @@ How long: two seconds. What to expect: the names of the files. Each chart has in
 what it shows; tests/test_charts.py fails when that is not what the figures say.
 """
 
+import argparse
 import json
 from pathlib import Path
 from statistics import median
@@ -140,6 +141,9 @@ CHARTS = {
 """File -> what gives the numbers that it shows, and what draws them."""
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     for file, (numbers, draw) in CHARTS.items():
         draw(file, numbers())
         print(FIGURES / file)

@@ -11,10 +11,10 @@ How long: two seconds. What to expect: the name of the file. tests/test_ops_md.p
 file is not what the sources say.
 """
 
+import argparse
 import doctest
 import inspect
 import re
-import sys
 from pathlib import Path
 
 import dist_dynet as dy
@@ -308,6 +308,10 @@ def document():
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "ops.md"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", nargs="?", type=Path, default=ROOT / "docs" / "ops.md")
+    target = parser.parse_args().file
     target.write_text(document(), encoding="utf-8")
     print(target)

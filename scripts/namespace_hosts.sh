@@ -22,6 +22,7 @@
 # Needs: root, or a kernel that lets users make namespaces; ip and tc (iproute2), unshare, nsenter
 # and setpriv (util-linux).
 set -euo pipefail
+source "$(dirname "$0")/common.sh"
 
 cannot() {
     echo "${0##*/}: cannot make hosts here: $*" >&2

@@ -13,8 +13,8 @@
 # the first stack that names a file of csrc.
 #     Leaks are not looked for: Python itself leaves memory behind.
 set -euo pipefail
+source "$(dirname "$0")/common.sh"
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 if [ -z "${PYTHON:-}" ]; then
     PYTHON="$ROOT/.venv/bin/python"
     [ -x "$PYTHON" ] || PYTHON="$(command -v python3)"
@@ -24,7 +24,7 @@ FOLDER="$(mktemp -d)"
 trap 'rm -rf "$FOLDER"' EXIT
 
 runtime="$("$CC" -print-file-name=libasan.so)"
-[ -e "$runtime" ] || { echo "sanitize.sh: $CC has no libasan; install GCC's sanitizer libraries." >&2; exit 1; }
+[ -e "$runtime" ] || die "$CC has no libasan; install GCC's sanitizer libraries."
 
 sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 cd "$ROOT"

@@ -34,6 +34,7 @@ import dist_dynet
 from dist_dynet import cli
 from dist_dynet.cli import _relay, mpi, options, output
 from dist_dynet.cli._messages import RefusedError
+from dist_dynet.parallel import _launcher
 
 # ---- what ranks write ------------------------------------------------------------------
 
@@ -653,10 +654,15 @@ def test_mpirun_of_mpi4pys_library_is_found(monkeypatch, tmp_path):
 def test_missing_mpi4py_is_named(monkeypatch, capsys):
     monkeypatch.setattr(mpi.importlib.util, "find_spec", lambda _: None)
     assert cli.main(["run", "-n", "2", "train.py"]) == 2
-    assert (
-        "mpi4py is not installed, and several ranks need it. Run: pip install 'dist-dynet[mpi]'"
-        in capsys.readouterr().err
-    )
+    said = f"mpi4py is not installed, and several ranks need it. Run: {_launcher.INSTALL}\n"
+    assert capsys.readouterr().err == f"dist-dynet: run: {said}"
+
+
+def test_mpi4py_that_finds_no_library_is_said(monkeypatch):
+    monkeypatch.setattr(mpi, "_ASK", "raise RuntimeError('cannot load MPI library')")
+    with pytest.raises(RefusedError, match="cannot load MPI library") as refused:
+        mpi.library()
+    assert str(refused.value).endswith(f"\nRun: {_launcher.INSTALL}")
 
 
 # ---- info ------------------------------------------------------------------------------

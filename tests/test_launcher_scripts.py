@@ -67,7 +67,7 @@ def clone(tmp_path_factory):
         Path(sys.prefix, name).exists()
         for name in ("pyvenv.cfg", "bin/pip", "bin/mpirun", "bin/dist-dynet")
     ):
-        pytest.skip("needs a venv with dist-dynet[mpi,examples]: scripts/test.sh makes one")
+        pytest.skip("needs a venv with the extras mpi and examples: scripts/test.sh makes one")
     folder = tmp_path_factory.mktemp("clone")
     for name in (
         "dist_dynet",

