@@ -91,30 +91,20 @@ class Inflector:
         dy.renew_cg()
         state, seen = self.encode(lemma, tag)
         projected = self.attention.project(seen)
-        beam, done = [(0.0, [END], state)], []
-        for _ in range(2 * len(lemma) + 6):
-            states = [before.add_input(self.table[letters[-1]]) for _, letters, before in beam]
-            outputs = [state.output() for state in states]
+
+        def advance(states, letters):
+            after = [
+                s.add_input(self.table[letter]) for s, letter in zip(states, letters, strict=True)
+            ]
+            outputs = [s.output() for s in after]
             contexts = [self.attention.attend(h, seen, projected=projected) for h in outputs]
-            log_p = [
+            return after, [
                 dy.log_softmax(self.output(dy.concatenate(list(both))))
                 for both in zip(outputs, contexts, strict=True)
             ]
-            longer = [
-                (score + p[k], [*letters, int(k)], state)
-                for (score, letters, _), p, state in zip(
-                    beam, dy.npvalues(log_p), states, strict=True
-                )
-                for k in np.argsort(-p)[:width]
-            ]
-            longer = sorted(longer, key=lambda hypothesis: -hypothesis[0])[:width]
-            done += [h for h in longer if h[1][-1] == END]
-            beam = [h for h in longer if h[1][-1] != END]
-            # what is longer is not likelier
-            if not beam or (done and max(done, key=lambda h: h[0])[0] > beam[0][0]):
-                break
-        _, letters, _ = max(done or beam, key=lambda h: h[0])
-        return "".join(self.symbols.name(k) for k in letters if k != END)
+
+        letters = shared.beam_search(state, advance, END, width, 2 * len(lemma) + 6)
+        return "".join(self.symbols.name(k) for k in letters)
 
 
 def predict(args):

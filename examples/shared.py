@@ -1,5 +1,5 @@
-"""What the examples share: the options of their command lines, the data, resuming, and a line for
-each epoch. The networks and their training loops are in the examples themselves."""
+"""What the examples share: the options of their command lines, the data, resuming, a line for each
+epoch, and a beam search. The networks and their training loops are in the examples themselves."""
 
 import argparse
 import gzip
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import conllu
+import numpy as np
 
 import dist_dynet as dy
 from dist_dynet import parallel, training
@@ -90,6 +91,36 @@ def lines(file):
         return
     with Path(file).open(encoding="utf-8") as opened:
         yield from (line.rstrip("\n") for line in opened if line.strip())
+
+
+def beam_search(state, advance, end, width, longest):
+    """The likeliest sequence of symbols that a beam of this width finds, without the end; a width
+    of 1 takes the best symbol each time. It begins with `end` as the symbol before the first one.
+
+    Args:
+        state: before the first symbol.
+        advance: of lists of states and of symbols as long, the states after one more symbol each,
+            and expressions: log p of every symbol after it.
+        end: the symbol that ends a sequence.
+        width: how many beginnings are kept.
+        longest: so many symbols at most, with the end.
+    """
+    beam, done = [(0.0, [end], state)], []
+    for _ in range(longest):
+        states, log_p = advance([h[2] for h in beam], [h[1][-1] for h in beam])
+        longer = [
+            (score + p[k], [*symbols, int(k)], after)
+            for (score, symbols, _), p, after in zip(beam, dy.npvalues(log_p), states, strict=True)
+            for k in np.argsort(-p)[:width]
+        ]
+        longer = sorted(longer, key=lambda hypothesis: -hypothesis[0])[:width]
+        done += [h for h in longer if h[1][-1] == end]
+        beam = [h for h in longer if h[1][-1] != end]
+        # what is longer is not likelier
+        if not beam or (done and max(done, key=lambda h: h[0])[0] > beam[0][0]):
+            break
+    _, symbols, _ = max(done or beam, key=lambda h: h[0])
+    return [k for k in symbols if k != end]
 
 
 def read_treebank(path, limit=None):

@@ -4,6 +4,7 @@ test_traced.py, test_blocks_crf.py, test_blocks_stack.py.
 How long: three quarters of a minute.
 """
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -87,3 +88,60 @@ def test_the_auto_encoder_learns(tmp_path):
     assert len(found) == 3 and found[1] < found[0]
     words, none = predictions("vae", tmp_path, "a charming comedy\nzzzz\n")
     assert len(words.split()) == 8 and none == "-"
+
+
+@pytest.mark.float32
+def test_the_translator_learns(tmp_path):
+    sizes = {"train": 1500, "dev": 20, "test": 20}
+    for name, size in sizes.items():  # the first short ones
+        lines = gzip.decompress((EXAMPLES / "data" / "en-de" / f"{name}.txt.gz").read_bytes())
+        short = [line for line in lines.splitlines(True) if line.count(b" ") < 16][:size]
+        (tmp_path / f"{name}.txt.gz").write_bytes(gzip.compress(b"".join(short)))
+    options = ("--data", str(tmp_path), "--epochs", "4", "--size", "64", "--batch-size", "4")
+    losses = numbers(r"loss of a sentence ([\d.]+)", "translation", tmp_path, *options)
+    assert len(losses) == 4 and losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.6 * losses[0]
+    picture = tmp_path / "attention.svg"
+    command = ("--save", tmp_path / "model", "--attention", picture, "--predict", tmp_path / "text")
+    (tmp_path / "text").write_text("today the old dog sleeps .\nzzzz\n")
+    result = run_example(EXAMPLES / "translation.py", *map(str, command))
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 2
+    assert picture.read_text().startswith("<?xml")
+
+
+def test_sentences_of_the_grammar_are_what_it_makes(monkeypatch):
+    """The files are the script's, and sentences of dev and test have combinations of words that
+    training has not."""
+    monkeypatch.syspath_prepend(str(EXAMPLES / "data" / "en-de"))
+    import make
+
+    parts = make.corpus()
+    for name, pairs in parts.items():
+        text = gzip.decompress((make.FOLDER / f"{name}.txt.gz").read_bytes()).decode()
+        assert text == "".join(f"{english}\t{german}\n" for english, german in pairs)
+    assert len({english for pairs in parts.values() for english, _ in pairs}) == sum(
+        make.SIZES.values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("noun", "number", "determiner", "case", "german"),
+    [
+        ("dog", "s", "a", "nom", "ein alter Hund"),
+        ("dog", "s", "a", "dat", "einem alten Hund"),
+        ("cat", "s", "the", "dat", "der alten Katze"),
+        ("house", "s", "a", "acc", "ein altes Haus"),
+        ("house", "p", "this", "dat", "diesen alten Häusern"),
+        ("boy", "s", "my", "acc", "meinen alten Jungen"),
+        ("child", "p", "", "nom", "alte Kinder"),
+        ("child", "p", "", "dat", "alten Kindern"),
+        ("doctor", "p", "the", "nom", "die alten Ärztinnen"),
+    ],
+)
+def test_german_phrases_agree(monkeypatch, noun, number, determiner, case, german):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "data" / "en-de"))
+    import make
+
+    (found,) = (n for n in make.NOUNS if n.english == noun)
+    assert make.Phrase(number, found, determiner, "old").german(case) == german
