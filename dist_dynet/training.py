@@ -23,9 +23,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from . import parallel
+from ._bar import Bar, NoBar, make_bar
 from .io import save
 from .io.files import FileName
 from .parallel.metrics import EVERY, LinesOfFile, report_on
@@ -35,80 +36,6 @@ from .trainers import Trainer
 __all__ = ["Best", "Run", "entities", "entity_scores"]
 
 T = TypeVar("T")
-
-# ---- the bar ---------------------------------------------------------------------------
-
-
-class _Bar(Protocol):
-    def update(self, n: float = 1) -> Any: ...
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any: ...
-    def close(self) -> Any: ...
-
-
-class _NoBar:
-    """Shows nothing."""
-
-    def update(self, n: float = 1) -> None:
-        """Another step."""
-
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
-        """What stands behind."""
-
-    def close(self) -> None:
-        """No more will come."""
-
-
-class _PlainBar:
-    """A line that is written over itself, where tqdm is not installed."""
-
-    _OFTEN = 0.2  # seconds from one state to the next
-
-    def __init__(self, description: str, total: int | None, first: int) -> None:
-        self._text, self._total, self._n, self._rest = description, total, first, ""
-        self._last = -math.inf
-
-    def update(self, n: float = 1) -> None:
-        """Another step."""
-        self._n += int(n)
-        now = time.monotonic()
-        if now - self._last >= self._OFTEN or self._n == self._total:
-            self._last = now
-            of = "" if self._total is None else f"/{self._total}"
-            sys.stderr.write(f"\r\x1b[K{self._text}: {self._n}{of}, {self._rest}")
-            sys.stderr.flush()
-
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
-        """What stands behind."""
-        self._rest = s
-
-    def close(self) -> None:
-        """No more will come."""
-        if self._last > -math.inf:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-
-def _is_wanted(bar: bool | None) -> bool:
-    """Whether this process shows a bar. A launcher says by DIST_DYNET_BARS that what rank 0 writes
-    comes to a terminal."""
-    if not parallel.is_main():
-        return False
-    if bar is not None:
-        return bar
-    asked = os.environ.get("DIST_DYNET_BARS", "")
-    return sys.stderr.isatty() if asked == "" else asked != "0"
-
-
-def _make_bar(description: str, total: int | None, first: int) -> _Bar:
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        return _PlainBar(description, total, first)
-    bar: _Bar = tqdm(
-        desc=description, total=total, initial=first, leave=False, unit="batch", file=sys.stderr
-    )
-    return bar
-
 
 # ---- event files -----------------------------------------------------------------------
 
@@ -153,6 +80,17 @@ class _Events:
 
 
 # ---- a run -----------------------------------------------------------------------------
+
+
+def _is_wanted(bar: bool | None) -> bool:
+    """Whether this process shows a bar. A launcher says by DIST_DYNET_BARS that what rank 0 writes
+    comes to a terminal."""
+    if not parallel.is_main():
+        return False
+    if bar is not None:
+        return bar
+    asked = os.environ.get("DIST_DYNET_BARS", "")
+    return sys.stderr.isatty() if asked == "" else asked != "0"
 
 
 class Run:
@@ -211,7 +149,7 @@ class Run:
         self.trainer = trainer
         self._is_shown = _is_wanted(bar)
         self._sums: dict[str, tuple[float, float]] = {}
-        self._bar: _Bar = _NoBar()
+        self._bar: Bar = NoBar()
         self._weight, self._examples, self._seconds = 1.0, 0.0, 0.0
         self._attempt = 0
         inner = trainer.inner if isinstance(trainer, parallel.DistributedTrainer) else trainer
@@ -242,7 +180,7 @@ class Run:
         if description is None:
             description = f"epoch {batches.epoch}" if hasattr(batches, "epoch") else "batches"
         if self._is_shown:
-            self._bar = _make_bar(description, total, first)
+            self._bar = make_bar(description, total, first)
         last, examples, began = time.perf_counter(), 0.0, time.perf_counter()
         try:
             for batch in batches:
@@ -262,7 +200,7 @@ class Run:
                     self._bar.update()
         finally:
             self._bar.close()
-            self._bar = _NoBar()
+            self._bar = NoBar()
 
     def log(self, weight: float | None = None, /, **values: float) -> None:
         """Adds numbers of a batch, such as the loss, to means() and to the next line of metrics: to

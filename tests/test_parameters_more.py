@@ -371,3 +371,27 @@ def test_parameters_alone_make_nodes_of_the_current_graph(make, in_thread):
     assert value.tolist() == expected.tolist()
     assert index == 1  # after the parameter's own
     assert p.grad_as_array().any()
+
+
+@pytest.mark.parametrize("call", ["add_gradients", "rows_as_array", "rows_grad_as_array"])
+def test_rows_of_a_table_are_checked_alike(call):
+    table = dy.ParameterCollection().add_lookup_parameters((3, 2))
+    table.init_from_array(np.arange(6).reshape(3, 2))
+
+    def called(rows):
+        if call == "add_gradients":
+            return table.add_gradients(rows, np.ones((len(rows), 2)))
+        return getattr(table, call)(rows)
+
+    for outside in ([0, 3], np.array([0, 3]), np.array([-1]), np.array([2**32]), [2**32], [-1]):
+        with pytest.raises(ValueError, match=f"^{call}: row .* is outside the table of 3 rows"):
+            called(outside)
+    for wrong in ([0.5], np.array([0.5]), ["1"], np.array([True, False])):
+        with pytest.raises(TypeError, match=f"^{call}: row must be an integer"):
+            called(wrong)
+    assert not len(table.touched_rows())
+    for right in ([2, 0], np.array([2, 0]), np.array([2.0, 0.0]), np.array([2, 9, 0])[::2], []):
+        for kind in (list, np.array):
+            got = called(kind(right))
+            if call == "rows_as_array":
+                assert got.tolist() == [[2.0 * i, 2.0 * i + 1] for i in right]

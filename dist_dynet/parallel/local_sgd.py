@@ -32,6 +32,9 @@ from .wrapper import TrainerWrapper
 Moments = Literal["local", "average", "reset"]
 Rows = Literal["all", "touched"]
 
+_Difference = tuple[NDArray[np.intp], NDArray[Any]]
+"""Rows, and how far each has come: what it was - what it is."""
+
 
 class LocalSGD(TrainerWrapper):
     """Wraps a trainer: each rank updates its own parameters, and every k-th update() averages them.
@@ -229,9 +232,10 @@ class LocalSGD(TrainerWrapper):
                 "average: gradients wait to be applied. Call average() between update() and the"
                 " next backward()."
             )
-        thawed = self._take_back()
+        came = self._came()
         if self._rows == "touched":
-            self._weigh_rows(n)
+            self._weigh_rows(n, came)
+        thawed = self._take_back(came)
         decay = m.get_weight_decay()
         m.set_weight_decay(0)
         try:
@@ -319,40 +323,59 @@ class LocalSGD(TrainerWrapper):
             else:
                 anchor[:] = values
 
-    def _take_back(self) -> list[AnyParameter]:
+    def _came(self) -> dict[AnyParameter, _Difference]:
+        """How far this rank has come since the last average, of what has changed."""
+        came: dict[AnyParameter, _Difference] = {}
+        for p in Hooks(self._rule).members():
+            if p not in self._anchor:  # added since then, alike on all ranks
+                self._anchor[p] = p.storage().copy()
+            values, anchor = _by_row(p, p.storage()), _by_row(p, self._anchor[p])
+            rows = np.flatnonzero((values != anchor).any(axis=1))
+            if len(rows):
+                came[p] = rows, anchor[rows] - values[rows]
+        return came
+
+    def _take_back(self, came: Mapping[AnyParameter, _Difference]) -> list[AnyParameter]:
         """Parameters go back to what they were after the last average, and how far this rank has
         come becomes their gradient. Those that are frozen and have changed are not any more, and
         are given back."""
         thawed: list[AnyParameter] = []
-        for p in Hooks(self._rule).members():
-            if p not in self._anchor:  # added since then, alike on all ranks
-                self._anchor[p] = p.storage().copy()
-            values, anchor = p.storage(), self._anchor[p]
-            if np.array_equal(values, anchor):
-                continue
-            if not p.is_updated():
-                p.set_updated(True)
-                thawed.append(p)
-            _set_gradient(p, anchor - values)
-            values[:] = anchor
+        try:
+            for p, (rows, difference) in came.items():
+                if not p.is_updated():
+                    p.set_updated(True)
+                    thawed.append(p)
+                p.clear_gradient()
+                if isinstance(p, LookupParameters):
+                    p.add_gradients(rows, difference)
+                else:
+                    p.set_gradient(difference.reshape(p.shape(), order="F"))
+        except MemoryError:
+            for p in came:
+                p.clear_gradient()
+            for p in thawed:
+                p.set_updated(False)
+            raise
+        for p, (rows, _) in came.items():
+            _by_row(p, p.storage())[rows] = _by_row(p, self._anchor[p])[rows]
             p.changed()
         return thawed
 
-    def _weigh_rows(self, n: float) -> None:
+    def _weigh_rows(self, n: float, came: dict[AnyParameter, _Difference]) -> None:
         """Rows count as if only the ranks that have changed them had a weight."""
         tables = self.collection.lookup_parameters_list()
-        mine = [table.touched_rows() for table in tables]
+        none = np.empty(0, np.int64), np.empty(0)
+        mine = [np.asarray(came.get(table, none)[0], np.uint32) for table in tables]
         every = gather((n, mine), self.sync.here.comm)
         total = sum(weight for weight, _ in every)
         for k, table in enumerate(tables):
+            if table not in came:
+                continue
             weights = np.zeros(len(table))
-            for weight, ids in every:
-                weights[ids[k]] += weight
-            rows, gradients = table.touched_rows(), table.touched_gradients()
-            if len(rows):
-                factors = total / np.maximum(weights[rows], np.finfo(DTYPE).tiny)
-                table.clear_gradient()
-                table.add_gradients(rows, gradients * factors[:, None])
+            for weight, rows in every:
+                weights[rows[k]] += weight
+            rows, difference = came[table]
+            difference *= (total / np.maximum(weights[rows], np.finfo(DTYPE).tiny))[:, None]
 
     def _average_moments(self) -> None:
         """The mean of all ranks' moments; of a parameter that a rank has not updated they are
@@ -368,15 +391,9 @@ class LocalSGD(TrainerWrapper):
         self._inner.load_state(state)
 
 
-def _set_gradient(p: AnyParameter, flat: NDArray[Any]) -> None:
-    """Of a table, rows of zeros count as not used."""
-    if isinstance(p, LookupParameters):
-        rows = flat.reshape(len(p), -1)
-        used = np.flatnonzero(rows.any(axis=1))
-        p.clear_gradient()
-        p.add_gradients(used, rows[used])
-    else:
-        p.set_gradient(flat.reshape(p.shape(), order="F"))
+def _by_row(p: AnyParameter, flat: NDArray[Any]) -> NDArray[Any]:
+    """A view: of a table its rows, of a dense parameter one row."""
+    return flat.reshape(len(p) if isinstance(p, LookupParameters) else 1, -1)
 
 
 explain(LocalSGD, OF_TRAINERS)

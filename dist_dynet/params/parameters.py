@@ -3,7 +3,7 @@ and an expression in every graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -27,7 +27,7 @@ FileName = str | PathLike[str]
 @accelerated
 def stored(p: Any, row: int) -> Numbers:
     """The values of a parameter (row -1) or of a row of a table, as they are stored."""
-    (row,) = p._range("row_as_array", [row]) if p._rows else (0,)
+    row = int(p._range("row_as_array", [row])[0]) if p._rows else 0
     size = prod(p._dims)
     return p._values(row * size, size).astype(np.float64), p._dims, 1
 
@@ -331,17 +331,23 @@ class LookupParameters(_ParameterBase):
     def __iter__(self) -> Iterator[Expression]:
         return (self[i] for i in range(self._rows))
 
-    def _range(self, what: str, rows: Sequence[int]) -> list[int]:
+    def _range(self, what: str, rows: ArrayLike) -> NDArray[np.int32]:
         """The rows as integers; raises for those outside of the table."""
-        numbers = [named(i, what, "row") for i in rows]
-        for i in numbers:
-            if not 0 <= i < self._rows:
-                raise ValueError(f"{what}: row {i} is outside the table of {self._rows} rows.")
-        return numbers
+        if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu":
+            numbers = rows.ravel()
+            outside = (numbers < 0) | (numbers >= self._rows)
+            first = int(numbers[outside.argmax()]) if outside.any() else None
+        else:
+            several = [named(i, what, "row") for i in cast(Iterable[Any], rows)]
+            first = next((i for i in several if not 0 <= i < self._rows), None)
+            numbers = np.array(several if first is None else [], np.int32)
+        if first is not None:
+            raise ValueError(f"{what}: row {first} is outside the table of {self._rows} rows.")
+        return np.ascontiguousarray(numbers, np.int32)
 
     def init_row(self, i: int, row: ArrayLike) -> None:
         """Sets row i to these numbers, column-major."""
-        (i,) = self._range("init_row", [i])
+        i = int(self._range("init_row", [i])[0])
         size = prod(self._dims)
         values = np.asarray(row, DTYPE).ravel(order="F")
         if values.size != size:
@@ -371,10 +377,11 @@ class LookupParameters(_ParameterBase):
         """Copies of these rows, the row first."""
         return self._copied(lib.dn_lookup_copy_rows, self._range("rows_as_array", rows))
 
-    def _copied(self, copy: Any, rows: list[int]) -> NDArray[np.float64]:
+    def _copied(self, copy: Any, rows: NDArray[np.int32]) -> NDArray[np.float64]:
         """What a call of C copies for these rows: rows of the row's dims."""
         out = np.empty((len(rows), prod(self._dims)), DTYPE)
-        copy(self._c, len(rows), rows, pointer(out))
+        if len(rows):
+            copy(self._c, len(rows), ffi.from_buffer("int *", rows), pointer(out))
         return self._by_row(out.astype(np.float64))
 
     def _by_row(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -419,14 +426,13 @@ class LookupParameters(_ParameterBase):
 
     def add_gradients(self, rows: ArrayLike, gradients: ArrayLike) -> None:
         """Adds row gradients, one row of numbers each."""
-        index = np.ascontiguousarray(rows, np.int32)
+        index = self._range("add_gradients", rows)
         block = np.ascontiguousarray(gradients, DTYPE)
         if block.size != index.size * prod(self._dims):
             raise ValueError(
                 f"add_gradients: {index.size} rows need {index.size * prod(self._dims)} numbers;"
                 f" got {block.size}."
             )
-        self._range("add_gradients", index.tolist())
         if index.size and lib.dn_lookup_add(
             self._c, index.size, ffi.from_buffer("int *", index), pointer(block)
         ):
