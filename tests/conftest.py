@@ -63,6 +63,8 @@ def pytest_report_header():
 def pytest_collection_modifyitems(config, items):
     other = "float64" if DTYPE_NAME == "float32" else "float32"
     without = {other} if FAST_PATHS else {other, "fast_paths"}
+    if "nightly" not in config.option.markexpr:
+        without.add("nightly")
     deselected = [item for item in items if any(item.get_closest_marker(mark) for mark in without)]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
