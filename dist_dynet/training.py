@@ -9,8 +9,7 @@ entities.
             run.log(loss=loss.value())
         best.update(accuracy(dev))
 
-It knows how to show, count and keep; what is computed, and when a loop ends, is the program's
-business.
+It shows, counts and keeps; what is computed, and when a loop ends, is the program's business.
 """
 
 from __future__ import annotations
@@ -366,10 +365,8 @@ class Best:
             raise RuntimeError("training.Best.restore: there was no score yet.")
         if self._file is None:
             if not self._kept:
-                raise RuntimeError(
-                    "training.Best.restore: a run that resumes has the best in a file alone. Write"
-                    " Best(model, file)."
-                )
+                why = "a run that resumes has the best in a file alone. Write Best(model, file)."
+                raise RuntimeError(f"training.Best.restore: {why}")
             for kept, now in zip(self._kept, self._collections(), strict=True):
                 now.copy_from(kept)
         elif self._is_collection:
