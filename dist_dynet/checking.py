@@ -254,7 +254,7 @@ def check_gradient(
                 compared += 1
                 if not abs(g - difference) <= allowed:
                     excess = abs(g - difference) / allowed if np.isfinite(difference) else np.inf
-                    wrong.append(Derivative(p.name(), _index(p, i), g, difference, excess))
+                    wrong.append(Derivative(p.readable_name(), _index(p, i), g, difference, excess))
     finally:
         for p, gradient_before in zip(chosen, before, strict=True):
             p._set_flat_gradient(gradient_before)

@@ -50,9 +50,8 @@ class _Projections(Block):
             key_dim=self.key_dim,
             hidden_dim=self.hidden_dim,
         )
-        add = self._collection.add_parameters
-        self._Wq = add((self.hidden_dim, self.query_dim))
-        self._Wk = add((self.hidden_dim, self.key_dim))
+        self._Wq = self._dense("Wq", (self.hidden_dim, self.query_dim))
+        self._Wk = self._dense("Wk", (self.hidden_dim, self.key_dim))
 
     @property
     def spec(self) -> tuple[int, ...]:
@@ -107,8 +106,8 @@ class AdditiveAttention(_Projections):
         precision: str | None = None,
     ) -> None:
         super().__init__(query_dim, key_dim, hidden_dim, model, precision=precision)
-        self._b = self._collection.add_parameters(self.hidden_dim, init=0)
-        self._v = self._collection.add_parameters((1, self.hidden_dim))
+        self._b = self._dense("b", self.hidden_dim, 0)
+        self._v = self._dense("v", (1, self.hidden_dim))
 
     def weights(
         self,
@@ -264,11 +263,10 @@ class MultiHeadAttention(Block):
                 f" heads={heads}."
             )
         self._begin(model, precision, dim=self.dim, heads=self.heads, key_dim=self.key_dim)
-        add = self._collection.add_parameters
-        self._Wq = add((self.dim, self.dim))
-        self._Wk = add((self.dim, self.key_dim))
-        self._Wv = add((self.dim, self.key_dim))
-        self._Wo = add((self.dim, self.dim))
+        self._Wq = self._dense("Wq", (self.dim, self.dim))
+        self._Wk = self._dense("Wk", (self.dim, self.key_dim))
+        self._Wv = self._dense("Wv", (self.dim, self.key_dim))
+        self._Wo = self._dense("Wo", (self.dim, self.dim))
 
     @property
     def spec(self) -> tuple[int, ...]:

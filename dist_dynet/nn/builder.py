@@ -45,6 +45,8 @@ class RecurrentBuilder(Owner):
     _fixed_weights: ClassVar[bool] = True
     """Whether _node_weights() are the same in each sequence."""
     _op: ClassVar[int]
+    _roles: ClassVar[tuple[str, ...]] = ()
+    """What the formulas of the class call the parameters of a layer."""
     _start: RNNState | None = None
     """Where the last sequence has begun; in which graph."""
     _graph: int = -1
@@ -70,6 +72,9 @@ class RecurrentBuilder(Owner):
         self._layers = [
             self._layer(self.input_dim if i == 0 else self.hidden_dim) for i in range(self.layers)
         ]
+        for i, layer in enumerate(self._layers):
+            for parameter, role in zip(layer, self._roles, strict=False):
+                parameter._play(f"{i}/{role}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_start": None, "_last_step": None}  # a copy has begun no sequence

@@ -78,8 +78,8 @@ class CRF(Block):
             raise ValueError(f"CRF: each tag must have a name of its own; got {self.names!r:.200}.")
         self.forbidden = sorted({self._pair(pair) for pair in forbidden})
         self._begin(model, precision, tags=self.tags)
-        add, n = self._collection.add_parameters, self.tags
-        self._parameters = add((n, n), init=0), add(n, init=0), add(n, init=0)
+        add, n = self._dense, self.tags
+        self._parameters = add("A", (n, n), 0), add("start", n, 0), add("stop", n, 0)
         self._now: tuple[object, bool, tuple[Expression, ...]] | None = None
 
     @staticmethod

@@ -34,9 +34,10 @@ _Leaves = list[tuple[list[str], list[int]]]
 class _Cluster:
     """A node of the tree: either clusters below, by their symbols, or words."""
 
-    __slots__ = ("below", "layer", "words")
+    __slots__ = ("below", "layer", "path", "words")
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "") -> None:
+        self.path = path
         self.below: dict[str, _Cluster] = {}
         self.words: list[int] = []
         self.layer: _Layer | None = None
@@ -153,7 +154,8 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
                 ]
         for cluster in self._clusters():
             if cluster.size() > 1:
-                cluster.layer = self._new_layer(1 if cluster.size() == 2 else cluster.size())
+                rows = 1 if cluster.size() == 2 else cluster.size()
+                cluster.layer = self._new_layer(rows, cluster.path)
         order = {
             w: row for row, w in enumerate(w for cluster in self._clusters() for w in cluster.words)
         }
@@ -165,7 +167,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         for symbol in path:
             if cluster.words:
                 break
-            cluster = cluster.below.setdefault(symbol, _Cluster())
+            cluster = cluster.below.setdefault(symbol, _Cluster(f"{cluster.path}{symbol}/"))
         if cluster.words or cluster.below:
             raise ValueError(
                 "HierarchicalSoftmaxBuilder: a cluster has words or clusters; got both at"

@@ -48,8 +48,8 @@ class Linear(Block):
         self.input_dim, self.output_dim = self._sizes(input_dim, output_dim)
         self.bias = bool(bias)
         self._begin(model, precision, input_dim=self.input_dim, output_dim=self.output_dim)
-        self._W = self._collection.add_parameters((self.output_dim, self.input_dim))
-        self._b = self._collection.add_parameters(self.output_dim, init=0) if self.bias else None
+        self._W = self._dense("W", (self.output_dim, self.input_dim))
+        self._b = self._dense("b", self.output_dim, 0) if self.bias else None
 
     @property
     def spec(self) -> tuple[Any, ...]:

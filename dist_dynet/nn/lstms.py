@@ -109,6 +109,19 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
     """
 
     _fixed_weights: ClassVar[bool] = False
+    _roles: ClassVar[tuple[str, ...]] = (
+        "Wx",
+        "Wh",
+        "b",
+        "mask-x",
+        "mask-h",
+        "gh",
+        "bh",
+        "gx",
+        "bx",
+        "gc",
+        "bc",
+    )
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         add, h = self._collection.add_parameters, self.hidden_dim
@@ -195,6 +208,19 @@ class CoupledLSTMBuilder(RecurrentBuilder):
     _subcollection: ClassVar[str] = "lstm-builder"
     _has_cells: ClassVar[bool] = True
     _op: ClassVar[int] = OPS["coupled_lstm"]
+    _roles: ClassVar[tuple[str, ...]] = (
+        "Wix",
+        "Wih",
+        "Wic",
+        "bi",
+        "Wox",
+        "Woh",
+        "Woc",
+        "bo",
+        "Wcx",
+        "Wch",
+        "bc",
+    )
     _peephole_columns: ClassVar[int] = 0
     _mask_rates: ClassVar[tuple[str | None, ...]] = ("dropout_x", "dropout_h", "dropout_h")
 

@@ -40,8 +40,8 @@ class LayerNorm(Block):
     ) -> None:
         (self.dim,) = self._sizes(dim)
         self._begin(model, precision, dim=self.dim)
-        self._g = self._collection.add_parameters(self.dim, init=1)
-        self._b = self._collection.add_parameters(self.dim, init=0)
+        self._g = self._dense("g", self.dim, 1)
+        self._b = self._dense("b", self.dim, 0)
 
     @property
     def spec(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..params.collection import ParameterCollection
 from ..params.dims import size
 from ..params.modes import switch
+from ..params.parameters import Parameters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,6 +32,12 @@ class Owner:
     def whoami(self) -> str:
         """The name of the class."""
         return type(self).__name__
+
+    def _dense(self, role: str, dim: int | tuple[int, ...], init: Any = None) -> Parameters:
+        """A new parameter; `role`: what the formulas of the class call it."""
+        parameter = self._collection.add_parameters(dim, init=init)
+        parameter._play(role)
+        return parameter
 
     def set_precision(self, precision: str | None) -> None:
         """Whether products with its matrices are rounded, whatever init() says: "float32" or

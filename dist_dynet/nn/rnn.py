@@ -52,6 +52,7 @@ class VanillaLSTMBuilder(TwoRates):
     _subcollection: ClassVar[str] = "vanilla-lstm-builder"
     _has_cells: ClassVar[bool] = True
     _op: ClassVar[int] = OPS["lstm"]
+    _roles: ClassVar[tuple[str, ...]] = ("Wx", "Wh", "b", "gh", "bh", "gx", "bx", "gc", "bc")
 
     def __init__(
         self,

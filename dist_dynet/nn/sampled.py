@@ -112,11 +112,11 @@ class _SampledBuilder(SoftmaxBuilder):
         add = self._collection.add_lookup_parameters
         scale = (6 / (self.num_classes + self.input_dim)) ** 0.5
         self._W = add((self.num_classes, self.input_dim), init=UniformInitializer(scale))
-        self._b = (
-            add((self.num_classes, 1), init=ConstInitializer(self._first_bias()))
-            if self.bias
-            else None
-        )
+        self._W._play("W")
+        self._b = None
+        if self.bias:
+            self._b = add((self.num_classes, 1), init=ConstInitializer(self._first_bias()))
+            self._b._play("b")
 
     def _first_bias(self) -> float:
         return 0.0

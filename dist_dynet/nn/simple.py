@@ -33,6 +33,7 @@ class SimpleRNNBuilder(TwoRates):
 
     _subcollection: ClassVar[str] = "simple-rnn-builder"
     _op: ClassVar[int] = OPS["simple_rnn"]
+    _roles: ClassVar[tuple[str, ...]] = ("Wx", "Wh", "b")
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         add, h = self._collection.add_parameters, self.hidden_dim
@@ -79,6 +80,7 @@ class GRUBuilder(RecurrentBuilder):
     _drops_each_step: ClassVar[bool] = True
     _mask_rates: ClassVar[tuple[str | None, ...]] = ()
     _op: ClassVar[int] = OPS["gru"]
+    _roles: ClassVar[tuple[str, ...]] = ("Wzx", "Wzh", "bz", "Wrx", "Wrh", "br", "Whx", "Whh", "bh")
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         add, h = self._collection.add_parameters, self.hidden_dim

@@ -60,9 +60,10 @@ class SoftmaxBuilder(Owner):
             raise ValueError(f"{type(self).__name__}: input_dim must be positive; got {input_dim}.")
         self._collection = subcollection(pc, self._subcollection, precision)
 
-    def _new_layer(self, size: int) -> _Layer:
-        add = self._collection.add_parameters
-        return add((size, self.input_dim)), add(size, init=0) if self.bias else None
+    def _new_layer(self, size: int, of: str = "") -> _Layer:
+        """W and b; `of`: which layer, as a path."""
+        W = self._dense(f"{of}W", (size, self.input_dim))
+        return W, self._dense(f"{of}b", size, 0) if self.bias else None
 
     def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
         """The loss -log p(c | x); with update=False the parameters get no gradient."""
@@ -292,7 +293,8 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         }
         self._class_layer = self._new_layer(len(clusters))
         self._layers = [
-            self._new_layer(len(members)) if len(members) > 1 else None for _, members in clusters
+            self._new_layer(len(members), f"{name}/") if len(members) > 1 else None
+            for name, members in clusters
         ]
         order = {w: row for row, w in enumerate(w for _, members in clusters for w in members)}
         # of words without class: the row after the last

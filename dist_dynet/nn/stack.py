@@ -148,7 +148,7 @@ class StackLSTM(Block):
             input_dim=self.input_dim,
             hidden_dim=self.hidden_dim,
         )
-        self._empty = self._collection.add_parameters(self.input_dim)
+        self._empty = self._dense("empty", self.input_dim)
         self.builder = rnn_builder_factory(
             self.layers, self.input_dim, self.hidden_dim, self._collection
         )

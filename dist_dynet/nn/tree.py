@@ -119,13 +119,13 @@ class _TreeBuilder(Block):
         self.input_dim, self.hidden_dim = self._sizes(input_dim, hidden_dim)
         self.forget_bias = float(forget_bias)
         self._begin(model, precision, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
-        add, n, k = self._collection.add_parameters, self.hidden_dim, self.input_dim
-        gates = add((3 * n, k)), add((3 * n, arity * n)), add(3 * n, init=0)
+        add, n, k = self._dense, self.hidden_dim, self.input_dim
+        gates = add("W", (3 * n, k)), add("U", (3 * n, arity * n)), add("b", 3 * n, 0)
         self._parameters = (
             *gates,
-            add((n, k)),
-            add((arity * n, arity * n)),
-            add(n, init=self.forget_bias),
+            add("Wf", (n, k)),
+            add("Uf", (arity * n, arity * n)),
+            add("bf", n, self.forget_bias),
         )
         self._weights: Any = None
         """Their handles as bytes; None: not there yet, as in a copy."""

@@ -46,7 +46,7 @@ def checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
         if p not in members:
             raise ValueError(
                 "Checkpointer: model must have all parameters that are trained; got one without"
-                f" {p.name()}."
+                f" {p.readable_name()}."
             )
     return inner
 

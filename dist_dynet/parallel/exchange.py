@@ -94,9 +94,8 @@ class MpiSum:
                 if lib.dn_lookup_add(
                     rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)
                 ):
-                    raise MemoryError(
-                        f"gradient exchange: out of memory for the rows of {rows.table.name()}"
-                    )
+                    name = rows.table.readable_name()
+                    raise MemoryError(f"gradient exchange: out of memory for the rows of {name}")
 
     # ---- dense parameters --------------------------------------------------------------
 

@@ -364,7 +364,10 @@ class Negotiation:
         """What one rank leaves as it is, none may update."""
         unlike = np.flatnonzero((frozen != frozen[0]).any(axis=0))
         if len(unlike):
-            name, members = self._structure.parameters[unlike[0]].name(), self._here.members
+            name, members = (
+                self._structure.parameters[unlike[0]].readable_name(),
+                self._here.members,
+            )
             ranks = format_ranks(
                 [members[rank] for rank in np.flatnonzero(frozen[:, unlike[0]]).tolist()]
             )

@@ -492,4 +492,6 @@ def _integers(ids: Ids) -> Any:
 
 def _add(table: LookupParameters, handle: Any, ids: Ids, rows: NDArray[Any]) -> None:
     if len(ids) and lib.dn_lookup_add(handle, len(ids), _integers(ids), pointer(rows)):
-        raise MemoryError(f"gradient exchange: out of memory for the rows of {table.name()}")
+        raise MemoryError(
+            f"gradient exchange: out of memory for the rows of {table.readable_name()}"
+        )

@@ -34,7 +34,7 @@ class Structure:
         ]
         """(chunk, offset, length) of the dense parameters' values and gradients."""
         self._counts = counts_of(m)
-        self._entries = [(p.name(), p.shape()) for p in self.parameters]
+        self._entries = [(p.readable_name(), p.shape()) for p in self.parameters]
         self.hash = hash_of(repr(self._entries))
 
     def fits(self, m: ParameterCollection) -> bool:
@@ -94,10 +94,10 @@ class Structure:
         wrong = np.argwhere(every != every[0])
         if len(wrong):
             other, parameter = wrong[0]
+            name = self.parameters[parameter].readable_name()
             raise RuntimeError(
                 f"{here.name} {what}: rank {here.members[other]} and rank {here.members[0]} differ,"
-                " first in "
-                f'"{self.parameters[parameter].name()}". Change parameters alike on all ranks.'
+                f' first in "{name}". Change parameters alike on all ranks.'
             )
 
 

@@ -121,8 +121,8 @@ class ParameterCollection(Modes, Summarised):
             for p, q in zip(mine, theirs, strict=True):
                 if p.shape() != q.shape():
                     raise ValueError(
-                        f"copy_from: shapes must be equal; got {p.name()} = {p.shape()}, {q.name()}"
-                        f" = {q.shape()}."
+                        f"copy_from: shapes must be equal; got {p.readable_name()} = {p.shape()},"
+                        f" {q.readable_name()} = {q.shape()}."
                     )
                 pairs.append((p, q))
         with unchanged([other._root], "copy_from"):

@@ -32,7 +32,7 @@ def stored(p: Any, row: int) -> Numbers:
     return p._values(row * size, size).astype(np.float64), p._dims, 1
 
 
-def rebuilt_parameter(cls: Any, root: Root, index: int, name: str) -> Any:
+def rebuilt_parameter(cls: Any, root: Root, index: int, name: str, role: str = "") -> Any:
     """The object that stands for the parameter at this place of a root."""
     c, dims, rows = root.made[index]
     parameter = cls.__new__(cls)
@@ -43,6 +43,7 @@ def rebuilt_parameter(cls: Any, root: Root, index: int, name: str) -> Any:
     parameter._rows = rows
     parameter._c = c
     parameter._h = lib.dn_param_handle(c, 0)
+    parameter._play(role)
     return parameter
 
 
@@ -52,7 +53,7 @@ class _ParameterBase(Expression):
     Used where an expression is due, each stands for its node in the current graph.
     """
 
-    __slots__ = ("_c", "_dims", "_name", "_place", "_root", "_rows")
+    __slots__ = ("_c", "_dims", "_name", "_place", "_role", "_root", "_rows")
 
     def __init__(self, root: Root, name: str, dims: tuple[int, ...], rows: int) -> None:
         if not isinstance(root, Root):
@@ -64,19 +65,41 @@ class _ParameterBase(Expression):
         self._place = len(root.made)
         self._c = root.new_parameter(dims, rows)
         self._h = lib.dn_param_handle(self._c, 0)
-        root.names[self._h] = name
+        self._play("")
+
+    def _play(self, role: str) -> None:
+        """Says what it is in its builder or block: 0/Wx, of the first layer. Empty: no part of
+        one, or one with a name of its own."""
+        self._role = role
+        self._root.names[self._h] = self.readable_name()
 
     __copy__ = __deepcopy__ = None  # as __reduce__ says
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuilt_parameter, (type(self), self._root, self._place, self._name)
+        role = (self._role,) if self._role else ()
+        return rebuilt_parameter, (type(self), self._root, self._place, self._name, *role)
 
     def _node(self) -> int:
         return resolved(self._h)
 
     def name(self) -> str:
-        """The full name, such as /encoder/W."""
+        """The full name, such as /encoder/W: that of files, which is DyNet's."""
         return self._name
+
+    def readable_name(self) -> str:
+        """As name(), but with what it is in its builder or block in place of a number; messages,
+        summaries and repr() show it.
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(2, 4, 3, dy.ParameterCollection())
+        >>> b = lstm.get_parameters()[1][2]
+        >>> b.name(), b.readable_name()
+        ('/vanilla-lstm-builder/_5', '/vanilla-lstm-builder/1/b')
+        """
+        return self._name[: self._name.rindex("/") + 1] + self._role if self._role else self._name
+
+    def _shown_name(self) -> str:
+        return self._name if manner.dynet else self.readable_name()
 
     def shape(self) -> tuple[int, ...]:
         """The dims; of a table, the number of rows first."""
@@ -302,7 +325,7 @@ class Parameters(_ParameterBase):
         return _shown("Parameter", self)
 
     def __str__(self) -> str:
-        return f"Parameter {self._name}"
+        return f"Parameter {self._shown_name()}"
 
 
 class LookupParameters(_ParameterBase):
@@ -459,13 +482,13 @@ class LookupParameters(_ParameterBase):
         return _shown("LookupParameter", self)
 
     def __str__(self) -> str:
-        return f"LookupParameter {self._name}"
+        return f"LookupParameter {self._shown_name()}"
 
 
 def _shown(kind: str, p: _ParameterBase) -> str:
     if manner.dynet:
         return str(p)
-    return f"{kind} {p._name} {p.shape()}{'' if p.is_updated() else ', frozen'}"
+    return f"{kind} {p.readable_name()} {p.shape()}{'' if p.is_updated() else ', frozen'}"
 
 
 AnyParameter: TypeAlias = Parameters | LookupParameters

@@ -26,19 +26,25 @@ def _size(n: int) -> str:
 
 def _table(members: Sequence[AnyParameter]) -> Summary:
     """A row for each parameter, and the sum."""
-    rows = [("parameter", "shape", "numbers", "")]
+    with_files = any(p.readable_name() != p.name() for p in members)
+    rows = [("parameter", "in files" if with_files else "", "shape", "numbers", "")]
     total = trained = 0
     for p in members:
         size = p.storage().size
         total, trained = total + size, trained + size * p.is_updated()
         notes = [*(["table"] if p._rows else []), *([] if p.is_updated() else ["frozen"])]
-        rows.append((p.name(), str(p.shape()), f"{size:,}", ", ".join(notes)))
-    rows.append(("in all", "", f"{total:,}", _size(total * DTYPE.itemsize)))
+        file = p.name() if with_files else ""
+        rows.append((p.readable_name(), file, str(p.shape()), f"{size:,}", ", ".join(notes)))
+    rows.append(("in all", "", "", f"{total:,}", _size(total * DTYPE.itemsize)))
     if trained != total:
-        rows.append(("trained", "", f"{trained:,}", ""))
-    w = [max(len(row[k]) for row in rows) for k in range(3)]
+        rows.append(("trained", "", "", f"{trained:,}", ""))
+    w = [max(len(row[k]) for row in rows) for k in range(4)]
+    w[1] += 2 * with_files
     return Summary(
-        "\n".join(f"{a:<{w[0]}}  {b:<{w[1]}}  {c:>{w[2]}}  {d}".rstrip() for a, b, c, d in rows)
+        "\n".join(
+            f"{a:<{w[0]}}  {b:<{w[1]}}{c:<{w[2]}}  {d:>{w[3]}}  {e}".rstrip()
+            for a, b, c, d, e in rows
+        )
     )
 
 
@@ -49,18 +55,19 @@ class Summarised:
     _lookups: list[LookupParameters]
 
     def summary(self) -> Summary:
-        """A table of all parameters: names, shapes, numbers; which are tables, and which frozen.
+        """A table of all parameters: names, those in files where they differ, shapes, numbers;
+        which are tables, and which frozen.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
         >>> layer, E = dy.Linear(2, 3, m), m.add_lookup_parameters((1000, 2), name="E")
         >>> E.set_updated(False)
         >>> m.summary()
-        parameter   shape      numbers
-        /linear/_0  (3, 2)           6
-        /linear/_1  (3,)             3
-        /E          (1000, 2)    2,000  table, frozen
-        in all                   2,009  8,036 bytes
-        trained                      9
+        parameter  in files    shape      numbers
+        /linear/W  /linear/_0  (3, 2)           6
+        /linear/b  /linear/_1  (3,)             3
+        /E         /E          (1000, 2)    2,000  table, frozen
+        in all                              2,009  8,036 bytes
+        trained                                 9
         """
         return _table((*self._parameters, *self._lookups))

@@ -391,7 +391,7 @@ class EGTrainer(Trainer):
         for p in members if len(members) != self._checked else ():
             if not np.all(p.storage() > 0):
                 raise ValueError(
-                    f"EGTrainer: values must be positive; got {p.name()} with others. Initialise it"
-                    " by a distribution."
+                    f"EGTrainer: values must be positive; got {p.readable_name()} with others."
+                    " Initialise it by a distribution."
                 )
         self._checked = len(members)
