@@ -145,6 +145,37 @@ void dn_int8_decode(int64_t rows, int64_t width, const uint8_t *code, dn_real *x
  * number. */
 void dn_flag_set(int64_t *flag, int64_t value);
 int64_t dn_flag_get(const int64_t *flag);
+/* whether so many of them are at least this */
+int dn_flags_reached(int count, int64_t *const *flags, int64_t value);
+/* Rows of tables on their way between ranks (csrc/parallel/rows.c). The owners, the first ranks of
+ * each host, share a table's rows by their numbers: row i is that of owner i % owners, which knows
+ * it by a key. Keys are below a power of two; `spread`: those of neighbouring rows lie far apart,
+ * so that every range of keys has about its share of whatever rows are used; otherwise i / owners.
+ * A message has of each table how many rows, then for each table the keys, rising, and the rows;
+ * each of these begins at a multiple of 4 numbers of 32 bits. A window has a message for each
+ * owner, after owners + 1 numbers: where each begins, and its end. NULL: out of memory. */
+typedef struct dn_rows dn_rows;
+dn_rows *dn_rows_new(int tables, dn_param *const *, int owners, int spread);
+void dn_rows_free(dn_rows *);
+/* Numbers that a window needs at most for the rows that have gradients now; of a message. */
+int64_t dn_rows_room(const dn_rows *);
+int64_t dn_rows_size(const dn_rows *, const int32_t *message);
+/* Writes the rows that have gradients, times weight, into a window; weight 0: none. Negative: out
+ * of memory. */
+int dn_rows_give(dn_rows *, dn_real weight, int32_t *window);
+/* Where in n windows the messages for an owner are; their size. */
+int64_t dn_rows_given(const dn_rows *, int n, const int32_t *const *windows, int owner,
+                      const int32_t **messages);
+/* The sum of n messages, added up in this order; out has room for all of them. Its size;
+ * negative: out of memory. */
+int64_t dn_rows_add(const dn_rows *, int n, const int32_t *const *messages, int32_t *out);
+/* What of a message has keys from from[0] / from[1] to to[0] / to[1] of all that there may be. Its
+ * size. */
+int64_t dn_rows_cut(const dn_rows *, const int32_t *message, const int64_t *from,
+                    const int64_t *to, int32_t *out);
+/* The tables' gradients become the rows of these messages, one of each owner, times scale.
+ * Negative: out of memory, and gradients are what they were; DN_ERROR_VALUE: no such messages. */
+int dn_rows_put(dn_rows *, int n, const int32_t *const *messages, dn_real scale);
 /* Items in this order, the dearest first, each to the part of so many that has the least load so
  * far; of these the one with the fewest items, then the first. out: the part of each item.
  * DN_ERROR_MEMORY; DN_ERROR_VALUE: parts < 1, or of short costs 2^16 parts or items and more. */

@@ -3,6 +3,8 @@ hosts, and not with the ranks."""
 
 import math
 import mmap
+from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import dist_dynet as dy
 from dist_dynet._ffi import ffi, lib
 from dist_dynet.parallel import _failures, checkpoint_ranks, host_transport, memory, windows
 from dist_dynet.parallel._places import Board, Places, Whereabouts
+from dist_dynet.parallel.halving import FEWEST, steps
 from dist_dynet.parallel.layout import Layout
 from dist_dynet.parallel.message import Flag, MessageLayout
 from dist_dynet.parallel.rows import RowsBetweenHosts
@@ -124,7 +127,7 @@ def test_what_a_rank_is_told_grows_by_eight_bytes_a_host():
 # ---- dense gradients -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hosts", [2, 3, 8, 16])
+@pytest.mark.parametrize("hosts", [2, 3, 6])
 def test_a_rank_sends_each_other_host_at_most_two_messages_for_each_piece(hosts):
     """The sum is that in the order of hosts, whatever the pieces are."""
     network, size = Network(hosts), 70_000
@@ -156,12 +159,14 @@ def test_pieces_grow_with_the_hosts_and_the_ranks_that_share_the_wire():
     def sends(hosts, ranks):
         """Of a rank, for all of the parameters."""
         pieces = Layout(structure, hosts_of(hosts, ranks)).pieces(used)
+        if hosts >= FEWEST:
+            return len(pieces) * 2 * sum(len(step.swaps) for step in steps(hosts, 0))
         return len(pieces) * (1 if pieces[0].one_hop else 2) * (hosts - 1)
 
     total = 40 * 500 * 500
     for hosts, ranks in [(2, 1), (3, 2), (4, 16), (8, 16), (32, 32), (64, 32)]:
         assert hosts_of(hosts, ranks).piece >= PIECE
-        ring = 2 * (hosts - 1)
+        ring = 2 * min(hosts - 1, math.ceil(math.log2(hosts)))
         # those of a few rings; of more where messages have some size
         slices = max(PIECE, hosts * ranks * 8192)
         assert sends(hosts, ranks) <= ring * (1 + 8 * total / slices), (hosts, ranks)
@@ -195,30 +200,84 @@ def summed_rows(hosts, ranks, used, seed=1):
         every = RowsBetweenHosts(here, comm, of, None)
         starts = [windows.BYTES * local for local in range(ranks)]
         every.windows = windows.Windows(of, shared[of.host], starts) if ranks > 1 else None
-        m = models[rank]
-        for _ in range(2):  # the second time windows are there
-            round_ = every.begin(Structure(m), 1.0)
+        m, structure = models[rank], Structure(models[rank])
+        for last in (False, True):  # the second time windows are there
+            round_ = every.begin(structure, 1.0)
             here.wait_until(round_.advance, "")
-            parts = [(ids.copy(), rows.copy()) for ids, rows in round_._parts[0]]
+            if last:
+                round_.put(1.0)
             round_.end()
-        found = {}
-        for ids, rows in parts:
-            for row, values in zip(ids.tolist(), rows, strict=True):
-                found[row] = found.get(row, 0) + values
-        return found
+        (table,) = m.lookup_parameters_list()
+        return dict(zip(table.touched_rows().tolist(), table.touched_gradients(), strict=True))
 
     return network.run(work), expected, network
 
 
-@pytest.mark.parametrize(("hosts", "ranks"), [(2, 1), (2, 4), (3, 2), (2, 12)])
+@pytest.mark.parametrize(
+    ("hosts", "ranks"), [(2, 1), (2, 4), (3, 2), (2, 12), (4, 1), (7, 2), (13, 1), (16, 2)]
+)
 def test_ranks_of_a_host_share_the_rows_between_hosts(hosts, ranks):
     results, expected, network = summed_rows(hosts, ranks, 150)
     for found in results.values():
         assert found.keys() == expected.keys()
         assert all((found[row] == values).all() for row, values in expected.items())
-    # each speaks with its counterparts alone, about its share of the rows
-    assert network.messages[:, 0].max() <= 2 * 2 * (hosts - 1)
-    assert network.bytes[:, 0].max() <= 1.5 * network.bytes[:, 0].mean() + 400
+    # each speaks with counterparts alone, about its share of the rows: there and back, with two of
+    # them where a step joins unequal groups
+    most = 1 if hosts == 2 else 4 * math.ceil(math.log2(hosts))
+    assert network.messages[:, 0].max() <= 2 * most
+    assert network.bytes[:, 0].max() <= 1.6 * network.bytes[:, 0].mean() + 400
+    whole = (4 + 12) * len(expected) / ranks  # of all rows of a share, with their keys
+    assert network.bytes[:, 0].max() <= 2 * 2 * (1.3 * whole + 200)
+
+
+@pytest.mark.parametrize("hosts", [*range(2, 18), 31, 33])
+def test_halving_sends_as_few_bytes_as_can_be_to_few_hosts(hosts):
+    ways = [steps(hosts, host) for host in range(hosts)]
+    for host, way in enumerate(ways):
+        owned, sent = (Fraction(0), Fraction(1)), Fraction(0)
+        for number, step in enumerate(way):
+            assert len(step.swaps) <= 2
+            assert owned[0] <= step.owned[0] < step.owned[1] <= owned[1]
+            sent += sum(b - a for _, (a, b), _ in step.swaps)
+            # what it adds up is what it owns, each number once
+            got = sorted(swap.got for swap in step.swaps)
+            assert got[0][0] == step.owned[0] and got[-1][1] == step.owned[1]
+            assert all(a[1] == b[0] for a, b in pairwise(got))
+            for other, sent_there, _ in step.swaps:
+                (back,) = [
+                    swap for theirs in ways[other] for swap in theirs.swaps if swap.host == host
+                ]
+                assert back.got == sent_there, number
+            owned = step.owned
+        assert sent == 1 - Fraction(1, hosts)
+        assert owned[1] - owned[0] == Fraction(1, hosts)
+        assert len(way) <= math.ceil(math.log2(hosts))
+
+
+@pytest.mark.parametrize("hosts", [7, 8, 11])
+def test_many_hosts_get_the_same_bits_however_an_array_is_cut(hosts):
+    """So a parameter's sum does not depend on which others are used."""
+    given = np.random.default_rng(2).normal(size=(hosts, 3000)).astype(dy.parallel.layout.DTYPE)
+
+    def summed(*cuts):
+        network = Network(hosts)
+
+        def work(rank, comm, here):
+            mine, of = given[rank].copy(), Hosts([[r] for r in range(hosts)], rank, 0)
+            summing = Sum(comm, of, mine, all_come=True)
+            for number, (start, end) in enumerate(pairwise((0, *cuts, 3000))):
+                summing.begin(Piece(of, number, start, end))
+            here.wait_until(summing.advance, "")
+            return mine
+
+        return network.run(work)
+
+    whole, cut, fine = summed(), summed(1000, 1700), summed(16, 17, 40, 2999)
+    for rank in range(hosts):
+        assert np.array_equal(whole[0], whole[rank])
+        assert np.array_equal(whole[rank], cut[rank]) and np.array_equal(whole[rank], fine[rank])
+    exact = given.astype(np.float64).sum(axis=0)
+    assert np.abs(whole[0] - exact).max() < 1e-5
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -35,6 +35,11 @@ void dn_int8_decode(int64_t rows, int64_t width, const uint8_t *code, dn_real *x
 }
 void dn_flag_set(int64_t *flag, int64_t value) { __atomic_store_n(flag, value, __ATOMIC_RELEASE); }
 int64_t dn_flag_get(const int64_t *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
+int dn_flags_reached(int count, int64_t *const *flags, int64_t value) {
+    for (int i = 0; i < count; i++)
+        if (dn_flag_get(flags[i]) < value) return 0;
+    return 1;
+}
 
 int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b,
                       const int *rows_b, const dn_real *b, int *rows_out, dn_real *out) {

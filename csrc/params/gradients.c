@@ -39,23 +39,36 @@ dn_real *dn_param_gradient(dn_param *p) {
     return g;
 }
 
+static int make_room(dn_param *p, int64_t capacity) {
+    int *touched = realloc(p->touched, (size_t)capacity * sizeof *touched);
+    if (!touched) return DN_ERROR_MEMORY;
+    p->touched = touched;
+    dn_real *block = realloc(p->block, (size_t)(capacity * p->row_size) * sizeof *block);
+    if (!block) return DN_ERROR_MEMORY;
+    p->block = block;
+    p->touched_capacity = capacity;
+    return 0;
+}
+
+int dn__lookup_reserve(dn_param *p, int64_t rows) {
+    if (rows > p->rows) rows = p->rows;
+    return rows > p->touched_capacity ? make_room(p, rows) : 0;
+}
+
+dn_real *dn__lookup_new_row(dn_param *p, int64_t row) {
+    p->slot[row] = (int)p->n_touched;
+    p->touched[p->n_touched++] = (int)row;
+    p->empty = 0;
+    return p->block + p->slot[row] * p->row_size;
+}
+
 dn_real *dn__lookup_row(dn_param *p, int64_t row) {
     if (p->slot[row] < 0) {
         if (p->n_touched == p->touched_capacity) {
             int64_t capacity = p->touched_capacity ? 2 * p->touched_capacity : TABLE_BLOCK_ROWS;
-            if (capacity > p->rows) capacity = p->rows;
-            int *touched = realloc(p->touched, (size_t)capacity * sizeof *touched);
-            if (!touched) return NULL;
-            p->touched = touched;
-            dn_real *block = realloc(p->block, (size_t)(capacity * p->row_size) * sizeof *block);
-            if (!block) return NULL;
-            p->block = block;
-            p->touched_capacity = capacity;
+            if (make_room(p, capacity < p->rows ? capacity : p->rows)) return NULL;
         }
-        dn__fill((size_t)p->row_size, 0, p->block + p->n_touched * p->row_size);
-        p->slot[row] = (int)p->n_touched;
-        p->touched[p->n_touched++] = (int)row;
-        p->empty = 0;
+        dn__fill((size_t)p->row_size, 0, dn__lookup_new_row(p, row));
     }
     return p->block + p->slot[row] * p->row_size;
 }

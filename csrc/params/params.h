@@ -111,6 +111,10 @@ void dn__param_clear(dn_param *);
 void dn__param_materialise(dn_param *);
 /* the gradient row of a table, zeroed if it is new; NULL: no memory */
 dn_real *dn__lookup_row(dn_param *, int64_t row);
+/* Room for the gradients of so many rows; the gradient of a row that has none yet and for which
+ * there is room, which the caller writes. */
+int dn__lookup_reserve(dn_param *, int64_t rows);
+dn_real *dn__lookup_new_row(dn_param *, int64_t row);
 /* all rows of a table get a gradient row; negative: no memory, and no row has got one */
 int dn__lookup_all_rows(dn_param *);
 

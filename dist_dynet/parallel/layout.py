@@ -96,7 +96,10 @@ class Arrays:
             self.mine, self.sum = arrays[hosts.local], arrays[-1]
             self.locals = arrays[:-1]
             self._flags = [
-                [ffi.cast("int64_t *", flags + place + 64 * kind) for place in places[:-1]]
+                ffi.new(
+                    "int64_t *[]",
+                    [ffi.cast("int64_t *", flags + place + 64 * kind) for place in places[:-1]],
+                )
                 for kind in range(3)
             ]
             self._mapping = whole
@@ -112,4 +115,6 @@ class Arrays:
 
     def have(self, kind: int, value: int) -> bool:
         """Whether all ranks of this host have come to it."""
-        return not self._flags or all(lib.dn_flag_get(flag) >= value for flag in self._flags[kind])
+        return not self._flags or bool(
+            lib.dn_flags_reached(len(self.locals), self._flags[kind], value)
+        )

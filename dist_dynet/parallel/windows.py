@@ -11,7 +11,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,10 @@ class Windows:
         self._local, self._mapping = hosts.local, mapping
         starts = starts[: len(hosts.mine)]
         self._flags = [
-            [ffi.cast("int64_t *", mapping + start + _LINE * kind) for start in starts]
+            ffi.new(
+                "int64_t *[]",
+                [ffi.cast("int64_t *", mapping + start + _LINE * kind) for start in starts],
+            )
             for kind in range(3)
         ]
         self._directory = [
@@ -54,7 +57,12 @@ class Windows:
         ]
         self._own: dict[int, Any] = {}
         self._descriptors: list[int] = [-1, -1]
+        self._generations = [
+            [ffi.cast("int64_t *", ffi.from_buffer(entry[kind])) for entry in self._directory]
+            for kind in (GIVEN, SUMMED)
+        ]
         self._known: dict[tuple[int, int], tuple[int, NDArray[np.int32]]] = {}
+        self._shared: dict[int, Shared] = {}
         weakref.finalize(self, _close, self._descriptors).atexit = False
 
     def tell(self, kind: int) -> None:
@@ -64,8 +72,8 @@ class Windows:
     def have(self, kind: int, ranks: int, behind: int = 0) -> Callable[[], bool]:
         """Says whether the first so many ranks have come so far in the present round, or in one so
         many before it."""
-        flags, number = self._flags[kind][:ranks], self.round - behind
-        return lambda: all(lib.dn_flag_get(flag) >= number for flag in flags)
+        flags, number = self._flags[kind], self.round - behind
+        return lambda: bool(lib.dn_flags_reached(ranks, flags, number))
 
     def own(self, kind: int, length: int) -> NDArray[np.int32]:
         """The window of this rank, for so many numbers; what is in it is lost."""
@@ -80,6 +88,29 @@ class Windows:
                 len(self._own[kind]),
             )
         return np.frombuffer(self._own[kind], np.int32, length)
+
+    def shared(self, kind: int, ranks: int) -> Shared:
+        """The windows of the first so many ranks, once they have told that they are there."""
+        generations = [lib.dn_flag_get(at) for at in self._generations[kind][:ranks]]
+        known = self._shared.get(kind)
+        if known is None or known.generations != generations:
+            absent = [
+                local
+                for local in range(ranks)
+                if local != self._local and not self.is_shared(kind, local)
+            ]
+            windows = [
+                np.frombuffer(self._own[kind], np.int32)
+                if local == self._local
+                else np.empty(0, np.int32)
+                if local in absent
+                else self.of(kind, local)
+                for local in range(ranks)
+            ]
+            pointers = [ffi.from_buffer("int32_t *", window) for window in windows]
+            c = ffi.new("int32_t *[]", pointers)
+            known = self._shared[kind] = Shared(generations, absent, c, windows, pointers)
+        return known
 
     def is_shared(self, kind: int, local: int) -> bool:
         """Whether others can read this rank's window; else it has to send what is in it."""
@@ -97,6 +128,16 @@ class Windows:
             known = generation, np.frombuffer(mapped, np.int32)
             self._known[kind, local] = known
         return known[1]
+
+
+class Shared(NamedTuple):
+    """Windows as C takes them."""
+
+    generations: list[int]
+    absent: list[int]  # of which ranks there is nothing to be read
+    c: Any
+    windows: list[NDArray[np.int32]]
+    kept: Any
 
 
 def _close(descriptors: list[int], kind: int | None = None) -> None:

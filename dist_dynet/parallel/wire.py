@@ -10,6 +10,9 @@ that is not a byte more. Pieces follow one another without waiting, so that the 
 Where a host has several ranks, each has its share of every slice (a *stripe*) and its counterpart
 on the other hosts.
 
+Between many hosts each piece goes as halving.py says: as many bytes in fewer messages, but more
+hops. Where messages are compressed it does not: each hop would round.
+
 Nothing here waits: Sum.advance() does what can be done and returns. A rank that has begun sends
 numbers only when its counterparts have begun, too, or are known to come: so nothing is under way to
 a rank that never comes. It knows arrays and ranks; gradients and who is ready are hybrid.py's
@@ -28,6 +31,7 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..meter import hand_over
+from . import halving
 from .compression import ErrorFeedback
 
 PIECE = 1 << 17
@@ -211,7 +215,16 @@ class Sum:
             self._send(piece)
 
     def _send(self, piece: Piece) -> None:
-        if piece.one_hop:
+        if self._compression is None and len(self._hosts.ranks) >= halving.FEWEST:
+            halving.Halving(
+                self._comm,
+                self._hosts.counterparts,
+                self._hosts.host,
+                self._array[piece.start : piece.end],
+                (2 * piece.number + 1, 2 * piece.number + 2),
+                self._add,
+            )
+        elif piece.one_hop:
             self._send_whole(piece)
         else:
             self._send_numbers(piece)

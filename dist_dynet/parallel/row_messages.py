@@ -1,0 +1,138 @@
+"""Rows of tables as ranks send them: csrc/parallel/rows.c, as Python calls it.
+
+Nothing here knows hosts, or who sends what to whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import DTYPE, NULL, ffi, lib
+from .structure import Structure
+
+Message = NDArray[np.int32]
+"""See dn_api_params.h."""
+
+Room = Callable[[int], Message]
+"""Where so many numbers go."""
+
+_LINE = 4
+
+
+class RowMessages:
+    """Messages about the tables of a structure.
+
+    Args:
+        structure: of the tables.
+        owners: how many ranks share the rows.
+        spread: every range of keys has about its share of the rows that are used.
+    """
+
+    def __init__(self, structure: Structure, owners: int, spread: bool) -> None:
+        self.structure, self.owners, self.spread = structure, owners, spread
+        self.tables = structure.tables
+        handles = structure.handles[len(structure.dense) :]
+        c = lib.dn_rows_new(len(handles), handles, owners, spread)
+        if c == NULL:
+            raise MemoryError("gradient exchange: out of memory")
+        self._c = ffi.gc(c, lib.dn_rows_free)
+        self._widths = [int(np.prod(table.shape()[1:])) for table in self.tables]
+        self._ranges: dict[tuple[Fraction, Fraction], Any] = {}
+
+    def give(self, weight: float, room: Room) -> Message:
+        """This rank's rows, times weight: a window."""
+        window = room(lib.dn_rows_room(self._c))
+        _check(lib.dn_rows_give(self._c, weight, _in_c(window)))
+        return window
+
+    def given(self, windows: Any, count: int, owner: int) -> Pointers:
+        """What the windows of so many ranks have for an owner."""
+        messages = ffi.new("int32_t *[]", count)
+        return Pointers(
+            messages, count, lib.dn_rows_given(self._c, count, windows, owner, messages)
+        )
+
+    def of(self, messages: Sequence[Message]) -> Pointers:
+        """Several."""
+        pointers = [_in_c(message) for message in messages]
+        held = ffi.new("int32_t *[]", pointers)
+        return Pointers(held, len(pointers), sum(map(len, messages)), (messages, pointers))
+
+    def add(self, messages: Pointers, room: Room | None = None) -> Message:
+        """Their sum, in this order."""
+        out = (room or _new)(messages.size)
+        size = lib.dn_rows_add(self._c, messages.count, messages.c, _in_c(out))
+        _check(size)
+        return out[:size]
+
+    def cut(self, message: Message, part: tuple[Fraction, Fraction]) -> Message:
+        """What of it lies in this part of all keys."""
+        if part not in self._ranges:
+            self._ranges[part] = [
+                ffi.new("int64_t[]", [end.numerator, end.denominator]) for end in part
+            ]
+        out = np.empty(len(message), np.int32)
+        return out[: lib.dn_rows_cut(self._c, _in_c(message), *self._ranges[part], _in_c(out))]
+
+    def put(self, messages: Any, scale: float) -> None:
+        """The tables' gradients become these, one of each owner, times scale."""
+        _check(lib.dn_rows_put(self._c, self.owners, messages, scale))
+
+    # ---- for those who look into them; without spread ----------------------------------
+
+    def unpacked(self, message: Message, owner: int) -> list[tuple[Message, NDArray[Any]]]:
+        """Numbers of rows, rising, and rows, by table. Views, as far as rows go."""
+        parts, at = [], _lines(len(self.tables))
+        for count, width in zip(message[: len(self.tables)].tolist(), self._widths, strict=True):
+            ids = message[at : at + count] * self.owners + owner
+            at += _lines(count)
+            rows = message[at:].view(DTYPE)[: count * width].reshape(count, width)
+            at += _lines(rows.nbytes // 4)
+            parts.append((ids, rows))
+        return parts
+
+    def packed(
+        self, parts: Sequence[tuple[Message, NDArray[Any]]], room: Room | None = None
+    ) -> Message:
+        """The message that unpacked() reads."""
+        sizes = [_lines(len(ids)) + _lines(rows.nbytes // 4) for ids, rows in parts]
+        at = _lines(len(parts))
+        message = (room or _new)(at + sum(sizes))
+        message[: len(parts)] = [len(ids) for ids, _ in parts]
+        for (ids, rows), size in zip(parts, sizes, strict=True):
+            message[at : at + len(ids)] = ids // self.owners
+            start = at + _lines(len(ids))
+            message[start:].view(DTYPE)[: rows.size] = rows.reshape(-1)
+            at += size
+        return message
+
+
+class Pointers:
+    """Messages as C takes them, and how many numbers they have together."""
+
+    def __init__(self, c: Any, count: int, size: int, kept: Any = None) -> None:
+        self.c, self.count, self.size, self._kept = c, count, size, kept
+
+
+def _new(size: int) -> Message:
+    return np.empty(size, np.int32)
+
+
+def _lines(numbers: int) -> int:
+    return -(-numbers // _LINE) * _LINE
+
+
+def _in_c(message: Message) -> Any:
+    return ffi.from_buffer("int32_t *", message)
+
+
+def _check(outcome: int) -> None:
+    if outcome == lib.DN_ERROR_MEMORY:
+        raise MemoryError("gradient exchange: out of memory for the rows of lookup tables")
+    if outcome < 0:
+        raise RuntimeError("gradient exchange: the ranks' lookup tables differ")

@@ -1,0 +1,238 @@
+"""Touched rows of lookup tables between hosts, in fewer bytes (compression.py).
+
+What is rounded must be rounded as seldom as possible: a rank's rows once, and a sum of them once.
+So each rank sends its rows to its counterparts on all hosts, if the hosts' rows together are no
+more than twice their union, and otherwise the union is added up as an array. Between two hosts the
+rows travel with their ids; between more the ids travel first, and what is less is known when all
+are there. It knows one rank's share of the rows and its counterparts', and nothing of windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import DTYPE
+from ..meter import hand_over
+from ..params.parameters import LookupParameters
+from .compression import Code, ErrorFeedback
+from .row_messages import Message
+from .wire import Hosts, Piece, Sum
+
+Done = Callable[[], bool]
+
+Ids = NDArray[np.int32]
+
+Rows = tuple[Ids, NDArray[Any]]
+
+_LINE = 4
+
+
+class Residuals:
+    """What rounding has taken away from rows so far.
+
+    Args:
+        hosts: the ranks.
+        code: what messages hold instead of numbers as they are.
+    """
+
+    def __init__(self, hosts: Hosts, code: Code) -> None:
+        self.code, self._hosts = code, hosts
+        self._of: dict[LookupParameters, NDArray[Any]] = {}
+
+    def encoded(self, table: LookupParameters, ids: Ids, rows: NDArray[Any]) -> NDArray[Any]:
+        """What is sent of these rows."""
+        items = np.empty((len(ids), self.code.items(_width(table))), self.code.dtype)
+        if rows.size:
+            feedback = self.feedback(table, ids)
+            self.code.encode(rows, feedback.residual, items)
+            self.keep(table, ids, feedback)
+        return items
+
+    def feedback(self, table: LookupParameters, ids: Ids) -> ErrorFeedback:
+        """Messages of these rows, with what earlier ones lacked of them."""
+        compression = ErrorFeedback(self.code, len(ids) * _width(table))
+        if table not in self._of:
+            self._of[table] = np.zeros((len(table), _width(table)), DTYPE)
+        compression.residual[:] = self._of[table][ids].reshape(-1)
+        return compression
+
+    def keep(self, table: LookupParameters, ids: Ids, compression: ErrorFeedback) -> None:
+        """Keeps what they lack now."""
+        self._of[table][ids] = compression.residual.reshape(len(ids), -1)
+
+    def by_name(self) -> dict[str, NDArray[Any]]:
+        """What messages have lacked so far, by table: (rows, width). Views."""
+        return {table.name(): rest for table, rest in self._of.items()}
+
+    def load(
+        self,
+        tables: Sequence[LookupParameters],
+        residuals: Mapping[str, NDArray[Any]],
+        shared: bool,
+    ) -> None:
+        """Goes on with these; shared: this rank takes of them what it sends."""
+        self._of.clear()
+        for table in tables:
+            rest = residuals.get(table.name())
+            if rest is not None and rest.size == len(table) * _width(table):
+                kept = rest.reshape(len(table), -1).astype(DTYPE)
+                if shared:
+                    kept[np.arange(len(table)) % self._hosts.stripes != self._hosts.local] = 0
+                self._of[table] = kept
+
+
+class CodedExchange:
+    """Adds up this rank's and its counterparts' rows.
+
+    Args:
+        residuals: of what this rank sends.
+        hosts: the ranks.
+        comm: a communicator for rows alone.
+        swapped: sends messages, and receives others; see RowsRound.
+        done: says whether requests are.
+        tag: of rows that travel behind their ids.
+    """
+
+    def __init__(
+        self,
+        residuals: Residuals,
+        hosts: Hosts,
+        comm: Any,
+        swapped: Callable[..., Done],
+        done: Callable[[list[Any]], Done],
+        tag: int,
+    ) -> None:
+        self._residuals, self._code, self._comm = residuals, residuals.code, comm
+        self._hosts, self._counterparts = hosts, hosts.counterparts
+        self._swapped, self._done, self._tag = swapped, done, tag
+        self.moves = 0
+
+    def run(
+        self, tables: Sequence[LookupParameters], mine: list[Rows]
+    ) -> Generator[Done, None, list[Rows]]:
+        """Of each table the sum, its rows in rising order."""
+        me, code = self._counterparts[self._hosts.host], self._code
+        two = len(self._counterparts) == 2
+        sent = [
+            self._residuals.encoded(table, *rows) if two else None
+            for table, rows in zip(tables, mine, strict=True)
+        ]
+        message = _message([ids for ids, _ in mine], sent)
+        others = [rank for rank in self._counterparts if rank != me]
+        inbox: dict[int, Message] = {}
+        yield self._swapped(inbox, others, [(message, rank) for rank in others])
+        inbox[me] = message
+        # by host, then table
+        read = [_read(inbox[rank], tables, code, two) for rank in self._counterparts]
+        parts: list[list[Rows]] = [[of[k] for of in read] for k in range(len(tables))]
+        requests, sums = [], []
+        for k, table in enumerate(tables) if not two else ():
+            theirs, (ids, rows) = [of for of, _ in parts[k]], mine[k]
+            union = np.unique(np.concatenate(theirs))
+            if sum(map(len, theirs)) > 2 * len(union):
+                block = np.zeros((len(union), _width(table)), DTYPE)
+                block[np.searchsorted(union, ids)] = rows
+                sums.append((table, union, block))
+                parts[k] = [(union, block)]
+                continue
+            items = self._residuals.encoded(table, ids, rows)
+            for host, (rank, of) in enumerate(zip(self._counterparts, theirs, strict=True)):
+                if rank == me:
+                    parts[k][host] = (of, items)
+                    continue
+                place = np.empty((len(of), items.shape[1]), code.dtype)
+                parts[k][host] = (of, place)
+                hand_over(items.nbytes)
+                requests += [
+                    self._comm.Irecv(place, rank, self._tag),
+                    self._comm.Isend(items, rank, self._tag),
+                ]
+        if requests:
+            yield self._done(requests)
+        for table, union, block in sums:
+            yield self._summed(table, union, block)
+        return [
+            _added_up(of, code, _width(table)) for of, table in zip(parts, tables, strict=True)
+        ]
+
+    def _summed(self, table: LookupParameters, union: Ids, block: NDArray[Any]) -> Done:
+        """Adds up a block of rows over the hosts, in place."""
+        between = Hosts([[rank] for rank in self._counterparts], self._hosts.host, 0)
+        compression = self._residuals.feedback(table, union)
+        summing = Sum(self._comm, between, block.reshape(-1), compression, all_come=True)
+        size = between.piece
+        for number, start in enumerate(range(0, block.size, size)):
+            summing.begin(Piece(between, number, start, min(start + size, block.size)))
+
+        def done() -> bool:
+            before = summing.moves
+            finished = summing.advance()
+            self.moves += summing.moves - before
+            if finished:
+                self._residuals.keep(table, union, compression)
+            return finished
+
+        return done
+
+
+def _added_up(parts: list[Rows], code: Code, width: int) -> Rows:
+    union = np.unique(np.concatenate([ids for ids, _ in parts]))
+    block = np.zeros((len(union), width), DTYPE)
+    for ids, rows in parts:
+        block[np.searchsorted(union, ids)] += (
+            rows if rows.dtype == DTYPE else code.decoded(rows, width)
+        )
+    return union, block
+
+
+# ---- messages --------------------------------------------------------------------------
+
+
+def _message(ids: Sequence[Ids], rows: Sequence[NDArray[Any] | None]) -> Message:
+    """Of each table the number of its rows, then all ids, then rows, where they are given."""
+    starts, size = _starts(
+        [len(own) for own in ids],
+        [0 if part is None else part.shape[1] * part.itemsize for part in rows],
+    )
+    message = np.empty(size, np.int32)
+    np.concatenate(
+        [np.array([len(own) for own in ids], np.int32), *ids],
+        out=message[: len(ids) + sum(map(len, ids))],
+    )
+    for part, start in zip(rows, starts, strict=True):
+        if part is not None and part.size:
+            message[start:].view(part.dtype)[: part.size] = part.reshape(-1)
+    return message
+
+
+def _read(
+    message: Message, tables: Sequence[LookupParameters], code: Code, with_rows: bool
+) -> list[Rows]:
+    """Of each table ids and rows, in this code; there may be only ids."""
+    counts = message[: len(tables)].tolist()
+    items = [code.items(_width(table)) * with_rows for table in tables]
+    starts, _ = _starts(counts, [n * code.dtype.itemsize for n in items])
+    parts, at = [], len(tables)
+    for count, width, start in zip(counts, items, starts, strict=True):
+        numbers = message[start:].view(code.dtype)[: count * width]
+        parts.append((message[at : at + count], numbers.reshape(count, width)))
+        at += count
+    return parts
+
+
+def _starts(counts: Sequence[int], row_bytes: Sequence[int]) -> tuple[list[int], int]:
+    """Where in a message each table's rows begin, and its length."""
+    starts, at = [], len(counts) + sum(counts)
+    for count, size in zip(counts, row_bytes, strict=True):
+        at = -(-at // _LINE) * _LINE
+        starts.append(at)
+        at += -(-count * size // 4)
+    return starts, -(-at // _LINE) * _LINE
+
+
+def _width(table: LookupParameters) -> int:
+    return int(np.prod(table.shape()[1:]))
