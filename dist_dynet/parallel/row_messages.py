@@ -45,7 +45,7 @@ class RowMessages:
         self._ranges: dict[tuple[Fraction, Fraction], Any] = {}
 
     def give(self, weight: float, room: Room) -> Message:
-        """This rank's rows, times weight: a window."""
+        """A window: this rank's rows, times weight."""
         window = room(lib.dn_rows_room(self._c))
         _check(lib.dn_rows_give(self._c, weight, _in_c(window)))
         return window

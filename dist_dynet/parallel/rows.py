@@ -222,8 +222,7 @@ class RowsRound:
         for step in reversed(way):
             inbox = {}
             outbox = [
-                (messages.cut(mine, swap.got), self._counterparts[swap.host])
-                for swap in step.swaps
+                (messages.cut(mine, swap.got), self._counterparts[swap.host]) for swap in step.swaps
             ]
             yield self._swapped(inbox, [rank for _, rank in outbox], outbox, _BACK)
             mine = messages.add(

@@ -155,9 +155,7 @@ class CodedExchange:
             yield self._done(requests)
         for table, union, block in sums:
             yield self._summed(table, union, block)
-        return [
-            _added_up(of, code, _width(table)) for of, table in zip(parts, tables, strict=True)
-        ]
+        return [_added_up(of, code, _width(table)) for of, table in zip(parts, tables, strict=True)]
 
     def _summed(self, table: LookupParameters, union: Ids, block: NDArray[Any]) -> Done:
         """Adds up a block of rows over the hosts, in place."""
