@@ -171,8 +171,8 @@ int64_t dn_rows_given(const dn_rows *, int n, const int32_t *const *windows, int
 int64_t dn_rows_add(const dn_rows *, int n, const int32_t *const *messages, int32_t *out);
 /* What of a message has keys from from[0] / from[1] to to[0] / to[1] of all that there may be. Its
  * size. */
-int64_t dn_rows_cut(const dn_rows *, const int32_t *message, const int64_t *from,
-                    const int64_t *to, int32_t *out);
+int64_t dn_rows_cut(const dn_rows *, const int32_t *message, const int64_t *from, const int64_t *to,
+                    int32_t *out);
 /* The tables' gradients become the rows of these messages, one of each owner, times scale.
  * Negative: out of memory, and gradients are what they were; DN_ERROR_VALUE: no such messages. */
 int dn_rows_put(dn_rows *, int n, const int32_t *const *messages, dn_real scale);
