@@ -192,15 +192,17 @@ enum dn_profile_kind {
     DN_PROFILE_FORWARD = -1,
     DN_PROFILE_BACKWARD = -2,
     DN_PROFILE_UPDATE = -3,
+    DN_PROFILE_WEIGHTS = -4, /* dW = dy x' of all uses of a matrix: y is dW, the inputs dy and x */
     DN_PROFILED_INPUTS = 3
 };
 /* A call, of one node or of a group of `members`: an operation or a dn_profile_kind; the dims of
- * its result and of its first inputs, and the elements of all results; when, by the meter's clock
- * in nanoseconds; how many of these were spent in calls within it. */
+ * its result and of its first inputs; how many multiplications its products have, -1: not known, or
+ * it is none; when, by the meter's clock in nanoseconds; how many of these were spent in calls
+ * within it. */
 typedef struct dn_profiled {
     int what, backward, members, inputs;
     dn_dim y, x[3];
-    int64_t elements, begin, end, within;
+    int64_t multiplications, begin, end, within;
 } dn_profiled;
 /* All threads' calls are noted from here on, at most so many; DN_ERROR_STATE: they are already. */
 int dn_profile_begin(int64_t most);

@@ -122,6 +122,7 @@ typedef struct dn_gradient_routes {
     dn_grad (*dx)(dn_call *, int k);
     void (*weight_gradient)(dn_call *, int k, int m, int kk, int n, const dn_real *dy,
                             const dn_real *x);
+    int (*defers_weight)(const dn_call *, int k); /* whether weight_gradient computes it later */
     void (*operand_gradient)(dn_call *, int k, int m, int kk, int n, const dn_real *dy, dn_grad);
     void (*input_done)(dn_call *, int k);
     uint32_t (*ordinal)(const dn_call *, int member);
@@ -198,6 +199,9 @@ dn_real *dn__dx_zeroed(dn_call *c, int k);
 static inline void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
                                        const dn_real *x) {
     c->routes->weight_gradient(c, k, m, kk, n, dy, x);
+}
+static inline int dn__defers_weight(const dn_call *c, int k) {
+    return c->routes->defers_weight(c, k);
 }
 /* dx = W_k' dy + beta dx, dense, for input k, an unbatched matrix: the gradient of what it was
  * multiplied by. The caller may have W_k' in a form that is better for many columns. */

@@ -41,6 +41,25 @@ static void keep(const dn_profiled *record) {
     pthread_mutex_unlock(&kept.lock);
 }
 
+static int columns_of(const dn_dim *d) { return d->nd > 1 ? d->d[1] : 1; }
+
+/* Of y = W x, or of dx = W' dy and dW = dy x' as far as they are wanted and computed in this call;
+ * W is input w and x the next one. */
+static int64_t of_product(const dn_call *c, int w, int backward) {
+    const int64_t one = (int64_t)c->total * columns_of(c->x[w].dim);
+    if (!backward) return one;
+    const int shared = !c->x[w].stride && (c->x[w + 1].stride || c->dim->batch == 1),
+              dw = dn__wants(c, w) && !(shared && dn__defers_weight(c, w));
+    return one * (dw + dn__wants(c, w + 1));
+}
+
+static int64_t multiplications(const dn_call *c, int op, int backward) {
+    if (op != DN_OP_matmul && op != DN_OP_affine_transform) return -1;
+    int64_t sum = 0;
+    for (int w = op != DN_OP_matmul; w + 1 < c->n; w += 2) sum += of_product(c, w, backward);
+    return sum;
+}
+
 static void run(dn_call *c, int op, int backward) {
     const int64_t before = within, begin = dn_meter_now();
     dn_profiled record = {.what = op,
@@ -48,7 +67,7 @@ static void run(dn_call *c, int op, int backward) {
                           .members = c->members,
                           .inputs = c->n,
                           .y = *c->dim,
-                          .elements = (int64_t)c->total};
+                          .multiplications = multiplications(c, op, backward)};
     for (int k = 0; k < c->n && k < DN_PROFILED_INPUTS; k++) record.x[k] = *c->x[k].dim;
     within = 0;
     (backward ? originals[op].backward : originals[op].forward)(c);
@@ -75,7 +94,28 @@ static const struct {
 int64_t dn__profile_open(void) { return dn_meter_now(); }
 
 void dn__profile_close(int kind, int64_t begin) {
-    dn_profiled record = {.what = kind, .members = 1, .begin = begin, .end = dn_meter_now()};
+    const dn_profiled record = {.what = kind,
+                                .members = 1,
+                                .multiplications = -1,
+                                .begin = begin,
+                                .end = dn_meter_now()};
+    keep(&record);
+}
+
+void dn__profile_close_weights(int64_t begin, int m, int k, int n, int nodes) {
+    const dn_dim dw = {.nd = 2, .batch = 1, .size = m * k, .d = {m, k}},
+                 dy = {.nd = 2, .batch = 1, .size = m * n, .d = {m, n}},
+                 x = {.nd = 2, .batch = 1, .size = k * n, .d = {k, n}};
+    const dn_profiled record = {.what = DN_PROFILE_WEIGHTS,
+                                .backward = 1,
+                                .members = nodes,
+                                .inputs = 2,
+                                .y = dw,
+                                .x = {dy, x},
+                                .multiplications = (int64_t)m * k * n,
+                                .begin = begin,
+                                .end = dn_meter_now()};
+    within += record.end - begin; /* perhaps of the operation whose backward completed it */
     keep(&record);
 }
 

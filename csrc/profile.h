@@ -10,6 +10,9 @@ extern int dn__profiling; /* atomic */
 /* A span of what is no operation, a dn_profile_kind, from its beginning to now. */
 int64_t dn__profile_open(void);
 void dn__profile_close(int kind, int64_t begin);
+/* The same of the products of so many nodes, n columns in all, that give the gradient of a matrix
+ * (m, k). */
+void dn__profile_close_weights(int64_t begin, int m, int k, int n, int nodes);
 #define DN_PROFILE_OPEN() \
     (__builtin_expect(__atomic_load_n(&dn__profiling, __ATOMIC_RELAXED), 0) ? dn__profile_open() \
                                                                             : -1)

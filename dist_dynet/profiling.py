@@ -22,7 +22,7 @@ __all__ = ["Profile", "ProfileRow", "profile"]
 
 MOST_CALLS = 1_000_000
 """So many calls are kept, of 200 bytes each; later ones are counted alone."""
-_NAMES = {number: name for name, number in OPS.items()}
+_NAMES = {**{number: name for name, number in OPS.items()}, lib.DN_PROFILE_WEIGHTS: "dW"}
 _AROUND = {
     lib.DN_PROFILE_FORWARD: "forward",
     lib.DN_PROFILE_BACKWARD: "backward",
@@ -34,7 +34,7 @@ _RECORD = np.dtype(
         *((name, "i4") for name in ("what", "backward", "members", "inputs")),
         ("y", _DIM),
         ("x", _DIM, lib.DN_PROFILED_INPUTS),
-        *((name, "i8") for name in ("elements", "begin", "end", "within")),
+        *((name, "i8") for name in ("multiplications", "begin", "end", "within")),
     ],
     align=True,
 )
@@ -52,7 +52,8 @@ class ProfileRow(NamedTuple):
     """
 
     name: str
-    """the operation; of its backward pass with `'` behind it"""
+    """the operation; of its backward pass with `'` behind it; dW: the products dy x' that give the
+    gradient of a matrix, of all its uses together"""
     shape: str
     """dims of its first three inputs and of the result, of one node"""
     calls: int
@@ -61,7 +62,7 @@ class ProfileRow(NamedTuple):
     seconds: float
     """in the calls themselves, without calls within them"""
     gflops: float | None
-    """10^9 floating-point operations a second, of products forward; None: not counted"""
+    """10^9 floating-point operations a second, of products; None: not counted"""
 
 
 def _shape(dim: Any) -> str:
@@ -70,21 +71,9 @@ def _shape(dim: Any) -> str:
     return f"{text} x {dim['batch']}" if dim["batch"] != 1 else text
 
 
-def _flops(name: str, record: Any) -> float | None:
-    """Floating-point operations of a product; None: it is none, or has more inputs than are
-    known."""
-    if record["backward"]:
-        return None
-    elements = float(record["elements"])
-    if name == "matmul":
-        return 2 * elements * _columns(record["x"][0])
-    if name == "affine_transform" and record["inputs"] == 3:
-        return 2 * elements * _columns(record["x"][1])
-    return None
-
-
-def _columns(dim: Any) -> int:
-    return int(dim["d"][1]) if dim["nd"] > 1 else 1
+def _name(record: Any) -> str:
+    what = int(record["what"])
+    return _NAMES[what] + "'" * int(record["backward"] and what >= 0)
 
 
 class Profile:
@@ -103,8 +92,8 @@ class Profile:
         """of the with block"""
         self.around: dict[str, float] = {}
         """seconds of what is no operation: "schedule" (of forward: which nodes are computed
-        together), "backward" (the same, and gradients of weights), "update", "Python" (all else,
-        the making of nodes included)"""
+        together), "backward" (the same), "update", "Python" (all else, the making of nodes
+        included)"""
         self.lost = 0
         """calls that were too many to be kept"""
         self._records: Any = np.empty(0, _RECORD)
@@ -138,24 +127,19 @@ class Profile:
     def _sum(self) -> None:
         records = self._records
         own = (records["end"] - records["begin"] - records["within"]) * 1e-9
-        is_op = records["what"] >= 0
+        is_op = np.isin(records["what"], list(_NAMES))
         found: dict[Any, list[float]] = {}
         for record, seconds in zip(records[is_op], own[is_op], strict=True):
             inputs = record["x"][: min(record["inputs"], _INPUTS)]
-            name = _NAMES[int(record["what"])]
             shape = f"{', '.join(map(_shape, inputs))} -> {_shape(record['y'])}"
-            row = found.setdefault(
-                (name + "'" * int(record["backward"]), shape), [0, 0, 0.0, 0.0, 0]
-            )
-            flops = _flops(name, record)
+            row = found.setdefault((_name(record), shape), [0, 0, 0.0, 0.0])
             row[0] += 1
             row[1] += int(record["members"])
             row[2] += float(seconds)
-            row[3] += flops or 0.0
-            row[4] += flops is not None
+            row[3] += 2.0 * max(0, int(record["multiplications"]))
         rows = [
-            ProfileRow(name, shape, int(c), int(n), s, f / s * 1e-9 if counted and s > 0 else None)
-            for (name, shape), (c, n, s, f, counted) in found.items()
+            ProfileRow(name, shape, int(c), int(n), s, f / s * 1e-9 if f and s > 0 else None)
+            for (name, shape), (c, n, s, f) in found.items()
         ]
         self.rows = sorted(rows, key=lambda row: -row.seconds)
         spans = {name: float(own[records["what"] == kind].sum()) for kind, name in _AROUND.items()}
@@ -220,9 +204,9 @@ class Profile:
             out.write(json.dumps(trace_events.named("process_name", process, 0, "dist_dynet")))
             for record in np.sort(self._records, order="begin"):
                 what = int(record["what"])
-                name = _NAMES[what] + "'" * int(record["backward"]) if what >= 0 else _AROUND[what]
+                name = _AROUND[what] if what in _AROUND else _name(record)
                 more: dict[str, Any] = {}
-                if what >= 0:
+                if what not in _AROUND:
                     inputs = record["x"][: min(record["inputs"], _INPUTS)]
                     shown: Sequence[str] = [*map(_shape, inputs)]
                     more["args"] = {

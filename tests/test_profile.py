@@ -49,6 +49,82 @@ def test_profile_counts_calls_and_nodes_and_changes_no_number(model, autobatchin
     assert "pickneglogsoftmax" in str(p) and "[Python]" in str(p) and "calls of" in repr(p)
 
 
+def multiplications(p):
+    """{name: how many, of all rows of this name}; GFLOP/s count two operations for each."""
+    found = {}
+    for row in p.rows:
+        if row.gflops is not None:
+            found[row.name] = found.get(row.name, 0) + row.gflops * row.seconds * 1e9 / 2
+    return {name: round(n) for name, n in found.items()}
+
+
+@pytest.mark.parametrize("autobatching", [0, 1, 2, 3])
+def test_products_of_both_passes_are_counted(model, autobatching):
+    with dy.profile() as p:
+        step(*model, autobatching)
+    one = 6 * 3 * 5  # dx and dW have as many as y
+    assert multiplications(p) == {"matmul": one, "matmul'": one, "dW": one}
+    assert {row.shape for row in p.rows if row.name == "dW"} == {"(3, 6), (5, 6) -> (3, 5)"}
+    (product,) = [row for row in p.rows if row.name == "dW"]
+    assert product.calls == 1 and product.nodes in (1, 6)
+
+
+def test_what_has_no_gradient_is_not_counted(model):
+    _, W, _ = model
+    for frozen, products in ((True, {"matmul"}), (False, {"matmul", "dW"})):
+        W.set_updated(not frozen)
+        dy.renew_cg()
+        x = dy.random_normal((5, 4))
+        with dy.profile() as p:
+            dy.sum_elems(W * x).backward()
+        assert multiplications(p) == dict.fromkeys(products, 3 * 5 * 4)
+
+
+def test_products_of_batches_and_sums_are_counted(model):
+    m, W, _ = model
+    V, b = m.add_parameters((3, 4)), m.add_parameters(3)
+    with dy.profile() as p:
+        dy.renew_cg()
+        x, y = dy.random_normal(5, batch_size=7) * 2, m.add_parameters((4, 1)) * dy.ones(1)
+        dy.sum_batches(dy.sum_elems(dy.affine_transform([b, W, x, V, y]))).backward()
+        matrices = dy.random_normal((3, 5), batch_size=7) + dy.reshape(W, (3, 5))
+        dy.sum_batches(dy.sum_elems(matrices * dy.random_normal(5))).backward()
+    found = multiplications(p)
+    # forward: of W x in 7 batch elements, of V y as often; dW and dy: of both, x has no gradient
+    assert found["affine_transform"] == 7 * (3 * 5 + 3 * 4)
+    assert found["affine_transform'"] == 2 * 7 * 3 * 4
+    assert found["matmul"] == 4 + 7 * 3 * 5 and found["matmul'"] == 7 * 3 * 5
+    assert found["dW"] == 7 * 3 * 5 + 4
+
+
+def test_products_in_traced_functions_are_counted(model):
+    _, W, E = model
+
+    @dy.traced
+    def cell(x):
+        return dy.tanh(W * x)
+
+    with dy.profile() as p:
+        dy.renew_cg()
+        dy.sum_elems(cell(E[0]) + cell(E[1])).backward()
+    one = 2 * 3 * 5
+    assert multiplications(p) == {"matmul": one, "matmul'": one, "dW": one}
+
+
+def test_products_in_blocks_are_counted():
+    """A wide output layer: its gradient is computed in blocks of columns, both products at once."""
+    m = dy.ParameterCollection()
+    words, columns, size = 1 << 14, 96, 4
+    W, h = m.add_parameters((words, size)), m.add_lookup_parameters((columns, size))
+    with dy.profile() as p:
+        dy.renew_cg()
+        scores = W * dy.lookup_batch(h, range(columns))
+        dy.sum_batches(dy.pickneglogsoftmax_batch(scores, range(columns))).backward()
+    one = words * columns * size
+    found = multiplications(p)
+    assert found["matmul"] == one and found["matmul'"] + found.get("dW", 0) == 2 * one
+
+
 def test_profile_is_over_when_it_is_over(model):
     with dy.profile() as p:
         step(*model)

@@ -54,6 +54,7 @@ static void block_weight_gradient(dn_call *c, int k, int m, int kk, int n, const
     if (g.dx) dn__product_dw(m, kk, n, dn__rounds(c, k), dy, m, x, kk, g.beta, g.dx, m);
     else c->workspace->out_of_memory = 1;
 }
+static int block_defers_weight(const dn_call *c, int k) { return (void)c, (void)k, 0; }
 static void block_input_done(dn_call *c, int k) {
     if (blocks_of(c)->is_last) blocks_of(c)->all->routes->input_done(blocks_of(c)->all, k);
 }
@@ -109,6 +110,7 @@ static void call_in_blocks(dn_tape *t, dn_in_blocks b) {
     routes.wants = block_wants;
     routes.dx = block_dx;
     routes.weight_gradient = block_weight_gradient;
+    routes.defers_weight = block_defers_weight;
     routes.input_done = block_input_done;
     memcpy(x, all->x, n_inputs * sizeof *x);
     memset(b.asked, 0, n_inputs);

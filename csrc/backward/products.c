@@ -4,6 +4,7 @@
 
 #include "kernels/rounded.h"
 #include "backward_pass.h"
+#include "profile.h"
 
 /* ---- collected products --------------------------------------------------------------- */
 
@@ -96,6 +97,14 @@ static const dn_real *gather(dn_tape *t, int first, int wide, int columns, int o
     return all;
 }
 
+static void note_in_profile(const dn_tape *t, int first, int64_t begin) {
+    const dn_product *of = &t->backward->products[first];
+    int columns = 0, nodes = 0;
+    for (int j = first; j >= 0; j = t->backward->products[j].next, nodes++)
+        columns += t->backward->products[j].n;
+    dn__profile_close_weights(begin, of->m, of->k, columns, nodes);
+}
+
 enum { WIDE = 64, PANEL = 128, LARGE = 1 << 20 }; /* columns; columns; numbers of a matrix */
 
 /* From how many columns on a product is better done by itself than copied to others: then dW, which
@@ -109,6 +118,7 @@ static int wide_columns(int m, int k) {
  * are few, and each that is wide by itself. Of a large parameter that somebody watches the first
  * columns are notified first. */
 void dn__flush_products(dn_tape *t, int i) {
+    const int64_t begin = DN_PROFILE_OPEN();
     const int first = t->nodes[i].products;
     dn_arena_mark mark = dn__arena_mark(&t->workspace.scratch);
     t->nodes[i].products = -1;
@@ -137,6 +147,7 @@ void dn__flush_products(dn_tape *t, int i) {
             dn__product_dw(m, n, columns, rounds, dy, m, x + from, k, beta, dw, m);
         if (panel < k) dn__hook_notify(t, i, (int64_t)(from + n) * m);
     }
+    if (__builtin_expect(begin >= 0, 0)) note_in_profile(t, first, begin);
     dn__arena_reset(&t->workspace.scratch, mark);
 }
 

@@ -305,6 +305,12 @@ static void inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const
     if (g.dx) dn__mm_dw(m, kk, n, dy, m, x, kk, g.beta, g.dx, m);
 }
 
+static int inner_defers_weight(const dn_call *c, int k) {
+    const dn_traced_run *run = c->inner->run;
+    const int32_t source = inner_input_of(run->program, c->inner->at, k);
+    return source < 0 && dn__defers_weight(run->outer, -1 - source);
+}
+
 static void inner_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
                                    dn_grad g) {
     dn_traced_run *run = c->inner->run;
@@ -348,6 +354,7 @@ static const dn_gradient_routes INNER = {
     .wants = inner_wants,
     .dx = inner_dx,
     .weight_gradient = inner_weight_gradient,
+    .defers_weight = inner_defers_weight,
     .operand_gradient = inner_operand_gradient,
     .input_done = inner_input_done,
     .ordinal = inner_ordinal,
