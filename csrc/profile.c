@@ -94,11 +94,8 @@ static const struct {
 int64_t dn__profile_open(void) { return dn_meter_now(); }
 
 void dn__profile_close(int kind, int64_t begin) {
-    const dn_profiled record = {.what = kind,
-                                .members = 1,
-                                .multiplications = -1,
-                                .begin = begin,
-                                .end = dn_meter_now()};
+    const dn_profiled record = {
+        .what = kind, .members = 1, .multiplications = -1, .begin = begin, .end = dn_meter_now()};
     keep(&record);
 }
 
