@@ -14,7 +14,7 @@ import dist_dynet as dy
 from dist_dynet._ffi import ffi, lib
 from dist_dynet.parallel import _failures, checkpoint_ranks, host_transport, memory, windows
 from dist_dynet.parallel._places import Board, Places, Whereabouts
-from dist_dynet.parallel.halving import FEWEST, steps
+from dist_dynet.parallel.joining import FEWEST, steps
 from dist_dynet.parallel.layout import Layout
 from dist_dynet.parallel.message import Flag, MessageLayout
 from dist_dynet.parallel.rows import RowsBetweenHosts
@@ -127,7 +127,7 @@ def test_what_a_rank_is_told_grows_by_eight_bytes_a_host():
 # ---- dense gradients -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hosts", [2, 3, 6])
+@pytest.mark.parametrize("hosts", [2, 3, 7])
 def test_a_rank_sends_each_other_host_at_most_two_messages_for_each_piece(hosts):
     """The sum is that in the order of hosts, whatever the pieces are."""
     network, size = Network(hosts), 70_000
@@ -166,7 +166,7 @@ def test_pieces_grow_with_the_hosts_and_the_ranks_that_share_the_wire():
     total = 40 * 500 * 500
     for hosts, ranks in [(2, 1), (3, 2), (4, 16), (8, 16), (32, 32), (64, 32)]:
         assert hosts_of(hosts, ranks).piece >= PIECE
-        ring = 2 * min(hosts - 1, math.ceil(math.log2(hosts)))
+        ring = 2 * min(hosts - 1, 3 * math.ceil(math.log(hosts, 4)))
         # those of a few rings; of more where messages have some size
         slices = max(PIECE, hosts * ranks * 8192)
         assert sends(hosts, ranks) <= ring * (1 + 8 * total / slices), (hosts, ranks)
@@ -222,8 +222,8 @@ def test_ranks_of_a_host_share_the_rows_between_hosts(hosts, ranks):
         assert found.keys() == expected.keys()
         assert all((found[row] == values).all() for row, values in expected.items())
     # each speaks with counterparts alone, about its share of the rows: there and back, with two of
-    # them where a step joins unequal groups
-    most = 1 if hosts == 2 else 4 * math.ceil(math.log2(hosts))
+    # each other group where groups are unlike
+    most = 1 if hosts == 2 else 2 * min(hosts - 1, 6 * math.ceil(math.log(hosts, 4)))
     assert network.messages[:, 0].max() <= 2 * most
     assert network.bytes[:, 0].max() <= 1.6 * network.bytes[:, 0].mean() + 400
     whole = (4 + 12) * len(expected) / ranks  # of all rows of a share, with their keys
@@ -231,30 +231,32 @@ def test_ranks_of_a_host_share_the_rows_between_hosts(hosts, ranks):
 
 
 @pytest.mark.parametrize("hosts", [*range(2, 18), 31, 33])
-def test_halving_sends_as_few_bytes_as_can_be_to_few_hosts(hosts):
+def test_groups_that_join_send_as_few_bytes_as_can_be_to_few_hosts(hosts):
     ways = [steps(hosts, host) for host in range(hosts)]
     for host, way in enumerate(ways):
         owned, sent = (Fraction(0), Fraction(1)), Fraction(0)
-        for number, step in enumerate(way):
-            assert len(step.swaps) <= 2
+        for step in way:
+            assert len(step.swaps) <= 2 * (step.groups - 1)
             assert owned[0] <= step.owned[0] < step.owned[1] <= owned[1]
-            sent += sum(b - a for _, (a, b), _ in step.swaps)
-            # what it adds up is what it owns, each number once
-            got = sorted(swap.got for swap in step.swaps)
-            assert got[0][0] == step.owned[0] and got[-1][1] == step.owned[1]
-            assert all(a[1] == b[0] for a, b in pairwise(got))
-            for other, sent_there, _ in step.swaps:
+            sent += sum(b - a for *_, (a, b), _ in step.swaps)
+            for group in {*range(step.groups)} - {step.group}:
+                # what it adds up is what it owns, once of each group
+                got = sorted(swap.got for swap in step.swaps if swap.group == group)
+                got = [(a, b) for a, b in got if a < b]
+                assert got[0][0] == step.owned[0] and got[-1][1] == step.owned[1]
+                assert all(a[1] == b[0] for a, b in pairwise(got))
+            for _, other, there, _ in step.swaps:
                 (back,) = [
                     swap for theirs in ways[other] for swap in theirs.swaps if swap.host == host
                 ]
-                assert back.got == sent_there, number
+                assert back.got == there
             owned = step.owned
         assert sent == 1 - Fraction(1, hosts)
         assert owned[1] - owned[0] == Fraction(1, hosts)
-        assert len(way) <= math.ceil(math.log2(hosts))
+        assert len(way) <= math.ceil(math.log(hosts, 4))
 
 
-@pytest.mark.parametrize("hosts", [7, 8, 11])
+@pytest.mark.parametrize("hosts", [8, 11, 16])
 def test_many_hosts_get_the_same_bits_however_an_array_is_cut(hosts):
     """So a parameter's sum does not depend on which others are used."""
     given = np.random.default_rng(2).normal(size=(hosts, 3000)).astype(dy.parallel.layout.DTYPE)

@@ -8,7 +8,7 @@ all of this lies in memory that its ranks share (windows.py). A message says its
 which tables it holds (row_messages.py), so that it can leave before the ranks have agreed on
 anything.
 
-Two hosts send each other all rows. More of them add up rows as halving.py says, by ranges of keys:
+Two hosts send each other all rows. More of them add up rows as joining.py says, by ranges of keys:
 on the way from the ranks' rows to the sums there are the more of them the fewer keys a rank has, so
 that nothing need be known of what others have used; and messages grow in number with the logarithm
 of the hosts. With compression it is as rows_coded.py says.
@@ -26,7 +26,7 @@ from ..meter import hand_over
 from ..params.parameters import LookupParameters
 from ._world import World
 from .compression import Code
-from .halving import steps
+from .joining import steps
 from .row_messages import Message, Pointers, Room, RowMessages
 from .rows_coded import CodedExchange, Residuals
 from .structure import Structure
@@ -211,20 +211,18 @@ class RowsRound:
             return messages.add(messages.of([inbox[rank] for rank in self._counterparts]), room)
         way = steps(len(self._counterparts), self._hosts.host)
         for step in way:
-            inbox = {}
-            outbox = [
-                (messages.cut(mine, swap.sent), self._counterparts[swap.host])
-                for swap in step.swaps
-            ]
-            mine = messages.cut(mine, step.owned)
-            yield self._swapped(inbox, [rank for _, rank in outbox], outbox, _BETWEEN)
-            mine = messages.add(messages.of([mine, *inbox.values()]))
+            inbox, ranks = {}, [self._counterparts[swap.host] for swap in step.swaps]
+            cuts = [messages.cut(mine, swap.sent) for swap in step.swaps]
+            kept = messages.cut(mine, step.owned)
+            yield self._swapped(inbox, ranks, list(zip(cuts, ranks, strict=True)), _BETWEEN)
+            parts = [inbox[rank] for rank in ranks]
+            before = sum(swap.group < step.group for swap in step.swaps)
+            parts.insert(before, kept)  # added up in the order of groups
+            mine = messages.add(messages.of(parts))
         for step in reversed(way):
-            inbox = {}
-            outbox = [
-                (messages.cut(mine, swap.got), self._counterparts[swap.host]) for swap in step.swaps
-            ]
-            yield self._swapped(inbox, [rank for _, rank in outbox], outbox, _BACK)
+            inbox, ranks = {}, [self._counterparts[swap.host] for swap in step.swaps]
+            cuts = [messages.cut(mine, swap.got) for swap in step.swaps]
+            yield self._swapped(inbox, ranks, list(zip(cuts, ranks, strict=True)), _BACK)
             mine = messages.add(
                 messages.of([mine, *inbox.values()]), room if step is way[0] else None
             )

@@ -10,7 +10,7 @@ that is not a byte more. Pieces follow one another without waiting, so that the 
 Where a host has several ranks, each has its share of every slice (a *stripe*) and its counterpart
 on the other hosts.
 
-Between many hosts each piece goes as halving.py says: as many bytes in fewer messages, but more
+Between many hosts each piece goes as joining.py says: as many bytes in fewer messages, but more
 hops. Where messages are compressed it does not: each hop would round.
 
 Nothing here waits: Sum.advance() does what can be done and returns. A rank that has begun sends
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..meter import hand_over
-from . import halving
+from . import joining
 from .compression import ErrorFeedback
 
 PIECE = 1 << 17
@@ -154,23 +154,27 @@ class Sum:
         self._requests: list[Any] = []
         self._then: list[Callable[[], object] | None] = []
         self._held: list[Piece] = []
-        self._absent = 0 if all_come else len(self._peers)  # counterparts that have not begun
         self.moves = 0  # rises with all that comes and goes
-        for _, rank in self._peers if not all_come else ():
-            self._add(comm.Isend(np.empty(0, np.uint8), rank, _BEGUN))
-            self._add(comm.Irecv(np.empty(0, np.uint8), rank, _BEGUN), self._met)
+        self._met = all_come or not self._peers
+        # how far the ranks lie apart that tell one another that all between them have begun
+        self._distances = (
+            [] if self._met else [1 << k for k in range(len(self._peers).bit_length())]
+        )
+        if not self._met:
+            self._tell()
 
     def begin(self, piece: Piece) -> None:
         """Lets a piece go: this rank's numbers of it are in the array."""
-        if self._absent > 0:
-            self._held.append(piece)
-        else:
+        if self._met:
             self._send(piece)
+        else:
+            self._held.append(piece)
 
     def trust(self) -> None:
         """Counterparts that have not begun will: nothing need wait for that any more."""
-        self._absent = 0
-        self._send_held()
+        while self._distances:  # others may wait for these
+            self._tell(is_asked=False)
+        self._let_go()
 
     def advance(self) -> bool:
         """Whether all that has begun is done."""
@@ -190,7 +194,7 @@ class Sum:
     @property
     def met(self) -> bool:
         """Whether all counterparts have begun."""
-        return self._absent <= 0
+        return self._met
 
     def abandon(self) -> None:
         """Takes back what waits for counterparts that will not come."""
@@ -204,19 +208,33 @@ class Sum:
         self._requests.append(request)
         self._then.append(then)
 
-    def _met(self) -> None:
-        self._absent -= 1
-        if self._absent <= 0:
-            self._send_held()
+    def _tell(self, is_asked: bool = True) -> None:
+        """Tells the next one that this rank has begun, and all from which it has heard so: in each
+        round twice as many."""
+        ranks, me, distance = self._hosts.counterparts, self._hosts.host, self._distances.pop(0)
+        count = len(ranks)
+        nothing = np.empty(0, np.uint8)
+        self._add(self._comm.Isend(nothing, ranks[(me + distance) % count], _BEGUN))
+        heard = self._heard if is_asked else None
+        self._add(self._comm.Irecv(nothing, ranks[(me - distance) % count], _BEGUN), heard)
 
-    def _send_held(self) -> None:
+    def _heard(self) -> None:
+        if self._met:  # and all was told
+            return
+        if self._distances:
+            self._tell()
+        else:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._met = True
         held, self._held = self._held, []
         for piece in held:
             self._send(piece)
 
     def _send(self, piece: Piece) -> None:
-        if self._compression is None and len(self._hosts.ranks) >= halving.FEWEST:
-            halving.Halving(
+        if self._compression is None and len(self._hosts.ranks) >= joining.FEWEST:
+            joining.JoinedSum(
                 self._comm,
                 self._hosts.counterparts,
                 self._hosts.host,
