@@ -215,10 +215,10 @@ class RowsRound:
             cuts = [messages.cut(mine, swap.sent) for swap in step.swaps]
             kept = messages.cut(mine, step.owned)
             yield self._swapped(inbox, ranks, list(zip(cuts, ranks, strict=True)), _BETWEEN)
-            parts = [inbox[rank] for rank in ranks]
+            came = [inbox[rank] for rank in ranks]
             before = sum(swap.group < step.group for swap in step.swaps)
-            parts.insert(before, kept)  # added up in the order of groups
-            mine = messages.add(messages.of(parts))
+            came.insert(before, kept)  # added up in the order of groups
+            mine = messages.add(messages.of(came))
         for step in reversed(way):
             inbox, ranks = {}, [self._counterparts[swap.host] for swap in step.swaps]
             cuts = [messages.cut(mine, swap.got) for swap in step.swaps]
