@@ -13,7 +13,7 @@ The network is small and knows no more words than the training set has. What the
 tags fit together: no entity begins in its middle, and neighbours agree on its class.
 
 How long: 15 epochs take 15 s on one core. What to expect: test F1 from 0.55 to 0.65 with the CRF,
-0.53 without; the test set has 246 entities, so seeds differ much. What it leaves in
+0.51 to 0.53 without; the test set has 246 entities, so seeds differ much. What it leaves in
 runs/crf_tagger: the model that was best on dev, and metrics.jsonl.
 """
 

@@ -11,8 +11,8 @@ computed next depends on them. The critic guesses what will be earned from here 
 beyond its guess tells how good the step was. Walks of a batch go on side by side, so that their
 networks are computed together.
 
-How long: 300 updates of 32 episodes take 3 s on one core. What to expect: in the last 60, 0.96 of
-the goals are reached, in 9 steps a episode.
+How long: 300 updates of 32 episodes take 3 s on one core. What to expect: in the last 60, 0.98 of
+the goals are reached or more, in 9 steps a episode.
 """
 
 import sys
@@ -72,7 +72,10 @@ class ActorCritic:
     def __init__(self, model, size):
         self.size, self.model = size, model.add_subcollection("walker")
         model = self.model
-        self.here, self.goal = (model.add_lookup_parameters((len(FREE), size)) for _ in range(2))
+        init = dy.GlorotInitializer(is_lookup=True)
+        self.here, self.goal = (
+            model.add_lookup_parameters((len(FREE), size), init=init) for _ in range(2)
+        )
         self.hidden = dy.Linear(2 * size, size, model)
         self.actor, self.critic = dy.Linear(size, len(MOVES), model), dy.Linear(size, 1, model)
 

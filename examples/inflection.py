@@ -49,7 +49,8 @@ class Inflector:
     def __init__(self, model, symbols, size):
         self.symbols, self.size = symbols, size
         self.model = model = model.add_subcollection("inflector")
-        self.table = model.add_lookup_parameters((len(symbols), size))
+        init = dy.GlorotInitializer(is_lookup=True)
+        self.table = model.add_lookup_parameters((len(symbols), size), init=init)
         self.encoder = dy.BiRNNBuilder(1, size, size, model, dy.VanillaLSTMBuilder)
         self.decoder = dy.VanillaLSTMBuilder(1, size, size, model)
         self.attention = dy.DotAttention(size, size, size, model)

@@ -50,8 +50,9 @@ class Tagger:
     def __init__(self, model, vocabularies, tags, size, heads, layers):
         self.vocabularies, self.tags, self.sizes = vocabularies, tags, (size, heads, layers)
         self.model = model = model.add_subcollection("tagger")
-        self.tables = [model.add_lookup_parameters((len(v), size)) for v in vocabularies]
-        self.places = model.add_lookup_parameters((LONGEST, size))
+        init = dy.NormalInitializer(0, 0.02**2)  # small beside what attention adds to it
+        self.tables = [model.add_lookup_parameters((len(v), size), init=init) for v in vocabularies]
+        self.places = model.add_lookup_parameters((LONGEST, size), init=init)
         norm = lambda: dy.LayerNorm(size, model)  # noqa: E731
         self.layers = [
             (

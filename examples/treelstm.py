@@ -62,7 +62,8 @@ class Network:
     def __init__(self, model, words, n):
         self.words, self.n = words, n
         self.model = model = model.add_subcollection("trees")
-        self.table = model.add_lookup_parameters((len(words), n))
+        init = dy.GlorotInitializer(is_lookup=True)
+        self.table = model.add_lookup_parameters((len(words), n), init=init)
         matrix, bias = (
             (lambda: model.add_parameters((n, n))),
             (lambda start=0: model.add_parameters(n, init=start)),

@@ -42,7 +42,8 @@ class AutoEncoder:
     def __init__(self, model, words, size, latent):
         self.words, self.sizes = words, (size, latent)
         self.model = model = model.add_subcollection("vae")
-        self.table = model.add_lookup_parameters((len(words), size), init="normal", std=0.1)
+        init = dy.GlorotInitializer(is_lookup=True)
+        self.table = model.add_lookup_parameters((len(words), size), init=init)
         self.hidden = dy.Linear(size, size, model)
         self.mean, self.log_variance = (
             dy.Linear(size, latent, model),
