@@ -121,14 +121,47 @@ def _both(a: Range, b: Range) -> Range:
     return start, max(start, min(a[1], b[1]))
 
 
+class Cut(NamedTuple):
+    """A step of an array's sum."""
+
+    groups: int
+    group: int
+    owned: tuple[int, int]
+    swaps: list[tuple[int, int, tuple[int, int], tuple[int, int]]]
+
+
+def cuts(hosts: int, host: int, start: int, end: int) -> list[Cut]:
+    """The way of a host with what lies between two places of an array.
+
+    >>> from dist_dynet.parallel.joining import cuts
+    >>> [(cut.owned, cut.swaps) for cut in cuts(3, 0, 100, 160)]
+    [((100, 116), [(1, 1, (116, 132), (100, 116)), (2, 2, (132, 160), (100, 116))])]
+    """
+    lines = -(-(end - start) // _LINE)
+
+    def place(range_: Range) -> tuple[int, int]:
+        a, b = (min(start + lines * x.numerator // x.denominator * _LINE, end) for x in range_)
+        return a, max(a, b)
+
+    return [
+        Cut(
+            step.groups,
+            step.group,
+            place(step.owned),
+            [(s.group, s.host, place(s.sent), place(s.got)) for s in step.swaps],
+        )
+        for step in steps(hosts, host)
+    ]
+
+
 class JoinedSum:
     """One sum of numbers in this way.
 
     Args:
         comm: where it is said.
         ranks: one of each host.
-        host: this one's.
         array: what is summed, in place.
+        way: of this host, through it.
         tags: of the way to the sums, and back.
         add: takes a request, and what is to be done when it is.
     """
@@ -137,43 +170,33 @@ class JoinedSum:
         self,
         comm: Any,
         ranks: list[int],
-        host: int,
         array: NDArray[Any],
+        way: list[Cut],
         tags: tuple[int, int],
         add: Callable[[Any, Callable[[], object] | None], None],
     ) -> None:
         self._comm, self._ranks, self._array, self._tags = comm, ranks, array, tags
-        self._add, self._steps = add, steps(len(ranks), host)
-        self._lines = -(-array.size // _LINE)
+        self._add, self._way = add, way
         self._at = self._left = 0
         self._came: list[NDArray[Any]] = []
         self._up()
 
-    def _cut(self, range_: Range) -> tuple[int, int]:
-        """Of the array."""
-        a, b = (
-            min(self._lines * x.numerator // x.denominator * _LINE, self._array.size)
-            for x in range_
-        )
-        return a, max(a, b)
-
     def _up(self) -> None:
         """Towards the sums: the present step."""
-        while self._at < len(self._steps):
-            step = self._steps[self._at]
-            start, end = self._cut(step.owned)
+        while self._at < len(self._way):
+            step = self._way[self._at]
+            start, end = step.owned
             room = np.empty((step.groups, end - start), DTYPE)
             self._came = [*room]
             self._came[step.group] = self._array[start:end]
-            for swap in step.swaps:
-                (a, b), (c, d) = self._cut(swap.sent), self._cut(swap.got)
+            for group, host, (a, b), (c, d) in step.swaps:
                 if d > c:
-                    place = self._came[swap.group][c - start : d - start]
+                    place = self._came[group][c - start : d - start]
                     self._await(
-                        self._comm.Irecv(place, self._ranks[swap.host], self._tags[0]), self._added
+                        self._comm.Irecv(place, self._ranks[host], self._tags[0]), self._added
                     )
                 if b > a:
-                    self._send(a, b, swap.host, self._tags[0], self._added)
+                    self._send(a, b, host, self._tags[0], self._added)
             if self._left:
                 return
             self._at += 1
@@ -183,7 +206,7 @@ class JoinedSum:
         self._left -= 1
         if self._left:
             return
-        mine = self._came[self._steps[self._at].group]
+        mine = self._came[self._way[self._at].group]
         if mine.size:
             parts = ffi.new("dn_real *[]", [pointer(part) for part in self._came])
             lib.dn_sum_arrays(len(self._came), parts, mine.size, pointer(mine))
@@ -195,15 +218,14 @@ class JoinedSum:
         """Back: what was sent comes summed."""
         while self._at:
             self._at -= 1
-            for swap in self._steps[self._at].swaps:
-                (a, b), (c, d) = self._cut(swap.sent), self._cut(swap.got)
+            for _, host, (a, b), (c, d) in self._way[self._at].swaps:
                 if b > a:
-                    rank = self._ranks[swap.host]
+                    place = self._array[a:b]
                     self._await(
-                        self._comm.Irecv(self._array[a:b], rank, self._tags[1]), self._returned
+                        self._comm.Irecv(place, self._ranks[host], self._tags[1]), self._returned
                     )
                 if d > c:
-                    self._send(c, d, swap.host, self._tags[1], self._returned)
+                    self._send(c, d, host, self._tags[1], self._returned)
             if self._left:
                 return
 

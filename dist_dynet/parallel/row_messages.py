@@ -42,7 +42,6 @@ class RowMessages:
             raise MemoryError("gradient exchange: out of memory")
         self._c = ffi.gc(c, lib.dn_rows_free)
         self._widths = [int(np.prod(table.shape()[1:])) for table in self.tables]
-        self._ranges: dict[tuple[Fraction, Fraction], Any] = {}
 
     def give(self, weight: float, room: Room) -> Message:
         """A window: this rank's rows, times weight."""
@@ -70,14 +69,10 @@ class RowMessages:
         _check(size)
         return out[:size]
 
-    def cut(self, message: Message, part: tuple[Fraction, Fraction]) -> Message:
+    def cut(self, message: Message, part: Part) -> Message:
         """What of it lies in this part of all keys."""
-        if part not in self._ranges:
-            self._ranges[part] = [
-                ffi.new("int64_t[]", [end.numerator, end.denominator]) for end in part
-            ]
         out = np.empty(len(message), np.int32)
-        return out[: lib.dn_rows_cut(self._c, _in_c(message), *self._ranges[part], _in_c(out))]
+        return out[: lib.dn_rows_cut(self._c, _in_c(message), *part.c, _in_c(out))]
 
     def put(self, messages: Any, scale: float) -> None:
         """The tables' gradients become these, one of each owner, times scale."""
@@ -110,6 +105,13 @@ class RowMessages:
             message[start:].view(DTYPE)[: rows.size] = rows.reshape(-1)
             at += size
         return message
+
+
+class Part:
+    """Of all keys those from one fraction of them to another, as C takes it."""
+
+    def __init__(self, ends: tuple[Fraction, Fraction]) -> None:
+        self.c = [ffi.new("int64_t[]", [end.numerator, end.denominator]) for end in ends]
 
 
 class Pointers:

@@ -17,7 +17,7 @@ of the hosts. With compression it is as rows_coded.py says.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from ..params.parameters import LookupParameters
 from ._world import World
 from .compression import Code
 from .joining import steps
-from .row_messages import Message, Pointers, Room, RowMessages
+from .row_messages import Message, Part, Pointers, Room, RowMessages
 from .rows_coded import CodedExchange, Residuals
 from .structure import Structure
 from .windows import GIVEN, READ, SUMMED, Windows
@@ -37,6 +37,18 @@ Done = Callable[[], bool]
 
 _GIVEN, _SUMMED, _BETWEEN, _BACK, _ROWS = range(1 << 14, (1 << 14) + 5)
 """Tags; smaller ones are those of sums of unions."""
+
+
+class _Step(NamedTuple):
+    """Of a sum over hosts: joining.py's, as rows.c takes it."""
+
+    ranks: list[int]
+    owned: Part
+    sent: list[Part]  # to each of them
+    got: list[Part]
+    before: int
+    """How many of them are in groups before this host's: rows are added up in the order of groups.
+    """
 
 
 class RowsBetweenHosts:
@@ -55,6 +67,18 @@ class RowsBetweenHosts:
         """Of this host's ranks, where there are several and they have tables."""
         self.lacking = Residuals(hosts, code) if code else None
         self._messages: RowMessages | None = None
+        counterparts = hosts.counterparts
+        self.way = [
+            _Step(
+                [counterparts[swap.host] for swap in step.swaps],
+                Part(step.owned),
+                [Part(swap.sent) for swap in step.swaps],
+                [Part(swap.got) for swap in step.swaps],
+                sum(swap.group < step.group for swap in step.swaps),
+            )
+            for step in (steps(len(hosts.ranks), hosts.host) if counterparts else ())
+        ]
+        """How it adds up rows with those of other hosts."""
 
     def begin(self, structure: Structure, weight: float) -> RowsRound | None:
         """Sends this rank's rows, times weight, or the first part of them. To be called on all
@@ -209,20 +233,25 @@ class RowsRound:
             inbox: dict[int, Message] = {self._here.rank: mine}
             yield self._swapped(inbox, [other], [(mine, other)], _BETWEEN)
             return messages.add(messages.of([inbox[rank] for rank in self._counterparts]), room)
-        way = steps(len(self._counterparts), self._hosts.host)
+        way = self._all.way
         for step in way:
-            inbox, ranks = {}, [self._counterparts[swap.host] for swap in step.swaps]
-            cuts = [messages.cut(mine, swap.sent) for swap in step.swaps]
+            inbox = {}
+            outbox = [
+                (messages.cut(mine, part), rank)
+                for part, rank in zip(step.sent, step.ranks, strict=True)
+            ]
             kept = messages.cut(mine, step.owned)
-            yield self._swapped(inbox, ranks, list(zip(cuts, ranks, strict=True)), _BETWEEN)
-            came = [inbox[rank] for rank in ranks]
-            before = sum(swap.group < step.group for swap in step.swaps)
-            came.insert(before, kept)  # added up in the order of groups
+            yield self._swapped(inbox, step.ranks, outbox, _BETWEEN)
+            came = [inbox[rank] for rank in step.ranks]
+            came.insert(step.before, kept)
             mine = messages.add(messages.of(came))
         for step in reversed(way):
-            inbox, ranks = {}, [self._counterparts[swap.host] for swap in step.swaps]
-            cuts = [messages.cut(mine, swap.got) for swap in step.swaps]
-            yield self._swapped(inbox, ranks, list(zip(cuts, ranks, strict=True)), _BACK)
+            inbox = {}
+            outbox = [
+                (messages.cut(mine, part), rank)
+                for part, rank in zip(step.got, step.ranks, strict=True)
+            ]
+            yield self._swapped(inbox, step.ranks, outbox, _BACK)
             mine = messages.add(
                 messages.of([mine, *inbox.values()]), room if step is way[0] else None
             )

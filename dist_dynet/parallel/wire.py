@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -60,23 +60,23 @@ class Hosts:
     host: int  # this rank's
     local: int  # this rank's place on it
 
-    @property
+    @cached_property
     def mine(self) -> list[int]:
         """The ranks of this host."""
         return self.ranks[self.host]
 
-    @property
+    @cached_property
     def stripes(self) -> int:
         """How many ranks of each host share the wire: as many as the host with the fewest has."""
         return min(len(ranks) for ranks in self.ranks)
 
-    @property
+    @cached_property
     def piece(self) -> int:
         """Numbers of a piece between these hosts: it grows with the number of those who each have a
         slice of it, so that a rank sends each other one a message or two for each piece."""
         return max(PIECE, len(self.ranks) * self.stripes * _SLICE)
 
-    @property
+    @cached_property
     def counterparts(self) -> list[int]:
         """The ranks that sum this rank's stripe, by host; none where it has no stripe."""
         return [ranks[self.local] for ranks in self.ranks] if self.local < self.stripes else []
@@ -116,6 +116,12 @@ class Piece:
         self.start, self.end = cut(start, end, hosts.stripes, hosts.local)
         owners = len(hosts.ranks)
         self.slices = [cut(self.start, self.end, owners, owner) for owner in range(owners)]
+        self.joined = (
+            joining.cuts(owners, hosts.host, self.start, self.end)
+            if owners >= joining.FEWEST and hosts.counterparts
+            else []
+        )
+        """How many hosts sum it."""
         self.one_hop = (owners - 1) * (owners - 2) * (self.end - self.start) <= owners * _HOP
 
 
@@ -233,12 +239,12 @@ class Sum:
             self._send(piece)
 
     def _send(self, piece: Piece) -> None:
-        if self._compression is None and len(self._hosts.ranks) >= joining.FEWEST:
+        if self._compression is None and piece.joined:
             joining.JoinedSum(
                 self._comm,
                 self._hosts.counterparts,
-                self._hosts.host,
-                self._array[piece.start : piece.end],
+                self._array,
+                piece.joined,
                 (2 * piece.number + 1, 2 * piece.number + 2),
                 self._add,
             )
