@@ -12,7 +12,14 @@ from counted import Comm, Network, here_of
 
 import dist_dynet as dy
 from dist_dynet._ffi import ffi, lib
-from dist_dynet.parallel import _failures, checkpoint_ranks, host_transport, memory, windows
+from dist_dynet.parallel import (
+    _failures,
+    by_host,
+    checkpoint_ranks,
+    host_transport,
+    memory,
+    windows,
+)
 from dist_dynet.parallel._places import Board, Places, Whereabouts
 from dist_dynet.parallel.joining import FEWEST, steps
 from dist_dynet.parallel.layout import Layout
@@ -401,6 +408,28 @@ def test_a_checkpoint_comes_to_rank_0_in_a_message_a_host(hosts, ranks, monkeypa
     pieces = sum(-(-sum(sizes[h * ranks :][:ranks]) // 1000) for h in range(1, hosts))
     assert network.messages[0, 1] <= pieces + 2 * (ranks - 1) + (3 if hosts == 1 else 0)
     assert network.messages[0, 0] == 0
+
+
+# ---- what is gathered ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hosts", "ranks"), [(2, 3), (3, 1), (5, 2), (8, 4)])
+def test_what_all_ranks_gather_crosses_the_wire_once_for_each_other_host(hosts, ranks):
+    count = hosts * ranks
+    network = Network(count, hosts_of(hosts, ranks).ranks)
+    told = [bytes([rank]) * (7 * rank) for rank in range(count)]
+    results = network.run(
+        lambda rank, comm, here: by_host.exchange_bytes(here, comm, told[rank], "")
+    )
+    assert all(found == told for found in results.values())
+    rounds = math.ceil(math.log2(hosts))
+    assert network.messages[:, 0].max() == ranks - 1 + rounds
+    others = [rank for rank in range(count) if rank % ranks]
+    assert (network.messages[others, 0] == 1).all()
+    # with a line for each string and each host
+    whole = sum(12 + len(text) for text in told) + 8 * (hosts + rounds)
+    sent = network.bytes[::ranks, 0]
+    assert sent.max() <= ranks * whole
 
 
 def test_what_is_said_of_many_ranks_is_short():

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..params.collection import ParameterCollection
+from . import by_host
 from ._session import world
 from ._world import World, hash_of
 from .structure import Structure
@@ -76,7 +77,7 @@ def gather(obj: Any, comm: Any = None) -> list[Any]:
         return [obj]
     mine, what = pickle.dumps(obj), here.collective("gather")
     with here.whole(what):
-        every = here.exchange_bytes(here.comm, mine, what)
+        every = by_host.exchange_bytes(here, here.comm, mine, what)
     return [pickle.loads(b) for b in every]
 
 
