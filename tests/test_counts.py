@@ -426,10 +426,10 @@ def test_what_all_ranks_gather_crosses_the_wire_once_for_each_other_host(hosts, 
     assert network.messages[:, 0].max() == ranks - 1 + rounds
     others = [rank for rank in range(count) if rank % ranks]
     assert (network.messages[others, 0] == 1).all()
-    # with a line for each string and each host
-    whole = sum(12 + len(text) for text in told) + 8 * (hosts + rounds)
-    sent = network.bytes[::ranks, 0]
-    assert sent.max() <= ranks * whole
+    # with three numbers for each string, and one for each host
+    of_host = [sum(12 + len(text) for text in told[h * ranks :][:ranks]) for h in range(hosts)]
+    between = (hosts - 1) * (max(of_host) + 4) + 4 * rounds
+    assert network.bytes[::ranks, 0].max() <= (ranks - 1) * sum(of_host) + between
 
 
 def test_what_is_said_of_many_ranks_is_short():
