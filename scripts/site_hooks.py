@@ -117,6 +117,10 @@ def _notebook(notebook: File, config: Any) -> list[File]:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """The text of a page with the links of the site, and lists as Python-Markdown takes them."""
     uri = page.file.src_uri
+    if uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # it has nothing beside it
+    if uri in ("changelog.md", "contributing.md") or uri.startswith("adr/"):
+        page.meta["search"] = {"boost": 0.1}  # what users look for is rarely there
     if uri.startswith("reference/"):
         return markdown
     source = ROOT / ELSEWHERE.get(uri, f"docs/{uri}")

@@ -5,6 +5,7 @@ How long: fifteen seconds.
 """
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -164,6 +165,29 @@ def test_links_of_the_site_resolve(pages):
                 broken.append(f"{path.name}: {link}")
     assert len(pages) > 30
     assert broken == []
+
+
+@pytest.mark.slow
+def test_search_finds_every_page(site, pages):
+    """What the search box reads; documents of the project's own history come last."""
+    entries = json.loads((site / "search" / "search_index.json").read_text())["docs"]
+    found = {entry["location"].partition("#")[0] for entry in entries}
+    assert {str(path.relative_to(site)) for path in pages} - found == set()
+    texts = {}
+    for entry in entries:
+        page = entry["location"].partition("#")[0]
+        texts[page] = f"{texts.get(page, '')} {entry['title']} {entry['text']}".lower()
+    for word, page in {
+        "autobatching": "autobatching.html",
+        "beam search": "examples.html",
+        "masked_softmax": "reference/ops-masked.html",
+        "learning rate": "training.html",
+        "dataloader": "migrating.html",
+        "slurm": "launching.html",
+    }.items():
+        assert word in texts[page]
+    boosts = {entry["location"]: entry.get("boost", 1) for entry in entries}
+    assert boosts["changelog.html"] < 1 == boosts["quickstart.html"]
 
 
 @pytest.mark.slow
