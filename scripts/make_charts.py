@@ -35,6 +35,7 @@ TASKS = {
     "mlp_64": "perceptron,\nbatches of 64",
     "attention_16": "attention,\nbatches of 16",
     "tagger 32": "tagger,\n32 sentences",
+    "attention 16": "attention,\n16 pairs",
     "treelstm 32": "TreeLSTM,\n32 trees",
 }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jobs import environment_of, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -232,6 +233,34 @@ def test_program_in_document_prints_what_follows_it(path, program, output, tmp_p
         check=False,
     )
     assert (ran.stdout, ran.returncode) == (output, 0), ran.stderr
+
+
+@needs_mpi
+@pytest.mark.mpi
+def test_two_changed_lines_of_the_quick_start_train_on_two_ranks(tmp_path):
+    """The lines that its diff takes away are lines of its program; the program that has the others
+    ends with the same results."""
+    path = ROOT / "docs" / "quickstart.md"
+    ((_, program, output),) = (entry for entry in PROGRAMS if entry[0] == path)
+    changes = re.search(r"^```diff\n(.*?)^```", path.read_text(), re.M | re.S)[1].splitlines()
+    assert len(changes) == 4
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        assert (old[0], new[0], program.count(f"\n{old[1:]}\n")) == ("-", "+", 1)
+        program = program.replace(f"\n{old[1:]}\n", f"\n{new[1:]}\n")
+    (tmp_path / "train.py").write_text(program)
+    command = [sys.executable, "-m", "dist_dynet", "run", "-n", "2", str(tmp_path / "train.py")]
+    ran = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment_of(sys.executable),
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    lines = sorted(ran.stdout.splitlines())
+    assert lines == [f"[{rank}] {line}" for rank in (0, 1) for line in output.splitlines()]
 
 
 def test_readme_has_a_program():
