@@ -1,7 +1,8 @@
 """What a slow network leaves of several hosts' speed, and what the ways around it do to the loss: a
 tagger, 32 sentences a rank.
 
-    mpirun -n 2 --hosts a,b python benchmarks/slow_networks.py [--steps 288] [--seeds 2] [--every 16]
+    mpirun -n 2 --hosts a,b python benchmarks/slow_networks.py [--steps 288] [--seeds 2]
+        [--every 16]
 
 Five minutes. "alone" exchanges nothing: the most that there could be. The others are an
 exchange at every update, as it is and in 8 bits, and LocalSGD, as it is and in 8 bits. Each way

@@ -140,15 +140,21 @@ class ActorCritic:
         return dy.esum(losses) / len(episodes)
 
 
+def start_and_goal(line):
+    """Two places."""
+    a, b, c, d = map(int, line.split())
+    return (a, b), (c, d)
+
+
 def predict(args):
     """The likeliest walk for each line, which has row and column of the start, then of the goal."""
     network = shared.load(args)
-    for line in shared.lines(args.predict):
-        a, b, c, d = map(int, line.split())
-        if not {(a, b), (c, d)} <= {*FREE}:
+    form = "row and column of the start and of the goal: 0 0 5 6"
+    for places in shared.lines(args.predict, start_and_goal, form):
+        if not {*places} <= {*FREE}:
             print("walls are no places")
             continue
-        episode = Episode(0, ((a, b), (c, d)))
+        episode = Episode(0, places)
         walk = [episode.here]
         while not episode.is_done():
             dy.renew_cg()

@@ -108,11 +108,16 @@ class Inflector:
         return "".join(self.symbols.name(k) for k in letters)
 
 
+def lemma_and_tag(line):
+    """The two words of a line."""
+    lemma, tag = line.split()
+    return lemma, tag
+
+
 def predict(args):
     """The form for each line: a lemma and a tag."""
     inflector = shared.load(args)
-    for line in shared.lines(args.predict):
-        lemma, tag = line.split()
+    for lemma, tag in shared.lines(args.predict, lemma_and_tag, "a lemma and a tag: stop VBG"):
         print(inflector.search(lemma, tag, args.beam))
 
 

@@ -2,6 +2,7 @@
 epoch, and a beam search. The networks and their training loops are in the examples themselves."""
 
 import argparse
+import contextlib
 import gzip
 import itertools
 import sys
@@ -42,7 +43,7 @@ def parser(description, name, *, data=None, epochs=None, batch_size, unit="sente
         default=Path("runs") / name / "metrics.jsonl",
         help="lines of JSON, which `dist-dynet plot` draws",
     )
-    add("--tensorboard", type=Path, help="folder for event files")
+    add("--tensorboard", type=Path, help="folder for event files; needs tensorboardX")
     add("--checkpoint", type=Path, help="folder, to resume from and to save to")
     add("--checkpoint-every", default="1min", help="updates, or a time: 200, 10min")
     add("--predict", metavar="FILE", help="use the saved model on a text; - for standard input")
@@ -80,17 +81,37 @@ def say(text):
 
 def load(args):
     """The network that --save had written."""
-    (network,) = dy.load(args.save, dy.ParameterCollection())
+    try:
+        (network,) = dy.load(args.save, dy.ParameterCollection())
+    except FileNotFoundError:
+        script = Path(sys.argv[0]).name
+        raise SystemExit(
+            f"{script}: there is no model {args.save}. Train one first: the same command without"
+            " --predict; or name one by --save."
+        ) from None
     return network
 
 
-def lines(file):
-    """The lines of --predict that are not empty, without their ends."""
-    if file == "-":
-        yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
-        return
-    with Path(file).open(encoding="utf-8") as opened:
-        yield from (line.rstrip("\n") for line in opened if line.strip())
+def lines(file, parse=str, form="a text"):
+    """parse(line) of the lines of --predict that are not empty; where it raises a ValueError, the
+    program ends with a message: a line is no `form`."""
+    with contextlib.ExitStack() as stack:
+        opened = sys.stdin
+        if file != "-":
+            try:
+                opened = stack.enter_context(Path(file).open(encoding="utf-8"))
+            except OSError as error:
+                raise SystemExit(f"--predict: {file}: {error.strerror}") from None
+        for number, line in enumerate(opened, 1):
+            if not line.strip():
+                continue
+            try:
+                parsed = parse(line.rstrip("\n"))
+            except ValueError:
+                raise SystemExit(
+                    f"--predict: line {number} must be {form}; got {line.strip()[:80]!r}"
+                ) from None
+            yield parsed
 
 
 def beam_search(state, advance, end, width, longest):

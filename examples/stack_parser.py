@@ -148,11 +148,18 @@ def evaluate(parser, sentences):
     return right / words
 
 
+def tagged(line):
+    """(words, tags) of words such as She/PRON."""
+    words, _, tags = zip(*(word.rpartition("/") for word in line.split()), strict=True)
+    if not all(words):
+        raise ValueError("a word without a tag")
+    return words, tags
+
+
 def predict(args):
     """The head of each word of a line: words with their part-of-speech tags, as in She/PRON."""
     parser = shared.load(args)
-    for line in shared.lines(args.predict):
-        words, _, tags = zip(*(word.rpartition("/") for word in line.split()), strict=True)
+    for words, tags in shared.lines(args.predict, tagged, "words with tags: She/PRON sleeps/VERB"):
         dy.renew_cg()
         heads = parser.run(([word.lower() for word in words], tags, None))
         names = ["ROOT", *words]

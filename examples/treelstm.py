@@ -29,17 +29,26 @@ from dist_dynet import parallel
 
 
 def parse(line):
-    """A tree from brackets: (label, word) or (label, left, right)."""
+    """A tree from brackets: (label, word) or (label, left, right).
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
     stack = [[]]
     for token in re.findall(r"[()]|[^\s()]+", line):
         if token == "(":
             stack.append([])
         elif token == ")":
             done = tuple(stack.pop())
+            if not stack or not 2 <= len(done) <= 3:
+                raise ValueError("brackets")
             stack[-1].append(done)
         else:  # a label stands first, then a word may
             stack[-1].append(token if stack[-1] else int(token))
-    return stack[0][0]
+    ((tree,),) = stack
+    if not isinstance(tree, tuple):
+        raise ValueError("no tree")
+    return tree
 
 
 def read(path):
@@ -139,8 +148,9 @@ class Network:
 def predict(args):
     """The value of each line's tree, whose own labels are not looked at."""
     network = shared.load(args)
-    for line in shared.lines(args.predict):
-        print(network.predict(parse(line)))
+    form = "a tree, each of its nodes with a label: (0 (0 (0 MAX) (0 3)) (0 4))"
+    for tree in shared.lines(args.predict, parse, form):
+        print(network.predict(tree))
 
 
 def main():

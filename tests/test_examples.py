@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
-from processes import predicted, run_example
+from processes import output_of, predicted, run_example
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -22,6 +22,15 @@ def numbers(pattern, name, folder, *options):
     result = run_example(EXAMPLES / f"{name}.py", *files, *options)
     assert result.returncode == 0, result.stderr
     return [float(x) for x in re.findall(pattern, result.stdout)]
+
+
+def refusal(name, folder, text):
+    """What an example says of a line that it cannot read."""
+    (folder / "text").write_text(text)
+    files = ("--save", str(folder / "model"), "--predict", str(folder / "text"))
+    result = run_example(EXAMPLES / f"{name}.py", *files)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    return result.stderr
 
 
 def predictions(name, folder, text):
@@ -45,6 +54,7 @@ def test_the_episodes_reach_more_goals(tmp_path):
     assert len(reached) == 5 and reached[-1] > max(0.7, 2 * reached[0])
     walk, walls = predictions("gridworld", tmp_path, "0 0 0 2\n1 1 0 0\n")
     assert walk.startswith("0,0 ") and "walls" in walls
+    assert "line 2 must be row and column" in refusal("gridworld", tmp_path, "0 0 0 2\nhere\n")
 
 
 @pytest.mark.float32
@@ -60,6 +70,51 @@ def test_the_inflector_learns(tmp_path):
     assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
     assert all(line["rate"] > 0 and line["learning_rate"] >= 0 for line in lines)
     assert {"loss", "gradient_norm", "time"} <= lines[0].keys()
+
+
+def test_predicting_without_a_model_says_so(tmp_path):
+    assert "Train one first" in refusal("text_classification", tmp_path, "fine\n")
+
+
+LINES = {
+    ("inflection", "lemma_and_tag"): ("stop VBG", ["stop", "stop it VBG"]),
+    ("gridworld", "start_and_goal"): ("0 0 5 6", ["0 0", "a b c d"]),
+    ("stack_parser", "tagged"): ("She/PRON sleeps/VERB", ["She sleeps", "She/PRON sleeps"]),
+    ("treelstm", "parse"): (
+        "(0 (0 (0 MAX) (0 3)) (0 4))",
+        ["( MAX 1 2 )", "3", "(0 3", "0 3)", "(0 3) (0 4)", "()", "((0 1))"],
+    ),
+}
+"""(example, how it reads a line of --predict): (a line that is right, lines that are not)."""
+
+
+def test_lines_of_another_form_are_refused(tmp_path):
+    code = f"""
+import sys
+from importlib import import_module
+from pathlib import Path
+sys.path.insert(0, {str(EXAMPLES)!r})
+import shared
+file = Path({str(tmp_path / "text")!r})
+for (module, parse), (right, wrong) in {LINES!r}.items():
+    parse = getattr(import_module(module), parse)
+    file.write_text(right + "\\n\\n" + right + "\\n")
+    assert len(list(shared.lines(file, parse))) == 2
+    for line in wrong:
+        file.write_text(right + "\\n" + line + "\\n")
+        try:
+            list(shared.lines(file, parse, "so"))
+        except SystemExit as error:
+            print(error)
+try:
+    list(shared.lines(file.with_name("nothing")))
+except SystemExit as error:
+    print(error)
+"""
+    said = output_of(code).splitlines()
+    wrong = [line for _, lines in LINES.values() for line in lines]
+    assert said[:-1] == [f"--predict: line 2 must be so; got {line!r}" for line in wrong]
+    assert said[-1].endswith("nothing: No such file or directory")
 
 
 @pytest.mark.float32
