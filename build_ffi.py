@@ -184,13 +184,13 @@ def kernel_gaps() -> list[str]:
 def rule_gaps() -> list[str]:
     """Rules of trainers that are in one of the two lists only."""
     listed = set(re.findall(r"^ +(DN_RULE_\w+)", (CSRC / "dn_api.h").read_text(), re.M))
-    rows = set(re.findall(r"\[(DN_RULE_\w+)\] =", (CSRC / "params" / "trainers.c").read_text()))
+    rows = set(re.findall(r"\[(DN_RULE_\w+)\] =", (CSRC / "params" / "rules.c").read_text()))
     gaps = [
-        f"csrc/params/trainers.c: RULES has no row of {name}, which csrc/dn_api.h lists"
+        f"csrc/params/rules.c: RULES has no row of {name}, which csrc/dn_api.h lists"
         for name in sorted(listed - rows)
     ]
     return gaps + [
-        f"csrc/dn_api.h: does not list {name}, of which RULES in csrc/params/trainers.c has a row"
+        f"csrc/dn_api.h: does not list {name}, of which RULES in csrc/params/rules.c has a row"
         for name in sorted(rows - listed)
     ]
 

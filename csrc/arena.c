@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -31,8 +32,8 @@ static int is_available(size_t bytes) {
 
 /* First touch of fresh memory costs 7 to 30 times a write into warm memory; huge pages make it four
  * times cheaper. */
-static void *aligned_new(size_t bytes) {
-    size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGN;
+static void *aligned_to(size_t align, size_t bytes) {
+    if (bytes >= HUGE_PAGE) align = HUGE_PAGE;
     if (bytes > SIZE_MAX - align || !is_available(bytes)) return NULL;
     void *p = aligned_alloc(align, (bytes + align - 1) / align * align);
 #ifdef MADV_HUGEPAGE
@@ -41,10 +42,26 @@ static void *aligned_new(size_t bytes) {
     return p;
 }
 
+static void *aligned_new(size_t bytes) { return aligned_to(ALIGN, bytes); }
+
 void *dn__block_raw(size_t bytes) { return aligned_new(bytes ? bytes : ALIGN); }
 
 void *dn__block_new(size_t bytes) {
     void *p = dn__block_raw(bytes);
+    if (p) memset(p, 0, bytes);
+    return p;
+}
+
+static size_t page(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+
+size_t dn__pages_bytes(size_t bytes) { return (bytes + page() - 1) / page() * page(); }
+
+void *dn__pages_raw(size_t bytes) {
+    return bytes < DN_LEAST_PAGED ? dn__block_raw(bytes) : aligned_to(page(), bytes);
+}
+
+void *dn__pages_new(size_t bytes) {
+    void *p = dn__pages_raw(bytes);
     if (p) memset(p, 0, bytes);
     return p;
 }

@@ -15,11 +15,11 @@ int64_t dn_param_handle(dn_param *, int constant);
 dn_real *dn_param_values(dn_param *);
 /* Values out and in, whole: an update or a writing by another thread comes before or after.
  * Elements [from, from + n) in storage order; rows of a table. `factor` is that of
- * dn_param_storage, for a whole table. blend: value = (1 - a) value + a x */
+ * dn_param_storage, for a whole table. blend: value = (1 - a) value + a x. DN_ERROR_MEMORY */
 void dn_param_copy(dn_param *, int64_t from, int64_t n, dn_real *out);
 void dn_lookup_copy_rows(dn_param *, int64_t n, const int *rows, dn_real *out);
-void dn_param_write(dn_param *, int64_t from, int64_t n, const dn_real *in, double factor);
-void dn_param_blend(dn_param *, double a, const dn_real *x);
+int dn_param_write(dn_param *, int64_t from, int64_t n, const dn_real *in, double factor);
+int dn_param_blend(dn_param *, double a, const dn_real *x);
 int64_t dn_param_size(dn_param *);
 /* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight
  * decay was not multiplied in yet. dn_param_values multiplies it in, which rounds; a checkpoint
@@ -27,6 +27,8 @@ int64_t dn_param_size(dn_param *);
 dn_real *dn_param_storage(dn_param *, double *factor);
 /* A hash of the values as they are stored, and of the factor; nothing is changed. */
 uint64_t dn_param_checksum(dn_param *);
+/* of this memory and the seed */
+uint64_t dn_checksum(const void *, int64_t bytes, uint64_t seed);
 void dn_param_set_updated(dn_param *, int updated); /* 0 drops a pending gradient */
 int dn_param_updated(dn_param *);
 /* What products with a parameter that is a matrix, of two dims, are rounded to; DEFAULT: as
@@ -44,6 +46,43 @@ void dn_store_as_dynet(dn_store *, int on);
 void dn_store_changed(dn_store *);
 /* Rises whenever values change; waits for a change that is under way. */
 int64_t dn_store_version(dn_store *);
+
+/* One copy of values, and of trainers' moments, for the ranks of a host (csrc/params/shared.c): in
+ * blocks of memory that they map over their own at the same addresses. Outside of a window, in which
+ * all of them update together, nobody writes there: whatever writes values or moves memory takes
+ * them back into private memory before.
+ * In bytes, a multiple of pages; `used` of them, from the first, hold anything. */
+typedef struct dn_memory_block {
+    void *at;
+    int64_t bytes, used;
+} dn_memory_block;
+/* The large blocks of values; of a trainer's moments, which are made where parameters that are
+ * updated have none yet. Returns how many there are, of which as many are written as have room;
+ * DN_ERROR_MEMORY. */
+int dn_store_blocks(dn_store *, int room, dn_memory_block *out);
+int dn_trainer_blocks(dn_trainer *, int room, dn_memory_block *out);
+/* Maps the memory at from[i], which is shared and holds the same, over each block: this process is
+ * rank `rank` of those who do so. DN_ERROR_MEMORY, DN_ERROR_STATE: the system cannot; all is private
+ * then, or was and is. */
+int dn_store_share(dn_store *, int n, const dn_memory_block *, void *const *from, int rank,
+                   int ranks);
+/* Back into private memory. DN_ERROR_MEMORY; DN_ERROR_BUSY: this thread's update is under way. */
+int dn_store_detach(dn_store *);
+int dn_store_is_shared(dn_store *);
+/* Its moments are among the blocks that have just been shared. */
+void dn_trainer_join(dn_trainer *);
+/* Whether values and all moments that it needs are shared; so they stay then, as after
+ * dn_store_share, up to dn_store_close: another thread that wants to write waits. */
+int dn_trainer_pin(dn_trainer *);
+/* Whether its updates may take pieces of gradients: with each rank's share of the sums alone. */
+int dn_trainer_takes_pieces(dn_trainer *);
+/* What is pinned is written to by its owners from here on, up to close: an update in this thread is
+ * of this rank's share alone. A reader in another thread waits. squares: of all dense parameters' pieces (dn_store_pieces) the sum
+ * of the squared gradients; NULL: gradients are complete on each rank. DN_ERROR_STATE: it
+ * is pinned no more. close: when all have updated. */
+int dn_store_open(dn_store *, const dn_real *squares);
+void dn_store_close(dn_store *);
+int64_t dn_store_pieces(dn_store *);
 
 /* Gradients. An "empty" gradient reads as zero whatever its memory holds. */
 int dn_param_empty(dn_param *);
@@ -84,12 +123,12 @@ dn_real *dn_chunk_gradients(dn_store *, int chunk);
  * may run inside of backward): DN_ERROR_BUSY if the store is in use. */
 int dn_chunk_move_gradients(dn_store *, int chunk, dn_real *memory);
 /* The gradients of one chunk on several ranks, each a segment of memory that all of them see:
- * elements [from, to) of every segment become the sum over ranks of factors[r] segments[r][i], in
+ * elements [from, to) of every segment, or of that of the rank `only` if it is not -1, become the sum over ranks of factors[r] segments[r][i], in
  * rank order. Ranks with filled[r] = 0 count as zero and are not read. The caller sees to it that
  * nobody else writes or reads these elements meanwhile. DN_ERROR_VALUE: more than DN_MOST_RANKS. */
 enum { DN_MOST_RANKS = 4096 };
-int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled,
-                 int64_t from, int64_t to);
+int dn_sum_ranks(int ranks, int only, dn_real *const *segments, const double *factors,
+                 const uint8_t *filled, int64_t from, int64_t to);
 int dn_param_chunk(dn_param *); /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
 
@@ -306,6 +345,9 @@ typedef struct dn_shm_comm_plan {
     double *factors;                 /* [rank]: what its gradients are multiplied by */
     dn_shard *shards;                /* capacity for n_dense */
     dn_reading *meters;              /* [rank]: as its message says */
+    /* that of dn_store_open, which each rank fills in for its pieces: of parameters that have owners
+     * it makes the sums of these alone. NULL: all ranks get all sums */
+    dn_real *squares;
 } dn_shm_comm_plan;
 /* What this rank adds up: all that some rank has, each number on one rank. Neighbours that the same
  * ranks have used are one range; all ranges are cut into as many equal shares as ranks. Returns how
@@ -337,3 +379,7 @@ int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_membe
 /* By the plan of the present update: gradients become their sums, times the factors.
  * DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
 int dn_shm_comm_sum(dn_shm_comm *, dn_shm_comm_plan *, double seconds);
+/* After a sum of pieces, where no update follows: the pieces of the others, too. */
+void dn_shm_comm_complete(dn_shm_comm_plan *);
+/* A barrier: DONE or WAITS. */
+int dn_shm_comm_meet(dn_shm_comm *, double seconds);

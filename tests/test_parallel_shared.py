@@ -138,6 +138,7 @@ def test_sum_of_ranks(ranks, size, rng):
         assert (
             lib.dn_sum_ranks(
                 ranks,
+                -1,
                 pointers,
                 ffi.from_buffer("double[]", factors),
                 ffi.from_buffer("uint8_t[]", filled),
@@ -154,7 +155,7 @@ def test_sum_of_ranks(ranks, size, rng):
 
 
 def test_sum_of_too_many_ranks_is_refused():
-    assert lib.dn_sum_ranks(5000, ffi.NULL, ffi.NULL, ffi.NULL, 0, 0) == lib.DN_ERROR_VALUE
+    assert lib.dn_sum_ranks(5000, -1, ffi.NULL, ffi.NULL, ffi.NULL, 0, 0) == lib.DN_ERROR_VALUE
 
 
 def test_errors_of_sums_reach_the_caller():

@@ -83,7 +83,7 @@ def test_a_trainer_names_the_moments_that_its_rule_keeps(moments):
         TypeError,
         match=(
             r"Wrong: _moments must name each of the 3 moments .*RULES in"
-            r" csrc/params/trainers.c.*Mend the class"
+            r" csrc/params/rules.c.*Mend the class"
         ),
     ):
         type("Wrong", (dy.AmsgradTrainer,), {"_moments": moments})
@@ -93,7 +93,7 @@ def test_every_rule_of_c_has_a_trainer():
     rules = {getattr(lib, name) for name in dir(lib) if name.startswith("DN_RULE_")}
     have = {type(row.make(dy.ParameterCollection()))._rule for row in TRAINERS.values()}
     assert rules == have, (
-        f"no row in tests/table_trainers.py for the rules {rules - have} of csrc/params/trainers.c"
+        f"no row in tests/table_trainers.py for the rules {rules - have} of csrc/params/rules.c"
     )
     assert lib.dn_rule_moments(max(rules) + 1) == lib.dn_rule_moments(-1) == -1
 

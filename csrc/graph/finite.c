@@ -18,10 +18,10 @@ static size_t bad_gradient(dn_tape *t, int i, int nan_only) {
     const size_t n = dn__elements(&node->dim);
     if (!grad || !node->in_chunk) return grad ? first_bad(grad, n, nan_only) : n;
     dn_store *store = node->param->store;
-    pthread_mutex_lock(&store->lock); /* the chunk's gradients may have been moved since */
+    dn__lock(store); /* the chunk's gradients may have been moved since */
     size_t at =
         first_bad(store->chunks[node->param->chunk].grads + node->param->offset, n, nan_only);
-    pthread_mutex_unlock(&store->lock);
+    dn__unlock(store);
     return at;
 }
 

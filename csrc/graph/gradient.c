@@ -69,8 +69,8 @@ int dn_fast_backward(int64_t a) {
     if (!t || t->work_made > DN_FAST_WORK) return DN_FALLBACK;
     /* another thread may be at these parameters for longer than is good to wait here */
     for (int r = 0; r < t->n.stores; r++) {
-        if (pthread_mutex_trylock(&t->stores[r].store->lock)) return DN_FALLBACK;
-        pthread_mutex_unlock(&t->stores[r].store->lock);
+        if (dn__try_lock(t->stores[r].store)) return DN_FALLBACK;
+        dn__unlock(t->stores[r].store);
     }
     return dn_backward(a);
 }
@@ -103,10 +103,10 @@ static int copy_gradient(dn_tape *t, int i, dn_real *out) {
     }
     const dn_real *grad = dn__arrived(t, i);
     const size_t n = dn__elements(&node->dim);
-    pthread_mutex_t *lock = node->in_chunk ? &node->param->store->lock : NULL;
+    dn_store *lock = node->in_chunk ? node->param->store : NULL;
     int error = 0;
     if (lock) { /* the chunk's gradients may have been moved since */
-        pthread_mutex_lock(lock);
+        dn__lock(lock);
         if (node->written != dn__param_written(node->param))
             error = dn__tape_fail(t, DN_ERROR_STATE,
                                   "gradient: the parameter's gradient was added to, scaled, "
@@ -118,7 +118,7 @@ static int copy_gradient(dn_tape *t, int i, dn_real *out) {
     if (grad && n) memcpy(out, grad, n * sizeof *out);
     else dn__fill(n, 0, out);
     if (!error && t->backward->deferred && node->param) error = add_deferred(t, i, out);
-    if (lock) pthread_mutex_unlock(lock);
+    if (lock) dn__unlock(lock);
     return error;
 }
 

@@ -14,7 +14,7 @@ static const dn_param *viewed(const dn_tape *t, int i) {
 static int keep_parameter(dn_tape *t, int i) {
     const dn_node *node = &t->nodes[i];
     const dn_param *p = node->failed || node->copied ? NULL : viewed(t, i);
-    return p ? dn__copy_parameter(t, i, &p->store->lock) : 0;
+    return p ? dn__copy_parameter(t, i, p->store) : 0;
 }
 
 int dn_forward(int64_t a) {

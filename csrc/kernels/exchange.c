@@ -14,9 +14,20 @@ static inline __attribute__((always_inline)) void sum_two(size_t n, dn_real f0, 
     DN_SIMD for (size_t i = 0; i < n; i++)
         a[i] = b[i] = f0 * a[i] + f1 * b[i];
 }
+static inline __attribute__((always_inline)) void
+sum_two_into(size_t n, dn_real f0, dn_real f1, const dn_real *a, const dn_real *b, dn_real *sum) {
+    DN_SIMD for (size_t i = 0; i < n; i++)
+        sum[i] = f0 * a[i] + f1 * b[i];
+}
 
-DN_MULTIVERSION void dn__sum_ranks(int ranks, dn_real *const *segments, const dn_real *factors,
-                                   const uint8_t *filled, size_t from, size_t to) {
+DN_MULTIVERSION void dn__sum_ranks(int ranks, int only, dn_real *const *segments,
+                                   const dn_real *factors, const uint8_t *filled, size_t from,
+                                   size_t to) {
+    if (ranks == 2 && filled[0] && filled[1] && only >= 0) {
+        sum_two_into(to - from, factors[0], factors[1], segments[0] + from, segments[1] + from,
+                     segments[only] + from);
+        return;
+    }
     if (ranks == 2 && filled[0] && filled[1]) {
         sum_two(to - from, factors[0], factors[1], segments[0] + from, segments[1] + from);
         return;
@@ -40,7 +51,7 @@ DN_MULTIVERSION void dn__sum_ranks(int ranks, dn_real *const *segments, const dn
         }
         if (first) DN_SIMD
             for (size_t i = 0; i < n; i++) sum[i] = 0;
-        for (int r = 0; r < ranks; r++) {
+        for (int r = only < 0 ? 0 : only; r < (only < 0 ? ranks : only + 1); r++) {
             dn_real *g = segments[r] + from;
             DN_SIMD for (size_t i = 0; i < n; i++)
                 g[i] = sum[i];

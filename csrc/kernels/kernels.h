@@ -172,6 +172,7 @@ void dn__div_grad(size_t n, const dn_real *z, const dn_real *y, const dn_real *d
 /* ---- reductions (kernels/reduce.c): several accumulators, the order fixed by n alone -- */
 dn_real dn__sum(size_t n, const dn_real *x);
 /* accumulated in blocks, summed in double */
+enum { DN_SQUARES_BLOCK = 4096 }; /* from here on it is a sum of sums of so many, in double */
 double dn__sum_squares(size_t n, const dn_real *x);
 dn_real dn__dot(size_t n, const dn_real *x, const dn_real *y);
 /* nan if any is nan; n >= 1 */
@@ -394,8 +395,8 @@ void dn__blend(size_t n, dn_real a, const dn_real *x, dn_real *y);
 /* ---- gradients of several ranks (kernels/exchange.c) ---------------------------------- */
 /* s[i] = factors[0] segments[0][i] + factors[1] segments[1][i] + ..., added up in rank order over
  * the ranks with filled[r], others count as zero and are not read; then segments[r][i] = s[i] for
- * every rank; from <= i < to */
-void dn__sum_ranks(int ranks, dn_real *const *segments, const dn_real *factors,
+ * every rank, or for the rank `only` if that is not negative; from <= i < to */
+void dn__sum_ranks(int ranks, int only, dn_real *const *segments, const dn_real *factors,
                    const uint8_t *filled, size_t from, size_t to);
 /* as dn_sum_arrays, dn_bf16_encode and so on */
 void dn__sum_arrays(int count, dn_real *const *x, size_t n, dn_real *sum);

@@ -3,7 +3,7 @@
 #include "math.h"
 #include "parallel.h"
 
-enum { BLOCK = 4096, BLOCKS = 1024 };
+enum { BLOCK = DN_SQUARES_BLOCK, BLOCKS = 1024 };
 
 DN_MULTIVERSION dn_real dn__sum(size_t n, const dn_real *x) { return DN_SUM(x[i]); }
 

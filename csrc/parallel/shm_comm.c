@@ -144,11 +144,16 @@ static int are_used_alike(const dn_shm_comm_plan *plan, int j, int k) {
     return 1;
 }
 
+/* Whether each rank makes the sums of its own pieces of parameter k alone. */
+static int is_in_pieces(const dn_shm_comm_plan *plan, int k) {
+    return plan->squares && dn__has_owners(plan->of.params[k]);
+}
+
 /* Neighbours that the same ranks have used are one range. */
 static int find_ranges(const dn_shm_comm_plan *plan, dn_shard *ranges) {
     int count = 0;
     for (int k = 0; k < plan->of.n_dense; k++) {
-        if (!is_used(plan, k)) continue;
+        if (!is_used(plan, k) || is_in_pieces(plan, k)) continue;
         const dn_gradient_slot p = plan->places[k];
         dn_shard *last = count ? &ranges[count - 1] : NULL;
         const int is_next =
@@ -186,18 +191,51 @@ int dn_shm_comm_divide(const dn_shm_comm_plan *plan) {
     return mine;
 }
 
+/* Each rank sums its own pieces, for itself, and their squares for all. */
+static int sum_pieces(const dn_shm_comm_plan *plan, int k, uint8_t *who) {
+    const dn_param *p = plan->of.params[k];
+    dn_real *const *segments = plan->segments[p->chunk];
+    const dn_real *mine = segments[plan->rank] + p->offset;
+    for (int r = 0; r < plan->ranks; r++) who[r] = plan->filled[r][k];
+    for (int64_t from, to = 0; dn__next_share(p, 0, &from, &to);) {
+        const int error = dn_sum_ranks(plan->ranks, plan->rank, segments, plan->factors, who,
+                                       p->offset + from, p->offset + to);
+        if (error) return error;
+        plan->squares[p->first_piece + from / DN_PIECE] =
+            (dn_real)dn__sum_squares((size_t)(to - from), mine + from);
+    }
+    return 0;
+}
+
 int dn_shm_comm_sum_dense(const dn_shm_comm_plan *plan) {
     uint8_t who[DN_MOST_RANKS];
     if (plan->ranks > DN_MOST_RANKS) return DN_ERROR_VALUE;
     const int count = dn_shm_comm_divide(plan);
-    for (int i = 0; i < count; i++) {
+    int error = 0;
+    for (int i = 0; i < count && !error; i++) {
         const dn_shard shard = plan->shards[i];
         for (int r = 0; r < plan->ranks; r++) who[r] = plan->filled[r][shard.like];
-        const int error = dn_sum_ranks(plan->ranks, plan->segments[shard.chunk], plan->factors, who,
-                                       shard.from, shard.to);
-        if (error) return error;
+        error = dn_sum_ranks(plan->ranks, -1, plan->segments[shard.chunk], plan->factors, who,
+                             shard.from, shard.to);
     }
-    return 0;
+    for (int k = 0; k < plan->of.n_dense && !error; k++)
+        if (is_used(plan, k) && is_in_pieces(plan, k)) error = sum_pieces(plan, k, who);
+    return error;
+}
+
+void dn_shm_comm_complete(dn_shm_comm_plan *plan) {
+    for (int k = 0; k < plan->of.n_dense; k++) {
+        const dn_param *p = plan->of.params[k];
+        if (!is_used(plan, k) || !is_in_pieces(plan, k)) continue;
+        dn_real *const *segments = plan->segments[p->chunk];
+        for (int64_t from = 0; from < p->row_size; from += DN_PIECE) {
+            const int64_t n = p->row_size - from < DN_PIECE ? p->row_size - from : DN_PIECE;
+            const int of = dn__owner(p, from / DN_PIECE);
+            if (of != plan->rank)
+                memcpy(segments[plan->rank] + p->offset + from, segments[of] + p->offset + from,
+                       (size_t)n * sizeof(dn_real));
+        }
+    }
 }
 
 /* ---- the steady state ----------------------------------------------------------------- */
@@ -279,11 +317,11 @@ static void give_rows(const dn_shm_comm_plan *plan) {
         /* never more than the window's capacity */
         const size_t rows = (size_t)(sent < table->n_touched ? sent : table->n_touched);
         if (!rows) continue;
-        pthread_mutex_lock(&table->store->lock);
+        dn__lock(table->store);
         memcpy(buffer->ids[plan->rank], table->touched, rows * sizeof *table->touched);
         dn__axpy(rows * (size_t)table->row_size, (dn_real)plan->factors[plan->rank], table->block,
                  0, buffer->rows[plan->rank]);
-        pthread_mutex_unlock(&table->store->lock);
+        dn__unlock(table->store);
     }
     dn_meter_switch(phase);
 }
@@ -318,4 +356,14 @@ int dn_shm_comm_sum(dn_shm_comm *comm, dn_shm_comm_plan *plan, double seconds) {
     if (!dn_shm_comm_received(comm, seconds)) return DN_SHM_COMM_WAITS;
     comm->stage = TO_SEND;
     return take_rows(plan);
+}
+
+int dn_shm_comm_meet(dn_shm_comm *comm, double seconds) {
+    if (comm->stage == TO_SEND) {
+        send_message(comm);
+        comm->stage = TO_RECEIVE;
+    }
+    if (!dn_shm_comm_received(comm, seconds)) return DN_SHM_COMM_WAITS;
+    comm->stage = TO_SEND;
+    return DN_SHM_COMM_DONE;
 }

@@ -195,20 +195,20 @@ static int move_gradients(dn_chunk *c, dn_real *memory) {
 }
 
 int dn_chunk_move_gradients(dn_store *r, int chunk, dn_real *memory) {
-    if (memory) pthread_mutex_lock(&r->lock);
-    else if (pthread_mutex_trylock(&r->lock)) return DN_ERROR_BUSY;
+    if (memory) dn__lock(r);
+    else if (dn__try_lock(r)) return DN_ERROR_BUSY;
     int error = move_gradients(&r->chunks[chunk], memory);
-    pthread_mutex_unlock(&r->lock);
+    dn__unlock(r);
     return error;
 }
 
-int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled,
-                 int64_t from, int64_t to) {
+int dn_sum_ranks(int ranks, int only, dn_real *const *segments, const double *factors,
+                 const uint8_t *filled, int64_t from, int64_t to) {
     dn_real rounded[DN_MOST_RANKS];
     if (ranks > DN_MOST_RANKS) return DN_ERROR_VALUE;
     for (int r = 0; r < ranks; r++) rounded[r] = (dn_real)factors[r];
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* what others wrote before they said so is read, */
-    dn__sum_ranks(ranks, segments, rounded, filled, (size_t)from, (size_t)to);
+    dn__sum_ranks(ranks, only, segments, rounded, filled, (size_t)from, (size_t)to);
     /* and what is written here is there before this rank says so */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return 0;

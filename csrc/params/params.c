@@ -39,6 +39,8 @@ dn_store *dn_store_new(void) {
     r->chunks = r->few_chunks;
     pthread_mutex_init(&r->lock, NULL);
     pthread_mutex_init(&r->pack_lock, NULL);
+    pthread_mutex_init(&r->shared_lock, NULL);
+    pthread_cond_init(&r->window_closed, NULL);
     make_watch(r);
     return r;
 }
@@ -56,14 +58,21 @@ void dn__store_retain(dn_store *r) { __atomic_add_fetch(&r->references, 1, __ATO
 
 void dn__store_release(dn_store *r) {
     if (__atomic_sub_fetch(&r->references, 1, __ATOMIC_ACQ_REL)) return;
-    for (int i = 0; i < r->n_params; i++) param_free(r->params[i]);
+    for (int i = 0; i < r->n_params; i++) {
+        dn__forget_shared(r, r->params[i]->table);
+        param_free(r->params[i]);
+    }
     for (int i = 0; i < r->n_chunks; i++) {
+        dn__forget_shared(r, r->chunks[i].values);
         dn__block_free(r->chunks[i].values);
         dn__block_free(r->chunks[i].private_grads);
     }
     free(r->params);
     if (r->chunks != r->few_chunks) free(r->chunks);
+    free(r->shared);
     end_watch(r);
+    pthread_mutex_destroy(&r->shared_lock);
+    pthread_cond_destroy(&r->window_closed);
     pthread_mutex_destroy(&r->lock);
     pthread_mutex_destroy(&r->pack_lock);
     free(r);
@@ -97,7 +106,7 @@ static int place_parameter(dn_store *r, dn_param *p) {
             return -1;
         last = &r->chunks[r->n_chunks];
         *last = (dn_chunk){.capacity = capacity};
-        last->values = dn__block_raw((size_t)capacity * sizeof(dn_real));
+        last->values = dn__pages_raw((size_t)capacity * sizeof(dn_real));
         last->private_grads = last->grads = dn__block_raw((size_t)capacity * sizeof(dn_real));
         if (!last->values || !last->grads) {
             dn__block_free(last->values);
@@ -108,6 +117,8 @@ static int place_parameter(dn_store *r, dn_param *p) {
     }
     p->chunk = r->n_chunks - 1;
     p->offset = last->size;
+    p->first_piece = r->n_pieces;
+    r->n_pieces += (p->row_size + DN_PIECE - 1) / DN_PIECE;
     memset(last->values + last->size, 0, (size_t)n * sizeof(dn_real));
     memset(last->grads + last->size, 0, (size_t)n * sizeof(dn_real));
     last->size += n;
@@ -115,7 +126,7 @@ static int place_parameter(dn_store *r, dn_param *p) {
 }
 
 static int make_table(dn_param *p) {
-    p->table = dn__block_new((size_t)(p->rows * p->row_size) * sizeof(dn_real));
+    p->table = dn__pages_new((size_t)(p->rows * p->row_size) * sizeof(dn_real));
     p->slot = malloc((size_t)p->rows * sizeof *p->slot);
     if (!p->table || !p->slot) return -1;
     for (int64_t i = 0; i < p->rows; i++) p->slot[i] = -1;
@@ -139,7 +150,8 @@ dn_param *dn_param_new(dn_store *r, int nd, const int *d, int64_t row_count) {
     for (int i = 0; i < nd; i++) p->row_size *= p->dim.d[i] = d[i];
     if (row_count) p->dim.d[p->dim.nd++] = (int)row_count;
     p->dim.size = (int)(p->row_size * (row_count ? row_count : 1));
-    pthread_mutex_lock(&r->lock);
+    dn__lock(r);
+    if (dn__detach(r)) goto failed; /* the others of the host have none at this place yet */
     if (r->n_params == r->params_capacity) {
         int capacity = r->params_capacity ? 2 * r->params_capacity : 16;
         dn_param **params = realloc(r->params, (size_t)capacity * sizeof *params);
@@ -149,10 +161,10 @@ dn_param *dn_param_new(dn_store *r, int nd, const int *d, int64_t row_count) {
     }
     if (row_count ? make_table(p) : place_parameter(r, p)) goto failed;
     r->params[r->n_params++] = p;
-    pthread_mutex_unlock(&r->lock);
+    dn__unlock(r);
     return p;
 failed:
-    pthread_mutex_unlock(&r->lock);
+    dn__unlock(r);
     param_free(p);
     return NULL;
 }
@@ -183,22 +195,21 @@ dn_param *dn__handle_param(int64_t handle, int *constant) {
     return (dn_param *)(intptr_t)(handle & ~(PARAM_TAG | CONSTANT_TAG));
 }
 
-/* Nobody computes with half of what is written: readers without the lock see an odd number, or
- * another one afterwards. */
-void dn__begin_writing(dn_store *r) {
-    __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-}
-void dn__end_writing(dn_store *r) { __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELEASE); }
-
 static dn_real *storage(const dn_param *p) {
     return p->rows ? p->table : p->store->chunks[p->chunk].values + p->offset;
 }
 
 void dn__param_materialise(dn_param *p) {
+    const dn_real factor = (dn_real)p->factor;
     if (p->factor == 1) return;
-    dn__axpy((size_t)dn_param_size(p), (dn_real)p->factor, p->table, 0, p->table);
     p->factor = 1;
+    if (!dn__has_owners(p)) {
+        dn__axpy((size_t)dn_param_size(p), factor, p->table, 0, p->table);
+        return;
+    }
+    const size_t size = (size_t)p->row_size;
+    for (int64_t row = p->store->rank; row < p->rows; row += p->store->ranks)
+        dn__axpy(size, factor, p->table + row * p->row_size, 0, p->table + row * p->row_size);
 }
 
 /* n values from element `from` on. */
@@ -212,6 +223,7 @@ dn_real *dn_param_values(dn_param *p) {
     if (!p->rows) return p->store->chunks[p->chunk].values + p->offset;
     DN_HOLD(p->store);
     if (p->factor != 1) {
+        if (dn__detach(p->store)) return NULL;
         dn__begin_writing(p->store);
         dn__param_materialise(p);
         dn__end_writing(p->store);
@@ -237,24 +249,35 @@ void dn_lookup_copy_rows(dn_param *p, int64_t n, const int *rows, dn_real *out) 
 static void written(dn_store *r) {
     dn__end_writing(r);
     __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
-    pthread_mutex_unlock(&r->lock);
+    dn__unlock(r);
 }
 
-void dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *in, double factor) {
-    pthread_mutex_lock(&p->store->lock);
-    dn__begin_writing(p->store);
+/* Locks a store for writing values; negative: no memory. */
+static int begin(dn_store *r) {
+    dn__lock(r);
+    const int error = dn__detach(r);
+    if (error) dn__unlock(r);
+    else dn__begin_writing(r);
+    return error;
+}
+
+int dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *in, double factor) {
+    const int error = begin(p->store);
+    if (error) return error;
     if (n < dn_param_size(p)) dn__param_materialise(p);
     if (n) memcpy(storage(p) + from, in, (size_t)n * sizeof *in);
     if (p->rows && n == dn_param_size(p)) p->factor = factor;
     written(p->store);
+    return 0;
 }
 
-void dn_param_blend(dn_param *p, double a, const dn_real *x) {
-    pthread_mutex_lock(&p->store->lock);
-    dn__begin_writing(p->store);
+int dn_param_blend(dn_param *p, double a, const dn_real *x) {
+    const int error = begin(p->store);
+    if (error) return error;
     dn__param_materialise(p);
     dn__blend((size_t)dn_param_size(p), (dn_real)a, x, storage(p));
     written(p->store);
+    return 0;
 }
 
 int dn_fast_param(int64_t a, int64_t row, dn_dim *dim, int capacity, double *out) {
@@ -266,36 +289,38 @@ int dn_fast_param(int64_t a, int64_t row, dn_dim *dim, int capacity, double *out
         dim->size = (int)p->row_size;
         dim->nd--; /* the rows are the last dim */
     }
-    if (dim->size < 1 || dim->size > capacity || pthread_mutex_trylock(&p->store->lock))
-        return DN_FALLBACK;
+    if (dim->size < 1 || dim->size > capacity || dn__try_lock(p->store)) return DN_FALLBACK;
     const dn_real *values = storage(p) + (row >= 0 ? row * p->row_size : 0);
     const dn_real factor = (dn_real)p->factor;
     for (int i = 0; i < dim->size; i++) out[i] = (double)(factor * values[i]);
-    pthread_mutex_unlock(&p->store->lock);
+    dn__unlock(p->store);
     return 0;
 }
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
 /* Four lanes of multiply and shift, so that memory is the limit. The multiplier is the odd number
  * nearest to 2^64 / golden ratio. */
-uint64_t dn_param_checksum(dn_param *p) {
+uint64_t dn_checksum(const void *memory, int64_t size, uint64_t seed) {
     enum { LANES = 4 };
     const uint64_t by = 0x9e3779b97f4a7c15u;
     uint64_t h[LANES] = {1, 2, 3, 4}, words[LANES];
-    pthread_mutex_lock(&p->store->lock);
-    const char *data = (const char *)storage(p);
-    size_t bytes = (size_t)dn_param_size(p) * sizeof(dn_real);
+    const char *data = memory;
+    const size_t bytes = (size_t)size;
     for (size_t at = 0; at < bytes; at += sizeof words) {
         size_t n = bytes - at < sizeof words ? bytes - at : sizeof words;
         if (n < sizeof words) memset(words, 0, sizeof words);
         memcpy(words, data + at, n);
         for (int k = 0; k < LANES; k++) h[k] = (h[k] ^ words[k]) * by, h[k] ^= h[k] >> 29;
     }
-    double factor = p->factor;
-    pthread_mutex_unlock(&p->store->lock);
-    memcpy(words, &factor, sizeof factor);
-    uint64_t result = words[0];
+    uint64_t result = seed;
     for (int k = 0; k < LANES; k++) result = (result ^ h[k]) * by, result ^= result >> 32;
     return result;
+}
+
+uint64_t dn_param_checksum(dn_param *p) {
+    uint64_t factor;
+    DN_HOLD(p->store);
+    memcpy(&factor, &p->factor, sizeof factor);
+    return dn_checksum(storage(p), dn_param_size(p) * (int64_t)sizeof(dn_real), factor);
 }
 
 void dn_param_set_precision(dn_param *p, int precision) { p->precision = precision; }

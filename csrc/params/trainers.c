@@ -8,93 +8,15 @@
 #include "arena.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
-#include "params/params.h"
+#include "params/rules.h"
 #include "profile.h"
 #include "work.h"
 
-enum { MAX_MOMENTS = 3 };
 /* of an update, in nanoseconds; what ranges are multiples of, for the sake of vector loops */
 static const double WORK_PER_NUMBER = 0.5;
 enum { RANGE_UNIT = 64 };
 /* of a table's decay, before it is multiplied into the rows: keeps all digits */
 static const double SMALLEST_FACTOR = 0.25;
-
-/* One rule over n numbers: values, gradient, and the moments' places. */
-typedef struct dn_rule {
-    int moments;
-    /* needs each parameter, or row, by itself: neighbours are not joined */
-    int whole;
-    /* what the step is multiplied by in update number `updates` */
-    double (*rate)(const dn_trainer *);
-    void (*apply)(const dn_trainer *, const dn_step *, size_t n, dn_real *p, const dn_real *g,
-                  dn_real *const *moments);
-} dn_rule;
-
-struct dn_trainer {
-    dn_store *store;
-    dn_rule rule;
-    double c[4]; /* the rule's constants */
-    dn_settings set;
-    int64_t updates, clips;
-    double last_norm; /* -1: not known */
-    int n_selected;   /* -1: all of the store */
-    dn_param **selected;
-    /* by parameter id, below n_excluded: from the decay of AdamW */
-    char *excluded;
-    int n_excluded;
-    dn_real *(*chunk_moments)[MAX_MOMENTS]; /* by chunk */
-    int n_chunks;
-    dn_real *(*table_moments)[MAX_MOMENTS]; /* by parameter id */
-    int n_params;
-};
-
-/* ---- rules ---------------------------------------------------------------------------- */
-
-static double plain_rate(const dn_trainer *t) { return t->set.rate; }
-
-#define APPLY(name) \
-    static void name(const dn_trainer *t, const dn_step *s, size_t n, dn_real *p, \
-                     const dn_real *g, dn_real *const *moments)
-#define C(k) ((dn_real)t->c[k])
-
-APPLY(sgd) { (void)t, (void)moments, dn__update_sgd(n, s, p, g); }
-APPLY(momentum) { dn__update_momentum(n, s, C(0), p, g, moments[0]); }
-APPLY(adagrad) { dn__update_adagrad(n, s, C(0), p, g, moments[0]); }
-APPLY(adadelta) { dn__update_adadelta(n, s, C(0), C(1), p, g, moments[0], moments[1]); }
-APPLY(rmsprop) { dn__update_rmsprop(n, s, C(0), C(1), p, g, moments[0]); }
-
-/* The bias of a moment with the constant C(k): 1 - C(k)^t, with C(k) as the kernels have it. In
- * float 1 - 0.999 is not 1e-3 but 1.3e-5 less. */
-static double bias(const dn_trainer *t, int k) { return 1 - pow(C(k), (double)t->updates); }
-static double adam_rate(const dn_trainer *t) { return t->set.rate * sqrt(bias(t, 1)) / bias(t, 0); }
-APPLY(adam) { dn__update_adam(n, s, C(0), C(1), C(2), p, g, moments[0], moments[1]); }
-APPLY(amsgrad) {
-    dn__update_amsgrad(n, s, C(0), C(1), C(2), p, g, moments[0], moments[1], moments[2]);
-}
-
-/* eps is added to the root of the *corrected* v, as in the paper: the correction that adam_rate has
- * taken out is multiplied into eps */
-APPLY(adamw) {
-    dn__update_adam(n, s, C(0), C(1), (dn_real)(t->c[2] * sqrt(bias(t, 1))), p, g, moments[0],
-                    moments[1]);
-}
-APPLY(eg) { dn__update_eg(n, s, C(0), p, g, moments[0]); }
-
-static const dn_rule RULES[] = {
-    [DN_RULE_SGD] = {0, 0, plain_rate, sgd},
-    [DN_RULE_MOMENTUM] = {1, 0, plain_rate, momentum},
-    [DN_RULE_ADAGRAD] = {1, 0, plain_rate, adagrad},
-    [DN_RULE_ADADELTA] = {2, 0, plain_rate, adadelta},
-    [DN_RULE_RMSPROP] = {1, 0, plain_rate, rmsprop},
-    [DN_RULE_ADAM] = {2, 0, adam_rate, adam},
-    [DN_RULE_AMSGRAD] = {3, 0, adam_rate, amsgrad},
-    [DN_RULE_ADAMW] = {2, 0, adam_rate, adamw},
-    [DN_RULE_EG] = {1, 1, plain_rate, eg},
-};
-
-static int is_rule(int rule) { return rule >= 0 && rule < (int)(sizeof RULES / sizeof *RULES); }
-
-int dn_rule_moments(int rule) { return is_rule(rule) ? RULES[rule].moments : -1; }
 
 /* What AdamW multiplies the values of a parameter by. */
 static dn_real keep_of(const dn_trainer *t, const dn_param *p) {
@@ -105,11 +27,10 @@ static dn_real keep_of(const dn_trainer *t, const dn_param *p) {
 /* ---- life ----------------------------------------------------------------------------- */
 
 dn_trainer *dn_trainer_new(dn_store *store, int rule, const double *constants) {
-    if (!is_rule(rule)) return NULL;
-    dn_trainer *t = calloc(1, sizeof *t);
+    dn_trainer *t = dn__rule(rule) ? calloc(1, sizeof *t) : NULL;
     if (!t) return NULL;
     *t = (dn_trainer){.store = store,
-                      .rule = RULES[rule],
+                      .rule = *dn__rule(rule),
                       .set = {.share = 1, .decay = 1, .sparse = 1},
                       .last_norm = -1,
                       .n_selected = -1};
@@ -145,15 +66,21 @@ int64_t dn_trainer_clips(dn_trainer *t) { return t->clips; }
 double dn_trainer_last_norm(dn_trainer *t) { return t->last_norm; }
 void dn_trainer_set_updates(dn_trainer *t, int64_t updates) { t->updates = updates; }
 
+static void free_of(dn_trainer *t, dn_real *const *moments) {
+    for (int k = 0; k < t->rule.moments; k++) {
+        dn__forget_shared(t->store, moments[k]);
+        dn__block_free(moments[k]);
+    }
+}
+
 static void free_moments(dn_trainer *t) {
-    for (int i = 0; i < t->n_chunks; i++)
-        for (int k = 0; k < t->rule.moments; k++) dn__block_free(t->chunk_moments[i][k]);
-    for (int i = 0; i < t->n_params; i++)
-        for (int k = 0; k < t->rule.moments; k++) dn__block_free(t->table_moments[i][k]);
+    for (int i = 0; i < t->n_chunks; i++) free_of(t, t->chunk_moments[i]);
+    for (int i = 0; i < t->n_params; i++) free_of(t, t->table_moments[i]);
     free(t->chunk_moments);
     free(t->table_moments);
     t->chunk_moments = t->table_moments = NULL;
     t->n_chunks = t->n_params = 0;
+    t->sharing = 0;
 }
 
 void dn_trainer_free(dn_trainer *t) {
@@ -165,11 +92,14 @@ void dn_trainer_free(dn_trainer *t) {
     free(t);
 }
 
-void dn_trainer_restart(dn_trainer *t) { free_moments(t); }
+void dn_trainer_restart(dn_trainer *t) {
+    DN_HOLD(t->store);
+    free_moments(t);
+}
 
 /* Room for one entry per chunk and per parameter; moments themselves are made when they are first
  * needed. */
-static int grow(dn_real *(**array)[MAX_MOMENTS], int *have, int wanted) {
+static int grow(dn_real *(**array)[DN_MOST_MOMENTS], int *have, int wanted) {
     if (*have >= wanted) return 0;
     void *p = realloc(*array, (size_t)wanted * sizeof **array);
     if (!p) return DN_ERROR_MEMORY;
@@ -184,10 +114,12 @@ static int prepare(dn_trainer *t, const dn_param *p) {
         grow(&t->table_moments, &t->n_params, t->store->n_params))
         return DN_ERROR_MEMORY;
     dn_real **moments = p->rows ? t->table_moments[p->id] : t->chunk_moments[p->chunk];
-    int64_t size = p->rows ? p->rows * p->row_size : t->store->chunks[p->chunk].capacity;
-    for (int k = 0; k < t->rule.moments; k++)
-        if (!moments[k] && !(moments[k] = dn__block_new((size_t)size * sizeof(dn_real))))
-            return DN_ERROR_MEMORY;
+    const int64_t size = dn__block_numbers(p);
+    for (int k = 0; k < t->rule.moments; k++) {
+        if (moments[k]) continue;
+        if (!(moments[k] = dn__pages_new((size_t)size * sizeof(dn_real)))) return DN_ERROR_MEMORY;
+        if (dn__is_large(size)) t->sharing = 0; /* this one is not */
+    }
     return 0;
 }
 
@@ -223,20 +155,22 @@ typedef struct application {
     const dn_real *gradient;
     dn_real *const *moments;
     const int *rows; /* of a table */
+    int has_owners;
     size_t row_size;
 } application;
 
 static void apply_to_numbers(const void *context, size_t from, size_t n) {
     const application *a = context;
-    dn_real *moments[MAX_MOMENTS];
+    dn_real *moments[DN_MOST_MOMENTS];
     at(a->moments, a->t->rule.moments, (int64_t)from, moments);
     a->t->rule.apply(a->t, a->s, n, a->values + from, a->gradient + from, moments);
 }
 
 static void apply_to_rows(const void *context, size_t from, size_t n) {
     const application *a = context;
-    dn_real *moments[MAX_MOMENTS];
+    dn_real *moments[DN_MOST_MOMENTS];
     for (size_t i = from; i < from + n; i++) {
+        if (a->has_owners && !dn__is_own_row(a->t->store, a->rows[i])) continue;
         int64_t offset = a->rows[i] * (int64_t)a->row_size;
         at(a->moments, a->t->rule.moments, offset, moments);
         a->t->rule.apply(a->t, a->s, a->row_size, a->values + offset, a->gradient + i * a->row_size,
@@ -247,7 +181,7 @@ static void apply_to_rows(const void *context, size_t from, size_t n) {
 static void update_range(dn_trainer *t, const dn_step *s, const range *r) {
     if (r->chunk < 0) return;
     const dn_chunk *c = &t->store->chunks[r->chunk];
-    dn_real *moments[MAX_MOMENTS];
+    dn_real *moments[DN_MOST_MOMENTS];
     dn_step step = *s;
     step.keep = r->keep;
     at(t->chunk_moments[r->chunk], t->rule.moments, r->from, moments);
@@ -277,6 +211,7 @@ static void update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
                            .gradient = p->block,
                            .moments = t->table_moments[p->id],
                            .rows = p->touched,
+                           .has_owners = dn__has_owners(p),
                            .row_size = (size_t)p->row_size};
     dn__parallel_ranges((size_t)p->n_touched, WORK_PER_NUMBER * (double)p->row_size, 1,
                         apply_to_rows, &a);
@@ -286,9 +221,10 @@ static void update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
 
 /* DyNet's decay, which spares nothing. */
 static void decay_frozen(const dn_trainer *t, dn_param *p) {
-    dn_real *values = p->rows ? NULL : t->store->chunks[p->chunk].values + p->offset;
-    if (values) {
-        dn__affine((size_t)p->row_size, (dn_real)t->set.decay, 0, values, values);
+    if (!p->rows) {
+        dn_real *values = t->store->chunks[p->chunk].values + p->offset;
+        for (int64_t from, to = 0; dn__next_share(p, 0, &from, &to);)
+            dn__affine((size_t)(to - from), (dn_real)t->set.decay, 0, values + from, values + from);
         return;
     }
     p->factor *= t->set.decay;
@@ -329,14 +265,16 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
             continue;
         }
         dn__param_filled(p); /* zero where it is empty */
-        dn_real keep = keep_of(t, p);
-        /* only padding lies between */
-        int joins = p->chunk == r.chunk && p->offset - r.to < DN_PARAM_ALIGN;
-        if (!joins || keep != r.keep || t->rule.whole) {
-            update_range(t, s, &r);
-            r = (range){p->chunk, p->offset, p->offset, keep};
+        const dn_real keep = keep_of(t, p);
+        for (int64_t from, to = 0; dn__next_share(p, t->rule.whole, &from, &to);) {
+            /* only padding lies between */
+            int joins = p->chunk == r.chunk && p->offset + from - r.to < DN_PARAM_ALIGN;
+            if (!joins || keep != r.keep || t->rule.whole) {
+                update_range(t, s, &r);
+                r = (range){p->chunk, p->offset + from, p->offset + from, keep};
+            }
+            r.to = p->offset + to;
         }
-        r.to = p->offset + p->row_size;
     }
     update_range(t, s, &r);
     for (int i = 0; i < n; i++)
@@ -357,7 +295,9 @@ static double norm(int n, dn_param *const *params) {
     dn_real *g;
     for (int i = 0; i < n; i++) {
         size_t size = gradient(params[i], &g);
-        if (size) sum += dn__sum_squares(size, g);
+        if (size)
+            sum +=
+                dn__is_in_pieces(params[i]) ? dn__sum_pieces(params[i]) : dn__sum_squares(size, g);
     }
     return sqrt(sum);
 }
@@ -393,6 +333,52 @@ static int selection(const dn_trainer *t, dn_param *const **params) {
     return t->n_selected < 0 ? t->store->n_params : t->n_selected;
 }
 
+/* ---- shared memory -------------------------------------------------------------------- */
+
+int dn_trainer_blocks(dn_trainer *t, int room, dn_memory_block *out) {
+    dn_param *const *params;
+    DN_HOLD(t->store);
+    const int n = selection(t, &params);
+    int count = 0;
+    for (int i = 0; i < n; i++)
+        if (params[i]->updated && prepare(t, params[i])) return DN_ERROR_MEMORY;
+    for (int i = 0; i < t->n_chunks + t->n_params; i++) {
+        const int k = i - t->n_chunks;
+        dn_real *const *moments = k < 0 ? t->chunk_moments[i] : t->table_moments[k];
+        const dn_chunk *c = &t->store->chunks[k < 0 ? i : 0];
+        const dn_param *table = t->store->params[k < 0 ? 0 : k];
+        for (int m = 0; m < t->rule.moments && moments[m]; m++)
+            count += dn__list_block(moments[m], k < 0 ? c->capacity : dn__block_numbers(table),
+                                    k < 0 ? c->size : dn__block_numbers(table), room - count,
+                                    out + count);
+    }
+    return count;
+}
+
+void dn_trainer_join(dn_trainer *t) { t->sharing = t->store->sharing; }
+
+static int is_shared(dn_trainer *t) {
+    dn_param *const *params;
+    if (!t->store->sharing || t->sharing != t->store->sharing) return 0;
+    const int n = selection(t, &params);
+    for (int i = 0; i < n && t->rule.moments; i++)
+        if (params[i]->updated && !dn_trainer_has_moments(t, params[i])) return 0;
+    return 1;
+}
+
+int dn_trainer_pin(dn_trainer *t) {
+    DN_HOLD(t->store);
+    dn__await_window(t->store, DN_WINDOW_PINNED);
+    const int result = is_shared(t);
+    if (result) dn__pin(t->store);
+    return result;
+}
+
+/* DyNet's frozen parameters have gradients that count in the norm, and stay. */
+int dn_trainer_takes_pieces(dn_trainer *t) {
+    return !t->rule.whole && !(t->set.clip_value > 0) && !t->store->as_dynet;
+}
+
 double dn_trainer_norm(dn_trainer *t) {
     dn_param *const *params;
     DN_HOLD(t->store);
@@ -406,7 +392,8 @@ static int clip_and_update(dn_trainer *t, int n, dn_param *const *params) {
     double scale;
     DN_HOLD(t->store);
     if (n < 0) n = selection(t, &params);
-    int error = clip(t, n, params, &scale);
+    int error = dn__is_in_window(t->store) ? 0 : dn__detach(t->store);
+    if (!error) error = clip(t, n, params, &scale);
     dn__count_update();
     if (!error) {
         t->updates++;

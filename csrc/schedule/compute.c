@@ -10,14 +10,14 @@ int dn__blocked(const dn_tape *t, const dn_node *node) {
     return 0;
 }
 
-int dn__copy_parameter(dn_tape *t, int i, pthread_mutex_t *lock) {
+int dn__copy_parameter(dn_tape *t, int i, dn_store *lock) {
     dn_node *node = &t->nodes[i];
     size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
     dn_real *copy = dn__memory(t, DN_COPIES, dn__copy_bytes(t, node));
     if (!copy) return dn__no_memory(t);
-    if (lock) pthread_mutex_lock(lock);
+    if (lock) dn__lock(lock);
     node->value = memcpy(copy, node->value, bytes);
-    if (lock) pthread_mutex_unlock(lock);
+    if (lock) dn__unlock(lock);
     node->copied = 1;
     dn__pack_copy(t, node);
     /* reverts that leave this value must leave the copy, too */

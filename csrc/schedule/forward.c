@@ -83,8 +83,9 @@ static void note_writes(dn_tape *t) {
     for (int r = 0; r < t->n.stores; r++) {
         dn_store *store = t->stores[r].store;
         while ((t->stores[r].writes = dn__writes_of(store)) & 1) {
-            pthread_mutex_lock(&store->lock);
-            pthread_mutex_unlock(&store->lock);
+            dn__lock(store);
+            dn__unlock(store);
+            if (dn__is_in_window(store)) break;
         }
     }
 }

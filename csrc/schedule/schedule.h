@@ -229,7 +229,7 @@ int dn__compute(dn_tape *, int i);
 int dn__blocked(const dn_tape *, const dn_node *);
 /* Later readers in this graph see the value of now, whatever becomes of the parameter: where other
  * threads may write to it, behind its lock. */
-int dn__copy_parameter(dn_tape *, int i, pthread_mutex_t *lock);
+int dn__copy_parameter(dn_tape *, int i, dn_store *lock);
 
 /* ---- unkept.c: large values in blocks of columns */
 /* how many columns a block has */

@@ -105,17 +105,17 @@ int dn__retain_store(dn_tape *t, dn_store *store) {
 void dn__lock_stores(dn_tape *t) {
     int first = 0, i = 0;
     while (i < t->n.stores) {
-        pthread_mutex_lock(&t->stores[first].store->lock);
+        dn__lock(t->stores[first].store);
         for (i = 0; i < t->n.stores; i++)
-            if (i != first && pthread_mutex_trylock(&t->stores[i].store->lock)) break;
+            if (i != first && dn__try_lock(t->stores[i].store)) break;
         if (i == t->n.stores) return;
         for (int k = 0; k < i; k++)
-            if (k != first) pthread_mutex_unlock(&t->stores[k].store->lock);
-        pthread_mutex_unlock(&t->stores[first].store->lock);
+            if (k != first) dn__unlock(t->stores[k].store);
+        dn__unlock(t->stores[first].store);
         first = i;
         i = 0;
     }
 }
 void dn__unlock_stores(dn_tape *t) {
-    for (int r = t->n.stores - 1; r >= 0; r--) pthread_mutex_unlock(&t->stores[r].store->lock);
+    for (int r = t->n.stores - 1; r >= 0; r--) dn__unlock(t->stores[r].store);
 }

@@ -1,4 +1,4 @@
-"""Trainer: what all trainers have in common. The rules themselves are C (csrc/params/trainers.c);
+"""Trainer: what all trainers have in common. The rules themselves are C (csrc/params/rules.c);
 rules.py gives them names and constants.
 
 update() clips, then passes once over all parameters in C. A trainer keeps its collection alive. It
@@ -79,7 +79,7 @@ class Trainer(WithStats):
         if len(cls._moments) != kept or len({*cls._moments}) != kept:
             raise TypeError(
                 f"{cls.__name__}: _moments must name each of the {kept} moments that the rule keeps"
-                f" (RULES in csrc/params/trainers.c), by different names; got {cls._moments}. Mend"
+                f" (RULES in csrc/params/rules.c), by different names; got {cls._moments}. Mend"
                 f" the class in {cls.__module__}."
             )
 

@@ -1,0 +1,40 @@
+/* Rules of trainers, and the inside of a trainer, which they read: moments beside a store's values. */
+#pragma once
+
+#include "kernels/kernels.h"
+#include "params/params.h"
+
+enum { DN_MOST_MOMENTS = 3 };
+
+/* One rule over n numbers: values, gradient, and the moments' places. */
+typedef struct dn_rule {
+    int moments;
+    /* needs each parameter, or row, by itself: neighbours are not joined */
+    int whole;
+    /* what the step is multiplied by in update number `updates` */
+    double (*rate)(const dn_trainer *);
+    void (*apply)(const dn_trainer *, const dn_step *, size_t n, dn_real *p, const dn_real *g,
+                  dn_real *const *moments);
+} dn_rule;
+
+struct dn_trainer {
+    dn_store *store;
+    dn_rule rule;
+    double c[4]; /* the rule's constants */
+    dn_settings set;
+    int64_t updates, clips;
+    double last_norm; /* -1: not known */
+    int n_selected;   /* -1: all of the store */
+    dn_param **selected;
+    /* by parameter id, below n_excluded: from the decay of AdamW */
+    char *excluded;
+    int n_excluded;
+    dn_real *(*chunk_moments)[DN_MOST_MOMENTS]; /* by chunk */
+    int n_chunks;
+    dn_real *(*table_moments)[DN_MOST_MOMENTS]; /* by parameter id */
+    int n_params;
+    int64_t sharing; /* the store's when moments were shared */
+};
+
+/* NULL: there is none of this number. */
+const dn_rule *dn__rule(int rule);

@@ -1,0 +1,138 @@
+/* The inside of a parameter store: parameters in chunks, lookup tables, and who may touch them
+ * when. */
+#pragma once
+
+#include <pthread.h>
+
+#include "arena.h"
+#include "dn_api.h"
+
+/* dense parameters begin at multiples of this many numbers; zeros lie between */
+enum { DN_PARAM_ALIGN = 16 };
+
+typedef struct dn_chunk {
+    dn_real *values, *grads, *private_grads; /* grads is private_grads, or memory from outside */
+    int64_t size, capacity;
+} dn_chunk;
+
+enum { DN_FEW_CHUNKS = 6 };
+
+/* A packed form of a matrix; NULL: none was asked for. */
+typedef struct dn_packed {
+    int64_t writes; /* the store's when it was made, plus 1 (atomic) */
+    uint16_t *at;
+} dn_packed;
+
+struct dn_param {
+    dn_store *store;
+    /* dense: its dims. Table: (row dims..., rows), the dims of the whole table as an expression */
+    dn_dim dim;
+    int64_t rows;     /* 0: dense */
+    int64_t row_size; /* numbers in a row; the whole size of a dense parameter */
+    int chunk;        /* dense: where it lives; tables: -1 */
+    int64_t offset;
+    int64_t first_piece; /* dense: how many pieces those before have; shared.c */
+    int id;              /* position in root->params */
+    int updated;
+    /* of a dense parameter's gradient: rises whenever somebody may have written it */
+    int64_t changes;
+    /* of the memory of its gradient: rises whenever numbers may have been put there; clearing
+     * leaves them */
+    int64_t written;
+    int64_t hooked_changes; /* hooks.c: what `changes` was when it was complete */
+    /* hooks.c: so many numbers, from the first, are complete in the watched backward (atomic) */
+    int64_t ready;
+    int64_t clears; /* see dn_gradient_marks */
+    double scaled;
+    int precision;       /* a dn_precision */
+    dn_packed packed[2]; /* packed.c: of the matrix, of its transpose */
+    int empty;           /* dense: the gradient reads as zero. Table: no row has one */
+    /* tables only */
+    dn_real *table; /* values divided by `factor`, rows * row_size */
+    /* weight decay of the whole table, so that it need not pass over all rows at each update */
+    double factor;
+    dn_real *block;      /* gradients of the touched rows, in the order of `touched` */
+    int *touched, *slot; /* row numbers; row -> position in touched, -1 */
+    int64_t n_touched, touched_capacity;
+};
+
+struct dn_store {
+    /* held by backward steps, updates, and everything else that touches gradients, writes or copies
+     * values */
+    pthread_mutex_t lock;
+    int references;  /* the Python object, and each tape whose graph uses it (atomic) */
+    int64_t version; /* rises whenever values change */
+    /* odd while values are written, behind the lock; what it was shows a reader without the lock
+     * whether one was */
+    int64_t writes;
+    dn_param **params;
+    int n_params, params_capacity;
+    /* few_chunks, or room for all that there may be, made once; readers of other threads take no
+     * lock */
+    dn_chunk *chunks;
+    dn_chunk few_chunks[DN_FEW_CHUNKS];
+    int n_chunks;
+    pthread_mutex_t pack_lock; /* of packed forms; taken after `lock` where both are */
+    pthread_mutex_t hook_lock; /* of `hook` alone; taken after `lock` where both are */
+    pthread_cond_t hook_moved;
+    int hook;       /* a dn_hook */
+    int64_t hooked; /* how many backwards were watched (atomic) */
+    /* rises whenever a chunk's gradients are handed out as memory (atomic) */
+    int64_t lent;
+    int as_dynet;   /* see dn_store_as_dynet */
+    int64_t passes; /* see dn_store_passes (atomic) */
+    /* shared.c: of the ranks of a host this one; blocks that they share; a number of the sharing, 0:
+     * values are this process's own. The list has a lock of its own, taken after `lock` where both
+     * are: finalisers, and forks inside of backward, wait for nobody */
+    int rank, ranks, n_shared;
+    struct dn_shared_block *shared;
+    pthread_mutex_t shared_lock;
+    int64_t sharing, last_sharing;
+    /* shared.c: while several processes update, and by which thread here: PINNED, that memory stays
+     * shared, then OPEN. The squares of all gradients' pieces then, NULL: gradients are complete
+     * here */
+    int window;
+    pthread_t window_thread;
+    pthread_cond_t window_closed;
+    const dn_real *squares;
+    int64_t n_pieces; /* of all dense parameters */
+};
+
+/* The lock of a store. While several processes update it together (shared.c), it is the updating
+ * thread's alone, which may take and release it meanwhile. */
+enum { DN_WINDOW_PINNED = 1, DN_WINDOW_OPEN };
+static inline int dn__is_in_window(const dn_store *r) {
+    return r->window && pthread_equal(r->window_thread, pthread_self());
+}
+/* Waits until another thread's is below this; locked. */
+static inline void dn__await_window(dn_store *r, int below) {
+    while (r->window >= below && !dn__is_in_window(r))
+        pthread_cond_wait(&r->window_closed, &r->lock);
+}
+static inline void dn__lock(dn_store *r) {
+    pthread_mutex_lock(&r->lock);
+    if (__builtin_expect(r->window == DN_WINDOW_OPEN, 0)) dn__await_window(r, DN_WINDOW_OPEN);
+}
+static inline void dn__unlock(dn_store *r) { pthread_mutex_unlock(&r->lock); }
+/* Not 0: somebody else has it. */
+static inline int dn__try_lock(dn_store *r) {
+    if (pthread_mutex_trylock(&r->lock)) return -1;
+    if (r->window != DN_WINDOW_OPEN || dn__is_in_window(r)) return 0;
+    dn__unlock(r);
+    return -1;
+}
+static inline void dn__unlock_held(dn_store *const *store) { dn__unlock(*store); }
+/* From here to the end of the block the store is locked. */
+#define DN_HOLD(store) \
+    dn__lock(store); \
+    __attribute__((cleanup(dn__unlock_held), unused)) dn_store *const held_ = (store)
+
+/* Values are written in between, behind the store's lock. Nobody computes with half of what is
+ * written: readers without the lock see an odd number, or another one afterwards. */
+static inline void dn__begin_writing(dn_store *r) {
+    __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+static inline void dn__end_writing(dn_store *r) {
+    __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELEASE);
+}
