@@ -155,26 +155,20 @@ def run_ours(variant, task, seconds):
     """One process of `ours` (`alone` and `ranks` in turn) or `parts`; rank 0 prints the JSON
     line."""
     import dist_dynet as dy
-    from dist_dynet import parallel
-    from dist_dynet.parallel.negotiation import Step
-    from dist_dynet.trainers.state import Settings
+    from dist_dynet import meter, parallel
 
     rank, ranks = parallel.rank(), parallel.world_size()
     parts = []
 
     def update(trainer, begin):
-        """Instead of trainer.update(): notes what it takes."""
+        """trainer.update(), and what it takes."""
         computed = time.perf_counter()
         parallel.barrier()
-        met = time.perf_counter()
-        trainer.sync.exchange.sum(
-            trainer.sync.negotiation.reach(1.0, Settings.of(trainer.inner), Step())
-        )
-        exchanged = time.perf_counter()
-        trainer.inner.update()
-        parts.append(
-            (computed - begin, met - computed, exchanged - met, time.perf_counter() - exchanged)
-        )
+        met, before = time.perf_counter(), meter.read()
+        trainer.update()
+        spent = meter.read().since(before).seconds()
+        exchange = spent["agreement"] + spent["exchange"] + spent["rows"]
+        parts.append((computed - begin, met - computed, exchange, spent["update"]))
 
     def program(wrap):
         """A model's training step."""

@@ -61,8 +61,8 @@ void dn__arena_free(dn_arena *);
  * zeroed. */
 void *dn__block_new(size_t bytes);
 void *dn__block_raw(size_t bytes);
-/* The same. From DN_LEAST_PAGED bytes on they are whole pages, which other memory can be mapped over:
- * dn__pages_bytes. */
+/* The same. From DN_LEAST_PAGED bytes on they are whole pages, which other memory can be mapped
+ * over: dn__pages_bytes. */
 enum { DN_LEAST_PAGED = 1 << 16 };
 void *dn__pages_raw(size_t bytes);
 void *dn__pages_new(size_t bytes);

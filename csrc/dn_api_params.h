@@ -48,10 +48,10 @@ void dn_store_changed(dn_store *);
 int64_t dn_store_version(dn_store *);
 
 /* One copy of values, and of trainers' moments, for the ranks of a host (csrc/params/shared.c): in
- * blocks of memory that they map over their own at the same addresses. Outside of a window, in which
- * all of them update together, nobody writes there: whatever writes values or moves memory takes
- * them back into private memory before.
- * In bytes, a multiple of pages; `used` of them, from the first, hold anything. */
+ * blocks of memory that they map over their own at the same addresses. Outside of a window, in
+ * which all of them update together, nobody writes there: whatever writes values or moves memory
+ * takes them back into private memory before. In bytes, a multiple of pages; `used` of them, from
+ * the first, hold anything. */
 typedef struct dn_memory_block {
     void *at;
     int64_t bytes, used;
@@ -62,8 +62,8 @@ typedef struct dn_memory_block {
 int dn_store_blocks(dn_store *, int room, dn_memory_block *out);
 int dn_trainer_blocks(dn_trainer *, int room, dn_memory_block *out);
 /* Maps the memory at from[i], which is shared and holds the same, over each block: this process is
- * rank `rank` of those who do so. DN_ERROR_MEMORY, DN_ERROR_STATE: the system cannot; all is private
- * then, or was and is. */
+ * rank `rank` of those who do so. DN_ERROR_MEMORY, DN_ERROR_STATE: the system cannot; all is
+ * private then, or was and is. */
 int dn_store_share(dn_store *, int n, const dn_memory_block *, void *const *from, int rank,
                    int ranks);
 /* Back into private memory. DN_ERROR_MEMORY; DN_ERROR_BUSY: this thread's update is under way. */
@@ -77,9 +77,9 @@ int dn_trainer_pin(dn_trainer *);
 /* Whether its updates may take pieces of gradients: with each rank's share of the sums alone. */
 int dn_trainer_takes_pieces(dn_trainer *);
 /* What is pinned is written to by its owners from here on, up to close: an update in this thread is
- * of this rank's share alone. A reader in another thread waits. squares: of all dense parameters' pieces (dn_store_pieces) the sum
- * of the squared gradients; NULL: gradients are complete on each rank. DN_ERROR_STATE: it
- * is pinned no more. close: when all have updated. */
+ * of this rank's share alone. A reader in another thread waits. squares: of all dense parameters'
+ * pieces (dn_store_pieces) the sum of the squared gradients; NULL: gradients are complete on each
+ * rank. DN_ERROR_STATE: it is pinned no more. close: when all have updated. */
 int dn_store_open(dn_store *, const dn_real *squares);
 void dn_store_close(dn_store *);
 int64_t dn_store_pieces(dn_store *);
@@ -123,9 +123,10 @@ dn_real *dn_chunk_gradients(dn_store *, int chunk);
  * may run inside of backward): DN_ERROR_BUSY if the store is in use. */
 int dn_chunk_move_gradients(dn_store *, int chunk, dn_real *memory);
 /* The gradients of one chunk on several ranks, each a segment of memory that all of them see:
- * elements [from, to) of every segment, or of that of the rank `only` if it is not -1, become the sum over ranks of factors[r] segments[r][i], in
- * rank order. Ranks with filled[r] = 0 count as zero and are not read. The caller sees to it that
- * nobody else writes or reads these elements meanwhile. DN_ERROR_VALUE: more than DN_MOST_RANKS. */
+ * elements [from, to) of every segment, or of that of the rank `only` if it is not -1, become the
+ * sum over ranks of factors[r] segments[r][i], in rank order. Ranks with filled[r] = 0 count as
+ * zero and are not read. The caller sees to it that nobody else writes or reads these elements
+ * meanwhile. DN_ERROR_VALUE: more than DN_MOST_RANKS. */
 enum { DN_MOST_RANKS = 4096 };
 int dn_sum_ranks(int ranks, int only, dn_real *const *segments, const double *factors,
                  const uint8_t *filled, int64_t from, int64_t to);
@@ -345,8 +346,8 @@ typedef struct dn_shm_comm_plan {
     double *factors;                 /* [rank]: what its gradients are multiplied by */
     dn_shard *shards;                /* capacity for n_dense */
     dn_reading *meters;              /* [rank]: as its message says */
-    /* that of dn_store_open, which each rank fills in for its pieces: of parameters that have owners
-     * it makes the sums of these alone. NULL: all ranks get all sums */
+    /* that of dn_store_open, which each rank fills in for its pieces: of parameters that have
+     * owners it makes the sums of these alone. NULL: all ranks get all sums */
     dn_real *squares;
 } dn_shm_comm_plan;
 /* What this rank adds up: all that some rank has, each number on one rank. Neighbours that the same

@@ -1,4 +1,5 @@
-/* Rules of trainers, and the inside of a trainer, which they read: moments beside a store's values. */
+/* Rules of trainers, and the inside of a trainer, which they read: moments beside a store's
+ * values. */
 #pragma once
 
 #include "kernels/kernels.h"

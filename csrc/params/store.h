@@ -81,9 +81,9 @@ struct dn_store {
     int64_t lent;
     int as_dynet;   /* see dn_store_as_dynet */
     int64_t passes; /* see dn_store_passes (atomic) */
-    /* shared.c: of the ranks of a host this one; blocks that they share; a number of the sharing, 0:
-     * values are this process's own. The list has a lock of its own, taken after `lock` where both
-     * are: finalisers, and forks inside of backward, wait for nobody */
+    /* shared.c: of the ranks of a host this one; blocks that they share; a number of the sharing,
+     * 0: values are this process's own. The list has a lock of its own, taken after `lock` where
+     * both are: finalisers, and forks inside of backward, wait for nobody */
     int rank, ranks, n_shared;
     struct dn_shared_block *shared;
     pthread_mutex_t shared_lock;

@@ -1,5 +1,5 @@
-"""The earlier passes of an accumulation: how many there are, and their gradients, which wait until
-the update.
+"""The passes of an accumulation: what each was, how many there are, and the earlier ones'
+gradients, which wait until the update.
 
 It knows when gradients move into the stash and out of it. With which factor they count, and when
 the ranks exchange, is said by its callers.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,25 @@ from ..params.parameters import AnyParameter
 from ..params.root import Root
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
+from .batches import Batch
 from .gradients import FlatLayout, Node, add_up, put_back, take_out
+from .negotiation import Step
 from .structure import Structure
+
+
+@dataclass(slots=True)
+class Pass:
+    """What was gathered since the last call of update()."""
+
+    batch: Batch[Any] | None
+    n: float
+    total: float | None  # n of all ranks together; None: they must be asked
+    named: bool  # the program has said what it is
+    problem: str = ""  # why it is not known which batch it is
+
+    def step(self, passes: int = 1, subset: int = 0) -> Step:
+        """What must be alike on all ranks."""
+        return Step(self.batch.description if self.batch is not None else (), passes, subset)
 
 
 class Accumulation:

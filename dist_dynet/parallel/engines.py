@@ -30,6 +30,15 @@ Compression = Literal["bf16", "int8"]
 Exchange = MpiExchange | SharedExchange | HybridExchange
 
 
+def ranks_of_host(here: World, comm: Any, what: str) -> list[int] | None:
+    """The ranks on this rank's host; None where the system does not tell, or all are alone.
+    Collective, and alike on all ranks in whether it is None."""
+    names = here.gather(comm, _host(), what)
+    if None in names or len(set(names)) == len(names):
+        return None
+    return [rank for rank, name in enumerate(names) if name == names[here.rank]]
+
+
 def choose(
     here: World,
     comm: Any,

@@ -24,6 +24,7 @@ class Flag:
     # after this pass gradients are exchanged; this one and the next are told in passes only
     LAST = 128
     SILENT = 256  # the pass does not count towards an accumulation
+    APART = 512  # its values are no longer those of its host
 
 
 def _numpy(kind: Any) -> Any:

@@ -186,6 +186,11 @@ class Negotiation:
         self.meters = Meters(here, comm)
         self._adopt(Structure(m), here.collective("DistributedTrainer"), ())
 
+    @property
+    def structure(self) -> Structure:
+        """Of the parameters that all ranks hold."""
+        return self._structure
+
     def _adopt(self, structure: Structure, what: str, known: Any) -> None:
         """The ranks hold the same parameters, with the same values where they are not known to be.
         Else all is as it was."""
@@ -230,7 +235,7 @@ class Negotiation:
         c.weight = weight
         plannable = (
             current is self._structure
-            and not flags & (Flag.ENDED | Flag.UNKNOWN)
+            and not flags & (Flag.ENDED | Flag.UNKNOWN | Flag.APART)
             and not self._here.checks
         )
         outcome = self._transport.send(self._layout, c, average, plannable, name)

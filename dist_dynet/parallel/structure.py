@@ -69,17 +69,24 @@ class Structure:
     ) -> None:
         """Gives every rank rank 0's values, of all parameters but the known ones. Collective."""
         skip = set(known)
+        self.root.detach()
         here.wait(
-            [comm.Ibcast(p.storage(), root=0) for p in self.parameters if p not in skip], what
+            [
+                comm.Ibcast(self.root.values(handle), root=0)
+                for p, handle in zip(self.parameters, self.handles, strict=True)
+                if p not in skip
+            ],
+            what,
         )
         self.root.changed()
 
     def materialise(self, chosen: Iterable[bool] | None = None) -> None:
         """Multiplies the weight decay into the rows of these tables, as an update does now and then
         and reading does; None: of all."""
-        for table, wanted in zip(self.tables, chosen or [True] * len(self.tables), strict=True):
+        handles = self.handles[len(self.dense) :]
+        for handle, wanted in zip(handles, chosen or [True] * len(handles), strict=True):
             if wanted:
-                table.storage()
+                self.root.values(handle)
 
     def compare(self, here: World, comm: Any, what: str) -> None:
         """Makes sure that the values are equal over the ranks, bit for bit, as they are stored.

@@ -26,6 +26,8 @@ from .hybrid import HybridExchange
 from .message import Flag
 from .negotiation import AsPlanned, Negotiated, Negotiation, Step
 from .reproducible import ReproducibleSum
+from .shared import SharedExchange
+from .shared_model import SharedModel
 
 
 class Sync:
@@ -49,6 +51,7 @@ class Sync:
         self.exchange: Exchange | None = None
         # the exchange, if it is one between hosts, which sends during backward and compresses
         self.wire: HybridExchange | None = None
+        self.model: SharedModel | None = None  # of the ranks of this host
         self.calls = 0  # of update()
         self.joins = 0  # how many Joins it is inside of
         self._trainer = trainer
@@ -94,6 +97,8 @@ class Sync:
         try:
             return self._step(weight, step, flags, problem, chosen)
         finally:
+            if self.model is not None:
+                self.model.leave()
             switch(before)
 
     def _step(
@@ -111,6 +116,8 @@ class Sync:
             )
             over, what = negotiated.over, negotiated.what
             switch(lib.DN_EXCHANGE)
+            if self.model is not None:
+                self._begin(self.model, negotiated)
             if self.reproducible is None and self.exchange is not None:
                 self.exchange.sum(negotiated)
                 self.negotiation.meters.end(what)
@@ -130,14 +137,31 @@ class Sync:
         try:
             updated = self.hooks.apply(chosen)
         except RuntimeError:  # of gradients that are not finite, on all ranks
+            if self.model is not None:
+                self.model.complete()
+                self.model.end(what)
             self._is_amid = False
             raise
+        if self.model is not None:
+            self.model.end(what)
         self._is_amid = False
         self.passes.passes = self.passes.in_place = 0
         self.sources.clear()
         if updated:
             self.hooks.finish()
         return updated, over
+
+    def _begin(self, model: SharedModel, agreed: Negotiated | AsPlanned) -> None:
+        """The ranks of a host may share their model from here on."""
+        exchange = self.exchange if self.reproducible is None else None
+        try:
+            model.begin(
+                agreed, exchange.transport.plan if isinstance(exchange, SharedExchange) else None
+            )
+        except RuntimeError:  # of values that differ, on all ranks
+            self.passes.stash.mark()
+            self._is_amid = False
+            raise
 
     def _negotiate(
         self, weight: float, step: Step, flags: int, problem: str

@@ -11,7 +11,6 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,33 +22,20 @@ from ..trainers import Trainer
 from . import _saving, environment, metrics, trial
 from ._session import world
 from ._world import hash_of
+from .accumulation import Pass
 from .batches import Batch, checked_weight, update_called
 from .compression import CODES
-from .engines import ENGINES, Compression, Engine, choose
+from .engines import ENGINES, Compression, Engine, choose, ranks_of_host
 from .hybrid import HybridExchange
 from .message import Flag
-from .negotiation import Negotiation, Step
+from .negotiation import Negotiation
 from .reproducible import ReproducibleSum
+from .shared_model import DEFAULT, SharedModel
 from .structure import broadcast_state
 from .sync import Sync
 from .wrapper import TrainerWrapper
 
 Average = Literal["mean", "weighted", "sum"]
-
-
-@dataclass(slots=True)
-class _Pass:
-    """What was gathered since the last call of update()."""
-
-    batch: Batch[Any] | None
-    n: float
-    total: float | None  # n of all ranks together; None: they must be asked
-    named: bool  # the program has said what it is
-    problem: str = ""  # why it is not known which batch it is
-
-    def step(self, passes: int = 1, subset: int = 0) -> Step:
-        """What must be alike on all ranks."""
-        return Step(self.batch.description if self.batch is not None else (), passes, subset)
 
 
 class DistributedTrainer(TrainerWrapper):
@@ -88,6 +74,10 @@ class DistributedTrainer(TrainerWrapper):
         reproducible: the same bits whatever the number of ranks; needs
             `shard(..., micro_batches=G)`, and update() after each micro-batch. It keeps their
             gradients, and updates after the last of a step.
+        shared_model: one copy of parameters and moments for the ranks of a host, of which each
+            updates its share: as fast and as small as that makes it, and the same bits. None: where
+            it pays and the system can. Outside of update() a rank that writes parameters by itself
+            has its own copy, up to the next update.
         check: for finding faults: every collective operation of these ranks, not only this
             trainer's, first compares what the ranks are about to do and on which line of the
             program, and every update() the parameters, bit for bit.
@@ -125,6 +115,7 @@ class DistributedTrainer(TrainerWrapper):
         compression: Compression | None = None,
         exchange: Engine | None = None,
         reproducible: bool = False,
+        shared_model: bool | None = None,
         check: bool = False,
         comm: Any = None,
         timeout: float | None = None,
@@ -150,6 +141,7 @@ class DistributedTrainer(TrainerWrapper):
         if accumulate != 1:
             trainer.set_accumulation(accumulate)
         self._world = here = world(comm).patient(timeout)
+        shared_model = DEFAULT if shared_model is None else bool(shared_model)
         if comm is not None:
             _saving.install(here)
         comm = here.lend(self) if here.size > 1 else None
@@ -167,7 +159,7 @@ class DistributedTrainer(TrainerWrapper):
             here.agree(
                 comm,
                 f"{trainer.whoami()} with average={average!r}, reproducible={bool(reproducible)},"
-                f" check={bool(check)}",
+                f" check={bool(check)}, shared_model={shared_model}",
                 what,
             )
             environment.compare(here, comm, what)
@@ -175,6 +167,7 @@ class DistributedTrainer(TrainerWrapper):
                 here.check_from_now_on()
             if self.sync.reproducible:
                 self.sync.reproducible.check_hosts(what)
+            host = ranks_of_host(here, comm, what)
             self.sync.exchange = chosen = choose(
                 here, comm, exchange, overlap and not reproducible, compression
             )
@@ -183,6 +176,10 @@ class DistributedTrainer(TrainerWrapper):
                 here, comm, trainer.collection, average != "sum", chosen.transport
             )
             broadcast_state(here, comm, trainer)
+            if shared_model is not False and host is not None:
+                self.sync.model = SharedModel(
+                    here, comm, host, trainer, bool(shared_model), self.sync.negotiation
+                )
             metrics.follow_negotiated(trainer, here, self.sync.negotiation)
         if watching is not None:
             watching.watch(trainer, self.sync, average, checks)
@@ -225,13 +222,11 @@ class DistributedTrainer(TrainerWrapper):
         self._end_pass(this)
         return updated
 
-    def _conclude(self, weight: Batch[Any] | float | None) -> _Pass:
+    def _conclude(self, weight: Batch[Any] | float | None) -> Pass:
         """Which batch the gradients come from, and how much they count."""
         batch, problem = self.sync.sources.find(weight is not None)
         if isinstance(weight, Batch):
-            return _Pass(
-                weight, weight.n, weight.n if self._world.size == 1 else weight.total, True
-            )
+            return Pass(weight, weight.n, weight.n if self._world.size == 1 else weight.total, True)
         if weight is not None:
             if self._average == "sum":
                 raise ValueError(
@@ -241,7 +236,7 @@ class DistributedTrainer(TrainerWrapper):
             n = checked_weight(weight, "update: the weight")
             if self.sync.reproducible is not None:
                 batch, problem = self.sync.sources.find()  # which micro-batch it is
-            return _Pass(batch, n, n if self._world.size == 1 else None, True, problem)
+            return Pass(batch, n, n if self._world.size == 1 else None, True, problem)
         if self._average == "weighted" and not problem and (batch is None or not batch.is_weighted):
             problem = (
                 'update: average="weighted" needs a weight; got none, and no batch of shard() that'
@@ -253,10 +248,10 @@ class DistributedTrainer(TrainerWrapper):
         if self._world.size == 1 and self.sync.reproducible is None:
             problem = ""  # whatever it is, it is all there is
         if batch is None:
-            return _Pass(None, 1.0, float(self._world.size), False, problem)
-        return _Pass(batch, batch.n, batch.total, False)
+            return Pass(None, 1.0, float(self._world.size), False, problem)
+        return Pass(batch, batch.n, batch.total, False)
 
-    def _end_pass(self, this: _Pass) -> None:
+    def _end_pass(self, this: Pass) -> None:
         """It was taken: what comes next is another one."""
         update_called(this.batch)
         if self.sync.wire is not None:
@@ -264,7 +259,7 @@ class DistributedTrainer(TrainerWrapper):
 
     # ---- several passes ----------------------------------------------------------------
 
-    def _gather(self, this: _Pass) -> bool:
+    def _gather(self, this: Pass) -> bool:
         """One of several passes that make an update: their gradients wait as they count in it."""
         sync, passes = self.sync, self.sync.passes
         is_last = passes.is_last()
@@ -304,7 +299,7 @@ class DistributedTrainer(TrainerWrapper):
         sync.hooks.gathered = 0
         return updated
 
-    def _factor(self, this: _Pass, flags: int = 0) -> float:
+    def _factor(self, this: Pass, flags: int = 0) -> float:
         """What the gradients of a pass are multiplied by: n_r / sum of n_r. Collective where
         weights are not known."""
         total, negotiation, joins = this.total, self.sync.negotiation, self.sync.joins > 0
@@ -315,7 +310,7 @@ class DistributedTrainer(TrainerWrapper):
         assert total is not None, "one process knows all weights, several have told them"
         return this.n / total if total else 0.0
 
-    def _update_reproducibly(self, this: _Pass, kept: ReproducibleSum) -> bool:
+    def _update_reproducibly(self, this: Pass, kept: ReproducibleSum) -> bool:
         """One micro-batch of a step."""
         if this.problem:
             raise RuntimeError(f"update: {this.problem}")

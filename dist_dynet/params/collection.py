@@ -21,7 +21,7 @@ from .dims import MAX_DIMS, as_dims, check_device, check_size
 from .modes import Modes
 from .parameters import AnyParameter, FileName, LookupParameters, Parameters
 from .precision import check_precision
-from .root import Root, unchanged
+from .root import Root, refuse, unchanged
 from .summary import Summarised
 
 
@@ -131,7 +131,7 @@ class ParameterCollection(Modes, Summarised):
             if share == 1:
                 p._write(source)
             else:
-                lib.dn_param_blend(p._c, share, pointer(source))
+                refuse(lib.dn_param_blend(p._c, share, pointer(source)))
 
     def get_weight_decay(self) -> float:
         """The strength of weight decay; 0 at the start."""

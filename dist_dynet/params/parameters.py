@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, NULL, accelerated, ffi, lib, pointer, shaped, view
+from .._ffi import DTYPE, NULL, accelerated, ffi, lib, pointer, shaped
 from .._integers import named
 from .._manner import manner
 from ..expression import Expression, Numbers, expression, resolved
 from .precision import check_precision, name_of_precision
-from .root import Root
+from .root import Root, refuse
 
 if TYPE_CHECKING:
     from ..ops._input_nodes import _lookupBatchExpression, _lookupExpression
@@ -109,9 +109,11 @@ class _ParameterBase(Expression):
         """The values themselves, flat in storage order (no copy). After writing, call changed().
 
         While another thread updates, it shows what is written at that moment: as_array() and
-        set_value() wait for each other and for updates.
+        set_value() wait for each other and for updates. While the program has it, ranks do not
+        share their parameters (docs/parallel.md).
         """
-        return view(lib.dn_param_values(self._c), lib.dn_param_size(self._c), self._root)
+        self._root.detach()
+        return self._root.lend(self._root.values(self._c))
 
     def changed(self) -> None:
         """Says that storage() was written to."""
@@ -127,7 +129,7 @@ class _ParameterBase(Expression):
         """Sets values, in storage order. factor: that of a whole table, which its values are these
         numbers times."""
         flat = np.ascontiguousarray(values, DTYPE)
-        lib.dn_param_write(self._c, first, flat.size, pointer(flat), factor)
+        refuse(lib.dn_param_write(self._c, first, flat.size, pointer(flat), factor))
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
         """A view, of shape(), of numbers in storage order."""
@@ -164,7 +166,7 @@ class _ParameterBase(Expression):
             raise ValueError(
                 f"{self!r} cannot be given as an array without a copy. Leave out copy=False."
             )
-        array = self._shaped(self.storage() if shares else self._values())
+        array = self._shaped(self._root.values(self._c) if shares else self._values())
         array.flags.writeable = not shares
         return array if dtype is None else array.astype(dtype, copy=False)
 

@@ -33,6 +33,7 @@ class Root:
         self.c = ffi.gc(root, lib.dn_store_free)
         self.made: list[tuple[Any, tuple[int, ...], int]] = []
         """C's parameters in the order in which they were made, with dims and rows."""
+        self._lent: weakref.WeakValueDictionary[int, NDArray[Any]] = weakref.WeakValueDictionary()
         self.names: dict[int, str] = {}
         """The name of each parameter's handle."""
         if _random.dynet_order():
@@ -72,6 +73,33 @@ class Root:
         """The values of a chunk, without a copy."""
         return view(lib.dn_chunk_values(self.c, chunk), lib.dn_chunk_size(self.c, chunk))
 
+    def values(self, param: Any) -> NDArray[Any]:
+        """The values of one of C's parameters, flat, without a copy. To be read, or to be written
+        after detach()."""
+        memory = lib.dn_param_values(param)
+        if memory == NULL:
+            raise MemoryError("parameters: out of memory for values of this process's own")
+        return view(memory, lib.dn_param_size(param), self)
+
+    def lend(self, values: NDArray[Any]) -> NDArray[Any]:
+        """These numbers are given to the program, which may write them."""
+        if values.size:
+            self._lent[id(values)] = values
+        return values
+
+    def is_lent(self) -> bool:
+        """Whether the program still has any."""
+        return bool(self._lent)
+
+    def detach(self) -> None:
+        """To be called before values are written: they become this process's own, where ranks share
+        them.
+
+        Raises:
+            MemoryError: there is no memory for them.
+        """
+        refuse(lib.dn_store_detach(self.c))
+
     def changed(self) -> None:
         """To be called after values were written from outside."""
         lib.dn_store_changed(self.c)
@@ -79,6 +107,16 @@ class Root:
     def version(self) -> int:
         """Rises whenever values change. Waits for an update by another thread."""
         return int(lib.dn_store_version(self.c))
+
+
+def refuse(error: int) -> None:
+    """Raises what C says of a write."""
+    if error == lib.DN_ERROR_MEMORY:
+        raise MemoryError("parameters: out of memory for values of this process's own")
+    if error:
+        raise RuntimeError(
+            "parameters: values must not be written inside of an update of several processes."
+        )
 
 
 @contextmanager
@@ -119,7 +157,7 @@ def rebuilt_root(
     root = cls()
     for dims, rows, values, updated in held:
         c = root.new_parameter(dims, rows)
-        lib.dn_param_write(c, 0, values.size, pointer(values), 1)
+        refuse(lib.dn_param_write(c, 0, values.size, pointer(values), 1))
         lib.dn_param_set_updated(c, updated)
     for place, precision in (precisions or {}).items():
         lib.dn_param_set_precision(root.made[place][0], precision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .._ffi import DTYPE
+from .._ffi import DTYPE, lib
 from .parameters import AnyParameter, LookupParameters, Parameters
 
 
@@ -30,7 +30,7 @@ def _table(members: Sequence[AnyParameter]) -> Summary:
     rows = [("parameter", "in files" if with_files else "", "shape", "numbers", "")]
     total = trained = 0
     for p in members:
-        size = p.storage().size
+        size = int(lib.dn_param_size(p._c))
         total, trained = total + size, trained + size * p.is_updated()
         notes = [*(["table"] if p._rows else []), *([] if p.is_updated() else ["frozen"])]
         file = p.name() if with_files else ""

@@ -7,7 +7,7 @@ moving averages and checkpoints are told of each update. It knows neither ranks 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._ffi import lib
 from .arguments import Follower, Schedule
@@ -31,6 +31,16 @@ class Hooks:
         """Changes all parameters, or the chosen ones, by their gradients; False: skip_nonfinite."""
         self.finish = trainer._finish  # tells all followers that an update was applied
         self.followers = trainer._followers
+
+    @property
+    def c(self) -> Any:
+        """The dn_trainer * of C."""
+        return self._trainer._c
+
+    @property
+    def moments(self) -> int:
+        """How many the rule has of each number."""
+        return len(self._trainer._moments)
 
     @property
     def gathered(self) -> int:

@@ -389,7 +389,7 @@ class EGTrainer(Trainer):
             )
         members = self._members()
         for p in members if len(members) != self._checked else ():
-            if not np.all(p.storage() > 0):
+            if not np.all(p._root.values(p._c) > 0):
                 raise ValueError(
                     f"EGTrainer: values must be positive; got {p.readable_name()} with others."
                     " Initialise it by a distribution."

@@ -94,6 +94,7 @@ def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
     schedule = Hooks(trainer).schedule
     if schedule and scheduled:
         schedule.load_state_dict(scheduled)
+    trainer.collection._root.detach()
     lib.dn_trainer_restart(trainer._c)
     for key, array in moments.items():
         moment, _, name = key.partition(":")
