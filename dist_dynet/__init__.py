@@ -30,7 +30,7 @@ from .params import *  # noqa: F403
 from .params import __all__ as _params
 from .settings import *  # noqa: F403
 from .settings import __all__ as _settings
-from .tensor import Tensor
+from ._tensor import Tensor
 from .traced_functions import cell, traced
 from .trainers import *  # noqa: F403
 from .trainers import __all__ as _trainers

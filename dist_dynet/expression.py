@@ -34,7 +34,7 @@ from ._ffi import (
     view,
 )
 from .graph import INDEX, cg, current_graph, large, make_expressions_by, note_large
-from .tensor import Tensor
+from ._tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
 OP_NAMES = {number: name for name, number in OPS.items()}

@@ -74,7 +74,7 @@ PAGES = {
     "params": "parameters",
     "profile": "checks",
     "schedules": "trainers",
-    "tensor": "graphs",
+    "_tensor": "graphs",
     "traced_functions": "graphs",
     "vocabulary": "text",
 }

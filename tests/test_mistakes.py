@@ -7,6 +7,7 @@ How long: three seconds.
 import copy
 import pickle
 import re
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -421,6 +422,28 @@ def test_names_of_other_toolkits_lead_to_names_that_there_are():
         assert not hasattr(dy, theirs), theirs
         owner, _, name = here.rpartition(".")
         assert hasattr(owners.get(owner, dy), name), here
+    for theirs, sentence in _hints.SENTENCES.items():
+        assert not hasattr(dy, theirs) and theirs not in WRITTEN_HERE, theirs
+        for path in re.findall(r"\bdy\.(\w+(?:\.\w+)*)", sentence):
+            assert attrgetter(path)(dy), sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("leaky_relu", lambda x, a: np.maximum(x, a * x)),
+        ("softplus", lambda x, a: np.logaddexp(0, x)),
+        ("var", lambda x, a: np.var(x)),
+        ("prod", lambda x, a: np.prod(x)),
+        ("zeros_like", lambda x, a: np.zeros_like(x)),
+        ("ones_like", lambda x, a: np.ones_like(x)),
+    ],
+)
+def test_formulas_in_place_of_functions_give_their_values(name, value):
+    formula = re.search(r"Write (dy\..*\)) (here|of)", _hints.SENTENCES[name])[1]
+    array = np.array([0.5, 2, 3] if name == "prod" else [-2, 0.5, 3], np.float32)
+    found = eval(formula, {"dy": dy, "x": dy.inputVector(array), "a": 0.25}).npvalue()
+    np.testing.assert_allclose(found.squeeze(), value(array, 0.25), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -432,6 +455,8 @@ def test_names_of_other_toolkits_lead_to_names_that_there_are():
         (dy.ParameterCollection, _hints.OF_COLLECTIONS),
         (dy.Trainer, _hints.OF_TRAINERS),
         (dy.parallel.DistributedTrainer, _hints.OF_TRAINERS),
+        (dy.VanillaLSTMBuilder, _hints.OF_OWNERS),
+        (dy.Linear, _hints.OF_OWNERS),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
