@@ -7,6 +7,7 @@ on the sources.
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sysconfig
@@ -211,11 +212,13 @@ def declarations(defines: list[str]) -> str:
 
 def make(name: str, defines: list[str]) -> FFI:
     """The FFI of an extension of all sources, with these macros."""
+    checkout = runpy.run_path(str(ROOT / "dist_dynet" / "_checkout.py"))
+    number = f"enum dn_sources {{ DN_API = {checkout['api_number'](CSRC)} }};\n"
     ffi = FFI()
-    ffi.cdef(declarations(defines))
+    ffi.cdef(declarations(defines) + number)
     ffi.set_source(
         f"dist_dynet.{name}",
-        '#include "dn_api.h"\n',
+        f'#include "dn_api.h"\n{number}',
         sources=SOURCES,
         depends=[*HEADERS, str((GENERATED / "op_list.h").relative_to(ROOT)), "build_ffi.py"],
         include_dirs=["csrc", str(GENERATED.relative_to(ROOT))],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import _checkout, _hints, _shown, _tracebacks, ops, schedules  # noqa: F401 - _checkout first
 from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
+from ._tensor import Tensor
 from ._tracebacks import full_tracebacks
 from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
@@ -30,7 +31,6 @@ from .params import *  # noqa: F403
 from .params import __all__ as _params
 from .settings import *  # noqa: F403
 from .settings import __all__ as _settings
-from ._tensor import Tensor
 from .traced_functions import cell, traced
 from .trainers import *  # noqa: F403
 from .trainers import __all__ as _trainers

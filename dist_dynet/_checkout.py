@@ -1,5 +1,5 @@
 """A checkout without compiled parts, met before the package that is installed: Python looks into
-the folder that it works in first.
+the folder that it works in first. And whether compiled parts belong to the sources beside them.
 
 Importing it does its work. It stands by itself, since it comes before everything else of the
 package.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+import zlib
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -19,6 +20,13 @@ _VERSION = re.compile(r"""^__version__ = ["'](.+)["']$""", re.MULTILINE)
 def is_compiled(folder: Path) -> bool:
     """Whether a package's folder has the extensions that every import needs."""
     return any(folder.glob("_expression.*so"))
+
+
+def api_number(csrc: Path) -> int:
+    """A number of the declarations in dn_api*.h, whatever their comments and blanks: what is
+    compiled holds that of its sources (build_ffi.py)."""
+    text = "".join(p.read_text(encoding="utf-8") for p in sorted(csrc.glob("dn_api*.h")))
+    return zlib.crc32("".join(re.sub(r"/\*.*?\*/", "", text, flags=re.S).split()).encode()) >> 1
 
 
 def _version(folder: Path) -> str | None:

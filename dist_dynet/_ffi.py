@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ._checkout import api_number
 from ._environment import choice, whole
 
 DTYPE_NAME = choice("DIST_DYNET_DTYPE", ("float32", "float64"))
@@ -42,6 +43,23 @@ except ModuleNotFoundError as error:
     ) from error
 ffi: Any = _core.ffi
 lib: Any = _core.lib
+
+
+def _check_sources() -> None:
+    """Of a checkout: whether its declarations have changed since it was compiled."""
+    compiled = Path(_core.__file__)
+    csrc = compiled.parents[1] / "csrc"
+    since = compiled.stat().st_mtime
+    if not any(header.stat().st_mtime > since for header in csrc.glob("dn_api*.h")):
+        return
+    if getattr(lib, "DN_API", None) != api_number(csrc):
+        raise ImportError(
+            f"dist_dynet: {csrc} has changed since it was compiled. Compile it again: pip install"
+            f" -e {csrc.parent}"
+        )
+
+
+_check_sources()
 calls = _calls
 accelerated = calls.accelerated
 """What stands for a function of Python's: one of csrc/python of the same name, which calls it for

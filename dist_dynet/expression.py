@@ -33,8 +33,8 @@ from ._ffi import (
     shaped,
     view,
 )
-from .graph import INDEX, cg, current_graph, large, make_expressions_by, note_large
 from ._tensor import Tensor
+from .graph import INDEX, cg, current_graph, large, make_expressions_by, note_large
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
 OP_NAMES = {number: name for name, number in OPS.items()}

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -311,6 +312,31 @@ def test_checkout_of_another_version_says_how_to_compile(checkout):
         f" place: pip install -e {folder}. "
     )
     assert words in job.stderr and "another version" in job.stderr, job.stderr
+
+
+def test_checkout_that_has_changed_since_it_was_compiled_says_so(checkout):
+    """Such as by `git pull`: the declarations of C, whatever their comments."""
+    folder, run = checkout
+    for library in (PACKAGE / "dist_dynet").glob("*.so"):
+        (folder / "dist_dynet" / library.name).symlink_to(library)
+    (folder / "csrc").mkdir()
+    headers = sorted((ROOT / "csrc").glob("dn_api*.h"))
+    assert headers
+    for header in headers:
+        (folder / "csrc" / header.name).write_text(header.read_text())
+    last = folder / "csrc" / headers[-1].name
+    text = last.read_text()
+    for changed, message in (
+        (text, ""),
+        (f"/* more\n words */\n\n{text}", ""),
+        (f"{text}\nint dn_another(int);\n", "has changed since it was compiled. Compile it again"),
+    ):
+        last.write_text(changed)
+        later = time.time() + 60
+        os.utime(last, (later, later))
+        job = run("-c", "import dist_dynet as dy; print(dy.__file__)")
+        assert bool(job.returncode) == bool(message) and message in job.stderr, job.stderr
+        assert message or job.stdout == f"{folder / 'dist_dynet' / '__init__.py'}\n"
 
 
 # ---- what an import brings -------------------------------------------------------------
