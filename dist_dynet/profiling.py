@@ -256,11 +256,11 @@ def of_whole_program(file: str) -> None:
         if os.getpid() != process:  # a forked child
             return
         measured.__exit__(None, None, None)
-        if rank in ("", "0"):
-            print(f"dist_dynet: profile\n{measured.table()}", file=sys.stderr)
-        try:
+        try:  # first the file: nobody may read the table to its end
             measured.save(path)
         except OSError as error:
             print(f"dist_dynet: profile: {path} cannot be written: {error}", file=sys.stderr)
+        if rank in ("", "0"):
+            print(f"dist_dynet: profile\n{measured.table()}", file=sys.stderr)
 
     atexit.register(end)

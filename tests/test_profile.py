@@ -1,10 +1,13 @@
 """dy.profile(): what it counts, that it changes nothing, and its file."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
-from processes import run_python
+from processes import PACKAGE, run_python
 
 import dist_dynet as dy
 
@@ -187,6 +190,23 @@ def test_a_whole_program_is_profiled(tmp_path):
     assert ran.returncode == 0 and "tanh" in ran.stderr, ran.stderr
     names = {e["name"] for e in json.loads((tmp_path / "p.json").read_text())["traceEvents"]}
     assert {"tanh", "forward"} <= names
+
+
+def test_file_is_written_where_nobody_reads_the_table(tmp_path):
+    """As with `| head`."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    file = tmp_path / "p.json"
+    code = "import dist_dynet as dy; dy.tanh(dy.inputVector([1, 2])).value()"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE), "DIST_DYNET_PROFILE": str(file)},
+        stderr=writes,
+        timeout=60,
+        check=False,
+    )
+    os.close(writes)
+    assert "tanh" in {e["name"] for e in json.loads(file.read_text())["traceEvents"]}
 
 
 def test_run_profiles_a_script(tmp_path):
