@@ -33,16 +33,18 @@ int dn__owner(const dn_param *p, int64_t piece) {
     return (int)((p->chunk + p->offset / DN_PIECE + piece) % p->store->ranks);
 }
 
-int dn__next_share(const dn_param *p, int whole, int64_t *from, int64_t *to) {
+int dn__next_piece(const dn_param *p, int whole, int64_t *from, int64_t *to) {
     const int ranks = p->store->ranks;
+    if (whole) {
+        *from = *to;
+        *to = dn__owner(p, 0) == p->store->rank ? p->row_size : *from;
+        return *from < *to;
+    }
     int64_t piece = (*to + DN_PIECE - 1) / DN_PIECE;
-    const int has_owners = dn__has_owners(p);
-    if (has_owners && !whole) piece += (p->store->rank - dn__owner(p, piece) + ranks) % ranks;
-    else if (*to || (has_owners && dn__owner(p, 0) != p->store->rank)) return 0;
-    if (piece * DN_PIECE >= p->row_size) return 0;
+    piece += (p->store->rank - dn__owner(p, piece) + ranks) % ranks;
     *from = piece * DN_PIECE;
-    *to = p->row_size - *from > DN_PIECE && has_owners && !whole ? *from + DN_PIECE : p->row_size;
-    return 1;
+    *to = p->row_size - *from > DN_PIECE ? *from + DN_PIECE : p->row_size;
+    return *from < *to;
 }
 
 int64_t dn_store_pieces(dn_store *r) { return r->n_pieces; }
