@@ -74,13 +74,13 @@ void dn_trainer_join(dn_trainer *);
 /* Whether values and all moments that it needs are shared; so they stay then, as after
  * dn_store_share, up to dn_store_close: another thread that wants to write waits. */
 int dn_trainer_pin(dn_trainer *);
-/* Whether its updates may take pieces of gradients: with each rank's share of the sums alone. */
-int dn_trainer_takes_pieces(dn_trainer *);
 /* What is pinned is written to by its owners from here on, up to close: an update in this thread is
  * of this rank's share alone. A reader in another thread waits. squares: of all dense parameters'
- * pieces (dn_store_pieces) the sum of the squared gradients; NULL: gradients are complete on each
- * rank. DN_ERROR_STATE: it is pinned no more. close: when all have updated. */
-int dn_store_open(dn_store *, const dn_real *squares);
+ * pieces (dn_store_pieces) the sum of the squared gradients, where each rank has the sums of its
+ * own pieces alone; NULL: gradients are complete on each rank. Returns whether it is to be so: 0:
+ * this trainer needs them complete. DN_ERROR_STATE: it is pinned no more. close: when all have
+ * updated. */
+int dn_trainer_open(dn_trainer *, const dn_real *squares);
 void dn_store_close(dn_store *);
 int64_t dn_store_pieces(dn_store *);
 
@@ -382,5 +382,5 @@ int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_membe
 int dn_shm_comm_sum(dn_shm_comm *, dn_shm_comm_plan *, double seconds);
 /* After a sum of pieces, where no update follows: the pieces of the others, too. */
 void dn_shm_comm_complete(dn_shm_comm_plan *);
-/* A barrier: DONE or WAITS. */
-int dn_shm_comm_meet(dn_shm_comm *, double seconds);
+/* A barrier, behind which the store is closed: DONE or WAITS. */
+int dn_shm_comm_close(dn_shm_comm *, dn_store *, double seconds);

@@ -358,12 +358,13 @@ int dn_shm_comm_sum(dn_shm_comm *comm, dn_shm_comm_plan *plan, double seconds) {
     return take_rows(plan);
 }
 
-int dn_shm_comm_meet(dn_shm_comm *comm, double seconds) {
+int dn_shm_comm_close(dn_shm_comm *comm, dn_store *store, double seconds) {
     if (comm->stage == TO_SEND) {
         send_message(comm);
         comm->stage = TO_RECEIVE;
     }
     if (!dn_shm_comm_received(comm, seconds)) return DN_SHM_COMM_WAITS;
     comm->stage = TO_SEND;
+    dn_store_close(store);
     return DN_SHM_COMM_DONE;
 }

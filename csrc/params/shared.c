@@ -64,15 +64,6 @@ void dn__pin(dn_store *r) {
     r->window = DN_WINDOW_PINNED;
 }
 
-int dn_store_open(dn_store *r, const dn_real *squares) {
-    DN_HOLD(r);
-    if (!dn__is_in_window(r)) return DN_ERROR_STATE;
-    dn__begin_writing(r);
-    r->squares = squares;
-    r->window = DN_WINDOW_OPEN;
-    return 0;
-}
-
 void dn_store_close(dn_store *r) {
     DN_HOLD(r);
     if (!dn__is_in_window(r)) return;

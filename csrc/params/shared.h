@@ -19,9 +19,9 @@ static inline int dn__has_owners(const dn_param *p) {
 }
 /* Who has this piece of a dense parameter. */
 int dn__owner(const dn_param *, int64_t piece);
-/* The next numbers of a dense parameter that has owners that this one's rank is to update, [*from,
- * *to), which lie behind *to: its pieces, or, where it must be whole, all of it on the rank that has
- * the first; 0: no more. */
+/* Of a dense parameter that has owners the next numbers that this rank is to update, [*from, *to),
+ * which lie behind *to: its pieces, or, where it must be whole, all of it on the rank that has the
+ * first; 0: no more. */
 int dn__next_piece(const dn_param *, int whole, int64_t *from, int64_t *to);
 /* The same of any: without owners all of it. */
 static inline int dn__next_share(const dn_param *p, int whole, int64_t *from, int64_t *to) {

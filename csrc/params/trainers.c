@@ -375,8 +375,18 @@ int dn_trainer_pin(dn_trainer *t) {
 }
 
 /* DyNet's frozen parameters have gradients that count in the norm, and stay. */
-int dn_trainer_takes_pieces(dn_trainer *t) {
+static int takes_pieces(const dn_trainer *t) {
     return !t->rule.whole && !(t->set.clip_value > 0) && !t->store->as_dynet;
+}
+
+int dn_trainer_open(dn_trainer *t, const dn_real *squares) {
+    dn_store *r = t->store;
+    DN_HOLD(r);
+    if (!dn__is_in_window(r)) return DN_ERROR_STATE;
+    dn__begin_writing(r);
+    r->squares = takes_pieces(t) ? squares : NULL;
+    r->window = DN_WINDOW_OPEN;
+    return r->squares != NULL;
 }
 
 double dn_trainer_norm(dn_trainer *t) {

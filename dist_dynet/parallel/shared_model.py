@@ -68,7 +68,8 @@ class HostCopy:
         self.root = root
         self.trainers: list[weakref.ref[Trainer]] = []
         self.shared = False
-        self._since = self._vain = self._skip = 0
+        self.updates = 0  # in shared memory, since it was shared
+        self._vain = self._skip = 0
         self._refused: set[int] = set()  # of which structures
         self._said = {""}
         self.comm: Any = None  # dn_shm_comm *
@@ -86,7 +87,7 @@ class HostCopy:
     def end(self) -> None:
         """Back to private memory, alike on all ranks: some rank has gone there."""
         self.root.detach()
-        self.shared, long = False, self._since >= _LONG
+        self.shared, long = False, self.updates >= _LONG
         self._skip = self._vain = 0 if long else min(max(2 * self._vain, 1), _MOST_SKIPPED)
 
     def is_due(self, structure: Structure, least: float, moments: int) -> bool:
@@ -100,10 +101,6 @@ class HostCopy:
             return True
         self._refused.add(structure.hash)
         return False
-
-    def count(self) -> None:
-        """Counts an update in shared memory."""
-        self._since += 1
 
     def share(
         self,
@@ -127,7 +124,7 @@ class HostCopy:
         Raises:
             RuntimeError: wanted, and ranks hold different values, on all ranks.
         """
-        self._since = 0
+        self.updates = 0
         self.comm = None
         trainers = [t for of in self.trainers if (t := of()) is not None]
         blocks = _blocks(self.root, trainers)
@@ -274,34 +271,36 @@ class SharedModel:
             agreed: what on.
             plan: what gradients will be summed by, if they may be in pieces.
         """
+        copy = self.copy
+        if not copy.shared or agreed.__class__ is not AsPlanned:  # in the steady state it is
+            self._share(agreed)
+            if not copy.shared:
+                return
+            plan = None
+        copy.updates += 1
+        if copy.comm is None:
+            return
+        self._pinned = True
+        squares = NULL if plan is None else copy.squares
+        outcome = lib.dn_trainer_open(self._trainer, squares)
+        if outcome < 0:
+            raise RuntimeError(
+                "update: parameters were written while ranks agreed. Let threads take turns."
+            )
+        if outcome and plan is not None:
+            self._plan, plan.c.squares = plan, squares
+
+    def _share(self, agreed: Negotiated | AsPlanned) -> None:
+        """Goes private, or shares anew, as ranks have agreed."""
         copy, structure = self.copy, self._negotiation.structure
         adopted, self._structure = structure is not self._structure, structure
         apart = isinstance(agreed, Negotiated) and bool(agreed.of_any & Flag.APART)
         if copy.shared and (apart or adopted):  # all have got rank 0's values of new parameters
             lib.dn_store_close(self._root)
             copy.end()
-        if not copy.shared:
-            if not copy.is_due(structure, 0 if self._wanted else WORTH, self._moments):
-                return
+        if not copy.shared and copy.is_due(structure, 0 if self._wanted else WORTH, self._moments):
             what = agreed.what or "update"
             copy.share(self._here, self._comm, self._host, structure, self._wanted, what)
-            if not copy.shared:
-                return
-        copy.count()
-        if copy.comm is None:
-            return
-        if (
-            isinstance(agreed, AsPlanned)
-            and plan is not None
-            and lib.dn_trainer_takes_pieces(self._trainer)
-        ):
-            self._plan = plan
-            plan.c.squares = copy.squares
-        self._pinned = True
-        if lib.dn_store_open(self._root, copy.squares if self._plan else NULL):
-            raise RuntimeError(
-                "update: parameters were written while ranks agreed. Let threads take turns."
-            )
 
     def complete(self) -> None:
         """No update follows the sum: gradients are to be seen as they are."""
@@ -313,9 +312,13 @@ class SharedModel:
         comm = self.copy.comm
         if not self._pinned or comm is None:
             return
-        while (outcome := lib.dn_shm_comm_meet(comm, _LOOK)) == lib.DN_SHM_COMM_WAITS:
+        while True:
+            outcome = lib.dn_shm_comm_close(comm, self._root, _LOOK)
+            if outcome != lib.DN_SHM_COMM_WAITS:
+                break
             self._here.wait_until(lambda: lib.dn_shm_comm_received(comm, 0), what)
         check(outcome)
+        self._pinned = False
         self.leave()
 
     def leave(self) -> None:
