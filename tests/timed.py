@@ -4,7 +4,7 @@ One rank at a time runs, that whose clock is the least. Its clock goes on by the
 the code that its thread runs; by what a message costs where it sends or receives one; to the time
 at which something arrives that it waits for. What the emulation itself takes is not counted: the
 calls of a communicator cost what Costs says, and what asking for the time takes is measured and
-taken off.
+taken off. Nor is looking in vain, which a rank that waits does all the time.
 """
 
 import heapq
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from counted import Comm, Network, Request, Status, here_of
+
+from dist_dynet.parallel._world import _LONGEST_NAP, _SHORTEST_NAP, _SPIN
 
 _time = time.thread_time
 
@@ -101,6 +103,23 @@ class Clock:
             self._free.remove(free)
             self.times[rank] = max(free, self.times[rank]) + seconds
             self._free.append(self.times[rank])
+
+    def now(self):
+        """(time, processor time) of the rank whose turn it is."""
+        self.stop()
+        self.start()
+        return self.times[self.rank], self.busy[self.rank]
+
+    def take_back(self, before):
+        """The rank has looked in vain since now() was this, as it would have at any time while it
+        waits: that is not counted, unless others would have had the processor. Seconds."""
+        self.stop()
+        rank, seconds = self.rank, 0.0
+        if self._free is None:
+            seconds = self.times[rank] - before[0]
+            self.times[rank], self.busy[rank] = before
+        self.start()
+        return seconds
 
     def in_turn(self):
         """While stopped: what follows is seen by others, so that all with lesser clocks go
@@ -304,10 +323,28 @@ def timed_here(rank, network, request):
     purposes = itertools.count(1)
     here = here_of(rank, network.size, TimedComm(network, rank, request), network.host_ranks)
 
+    clock = network.clock
+
     def wait_until(done, what, timeout=None, moves=int):
-        while not done():
-            moves()
-            network.clock.block()
+        """As World's, which polls without end, and sleeps between after a while: what comes is seen
+        when the present look, or sleep, has ended, half of its time later."""
+        look, seen, began = 0.0, moves(), clock.now()[0]
+        moved = began
+        while True:
+            before = clock.now()
+            finished = done()
+            count = seen if finished else moves()
+            if not finished and count == seen:
+                look = clock.take_back(before)
+                clock.block()
+                continue
+            if before[0] - began > _SPIN:
+                nap = min(max((before[0] - moved) / 50, _SHORTEST_NAP), _LONGEST_NAP)
+                clock.spend(nap / 2)
+            clock.spend(look / 2)
+            if finished:
+                return
+            look, seen, moved = 0.0, count, before[0]
 
     here.wait_until = wait_until
     here.wait = lambda requests, what, timeout=None, moves=int: wait_until(
