@@ -305,6 +305,18 @@ def test_rows_go_by_messages_where_a_rank_has_no_memory_to_share(ranks, monkeypa
         assert all((values == with_memory[rank][row]).all() for row, values in found.items())
 
 
+def test_more_rows_than_can_be_counted_are_an_error(monkeypatch):
+    m = dy.ParameterCollection()
+    table = m.add_lookup_parameters((9, 3))
+    dy.renew_cg()
+    dy.sum_elems(table[4]).backward()
+    messages = row_messages.RowMessages(Structure(m), 2, spread=True)
+    size = len(messages.give(1.0, lambda size: np.empty(size, np.int32)))
+    monkeypatch.setattr(row_messages, "_MOST", size - 1)
+    with pytest.raises(ValueError, match="Use smaller batches or more ranks"):
+        messages.give(1.0, lambda size: np.empty(size, np.int32))
+
+
 # ---- where ranks are -------------------------------------------------------------------
 
 

@@ -22,6 +22,8 @@ Room = Callable[[int], Message]
 """Where so many numbers go."""
 
 _LINE = 4
+_MOST = (1 << 31) - 1
+"""Numbers of a window: C and MPI count them with 31 bits."""
 
 
 class RowMessages:
@@ -45,7 +47,14 @@ class RowMessages:
 
     def give(self, weight: float, room: Room) -> Message:
         """A window: this rank's rows, times weight."""
-        window = room(lib.dn_rows_room(self._c))
+        size = lib.dn_rows_room(self._c)
+        if size > _MOST:
+            raise ValueError(
+                "gradient exchange: the rows of lookup tables that a rank has used take"
+                f" {4e-9 * size:.3g} GB; at most {4e-9 * _MOST:.3g} can be sent."
+                " Use smaller batches or more ranks."
+            )
+        window = room(size)
         _check(lib.dn_rows_give(self._c, weight, _in_c(window)))
         return window
 
