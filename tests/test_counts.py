@@ -18,6 +18,7 @@ from dist_dynet.parallel import (
     checkpoint_ranks,
     host_transport,
     memory,
+    row_messages,
     windows,
 )
 from dist_dynet.parallel._places import Board, Places, Whereabouts
