@@ -26,9 +26,10 @@ A line for each job has, in ms: shard()'s batch; the update; a step; the process
 agreement and exchange, and what it waits, medians; then the efficiency, the time of one rank alone
 over that of a step, and how many messages a rank sends in a step.
 
-Gradients are sent while backward goes on, as they are complete in a backward pass that was watched;
---late: in update(), as with overlap=False. Where a second thread would send, the rank does what it
-does once a millisecond.
+The ranks of a host have one copy of the model, as by default: each updates its share, and waits for
+the others; --own-model: each updates all. Gradients are sent while backward goes on, as they are
+complete in a backward pass that was watched; --late: in update(), as with overlap=False. Where a
+second thread would send, the rank does what it does once a millisecond.
 
 Not in it: the memory's bandwidth that ranks of a host share, other traffic. Values are zeros, there
 is one model for all ranks, and all hosts of a large job use the same memory for dense gradients,
@@ -37,6 +38,7 @@ which changes no step of the code.
 
 import argparse
 import json
+import mmap
 import resource
 import statistics
 import threading
@@ -50,10 +52,11 @@ from replay_job import Job
 from timed import Costs
 
 import dist_dynet as dy
-from dist_dynet._ffi import lib
+from dist_dynet._ffi import NULL, ffi, lib
 from dist_dynet.expression import watchers
-from dist_dynet.parallel import hybrid, sampling
+from dist_dynet.parallel import hybrid, sampling, shared_model
 from dist_dynet.parallel.structure import Structure
+from dist_dynet.trainers.hooks import Hooks
 
 # ---- what is measured ------------------------------------------------------------------
 
@@ -137,17 +140,42 @@ class Measured:
         drawn = np.random.default_rng((step, rank)).integers(0, len(self._words), bench.BATCH)
         return [np.unique(np.concatenate([self._words[i] for i in drawn])).astype(np.int32)]
 
-    def update(self, ranks):
-        """Seconds of an update where so many ranks' rows have gradients."""
+    def update(self, ranks, sharing=1):
+        """Seconds of an update where so many ranks' rows have gradients; sharing: of a rank that
+        has one copy of the model with as many others of its host."""
         rows = np.unique(np.concatenate([self.rows(rank, 0)[0] for rank in range(ranks)]))
-        times = []
-        for _ in range(8):
+        times, shared = [], self._share(sharing) if sharing > 1 else None
+        for turn in range(8):
             self._fill(rows)
             start = time.thread_time()
+            if shared and (
+                (turn and not lib.dn_trainer_pin(Hooks(self._trainer).c))
+                or lib.dn_store_open(self._root.c, NULL)
+            ):
+                raise RuntimeError("the model is not shared")
             self._trainer.update()
+            if shared:
+                lib.dn_store_close(self._root.c)
             times.append(time.thread_time() - start)
+        if shared:
+            self._root.detach()
         self._fill(rows[:1])
         return statistics.median(times[2:])
+
+    def _share(self, ranks):
+        """The model lies in memory that so many ranks share, of which this is the first: no other
+        is there."""
+        blocks = shared_model._blocks(self._root, [self._trainer])
+        held = [mmap.mmap(-1, block.bytes) for block in blocks]
+        places = [ffi.from_buffer("char[]", memory) for memory in held]
+        for block, place in zip(blocks, places, strict=True):
+            ffi.memmove(place, ffi.cast("char *", block.at), block.used)
+        into = ffi.new("void *[]", places)
+        of = ffi.new("dn_memory_block[]", blocks)
+        if lib.dn_store_share(self._root.c, len(blocks), of, into, 0, ranks):
+            raise RuntimeError("the model cannot be shared here")
+        lib.dn_trainer_join(Hooks(self._trainer).c)
+        return held
 
     def _fill(self, rows):
         """Gives all dense parameters and these rows gradients."""
@@ -226,6 +254,7 @@ def main():
     parser.add_argument("--steps", type=int, default=4, help="the first is not counted")
     parser.add_argument("--measured", type=int, default=40, help="steps of one rank")
     parser.add_argument("--spread", action="store_true", help="computing as unequal as measured")
+    parser.add_argument("--own-model", action="store_true", help="as with shared_model=False")
     parser.add_argument("--late", action="store_true", help="as with overlap=False")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--fit", action="store_true", help="print what a message costs")
@@ -246,7 +275,8 @@ def main():
         )
         for hosts in options.hosts:
             ranks = hosts * options.ranks
-            update, dealing = measured.update(ranks), sharding(ranks)
+            sharing = 1 if options.own_model else options.ranks
+            update, dealing = measured.update(ranks, sharing), sharding(ranks)
             rng = np.random.default_rng(2)
             drawn = rng.choice(measured.compute, (options.steps, ranks))
             for gbit in options.gbit:
@@ -267,6 +297,7 @@ def main():
                     options.cores,
                     factor,
                     None if options.late else measured.moments,
+                    sharing > 1,
                 )
                 step = float(np.median(job.run(options.steps)[1:]))
                 known = factor * (update + dealing + compute)

@@ -40,6 +40,8 @@ class Job:
         update: seconds of the update.
         cores: how many processors all share; None: each rank has its own.
         factor: of all processor time.
+        shared: the ranks of a host have one copy of the model: they wait for one another after the
+            update.
         moments: of a backward pass, (part of the time of computing, how many numbers of each dense
             gradient are complete then); given: they are sent while it goes on.
     """
@@ -56,6 +58,7 @@ class Job:
         cores=None,
         factor=1.0,
         moments=None,
+        shared=False,
     ):
         self.every = [list(range(h * ranks, (h + 1) * ranks)) for h in range(hosts)]
         self.size, self._ranks = hosts * ranks, ranks
@@ -64,6 +67,11 @@ class Job:
         self._structure, self._settings = Structure(m), Settings.of(dy.AdamTrainer(m))
         self._m, self._rows, self._compute, self._update = m, of_rank, compute, update
         self._moments = moments
+        self._met = (
+            [np.zeros(lib.dn_shm_comm_bytes(ranks, 1), np.uint8) for _ in range(hosts)]
+            if shared and ranks > 1
+            else []
+        )
         self._memory, self._windows, self._arrays, self.sums = {}, {}, {}, {}
         self._began = [[] for _ in range(self.size)]
         self._steps = [0] * self.size
@@ -73,6 +81,7 @@ class Job:
         """Seconds of each step, of the rank that ends it last. self.busy: of a processor, by step
         and rank, from the first step on."""
         library, errors, clock = TimedLibrary(lib, self.network), [], self.clock
+        self._library = library
         ends, self.busy = np.zeros((steps, self.size)), np.zeros((steps, self.size))
         self._request = requests_on(clock)
         library.dn_rows_room = self._touch
@@ -143,6 +152,10 @@ class Job:
         self.sums[rank] = exchange._arrays.sum
         exchange.transport.structure = structure
         self._windows[rank] = exchange._rows.windows
+        meeting = None
+        if self._met:
+            memory = ffi.from_buffer("char[]", self._met[hosts.host])
+            meeting = lib.dn_shm_comm_new(self._ranks, hosts.local, memory, 1)
         for step in range(steps):
             self._steps[rank] = step
             if overlap:
@@ -153,7 +166,11 @@ class Job:
             exchange.sum(negotiated)
             with clock.outside(in_turn=True):
                 clock.spend(self._update)
+            while meeting and self._library.dn_shm_comm_meet(meeting, 0.0) == lib.DN_SHM_COMM_WAITS:
+                here.wait_until(lambda: lib.dn_shm_comm_received(meeting, 0.0), "")
             ends[step, rank], self.busy[step, rank] = clock.times[rank], clock.busy[rank]
+        if meeting:
+            lib.dn_shm_comm_free(meeting)
 
     def _pass_time(self, exchange, rank, seconds):
         """The rank computes, and sends what is complete meanwhile: between the steps of backward,
