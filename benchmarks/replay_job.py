@@ -152,10 +152,10 @@ class Job:
         self.sums[rank] = exchange._arrays.sum
         exchange.transport.structure = structure
         self._windows[rank] = exchange._rows.windows
-        meeting = None
+        others = None
         if self._met:
             memory = ffi.from_buffer("char[]", self._met[hosts.host])
-            meeting = lib.dn_shm_comm_new(self._ranks, hosts.local, memory, 1)
+            others = lib.dn_shm_comm_new(self._ranks, hosts.local, memory, 1)
         for step in range(steps):
             self._steps[rank] = step
             if overlap:
@@ -166,11 +166,11 @@ class Job:
             exchange.sum(negotiated)
             with clock.outside(in_turn=True):
                 clock.spend(self._update)
-            while meeting and self._library.dn_shm_comm_meet(meeting, 0.0) == lib.DN_SHM_COMM_WAITS:
-                here.wait_until(lambda: lib.dn_shm_comm_received(meeting, 0.0), "")
+            while others and self._library.dn_shm_comm_meet(others, 0.0) == lib.DN_SHM_COMM_WAITS:
+                here.wait_until(lambda: lib.dn_shm_comm_received(others, 0.0), "")
             ends[step, rank], self.busy[step, rank] = clock.times[rank], clock.busy[rank]
-        if meeting:
-            lib.dn_shm_comm_free(meeting)
+        if others:
+            lib.dn_shm_comm_free(others)
 
     def _pass_time(self, exchange, rank, seconds):
         """The rank computes, and sends what is complete meanwhile: between the steps of backward,
