@@ -152,7 +152,7 @@ class Job:
         self.sums[rank] = exchange._arrays.sum
         exchange.transport.structure = structure
         self._windows[rank] = exchange._rows.windows
-        others = None
+        others, waits = None, lib.DN_SHM_COMM_WAITS
         if self._met:
             memory = ffi.from_buffer("char[]", self._met[hosts.host])
             others = lib.dn_shm_comm_new(self._ranks, hosts.local, memory, 1)
@@ -166,7 +166,8 @@ class Job:
             exchange.sum(negotiated)
             with clock.outside(in_turn=True):
                 clock.spend(self._update)
-            while others and self._library.dn_shm_comm_meet(others, 0.0) == lib.DN_SHM_COMM_WAITS:
+            root = structure.root.c
+            while others and self._library.dn_shm_comm_close(others, root, 0.0) == waits:
                 here.wait_until(lambda: lib.dn_shm_comm_received(others, 0.0), "")
             ends[step, rank], self.busy[step, rank] = clock.times[rank], clock.busy[rank]
         if others:

@@ -291,7 +291,7 @@ class TimedLibrary:
 
     def __init__(self, lib, network):
         self._lib, self._network = lib, network
-        for name in ("dn_flag_set", "dn_shm_comm_negotiate", "dn_shm_comm_meet"):
+        for name in ("dn_flag_set", "dn_shm_comm_negotiate", "dn_shm_comm_close"):
             setattr(self, name, self._telling(getattr(lib, name)))
 
     def __getattr__(self, name):
