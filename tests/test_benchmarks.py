@@ -388,3 +388,12 @@ def test_replay_sums_what_ranks_send_and_a_slow_network_takes_its_time(programs)
     slower = job(2, 2, 0.01)[1]
     assert slower > 0.75 + 100 * wire
     assert job(3, 1, 1.0)[1] > 0.75
+
+
+def test_replay_measures_and_prints_a_line_for_each_rate():
+    table = printed(
+        "replay.py",
+        *("--tasks", "tagger", "--hosts", "2", "--ranks", "2", "--gbit", "1", "10"),
+        *("--steps", "2", "--measured", "2"),
+    )
+    assert len(re.findall(rf"(?m)^ +2 +2 +(?:1|10)(?: +-?{NUMBER}){{7}}$", table)) == 2, table
