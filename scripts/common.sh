@@ -25,6 +25,10 @@ die() {
     exit 1
 }
 
+readme_block() { # LANGUAGE: the first block of it in README.md: python, and text, what that prints
+    awk -v first="^\`\`\`$1" '$0 ~ first { on = 1; next } /^```/ { if (on) exit } on' "$ROOT/README.md"
+}
+
 is_recent_python() { # COMMAND: does it run, and is it 3.10 or newer?
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
 }

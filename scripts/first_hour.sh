@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Records the first hour with dist_dynet on a fresh machine: in a new Debian, installs what the
+# README asks for, runs the README's two commands, predicts with the tagger that was trained, executes
+# a tutorial, and installs the wheel in dist/ for the Python there. Prints the record, as Markdown.
+#
+#     scripts/release.sh                                   # makes the wheel
+#     scripts/first_hour.sh /var/tmp/fresh >docs/first_hour.md
+#     SUITE=bookworm scripts/first_hour.sh /var/tmp/fresh  # another Debian; trixie without it
+#
+# The folder must not exist. The new Debian is made there and left there, with what every command
+# printed in full in root/log.
+# How long: half an hour on two cores, most of it the tests.
+# What to expect: the record on stdout, the commands as they start on stderr; a status other than 0
+# if one of them failed.
+# Needs: root, debootstrap, a package index, git; the committed files are what is tried.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+[ $# -eq 1 ] && [ ! -e "$1" ] || die "needs the name of a folder that does not exist"
+command -v debootstrap >/dev/null && [ "$(id -u)" = 0 ] || die "needs root and debootstrap"
+wheel="$(echo "$ROOT"/dist/*_"$(uname -m)".whl)"
+[ -e "$wheel" ] || die "needs a wheel in dist/: run scripts/release.sh $(uname -m)"
+suite="${SUITE:-trixie}"
+mkdir -p "$1"
+root="$(cd "$1" && pwd)" failed=0 number=0
+
+# The way to the package index, and the commits, are this machine's; all else is new.
+# (Commands have no terminal: what they print is kept.)
+debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" >"$root.log" 2>&1 ||
+    die "debootstrap failed; see $root.log"
+mkdir -p "$root/root/log" "$root/media"
+for file in /etc/resolv.conf /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
+    [ ! -e "$file" ] || cp -L "$file" "$root$file"
+done
+git clone -q --bare "$ROOT" "$root/media/dist_dynet.git"
+git -C "$root/media/dist_dynet.git" update-ref --no-deref HEAD "$(git -C "$ROOT" rev-parse HEAD)"
+cp "$wheel" "$root/media"
+readme_block python >"$root/media/readme.py"
+
+within() { # COMMAND: in the new machine, with nothing of this one's environment
+    # shellcheck disable=SC2016 # the inner shell expands it
+    env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        DEBIAN_FRONTEND=noninteractive \
+        unshare --mount --pid --fork --kill-child sh -c 'mount -t proc proc "$0/proc" &&
+            mount --rbind /dev "$0/dev" && exec chroot "$0" bash -c "$1"' "$root" "$1" </dev/null
+}
+
+shown() { # FILE: its lines, but for the middle of what is long
+    awk '{ sub(/^.*\r/, ""); line[NR] = length > 100 ? substr($0, 1, 97) "..." : $0 }
+        END { for (i = 1; i <= NR; i++)
+            if (NR <= 16 || i <= 3 || i > NR - 10) print line[i]
+            else if (i == 4) printf "[%d lines]\n", NR - 13 }' "$1"
+}
+
+try() { # FOLDER COMMAND: runs it and writes what it printed, and how long it took
+    local log began status=0
+    number=$((number + 1))
+    log="$root/root/log/$number"
+    echo "$2" >&2
+    began=$(date +%s)
+    within "cd $1 && $2" >"$log" 2>&1 || status=$?
+    printf '\n```console\n$ %s\n' "$2"
+    shown "$log"
+    printf '```\n\n%d s' "$(($(date +%s) - began))"
+    if [ "$status" = 0 ]; then
+        echo "."
+    else
+        echo "; status $status."
+        failed=1
+    fi
+}
+
+cat <<TEXT
+# The first hour
+
+What a new user's commands print on a fresh machine, and how long they took, recorded by
+\`scripts/first_hour.sh\`: $(sed -n 's/^PRETTY_NAME="\(.*\)"/\1/p' "$root/etc/os-release") with nothing installed, in a root folder
+of its own, on $(nproc) cores of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1).
+The middle of what is long is left out.
+
+## What the README asks for
+TEXT
+try / 'apt-get update && apt-get install -y --no-install-recommends git gcc libc6-dev python3-dev python3-venv'
+try /root 'python3 --version && gcc --version | head -n 1'
+try /root 'git clone -q /media/dist_dynet.git dist_dynet'
+printf '\n## The first command: a trained tagger\n'
+try /root/dist_dynet './scripts/train_tagger.sh'
+printf '\n## The tagger is used\n'
+try /root/dist_dynet 'echo "The rain stopped ." | .venv/bin/python examples/tagger.py --predict -'
+printf '\n## The second command: all tests\n'
+try /root/dist_dynet './scripts/test.sh'
+printf '\n## A tutorial\n'
+try /root/dist_dynet '.venv/bin/jupyter nbconvert --to notebook --execute --output-dir /root docs/tutorials/xor.ipynb'
+printf '\n## The wheel, without a compiler\n'
+try /root 'apt-get purge -y gcc && apt-get autoremove -y && ! command -v gcc cc'
+try /root 'python3 -m venv wheel && wheel/bin/pip install /media/*.whl'
+try /root 'wheel/bin/dist-dynet info'
+try /root 'wheel/bin/python /media/readme.py'
+exit $failed
