@@ -32,8 +32,8 @@ mkdir -p "$root/root/log" "$root/media"
 for file in /etc/resolv.conf /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
     [ ! -e "$file" ] || cp -L "$file" "$root$file"
 done
-git clone -q --bare "$ROOT" "$root/media/dist_dynet.git"
-git -C "$root/media/dist_dynet.git" update-ref --no-deref HEAD "$(git -C "$ROOT" rev-parse HEAD)"
+git init -q --bare --initial-branch main "$root/media/dist_dynet.git"
+git -C "$ROOT" push -q "$root/media/dist_dynet.git" HEAD:main
 cp "$wheel" "$root/media"
 readme_block python >"$root/media/readme.py"
 
@@ -42,14 +42,14 @@ within() { # COMMAND: in the new machine, with nothing of this one's environment
     env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         DEBIAN_FRONTEND=noninteractive \
         unshare --mount --pid --fork --kill-child sh -c 'mount -t proc proc "$0/proc" &&
-            mount --rbind /dev "$0/dev" && exec chroot "$0" bash -c "$1"' "$root" "$1" </dev/null
+            mount --rbind /dev "$0/dev" && mount --rbind /sys "$0/sys" && exec chroot "$0" bash -c "$1"' "$root" "$1" </dev/null
 }
 
 shown() { # FILE: its lines, but for the middle of what is long
-    awk '{ sub(/^.*\r/, ""); line[NR] = length > 100 ? substr($0, 1, 97) "..." : $0 }
-        END { for (i = 1; i <= NR; i++)
-            if (NR <= 16 || i <= 3 || i > NR - 10) print line[i]
-            else if (i == 4) printf "[%d lines]\n", NR - 13 }' "$1"
+    awk '{ sub(/\r$/, ""); sub(/^.*\r/, "") } NF { line[++n] = length > 100 ? substr($0, 1, 97) "..." : $0 }
+        END { for (i = 1; i <= n; i++)
+            if (n <= 16 || i <= 3 || i > n - 10) print line[i]
+            else if (i == 4) printf "[%d lines]\n", n - 13 }' "$1"
 }
 
 try() { # FOLDER COMMAND: runs it and writes what it printed, and how long it took
@@ -75,7 +75,7 @@ cat <<TEXT
 
 What a new user's commands print on a fresh machine, and how long they took, recorded by
 \`scripts/first_hour.sh\`: $(sed -n 's/^PRETTY_NAME="\(.*\)"/\1/p' "$root/etc/os-release") with nothing installed, in a root folder
-of its own, on $(nproc) cores of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1).
+of its own, on $(env -u OMP_NUM_THREADS nproc) cores of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1).
 The middle of what is long is left out.
 
 ## What the README asks for
