@@ -7,7 +7,7 @@
 #     scripts/first_hour.sh /var/tmp/fresh >docs/first_hour.md
 #     SUITE=bookworm scripts/first_hour.sh /var/tmp/fresh  # another Debian; trixie without it
 #
-# The folder must not exist. The new Debian is made there and left there, with what every command
+# WHEEL names another wheel than that in dist/. The folder must not exist. The new Debian is made there and left there, with what every command
 # printed in full in root/log.
 # How long: half an hour on two cores, most of it the tests.
 # What to expect: the record on stdout, the commands as they start on stderr; a status other than 0
@@ -18,7 +18,7 @@ source "$(dirname "$0")/common.sh"
 
 [ $# -eq 1 ] && [ ! -e "$1" ] || die "needs the name of a folder that does not exist"
 command -v debootstrap >/dev/null && [ "$(id -u)" = 0 ] || die "needs root and debootstrap"
-wheel="$(echo "$ROOT"/dist/*_"$(uname -m)".whl)"
+wheel="${WHEEL:-$(echo "$ROOT"/dist/*_"$(uname -m)".whl)}"
 [ -e "$wheel" ] || die "needs a wheel in dist/: run scripts/release.sh $(uname -m)"
 suite="${SUITE:-trixie}"
 mkdir -p "$1"
