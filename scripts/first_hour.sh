@@ -7,8 +7,8 @@
 #     scripts/first_hour.sh /var/tmp/fresh >docs/first_hour.md
 #     SUITE=bookworm scripts/first_hour.sh /var/tmp/fresh  # another Debian; trixie without it
 #
-# WHEEL names another wheel than that in dist/. The folder must not exist. The new Debian is made there and left there, with what every command
-# printed in full in root/log.
+# WHEEL names another wheel than that in dist/. The folder must not exist. The new Debian is made
+# there and left there, with what every command printed in full in root/log.
 # How long: half an hour on two cores, most of it the tests.
 # What to expect: the record on stdout, the commands as they start on stderr; a status other than 0
 # if one of them failed.

@@ -62,8 +62,10 @@ build_wheel() { # ARCHITECTURE COMPILER [OPTIONS...]
         _PYTHON_HOST_PLATFORM="linux-$1" "$VENV/bin/python" -m build --wheel --no-isolation --outdir "$WORK/raw-$1" .
     rm -rf "$SOURCES/build"
     quietly "auditwheel-$1" env PATH="$VENV/bin:$PATH" "$VENV/bin/auditwheel" repair \
-        --plat "manylinux_${GLIBC/./_}_$1" -w "$ROOT/dist" "$WORK/raw-$1"/*.whl
+        --plat auto -w "$ROOT/dist" "$WORK/raw-$1"/*.whl # it knows the host's architecture by name only
     WHEEL="$(echo "$ROOT"/dist/*_"$1".whl)"
+    [[ "$WHEEL" =~ manylinux_2_([0-9]+)_$1\.whl$ ]] && ((BASH_REMATCH[1] <= ${GLIBC#2.})) ||
+        die "auditwheel says that a C library later than $GLIBC is needed: $WHEEL"
     quietly "twine-$1" "$VENV/bin/twine" check --strict "$WHEEL"
 }
 
