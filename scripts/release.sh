@@ -64,15 +64,16 @@ build_wheel() { # ARCHITECTURE COMPILER [OPTIONS...]
     quietly "auditwheel-$1" env PATH="$VENV/bin:$PATH" "$VENV/bin/auditwheel" repair \
         --plat auto -w "$ROOT/dist" "$WORK/raw-$1"/*.whl # it knows the host's architecture by name only
     WHEEL="$(echo "$ROOT"/dist/*_"$1".whl)"
-    [[ "$WHEEL" =~ manylinux_2_([0-9]+)_$1\.whl$ ]] && ((BASH_REMATCH[1] <= ${GLIBC#2.})) ||
+    if [[ ! "$WHEEL" =~ manylinux_2_([0-9]+)_$1\.whl$ ]] || ((BASH_REMATCH[1] > ${GLIBC#2.})); then
         die "auditwheel says that a C library later than $GLIBC is needed: $WHEEL"
+    fi
     quietly "twine-$1" "$VENV/bin/twine" check --strict "$WHEEL"
 }
 
 try_wheel() { # NAME COMMAND...: the README's program and TESTS with a Python that has the wheel
     local name="try-$1"
     shift
-    step "${WHEEL##*/} on $("$@" --version)${name#try-3.*}"
+    step "${WHEEL##*/} on $("$@" --version)"
     quietly "$name-program" "$@" -W error -c "$(readme_block python)"
     [ "$(cat "$WORK/$name-program.log")" = "$(readme_block text)" ] ||
         die "the README's program prints something else; see $WORK/$name-program.log"
@@ -215,6 +216,7 @@ if asked clang; then
     needs clang
     quietly clang-install "$VENV/bin/python" -m pip install cffi setuptools numpy safetensors scipy-openblas32 pytest hypothesis
     quietly clang env -C "$SOURCES" CC="${CCACHE:+$CCACHE }clang" LDSHARED="clang -shared" "$VENV/bin/python" setup.py build_ext --inplace
+    ! grep -A 2 "warning:" "$WORK/clang.log" || die "clang warns; see $WORK/clang.log"
     quietly clang-tests env -C "$SOURCES" PYTHONPATH="$SOURCES:$SOURCES/tests" "$VENV/bin/python" -m pytest -q -p no:cacheprovider "${TESTS[@]}"
     tail -n 1 "$WORK/clang-tests.log"
     rm -rf "$SOURCES/build" "$SOURCES"/dist_dynet/*.so

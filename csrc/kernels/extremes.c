@@ -8,10 +8,10 @@
 #define IS_NAN(x) ((x) != (x))
 
 DN_MULTIVERSION void dn__bmax(size_t n, const dn_real *x, const dn_real *y, dn_real *z) {
-    EACH(z, (x[i] > y[i]) | IS_NAN(x[i]) ? x[i] : y[i]);
+    EACH(z, ((x[i] > y[i]) | IS_NAN(x[i])) ? x[i] : y[i]);
 }
 DN_MULTIVERSION void dn__bmin(size_t n, const dn_real *x, const dn_real *y, dn_real *z) {
-    EACH(z, (x[i] < y[i]) | IS_NAN(x[i]) ? x[i] : y[i]);
+    EACH(z, ((x[i] < y[i]) | IS_NAN(x[i])) ? x[i] : y[i]);
 }
 
 DN_MULTIVERSION void dn__pass_greater(size_t n, const dn_real *x, const dn_real *y,
