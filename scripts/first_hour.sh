@@ -40,7 +40,7 @@ readme_block python >"$root/media/readme.py"
 within() { # COMMAND: in the new machine, with nothing of this one's environment
     # shellcheck disable=SC2016 # the inner shell expands it
     env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        DEBIAN_FRONTEND=noninteractive \
+        DEBIAN_FRONTEND=noninteractive PIP_PROGRESS_BAR=off \
         unshare --mount --pid --fork --kill-child sh -c 'mount -t proc proc "$0/proc" &&
             mount --rbind /dev "$0/dev" && mount --rbind /sys "$0/sys" && exec chroot "$0" bash -c "$1"' "$root" "$1" </dev/null
 }
