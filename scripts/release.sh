@@ -74,10 +74,13 @@ try_wheel() { # NAME COMMAND...: the README's program and TESTS with a Python th
     local name="try-$1"
     shift
     step "${WHEEL##*/} on $("$@" --version)"
-    quietly "$name-program" "$@" -W error -c "$(readme_block python)"
+    # not the package of the working folder, which is that of the sources; python -P is of 3.11
+    local begin=$'import sys; sys.path[:] = filter(None, sys.path)\n'
+    quietly "$name-program" "$@" -W error -c "$begin$(readme_block python)"
     [ "$(cat "$WORK/$name-program.log")" = "$(readme_block text)" ] ||
         die "the README's program prints something else; see $WORK/$name-program.log"
-    quietly "$name-tests" "$@" -m pytest -q -p no:cacheprovider "${TESTS[@]}"
+    quietly "$name-tests" "$@" -c "${begin}import pytest; sys.exit(pytest.main(sys.argv[1:]))" \
+        -q -p no:cacheprovider "${TESTS[@]}"
     tail -n 1 "$WORK/$name-tests.log"
 }
 
