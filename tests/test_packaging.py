@@ -201,6 +201,18 @@ def test_documents_name_extras_that_there_are(project):
     assert named and {part for e in named for part in e.split(",")} <= set(project["extras"])
 
 
+def test_a_release_is_tried_with_tests_that_there_are(project):
+    script = (ROOT / "scripts" / "release.sh").read_text()
+    settings = (ROOT / "pyproject.toml").read_text()
+    (names,) = re.findall(r"^TESTS=.* tests/test_\{([\w,]+)\}\.py\)$", script, re.M)
+    (command,) = re.findall(r'^test-command = "(.*)"$', settings, re.M)
+    files = [f"tests/test_{name}.py" for name in names.split(",")]
+    files += re.findall(r"tests/\w+\.py", command)
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+    wheel = {f"cp{python.replace('.', '')}" for python in re.findall(r"3\.\d+", project["python"])}
+    assert set(re.findall(r'^build = "(cp\d+)-', settings, re.M)) == wheel
+
+
 def test_image_is_made_of_files_that_there_are():
     text = (ROOT / "scripts" / "Dockerfile").read_text()
     sources = [
