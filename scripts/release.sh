@@ -234,6 +234,7 @@ if asked aarch64; then
     # This, not Python itself, is what Python takes for its program: those that it starts are emulated,
     # too.
     python="$SYSTEM/usr/bin/emulated"
+    # shellcheck disable=SC2016 # the shell of the file expands it
     printf '#!/bin/sh\nQEMU_CPU=neoverse-n1 exec qemu-aarch64 -0 "$0" -L "%s" "%s" "$@"\n' \
         "$SYSTEM" "$SYSTEM/usr/bin/python$version" >"$python"
     chmod +x "$python"
