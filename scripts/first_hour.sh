@@ -22,13 +22,13 @@ wheel="${WHEEL:-$(echo "$ROOT"/dist/*_"$(uname -m)".whl)}"
 [ -e "$wheel" ] || die "needs a wheel in dist/: run scripts/release.sh $(uname -m)"
 suite="${SUITE:-trixie}"
 mkdir -p "$1"
-root="$(cd "$1" && pwd)" failed=0 number=0
+root="$(cd "$1" && pwd)" home=/root failed=0 number=0
 
 # The way to the package index, and the commits, are this machine's; all else is new.
 # (Commands have no terminal: what they print is kept.)
 debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" >"$root.log" 2>&1 ||
     die "debootstrap failed; see $root.log"
-mkdir -p "$root/root/log" "$root/media"
+mkdir -p "$root$home/log" "$root/media"
 for file in /etc/resolv.conf /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
     [ ! -e "$file" ] || cp -L "$file" "$root$file"
 done
@@ -39,26 +39,26 @@ readme_block python >"$root/media/readme.py"
 
 within() { # COMMAND: in the new machine, with nothing of this one's environment
     # shellcheck disable=SC2016 # the inner shell expands it
-    env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    env -i HOME=$home LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         DEBIAN_FRONTEND=noninteractive PIP_PROGRESS_BAR=off \
         unshare --mount --pid --fork --kill-child sh -c 'mount -t proc proc "$0/proc" &&
             mount --rbind /dev "$0/dev" && mount --rbind /sys "$0/sys" && exec chroot "$0" bash -c "$1"' "$root" "$1" </dev/null
 }
 
 shown() { # FILE: its lines, but for the middle of what is long
-    awk '{ sub(/\r$/, ""); sub(/^.*\r/, "") } NF { line[++n] = length > 100 ? substr($0, 1, 97) "..." : $0 }
+    awk -v home="$home" '{ sub(/\r$/, ""); sub(/^.*\r/, ""); gsub(home "/", "~/") } NF { line[++n] = length > 100 ? substr($0, 1, 97) "..." : $0 }
         END { for (i = 1; i <= n; i++)
             if (n <= 16 || i <= 3 || i > n - 10) print line[i]
             else if (i == 4) printf "[%d lines]\n", n - 13 }' "$1"
 }
 
-try() { # FOLDER COMMAND: runs it and writes what it printed, and how long it took
+try() { # FOLDER-AT-HOME COMMAND: runs it and writes what it printed, and how long it took
     local log began status=0
     number=$((number + 1))
-    log="$root/root/log/$number"
+    log="$root$home/log/$number"
     echo "$2" >&2
     began=$(date +%s)
-    within "cd $1 && $2" >"$log" 2>&1 || status=$?
+    within "cd $home/$1 && $2" >"$log" 2>&1 || status=$?
     printf '\n```console\n$ %s\n' "$2"
     shown "$log"
     printf '```\n\n%d s' "$(($(date +%s) - began))"
@@ -80,20 +80,20 @@ The middle of what is long is left out.
 
 ## The wheel, without a compiler
 TEXT
-try / 'apt-get update && apt-get install -y --no-install-recommends python3-venv'
-try /root 'python3 -m venv wheel && wheel/bin/pip install /media/*.whl'
-try /root 'wheel/bin/dist-dynet info'
-try /root 'wheel/bin/python /media/readme.py'
+try . 'apt-get update && apt-get install -y --no-install-recommends python3-venv'
+try . 'python3 -m venv wheel && wheel/bin/pip install /media/*.whl'
+try . 'wheel/bin/dist-dynet info'
+try . 'wheel/bin/python /media/readme.py'
 printf '\n## A clone, and what the README asks for\n'
-try / 'apt-get install -y --no-install-recommends git gcc libc6-dev python3-dev'
-try /root 'git clone /media/dist_dynet.git'
+try . 'apt-get install -y --no-install-recommends git gcc libc6-dev python3-dev'
+try . 'git clone /media/dist_dynet.git'
 printf '\n## The first command: a trained tagger\n'
-try /root/dist_dynet './scripts/train_tagger.sh'
+try dist_dynet './scripts/train_tagger.sh'
 printf '\n## The tagger is used\n'
-try /root/dist_dynet 'echo "The rain stopped ." | .venv/bin/python examples/tagger.py --predict -'
+try dist_dynet 'echo "The rain stopped ." | .venv/bin/python examples/tagger.py --predict -'
 printf '\n## A tutorial\n'
-try /root/dist_dynet '.venv/bin/pip install -q nbconvert ipykernel'
-try /root/dist_dynet '.venv/bin/jupyter nbconvert --to notebook --execute --output-dir /root docs/tutorials/xor.ipynb'
+try dist_dynet '.venv/bin/pip install -q nbconvert ipykernel'
+try dist_dynet '.venv/bin/jupyter nbconvert --to notebook --execute --output-dir ~ docs/tutorials/xor.ipynb'
 printf '\n## The second command: all tests\n'
-try /root/dist_dynet './scripts/test.sh'
+try dist_dynet './scripts/test.sh'
 exit $failed
