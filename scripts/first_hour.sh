@@ -46,7 +46,9 @@ within() { # COMMAND: in the new machine, with nothing of this one's environment
 }
 
 shown() { # FILE: its lines, but for the middle of what is long
-    awk -v home="$home" '{ sub(/\r$/, ""); sub(/^.*\r/, ""); gsub(home "/", "~/") } NF { line[++n] = length > 100 ? substr($0, 1, 97) "..." : $0 }
+    awk -v home="$home" '{ sub(/\r$/, ""); sub(/^.*\r/, ""); gsub(home "/", "~/") }
+        /^(Get|Hit):[0-9]/ { next } # names of hosts
+        NF { line[++n] = length > 100 ? substr($0, 1, 97) "..." : $0 }
         END { for (i = 1; i <= n; i++)
             if (n <= 16 || i <= 3 || i > n - 10) print line[i]
             else if (i == 4) printf "[%d lines]\n", n - 13 }' "$1"
