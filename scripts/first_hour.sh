@@ -78,7 +78,7 @@ cat <<TEXT
 What a new user's commands print on a fresh machine, and how long they took, recorded by
 \`scripts/first_hour.sh\`: $(sed -n 's/^PRETTY_NAME="\(.*\)"/\1/p' "$root/etc/os-release") with nothing installed, in a root folder
 of its own, on $(env -u OMP_NUM_THREADS nproc) cores of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1).
-The middle of what is long is left out.
+The middle of what is long is left out, as are the names of hosts.
 
 ## The wheel, without a compiler
 TEXT
