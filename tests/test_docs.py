@@ -18,6 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from jobs import environment_of, needs_mpi
+from processes import run_python
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -120,13 +121,7 @@ def text_below(cell):
 def run_notebook(source):
     """The code cells of a notebook as they run today."""
     target = source.with_name("target.ipynb")
-    ran = subprocess.run(
-        [sys.executable, __file__, source, target],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    ran = run_python(__file__, source, target, timeout=300)
     assert ran.returncode == 0, ran.stderr  # a cell that raises ends it
     return code_cells(nbformat.read(target, as_version=4))
 
