@@ -32,10 +32,10 @@ static int defers_weight(const dn_call *c, int k) { return (void)c, (void)k, 1; 
 /* What a node by itself and a group have in common. */
 #define ROUTES_OF_BOTH \
     .weight_gradient = dn__route_weight_gradient, .defers_weight = defers_weight, \
-    .input_done = dn__route_input_done, \
-    .table_rows = dn__route_table_rows, .rows_gradient = dn__route_rows_gradient, \
-    .wants_each = wants_each, .rounds = dn__route_rounds, .packed = dn__route_packed, \
-    .let_go = let_go, .put_off = dn__route_put_off
+    .input_done = dn__route_input_done, .table_rows = dn__route_table_rows, \
+    .rows_gradient = dn__route_rows_gradient, .wants_each = wants_each, \
+    .rounds = dn__route_rounds, .packed = dn__route_packed, .let_go = let_go, \
+    .put_off = dn__route_put_off
 static const dn_gradient_routes NODE = {
     ROUTES_OF_BOTH,     .wants = dn__route_wants,
     .dx = dn__route_dx, .operand_gradient = dn__route_operand_gradient,
