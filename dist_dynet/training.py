@@ -20,6 +20,7 @@ import math
 import os
 import sys
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +60,7 @@ class _Events:
         self._folder.mkdir(parents=True, exist_ok=True)
         number = f".{os.getpid()}.{next(_numbers)}"  # two files of one second
         self._writer = event_file_writer.EventsWriter(str(self._folder / "events"), number)
+        weakref.finalize(self, self._writer.close)
 
     def __str__(self) -> str:
         return str(self._folder)
