@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,9 @@ def is_shared(trainer):
 def forked(m, parameters):
     """A child finds the values of this moment, whatever the others do, and writes its own."""
     before = held(m)
-    child = os.fork()
+    with warnings.catch_warnings():  # from Python 3.12: of fork beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         parameters[0].scale(3)
         same = held(m)[1:] == before[1:]
