@@ -133,13 +133,11 @@ class Pipe:
 
     def flush(self) -> None:
         """Writes what has been put; ends the rank if nobody reads any more."""
-        if not self._frames:
-            return
         try:
-            os.write(self._descriptor, self._frames)
+            while self._frames:  # a signal may end a write in the middle
+                del self._frames[: os.write(self._descriptor, self._frames)]
         except OSError:
             end_the_rank()
-        self._frames.clear()
 
 
 class Lines:
@@ -380,9 +378,9 @@ class Relay:
             text.close()
         if (code or self._told) and self._group_of_its_own:
             kill_the_others()  # Open MPI leaves alone what a rank has started and not ended
-        if code:
+        if code or os.isatty(1):  # Open MPI's daemon reads through a terminal
             time.sleep(0.1)  # mpirun forwards what was said before it ends the job
-        elif self._leads and not self._told:
+        if not code and self._leads and not self._told:
             release(self._guard)  # what the script has left behind may go on
         return code
 
