@@ -25,6 +25,8 @@ SCRIPT = "launched.py"
 """One of them, for launchers: without MPI."""
 _LAUNCHERS = ("PMI", "HYDI", "MPI_", "OMPI_", "PMIX", "PRTE", "SLURM_")
 """How variables begin that a launcher sets: a job must not think that it is part of another one."""
+_NOT_STARTED = "The PMIx server's listener thread failed to start"
+"""What Open MPI's mpirun says now and then before it has started anything: a fault of its own."""
 _MARK = "JOB_OF_A_TEST"
 _numbers = itertools.count()
 
@@ -165,9 +167,12 @@ def start(ranks, program, *arguments, mpi=HERE_MPI, **environment):
 
 def mpirun(ranks, program, *arguments, mpi=HERE_MPI, limit=60, **environment):
     """Runs a program of tests/mpi with mpirun; (status, what it wrote, seconds)."""
-    status, output, _, seconds = start(ranks, program, *arguments, mpi=mpi, **environment).end(
-        limit
-    )
+    for _ in range(3):
+        status, output, _, seconds = start(ranks, program, *arguments, mpi=mpi, **environment).end(
+            limit
+        )
+        if _NOT_STARTED not in output:
+            break
     return status, output, seconds
 
 
