@@ -21,6 +21,7 @@ import pytest
 from processes import HERE, PACKAGE
 
 PROGRAMS = HERE / "mpi"
+NAMESPACE_HOSTS = HERE.parent / "scripts" / "namespace_hosts.sh"
 SCRIPT = "launched.py"
 """One of them, for launchers: without MPI."""
 _LAUNCHERS = ("PMI", "HYDI", "MPI_", "OMPI_", "PMIX", "PRTE", "SLURM_")
@@ -138,6 +139,20 @@ class Job:
         for process in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+
+
+def need_namespace_hosts(*options):
+    """Skips the test, with the reason, where scripts/namespace_hosts.sh can make no hosts."""
+    tried = subprocess.run(
+        [*map(str, (NAMESPACE_HOSTS, *options)), "true"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if tried.returncode == 77:
+        pytest.skip(tried.stderr.strip())
+    assert tried.returncode == 0, tried.stderr
 
 
 def run_program(program, *arguments, **environment):

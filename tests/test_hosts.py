@@ -6,25 +6,16 @@ long.
 """
 
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from jobs import launch, needs_mpi
-
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "namespace_hosts.sh"
+from jobs import NAMESPACE_HOSTS, launch, need_namespace_hosts, needs_mpi
 
 
 @pytest.fixture(scope="module")
 def hosts():
     """Skips where there are no hosts to be had."""
-    tried = subprocess.run(
-        [SCRIPT, "true"], capture_output=True, text=True, timeout=60, check=False
-    )
-    if tried.returncode == 77:
-        pytest.skip(tried.stderr.strip())
-    assert tried.returncode == 0, tried.stderr
+    need_namespace_hosts()
 
 
 pytestmark = pytest.mark.usefixtures("hosts")
@@ -33,7 +24,7 @@ FOUR = ("run", "--no-bind", "--hosts", "node0:1,node1:2,node2:1")
 
 
 def on_hosts(python, *arguments, **environment):
-    return launch(python, *arguments, before=[SCRIPT], **environment)
+    return launch(python, *arguments, before=[NAMESPACE_HOSTS], **environment)
 
 
 def test_ranks_run_where_they_belong_with_the_environment(python):
