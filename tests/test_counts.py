@@ -3,6 +3,7 @@ hosts, and not with the ranks."""
 
 import math
 import mmap
+import os
 from fractions import Fraction
 from itertools import pairwise
 
@@ -219,6 +220,31 @@ def summed_rows(hosts, ranks, used, seed=1):
         return dict(zip(table.touched_rows().tolist(), table.touched_gradients(), strict=True))
 
     return network.run(work), expected, network
+
+
+def test_windows_stay_until_all_have_read_them():
+    """A rank whose program has ended leaves its windows to those that have yet to open them."""
+    shared, starts = ffi.new("char[]", 2 * windows.BYTES), [0, windows.BYTES]
+    first, second = (windows.Windows(hosts_of(1, 2, rank), shared, starts) for rank in range(2))
+    first.round = second.round = 1
+    first.own(windows.GIVEN, 3)[:] = 1, 2, 3
+    descriptor = max(first._descriptors)
+    file = os.fstat(descriptor)
+
+    def is_open():
+        try:
+            return os.path.samestat(os.fstat(descriptor), file)
+        except OSError:
+            return False
+
+    first.tell(windows.GIVEN)
+    first.tell(windows.READ)
+    del first
+    assert is_open()
+    assert second.of(windows.GIVEN, 0)[:3].tolist() == [1, 2, 3]
+    second.tell(windows.READ)
+    windows.Windows(hosts_of(1, 2), ffi.new("char[]", 2 * windows.BYTES), starts)
+    assert not is_open()
 
 
 @pytest.mark.parametrize(

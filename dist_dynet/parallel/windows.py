@@ -2,7 +2,8 @@
 whatever length, and all read all.
 
 A window that becomes too small is made anew by its rank alone; where it lies now is told in memory
-that all share. It knows bytes and how far each rank is, and nothing of what is in them.
+that all share. A rank that needs its windows no more may go on at once: they stay until all have
+read them. It knows bytes and how far each rank is, and nothing of what is in them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Windows:
     """
 
     def __init__(self, hosts: Hosts, mapping: Any, starts: list[int]) -> None:
+        _close_unread()
         self.round = 0
         """The present one, counted from 1; the same on all ranks."""
         self._local, self._mapping = hosts.local, mapping
@@ -63,7 +65,10 @@ class Windows:
         ]
         self._known: dict[tuple[int, int], tuple[int, NDArray[np.int32]]] = {}
         self._shared: dict[int, Shared] = {}
-        weakref.finalize(self, _close, self._descriptors).atexit = False
+        reads = self._flags[READ]
+        others = [reads[local] for local in range(len(starts)) if local != hosts.local]
+        given = self._flags[GIVEN][hosts.local]
+        weakref.finalize(self, _end, self._descriptors, given, others, mapping).atexit = False
 
     def tell(self, kind: int) -> None:
         """Says that this rank has come so far in the present round."""
@@ -138,6 +143,31 @@ class Shared(NamedTuple):
     c: Any
     windows: list[NDArray[np.int32]]
     kept: Any
+
+
+_unread: list[Callable[[], bool]] = []
+"""What remains to be closed of windows that have ended; each says whether it has done so."""
+
+
+def _end(descriptors: list[int], given: Any, others: list[Any], mapping: Any) -> None:
+    """A rank needs its windows no more. They stay open until the others have read them."""
+    last, process, reads = lib.dn_flag_get(given), os.getpid(), ffi.new("int64_t *[]", others)
+
+    def close() -> bool:
+        is_mine = process == os.getpid()  # not of the process that has forked this one
+        if is_mine and mapping and not lib.dn_flags_reached(len(others), reads, last):
+            return False
+        _close(descriptors)
+        return True
+
+    if max(descriptors) >= 0:
+        _unread.append(close)
+        _close_unread()
+
+
+def _close_unread() -> None:
+    left = [_unread.pop() for _ in range(len(_unread))]
+    _unread.extend(close for close in left if not close())
 
 
 def _close(descriptors: list[int], kind: int | None = None) -> None:
