@@ -24,7 +24,7 @@ def watch_the_package():
     spans = {}
     for line in Path("/proc/self/maps").read_text().splitlines():
         fields = line.split()
-        if len(fields) > 5 and "dist_dynet" in fields[5] and ".so" in fields[5]:
+        if len(fields) > 5 and Path(fields[5]).parent.name == "dist_dynet" and ".so" in fields[5]:
             low, high = (int(x, 16) for x in fields[0].split("-"))
             a, b = spans.get(fields[5], (low, high))
             spans[fields[5]] = min(a, low), max(b, high)

@@ -12,11 +12,12 @@ import pytest
 from processes import HERE, PACKAGE
 
 SCRIPTS = HERE.parent / "scripts"
-PROGRAMS = sorted(path for path in SCRIPTS.iterdir() if path.read_text().startswith("#!"))
+FILES = [path for path in SCRIPTS.iterdir() if path.is_file()]
+PROGRAMS = sorted(path for path in FILES if path.read_text().startswith("#!"))
 
 
 def test_every_script_that_is_a_program_says_so():
-    runnable = {p.name for p in SCRIPTS.iterdir() if os.access(p, os.X_OK)}
+    runnable = {p.name for p in FILES if os.access(p, os.X_OK)}
     mains = {p.name for p in SCRIPTS.glob("*.py") if "__main__" in p.read_text()}
     assert {p.name for p in PROGRAMS} == (runnable | mains) - {"common.sh"}  # which is sourced
 
