@@ -81,7 +81,7 @@ def test_wrong_mpirun_is_named():
     # library does not know.
     code = (
         "import dist_dynet as dy\ntry: dy.parallel.rank()\nexcept RuntimeError as e:"
-        " print(e)\nimport os; os._exit(0)"
+        " print(e, flush=True)\nimport os; os._exit(0)"
     )
     variables = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
     if "Open MPI" in run_python("from mpi4py import MPI; print(MPI.Get_library_version())").stdout:
