@@ -150,7 +150,7 @@ class Measured:
             start = time.thread_time()
             if shared and (
                 (turn and not lib.dn_trainer_pin(Hooks(self._trainer).c))
-                or lib.dn_trainer_open(Hooks(self._trainer).c, NULL) < 0
+                or lib.dn_trainer_open(Hooks(self._trainer).c, NULL, NULL) < 0
             ):
                 raise RuntimeError("the model is not shared")
             self._trainer.update()

@@ -77,12 +77,14 @@ int dn_trainer_pin(dn_trainer *);
 /* What is pinned is written to by its owners from here on, up to close: an update in this thread is
  * of this rank's share alone. A reader in another thread waits. squares: of all dense parameters'
  * pieces (dn_store_pieces) the sum of the squared gradients, where each rank has the sums of its
- * own pieces alone; NULL: gradients are complete on each rank. Returns whether it is to be so: 0:
- * this trainer needs them complete. DN_ERROR_STATE: it is pinned no more. close: when all have
+ * own pieces and rows alone; row_squares: the same of rows, dn_store_row_squares bytes. NULL:
+ * gradients are complete on each rank. Returns whether it is to be so: 0: this trainer needs them
+ * complete. DN_ERROR_STATE: it is pinned no more. close: when all have
  * updated. */
-int dn_trainer_open(dn_trainer *, const dn_real *squares);
+int dn_trainer_open(dn_trainer *, const dn_real *squares, void *row_squares);
 void dn_store_close(dn_store *);
 int64_t dn_store_pieces(dn_store *);
+int64_t dn_store_row_squares(dn_store *, int ranks);
 
 /* Gradients. An "empty" gradient reads as zero whatever its memory holds. */
 int dn_param_empty(dn_param *);
@@ -380,7 +382,8 @@ int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_membe
 /* By the plan of the present update: gradients become their sums, times the factors.
  * DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
 int dn_shm_comm_sum(dn_shm_comm *, dn_shm_comm_plan *, double seconds);
-/* After a sum of pieces, where no update follows: the pieces of the others, too. */
-void dn_shm_comm_complete(dn_shm_comm_plan *);
+/* After a sum of pieces, where no update follows: the pieces and rows of the others, too.
+ * DN_ERROR_MEMORY. */
+int dn_shm_comm_complete(dn_shm_comm_plan *);
 /* A barrier, behind which the store is closed: DONE or WAITS. */
 int dn_shm_comm_close(dn_shm_comm *, dn_store *, double seconds);

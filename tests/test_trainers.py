@@ -6,12 +6,14 @@ numbers. How long: about two seconds.
 """
 
 import gc
+import math
 
 import numpy as np
 import pytest
 from test_graph import close
 
 import dist_dynet as dy
+from dist_dynet._ffi import DTYPE
 
 NAMES = ["W", "b", "U", "T"]
 # T: a table; U: gets a gradient in every fourth step only
@@ -236,6 +238,34 @@ def test_trainer_of_a_subcollection_touches_only_its_parameters(rng):
         expected = 1 - 0.5 * 2 / np.sqrt(8) if isinstance(trainer, dy.SimpleSGDTrainer) else 0.5
         close(w.as_array(), expected)
         close(t.as_array(), [[1] * 4, [expected] * 4, [1] * 4])
+
+
+@pytest.mark.parametrize("width", [1, 3, 5000])
+def test_norm_of_rows_is_the_same_in_any_order(width, rng):
+    """Ranks that hold rows in other orders, or other rows, clip alike."""
+    n = 3000 if width == 1 else 40
+    m = dy.ParameterCollection()
+    table, trainer = m.add_lookup_parameters((n, width)), dy.SimpleSGDTrainer(m)
+    rows = rng.normal(size=(n, width)) * 10.0 ** rng.uniform(-15, 15, (n, 1))
+    rows[0], rows = rows[0] * 1e-20, rows.astype(DTYPE)
+    norms = set()
+    for _ in range(5):
+        order = rng.permutation(n)
+        m.reset_gradients()
+        table.add_gradients(order, rows[order])
+        norms.add(trainer.gradient_norm())
+    assert len(norms) == 1
+    squares = (rows * rows if width == 1 else rows.astype(np.float64) ** 2).ravel().tolist()
+    exact = math.sqrt(math.fsum(squares))
+    assert abs(norms.pop() - exact) <= (1e-15 if width == 1 else 1e-6) * exact
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_norm_of_rows_says_what_is_not_finite(bad):
+    m = dy.ParameterCollection()
+    table, trainer = m.add_lookup_parameters((3, 2)), dy.SimpleSGDTrainer(m)
+    table.add_gradients([0, 2], [[1, 2], [bad, 1]])
+    assert not np.isfinite(trainer.gradient_norm())
 
 
 @pytest.mark.parametrize("rule", RULES)

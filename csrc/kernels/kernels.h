@@ -181,6 +181,18 @@ dn_real dn__squared_distance(size_t n, const dn_real *x, const dn_real *y);
 /* y (rows) = sum over the columns of x (rows x cols, dense) + beta y */
 void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y);
 
+/* ---- exact sums of squares (kernels/exact.c): the same in any order ------------------- */
+enum { DN_EXACT_DIGITS = 68 };
+/* zeros: nothing yet */
+typedef struct dn_exact_sum {
+    int64_t digits[DN_EXACT_DIGITS];
+    double other; /* of what is infinite or nan */
+} dn_exact_sum;
+/* adds dn__sum_squares of each row */
+void dn__exact_add_rows(dn_exact_sum *, size_t rows, size_t row_size, const dn_real *block);
+void dn__exact_add(dn_exact_sum *, const dn_exact_sum *other);
+double dn__exact_value(const dn_exact_sum *);
+
 /* y = a x^r, r >= 0; y may be x */
 void dn__power(size_t n, dn_real a, unsigned r, const dn_real *x, dn_real *y);
 /* dx_i = a_i ((x_i - m_i) - d_i) + beta dx_i, where a, m and d advance by `step`, 0 or 1 */

@@ -32,7 +32,8 @@ struct dn_shm_comm {
     int ranks, rank;
     int64_t most; /* bytes of a message, a multiple of LINE */
     char *memory;
-    int64_t sent; /* how often this rank has */
+    int64_t sent;  /* how often this rank has */
+    int has_given; /* its rows, before ranks agreed that they fit */
     enum { TO_SEND, TO_RECEIVE, TO_EXCHANGE } stage;
 };
 
@@ -223,7 +224,41 @@ int dn_shm_comm_sum_dense(const dn_shm_comm_plan *plan) {
     return error;
 }
 
-void dn_shm_comm_complete(dn_shm_comm_plan *plan) {
+/* ---- rows of tables -------------------------------------------------------------------- */
+
+/* Puts this rank's rows where the others read them, as long as there is room for all. */
+static void give_rows(const dn_shm_comm_plan *plan) {
+    for (int k = 0; k < plan->of.n_tables; k++) {
+        dn_param *table = plan->of.params[plan->of.n_dense + k];
+        const dn_shared_buffer *buffer = &plan->buffers[k];
+        dn__lock(table->store);
+        const size_t rows = (size_t)table->n_touched;
+        if (rows && table->n_touched <= buffer->capacity) {
+            memcpy(buffer->ids[plan->rank], table->touched, rows * sizeof *table->touched);
+            memcpy(buffer->rows[plan->rank], table->block,
+                   rows * (size_t)table->row_size * sizeof *table->block);
+        }
+        dn__unlock(table->store);
+    }
+}
+
+/* Adds up all ranks' rows, in their order: those that this rank owns, or all. */
+static int sum_rows(const dn_shm_comm_plan *plan, int own_alone) {
+    const int n = plan->of.n_tables;
+    for (int k = 0; k < n; k++) {
+        dn_param *table = plan->of.params[plan->of.n_dense + k];
+        const dn_shared_buffer *buffer = &plan->buffers[k];
+        const int in_part = own_alone && is_in_pieces(plan, plan->of.n_dense + k);
+        if (!buffer->capacity) continue; /* nobody has ever had rows of it */
+        const int error = dn__lookup_sum_ranks(table, plan->ranks, plan->rows + k, (size_t)n,
+                                               buffer->ids, buffer->rows, plan->factors, in_part);
+        if (error) return error;
+        if (in_part) dn__tell_row_squares(table);
+    }
+    return 0;
+}
+
+int dn_shm_comm_complete(dn_shm_comm_plan *plan) {
     for (int k = 0; k < plan->of.n_dense; k++) {
         const dn_param *p = plan->of.params[k];
         if (!is_used(plan, k) || !is_in_pieces(plan, k)) continue;
@@ -236,6 +271,7 @@ void dn_shm_comm_complete(dn_shm_comm_plan *plan) {
                        (size_t)n * sizeof(dn_real));
         }
     }
+    return sum_rows(plan, 0);
 }
 
 /* ---- the steady state ----------------------------------------------------------------- */
@@ -276,6 +312,8 @@ int dn_shm_comm_negotiate(dn_shm_comm *comm, const dn_rank_message *message, con
     const dn_rank_message_layout l = dn_rank_message_layout_of(of->n_dense, of->n_tables);
     if (l.size > comm->most) return DN_ERROR_VALUE;
     if (comm->stage == TO_SEND) {
+        comm->has_given = 0;
+        if (plan) give_rows(plan);
         dn_rank_message_write(message, of, message_of(comm, comm->rank, comm->sent + 1));
         send_message(comm);
         comm->stage = TO_RECEIVE;
@@ -284,6 +322,7 @@ int dn_shm_comm_negotiate(dn_shm_comm *comm, const dn_rank_message *message, con
     comm->stage = TO_SEND;
     if (!plan || !is_as_planned(comm, plan, &l)) return DN_SHM_COMM_NO_PLAN;
     find_factors(comm, plan, average);
+    comm->has_given = 1;
     return DN_SHM_COMM_DONE;
 }
 
@@ -306,56 +345,36 @@ static void count_bytes(const dn_shm_comm_plan *plan) {
     dn_meter_hand_over(numbers * (int64_t)sizeof(dn_real) + ids * (int64_t)sizeof(int));
 }
 
-/* Puts this rank's rows where the others read them. */
-static void give_rows(const dn_shm_comm_plan *plan) {
-    if (!plan->of.n_tables) return;
+static int sum(const dn_shm_comm_plan *plan) {
+    fill_missing(plan);
+    int error = dn_shm_comm_sum_dense(plan); /* of the number of ranks: on all of them */
     const int phase = dn_meter_switch(DN_ROWS);
-    for (int k = 0; k < plan->of.n_tables; k++) {
-        dn_param *table = plan->of.params[plan->of.n_dense + k];
-        const dn_shared_buffer *buffer = &plan->buffers[k];
-        const int32_t sent = plan->rows[plan->rank * plan->of.n_tables + k];
-        /* never more than the window's capacity */
-        const size_t rows = (size_t)(sent < table->n_touched ? sent : table->n_touched);
-        if (!rows) continue;
-        dn__lock(table->store);
-        memcpy(buffer->ids[plan->rank], table->touched, rows * sizeof *table->touched);
-        dn__axpy(rows * (size_t)table->row_size, (dn_real)plan->factors[plan->rank], table->block,
-                 0, buffer->rows[plan->rank]);
-        dn__unlock(table->store);
-    }
+    if (!error) error = sum_rows(plan, 1);
     dn_meter_switch(phase);
-}
-
-/* Adds up all ranks' rows, in their order. */
-static int take_rows(const dn_shm_comm_plan *plan) {
-    if (plan->of.n_tables) dn_meter_switch(DN_ROWS); /* up to whatever follows the exchange */
-    for (int k = 0; k < plan->of.n_tables; k++) {
-        dn_param *table = plan->of.params[plan->of.n_dense + k];
-        const dn_shared_buffer *buffer = &plan->buffers[k];
-        dn_param_clear_gradient(table);
-        for (int r = 0; r < plan->ranks; r++) {
-            /* the message may have been overwritten */
-            const int32_t rows = plan->rows[r * plan->of.n_tables + k];
-            if (rows && dn_lookup_add(table, rows, buffer->ids[r], buffer->rows[r]))
-                return DN_ERROR_MEMORY;
-        }
-    }
-    return DN_SHM_COMM_DONE;
+    return error;
 }
 
 int dn_shm_comm_sum(dn_shm_comm *comm, dn_shm_comm_plan *plan, double seconds) {
-    if (comm->stage == TO_SEND) {
-        fill_missing(plan);
-        const int error = dn_shm_comm_sum_dense(plan); /* of the number of ranks: on all of them */
-        if (error) return error;
+    if (comm->stage == TO_SEND && !comm->has_given) {
         give_rows(plan);
+        send_message(comm);
+        comm->stage = TO_RECEIVE;
+    }
+    if (comm->stage == TO_RECEIVE) {
+        if (!dn_shm_comm_received(comm, seconds)) return DN_SHM_COMM_WAITS;
+        comm->stage = TO_SEND;
+    }
+    if (comm->stage == TO_SEND) {
         count_bytes(plan);
-        send_message(comm); /* behind it sums and rows are complete */
+        const int error = sum(plan);
+        if (error) return error;
+        send_message(comm); /* behind it sums are complete, and nobody reads rows */
         comm->stage = TO_EXCHANGE;
     }
     if (!dn_shm_comm_received(comm, seconds)) return DN_SHM_COMM_WAITS;
     comm->stage = TO_SEND;
-    return take_rows(plan);
+    comm->has_given = 0;
+    return DN_SHM_COMM_DONE;
 }
 
 int dn_shm_comm_close(dn_shm_comm *comm, dn_store *store, double seconds) {

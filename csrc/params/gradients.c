@@ -178,6 +178,28 @@ int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block)
     return error;
 }
 
+int dn__lookup_sum_ranks(dn_param *p, int ranks, const int32_t *counts, size_t stride,
+                         int *const *ids, dn_real *const *rows, const double *factors,
+                         int own_alone) {
+    const size_t size = (size_t)p->row_size;
+    int64_t total = 0;
+    for (int r = 0; r < ranks; r++) total += counts[(size_t)r * stride];
+    DN_HOLD(p->store);
+    dn__param_clear(p);
+    if (dn__lookup_reserve(p, total)) return DN_ERROR_MEMORY;
+    for (int r = 0; r < ranks; r++)
+        for (int32_t i = 0; i < counts[(size_t)r * stride]; i++) {
+            const int row = ids[r][i];
+            if (row < 0 || row >= p->rows) return DN_ERROR_VALUE;
+            if (own_alone && !dn__is_own_row(p->store, row)) continue;
+            const int is_new = p->slot[row] < 0;
+            dn__axpy(size, (dn_real)factors[r], rows[r] + (size_t)i * size, !is_new,
+                     is_new ? dn__lookup_new_row(p, row) : dn__lookup_row(p, row));
+        }
+    p->empty = !total; /* alike on all ranks */
+    return 0;
+}
+
 static int move_gradients(dn_chunk *c, dn_real *memory) {
     if (!memory) {
         if (!c->private_grads)

@@ -125,11 +125,12 @@ static int place_parameter(dn_store *r, dn_param *p) {
     return 0;
 }
 
-static int make_table(dn_param *p) {
+static int make_table(dn_store *r, dn_param *p) {
     p->table = dn__pages_new((size_t)(p->rows * p->row_size) * sizeof(dn_real));
     p->slot = malloc((size_t)p->rows * sizeof *p->slot);
     if (!p->table || !p->slot) return -1;
     for (int64_t i = 0; i < p->rows; i++) p->slot[i] = -1;
+    p->number = r->n_tables++;
     return 0;
 }
 
@@ -159,7 +160,7 @@ dn_param *dn_param_new(dn_store *r, int nd, const int *d, int64_t row_count) {
         r->params = params;
         r->params_capacity = capacity;
     }
-    if (row_count ? make_table(p) : place_parameter(r, p)) goto failed;
+    if (row_count ? make_table(r, p) : place_parameter(r, p)) goto failed;
     r->params[r->n_params++] = p;
     dn__unlock(r);
     return p;

@@ -29,6 +29,12 @@ dn_real *dn__lookup_row(dn_param *, int64_t row);
 /* Room for the gradients of so many rows; the gradient of a row that has none yet and for which
  * there is room, which the caller writes. */
 int dn__lookup_reserve(dn_param *, int64_t rows);
+/* The gradient becomes the sum of those of ranks, in their order: rank r has counts[r stride] rows
+ * of these numbers, to be multiplied by factors[r]. own_alone: of the rows that this rank owns.
+ * DN_ERROR_MEMORY; DN_ERROR_VALUE: there is no such row. */
+int dn__lookup_sum_ranks(dn_param *, int ranks, const int32_t *counts, size_t stride,
+                         int *const *ids, dn_real *const *rows, const double *factors,
+                         int own_alone);
 dn_real *dn__lookup_new_row(dn_param *, int64_t row);
 /* all rows of a table get a gradient row; negative: no memory, and no row has got one */
 int dn__lookup_all_rows(dn_param *);

@@ -57,6 +57,32 @@ double dn__sum_pieces(const dn_param *p) {
     return sum;
 }
 
+static dn_exact_sum *row_squares(const dn_param *p, int rank) {
+    return p->store->row_squares + p->number * p->store->ranks + rank;
+}
+
+int64_t dn_store_row_squares(dn_store *r, int ranks) {
+    return r->n_tables * ranks * (int64_t)sizeof(dn_exact_sum);
+}
+
+static void add_touched(dn_exact_sum *sum, const dn_param *p) {
+    dn__exact_add_rows(sum, (size_t)p->n_touched, (size_t)p->row_size, p->block);
+}
+
+void dn__tell_row_squares(const dn_param *p) {
+    dn_exact_sum *mine = row_squares(p, p->store->rank);
+    *mine = (dn_exact_sum){.other = 0};
+    add_touched(mine, p);
+}
+
+double dn__sum_rows(const dn_param *p) {
+    dn_exact_sum sum = {.other = 0};
+    if (!dn__is_in_own_rows(p)) add_touched(&sum, p);
+    else
+        for (int r = 0; r < p->store->ranks; r++) dn__exact_add(&sum, row_squares(p, r));
+    return dn__exact_value(&sum);
+}
+
 /* ---- windows -------------------------------------------------------------------------- */
 
 void dn__pin(dn_store *r) {
@@ -70,6 +96,7 @@ void dn_store_close(dn_store *r) {
     if (r->window == DN_WINDOW_OPEN) dn__end_writing(r);
     r->window = 0;
     r->squares = NULL;
+    r->row_squares = NULL;
     pthread_cond_broadcast(&r->window_closed);
 }
 

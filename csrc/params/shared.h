@@ -35,6 +35,14 @@ static inline int dn__is_in_pieces(const dn_param *p) {
     return !p->rows && p->store->squares && dn__has_owners(p);
 }
 double dn__sum_pieces(const dn_param *);
+/* The same of a table: only the rows of this rank are here. */
+static inline int dn__is_in_own_rows(const dn_param *p) {
+    return p->rows && p->store->squares && dn__has_owners(p);
+}
+/* The sum of squares of a table's gradient, wherever its rows are; where they have owners, a rank
+ * says first what its own come to. */
+void dn__tell_row_squares(const dn_param *);
+double dn__sum_rows(const dn_param *);
 /* Lists a block of values or moments if it is large: 1. */
 int dn__list_block(void *at, int64_t numbers, int64_t used, int room, dn_memory_block *out);
 static inline int dn__is_own_row(const dn_store *r, int64_t row) {

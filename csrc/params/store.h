@@ -31,8 +31,9 @@ struct dn_param {
     int64_t row_size; /* numbers in a row; the whole size of a dense parameter */
     int chunk;        /* dense: where it lives; tables: -1 */
     int64_t offset;
-    int64_t first_piece; /* dense: how many pieces those before have; shared.c */
-    int id;              /* position in root->params */
+    /* shared.c: of dense parameters how many pieces, of tables how many tables come before */
+    int64_t first_piece, number;
+    int id; /* position in root->params */
     int updated;
     /* of a dense parameter's gradient: rises whenever somebody may have written it */
     int64_t changes;
@@ -95,7 +96,8 @@ struct dn_store {
     pthread_t window_thread;
     pthread_cond_t window_closed;
     const dn_real *squares;
-    int64_t n_pieces; /* of all dense parameters */
+    struct dn_exact_sum *row_squares; /* by table, then rank; as squares */
+    int64_t n_pieces, n_tables;       /* pieces are those of all dense parameters */
 };
 
 /* The lock of a store. While several processes update it together (shared.c), it is the updating

@@ -294,10 +294,12 @@ static double norm(int n, dn_param *const *params) {
     double sum = 0;
     dn_real *g;
     for (int i = 0; i < n; i++) {
-        size_t size = gradient(params[i], &g);
-        if (size)
-            sum +=
-                dn__is_in_pieces(params[i]) ? dn__sum_pieces(params[i]) : dn__sum_squares(size, g);
+        const dn_param *p = params[i];
+        if (p->empty) continue;
+        const size_t size = gradient(p, &g);
+        sum += p->rows               ? dn__sum_rows(p)
+               : dn__is_in_pieces(p) ? dn__sum_pieces(p)
+                                     : dn__sum_squares(size, g);
     }
     return sqrt(sum);
 }
@@ -379,12 +381,13 @@ static int takes_pieces(const dn_trainer *t) {
     return !t->rule.whole && !(t->set.clip_value > 0) && !t->store->as_dynet;
 }
 
-int dn_trainer_open(dn_trainer *t, const dn_real *squares) {
+int dn_trainer_open(dn_trainer *t, const dn_real *squares, void *row_squares) {
     dn_store *r = t->store;
     DN_HOLD(r);
     if (!dn__is_in_window(r)) return DN_ERROR_STATE;
     dn__begin_writing(r);
     r->squares = takes_pieces(t) ? squares : NULL;
+    r->row_squares = row_squares;
     r->window = DN_WINDOW_OPEN;
     return r->squares != NULL;
 }

@@ -4,8 +4,8 @@ The gradient chunks of all ranks lie there, so that nothing is copied: each rank
 of the numbers over the segments of all ranks, in rank order, and writes the sums into every
 segment. One barrier ends it; none is needed to begin, because the negotiation before it has heard
 from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies
-into a buffer before that barrier; after it each rank adds up the buffers of all ranks, in rank
-order. C does it by a plan (plan.py), which is made here: this knows memory, and where the ranks
+into a buffer before it says that it is there, or, where buffers must grow, before a barrier of its
+own; then each rank adds up the buffers of all ranks, in rank order. C does it by a plan (plan.py), which is made here: this knows memory, and where the ranks
 write.
 """
 

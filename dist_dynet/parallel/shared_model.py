@@ -73,7 +73,7 @@ class HostCopy:
         self._refused: set[int] = set()  # of which structures
         self._said = {""}
         self.comm: Any = None  # dn_shm_comm *
-        self.squares: Any = NULL
+        self.squares: tuple[Any, Any] = NULL, NULL  # of pieces, of rows
         self._memory: Any = None
 
     @staticmethod
@@ -133,7 +133,10 @@ class HostCopy:
             [lib.dn_checksum(b.at, b.used, 0) for b in blocks],
             self.root.is_lent(),
         )
-        pieces = max(lib.dn_store_pieces(self.root.c), 1)
+        squares = [
+            max(lib.dn_store_pieces(self.root.c), 1) * DTYPE.itemsize,
+            max(lib.dn_store_row_squares(self.root.c, len(host)), 1),
+        ]
         flags = lib.dn_shm_comm_bytes(len(host), 1)
         passing = False  # what hinders may be gone later
 
@@ -149,7 +152,7 @@ class HostCopy:
                 raise OSError(_UNEQUAL)
             if len(host) == 1 or not blocks:
                 return []
-            return [*(b.bytes for b in blocks), pieces * DTYPE.itemsize, flags]
+            return [*(b.bytes for b in blocks), *squares, flags]
 
         if wanted:
             structure.compare(here, comm, what)
@@ -210,7 +213,7 @@ class HostCopy:
             if shm_comm == NULL:
                 raise MemoryError("shared model: out of memory")
             self.comm = ffi.gc(shm_comm, lib.dn_shm_comm_free)
-            self.squares = ffi.cast("dn_real *", places[-2])
+            self.squares = ffi.cast("dn_real *", places[-3]), places[-2]
             self._memory = mapped[-1][0]
         return ""
 
@@ -281,14 +284,14 @@ class SharedModel:
         if copy.comm is None:
             return
         self._pinned = True
-        squares = NULL if plan is None else copy.squares
-        outcome = lib.dn_trainer_open(self._trainer, squares)
+        squares = (NULL, NULL) if plan is None else copy.squares
+        outcome = lib.dn_trainer_open(self._trainer, *squares)
         if outcome < 0:
             raise RuntimeError(
                 "update: parameters were written while ranks agreed. Let threads take turns."
             )
         if outcome and plan is not None:
-            self._plan, plan.c.squares = plan, squares
+            self._plan, plan.c.squares = plan, squares[0]
 
     def _share(self, agreed: Negotiated | AsPlanned) -> None:
         """Goes private, or shares anew, as ranks have agreed."""
@@ -305,7 +308,7 @@ class SharedModel:
     def complete(self) -> None:
         """No update follows the sum: gradients are to be seen as they are."""
         if self._plan is not None:
-            lib.dn_shm_comm_complete(self._plan.c)
+            check(lib.dn_shm_comm_complete(self._plan.c))
 
     def end(self, what: str) -> None:
         """Waits, when this rank has updated its share, for the others of its host."""
