@@ -228,6 +228,8 @@ int dn_shm_comm_sum_dense(const dn_shm_comm_plan *plan) {
 
 /* Puts this rank's rows where the others read them, as long as there is room for all. */
 static void give_rows(const dn_shm_comm_plan *plan) {
+    if (!plan->of.n_tables) return;
+    const int phase = dn_meter_switch(DN_ROWS);
     for (int k = 0; k < plan->of.n_tables; k++) {
         dn_param *table = plan->of.params[plan->of.n_dense + k];
         const dn_shared_buffer *buffer = &plan->buffers[k];
@@ -240,6 +242,7 @@ static void give_rows(const dn_shm_comm_plan *plan) {
         }
         dn__unlock(table->store);
     }
+    dn_meter_switch(phase);
 }
 
 /* Adds up all ranks' rows, in their order: those that this rank owns, or all. */
