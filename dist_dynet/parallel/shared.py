@@ -5,8 +5,8 @@ of the numbers over the segments of all ranks, in rank order, and writes the sum
 segment. One barrier ends it; none is needed to begin, because the negotiation before it has heard
 from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies
 into a buffer before it says that it is there, or, where buffers must grow, before a barrier of its
-own; then each rank adds up the buffers of all ranks, in rank order. C does it by a plan (plan.py), which is made here: this knows memory, and where the ranks
-write.
+own; then each rank adds up the buffers of all ranks, in rank order. C does it by a plan (plan.py),
+which is made here: this knows memory, and where the ranks write.
 """
 
 from __future__ import annotations
