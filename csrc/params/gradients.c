@@ -184,9 +184,10 @@ int dn__lookup_sum_ranks(dn_param *p, int ranks, const int32_t *counts, size_t s
     const size_t size = (size_t)p->row_size;
     int64_t total = 0;
     for (int r = 0; r < ranks; r++) total += counts[(size_t)r * stride];
+    const int64_t mine = own_alone ? p->rows / ranks + 1 : p->rows; /* at most */
     DN_HOLD(p->store);
     dn__param_clear(p);
-    if (dn__lookup_reserve(p, total)) return DN_ERROR_MEMORY;
+    if (dn__lookup_reserve(p, total < mine ? total : mine)) return DN_ERROR_MEMORY;
     for (int r = 0; r < ranks; r++)
         for (int32_t i = 0; i < counts[(size_t)r * stride]; i++) {
             const int row = ids[r][i];
