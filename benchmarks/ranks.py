@@ -8,22 +8,24 @@ PyTorch's DistributedDataParallel (gloo).
 Every rank trains on 32 sentences a step, one thread each. In each round these run once, in turn:
 
     alone     N processes of dist_dynet, each with a plain trainer
+    barrier   as alone, but before each update all wait for the last by a flag in shared memory
     ranks     N ranks of dist_dynet with DistributedTrainer
     t-alone   N processes of PyTorch
     t-ddp     N ranks of PyTorch with DistributedDataParallel
 
 The speed of a core of a shared machine changes from second to second, by more than what is to be
-measured. So `alone` and `ranks` take turns in the same N processes, which have a model for each: a
-block of steps alone, two of ranks, one alone, and so on. In a block of `alone` no process knows of
-the others. The variants of PyTorch are processes of their own; its interpreter comes from
---torch-python or DIST_DYNET_BENCH_TORCH, without one they are left out. A line per variant says how
-many words a second all processes did together (wall time, median and span over the rounds). Then,
-of the same round:
+measured. So these three take turns in the same N processes, which have a model for each: a block of
+steps of each, then in another order. In a block of `alone` no process knows of the others. The
+variants of PyTorch are processes of their own; its interpreter comes from --torch-python or
+DIST_DYNET_BENCH_TORCH, without one they are left out. A line per variant says how many words a
+second all processes did together (wall time, median and span over the rounds). Then, of the same
+round:
 
     efficiency          ranks / alone, and the same for PyTorch
     lockstep / alone    what `alone` would have reached had its processes waited for one another
                         after each step, and exchanged nothing: as the time of a step varies
                         from core to core and from step to step, no exchange can do better
+    barrier / alone     what is left where they really wait, and exchange nothing
     ranks / t-ddp
 
 `parts` is one more run of the ranks in which a barrier stands before each update, so that waiting
@@ -49,7 +51,7 @@ sys.path[:0] = [str(HERE), str(HERE / "tasks")]
 TASKS = ("tagger", "rnnlm")
 BATCH = 32
 WARM = 8
-BLOCKS = 12  # of `alone`, and of `ranks`, in a round
+BLOCKS = 12  # of each kind in a round
 
 
 # ---- the models: one step over a list of sentences -------------------------------------
@@ -151,6 +153,30 @@ def timed(step, meet, steps):
     return words, np.diff(clock)
 
 
+class Meeting:
+    """A trainer that waits for those of the other processes before it updates."""
+
+    def __init__(self, trainer, rank, ranks):
+        from dist_dynet._ffi import ffi, lib
+        from dist_dynet.parallel import _session, memory
+
+        here, everyone = _session.world(), range(ranks)
+        ((self._memory, starts),) = memory.map_together(
+            here, here.comm, everyone, ranks, None, lambda _: [64], "barrier"
+        )
+        self._flags = [ffi.cast("int64_t *", self._memory + start) for start in starts]
+        self._every, self._lib = ffi.new("int64_t *[]", self._flags), lib
+        self._trainer, self._rank, self._steps = trainer, rank, 0
+
+    def update(self):
+        """As the trainer's, when all have come."""
+        self._steps += 1
+        self._lib.dn_flag_set(self._flags[self._rank], self._steps)
+        while not self._lib.dn_flags_reached(len(self._flags), self._every, self._steps):
+            pass
+        self._trainer.update()
+
+
 def run_ours(variant, task, seconds):
     """One process of `ours` (`alone` and `ranks` in turn) or `parts`; rank 0 prints the JSON
     line."""
@@ -199,6 +225,7 @@ def run_ours(variant, task, seconds):
     }
     if variant == "ours":
         steps_of["alone"] = program(lambda trainer: trainer)
+        steps_of["barrier"] = program(lambda trainer: Meeting(trainer, rank, ranks))
         seconds /= BLOCKS
     counts = {}
     for name, step in steps_of.items():
@@ -211,9 +238,9 @@ def run_ours(variant, task, seconds):
     steps = min(counts.values())
     blocks = {name: [] for name in steps_of}
     for k in range(BLOCKS if variant == "ours" else 1):
-        for name in ("alone", "ranks") if k % 2 == 0 else ("ranks", "alone"):
-            if name in steps_of:
-                blocks[name].append(timed(steps_of[name], parallel.barrier, steps))
+        names = list(steps_of)
+        for name in names[k % len(names) :] + names[: k % len(names)]:
+            blocks[name].append(timed(steps_of[name], parallel.barrier, steps))
     result = {}
     for name, mine in blocks.items():
         every = parallel.gather([(words, took.tolist()) for words, took in mine])
@@ -374,10 +401,10 @@ def span(values):
 
 def compare(task, ranks, options, torch):
     """All rounds of a task and a number of ranks, and their table."""
-    variants = ["alone", "ranks", *(["t-alone", "t-ddp"] if torch else [])]
+    variants = ["alone", "barrier", "ranks", *(["t-alone", "t-ddp"] if torch else [])]
     rates = {variant: [] for variant in [*variants, "lockstep"]}
     for _ in range(options.rounds):
-        for run in ["ours", *variants[2:]]:
+        for run in ["ours", *variants[3:]]:
             for variant, result in launch(run, task, ranks, options).items():
                 rates[variant].append(rate(result, variant))
                 if variant == "alone":
@@ -385,7 +412,11 @@ def compare(task, ranks, options, torch):
     print(f"{task}, {ranks} ranks, {BATCH} sentences each")
     for variant in variants:
         print(f"  {variant:8} {span([x / 1e3 for x in rates[variant]])} k words/s")
-    quotients = [("efficiency", "ranks", "alone"), ("lockstep / alone", "lockstep", "alone")]
+    quotients = [
+        ("efficiency", "ranks", "alone"),
+        ("lockstep / alone", "lockstep", "alone"),
+        ("barrier / alone", "barrier", "alone"),
+    ]
     quotients += (
         [("PyTorch's", "t-ddp", "t-alone"), ("ranks / t-ddp", "ranks", "t-ddp")] if torch else []
     )

@@ -352,7 +352,7 @@ def test_products_prints_each_way():
 def test_ranks_prints_efficiency_and_parts():
     pytest.importorskip("mpi4py")
     table = printed("ranks.py", "tagger", "--rounds", "1", "--seconds", "0.05")
-    for name in ("efficiency", "lockstep / alone"):
+    for name in ("efficiency", "lockstep / alone", "barrier / alone"):
         assert float(re.search(rf"{name}: ({NUMBER})", table)[1]) > 0
     parts = re.search(
         rf"parts, ms: computing ({NUMBER}), waiting ({NUMBER}), exchange ({NUMBER}), update"
