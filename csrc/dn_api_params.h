@@ -187,8 +187,9 @@ void dn_int8_decode(int64_t rows, int64_t width, const uint8_t *code, dn_real *x
  * number. */
 void dn_flag_set(int64_t *flag, int64_t value);
 int64_t dn_flag_get(const int64_t *flag);
-/* whether so many of them are at least this */
+/* whether so many of them are at least this; their sum */
 int dn_flags_reached(int count, int64_t *const *flags, int64_t value);
+int64_t dn_flags_sum(int count, int64_t *const *flags);
 /* Rows of tables on their way between ranks (csrc/parallel/rows.c). The owners, the first ranks of
  * each host, share a table's rows by their numbers: row i is that of owner i % owners, which knows
  * it by a key. Keys are below a power of two; `spread`: those of neighbouring rows lie far apart,
@@ -208,9 +209,12 @@ int dn_rows_give(dn_rows *, dn_real weight, int32_t *window);
 /* Where in n windows the messages for an owner are; their size. */
 int64_t dn_rows_given(const dn_rows *, int n, const int32_t *const *windows, int owner,
                       const int32_t **messages);
-/* The sum of n messages, added up in this order; out has room for all of them. Its size;
- * negative: out of memory. */
-int64_t dn_rows_add(const dn_rows *, int n, const int32_t *const *messages, int32_t *out);
+/* The sum of n messages, added up in this order, cut at these keys into cuts + 1 messages: cut j is
+ * before keys from ends[2 j] / ends[2 j + 1] of all that there may be on; rising. starts: where in
+ * out each begins, and the last one's end. Out has room for all that is added up, and cuts times
+ * for a message without rows and two lines of 4 a table. Negative: out of memory. */
+int dn_rows_add(const dn_rows *, int n, const int32_t *const *messages, int cuts,
+                const int64_t *ends, int32_t *out, int64_t *starts);
 /* What of a message has keys from from[0] / from[1] to to[0] / to[1] of all that there may be. Its
  * size. */
 int64_t dn_rows_cut(const dn_rows *, const int32_t *message, const int64_t *from, const int64_t *to,

@@ -40,6 +40,11 @@ int dn_flags_reached(int count, int64_t *const *flags, int64_t value) {
         if (dn_flag_get(flags[i]) < value) return 0;
     return 1;
 }
+int64_t dn_flags_sum(int count, int64_t *const *flags) {
+    int64_t sum = 0;
+    for (int i = 0; i < count; i++) sum += dn_flag_get(flags[i]);
+    return sum;
+}
 
 int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b,
                       const int *rows_b, const dn_real *b, int *rows_out, dn_real *out) {

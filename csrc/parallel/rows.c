@@ -202,12 +202,19 @@ int64_t dn_rows_given(const dn_rows *c, int n, const int32_t *const *windows, in
     return size;
 }
 
-/* The least of the next keys; UINT32_MAX: there are none. */
-static uint32_t least(int n, const part *parts) {
-    uint32_t key = UINT32_MAX;
-    for (int i = 0; i < n; i++)
-        if (parts[i].left && (uint32_t)*parts[i].keys < key) key = (uint32_t)*parts[i].keys;
-    return key;
+/* Goes past this key in all parts, where one may be next; returns the least of the next keys,
+ * UINT32_MAX: there are none. */
+static uint32_t pass(int n, part *parts, uint32_t key) {
+    uint32_t next = UINT32_MAX;
+    for (int i = 0; i < n; i++) {
+        part *p = parts + i;
+        if (p->left && (uint32_t)*p->keys == key) {
+            p->keys++;
+            p->left--;
+        }
+        if (p->left && (uint32_t)*p->keys < next) next = (uint32_t)*p->keys;
+    }
+    return next;
 }
 
 /* The sum of the rows that have this key, in the order of parts. */
@@ -225,46 +232,59 @@ static void add_row(int n, part *parts, uint32_t key, int64_t size, dn_real *out
     if (first && first != out) memcpy(out, first, (size_t)size * sizeof *out);
 }
 
-static void skip(int n, part *parts, uint32_t key) {
-    for (int i = 0; i < n; i++)
-        if (parts[i].left && (uint32_t)*parts[i].keys == key) {
-            parts[i].keys++;
-            parts[i].left--;
-        }
+/* The first key that is not below this fraction of all that there may be. */
+static uint64_t bound(const table *t, const int64_t *end) {
+    return ((uint64_t)end[0] << t->bits) / (uint64_t)end[1];
 }
 
-int64_t dn_rows_add(const dn_rows *c, int n, const int32_t *const *messages, int32_t *out) {
-    part *parts = malloc(2 * ((size_t)n + 1) * sizeof *parts), *again = parts ? parts + n : NULL;
-    int64_t *at = malloc(((size_t)n + 1) * sizeof *at), to = lines(c->tables);
-    const int failed = !parts || !at;
-    for (int i = 0; i < n && !failed; i++) at[i] = to;
-    for (int k = 0; k < c->tables && !failed; k++) {
-        int64_t count = 0;
-        uint32_t key;
-        for (int i = 0; i < n; i++) parts[i] = again[i] = part_of(c, messages[i], k, at + i);
-        for (; (key = least(n, parts)) != UINT32_MAX; count++) {
-            out[to + count] = (int32_t)key;
-            skip(n, parts, key);
-        }
-        const int64_t size = c->of[k].p->row_size;
-        dn_real *rows = (dn_real *)(out + to + lines(count));
-        for (int64_t i = 0; i < count; i++)
-            add_row(n, again, (uint32_t)out[to + i], size, rows + i * size);
-        out[k] = (int32_t)count;
-        to += lines(count) + lines(count * row_numbers(c->of + k));
+/* The sum of what these parts have below a key, which they are read past: keys, then rows. How many
+ * there are. */
+static int64_t add_table(int n, part *parts, part *room, uint64_t end, int64_t size, int32_t *out) {
+    int64_t count = 0;
+    memcpy(room, parts, (size_t)n * sizeof *parts);
+    for (uint32_t key = pass(n, parts, UINT32_MAX); key < end; key = pass(n, parts, key))
+        out[count++] = (int32_t)key;
+    dn_real *rows = (dn_real *)(out + lines(count));
+    for (int64_t i = 0; i < count; i++)
+        add_row(n, room, (uint32_t)out[i], size, rows + i * size);
+    memcpy(parts, room, (size_t)n * sizeof *parts);
+    return count;
+}
+
+int dn_rows_add(const dn_rows *c, int n, const int32_t *const *messages, int cuts,
+                const int64_t *ends, int32_t *out, int64_t *starts) {
+    part *parts = malloc((size_t)n * ((size_t)c->tables + 1) * sizeof *parts + 1);
+    if (!parts) return DN_ERROR_MEMORY;
+    for (int i = 0; i < n; i++) {
+        int64_t at = lines(c->tables);
+        for (int k = 0; k < c->tables; k++) parts[k * n + i] = part_of(c, messages[i], k, &at);
     }
+    int64_t at = 0;
+    for (int j = 0; j <= cuts; j++) {
+        int32_t *counts = out + at;
+        starts[j] = at;
+        at += lines(c->tables);
+        for (int k = 0; k < c->tables; k++) {
+            const table *t = c->of + k;
+            const uint64_t end = j < cuts ? bound(t, ends + 2 * j) : UINT32_MAX;
+            const int64_t count = add_table(n, parts + k * n, parts + c->tables * n, end,
+                                            t->p->row_size, out + at);
+            counts[k] = (int32_t)count;
+            at += lines(count) + lines(count * row_numbers(t));
+        }
+    }
+    starts[cuts + 1] = at;
     free(parts);
-    free(at);
-    return failed ? DN_ERROR_MEMORY : to;
+    return 0;
 }
 
-/* How many of a part's keys are less than numerator / denominator of all that there may be. */
-static int64_t below(const table *t, const part *p, int64_t numerator, int64_t denominator) {
-    const uint64_t bound = ((uint64_t)numerator << t->bits) / (uint64_t)denominator;
+/* How many of a part's keys are below this fraction of all that there may be. */
+static int64_t below(const table *t, const part *p, const int64_t *end) {
+    const uint64_t least = bound(t, end);
     int64_t low = 0, high = p->left;
     while (low < high) {
         const int64_t middle = (low + high) / 2;
-        if ((uint32_t)p->keys[middle] < bound) low = middle + 1;
+        if ((uint32_t)p->keys[middle] < least) low = middle + 1;
         else high = middle;
     }
     return low;
@@ -275,8 +295,8 @@ int64_t dn_rows_cut(const dn_rows *c, const int32_t *message, const int64_t *fro
     int64_t at = lines(c->tables), end = at;
     for (int k = 0; k < c->tables; k++) {
         const part p = part_of(c, message, k, &at);
-        const int64_t first = below(c->of + k, &p, from[0], from[1]);
-        const int64_t n = below(c->of + k, &p, to[0], to[1]) - first, size = c->of[k].p->row_size;
+        const int64_t first = below(c->of + k, &p, from);
+        const int64_t n = below(c->of + k, &p, to) - first, size = c->of[k].p->row_size;
         out[k] = (int32_t)n;
         memcpy(out + end, p.keys + first, (size_t)n * sizeof *out);
         memcpy(out + end + lines(n), p.rows + first * size, (size_t)(n * size) * sizeof *p.rows);

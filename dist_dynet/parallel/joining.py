@@ -80,8 +80,8 @@ def _step(host: int, ends: list[int], group: int) -> Step:
     swaps = []
     for other, (low, high) in enumerate(pairwise(ends)):
         for theirs in range(low, high) if other != group else ():
-            sent = _both(before, _part(ends[0], ends[-1], theirs))
-            got = _both(after, _part(low, high, theirs))
+            sent = both(before, _part(ends[0], ends[-1], theirs))
+            got = both(after, _part(low, high, theirs))
             if sent[0] < sent[1] or got[0] < got[1]:
                 swaps.append(Swap(other, theirs, sent, got))
     return Step(len(ends) - 1, group, after, tuple(swaps))
@@ -116,7 +116,8 @@ def _part(low: int, high: int, host: int) -> Range:
     return Fraction(place, high - low), Fraction(place + 1, high - low)
 
 
-def _both(a: Range, b: Range) -> Range:
+def both(a: Range, b: Range) -> Range:
+    """What lies in both; where that is nothing, a range that is empty."""
     start = max(a[0], b[0])
     return start, max(start, min(a[1], b[1]))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class RowMessages:
         if c == NULL:
             raise MemoryError("gradient exchange: out of memory")
         self._c = ffi.gc(c, lib.dn_rows_free)
+        self._given: Pointers | None = None
+        self._starts = ffi.new("int64_t[]", 8)
         self._widths = [int(np.prod(table.shape()[1:])) for table in self.tables]
 
     def give(self, weight: float, room: Room) -> Message:
@@ -59,11 +62,12 @@ class RowMessages:
         return window
 
     def given(self, windows: Any, count: int, owner: int) -> Pointers:
-        """What the windows of so many ranks have for an owner."""
-        messages = ffi.new("int32_t *[]", count)
-        return Pointers(
-            messages, count, lib.dn_rows_given(self._c, count, windows, owner, messages)
-        )
+        """What the windows of so many ranks have for an owner, until it is called again."""
+        if self._given is None or self._given.count != count:
+            self._given = Pointers(ffi.new("int32_t *[]", count), count, 0)
+        given = self._given
+        given.size = lib.dn_rows_given(self._c, count, windows, owner, given.c)
+        return given
 
     def of(self, messages: Sequence[Message]) -> Pointers:
         """Several."""
@@ -71,12 +75,28 @@ class RowMessages:
         held = ffi.new("int32_t *[]", pointers)
         return Pointers(held, len(pointers), sum(map(len, messages)), (messages, pointers))
 
-    def add(self, messages: Pointers, room: Room | None = None) -> Message:
-        """Their sum, in this order."""
-        out = (room or _new)(messages.size)
-        size = lib.dn_rows_add(self._c, messages.count, messages.c, _in_c(out))
-        _check(size)
-        return out[:size]
+    def add(self, messages: Pointers, room: Room, cuts: Cuts | None = None) -> list[Message]:
+        """Their sum, in this order; cut into several where that is said."""
+        count = cuts.count if cuts else 0
+        lines = _lines(len(self.tables)) + 2 * _LINE * len(self.tables)
+        out, starts = room(messages.size + count * lines), self._starts
+        if len(starts) < count + 2:
+            starts = self._starts = ffi.new("int64_t[]", count + 2)
+        _check(
+            lib.dn_rows_add(
+                self._c,
+                messages.count,
+                messages.c,
+                count,
+                cuts.c if cuts else NULL,
+                _in_c(out),
+                starts,
+            )
+        )
+        if not count:
+            return [out[: starts[1]]]
+        ends = ffi.unpack(starts, count + 2)
+        return [out[a:b] for a, b in pairwise(ends)]
 
     def cut(self, message: Message, part: Part) -> Message:
         """What of it lies in this part of all keys."""
@@ -100,13 +120,11 @@ class RowMessages:
             parts.append((ids, rows))
         return parts
 
-    def packed(
-        self, parts: Sequence[tuple[Message, NDArray[Any]]], room: Room | None = None
-    ) -> Message:
+    def packed(self, parts: Sequence[tuple[Message, NDArray[Any]]], room: Room) -> Message:
         """The message that unpacked() reads."""
         sizes = [_lines(len(ids)) + _lines(rows.nbytes // 4) for ids, rows in parts]
         at = _lines(len(parts))
-        message = (room or _new)(at + sum(sizes))
+        message = room(at + sum(sizes))
         message[: len(parts)] = [len(ids) for ids, _ in parts]
         for (ids, rows), size in zip(parts, sizes, strict=True):
             message[at : at + len(ids)] = ids // self.owners
@@ -123,15 +141,33 @@ class Part:
         self.c = [ffi.new("int64_t[]", [end.numerator, end.denominator]) for end in ends]
 
 
+class Cuts:
+    """Where messages are cut, in rising order: at these fractions of all keys."""
+
+    def __init__(self, ends: Sequence[Fraction]) -> None:
+        self.count = len(ends)
+        numbers = [number for end in ends for number in end.as_integer_ratio()]
+        self.c = ffi.new("int64_t[]", numbers)
+
+
+class Kept:
+    """Room for a message of a step, which stays for that of the next one."""
+
+    def __init__(self) -> None:
+        self._array = np.empty(0, np.int32)
+
+    def __call__(self, size: int) -> Message:
+        """So many numbers of it; what was in it is lost."""
+        if len(self._array) < size:
+            self._array = np.empty(max(2 * size, 1), np.int32)
+        return self._array[:size]
+
+
 class Pointers:
     """Messages as C takes them, and how many numbers they have together."""
 
     def __init__(self, c: Any, count: int, size: int, kept: Any = None) -> None:
         self.c, self.count, self.size, self._kept = c, count, size, kept
-
-
-def _new(size: int) -> Message:
-    return np.empty(size, np.int32)
 
 
 def _lines(numbers: int) -> int:

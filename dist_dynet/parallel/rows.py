@@ -17,17 +17,17 @@ of the hosts. With compression it is as rows_coded.py says.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from fractions import Fraction
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..meter import hand_over
 from ..params.parameters import LookupParameters
 from ._world import World
 from .compression import Code
-from .joining import steps
-from .row_messages import Message, Part, Pointers, Room, RowMessages
+from .joining import Range, Step, both, steps
+from .row_messages import Cuts, Kept, Message, Part, Pointers, Room, RowMessages
 from .rows_coded import CodedExchange, Residuals
 from .structure import Structure
 from .windows import GIVEN, READ, SUMMED, Windows
@@ -38,17 +38,35 @@ Done = Callable[[], bool]
 _GIVEN, _SUMMED, _BETWEEN, _BACK, _ROWS = range(1 << 14, (1 << 14) + 5)
 """Tags; smaller ones are those of sums of unions."""
 
+_STAYS = -1
+"""No rank."""
 
-class _Step(NamedTuple):
-    """Of a sum over hosts: joining.py's, as rows.c takes it."""
 
-    ranks: list[int]
-    owned: Part
-    sent: list[Part]  # to each of them
-    got: list[Part]
-    before: int
-    """How many of them are in groups before this host's: rows are added up in the order of groups.
+class _Step:
+    """Of a sum over hosts: joining.py's, as messages are made for it.
+
+    Args:
+        step: joining.py's.
+        owned: what this host has owned before.
+        counterparts: the ranks, by host.
     """
+
+    def __init__(self, step: Step, owned: Range, counterparts: list[int]) -> None:
+        self.ranks = [counterparts[swap.host] for swap in step.swaps]
+        self.before = sum(swap.group < step.group for swap in step.swaps)
+        """How many of them are in groups before this host's: rows are added up in the order of
+        groups."""
+        parts = [(swap.sent, counterparts[swap.host]) for swap in step.swaps]
+        parts.append((both(owned, step.owned), _STAYS))
+        parts.sort()
+        self.parts = [rank for _, rank in parts]
+        """Where the parts go of what this host has owned, in rising order."""
+        self.cuts = Cuts([end for (_, end), _ in parts[:-1]])
+        self.got = [None if swap.got == step.owned else Part(swap.got) for swap in step.swaps]
+        """What each of them gets of the sum; None: all of it."""
+        self.came = [[Kept() for _ in self.ranks] for _ in range(2)]
+        self.sums = Kept(), Kept()
+        """Room for what comes, and its sums: on the way there, and back."""
 
 
 class RowsBetweenHosts:
@@ -67,18 +85,15 @@ class RowsBetweenHosts:
         """Of this host's ranks, where there are several and they have tables."""
         self.lacking = Residuals(hosts, code) if code else None
         self._messages: RowMessages | None = None
-        counterparts = hosts.counterparts
-        self.way = [
-            _Step(
-                [counterparts[swap.host] for swap in step.swaps],
-                Part(step.owned),
-                [Part(swap.sent) for swap in step.swaps],
-                [Part(swap.got) for swap in step.swaps],
-                sum(swap.group < step.group for swap in step.swaps),
-            )
-            for step in (steps(len(hosts.ranks), hosts.host) if counterparts else ())
-        ]
+        self.way: list[_Step] = []
         """How it adds up rows with those of other hosts."""
+        counterparts, owned = hosts.counterparts, (Fraction(0), Fraction(1))
+        for step in steps(len(hosts.ranks), hosts.host) if counterparts else ():
+            self.way.append(_Step(step, owned, counterparts))
+            owned = step.owned
+        self.given, self.mine, self.came, self.summed = Kept(), Kept(), Kept(), Kept()
+        """Room for a window and for the sum of a rank that is alone on its host; for what the
+        host's ranks have given together; for what comes of the only other host."""
 
     def begin(self, structure: Structure, weight: float) -> RowsRound | None:
         """Sends this rank's rows, times weight, or the first part of them. To be called on all
@@ -158,70 +173,71 @@ class RowsRound:
 
     def _alone(self, weight: float) -> Iterator[Done]:
         """What a rank does that is alone on its host."""
-        window = self._messages.give(weight, lambda size: np.empty(size, np.int32))
-        (mine,) = _parts_of(window, 1)
-        summed = yield from self._exchange(mine, None)
-        self._sums = self._messages.of([summed])
+        window = self._messages.give(weight, self._all.given)
+        given = self._messages.of(_parts_of(window, 1))
+        self._sums = self._messages.of([(yield from self._exchange(given, self._all.summed))])
 
     def _share(self, windows: Windows, weight: float) -> Iterator[Done]:
         """What a rank does that is not."""
         hosts, owners, messages = self._hosts, self._hosts.stripes, self._messages
         yield windows.have(READ, len(hosts.mine), behind=1)
         given = messages.give(weight, lambda size: windows.own(GIVEN, size))
-        sent = self._swapped({}, [], self._told(windows, GIVEN, _parts_of(given, owners)), _GIVEN)
+        sent: list[Any] = []
+        if not windows.is_shared(GIVEN, hosts.local):
+            sent += self._tell(_parts_of(given, owners), _GIVEN)
         windows.tell(GIVEN)
         if hosts.local < owners:
             yield windows.have(GIVEN, len(hosts.mine))
-            shared, inbox = windows.shared(GIVEN, len(hosts.mine)), dict[int, Message]()
-            yield self._swapped(inbox, [hosts.mine[k] for k in shared.absent], [], _GIVEN)
+            shared = windows.shared(GIVEN, len(hosts.mine))
             if not shared.absent:
                 theirs = messages.given(shared.c, len(hosts.mine), hosts.local)
             else:
-                parts = [
-                    inbox[rank]
-                    if rank in inbox
-                    else _parts_of(shared.windows[local], owners)[hosts.local]
-                    for local, rank in enumerate(hosts.mine)
-                ]
-                theirs = messages.of(parts)
-            mine = messages.add(theirs)
-            summed = yield from self._exchange(mine, lambda size: windows.own(SUMMED, size))
-            told = self._told(windows, SUMMED, [summed] * len(hosts.mine))
-            sent = _both(sent, self._swapped({}, [], told, _SUMMED))
+                inbox = yield from self._told(shared.absent, _GIVEN)
+                theirs = messages.of(
+                    [
+                        inbox[local] if local in inbox else _parts_of(window, owners)[hosts.local]
+                        for local, window in enumerate(shared.windows)
+                    ]
+                )
+            summed = yield from self._exchange(theirs, lambda size: windows.own(SUMMED, size))
+            if not windows.is_shared(SUMMED, hosts.local):
+                sent += self._tell([summed] * len(hosts.mine), _SUMMED)
             windows.tell(SUMMED)
         yield windows.have(SUMMED, owners)
-        shared, inbox = windows.shared(SUMMED, owners), {}
-        yield self._swapped(inbox, [hosts.mine[k] for k in shared.absent], [], _SUMMED)
-        if shared.absent:
-            every = [
-                inbox.get(rank, window)
-                for rank, window in zip(hosts.mine, shared.windows, strict=False)
-            ]
-            self._sums = messages.of(every)
-        else:
+        shared = windows.shared(SUMMED, owners)
+        if not shared.absent:
             self._sums = Pointers(shared.c, owners, 0)
-        yield sent
+        else:
+            inbox = yield from self._told(shared.absent, _SUMMED)
+            self._sums = messages.of(
+                [inbox.get(local, window) for local, window in enumerate(shared.windows)]
+            )
+        if sent:
+            yield self._done(sent)
 
-    def _told(
-        self, windows: Windows, kind: int, messages: Sequence[Message]
-    ) -> list[tuple[Message, int]]:
-        """What this rank has to send to others of its host, which cannot read its window."""
-        if windows.is_shared(kind, self._hosts.local):
-            return []
+    def _tell(self, messages: Sequence[Message], tag: int) -> list[Any]:
+        """Sends each of these to a rank of this host, which cannot read this one's window."""
         pairs = zip(messages, self._hosts.mine, strict=False)
-        return [(message, rank) for message, rank in pairs if rank != self._here.rank]
+        return self._send([pair for pair in pairs if pair[1] != self._here.rank], tag)
+
+    def _told(self, absent: list[int], tag: int) -> Generator[Done, None, dict[int, Message]]:
+        """What ranks of this host have sent whose windows this one cannot read; by their place."""
+        ranks = [self._hosts.mine[local] for local in absent]
+        came = yield from self._swap(ranks, [], tag)
+        return dict(zip(absent, came, strict=True))
 
     # ---- between hosts -----------------------------------------------------------------
 
-    def _exchange(self, mine: Message, room: Room | None) -> Generator[Done, None, Message]:
-        """The sum of this rank's and its counterparts' rows."""
-        lacking, messages = self._all.lacking, self._messages
-        if lacking is not None:
+    def _exchange(self, given: Pointers, room: Room) -> Generator[Done, None, Message]:
+        """The sum of what this host's ranks have given, and those of its counterparts."""
+        messages, way = self._messages, self._all.way
+        if (lacking := self._all.lacking) is not None:
+            (mine,) = messages.add(given, self._all.mine)
             self._coded = coded = CodedExchange(
                 lacking,
                 self._hosts,
                 self._comm,
-                lambda inbox, sources, outbox: self._swapped(inbox, sources, outbox, _BETWEEN),
+                lambda sources, outbox: self._swap(sources, outbox, _BETWEEN),
                 self._done,
                 _ROWS,
             )
@@ -229,60 +245,62 @@ class RowsRound:
             parts = yield from coded.run(messages.tables, messages.unpacked(mine, owner))
             return messages.packed(parts, room)
         if len(self._counterparts) == 2:
+            (mine,) = messages.add(given, self._all.mine)
             other = self._counterparts[1 - self._hosts.host]
-            inbox: dict[int, Message] = {self._here.rank: mine}
-            yield self._swapped(inbox, [other], [(mine, other)], _BETWEEN)
-            return messages.add(messages.of([inbox[rank] for rank in self._counterparts]), room)
-        way = self._all.way
+            came = yield from self._swap([other], [(mine, other)], _BETWEEN, [self._all.came])
+            came.insert(self._hosts.host, mine)
+            return messages.add(messages.of(came), room)[0]
+        sums = self._all.mine
         for step in way:
-            inbox = {}
-            outbox = [
-                (messages.cut(mine, part), rank)
-                for part, rank in zip(step.sent, step.ranks, strict=True)
-            ]
-            kept = messages.cut(mine, step.owned)
-            yield self._swapped(inbox, step.ranks, outbox, _BETWEEN)
-            came = [inbox[rank] for rank in step.ranks]
+            cut = dict(zip(step.parts, messages.add(given, sums, step.cuts), strict=True))
+            kept = cut.pop(_STAYS)
+            outbox = [(part, rank) for rank, part in cut.items()]
+            came = yield from self._swap(step.ranks, outbox, _BETWEEN, step.came[0])
             came.insert(step.before, kept)
-            mine = messages.add(messages.of(came))
+            given, sums = messages.of(came), step.sums[0]
+        (mine,) = messages.add(given, sums if way else room)
         for step in reversed(way):
-            inbox = {}
             outbox = [
-                (messages.cut(mine, part), rank)
+                (mine if part is None else messages.cut(mine, part), rank)
                 for part, rank in zip(step.got, step.ranks, strict=True)
             ]
-            yield self._swapped(inbox, step.ranks, outbox, _BACK)
-            mine = messages.add(
-                messages.of([mine, *inbox.values()]), room if step is way[0] else None
-            )
+            came = yield from self._swap(step.ranks, outbox, _BACK, step.came[1])
+            last = step is way[0]
+            (mine,) = messages.add(messages.of([mine, *came]), room if last else step.sums[1])
         return mine
 
     # ---- messages ----------------------------------------------------------------------
 
-    def _swapped(
+    def _send(self, outbox: Sequence[tuple[Message, int]], tag: int) -> list[Any]:
+        hand_over(sum(message.nbytes for message, _ in outbox))
+        return [self._comm.Isend(message, rank, tag) for message, rank in outbox]
+
+    def _swap(
         self,
-        inbox: dict[int, Message],
         sources: Sequence[int],
         outbox: Sequence[tuple[Message, int]],
         tag: int,
-    ) -> Done:
+        rooms: Sequence[Room] | None = None,
+    ) -> Generator[Done, None, list[Message]]:
         """Sends what is in the outbox, as (message, rank), and receives a message from each source,
-        of whatever length."""
-        hand_over(sum(message.nbytes for message, _ in outbox))
-        requests = [self._comm.Isend(message, rank, tag) for message, rank in outbox]
-        awaited, status, integer = list(sources), self._here.mpi.Status(), self._here.mpi.INT
-        left = self._done(requests)
+        of whatever length, into these rooms."""
+        requests, status = self._send(outbox, tag), self._here.mpi.Status()
+        integer, test = self._here.mpi.INT, self._here.mpi.Request.Testall
+        came: dict[int, Message] = {}
+        rooms = rooms or [Kept() for _ in sources]
+        awaited = list(enumerate(sources))
 
         def done() -> bool:
-            for rank in list(awaited):
-                coming = self._comm.Improbe(rank, tag, status)
+            for pair in awaited[:]:
+                coming = self._comm.Improbe(pair[1], tag, status)
                 if coming is not None:
-                    inbox[rank] = np.empty(status.Get_count(integer), np.int32)
-                    requests.append(coming.Irecv(inbox[rank]))
-                    awaited.remove(rank)
-            return not awaited and left()
+                    came[pair[0]] = place = rooms[pair[0]](status.Get_count(integer))
+                    requests.append(coming.Irecv(place))
+                    awaited.remove(pair)
+            return not awaited and bool(test(requests))
 
-        return done
+        yield done
+        return [came[k] for k in range(len(sources))]
 
     def _done(self, requests: list[Any]) -> Done:
         test = self._here.mpi.Request.Testall
@@ -293,7 +311,3 @@ def _parts_of(window: Message, owners: int) -> list[Message]:
     """What a window has for each owner."""
     at = window[: owners + 1].tolist()
     return [window[at[k] : at[k + 1]] for k in range(owners)]
-
-
-def _both(first: Done, second: Done) -> Done:
-    return lambda: first() and second()

@@ -92,7 +92,7 @@ class CodedExchange:
         residuals: of what this rank sends.
         hosts: the ranks.
         comm: a communicator for rows alone.
-        swapped: sends messages, and receives others; see RowsRound.
+        swap: receives from ranks, and sends to others; see RowsRound.
         done: says whether requests are.
         tag: of rows that travel behind their ids.
     """
@@ -102,13 +102,13 @@ class CodedExchange:
         residuals: Residuals,
         hosts: Hosts,
         comm: Any,
-        swapped: Callable[..., Done],
+        swap: Callable[..., Generator[Done, None, list[Message]]],
         done: Callable[[list[Any]], Done],
         tag: int,
     ) -> None:
         self._residuals, self._code, self._comm = residuals, residuals.code, comm
         self._hosts, self._counterparts = hosts, hosts.counterparts
-        self._swapped, self._done, self._tag = swapped, done, tag
+        self._swap, self._done, self._tag = swap, done, tag
         self.moves = 0
 
     def run(
@@ -123,9 +123,8 @@ class CodedExchange:
         ]
         message = _message([ids for ids, _ in mine], sent)
         others = [rank for rank in self._counterparts if rank != me]
-        inbox: dict[int, Message] = {}
-        yield self._swapped(inbox, others, [(message, rank) for rank in others])
-        inbox[me] = message
+        came = yield from self._swap(others, [(message, rank) for rank in others])
+        inbox = {me: message, **dict(zip(others, came, strict=True))}
         # by host, then table
         read = [_read(inbox[rank], tables, code, two) for rank in self._counterparts]
         parts: list[list[Rows]] = [[of[k] for of in read] for k in range(len(tables))]

@@ -57,10 +57,13 @@ class Windows:
             np.frombuffer(ffi.buffer(mapping), np.int64, 8, start + 3 * _LINE).reshape(2, 4)
             for start in starts
         ]
-        self._own: dict[int, Any] = {}
+        self._own: dict[int, NDArray[np.int32]] = {}
         self._descriptors: list[int] = [-1, -1]
         self._generations = [
-            [ffi.cast("int64_t *", ffi.from_buffer(entry[kind])) for entry in self._directory]
+            ffi.new(
+                "int64_t *[]",
+                [ffi.cast("int64_t *", ffi.from_buffer(entry[kind])) for entry in self._directory],
+            )
             for kind in (GIVEN, SUMMED)
         ]
         self._known: dict[tuple[int, int], tuple[int, NDArray[np.int32]]] = {}
@@ -82,21 +85,18 @@ class Windows:
 
     def own(self, kind: int, length: int) -> NDArray[np.int32]:
         """The window of this rank, for so many numbers; what is in it is lost."""
-        entry, size = self._directory[self._local][kind], 4 * length
-        if kind not in self._own or len(self._own[kind]) < size:
+        own = self._own.get(kind)
+        if own is None or len(own) < length:
+            entry = self._directory[self._local][kind]
             _close(self._descriptors, kind)
-            self._descriptors[kind], self._own[kind] = reserve(max(2 * size, mmap.PAGESIZE))
-            entry[:] = (
-                entry[0] + 1,
-                os.getpid(),
-                self._descriptors[kind],
-                len(self._own[kind]),
-            )
-        return np.frombuffer(self._own[kind], np.int32, length)
+            self._descriptors[kind], memory = reserve(max(8 * length, mmap.PAGESIZE))
+            own = self._own[kind] = np.frombuffer(memory, np.int32)
+            entry[:] = (entry[0] + 1, os.getpid(), self._descriptors[kind], len(memory))
+        return own[:length]
 
     def shared(self, kind: int, ranks: int) -> Shared:
         """The windows of the first so many ranks, once they have told that they are there."""
-        generations = [lib.dn_flag_get(at) for at in self._generations[kind][:ranks]]
+        generations = lib.dn_flags_sum(ranks, self._generations[kind])  # none of them falls
         known = self._shared.get(kind)
         if known is None or known.generations != generations:
             absent = [
@@ -105,7 +105,7 @@ class Windows:
                 if local != self._local and not self.is_shared(kind, local)
             ]
             windows = [
-                np.frombuffer(self._own[kind], np.int32)
+                self._own[kind]
                 if local == self._local
                 else np.empty(0, np.int32)
                 if local in absent
@@ -138,7 +138,7 @@ class Windows:
 class Shared(NamedTuple):
     """Windows as C takes them."""
 
-    generations: list[int]
+    generations: int  # their sum
     absent: list[int]  # of which ranks there is nothing to be read
     c: Any
     windows: list[NDArray[np.int32]]
