@@ -163,9 +163,16 @@ int64_t dn_param_ready(dn_param *);
 /* Whether nobody has written, cleared or scaled it since. */
 int dn_param_unchanged(dn_param *);
 
-/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0), elements [from,
- * to); takes no lock. g = factor in; it counts as filled then. */
-void dn_param_take(dn_param *, double factor, int64_t from, int64_t to, dn_real *out);
+/* Between hosts: where numbers [from, to) of a dense gradient lie in an array of what is sent. */
+typedef struct dn_span_taken {
+    dn_param *param;
+    int64_t from, to, at;
+} dn_span_taken;
+/* out[at ...] = factor g (zeros where the gradient is empty or factor is 0); takes no lock. g =
+ * factor in[at ...], of whole gradients, which count as filled then. */
+void dn_params_take(int n, const dn_span_taken *, double factor, dn_real *out);
+void dn_params_put(int n, const dn_span_taken *, double factor, const dn_real *in);
+/* the same of one, from in on */
 void dn_param_put(dn_param *, double factor, const dn_real *in);
 /* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);

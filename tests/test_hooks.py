@@ -243,21 +243,27 @@ def test_waiting_ends_with_the_backward_s_begin_or_by_time():
 
 def test_take_and_put(rng):
     m = dy.ParameterCollection()
-    w = m.add_parameters(5)
-    out = np.full(5, np.nan, DTYPE)
-    lib.dn_param_take(w._c, 2.0, 0, 5, pointer(out))
-    assert out.tolist() == [0] * 5
+    v, w = m.add_parameters(2), m.add_parameters(5)
+    out = np.full(8, np.nan, DTYPE)
+
+    def take(factor, *spans):
+        lib.dn_params_take(len(spans), ffi.new("dn_span_taken[]", spans), factor, pointer(out))
+        return out.tolist()
+
+    assert take(2.0, (v._c, 0, 2, 0), (w._c, 0, 5, 3))[3:] == [0] * 5
     w._set_flat_gradient(np.arange(5, dtype=DTYPE))
-    lib.dn_param_take(w._c, 2.0, 0, 5, pointer(out))
-    assert out.tolist() == [0, 2, 4, 6, 8]
-    lib.dn_param_take(w._c, 1.0, 2, 4, pointer(out))
-    assert out.tolist() == [2, 3, 4, 6, 8]
+    v._set_flat_gradient(np.ones(2, DTYPE))
+    out[2] = 7
+    assert take(2.0, (v._c, 0, 2, 0), (w._c, 0, 5, 3)) == [2, 2, 7, 0, 2, 4, 6, 8]
+    assert take(1.0, (w._c, 2, 4, 3)) == [2, 2, 7, 2, 3, 4, 6, 8]
     w._set_flat_gradient(np.full(5, np.nan, DTYPE))
-    lib.dn_param_take(w._c, 0.0, 0, 5, pointer(out))
-    assert out.tolist() == [0] * 5
+    assert take(0.0, (w._c, 0, 5, 3))[3:] == [0] * 5
+    v.clear_gradient()
     w.clear_gradient()
-    lib.dn_param_put(w._c, 0.5, pointer(np.arange(5, dtype=DTYPE)))
+    spans = ffi.new("dn_span_taken[]", [(v._c, 0, 2, 6), (w._c, 0, 5, 0)])
+    lib.dn_params_put(len(spans), spans, 0.5, pointer(np.arange(8, dtype=DTYPE)))
     assert w.grad_as_array().tolist() == [0, 0.5, 1, 1.5, 2]
+    assert v.grad_as_array().tolist() == [3, 3.5]
 
 
 @pytest.mark.parametrize("size", [1, 17, 1024, 5000])

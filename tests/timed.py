@@ -45,6 +45,7 @@ class Clock:
     def __init__(self, size, cores=None, factor=1.0):
         self.factor = factor
         self.times, self.busy = [0.0] * size, [0.0] * size
+        self._messages = [0.0] * size  # of that what messages cost
         self._turn = [threading.Semaphore(0) for _ in range(size)]
         self._ready, self._blocked = [], [False] * size
         self._wakes = [[] for _ in range(size)]
@@ -104,20 +105,28 @@ class Clock:
             self.times[rank] = max(free, self.times[rank]) + seconds
             self._free.append(self.times[rank])
 
+    def spend_on_message(self, seconds):
+        """The same, for a message that is sent, or has come."""
+        self.spend(seconds)
+        self._messages[self.rank] += seconds * self.factor
+
     def now(self):
-        """(time, processor time) of the rank whose turn it is."""
+        """(time, processor time, what of it messages cost) of the rank whose turn it is."""
         self.stop()
         self.start()
-        return self.times[self.rank], self.busy[self.rank]
+        return self.times[self.rank], self.busy[self.rank], self._messages[self.rank]
 
     def take_back(self, before):
         """The rank has looked in vain since now() was this, as it would have at any time while it
-        waits: that is not counted, unless others would have had the processor. Seconds."""
+        waits: that is not counted, but for messages that have come, unless others would have had
+        the processor. Seconds."""
         self.stop()
         rank, seconds = self.rank, 0.0
         if self._free is None:
-            seconds = self.times[rank] - before[0]
-            self.times[rank], self.busy[rank] = before
+            messages = self._messages[rank] - before[2]
+            seconds = self.times[rank] - before[0] - messages
+            self.times[rank] -= seconds
+            self.busy[rank] -= seconds
         self.start()
         return seconds
 
@@ -190,7 +199,7 @@ class Links(Network):
     def put(self, source, target, tag, data):
         """As Network's."""
         clock, costs, size = self.clock, self.costs, len(data)
-        clock.spend(costs.overhead + costs.copy * size)
+        clock.spend_on_message(costs.overhead + costs.copy * size)
         a, b, wire = self.host_of[source], self.host_of[target], 8e-9 / costs.gbit * size
         at = clock.times[source]
         if a != b:
@@ -206,7 +215,7 @@ class Links(Network):
         if not box or box[0][0] > self.clock.times[target]:
             return None
         data = box.popleft()[1]
-        self.clock.spend(self.costs.overhead + self.costs.copy * len(data))
+        self.clock.spend_on_message(self.costs.overhead + self.costs.copy * len(data))
         return data
 
 

@@ -5,16 +5,25 @@
 #include "kernels/kernels.h"
 #include "params/params.h"
 
-void dn_param_take(dn_param *p, double factor, int64_t from, int64_t to, dn_real *out) {
+static void take(const dn_param *p, double factor, int64_t from, int64_t to, dn_real *out) {
     size_t n = (size_t)(to - from);
     if (p->empty || factor == 0) dn__fill(n, 0, out);
     else dn__axpy(n, (dn_real)factor, p->store->chunks[p->chunk].grads + p->offset + from, 0, out);
+}
+
+void dn_params_take(int n, const dn_span_taken *spans, double factor, dn_real *out) {
+    for (int i = 0; i < n; i++)
+        take(spans[i].param, factor, spans[i].from, spans[i].to, out + spans[i].at);
 }
 
 void dn_param_put(dn_param *p, double factor, const dn_real *in) {
     dn_real beta;
     DN_HOLD(p->store);
     dn__axpy((size_t)p->row_size, (dn_real)factor, in, 0, dn__param_gradient(p, &beta));
+}
+
+void dn_params_put(int n, const dn_span_taken *spans, double factor, const dn_real *in) {
+    for (int i = 0; i < n; i++) dn_param_put(spans[i].param, factor, in + spans[i].at);
 }
 
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum) {

@@ -38,6 +38,7 @@ from ._world import World
 from .compression import Code, ErrorFeedback
 from .exchange import MpiSum, Weight
 from .host_transport import HostTransport
+from .joining import FEWEST
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
 from .message import Flag
@@ -107,6 +108,7 @@ class HybridExchange:
             self._early is None
             or self._layout is None
             or self._early.weight is not None
+            or self._early.complete
             or not self._overlap
             or self._skip > 0
         ):
@@ -297,7 +299,14 @@ class HybridExchange:
         likely = used & self._used if self._used.size == used.size else used
         self._used = used
         if likely.any():
-            self._early, self._early_used = self._round(likely, all_come=False), likely
+            late = self._is_late(likely)
+            self._early, self._early_used = self._round(likely, all_come=late), likely
+
+    def _is_late(self, used: NDArray[np.bool_]) -> bool:
+        """Whether these leave in update() alone: many hosts would have to tell one another that
+        they have begun, for a single piece, which is complete when all of it is."""
+        assert self._layout is not None
+        return len(self.hosts.ranks) >= FEWEST and len(self._layout.pieces(used)) == 1
 
     def _round(self, used: NDArray[np.bool_], all_come: bool) -> Round:
         assert self._layout is not None and self._arrays is not None
@@ -333,9 +342,8 @@ class HybridExchange:
 
     def _put(self, used: NDArray[np.bool_], scale: float) -> None:
         assert self._layout is not None and self._arrays is not None
-        sums, layout = self._arrays.sum_pointer, self._layout
-        for i in np.flatnonzero(used).tolist():
-            lib.dn_param_put(layout.structure.handles[i], scale, sums + layout.at[i])
+        spans = self._layout.whole(used)
+        lib.dn_params_put(len(spans), spans, scale, self._arrays.sum_pointer)
 
     # ---- memory ------------------------------------------------------------------------
 

@@ -14,9 +14,8 @@ wire.py and rows.py know what it is a part of.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -155,16 +154,46 @@ def cuts(hosts: int, host: int, start: int, end: int) -> list[Cut]:
     ]
 
 
+class _Stage:
+    """What a host sends and receives at a time, and what it adds up then."""
+
+    def __init__(self, tag: int) -> None:
+        self.tag = tag
+        self.received: list[tuple[NDArray[Any], int]] = []
+        self.sent: list[tuple[NDArray[Any], int]] = []
+        self.parts: list[NDArray[Any]] = []
+        self.mine = np.empty(0, DTYPE)
+        """Their sum, which is one of them."""
+
+    def end(self) -> None:
+        """All has come, and left."""
+        if self.mine.size:
+            lib.dn_sum_arrays(len(self.parts), self._c, self.mine.size, self._out)
+
+    @cached_property
+    def bytes(self) -> int:
+        """How many are sent."""
+        return sum(message.nbytes for message, _ in self.sent)
+
+    @cached_property
+    def _c(self) -> Any:
+        return ffi.new("dn_real *[]", [pointer(part) for part in self.parts])
+
+    @cached_property
+    def _out(self) -> Any:
+        return pointer(self.mine)
+
+
 class JoinedSum:
-    """One sum of numbers in this way.
+    """The sum of some numbers of an array in this way, in place; once it has ended it may begin
+    again.
 
     Args:
         comm: where it is said.
         ranks: one of each host.
-        array: what is summed, in place.
-        way: of this host, through it.
+        array: where the numbers lie.
+        way: of this host, through them.
         tags: of the way to the sums, and back.
-        add: takes a request, and what is to be done when it is.
     """
 
     def __init__(
@@ -174,72 +203,69 @@ class JoinedSum:
         array: NDArray[Any],
         way: list[Cut],
         tags: tuple[int, int],
-        add: Callable[[Any, Callable[[], object] | None], None],
     ) -> None:
-        self._comm, self._ranks, self._array, self._tags = comm, ranks, array, tags
-        self._add, self._way = add, way
-        self._at = self._left = 0
-        self._came: list[NDArray[Any]] = []
-        self._up()
+        self._comm, self._requests = comm, list[Any]()
+        self._stages = [_up(step, ranks, array, tags[0]) for step in way]
+        self._stages += [_back(step, ranks, array, tags[1]) for step in reversed(way)]
+        self.at = 0  # which stage is under way
+        self.room = sum(part.size for stage in self._stages for part in stage.parts)
 
-    def _up(self) -> None:
-        """Towards the sums: the present step."""
-        while self._at < len(self._way):
-            step = self._way[self._at]
-            start, end = step.owned
-            room = np.empty((step.groups, end - start), DTYPE)
-            self._came = [*room]
-            self._came[step.group] = self._array[start:end]
-            for group, host, (a, b), (c, d) in step.swaps:
-                if d > c:
-                    place = self._came[group][c - start : d - start]
-                    self._await(
-                        self._comm.Irecv(place, self._ranks[host], self._tags[0]), self._added
-                    )
-                if b > a:
-                    self._send(a, b, host, self._tags[0], self._added)
-            if self._left:
-                return
-            self._at += 1
-        self._down()
+    def begin(self) -> None:
+        """The numbers of this rank are there."""
+        self.at = 0
+        self._go()
 
-    def _added(self) -> None:
-        self._left -= 1
-        if self._left:
+    def advance(self) -> bool:
+        """Whether the sums are there."""
+        while self.at < len(self._stages):
+            if not type(self._requests[0]).Testall(self._requests):
+                return False
+            self._stages[self.at].end()
+            self.at += 1
+            self._go()
+        return True
+
+    def abandon(self) -> None:
+        """Takes back what is under way."""
+        for request in self._requests:
+            request.Cancel()
+            request.Free()
+        self._requests = []
+
+    def _go(self) -> None:
+        """What is next, if there is anything to be sent."""
+        for stage in self._stages[self.at :]:
+            if stage.received or stage.sent:
+                break
+            self.at += 1
+        else:
+            self._requests = []
             return
-        mine = self._came[self._way[self._at].group]
-        if mine.size:
-            parts = ffi.new("dn_real *[]", [pointer(part) for part in self._came])
-            lib.dn_sum_arrays(len(self._came), parts, mine.size, pointer(mine))
-        self._came.clear()
-        self._at += 1
-        self._up()
+        comm, tag = self._comm, stage.tag
+        self._requests = [comm.Irecv(place, rank, tag) for place, rank in stage.received]
+        hand_over(stage.bytes)
+        self._requests += [comm.Isend(message, rank, tag) for message, rank in stage.sent]
 
-    def _down(self) -> None:
-        """Back: what was sent comes summed."""
-        while self._at:
-            self._at -= 1
-            for _, host, (a, b), (c, d) in self._way[self._at].swaps:
-                if b > a:
-                    place = self._array[a:b]
-                    self._await(
-                        self._comm.Irecv(place, self._ranks[host], self._tags[1]), self._returned
-                    )
-                if d > c:
-                    self._send(c, d, host, self._tags[1], self._returned)
-            if self._left:
-                return
 
-    def _returned(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self._down()
+def _up(step: Cut, ranks: list[int], array: NDArray[Any], tag: int) -> _Stage:
+    """Towards the sums."""
+    stage, (start, end) = _Stage(tag), step.owned
+    stage.parts = [*np.empty((step.groups, end - start), DTYPE)]
+    stage.mine = stage.parts[step.group] = array[start:end]
+    for group, host, (a, b), (c, d) in step.swaps:
+        if d > c:
+            stage.received.append((stage.parts[group][c - start : d - start], ranks[host]))
+        if b > a:
+            stage.sent.append((array[a:b], ranks[host]))
+    return stage
 
-    def _await(self, request: Any, then: Callable[[], object]) -> None:
-        self._left += 1
-        self._add(request, then)
 
-    def _send(self, start: int, end: int, host: int, tag: int, then: Callable[[], object]) -> None:
-        message = self._array[start:end]
-        hand_over(message.nbytes)
-        self._await(self._comm.Isend(message, self._ranks[host], tag), then)
+def _back(step: Cut, ranks: list[int], array: NDArray[Any], tag: int) -> _Stage:
+    """What was sent comes summed."""
+    stage = _Stage(tag)
+    for _, host, (a, b), (c, d) in step.swaps:
+        if b > a:
+            stage.received.append((array[a:b], ranks[host]))
+        if d > c:
+            stage.sent.append((array[c:d], ranks[host]))
+    return stage

@@ -7,6 +7,7 @@ from the model, the hosts, and which parameters are used: it is the same on all 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
 from .structure import Structure
-from .wire import Hosts, Piece
+from .wire import Hosts, JoinedSums, Piece
 
 _ALIGN = 16
 _GROUP = 4
@@ -39,6 +40,20 @@ class Layout:
             self.at[i] = self.size
             self.size += -(-self.sizes[i] // _ALIGN) * _ALIGN
         self._pieces: dict[bytes, list[Piece]] = {}
+        self._whole: tuple[bytes, Any] = b"", self.taken([])
+
+    def taken(self, parts: Sequence[tuple[int, int, int, int]]) -> Any:
+        """Of a piece's parts where they lie, as C takes it."""
+        handles = self.structure.handles
+        return ffi.new("dn_span_taken[]", [(handles[i], *where) for i, *where in parts])
+
+    def whole(self, used: NDArray[np.bool_]) -> Any:
+        """The same of whole gradients of these parameters."""
+        key = used.tobytes()
+        if key != self._whole[0]:
+            chosen = np.flatnonzero(used).tolist()
+            self._whole = key, self.taken([(i, 0, self.sizes[i], self.at[i]) for i in chosen])
+        return self._whole[1]
 
     def pieces(self, used: NDArray[np.bool_]) -> list[Piece]:
         """What is sent where these parameters are used: the same on all ranks."""
@@ -74,7 +89,8 @@ class Layout:
                     for i, a, b in spans
                     if a < end and start < b
                 ]
-                pieces.append(Piece(self._hosts, len(pieces), start, end, parts))
+                taken = self.taken(parts)
+                pieces.append(Piece(self._hosts, len(pieces), start, end, parts, taken))
         return pieces
 
 
@@ -94,7 +110,7 @@ class Arrays:
             (whole, starts), (flags, places) = mapped
             arrays = [np.frombuffer(ffi.buffer(whole), DTYPE, size, start) for start in starts]
             self.mine, self.sum = arrays[hosts.local], arrays[-1]
-            self.locals = arrays[:-1]
+            self.locals = [pointer(each) for each in arrays[:-1]]
             self._flags = [
                 ffi.new(
                     "int64_t *[]",
@@ -105,8 +121,24 @@ class Arrays:
             self._mapping = whole
         else:
             self.mine = self.sum = np.zeros(size, DTYPE)
-            self.locals = [self.mine]
+            self.locals = [pointer(self.mine)]
         self.pointer, self.sum_pointer = pointer(self.mine), pointer(self.sum)
+        self._joined: JoinedSums | None = None
+        self._stripes: dict[int, Any] = {}
+
+    def joined(self, comm: Any) -> JoinedSums:
+        """How many hosts sum the pieces of the sum, in this communicator."""
+        if self._joined is None or self._joined.comm is not comm:
+            self._joined = JoinedSums(comm, self.hosts, self.sum)
+        return self._joined
+
+    def add_up(self, start: int, end: int) -> None:
+        """The sum of this host's ranks of these numbers, in rank order."""
+        parts = self._stripes.get(start)
+        if parts is None:
+            parts = ffi.new("dn_real *[]", [at + start for at in self.locals])
+            self._stripes[start] = parts
+        lib.dn_sum_arrays(len(parts), parts, end - start, self.sum_pointer + start)
 
     def tell(self, kind: int, value: int) -> None:
         """Says to the other ranks that this one has come to this point."""

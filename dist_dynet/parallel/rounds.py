@@ -14,7 +14,7 @@ import time
 import weakref
 from typing import Any
 
-from .._ffi import ffi, lib, pointer
+from .._ffi import lib
 from ..params.root import Root
 from .compression import ErrorFeedback
 from .exchange import Weight
@@ -80,7 +80,12 @@ class Round:
             self.watched = lib.dn_store_hook_count(self._root.c)
             self.weight = weight
             self._sum = Sum(
-                self._comm, self._hosts, self._arrays.sum, self._compression, self._all_come
+                self._comm,
+                self._hosts,
+                self._arrays.sum,
+                self._compression,
+                self._all_come,
+                self._arrays.joined(self._comm),
             )
 
     def hurry(self, weight: float) -> None:
@@ -152,19 +157,14 @@ class Round:
 
     def _fill(self, piece: Piece) -> None:
         assert self.weight is not None
-        for i, start, end, at in piece.parts:
-            lib.dn_param_take(self._handles[i], self.weight, start, end, self._arrays.pointer + at)
+        lib.dn_params_take(len(piece.parts), piece.taken, self.weight, self._arrays.pointer)
 
     def _send(self, piece: Piece) -> None:
         assert self._sum is not None
-        arrays, stripe = self._arrays, slice(piece.start, piece.end)
         if self._hosts.local >= self._hosts.stripes:
             return
-        if len(arrays.locals) > 1:
-            parts = ffi.new("dn_real *[]", [pointer(each[stripe]) for each in arrays.locals])
-            lib.dn_sum_arrays(
-                len(parts), parts, piece.end - piece.start, pointer(arrays.sum[stripe])
-            )
+        if len(self._arrays.locals) > 1:
+            self._arrays.add_up(piece.start, piece.end)
         self._sum.begin(piece)
 
 

@@ -47,6 +47,9 @@ _HOP = 1 << 12
 """A second hop takes as long as so many numbers need at 1 Gbit/s: a piece goes in one hop if that
 is not more in addition."""
 
+_KEPT = 4
+"""Times as many numbers as an array has are kept of what comes of others."""
+
 _BEGUN = 0
 """Tag of the message that says that a rank has begun. Piece k's numbers have tag 2 k + 1, its sums
 2 k + 2."""
@@ -102,6 +105,7 @@ class Piece:
         start: where it begins in the array.
         end: where it ends.
         parts: (parameter, from, to, place in the array) of what is put there.
+        taken: the same, as C takes it.
     """
 
     def __init__(
@@ -111,8 +115,9 @@ class Piece:
         start: int,
         end: int,
         parts: Sequence[tuple[int, int, int, int]] = (),
+        taken: Any = None,
     ) -> None:
-        self.number, self.parts = number, parts
+        self.number, self.parts, self.taken = number, parts, taken
         self.start, self.end = cut(start, end, hosts.stripes, hosts.local)
         owners = len(hosts.ranks)
         self.slices = [cut(self.start, self.end, owners, owner) for owner in range(owners)]
@@ -133,6 +138,35 @@ class _Arriving:
     left: int  # so many messages must yet come, or leave, before that
 
 
+class JoinedSums:
+    """The sums of an array's pieces as joining.py says, which stay for the next time.
+
+    Args:
+        comm: a communicator in which nothing else is said.
+        hosts: the ranks.
+        array: what is summed.
+    """
+
+    def __init__(self, comm: Any, hosts: Hosts, array: NDArray[Any]) -> None:
+        self.comm, self._hosts, self.array = comm, hosts, array
+        self._of: dict[Piece, joining.JoinedSum] = {}
+        self._room = 0
+
+    def of(self, piece: Piece) -> joining.JoinedSum:
+        """That of a piece."""
+        known = self._of.get(piece)
+        if known is None:
+            if self._room > _KEPT * self.array.size:  # other parameters are used each time
+                self._of.clear()
+                self._room = 0
+            tags = 2 * piece.number + 1, 2 * piece.number + 2
+            known = self._of[piece] = joining.JoinedSum(
+                self.comm, self._hosts.counterparts, self.array, piece.joined, tags
+            )
+            self._room += known.room
+        return known
+
+
 class Sum:
     """One sum under way.
 
@@ -143,6 +177,7 @@ class Sum:
         pieces: what is sent of it, the same on all hosts; begin(piece) lets one go.
         compression: makes what crosses the wire smaller.
         all_come: all counterparts are known to begin, so that nothing need be asked.
+        joined: of the array; None: they do not stay.
     """
 
     def __init__(
@@ -152,8 +187,11 @@ class Sum:
         array: NDArray[Any],
         compression: ErrorFeedback | None = None,
         all_come: bool = False,
+        joined: JoinedSums | None = None,
     ) -> None:
         self._comm, self._hosts, self._array, self._compression = comm, hosts, array, compression
+        self._joined = joined or JoinedSums(comm, hosts, array)
+        self._joining: list[joining.JoinedSum] = []
         self._peers = [
             (host, rank) for host, rank in enumerate(hosts.counterparts) if host != hosts.host
         ]
@@ -187,7 +225,7 @@ class Sum:
         while self._requests:
             done = type(self._requests[0]).Testsome(self._requests)
             if not done:
-                return False
+                break
             self.moves += len(done)
             then = [self._then[i] for i in done]
             for i in sorted(done, reverse=True):
@@ -195,7 +233,12 @@ class Sum:
             for act in then:
                 if act is not None:
                     act()
-        return True
+        for joined in [*self._joining]:
+            before = joined.at
+            if joined.advance():
+                self._joining.remove(joined)
+            self.moves += joined.at - before
+        return not self._requests and not self._joining
 
     @property
     def met(self) -> bool:
@@ -208,7 +251,9 @@ class Sum:
             if then is not None:
                 request.Cancel()
             request.Free()
-        self._requests, self._then = [], []
+        for joined in self._joining:
+            joined.abandon()
+        self._requests, self._then, self._joining = [], [], []
 
     def _add(self, request: Any, then: Callable[[], object] | None = None) -> None:
         self._requests.append(request)
@@ -240,14 +285,9 @@ class Sum:
 
     def _send(self, piece: Piece) -> None:
         if self._compression is None and piece.joined:
-            joining.JoinedSum(
-                self._comm,
-                self._hosts.counterparts,
-                self._array,
-                piece.joined,
-                (2 * piece.number + 1, 2 * piece.number + 2),
-                self._add,
-            )
+            joined = self._joined.of(piece)
+            joined.begin()
+            self._joining.append(joined)
         elif piece.one_hop:
             self._send_whole(piece)
         else:
