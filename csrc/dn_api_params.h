@@ -230,10 +230,11 @@ int64_t dn_rows_cut(const dn_rows *, const int32_t *message, const int64_t *from
  * Negative: out of memory, and gradients are what they were; DN_ERROR_VALUE: no such messages. */
 int dn_rows_put(dn_rows *, int n, const int32_t *const *messages, dn_real scale);
 /* Items in this order, the dearest first, each to the part of so many that has the least load so
- * far; of these the one with the fewest items, then the first. out: the part of each item.
- * DN_ERROR_MEMORY; DN_ERROR_VALUE: parts < 1, or of short costs 2^16 parts or items and more. */
+ * far; of these the one with the fewest items, then the first. out: the part of each item. Short
+ * costs are put in order here, equal ones as they come. DN_ERROR_MEMORY; DN_ERROR_VALUE: parts < 1,
+ * or of short costs 2^16 parts or items and more. */
 int dn_deal(int64_t n, const double *costs, const int64_t *order, int parts, int32_t *out);
-int dn_deal_short(int64_t n, const uint16_t *costs, const int64_t *order, int parts, int32_t *out);
+int dn_deal_short(int64_t n, const uint16_t *costs, int parts, int32_t *out);
 /* Starts a thread (csrc/parallel/alive.c) that sends datagrams of 24 bytes which come to this
  * socket and begin with these 16 back to where they came from, as long as the process lives. 0, or
  * what pthread_create() says. */

@@ -61,8 +61,10 @@ def by_heap(costs, ranks):
         np.ones(300),
         np.empty(0),
         RNG.integers(1, 50, 70_000),
+        RNG.integers(1, 50, 5000),
+        np.where(RNG.random(3000) < 0.02, 1023, RNG.integers(1, 4, 3000)),
     ],
-    ids=["lengths", "fractions", "large", "zeros", "alike", "none", "many"],
+    ids=["lengths", "fractions", "large", "zeros", "alike", "none", "many", "short", "unlike"],
 )
 def test_the_dearest_go_first_to_the_least_loaded(costs, ranks):
     costs = np.asarray(costs, np.float64)

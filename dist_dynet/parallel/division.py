@@ -29,19 +29,24 @@ def assign(costs: NDArray[Any], parts: int) -> NDArray[np.int32]:
     >>> assign(np.array([1.0, 9.0, 5.0, 5.0]), 2).tolist()
     [0, 0, 1, 1]
     """
-    out = np.empty(len(costs), np.int32)
-    short = compact(costs) if max(len(costs), parts) < _SHORT else costs
-    if short.dtype == np.uint16:  # NumPy sorts these by digits
-        order = np.argsort(_SHORT - short, kind="stable")
-        deal, kind = lib.dn_deal_short, "uint16_t[]"
+    n, out = len(costs), np.empty(len(costs), np.int32)
+    short, places = (
+        compact(costs) if max(n, parts) < _SHORT else costs,
+        ffi.from_buffer("int32_t[]", out),
+    )
+    if short.dtype == np.uint16:
+        error = lib.dn_deal_short(n, ffi.from_buffer("uint16_t[]", short), parts, places)
     else:
-        short = costs.astype(np.float64)
-        order = np.argsort(-short, kind="stable")
-        deal, kind = lib.dn_deal, "double[]"
-    numbers = ffi.from_buffer("int64_t[]", order.astype(np.int64, copy=False))
-    if deal(
-        len(costs), ffi.from_buffer(kind, short), numbers, parts, ffi.from_buffer("int32_t[]", out)
-    ):
+        doubles = costs.astype(np.float64)
+        order = np.argsort(-doubles, kind="stable").astype(np.int64, copy=False)
+        error = lib.dn_deal(
+            n,
+            ffi.from_buffer("double[]", doubles),
+            ffi.from_buffer("int64_t[]", order),
+            parts,
+            places,
+        )
+    if error:
         raise MemoryError("shard: out of memory for the division of a step")
     return out
 
