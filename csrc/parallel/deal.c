@@ -4,7 +4,7 @@
  * In general by a tournament over the parts: each inner node keeps the loser of the last match
  * there, so that an item costs one match a level, on the way from the part that has just got it.
  * Load, items and number are one number, so that a match is one comparison without a branch. Where
- * costs are small whole numbers parts wait in lists by their load instead: an item costs one look
+ * costs are small integers parts wait in lists by their load instead: an item costs one look
  * at the list of the least load. */
 #include <stdlib.h>
 #include <string.h>
@@ -139,11 +139,12 @@ int dn_deal_short(int64_t n, const uint16_t *costs, int parts, int32_t *out) {
         if (costs[i] > most) most = costs[i];
     }
     uint16_t *order = malloc((size_t)n * sizeof *order + 1);
-    int32_t *at = calloc((size_t)(most - least) + 1, sizeof *at);
+    const int costs_between = most > least ? most - least : 0;
+    int32_t *at = calloc((size_t)costs_between + 1, sizeof *at);
     const int error = order && at ? 0 : DN_ERROR_MEMORY;
     if (!error) {
         for (int64_t i = 0; i < n; i++) at[costs[i] - least]++;
-        for (int cost = most - least, before = 0; cost >= 0; cost--) {
+        for (int cost = costs_between, before = 0; cost >= 0; cost--) {
             const int these = at[cost];
             at[cost] = before;
             before += these;
