@@ -81,7 +81,7 @@ int dn_trainer_pin(dn_trainer *);
  * gradients are complete on each rank. Returns whether it is to be so: 0: this trainer needs them
  * complete. DN_ERROR_STATE: it is pinned no more. close: when all have
  * updated. */
-int dn_trainer_open(dn_trainer *, const dn_real *squares, void *row_squares);
+int dn_trainer_open(dn_trainer *, dn_real *squares, void *row_squares);
 void dn_store_close(dn_store *);
 int64_t dn_store_pieces(dn_store *);
 int64_t dn_store_row_squares(dn_store *, int ranks);
@@ -169,10 +169,11 @@ typedef struct dn_span_taken {
     int64_t from, to, at;
 } dn_span_taken;
 /* out[at ...] = factor g (zeros where the gradient is empty or factor is 0); takes no lock. g =
- * factor in[at ...], of whole gradients, which count as filled then. */
+ * factor in[at ...], of whole gradients, which count as filled then; own: in a window with squares
+ * (dn_trainer_open) of this rank's pieces alone, with their squares. */
 void dn_params_take(int n, const dn_span_taken *, double factor, dn_real *out);
-void dn_params_put(int n, const dn_span_taken *, double factor, const dn_real *in);
-/* the same of one, from in on */
+void dn_params_put(int n, const dn_span_taken *, double factor, const dn_real *in, int own);
+/* the whole of one, from in on */
 void dn_param_put(dn_param *, double factor, const dn_real *in);
 /* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
@@ -227,8 +228,16 @@ int dn_rows_add(const dn_rows *, int n, const int32_t *const *messages, int cuts
 int64_t dn_rows_cut(const dn_rows *, const int32_t *message, const int64_t *from, const int64_t *to,
                     int32_t *out);
 /* The tables' gradients become the rows of these messages, one of each owner, times scale.
- * Negative: out of memory, and gradients are what they were; DN_ERROR_VALUE: no such messages. */
-int dn_rows_put(dn_rows *, int n, const int32_t *const *messages, dn_real scale);
+ * Negative: out of memory, and gradients are what they were; DN_ERROR_VALUE: no such messages.
+ * own: in a window with squares (dn_trainer_open) where tables have owners of rows those of this
+ * rank alone, with their squares. */
+int dn_rows_put(dn_rows *, int n, const int32_t *const *messages, dn_real scale, int own);
+/* Whether there is such a window, and a rank's own rows of all tables are those of its message:
+ * others may be NULL for dn_rows_put. A table of which it has none looks then as if there were none
+ * at all: dn_rows_lacks says whether there is one, and dn_rows_mark sees to it, of whole messages. */
+int dn_rows_are_owned(const dn_rows *);
+int dn_rows_lacks(const dn_rows *);
+void dn_rows_mark(const dn_rows *, int n, const int32_t *const *messages);
 /* Items in this order, the dearest first, each to the part of so many that has the least load so
  * far; of these the one with the fewest items, then the first. out: the part of each item. Short
  * costs are put in order here, equal ones as they come. DN_ERROR_MEMORY; DN_ERROR_VALUE: parts < 1,

@@ -67,6 +67,14 @@ def test_each_host_has_a_copy(layout):
 
 @pytest.mark.mpi
 @needs_mpi
+@pytest.mark.parametrize("layout", ["aabb", "aaab"])
+def test_ranks_take_their_own_of_the_sums_of_hosts(layout):
+    program = "as_hosts.py", layout, "shared_model.py", "owners_between_hosts"
+    assert mpirun(len(layout), *program)[:2] == (0, "ok\n")
+
+
+@pytest.mark.mpi
+@needs_mpi
 def test_without_memory_each_rank_has_its_own():
     status, output, _ = mpirun(2, "shared_model.py", "no_memory", DIST_DYNET_SHARED_LIMIT="1e5")
     assert status == 0 and output.count(_APART) == 1, output

@@ -4,6 +4,7 @@
 
 #include "kernels/kernels.h"
 #include "params/params.h"
+#include "params/shared.h"
 
 static void take(const dn_param *p, double factor, int64_t from, int64_t to, dn_real *out) {
     size_t n = (size_t)(to - from);
@@ -16,14 +17,28 @@ void dn_params_take(int n, const dn_span_taken *spans, double factor, dn_real *o
         take(spans[i].param, factor, spans[i].from, spans[i].to, out + spans[i].at);
 }
 
-void dn_param_put(dn_param *p, double factor, const dn_real *in) {
-    dn_real beta;
-    DN_HOLD(p->store);
-    dn__axpy((size_t)p->row_size, (dn_real)factor, in, 0, dn__param_gradient(p, &beta));
+static void put(dn_param *p, double factor, const dn_real *in, int own) {
+    dn_real beta, *g = dn__param_gradient(p, &beta);
+    if (!own || !dn__is_in_pieces(p)) {
+        dn__axpy((size_t)p->row_size, (dn_real)factor, in, 0, g);
+        return;
+    }
+    for (int64_t from, to = 0; dn__next_piece(p, 0, &from, &to);) {
+        dn__axpy((size_t)(to - from), (dn_real)factor, in + from, 0, g + from);
+        dn__tell_squares(p, from, to);
+    }
 }
 
-void dn_params_put(int n, const dn_span_taken *spans, double factor, const dn_real *in) {
-    for (int i = 0; i < n; i++) dn_param_put(spans[i].param, factor, in + spans[i].at);
+void dn_param_put(dn_param *p, double factor, const dn_real *in) {
+    DN_HOLD(p->store);
+    put(p, factor, in, 0);
+}
+
+void dn_params_put(int n, const dn_span_taken *spans, double factor, const dn_real *in, int own) {
+    for (int i = 0; i < n; i++) {
+        DN_HOLD(spans[i].param->store);
+        put(spans[i].param, factor, in + spans[i].at, own);
+    }
 }
 
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum) {

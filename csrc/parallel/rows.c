@@ -5,6 +5,7 @@
 
 #include "kernels/kernels.h"
 #include "params/params.h"
+#include "params/shared.h"
 
 enum {
     LINE = 4, /* messages, and what is in them, begin at multiples of so many numbers */
@@ -307,38 +308,75 @@ int64_t dn_rows_cut(const dn_rows *c, const int32_t *message, const int64_t *fro
 
 /* ---- what comes of it ---------------------------------------------------------------- */
 
-static int put_part(const dn_rows *c, int k, int owner, const part *from, dn_real scale) {
+static int put_part(const dn_rows *c, int k, int owner, const part *from, dn_real scale, int own) {
     const table *t = c->of + k;
     const int64_t size = t->p->row_size;
     for (int64_t i = 0; i < from->left; i++) {
         const uint32_t local = (uint32_t)from->keys[i] * t->inverse & mask(t);
         const int64_t row = (int64_t)local * c->owners + owner;
         if (row >= t->p->rows || t->p->slot[row] >= 0) return DN_ERROR_VALUE;
+        if (own && !dn__is_own_row(t->p->store, row)) continue;
         copy_row(size, scale, from->rows + i * size, dn__lookup_new_row(t->p, row));
     }
     return 0;
 }
 
-int dn_rows_put(dn_rows *c, int n, const int32_t *const *messages, dn_real scale) {
+/* Whether a message holds one rank's rows as the model's owners have them. */
+static int is_by_owner(const dn_rows *c) { return c->owners == c->of->p->store->ranks; }
+
+static int put_table(const dn_rows *c, int k, int n, const int32_t *const *messages, dn_real scale,
+                     int own, int64_t *at) {
+    dn_param *p = c->of[k].p;
+    const int in_part = own && dn__is_in_own_rows(p);
+    int64_t total = 0;
+    int error = 0;
+    dn__param_clear(p);
+    p->scaled *= (double)scale;
+    for (int i = 0; i < n && !error; i++) {
+        if (!messages[i]) continue;
+        const part of = part_of(c, messages[i], k, at + i);
+        total += of.left;
+        if (in_part && is_by_owner(c) && i != p->store->rank) continue;
+        error = put_part(c, k, i, &of, scale, in_part);
+    }
+    if (in_part && !error) dn__tell_row_squares(p);
+    if (in_part) p->empty = !total;
+    return error;
+}
+
+int dn_rows_put(dn_rows *c, int n, const int32_t *const *messages, dn_real scale, int own) {
     if (!c->tables) return 0;
     DN_HOLD(c->of->p->store);
     int error = 0;
     for (int k = 0; k < c->tables && !error; k++) {
         int64_t rows = 0;
-        for (int i = 0; i < n; i++) rows += messages[i][k];
+        for (int i = 0; i < n; i++) rows += messages[i] ? messages[i][k] : 0;
         error = dn__lookup_reserve(c->of[k].p, rows);
     }
     int64_t *at = error ? NULL : malloc(((size_t)n + 1) * sizeof *at);
     if (!error && !at) error = DN_ERROR_MEMORY;
     for (int i = 0; i < n && !error; i++) at[i] = lines(c->tables);
-    for (int k = 0; k < c->tables && !error; k++) {
-        dn__param_clear(c->of[k].p);
-        c->of[k].p->scaled *= (double)scale;
-        for (int i = 0; i < n && !error; i++) {
-            const part p = part_of(c, messages[i], k, at + i);
-            error = put_part(c, k, i, &p, scale);
-        }
-    }
+    for (int k = 0; k < c->tables && !error; k++)
+        error = put_table(c, k, n, messages, scale, own, at);
     free(at);
     return error;
+}
+
+int dn_rows_are_owned(const dn_rows *c) {
+    if (!c->tables || !is_by_owner(c)) return 0;
+    for (int k = 0; k < c->tables; k++)
+        if (!dn__is_in_own_rows(c->of[k].p)) return 0;
+    return 1;
+}
+
+int dn_rows_lacks(const dn_rows *c) {
+    for (int k = 0; k < c->tables; k++)
+        if (c->of[k].p->empty) return 1;
+    return 0;
+}
+
+void dn_rows_mark(const dn_rows *c, int n, const int32_t *const *messages) {
+    for (int k = 0; k < c->tables; k++)
+        for (int i = 0; i < n; i++)
+            if (messages[i][k]) c->of[k].p->empty = 0;
 }

@@ -57,6 +57,12 @@ double dn__sum_pieces(const dn_param *p) {
     return sum;
 }
 
+void dn__tell_squares(const dn_param *p, int64_t from, int64_t to) {
+    const dn_real *g = p->store->chunks[p->chunk].grads + p->offset;
+    p->store->squares[p->first_piece + from / DN_PIECE] =
+        (dn_real)dn__sum_squares((size_t)(to - from), g + from);
+}
+
 static dn_exact_sum *row_squares(const dn_param *p, int rank) {
     return p->store->row_squares + p->number * p->store->ranks + rank;
 }

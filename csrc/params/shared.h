@@ -35,6 +35,8 @@ static inline int dn__is_in_pieces(const dn_param *p) {
     return !p->rows && p->store->squares && dn__has_owners(p);
 }
 double dn__sum_pieces(const dn_param *);
+/* The rank says what the squares come to of its piece [from, to). */
+void dn__tell_squares(const dn_param *, int64_t from, int64_t to);
 /* The same of a table: only the rows of this rank are here. */
 static inline int dn__is_in_own_rows(const dn_param *p) {
     return p->rows && p->store->squares && dn__has_owners(p);

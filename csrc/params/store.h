@@ -95,7 +95,7 @@ struct dn_store {
     int window;
     pthread_t window_thread;
     pthread_cond_t window_closed;
-    const dn_real *squares;
+    dn_real *squares;
     struct dn_exact_sum *row_squares; /* by table, then rank; as squares */
     int64_t n_pieces, n_tables;       /* pieces are those of all dense parameters */
 };

@@ -381,7 +381,7 @@ static int takes_pieces(const dn_trainer *t) {
     return !t->rule.whole && !(t->set.clip_value > 0) && !t->store->as_dynet;
 }
 
-int dn_trainer_open(dn_trainer *t, const dn_real *squares, void *row_squares) {
+int dn_trainer_open(dn_trainer *t, dn_real *squares, void *row_squares) {
     dn_store *r = t->store;
     DN_HOLD(r);
     if (!dn__is_in_window(r)) return DN_ERROR_STATE;

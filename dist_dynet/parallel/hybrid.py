@@ -39,7 +39,7 @@ from .compression import Code, ErrorFeedback
 from .exchange import MpiSum, Weight
 from .host_transport import HostTransport
 from .joining import FEWEST
-from .layout import Arrays, Layout
+from .layout import FLAG_BYTES, TOLD, Arrays, Layout
 from .memory import map_together, say_refused
 from .message import Flag
 from .negotiation import AsPlanned, Negotiated, NegotiatedByRank
@@ -94,8 +94,12 @@ class HybridExchange:
         self._pays = False  # whether the thread would have paid in the last step
         self._rows_round: RowsRound | None = None
         self._vain = self._skip = 0
+        self._own = False  # each rank of the host takes its own of the next sum
+        self._unread: list[Round | RowsRound] = []  # sums that may be read until settle()
         self.held = self.dropped = 0
         """How many rounds that began before the agreement were of use, and how many were not."""
+        self.owned = 0
+        """Of how many sums each rank took its own alone."""
         self._kept: dict[str, NDArray[Any]] = {}
         self._shared = False  # what is kept is that of the whole host
 
@@ -217,23 +221,82 @@ class HybridExchange:
             assert isinstance(negotiated, NegotiatedByRank)
             self._by_mpi.sum(negotiated)
             return
-        used, weight = negotiated.used, negotiated.weight
+        used, weight, scale = negotiated.used, negotiated.weight, negotiated.scale
         rest = used & ~held
         round_ = self._round(rest, all_come=True) if rest.any() else None
         if round_:
             round_.open(weight)
         if rows is None:
             rows = self._rows.begin(structure, weight)
-        self._drive(round_, rows, what)
+        self._drive(round_, rows, what, self._own)
         if round_:
             switch(lib.DN_EXCHANGE)
-            self._put(rest, negotiated.scale)
+            self._put(rest, scale)
             round_.end()
         if rows:
             switch(lib.DN_ROWS)
-            rows.put(negotiated.scale)
+        if self._own:
+            self._take_rows(rows, scale, what)
+        elif rows:
+            rows.put(scale)
             rows.end()
         self._prepare(used)
+
+    # ---- each its own ------------------------------------------------------------------
+
+    def is_steady(self, negotiated: Negotiated | AsPlanned) -> bool:
+        """Whether all of the next sum() is under way, in memory of this host's ranks, so that each
+        may take of it what it owns."""
+        assert isinstance(negotiated, Negotiated)
+        early, layout = self._early, self._layout
+        return (
+            layout is not None
+            and layout.structure is negotiated.structure
+            and self._rows.windows is not None
+            and early is not None
+            and bool(negotiated.of_all & Flag.EARLY)
+            and not (negotiated.used & ~self._early_used).any()
+            and (self._rows_round is not None or not layout.structure.tables)
+        )
+
+    def own(self) -> None:
+        """In the next sum() each rank takes its own, in a window with squares. Other sums may be
+        read until settle()."""
+        self._own = True
+
+    def _take_rows(self, rows: RowsRound | None, scale: float, what: str) -> None:
+        """The rows that this rank owns become its gradient, as its numbers of dense parameters have
+        become. When all of the host have told the squares of theirs the norm is known."""
+        arrays, lacks = self._arrays, False
+        assert arrays is not None
+        if rows and rows.are_owned():
+            lacks = rows.put_own(scale)
+        elif rows:
+            rows.put(scale, own=True)
+        self.owned += 1
+        arrays.told += 1
+        arrays.tell(TOLD, arrays.told)
+        self._here.wait_until(lambda: arrays.have(TOLD, arrays.told), what)
+        if rows:
+            self._unread.append(rows)
+            self._drive(None, rows, what)
+            if lacks:
+                rows.mark()
+
+    def complete(self, negotiated: Negotiated | AsPlanned) -> None:
+        """No update follows the sum: gradients are to be seen as they are."""
+        assert isinstance(negotiated, Negotiated)
+        self._put(negotiated.used, negotiated.scale)
+        for unread in self._unread:
+            if isinstance(unread, RowsRound):
+                unread.put(negotiated.scale)
+
+    def settle(self) -> None:
+        """Sums are not read any more."""
+        self._own = False
+        for unread in self._unread:
+            unread.end()
+        self._unread.clear()
 
     def _advance(self) -> int:
         """While messages are waited for: MPI moves large messages only while somebody looks at
@@ -277,7 +340,7 @@ class HybridExchange:
         self._skip -= self._skip > 0
         none = np.zeros(len(negotiated.structure.dense), bool)
         if early is not None or not is_known:
-            self._drive(early, rows, what)
+            self._drive(early, rows, what, self._own)
         if not is_known and rows is not None:
             rows.end()
             rows = None
@@ -285,8 +348,11 @@ class HybridExchange:
             return none, rows
         good = is_known and bool(negotiated.of_all & Flag.EARLY)
         held = self._early_used & negotiated.used if good else none
-        self._put(held, negotiated.scale)
-        early.end()
+        self._put(held, negotiated.scale, self._own)
+        if self._own:
+            self._unread.append(early)
+        else:
+            early.end()
         self.held, self.dropped = self.held + good, self.dropped + (not good)
         if was_armed:
             self._pays = bool(negotiated.of_any & Flag.AHEAD)
@@ -321,8 +387,14 @@ class HybridExchange:
             all_come,
         )
 
-    def _drive(self, round_: Round | None, rows: RowsRound | None, what: str) -> None:
-        """Drives a round and the exchange of rows side by side to their ends."""
+    def _drive(
+        self, round_: Round | None, rows: RowsRound | None, what: str, own: bool = False
+    ) -> None:
+        """Drives a round and the exchange of rows side by side to their ends; own: of rows as far
+        as this rank needs."""
+        has_rows = None
+        if rows is not None:
+            has_rows = rows.has_own if own and rows.are_owned() else rows.advance
         if round_:
             round_.take_over()
             round_.lock.acquire()  # the thread leaves it alone from now on
@@ -332,18 +404,18 @@ class HybridExchange:
 
         def done() -> bool:
             is_summed = round_ is None or round_.advance()
-            if is_summed and rows is not None:
+            if is_summed and has_rows is not None:
                 switch(lib.DN_ROWS)
-            return (rows is None or rows.advance()) and is_summed
+            return (has_rows is None or has_rows()) and is_summed
 
         self._here.wait_until(
             done, what, moves=lambda: (round_.moves if round_ else 0) + (rows.moves if rows else 0)
         )
 
-    def _put(self, used: NDArray[np.bool_], scale: float) -> None:
+    def _put(self, used: NDArray[np.bool_], scale: float, own: bool = False) -> None:
         assert self._layout is not None and self._arrays is not None
         spans = self._layout.whole(used)
-        lib.dn_params_put(len(spans), spans, scale, self._arrays.sum_pointer)
+        lib.dn_params_put(len(spans), spans, scale, self._arrays.sum_pointer, own)
 
     # ---- memory ------------------------------------------------------------------------
 
@@ -353,7 +425,7 @@ class HybridExchange:
         if self._layout is not None:
             self._kept, self._shared = self.residuals(), False
         host = self.hosts.mine
-        sizes = [max(layout.size, 1) * DTYPE.itemsize, 3 * 64, windows.BYTES]
+        sizes = [max(layout.size, 1) * DTYPE.itemsize, FLAG_BYTES, windows.BYTES]
         try:
             mapped = map_together(
                 self._here,

@@ -94,9 +94,12 @@ class Layout:
         return pieces
 
 
-FILLED, SUMMED, READ = range(3)
-"""What ranks of a host tell one another: pieces filled, rounds summed, rounds whose sums were read;
-each counted from the first."""
+FILLED, SUMMED, READ, TOLD = range(4)
+"""What ranks of a host tell one another: pieces filled, rounds summed, rounds whose sums were read,
+sums of which each takes its own and tells the squares; each counted from the first."""
+
+FLAG_BYTES = 4 * 64
+"""Of a rank's flags."""
 
 
 class Arrays:
@@ -105,6 +108,7 @@ class Arrays:
     def __init__(self, hosts: Hosts, size: int, mapped: list[Any]) -> None:
         self.hosts, self.size = hosts, size
         self.rounds = self.pieces = 0  # how many were begun before the present round
+        self.told = 0  # how many sums each took its own of
         self._flags: list[Any] = []
         if mapped:
             (whole, starts), (flags, places) = mapped
@@ -116,7 +120,7 @@ class Arrays:
                     "int64_t *[]",
                     [ffi.cast("int64_t *", flags + place + 64 * kind) for place in places[:-1]],
                 )
-                for kind in range(3)
+                for kind in range(4)
             ]
             self._mapping = whole
         else:

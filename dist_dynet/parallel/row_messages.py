@@ -46,6 +46,7 @@ class RowMessages:
         self._c = ffi.gc(c, lib.dn_rows_free)
         self._given: Pointers | None = None
         self._starts = ffi.new("int64_t[]", 8)
+        self._alone = ffi.new("int32_t *[]", owners)
         self._widths = [int(np.prod(table.shape()[1:])) for table in self.tables]
 
     def give(self, weight: float, room: Room) -> Message:
@@ -103,9 +104,25 @@ class RowMessages:
         out = np.empty(len(message), np.int32)
         return out[: lib.dn_rows_cut(self._c, _in_c(message), *part.c, _in_c(out))]
 
-    def put(self, messages: Any, scale: float) -> None:
-        """The tables' gradients become these, one of each owner, times scale."""
-        _check(lib.dn_rows_put(self._c, self.owners, messages, scale))
+    def put(self, messages: Any, scale: float, own: bool = False) -> None:
+        """The tables' gradients become these, one of each owner, times scale; own: where tables
+        have owners of rows this rank's alone."""
+        _check(lib.dn_rows_put(self._c, self.owners, messages, scale, own))
+
+    def are_owned(self) -> bool:
+        """Whether for that a rank needs no message but its own."""
+        return bool(lib.dn_rows_are_owned(self._c))
+
+    def put_own(self, message: Message, owner: int, scale: float) -> bool:
+        """As put() of own rows, of an owner's message alone. Whether mark() is needed then, because
+        it has no rows of a table."""
+        self._alone[owner] = _in_c(message)
+        _check(lib.dn_rows_put(self._c, self.owners, self._alone, scale, True))
+        return bool(lib.dn_rows_lacks(self._c))
+
+    def mark(self, messages: Any) -> None:
+        """Tables have gradients where there are rows in any of these messages."""
+        lib.dn_rows_mark(self._c, self.owners, messages)
 
     # ---- for those who look into them; without spread ----------------------------------
 

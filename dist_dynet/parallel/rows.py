@@ -137,6 +137,7 @@ class RowsRound:
         self._messages = messages
         self._counterparts = rows.hosts.counterparts
         self._sums: Pointers | None = None  # a message of each owner
+        self._own: Message | None = None  # this one's
         self._windows = rows.windows if len(rows.hosts.mine) > 1 else None
         if self._windows is not None:
             self._windows.round += 1
@@ -157,16 +158,34 @@ class RowsRound:
             self._next = next(self._steps, None)
         return self._next is None
 
-    def put(self, scale: float) -> None:
-        """Each table's gradient becomes the sum over all ranks of the weighted ones, times
-        scale."""
+    def has_own(self) -> bool:
+        """Does what can be done; whether the rows that this rank adds up are there."""
+        return self.advance() or self._own is not None
+
+    def put(self, scale: float, own: bool = False) -> None:
+        """Each table's gradient becomes the sum over all ranks of the weighted ones, times scale;
+        own: where tables have owners of rows this rank's alone."""
         assert self._sums is not None
-        self._messages.put(self._sums.c, scale)
+        self._messages.put(self._sums.c, scale, own)
+
+    def are_owned(self) -> bool:
+        """Whether for put() of own rows those are enough that this rank adds up."""
+        return self._messages.are_owned()
+
+    def put_own(self, scale: float) -> bool:
+        """As put() of own rows, which are there. Whether mark() is to follow when all is there."""
+        assert self._own is not None
+        return self._messages.put_own(self._own, self._hosts.local, scale)
+
+    def mark(self) -> None:
+        """Tables of which this rank owns no row that is used have gradients if others do."""
+        assert self._sums is not None
+        self._messages.mark(self._sums.c)
 
     def end(self) -> None:
         """What came is not read any more."""
         if self._windows is not None:
-            self._sums = None
+            self._sums = self._own = None
             self._windows.tell(READ)
 
     # ---- within a host -----------------------------------------------------------------
@@ -200,6 +219,7 @@ class RowsRound:
                     ]
                 )
             summed = yield from self._exchange(theirs, lambda size: windows.own(SUMMED, size))
+            self._own = summed
             if not windows.is_shared(SUMMED, hosts.local):
                 sent += self._tell([summed] * len(hosts.mine), _SUMMED)
             windows.tell(SUMMED)

@@ -25,6 +25,7 @@ from ..params.root import Root
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from ._world import World
+from .hybrid import HybridExchange
 from .memory import map_together
 from .message import Flag
 from .negotiation import AsPlanned, Negotiated, Negotiation
@@ -246,6 +247,8 @@ class SharedModel:
         self._trainer = Hooks(trainer).c
         self._negotiation, self._moments = negotiation, Hooks(trainer).moments
         self._plan: Plan | None = None
+        self._wire: HybridExchange | None = None
+        self._agreed: Negotiated | AsPlanned | None = None
         self._structure = negotiation.structure
         self._root = root_of(trainer.collection).c
         self._pinned = False
@@ -267,12 +270,15 @@ class SharedModel:
         )
         return 0 if self._pinned or not self.copy.shared else Flag.APART
 
-    def begin(self, agreed: Negotiated | AsPlanned, plan: Plan | None) -> None:
+    def begin(
+        self, agreed: Negotiated | AsPlanned, plan: Plan | None, wire: HybridExchange | None
+    ) -> None:
         """Ranks have agreed, and gradients are not summed yet. Collective.
 
         Args:
             agreed: what on.
             plan: what gradients will be summed by, if they may be in pieces.
+            wire: the same between hosts.
         """
         copy = self.copy
         if not copy.shared or agreed.__class__ is not AsPlanned:  # in the steady state it is
@@ -284,7 +290,8 @@ class SharedModel:
         if copy.comm is None:
             return
         self._pinned = True
-        squares = (NULL, NULL) if plan is None else copy.squares
+        wire = wire if wire is not None and wire.is_steady(agreed) else None
+        squares = (NULL, NULL) if plan is None and wire is None else copy.squares
         outcome = lib.dn_trainer_open(self._trainer, *squares)
         if outcome < 0:
             raise RuntimeError(
@@ -292,6 +299,9 @@ class SharedModel:
             )
         if outcome and plan is not None:
             self._plan, plan.c.squares = plan, squares[0]
+        if outcome and wire is not None:
+            self._wire, self._agreed = wire, agreed
+            wire.own()
 
     def _share(self, agreed: Negotiated | AsPlanned) -> None:
         """Goes private, or shares anew, as ranks have agreed."""
@@ -309,6 +319,8 @@ class SharedModel:
         """No update follows the sum: gradients are to be seen as they are."""
         if self._plan is not None:
             check(lib.dn_shm_comm_complete(self._plan.c))
+        if self._wire is not None and self._agreed is not None:
+            self._wire.complete(self._agreed)
 
     def end(self, what: str) -> None:
         """Waits, when this rank has updated its share, for the others of its host."""
@@ -328,6 +340,9 @@ class SharedModel:
         """Readers may read. Also after an exception."""
         if self._plan is not None:
             self._plan.c.squares, self._plan = NULL, None
+        if self._wire is not None:
+            self._wire.settle()
+            self._wire = self._agreed = None
         if self._pinned:
             self._pinned = False
             lib.dn_store_close(self._root)

@@ -156,7 +156,9 @@ class Sync:
         exchange = self.exchange if self.reproducible is None else None
         try:
             model.begin(
-                agreed, exchange.transport.plan if isinstance(exchange, SharedExchange) else None
+                agreed,
+                exchange.transport.plan if isinstance(exchange, SharedExchange) else None,
+                self.wire if exchange is not None else None,
             )
         except RuntimeError:  # of values that differ, on all ranks
             self.passes.stash.mark()

@@ -360,6 +360,48 @@ def test_hosts():
     assert results[0] == results[1] and results[2] == results[3]
 
 
+def test_owners_between_hosts():
+    """To be run by as_hosts.py: in the steady state a rank takes its own of the hosts' sums, and
+    values, clipped and not, and gradients that are left by a norm that is not finite are those of
+    ranks with a model of their own."""
+    results, owned = [], []
+    for shared in (False, True):
+        dy.reset_random_seed(7)
+        m = dy.ParameterCollection()
+        W, b = m.add_parameters((150, 120)), m.add_parameters(150)
+        often, now_and_then = (m.add_lookup_parameters((600, 120)) for _ in range(2))
+        trainer = parallel.DistributedTrainer(dy.AdamTrainer(m), shared_model=shared)
+        rng, seen = np.random.default_rng([3, rank]), []
+        for turn in range(12):
+            trainer.set_clip_threshold([0, 1e-3][turn % 2])
+            dy.renew_cg()
+            x = dy.esum([often[int(i)] for i in rng.integers(0, 600, 4)])
+            if turn % 5 == 2 and rank == 1:  # of which other ranks own no row that is used
+                x += now_and_then[7]
+            dy.squared_norm(dy.tanh(W * x + b)).backward()
+            trainer.update()
+            seen.append(held(m))
+        dy.renew_cg()
+        far = dy.inputVector([np.inf if rank == 1 else 1] * 150)
+        dy.dot_product(W * dy.esum([often[k] for k in range(8)]), far).backward()
+        with pytest.raises(RuntimeError, match="not finite"):
+            trainer.update()
+        rows = np.argsort(often.touched_rows())
+        seen += [p.grad_as_array().tobytes() for p in (W, b)]
+        seen.append(
+            (often.touched_rows()[rows].tolist(), often.touched_gradients()[rows].tobytes())
+        )
+        trainer.collection.reset_gradients()
+        dy.renew_cg()
+        dy.squared_norm(W * often[5] + b).backward()
+        trainer.update()
+        results.append([*seen, held(m, trainer)])
+        owned.append(trainer.sync.wire.owned)
+    assert results[0] == results[1]
+    alone = len(mine_of(trainer)) == 1
+    assert owned[0] == 0 and (owned[1] == 0 if alone else owned[1] > 6), owned
+
+
 def mine_of(trainer):
     return next(host for host in trainer.sync.hosts if rank in host)
 
