@@ -52,7 +52,7 @@ from replay_job import Job
 from timed import Costs
 
 import dist_dynet as dy
-from dist_dynet._ffi import NULL, ffi, lib
+from dist_dynet._ffi import ffi, lib
 from dist_dynet.expression import watchers
 from dist_dynet.parallel import hybrid, sampling, shared_model
 from dist_dynet.parallel.structure import Structure
@@ -140,48 +140,69 @@ class Measured:
         drawn = np.random.default_rng((step, rank)).integers(0, len(self._words), bench.BATCH)
         return [np.unique(np.concatenate([self._words[i] for i in drawn])).astype(np.int32)]
 
-    def update(self, ranks, sharing=1):
-        """Seconds of an update where so many ranks' rows have gradients; sharing: of a rank that
-        has one copy of the model with as many others of its host."""
+    def update(self, ranks, window=None):
+        """Seconds of an update where so many ranks' rows have gradients; window: of a rank that
+        has one copy of the model with others of its host, and its own of the gradients."""
         rows = np.unique(np.concatenate([self.rows(rank, 0)[0] for rank in range(ranks)]))
-        times, shared = [], self._share(sharing) if sharing > 1 else None
-        for turn in range(8):
-            self._fill(rows)
+        times = []
+        for _ in range(8):
+            self._fill(rows[rows % window.ranks == 0] if window else rows)
             start = time.thread_time()
-            if shared and (
-                (turn and not lib.dn_trainer_pin(Hooks(self._trainer).c))
-                or lib.dn_trainer_open(Hooks(self._trainer).c, NULL, NULL) < 0
-            ):
-                raise RuntimeError("the model is not shared")
+            if window:
+                window.open()
             self._trainer.update()
-            if shared:
-                lib.dn_store_close(self._root.c)
+            if window:
+                window.close()
             times.append(time.thread_time() - start)
-        if shared:
-            self._root.detach()
         self._fill(rows[:1])
         return statistics.median(times[2:])
 
-    def _share(self, ranks):
-        """The model lies in memory that so many ranks share, of which this is the first: no other
-        is there."""
-        blocks = shared_model._blocks(self._root, [self._trainer])
-        held = [mmap.mmap(-1, block.bytes) for block in blocks]
-        places = [ffi.from_buffer("char[]", memory) for memory in held]
-        for block, place in zip(blocks, places, strict=True):
-            ffi.memmove(place, ffi.cast("char *", block.at), block.used)
-        into = ffi.new("void *[]", places)
-        of = ffi.new("dn_memory_block[]", blocks)
-        if lib.dn_store_share(self._root.c, len(blocks), of, into, 0, ranks):
-            raise RuntimeError("the model cannot be shared here")
-        lib.dn_trainer_join(Hooks(self._trainer).c)
-        return held
+    def share(self, ranks):
+        """From now on the model lies in memory that so many ranks share, of which this is the
+        first: no other is there."""
+        return Window(self._root, self._trainer, ranks)
 
     def _fill(self, rows):
         """Gives all dense parameters and these rows gradients."""
         dy.renew_cg(autobatching=True)
         losses = [dy.sum_elems(p) for p in self.m.parameters_list()]
         dy.esum([*losses, *(dy.sum_elems(self._table[int(i)]) for i in rows)]).backward()
+
+
+class Window:
+    """A model of which a rank may write its share, as parallel/shared_model.py opens it: by
+    whichever thread runs."""
+
+    def __init__(self, root, trainer, ranks):
+        self.ranks, self._root, self._trainer = ranks, root, Hooks(trainer).c
+        blocks = shared_model._blocks(root, [trainer])
+        self._held = [mmap.mmap(-1, block.bytes) for block in blocks]
+        places = [ffi.from_buffer("char[]", memory) for memory in self._held]
+        for block, place in zip(blocks, places, strict=True):
+            ffi.memmove(place, ffi.cast("char *", block.at), block.used)
+        into, of = ffi.new("void *[]", places), ffi.new("dn_memory_block[]", blocks)
+        if lib.dn_store_share(root.c, len(blocks), of, into, 0, ranks):
+            raise RuntimeError("the model cannot be shared here")
+        lib.dn_trainer_join(self._trainer)
+        lib.dn_store_close(root.c)
+        self._squares = ffi.new("dn_real[]", lib.dn_store_pieces(root.c) + 1)
+        self._row_squares = ffi.new("int64_t[]", lib.dn_store_row_squares(root.c, ranks) // 8 + 1)
+
+    def open(self):
+        """The running thread writes."""
+        if (
+            not lib.dn_trainer_pin(self._trainer)
+            or lib.dn_trainer_open(self._trainer, self._squares, self._row_squares) != 1
+        ):
+            raise RuntimeError("the model is not shared")
+
+    def close(self):
+        """It has written."""
+        lib.dn_store_close(self._root.c)
+
+    def end(self):
+        """The model is this process's own again."""
+        self._root.detach()
 
 
 def sharding(ranks):
@@ -275,8 +296,10 @@ def main():
         )
         for hosts in options.hosts:
             ranks = hosts * options.ranks
-            sharing = 1 if options.own_model else options.ranks
-            update, dealing = measured.update(ranks, sharing), sharding(ranks)
+            window = None
+            if options.ranks > 1 and not options.own_model:
+                window = measured.share(options.ranks)
+            update, dealing = measured.update(ranks, window), sharding(ranks)
             rng = np.random.default_rng(2)
             drawn = rng.choice(measured.compute, (options.steps, ranks))
             for gbit in options.gbit:
@@ -297,7 +320,7 @@ def main():
                     options.cores,
                     factor,
                     None if options.late else measured.moments,
-                    sharing > 1,
+                    window,
                 )
                 step = float(np.median(job.run(options.steps)[1:]))
                 known = factor * (update + dealing + compute)
@@ -323,6 +346,8 @@ def main():
                         "efficiency": alone / step,
                     }
                 )
+            if window:
+                window.end()
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from timed import Clock, Links, TimedLibrary, requests_on, timed_here
 
 import dist_dynet as dy
-from dist_dynet._ffi import DTYPE, ffi, lib, pointer
+from dist_dynet._ffi import DTYPE, NULL, ffi, lib, pointer
 from dist_dynet.parallel import (
     host_transport,
     hybrid,
@@ -40,8 +40,8 @@ class Job:
         update: seconds of the update.
         cores: how many processors all share; None: each rank has its own.
         factor: of all processor time.
-        shared: the ranks of a host have one copy of the model: they wait for one another after the
-            update.
+        window: the ranks of a host have one copy of the model, which this opens and closes: each
+            takes its own of the gradients, and they wait for one another after the update.
         moments: of a backward pass, (part of the time of computing, how many numbers of each dense
             gradient are complete then); given: they are sent while it goes on.
     """
@@ -58,7 +58,7 @@ class Job:
         cores=None,
         factor=1.0,
         moments=None,
-        shared=False,
+        window=None,
     ):
         self.every = [list(range(h * ranks, (h + 1) * ranks)) for h in range(hosts)]
         self.size, self._ranks = hosts * ranks, ranks
@@ -66,10 +66,10 @@ class Job:
         self.network = Links(self.every, self.clock, costs)
         self._structure, self._settings = Structure(m), Settings.of(dy.AdamTrainer(m))
         self._m, self._rows, self._compute, self._update = m, of_rank, compute, update
-        self._moments = moments
+        self._moments, self._copy = moments, window
         self._met = (
             [np.zeros(lib.dn_shm_comm_bytes(ranks, 1), np.uint8) for _ in range(hosts)]
-            if shared and ranks > 1
+            if window
             else []
         )
         self._memory, self._windows, self._arrays, self.sums = {}, {}, {}, {}
@@ -91,6 +91,9 @@ class Job:
         library.dn_store_set_hook = lambda *_: None
         library.dn_store_hook_count = lambda *_: 0
         library.dn_param_unchanged = lambda _: True
+        library.dn_rows_are_owned = lambda _: self._copy is not None
+        library.dn_rows_put = self._put_rows
+        library.dn_params_put = self._in_window(lib.dn_params_put)
 
         def work(rank):
             clock.begin(rank)
@@ -163,12 +166,15 @@ class Job:
             self._pass_time(exchange, rank, self._compute(rank, step))
             flags = exchange.flush(32.0)
             negotiated = agreeing.reach(32.0, self._settings, Step(), flags)
+            if self._copy and exchange.is_steady(negotiated):
+                exchange.own()
             exchange.sum(negotiated)
             with clock.outside(in_turn=True):
                 clock.spend(self._update)
             root = structure.root.c
             while others and self._library.dn_shm_comm_close(others, root, 0.0) == waits:
                 here.wait_until(lambda: lib.dn_shm_comm_received(others, 0.0), "")
+            exchange.settle()
             ends[step, rank], self.busy[step, rank] = clock.times[rank], clock.busy[rank]
         if others:
             lib.dn_shm_comm_free(others)
@@ -222,6 +228,33 @@ class Job:
             lib.dn_lookup_add(handle, len(rows), ffi.from_buffer("int *", rows), pointer(zeros))
         clock.start()
         return lib.dn_rows_room(messages)
+
+    def _in_window(self, function):
+        """Whose last argument says whether a rank takes its own alone: as if this were the first of
+        its host."""
+
+        def call(*arguments):
+            if not arguments[-1]:
+                return function(*arguments)
+            self.clock.stop()
+            self._copy.open()
+            self.clock.start()
+            result = function(*arguments)
+            self.clock.stop()
+            self._copy.close()
+            self.clock.start()
+            return result
+
+        return call
+
+    def _put_rows(self, c, owners, messages, scale, own):
+        """dn_rows_put()."""
+        if own:
+            self.clock.stop()
+            mine = messages[self.clock.rank % self._ranks]
+            messages = ffi.new("int32_t *[]", [mine] + [NULL] * (owners - 1))
+            self.clock.start()
+        return self._in_window(lib.dn_rows_put)(c, owners, messages, scale, own)
 
     def _map(self, here, comm, host, segments, mine, sizes, what):
         """Memory of a host: as map_together()."""

@@ -233,8 +233,9 @@ int64_t dn_rows_cut(const dn_rows *, const int32_t *message, const int64_t *from
  * rank alone, with their squares. */
 int dn_rows_put(dn_rows *, int n, const int32_t *const *messages, dn_real scale, int own);
 /* Whether there is such a window, and a rank's own rows of all tables are those of its message:
- * others may be NULL for dn_rows_put. A table of which it has none looks then as if there were none
- * at all: dn_rows_lacks says whether there is one, and dn_rows_mark sees to it, of whole messages. */
+ * others may be NULL for dn_rows_put. A table of which it has none looks then as if there were no
+ * rows at all: dn_rows_lacks says whether there is one, and dn_rows_mark sees to it, of all
+ * messages. */
 int dn_rows_are_owned(const dn_rows *);
 int dn_rows_lacks(const dn_rows *);
 void dn_rows_mark(const dn_rows *, int n, const int32_t *const *messages);

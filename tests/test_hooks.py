@@ -261,7 +261,7 @@ def test_take_and_put(rng):
     v.clear_gradient()
     w.clear_gradient()
     spans = ffi.new("dn_span_taken[]", [(v._c, 0, 2, 6), (w._c, 0, 5, 0)])
-    lib.dn_params_put(len(spans), spans, 0.5, pointer(np.arange(8, dtype=DTYPE)))
+    lib.dn_params_put(len(spans), spans, 0.5, pointer(np.arange(8, dtype=DTYPE)), False)
     assert w.grad_as_array().tolist() == [0, 0.5, 1, 1.5, 2]
     assert v.grad_as_array().tolist() == [3, 3.5]
 

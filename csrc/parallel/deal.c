@@ -67,9 +67,7 @@ DEAL(deal_wide, wide, double, int64_t, WIDE_FIRST, WIDE_NEXT, WIDE_PART)
 
 enum { LOADS = 1 << 10, NOBODY = UINT16_MAX };
 
-typedef struct {
-    uint16_t first, last;
-} waiting;
+typedef struct { uint16_t first, last; } waiting;
 
 /* Rising runs become one; the sorted numbers are in a, or in room. */
 static uint32_t *sorted(uint32_t *a, uint32_t *room, int n) {

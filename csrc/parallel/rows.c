@@ -246,8 +246,7 @@ static int64_t add_table(int n, part *parts, part *room, uint64_t end, int64_t s
     for (uint32_t key = pass(n, parts, UINT32_MAX); key < end; key = pass(n, parts, key))
         out[count++] = (int32_t)key;
     dn_real *rows = (dn_real *)(out + lines(count));
-    for (int64_t i = 0; i < count; i++)
-        add_row(n, room, (uint32_t)out[i], size, rows + i * size);
+    for (int64_t i = 0; i < count; i++) add_row(n, room, (uint32_t)out[i], size, rows + i * size);
     memcpy(parts, room, (size_t)n * sizeof *parts);
     return count;
 }
@@ -268,8 +267,8 @@ int dn_rows_add(const dn_rows *c, int n, const int32_t *const *messages, int cut
         for (int k = 0; k < c->tables; k++) {
             const table *t = c->of + k;
             const uint64_t end = j < cuts ? bound(t, ends + 2 * j) : UINT32_MAX;
-            const int64_t count = add_table(n, parts + k * n, parts + c->tables * n, end,
-                                            t->p->row_size, out + at);
+            const int64_t count =
+                add_table(n, parts + k * n, parts + c->tables * n, end, t->p->row_size, out + at);
             counts[k] = (int32_t)count;
             at += lines(count) + lines(count * row_numbers(t));
         }

@@ -69,7 +69,7 @@ class Round:
         self._sum: Sum | None = None
         self._filled = self._sent = 0
         self._began: float | None = None
-        self._told = False
+        self._told = self._over = False
         arrays.rounds += 1
         self._number, self._first = arrays.rounds, arrays.pieces
         arrays.pieces += len(pieces)
@@ -108,8 +108,8 @@ class Round:
 
     def advance(self) -> bool:
         """Whether arrays.sum holds the sums."""
-        if self._sum is None:
-            return False
+        if self._sum is None or self._over:
+            return self._over
         arrays, pieces = self._arrays, self._pieces
         while self._filled < len(pieces) and self._is_complete(pieces[self._filled]):
             if self._began is None:
@@ -129,7 +129,8 @@ class Round:
         if not self._told:
             arrays.tell(SUMMED, self._number)
             self._told = True
-        return arrays.have(SUMMED, self._number)
+        self._over = arrays.have(SUMMED, self._number)
+        return self._over
 
     def take_over(self) -> None:
         """From now on it is driven to its end by the main thread alone."""
