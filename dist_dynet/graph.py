@@ -54,7 +54,8 @@ class ComputationGraph:
             )
         self._kept: dict[Any, int] = {}
         _graphs[self.number] = self
-        weakref.finalize(self, _free, self.number, self._kept)
+        # at exit threads may still compute with theirs
+        weakref.finalize(self, _free, self.number, self._kept).atexit = False
         lib.dn_graph_autobatch(self.number, _defaults.autobatch)
         self._thread = _random.new_thread() if _thread is None else _thread
         self._stream: int | None = None

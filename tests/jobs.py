@@ -181,7 +181,9 @@ def start(ranks, program, *arguments, mpi=HERE_MPI, **environment):
 
 
 def mpirun(ranks, program, *arguments, mpi=HERE_MPI, limit=60, **environment):
-    """Runs a program of tests/mpi with mpirun; (status, what it wrote, seconds)."""
+    """Runs a program of tests/mpi with mpirun; (status, what it wrote, seconds). On a busy machine
+    ranks wait for one another, of which nothing is said."""
+    environment = {"DIST_DYNET_METRICS_EVERY": "inf", **environment}
     for _ in range(3):
         status, output, _, seconds = start(ranks, program, *arguments, mpi=mpi, **environment).end(
             limit

@@ -466,6 +466,31 @@ print("end")
         assert output_of(code) == "end\n"
 
 
+def test_graphs_of_threads_stay_when_the_process_ends():
+    code = """
+import atexit, threading
+done, go, built = threading.Event(), threading.Event(), threading.Event()
+def at_the_very_end():  # behind all that is registered later
+    go.set()
+    done.wait(20)
+atexit.register(at_the_very_end)
+import dist_dynet as dy
+def work():
+    loss = dy.sum_elems(dy.tanh(dy.inputVector([1, 2])))
+    built.set()
+    go.wait()
+    try:
+        loss.backward()
+        print("goes on", flush=True)
+    except Exception as error:
+        print(error, flush=True)
+    done.set()
+threading.Thread(target=work, daemon=True).start()
+built.wait()
+"""
+    assert output_of(code) == "goes on\n"
+
+
 # ---- fork ------------------------------------------------------------------------------
 
 
