@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 PACKAGE = Path(dist_dynet.__file__).parent.parent
 
 
-def run_python(*arguments, timeout=120, **environment):
+def run_python(*arguments, timeout=300, **environment):
     """`python ARGUMENTS` with the package under test and this folder on its path."""
     path = os.pathsep.join(
         p for p in (str(PACKAGE), str(HERE), os.environ.get("PYTHONPATH", "")) if p
@@ -39,7 +39,7 @@ def output_of(code, **options):
     return result.stdout
 
 
-def passing_tests(*arguments, timeout=300, **environment):
+def passing_tests(*arguments, timeout=900, **environment):
     """How many tests pass when pytest runs with these arguments, in another build or environment;
     AssertionError if one fails."""
     result = run_python(
