@@ -20,6 +20,7 @@ PROPERTIES = (
     "where_it_is_written_often_it_ends",
     "two_trainers_of_one_collection",
     "readers_in_threads",
+    "refused_update_leaves_all_as_it_was",
 )
 _APART = "each rank keeps a model of its own"
 
@@ -38,10 +39,14 @@ def test_local_sgd_refuses_it():
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_drawn_programs_hold_the_same_bits(ranks, seed):
-    first = seed % 100_000
-    assert mpirun(ranks, "shared_model.py", "programs", first, first + 4)[:2] == (0, "ok\n")
+@pytest.mark.parametrize("layout", ["aa", "aaa", "aab", "aabb"])
+def test_drawn_programs_hold_the_same_bits(layout, seed):
+    first, ranks = seed % 100_000, len(layout)
+    on_hosts = ("as_hosts.py", layout) if "b" in layout else ()
+    status, output, _ = mpirun(
+        ranks, *on_hosts, "shared_model.py", "programs", first, first + 4, limit=120
+    )
+    assert (status, output) == (0, "ok\n")
 
 
 @pytest.mark.mpi

@@ -221,12 +221,12 @@ def _joinable(layout: MessageLayout, every: NDArray[Any], hosts: Hosts) -> NDArr
 
 
 def _read(layout: MessageLayout, told: NDArray[np.uint8], hosts: Hosts) -> Summary | None:
-    """What it comes to; None: ranks differ in what must be the same, or one has run out of data, or
-    does not know what its gradients belong to."""
+    """What it comes to; None: ranks differ in what must be the same, or a flag of one says that all
+    must read all messages."""
     dense, words = len(layout.structure.dense), told[: 8 * (_MARKS + len(hosts.ranks))]
     same, different, of_any, not_of_all = words[: 8 * _MARKS].view(np.int64).tolist()
     of_all = ~not_of_all
-    if same & different or of_any & (Flag.ENDED | Flag.UNKNOWN) or (of_any ^ of_all) & Flag.WEIGHED:
+    if same & different or of_any & Flag.UNPLANNED or (of_any ^ of_all) & Flag.WEIGHED:
         return None
     weights = words[8 * _MARKS :].view(np.float64).tolist()
     used = np.unpackbits(told[len(words) :], count=dense).astype(bool)

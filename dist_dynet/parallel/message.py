@@ -25,6 +25,10 @@ class Flag:
     LAST = 128
     SILENT = 256  # the pass does not count towards an accumulation
     APART = 512  # its values are no longer those of its host
+    OTHER = 1024  # it holds other parameters than those that the ranks have agreed on
+
+    UNPLANNED = ENDED | UNKNOWN | OTHER
+    """With one of these on any rank, all read the messages of all."""
 
 
 def _numpy(kind: Any) -> Any:

@@ -116,7 +116,7 @@ class Transport(Protocol):
             message: dn_rank_message *
             average: gradients are multiplied by weight / sum of weights, otherwise, where the
                 weight is not 0, by 1.
-            plannable: a plan may be followed; alike on all ranks whose messages are.
+            plannable: a plan may be followed, as far as messages allow it; the same on all ranks.
             name: names the collective operation; not called in the steady state.
 
         Returns:
@@ -225,6 +225,7 @@ class Negotiation:
         if weight == 0 and not problem:
             self._m.reset_gradients()
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
+        flags |= 0 if current is self._structure else Flag.OTHER
         said, c = (current, step, settings, flags), self._message
         if said != self._said:  # objects that stay the same in a loop
             c.structure = current.hash
@@ -233,12 +234,7 @@ class Negotiation:
             c.flags = flags
             self._said = said
         c.weight = weight
-        plannable = (
-            current is self._structure
-            and not flags & (Flag.ENDED | Flag.UNKNOWN | Flag.APART)
-            and not self._here.checks
-        )
-        outcome = self._transport.send(self._layout, c, average, plannable, name)
+        outcome = self._transport.send(self._layout, c, average, not self._here.checks, name)
         if outcome is True:
             self.meters.take(self._transport.meters(), self._updates)
             for callback in self.on_flags:

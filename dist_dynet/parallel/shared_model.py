@@ -310,6 +310,7 @@ class SharedModel:
         apart = isinstance(agreed, Negotiated) and bool(agreed.of_any & Flag.APART)
         if copy.shared and (apart or adopted):  # all have got rank 0's values of new parameters
             lib.dn_store_close(self._root)
+            self._pinned = False  # as on the ranks that have gone
             copy.end()
         if not copy.shared and copy.is_due(structure, 0 if self._wanted else WORTH, self._moments):
             what = agreed.what or "update"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .._ffi import FAST_PATHS, NULL, declines, ffi, lib
 from ._world import World
 from .memory import map_together, say_refused
-from .message import MessageLayout
+from .message import Flag, MessageLayout
 from .negotiation import MpiTransport
 from .plan import Plan, check
 
@@ -67,6 +67,7 @@ class SharedTransport:
         plan, self._name = NULL, name
         if (
             plannable
+            and not message.flags & (Flag.UNPLANNED | Flag.APART)
             and self.plan is not None
             and self.plan.structure is layout.structure
             and not declines("update")

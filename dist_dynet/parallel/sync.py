@@ -110,6 +110,8 @@ class Sync:
         chosen: Sequence[AnyParameter] | None,
     ) -> tuple[bool, bool]:
         over, what = bool(flags & Flag.ENDED), ""
+        if not (problem and self.weighted):  # else ranks refuse it together
+            self.hooks.prepare()  # where no rank of the host writes values yet
         if self.negotiation is not None:
             negotiated = self._negotiate(
                 weight, step, flags | Flag.JOIN if self.joins else flags, problem
@@ -193,4 +195,5 @@ class Sync:
         if isinstance(negotiated, Negotiated) and flags & Flag.ENDED and not negotiated.over:
             # goes on as the ranks do that still have data
             negotiated.settings.set_on(self._trainer)
+            self.hooks.prepare()
         return negotiated

@@ -327,13 +327,13 @@ class Trainer(WithStats):
             self._set(decay=1 - self._decay)
 
     def _apply(self, chosen: Sequence[AnyParameter] | None = None) -> None:
+        self._prepare()
         if self._change(chosen):
             self._finish()
 
     def _change(self, chosen: Sequence[AnyParameter] | None = None) -> bool:
-        """The part of an update that changes parameters, all or some; False: the step was left
-        out."""
-        self._prepare()
+        """The part of an update that changes parameters, all or some, when it was prepared; False:
+        the step was left out."""
         these = () if chosen is None else [p._c for p in chosen]
         code = (
             _update(self._c)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Hooks:
-    """A trainer's update in steps: `if apply(): finish()`."""
+    """A trainer's update in steps: `prepare()`, then `if apply(): finish()`."""
 
-    __slots__ = ("_trainer", "apply", "chosen", "finish", "followers", "members")
+    __slots__ = ("_trainer", "apply", "chosen", "finish", "followers", "members", "prepare")
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -27,6 +27,8 @@ class Hooks:
         self.members = trainer._members
         # (parameters, tables) -> those that update_subset() is to update
         self.chosen = trainer._chosen
+        self.prepare = trainer._prepare
+        """Refuses the update, by an exception, or tells C what has changed."""
         self.apply = trainer._change
         """Changes all parameters, or the chosen ones, by their gradients; False: skip_nonfinite."""
         self.finish = trainer._finish  # tells all followers that an update was applied

@@ -123,6 +123,12 @@ def program(seed, shared):
         p = draw.choice(parameters[1:4])
         if event == "write" and not distributions:
             p.set_value(np.full(p.shape(), 0.25))
+        elif event == "write alone" and not distributions:
+            if rank == draw.randrange(size):
+                p.set_value(p.as_array())
+        elif event == "fork alone":
+            if rank == draw.randrange(size):
+                forked(m, parameters)
         elif event == "scale" and not distributions:
             draw.choice([*parameters, *tables]).scale(0.5)
         elif event == "fork":
@@ -175,7 +181,7 @@ def program(seed, shared):
 
 EVENTS = [
     *["write", "scale", "fork", "add", "freeze", "subset", "passes", "restart", "reload"],
-    *["average", "copy", "rate", "not finite", *["nothing"] * 12],
+    *["average", "copy", "rate", "not finite", "write alone", "fork alone", *["nothing"] * 14],
 ]
 
 
@@ -188,7 +194,8 @@ def test_programs():
         assert none == 0 and len(own) == len(common)
         for k, (a, b) in enumerate(zip(own, common, strict=True)):
             assert a == b, (seed, words, k, [x == y for x, y in zip(a, b, strict=True)])
-    assert shared_steps > 2 * len(seeds)
+    # none where a host has one rank
+    assert parallel.all_reduce(shared_steps, "max") > 2 * len(seeds)
 
 
 # ---- one by one ------------------------------------------------------------------------
@@ -346,6 +353,26 @@ def test_readers_in_threads():
     stop.set()
     reader.join()
     assert not failures and is_shared(trainer)
+
+
+def test_refused_update_leaves_all_as_it_was():
+    for shared in (True, False):
+        m = dy.ParameterCollection()
+        p = m.add_parameters((200, 200), init=-1)
+        trainer = parallel.DistributedTrainer(dy.EGTrainer(m), shared_model=shared)
+        for refused in (True, True, False):
+            p.set_value(np.full((200, 200), -1 if refused else 1 / 40_000))
+            m.reset_gradients()
+            dy.renew_cg()
+            (dy.squared_norm(p) * (1 + rank)).backward()
+            before = [p._flat_gradient().tobytes(), *held(m)]
+            if refused:
+                with pytest.raises(ValueError, match="must be positive"):
+                    trainer.update()
+                assert before == [p._flat_gradient().tobytes(), *held(m)]
+            else:
+                assert trainer.update()
+        parallel.assert_in_sync(m)
 
 
 def test_hosts():
