@@ -31,6 +31,11 @@ the others; --own-model: each updates all. Gradients are sent while backward goe
 complete in a backward pass that was watched; --late: in update(), as with overlap=False. Where a
 second thread would send, the rank does what it does once a millisecond.
 
+All ranks share this machine's caches, so that each finds its objects cold when its turn comes.
+--warm: when something comes that a rank waits for, it looks in vain once more before, which is not
+counted: so a rank that looks all the time has in its caches what it needs for a look. What it does
+then with what has come is cold all the same.
+
 Not in it: the memory's bandwidth that ranks of a host share, other traffic. Values are zeros, there
 is one model for all ranks, and all hosts of a large job use the same memory for dense gradients,
 which changes no step of the code.
@@ -277,6 +282,7 @@ def main():
     parser.add_argument("--spread", action="store_true", help="computing as unequal as measured")
     parser.add_argument("--own-model", action="store_true", help="as with shared_model=False")
     parser.add_argument("--late", action="store_true", help="as with overlap=False")
+    parser.add_argument("--warm", action="store_true", help="a rank that waits has looked before")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--fit", action="store_true", help="print what a message costs")
     options = parser.parse_args()
@@ -321,6 +327,7 @@ def main():
                     factor,
                     None if options.late else measured.moments,
                     window,
+                    options.warm,
                 )
                 step = float(np.median(job.run(options.steps)[1:]))
                 known = factor * (update + dealing + compute)

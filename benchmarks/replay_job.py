@@ -42,6 +42,7 @@ class Job:
         factor: of all processor time.
         window: the ranks of a host have one copy of the model, which this opens and closes: each
             takes its own of the gradients, and they wait for one another after the update.
+        warm: as for timed_here().
         moments: of a backward pass, (part of the time of computing, how many numbers of each dense
             gradient are complete then); given: they are sent while it goes on.
     """
@@ -59,6 +60,7 @@ class Job:
         factor=1.0,
         moments=None,
         window=None,
+        warm=False,
     ):
         self.every = [list(range(h * ranks, (h + 1) * ranks)) for h in range(hosts)]
         self.size, self._ranks = hosts * ranks, ranks
@@ -66,7 +68,7 @@ class Job:
         self.network = Links(self.every, self.clock, costs)
         self._structure, self._settings = Structure(m), Settings.of(dy.AdamTrainer(m))
         self._m, self._rows, self._compute, self._update = m, of_rank, compute, update
-        self._moments, self._copy = moments, window
+        self._moments, self._copy, self._warm = moments, window, warm
         self._met = (
             [np.zeros(lib.dn_shm_comm_bytes(ranks, 1), np.uint8) for _ in range(hosts)]
             if window
@@ -80,7 +82,7 @@ class Job:
     def run(self, steps):
         """Seconds of each step, of the rank that ends it last. self.busy: of a processor, by step
         and rank, from the first step on."""
-        library, errors, clock = TimedLibrary(lib, self.network), [], self.clock
+        library, errors, clock = TimedLibrary(lib, self.network, self._warm), [], self.clock
         self._library = library
         ends, self.busy = np.zeros((steps, self.size)), np.zeros((steps, self.size))
         self._request = requests_on(clock)
@@ -140,7 +142,7 @@ class Job:
 
     def _work(self, rank, steps, ends):
         """What a rank does."""
-        clock, here = self.clock, timed_here(rank, self.network, self._request)
+        clock, here = self.clock, timed_here(rank, self.network, self._request, self._warm)
         hosts = Hosts(self.every, rank // self._ranks, rank % self._ranks)
         overlap = self._moments is not None
         exchange = hybrid.HybridExchange(here, here.comm, hosts, overlap, None)

@@ -104,7 +104,8 @@ class Round:
     @property
     def moves(self) -> int:
         """Rises with everything that is done."""
-        return self._filled + self._sent + (self._sum.moves if self._sum else 0)
+        summed = self._sum.moves if self._sum else 0
+        return self._filled + self._sent + summed + self._told + self._over
 
     def advance(self) -> bool:
         """Whether arrays.sum holds the sums."""
