@@ -45,7 +45,7 @@ class Clock:
     def __init__(self, size, cores=None, factor=1.0):
         self.factor = factor
         self.times, self.busy = [0.0] * size, [0.0] * size
-        self._messages = [0.0] * size  # of that what messages cost
+        self.messages = [0.0] * size  # of that what messages cost
         self._turn = [threading.Semaphore(0) for _ in range(size)]
         self._ready, self._blocked = [], [False] * size
         self._wakes = [[] for _ in range(size)]
@@ -110,13 +110,13 @@ class Clock:
     def spend_on_message(self, seconds):
         """The same, for a message that is sent, or has come."""
         self.spend(seconds)
-        self._messages[self.rank] += seconds * self.factor
+        self.messages[self.rank] += seconds * self.factor
 
     def now(self):
         """(time, processor time, what of it messages cost) of the rank whose turn it is."""
         self.stop()
         self.start()
-        return self.times[self.rank], self.busy[self.rank], self._messages[self.rank]
+        return self.times[self.rank], self.busy[self.rank], self.messages[self.rank]
 
     def take_back(self, before):
         """The rank has looked in vain since now() was this, as it would have at any time while it
@@ -125,7 +125,7 @@ class Clock:
         self.stop()
         rank, seconds = self.rank, 0.0
         if self._free is None:
-            messages = self._messages[rank] - before[2]
+            messages = self.messages[rank] - before[2]
             seconds = self.times[rank] - before[0] - messages
             self.times[rank] -= seconds
             self.busy[rank] -= seconds
@@ -367,7 +367,7 @@ def timed_here(rank, network, request, warm=False):
             count = seen if finished else moves()
             found, clock.seen[rank] = clock.seen[rank], None
             if not finished and count == seen:
-                messages = clock.now()[2]
+                messages = clock.messages[rank]
                 look = clock.take_back(before)
                 if warm and messages != before[2]:
                     continue  # what is found then is not what it will find again

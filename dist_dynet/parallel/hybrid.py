@@ -175,6 +175,7 @@ class HybridExchange:
         if self._layout is None:
             return 0
         early, structure, flags = self._early, self._layout.structure, 0
+        self._rows_round = self._rows.begin(structure, weight)  # more bytes, and more steps
         if early is not None:
             with early.lock:
                 if self._is_good(early, structure, weight):
@@ -182,7 +183,6 @@ class HybridExchange:
                 if early.head_start() >= WORTH:
                     flags |= Flag.AHEAD
                 early.hurry(weight)
-        self._rows_round = self._rows.begin(structure, weight)
         return flags
 
     def _is_good(self, early: Round, structure: Structure, weight: float) -> bool:
@@ -221,26 +221,26 @@ class HybridExchange:
             assert isinstance(negotiated, NegotiatedByRank)
             self._by_mpi.sum(negotiated)
             return
-        used, weight, scale = negotiated.used, negotiated.weight, negotiated.scale
-        rest = used & ~held
+        scale = negotiated.scale
+        if self._own:
+            self._take_rows(rows, scale, what, negotiated.used)
+            return
+        rest = negotiated.used & ~held
         round_ = self._round(rest, all_come=True) if rest.any() else None
         if round_:
-            round_.open(weight)
+            round_.open(negotiated.weight)
         if rows is None:
-            rows = self._rows.begin(structure, weight)
-        self._drive(round_, rows, what, self._own)
+            rows = self._rows.begin(structure, negotiated.weight)
+        self._drive(round_, rows, what)
         if round_:
             switch(lib.DN_EXCHANGE)
             self._put(rest, scale)
             round_.end()
         if rows:
             switch(lib.DN_ROWS)
-        if self._own:
-            self._take_rows(rows, scale, what)
-        elif rows:
             rows.put(scale)
             rows.end()
-        self._prepare(used)
+        self._prepare(negotiated.used)
 
     # ---- each its own ------------------------------------------------------------------
 
@@ -264,11 +264,15 @@ class HybridExchange:
         read until settle()."""
         self._own = True
 
-    def _take_rows(self, rows: RowsRound | None, scale: float, what: str) -> None:
+    def _take_rows(
+        self, rows: RowsRound | None, scale: float, what: str, used: NDArray[np.bool_]
+    ) -> None:
         """The rows that this rank owns become its gradient, as its numbers of dense parameters have
         become. When all of the host have told the squares of theirs the norm is known."""
         arrays, lacks = self._arrays, False
         assert arrays is not None
+        if rows:
+            switch(lib.DN_ROWS)
         if rows and rows.are_owned():
             lacks = rows.put_own(scale)
         elif rows:
@@ -276,6 +280,7 @@ class HybridExchange:
         self.owned += 1
         arrays.told += 1
         arrays.tell(TOLD, arrays.told)
+        self._prepare(used)
         self._here.wait_until(lambda: arrays.have(TOLD, arrays.told), what)
         if rows:
             self._unread.append(rows)
@@ -302,15 +307,15 @@ class HybridExchange:
         """While messages are waited for: MPI moves large messages only while somebody looks at
         it."""
         early, rows, moves = self._early, self._rows_round, 0
+        if rows is not None:
+            rows.advance()
+            moves += rows.moves
         if early is not None and early.lock.acquire(blocking=False):
             try:
                 early.advance()
             finally:
                 early.lock.release()
             moves += early.moves
-        if rows is not None:
-            rows.advance()
-            moves += rows.moves
         return moves
 
     def drop(self, what: str) -> None:
@@ -403,10 +408,11 @@ class HybridExchange:
                 raise round_.error
 
         def done() -> bool:
+            is_there = has_rows is None or has_rows()
             is_summed = round_ is None or round_.advance()
-            if is_summed and has_rows is not None:
+            if is_summed and not is_there:
                 switch(lib.DN_ROWS)
-            return (has_rows is None or has_rows()) and is_summed
+            return is_there and is_summed
 
         self._here.wait_until(
             done, what, moves=lambda: (round_.moves if round_ else 0) + (rows.moves if rows else 0)

@@ -145,6 +145,7 @@ class RowsRound:
         else:
             self._steps = self._alone(weight)
         self._next = next(self._steps, None)
+        self.advance()
 
     @property
     def moves(self) -> int:
