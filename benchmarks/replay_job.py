@@ -167,7 +167,8 @@ class Job:
                 exchange.enable_overlap(lambda: 32.0)
             self._pass_time(exchange, rank, self._compute(rank, step))
             flags = exchange.flush(32.0)
-            negotiated = agreeing.reach(32.0, self._settings, Step(), flags)
+            of = Step((self.size, 1, 32, 0, 0, 1, 0, 0, 0, step))  # as of a batch of shard()
+            negotiated = agreeing.reach(32.0, self._settings, of, flags)
             if self._copy and exchange.is_steady(negotiated):
                 exchange.own()
             exchange.sum(negotiated)

@@ -88,7 +88,6 @@ class HostTransport:
         self._flag: Any = None
         self._told: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._count = 0  # how many summaries there were
-        self._known: dict[bytes, bytes] = {}
 
     def send(
         self,
@@ -122,7 +121,7 @@ class HostTransport:
         every = self._of_host(layout, message, name)
         self._count += 1
         if every is not None:
-            told = _joinable(layout, every, self._hosts, self._known)
+            told = _joinable(layout, every, self._hosts)
             firsts = [ranks[0] for ranks in self._hosts.ranks]
             join(self._here, self._first_comm, firsts, told, name(), self._moves)
             if self._flag is not None:
@@ -198,40 +197,11 @@ def _size(layout: MessageLayout, hosts: Hosts) -> int:
     return 8 * (_MARKS + len(hosts.ranks)) + -(-len(layout.structure.dense) // 8)
 
 
-def _joinable(
-    layout: MessageLayout,
-    every: NDArray[Any],
-    hosts: Hosts,
-    known: dict[bytes, bytes] | None = None,
-) -> NDArray[np.uint8]:
-    """What is told of a host's messages; known: from the bytes that are nearly always the same, of
-    the last time, to the marks of these."""
+def _joinable(layout: MessageLayout, every: NDArray[Any], hosts: Hosts) -> NDArray[np.uint8]:
+    """What is told of a host's messages."""
     told = np.zeros(_size(layout, hosts), np.uint8)
     numbers = told[: 8 * (_MARKS + len(hosts.ranks))].view(np.uint64)
-    said = every.view(np.uint8).reshape(len(every), -1)[:, layout.alike]
-    key = said.tobytes()
-    if known is None or key not in known:
-        _mark(numbers, said.copy(), layout, every["flags"].view(np.uint64))
-        if known is not None:
-            known.clear()
-            known[key] = numbers[:_MARKS].tobytes()
-    else:
-        numbers[:_MARKS] = np.frombuffer(known[key], np.uint64)
-    numbers[_MARKS + hosts.host : _MARKS + hosts.host + 1].view(np.float64)[0] = sum(
-        every["weight"].tolist()
-    )
-    used = np.packbits(np.logical_or.reduce(every["filled"]))
-    told[len(told) - len(used) :] = used
-    return told
-
-
-def _mark(
-    numbers: NDArray[np.uint64],
-    said: NDArray[np.uint8],
-    layout: MessageLayout,
-    flags: NDArray[np.uint64],
-) -> None:
-    """Hashes of what ranks have said, and flags."""
+    said = every.view(np.uint8).reshape(len(every), -1)[:, layout.alike].copy()
     said[:, layout.flags] = 0
     first = said[0].tobytes()
     marks = {first} if (said == said[0]).all() else {first, *(one.tobytes() for one in said)}
@@ -239,8 +209,15 @@ def _mark(
         number = np.frombuffer(hashlib.blake2b(mark, digest_size=8).digest(), np.uint64)[0]
         numbers[0] |= number
         numbers[1] |= ~number
+    flags = every["flags"].view(np.uint64)
     numbers[2] = np.bitwise_or.reduce(flags)
     numbers[3] = np.bitwise_or.reduce(~flags)
+    numbers[_MARKS + hosts.host : _MARKS + hosts.host + 1].view(np.float64)[0] = sum(
+        every["weight"].tolist()
+    )
+    used = np.packbits(np.logical_or.reduce(every["filled"]))
+    told[len(told) - len(used) :] = used
+    return told
 
 
 def _read(layout: MessageLayout, told: NDArray[np.uint8], hosts: Hosts) -> Summary | None:
