@@ -158,7 +158,7 @@ class Checkpointer:
         if sampler is not None:
             sampler.listen(self)
             if every is not None:
-                Hooks(self._inner).before(self._refuse_to_run_ahead)
+                Hooks(self._inner).refuse(self._refuse_to_run_ahead)
         else:
             Hooks(self._inner).after(self._save_if_due)
         tell_of_usr1(self)

@@ -54,6 +54,7 @@ class Trainer(WithStats):
         "_known_settings",
         "_last",
         "_logged",
+        "_refusals",
         "_schedule",
         "_settings",
         "_shown",
@@ -101,7 +102,8 @@ class Trainer(WithStats):
         self._since = meter.read()
         self._logged: dict[str, list[float]] = {}  # sum and number of what log() was given
         self._followers: list[Follower] = []
-        self._first: list[Callable[[], None]] = []  # called before an update; may refuse it
+        self._refusals: list[Callable[[], None]] = []  # called first; may refuse an update
+        self._first: list[Callable[[], None]] = []  # called when gradients are as they are applied
         self._last: list[Callable[[], None]] = []  # called when all of an update is done
         self._schedule: weakref.ref[Schedule] | None = None
         trainer = lib.dn_trainer_new(
@@ -126,6 +128,7 @@ class Trainer(WithStats):
         self._is_plain = not (
             self._watches
             or self._followers
+            or self._refusals
             or self._first
             or self._last
             or self._accumulation > 1
@@ -317,8 +320,8 @@ class Trainer(WithStats):
 
     def _prepare(self) -> None:
         """Before an update: tells C what has changed."""
-        for first in self._first:
-            first()
+        for refusal in self._refusals:
+            refusal()
         m = self._collection
         if m._parent is not None:
             self._select()
@@ -334,6 +337,8 @@ class Trainer(WithStats):
     def _change(self, chosen: Sequence[AnyParameter] | None = None) -> bool:
         """The part of an update that changes parameters, all or some, when it was prepared; False:
         the step was left out."""
+        for first in self._first:
+            first()
         these = () if chosen is None else [p._c for p in chosen]
         code = (
             _update(self._c)

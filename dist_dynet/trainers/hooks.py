@@ -62,8 +62,13 @@ class Hooks:
         self._trainer._followers.append(follower)
         self._trainer._set_plain()
 
+    def refuse(self, refusal: Callable[[], None]) -> None:
+        """Calls `refusal` in prepare(): it refuses an update by an exception."""
+        self._trainer._refusals.append(refusal)
+        self._trainer._set_plain()
+
     def before(self, first: Callable[[], None]) -> None:
-        """Calls `first` before each update, which it may refuse by an exception."""
+        """Calls `first` before each update, when gradients are as they will be applied."""
         self._trainer._first.append(first)
         self._trainer._set_plain()
 
