@@ -339,12 +339,10 @@ class Trainer(WithStats):
         the step was left out."""
         for first in self._first:
             first()
-        these = () if chosen is None else [p._c for p in chosen]
-        code = (
-            _update(self._c)
-            if chosen is None
-            else lib.dn_trainer_update_these(self._c, len(these), these)
-        )
+        if chosen is None:
+            code = _update(self._c)
+        else:
+            code = lib.dn_trainer_update_these(self._c, len(chosen), [p._c for p in chosen])
         return code >= 0 or self._fail(code, self._members() if chosen is None else chosen)
 
     def _done(self) -> None:
