@@ -79,8 +79,7 @@ int dn_trainer_pin(dn_trainer *);
  * pieces (dn_store_pieces) the sum of the squared gradients, where each rank has the sums of its
  * own pieces and rows alone; row_squares: the same of rows, dn_store_row_squares bytes. NULL:
  * gradients are complete on each rank. Returns whether it is to be so: 0: this trainer needs them
- * complete. DN_ERROR_STATE: it is pinned no more. close: when all have
- * updated. */
+ * complete. DN_ERROR_STATE: it is pinned no more. close: when all have updated. */
 int dn_trainer_open(dn_trainer *, dn_real *squares, void *row_squares);
 void dn_store_close(dn_store *);
 int64_t dn_store_pieces(dn_store *);

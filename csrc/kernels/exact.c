@@ -1,7 +1,6 @@
 /* Exact sums: the same in any order, and in whatever parts they were made. A sum is an integer in
  * units of the smallest double, in digits of 32 bits that carry late (a long accumulator, after U.
  * Kulisch). */
-#include <float.h>
 #include <math.h>
 #include <string.h>
 

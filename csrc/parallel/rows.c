@@ -326,7 +326,7 @@ static int is_by_owner(const dn_rows *c) { return c->owners == c->of->p->store->
 static int put_table(const dn_rows *c, int k, int n, const int32_t *const *messages, dn_real scale,
                      int own, int64_t *at) {
     dn_param *p = c->of[k].p;
-    const int in_part = own && dn__is_in_own_rows(p);
+    const int in_part = own && dn__is_in_pieces(p);
     int64_t total = 0;
     int error = 0;
     dn__param_clear(p);
@@ -364,7 +364,7 @@ int dn_rows_put(dn_rows *c, int n, const int32_t *const *messages, dn_real scale
 int dn_rows_are_owned(const dn_rows *c) {
     if (!c->tables || !is_by_owner(c)) return 0;
     for (int k = 0; k < c->tables; k++)
-        if (!dn__is_in_own_rows(c->of[k].p)) return 0;
+        if (!dn__is_in_pieces(c->of[k].p)) return 0;
     return 1;
 }
 

@@ -196,14 +196,12 @@ int dn_shm_comm_divide(const dn_shm_comm_plan *plan) {
 static int sum_pieces(const dn_shm_comm_plan *plan, int k, uint8_t *who) {
     const dn_param *p = plan->of.params[k];
     dn_real *const *segments = plan->segments[p->chunk];
-    const dn_real *mine = segments[plan->rank] + p->offset;
     for (int r = 0; r < plan->ranks; r++) who[r] = plan->filled[r][k];
     for (int64_t from, to = 0; dn__next_share(p, 0, &from, &to);) {
         const int error = dn_sum_ranks(plan->ranks, plan->rank, segments, plan->factors, who,
                                        p->offset + from, p->offset + to);
         if (error) return error;
-        plan->squares[p->first_piece + from / DN_PIECE] =
-            (dn_real)dn__sum_squares((size_t)(to - from), mine + from);
+        dn__tell_squares(p, from, to);
     }
     return 0;
 }

@@ -83,7 +83,7 @@ void dn__tell_row_squares(const dn_param *p) {
 
 double dn__sum_rows(const dn_param *p) {
     dn_exact_sum sum = {.other = 0};
-    if (!dn__is_in_own_rows(p)) add_touched(&sum, p);
+    if (!dn__is_in_pieces(p)) add_touched(&sum, p);
     else
         for (int r = 0; r < p->store->ranks; r++) dn__exact_add(&sum, row_squares(p, r));
     return dn__exact_value(&sum);

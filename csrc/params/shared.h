@@ -30,17 +30,13 @@ static inline int dn__next_share(const dn_param *p, int whole, int64_t *from, in
     *to = p->row_size;
     return *from < *to;
 }
-/* Whether of its gradient only this rank's pieces are here, and the sum of all squares. */
+/* Whether of its gradient only this rank's pieces, or rows, are here, and the sum of squares. */
 static inline int dn__is_in_pieces(const dn_param *p) {
-    return !p->rows && p->store->squares && dn__has_owners(p);
+    return p->store->squares && dn__has_owners(p);
 }
 double dn__sum_pieces(const dn_param *);
 /* The rank says what the squares come to of its piece [from, to). */
 void dn__tell_squares(const dn_param *, int64_t from, int64_t to);
-/* The same of a table: only the rows of this rank are here. */
-static inline int dn__is_in_own_rows(const dn_param *p) {
-    return p->rows && p->store->squares && dn__has_owners(p);
-}
 /* The sum of squares of a table's gradient, wherever its rows are; where they have owners, a rank
  * says first what its own come to. */
 void dn__tell_row_squares(const dn_param *);

@@ -30,10 +30,8 @@ def assign(costs: NDArray[Any], parts: int) -> NDArray[np.int32]:
     [0, 0, 1, 1]
     """
     n, out = len(costs), np.empty(len(costs), np.int32)
-    short, places = (
-        compact(costs) if max(n, parts) < _SHORT else costs,
-        ffi.from_buffer("int32_t[]", out),
-    )
+    places = ffi.from_buffer("int32_t[]", out)
+    short = compact(costs) if max(n, parts) < _SHORT else costs
     if short.dtype == np.uint16:
         error = lib.dn_deal_short(n, ffi.from_buffer("uint16_t[]", short), parts, places)
     else:
