@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from importlib.util import find_spec
@@ -26,8 +27,9 @@ SCRIPT = "launched.py"
 """One of them, for launchers: without MPI."""
 _LAUNCHERS = ("PMI", "HYDI", "MPI_", "OMPI_", "PMIX", "PRTE", "SLURM_")
 """How variables begin that a launcher sets: a job must not think that it is part of another one."""
-_NOT_STARTED = "The PMIx server's listener thread failed to start"
-"""What Open MPI's mpirun says now and then before it has started anything: a fault of its own."""
+_folder = tempfile.TemporaryDirectory(prefix="dist-dynet-tests-", ignore_cleanup_errors=True)
+"""For what Open MPI's processes keep on the hosts while a job runs: they do not start where a
+folder named after their process id was left by one that was killed."""
 _MARK = "JOB_OF_A_TEST"
 _numbers = itertools.count()
 
@@ -71,7 +73,10 @@ def environment_of(python, **changed):
         str(p) for p in (sources, PROGRAMS, os.environ.get("PYTHONPATH", "")) if p
     )
     # of other seeds on other ranks there are warnings
-    environment = {"PYTHONHASHSEED": "0", **clean, "PYTHONPATH": path, **changed}
+    environment = {"PYTHONHASHSEED": "0", **clean, "PYTHONPATH": path}
+    # the launcher has one of its own where it runs
+    own = f"{_folder.name}/{next(_numbers)}"
+    environment |= {"PRTE_MCA_prte_remote_tmpdir_base": own, **changed}
     return {name: value for name, value in environment.items() if value is not None}
 
 
@@ -165,6 +170,7 @@ def start(ranks, program, *arguments, mpi=HERE_MPI, **environment):
     """Starts a program of tests/mpi as a user does with mpirun; both streams come together."""
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     crowded = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    local = {"PRTE_MCA_prte_local_tmpdir_base": f"{_folder.name}/{next(_numbers)}"}
     command = [
         mpi.mpirun,
         "-n",
@@ -175,7 +181,7 @@ def start(ranks, program, *arguments, mpi=HERE_MPI, **environment):
     ]
     return Job(
         command,
-        environment_of(mpi.python, **as_root, **crowded, **environment),
+        environment_of(mpi.python, **as_root, **crowded, **local, **environment),
         stderr=subprocess.STDOUT,
     )
 
@@ -184,12 +190,9 @@ def mpirun(ranks, program, *arguments, mpi=HERE_MPI, limit=60, **environment):
     """Runs a program of tests/mpi with mpirun; (status, what it wrote, seconds). On a busy machine
     ranks wait for one another, of which nothing is said."""
     environment = {"DIST_DYNET_METRICS_EVERY": "inf", **environment}
-    for _ in range(3):
-        status, output, _, seconds = start(ranks, program, *arguments, mpi=mpi, **environment).end(
-            limit
-        )
-        if _NOT_STARTED not in output:
-            break
+    status, output, _, seconds = start(ranks, program, *arguments, mpi=mpi, **environment).end(
+        limit
+    )
     return status, output, seconds
 
 

@@ -9,6 +9,8 @@ default.
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -175,3 +177,16 @@ def test_launcher_names_the_rank_that_fails(how, python):
     status, words = LAUNCHED[how]
     assert job.returncode == status, job.stderr
     assert re.search(words, job.stderr, re.MULTILINE), job.stderr
+
+
+def test_what_a_killed_mpirun_has_left_prevents_no_start(python, tmp_path):
+    """Open MPI's mpirun keeps files in a folder named after its process id, and gives up where one
+    with files is there; process ids come again, in containers above all."""
+    newest = int(subprocess.check_output([sys.executable, "-c", "import os; print(os.getpid())"]))
+    for process in range(newest, newest + 3000):
+        left = tmp_path / f"ompi.{process}"
+        left.mkdir()
+        (left / "pmix.vm.tool").write_text("prterun-vm-1@0;tcp4://127.0.0.1:1\n")
+    job = launch(python, "run", "-n", 2, "fail.py", "nothing", TMPDIR=str(tmp_path), limit=LIMIT)
+    assert (job.returncode, job.stderr) == (0, "")
+    assert not [*tmp_path.glob("dist-dynet-*")]

@@ -107,11 +107,12 @@ def test_commands_of_mpich_and_open_mpi(monkeypatch):
         "--stdin",
         "none",
     ]
-    assert mpi.environment_for(ompi, bound=False)["OMPI_MCA_mpi_yield_when_idle"] == "1"
-    assert (
-        "OMPI_MCA_mpi_yield_when_idle" not in mpi.environment_for(ompi, bound=True)
-        and mpi.environment_for(mpich, bound=True) == {}
-    )
+    waits, base = "OMPI_MCA_mpi_yield_when_idle", "PRTE_MCA_prte_local_tmpdir_base"
+    assert mpi.environment_for(ompi, False, "/x", {})[waits] == "1"
+    assert waits not in mpi.environment_for(ompi, True, "/x", {})
+    assert mpi.environment_for(ompi, True, "/x", {})[base] == "/x"
+    assert base not in mpi.environment_for(ompi, True, "/x", {"PRTE_MCA_prte_tmpdir_base": "/y"})
+    assert mpi.environment_for(mpich, True, "/x", {}) == {}
 
 
 SRUN = """

@@ -197,9 +197,11 @@ def threads_in(environment: Mapping[str, str]) -> int:
     )
 
 
-def environment_for(launcher: Launcher, bound: bool) -> dict[str, str]:
-    """What the launcher and its MPI need; where the environment says something else, that
-    counts."""
+def environment_for(
+    launcher: Launcher, bound: bool, folder: str, asked: Mapping[str, str]
+) -> dict[str, str]:
+    """What the launcher and its MPI need; where the environment (`asked`) says something else,
+    that counts. The launcher may keep its files in `folder`, which is empty."""
     # in a step of srun, such as an interactive shell, another one waits for ever for its cores
     # unless it shares them
     needed = {"SLURM_OVERLAP": "1"} if launcher.kind == "slurm" else {}
@@ -209,6 +211,10 @@ def environment_for(launcher: Launcher, bound: bool) -> dict[str, str]:
         "OMPI_MCA_btl": "^ofi",  # looking for fabrics takes a second at each start
         "OMPI_MCA_osc": "^ucx",  # says something harmless at each window of shared memory
     }
+    if "PRTE_MCA_prte_tmpdir_base" not in asked:
+        # mpirun's default is a folder named after its process id, and it does not start where one
+        # of that name was left by a run that was killed
+        needed["PRTE_MCA_prte_local_tmpdir_base"] = folder
     if not bound:
         # ranks that wait for one another would spin on one core
         needed["OMPI_MCA_mpi_yield_when_idle"] = "1"

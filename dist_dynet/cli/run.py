@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -87,22 +88,24 @@ def _together(options: Options) -> int:
 
     def next_job(before: Outcome | None) -> Job:
         present = hosts.options(before) if _spans_hosts(options) else options
-        job, words = _job(launcher, present)
+        job, words = _job(launcher, present, tempfile.mkdtemp(dir=folder))
         if words and words != said[-1]:
             print_message(words)
             said.append(words)
         return job
 
     screen, timeline = Screen(options.ranks != 1, options.quiet), partial(_gather_timeline, options)
-    return run_attempts(next_job, options.max_restarts, screen, options.log_dir, timeline)
+    with tempfile.TemporaryDirectory(prefix="dist-dynet-", ignore_cleanup_errors=True) as folder:
+        return run_attempts(next_job, options.max_restarts, screen, options.log_dir, timeline)
 
 
-def _job(launcher: Launcher, options: Options) -> tuple[Job, str]:
-    """Also what is to be said of it."""
+def _job(launcher: Launcher, options: Options, folder: str) -> tuple[Job, str]:
+    """Also what is to be said of it. The launcher may keep files in `folder`, which is empty."""
     asked = {**_defaults(), **os.environ, **_chosen(options)}
     bound = options.bind and not crowded(launcher, options, asked)
     fitting, words = shm.settings_for(launcher.library, ranks_on_a_host(launcher, options), asked)
-    environment = {**environment_for(launcher, bound), **fitting, **asked}
+    needed = environment_for(launcher, bound, folder, asked)
+    environment = {**needed, **fitting, **asked}
     if options.hosts and environment.get("HYDRA_LAUNCHER_EXTRA_ARGS") == "--external-launcher":
         # an option of srun, set in allocations of Slurm; ssh does not know it
         del environment["HYDRA_LAUNCHER_EXTRA_ARGS"]
