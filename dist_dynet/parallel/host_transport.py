@@ -1,5 +1,5 @@
 """What the ranks of several hosts tell one another: within a host through shared memory, between
-hosts one small message of its first rank for each doubling of their number.
+hosts small messages of its first rank, in a round for each quadrupling of their number.
 
 A rank's message has a part for each parameter; of all of them together only this is wanted in the
 steady state: what is used by anybody, the sum of weights, flags of any and of all, and whether the
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
 from ._world import World
+from .joining import GROUPS
 from .memory import map_together
 from .message import Flag, MessageLayout
 from .negotiation import MpiTransport, Summary
@@ -42,19 +43,23 @@ def join(
     what: str,
     moves: Callable[[], int] = int,
 ) -> None:
-    """The bitwise "or" of these ranks' bytes, in place, in as many rounds as their number has
-    doublings: in round k each tells the one 2^k places on. Collective over them."""
+    """The bitwise "or" of these ranks' bytes, in place: in round k each tells those that are 1, 2
+    and 3 times 4^k places on. A message waits for what its host has sent before, so that few
+    rounds are worth more than few messages. Collective over them."""
     me, count, step = ranks.index(here.rank), len(ranks), 1
-    theirs = np.empty_like(mine)
     while step < count:
+        ways = range(step, min(GROUPS * step, count), step)
+        theirs = np.empty((len(ways), len(mine)), mine.dtype)
         # what is sent must stay as it is until it has left
         requests = [
-            comm.Irecv(theirs, ranks[(me - step) % count], _TAG + step),
-            comm.Isend(mine, ranks[(me + step) % count], _TAG + step),
+            comm.Irecv(of_one, ranks[(me - way) % count], _TAG + step)
+            for of_one, way in zip(theirs, ways, strict=True)
         ]
+        requests += [comm.Isend(mine, ranks[(me + way) % count], _TAG + step) for way in ways]
         here.wait(requests, what, moves=moves)
-        mine |= theirs
-        step *= 2
+        for of_one in theirs:
+            mine |= of_one
+        step *= GROUPS
 
 
 class HostTransport:
