@@ -31,10 +31,10 @@ the others; --own-model: each updates all. Gradients are sent while backward goe
 complete in a backward pass that was watched; --late: in update(), as with overlap=False. Where a
 second thread would send, the rank does what it does once a millisecond.
 
-All ranks share this machine's caches, so that each finds its objects cold when its turn comes.
---warm: when something comes that a rank waits for, it looks in vain once more before, which is not
-counted: so a rank that looks all the time has in its caches what it needs for a look. What it does
-then with what has come is cold all the same.
+All runs on one core, whose caches the ranks share, so that each finds its objects cold when its
+turn comes. --warm: when something comes that a rank waits for, it looks in vain once more before,
+which is not counted: so a rank that looks all the time has in its caches what it needs for a look.
+What it does then with what has come is cold all the same.
 
 Not in it: the memory's bandwidth that ranks of a host share, other traffic. Values are zeros, there
 is one model for all ranks, and all hosts of a large job use the same memory for dense gradients,
@@ -44,6 +44,7 @@ which changes no step of the code.
 import argparse
 import json
 import mmap
+import os
 import resource
 import statistics
 import threading
@@ -289,6 +290,8 @@ def main():
     if options.fit:
         fit()
         return
+    # one thread runs at a time; where it ran on another core before, its caches would be that one's
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     results = []

@@ -1,11 +1,11 @@
 """Sums over many hosts in a number of messages that grows with the logarithm of theirs.
 
 In a group of hosts each owns one part of what is summed, and has the group's sum of it: alone it
-owns all. When up to four groups join, each host sends those of the other groups what they will own
-of its part, adds up what it gets of its own, and owns a smaller part then. When all have joined,
-each of n hosts owns an n-th of the sum, and has sent (n - 1) / n of the numbers; the same steps
-backwards give the sums to all. Of each other group a host speaks with one host, or with two where
-the groups are unlike.
+owns all. When some groups join, each host sends those of the other groups what they will own of its
+part, adds up what it gets of its own, and owns a smaller part then. When all have joined, each of n
+hosts owns an n-th of the sum, and has sent (n - 1) / n of the numbers; the same steps backwards
+give the sums to all. Of each other group a host speaks with one host, or with two where the groups
+are unlike.
 
 Which numbers are added up in which order follows from the hosts alone, and not from who owns what:
 however an array is cut, the sum has the same bits. This module knows who sends which part to whom;
@@ -26,7 +26,8 @@ from .._ffi import DTYPE, ffi, lib, pointer
 from ..meter import hand_over
 
 GROUPS = 4
-"""So many join at a time: of two there would be twice as many steps, of eight more messages."""
+"""So many join at a time, if nothing else is said: of two there would be twice as many steps, of
+eight more messages."""
 
 FEWEST = 8
 """So many hosts send fewer messages in this way than each to each."""
@@ -55,8 +56,8 @@ class Step(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def steps(hosts: int, host: int) -> tuple[Step, ...]:
-    """The way of one of so many hosts.
+def steps(hosts: int, host: int, most: int = GROUPS) -> tuple[Step, ...]:
+    """The way of one of so many hosts; most: how many groups join at a time.
 
     >>> from dist_dynet.parallel.joining import steps
     >>> for step in steps(8, 0):
@@ -66,42 +67,42 @@ def steps(hosts: int, host: int) -> tuple[Step, ...]:
     """
     ways, low, high = [], 0, hosts
     while high - low > 1:
-        ends = [low + end for end in _ends(high - low)]
+        ends = [low + end for end in _ends(high - low, most)]
         group = next(k for k in range(len(ends) - 1) if host < ends[k + 1])
-        ways.append(_step(host, ends, group))
+        ways.append(_step(host, ends, group, most))
         low, high = ends[group], ends[group + 1]
     return tuple(reversed(ways))
 
 
-def _step(host: int, ends: list[int], group: int) -> Step:
-    before = _part(ends[group], ends[group + 1], host)
-    after = _part(ends[0], ends[-1], host)
+def _step(host: int, ends: list[int], group: int, most: int) -> Step:
+    before = _part(ends[group], ends[group + 1], host, most)
+    after = _part(ends[0], ends[-1], host, most)
     swaps = []
     for other, (low, high) in enumerate(pairwise(ends)):
         for theirs in range(low, high) if other != group else ():
-            sent = both(before, _part(ends[0], ends[-1], theirs))
-            got = both(after, _part(low, high, theirs))
+            sent = both(before, _part(ends[0], ends[-1], theirs, most))
+            got = both(after, _part(low, high, theirs, most))
             if sent[0] < sent[1] or got[0] < got[1]:
                 swaps.append(Swap(other, theirs, sent, got))
     return Step(len(ends) - 1, group, after, tuple(swaps))
 
 
-def _ends(hosts: int) -> list[int]:
+def _ends(hosts: int, most: int) -> list[int]:
     """Where the groups that make up one of so many hosts begin, and its end."""
-    groups = min(hosts, GROUPS)
+    groups = min(hosts, most)
     return [0, *accumulate(hosts // groups + (k < hosts % groups) for k in range(groups))]
 
 
 @lru_cache(maxsize=1024)
-def _places(hosts: int) -> tuple[int, ...]:
+def _places(hosts: int, most: int) -> tuple[int, ...]:
     """Which part each host of a group owns: in the order of the middles of what they owned before,
     so that it lies in that."""
     if hosts == 1:
         return (0,)
     middles = [
         (Fraction(2 * place + 1, 2 * (high - low)), low + k)
-        for low, high in pairwise(_ends(hosts))
-        for k, place in enumerate(_places(high - low))
+        for low, high in pairwise(_ends(hosts, most))
+        for k, place in enumerate(_places(high - low, most))
     ]
     places = [0] * hosts
     for place, (_, host) in enumerate(sorted(middles)):
@@ -109,9 +110,9 @@ def _places(hosts: int) -> tuple[int, ...]:
     return tuple(places)
 
 
-def _part(low: int, high: int, host: int) -> Range:
+def _part(low: int, high: int, host: int, most: int) -> Range:
     """What a host owns in the group of these."""
-    place = _places(high - low)[host - low]
+    place = _places(high - low, most)[host - low]
     return Fraction(place, high - low), Fraction(place + 1, high - low)
 
 
