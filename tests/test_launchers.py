@@ -115,6 +115,18 @@ def test_commands_of_mpich_and_open_mpi(monkeypatch):
     assert mpi.environment_for(mpich, True, "/x", {}) == {}
 
 
+@pytest.mark.parametrize("place", ["etc/prte-mca-params.conf", ".prte/mca-params.conf"])
+def test_folder_of_open_mpi_is_that_of_its_settings(tmp_path, place):
+    ompi, base = mpi.Launcher("openmpi", tmp_path / "bin/mpirun", "openmpi"), "/x"
+    name, home = "PRTE_MCA_prte_local_tmpdir_base", {"HOME": str(tmp_path)}
+    settings = tmp_path / place
+    settings.parent.mkdir()
+    settings.write_text("# prte_tmpdir_base = /a\n")
+    assert mpi.environment_for(ompi, True, base, home)[name] == base
+    settings.write_text("# here\n prte_tmpdir_base = /scratch\n")
+    assert name not in mpi.environment_for(ompi, True, base, home)
+
+
 SRUN = """
 echo "srun $*" >"$SEEN"
 [ "${SLURM_OVERLAP:-}" ] || { echo "would wait for cores that another step has" >&2; exit 9; }

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,7 +212,7 @@ def environment_for(
         "OMPI_MCA_btl": "^ofi",  # looking for fabrics takes a second at each start
         "OMPI_MCA_osc": "^ucx",  # says something harmless at each window of shared memory
     }
-    if "PRTE_MCA_prte_tmpdir_base" not in asked:
+    if not _has_folder(launcher.program, asked):
         # mpirun's default is a folder named after its process id, and it does not start where one
         # of that name was left by a run that was killed
         needed["PRTE_MCA_prte_local_tmpdir_base"] = folder
@@ -221,6 +222,19 @@ def environment_for(
     if os.geteuid() == 0:
         needed.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     return needed
+
+
+def _has_folder(mpirun: Path, asked: Mapping[str, str]) -> bool:
+    """Whether Open MPI's mpirun is told where to keep its files, by the environment or its own
+    settings; of two places it would refuse one."""
+    if "PRTE_MCA_prte_tmpdir_base" in asked:
+        return True
+    mine = Path(asked.get("HOME", "/"), ".prte", "mca-params.conf")
+    for file in (mpirun.parent.parent / "etc" / "prte-mca-params.conf", mine):
+        with suppress(OSError, UnicodeDecodeError):
+            if re.search(r"^\s*prte_tmpdir_base\s*=", file.read_text(encoding="utf-8"), re.M):
+                return True
+    return False
 
 
 def command_for(
