@@ -34,6 +34,11 @@ _MARK = "JOB_OF_A_TEST"
 _numbers = itertools.count()
 
 
+def _new_folder():
+    """The name of one that is not there."""
+    return f"{_folder.name}/{next(_numbers)}"
+
+
 class Mpi(NamedTuple):
     """An MPI: its name, and the Python whose mpi4py loads it."""
 
@@ -75,8 +80,7 @@ def environment_of(python, **changed):
     # of other seeds on other ranks there are warnings
     environment = {"PYTHONHASHSEED": "0", **clean, "PYTHONPATH": path}
     # the launcher has one of its own where it runs
-    own = f"{_folder.name}/{next(_numbers)}"
-    environment |= {"PRTE_MCA_prte_remote_tmpdir_base": own, **changed}
+    environment |= {"PRTE_MCA_prte_remote_tmpdir_base": _new_folder(), **changed}
     return {name: value for name, value in environment.items() if value is not None}
 
 
@@ -170,7 +174,7 @@ def start(ranks, program, *arguments, mpi=HERE_MPI, **environment):
     """Starts a program of tests/mpi as a user does with mpirun; both streams come together."""
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     crowded = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
-    local = {"PRTE_MCA_prte_local_tmpdir_base": f"{_folder.name}/{next(_numbers)}"}
+    local = {"PRTE_MCA_prte_local_tmpdir_base": _new_folder()}
     command = [
         mpi.mpirun,
         "-n",

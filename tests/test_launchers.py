@@ -345,7 +345,7 @@ def stand_in(tmp_path, capfd):
         )
         job = attempt.Job((str(mpirun),), relay, 2, dict(os.environ), "What to look at.")
         screen = output.Screen(True, streams={1: io.BytesIO(), 2: io.BytesIO()})
-        status = restarts.run_attempts(lambda _: job, 0, screen, None)
+        status = restarts.run_attempts(lambda *_: job, 0, screen, None)
         return status, capfd.readouterr().err
 
     return run

@@ -140,7 +140,7 @@ def paused(monkeypatch, tmp_path):
         monkeypatch.setattr(attempt.Signals, "pause", lambda _, seconds: pauses.append(seconds))
         screen = output.Screen(True, streams={1: io.BytesIO(), 2: io.BytesIO()})
         job = attempt.Job((), (), 1)
-        assert restarts.run_attempts(lambda _: job, most, screen, None) == 5
+        assert restarts.run_attempts(lambda *_: job, most, screen, None) == 5
         return len(ends) - len(list(left)), pauses
 
     return run

@@ -54,20 +54,21 @@ class Progress:
 
 
 def run_attempts(
-    next_job: Callable[[Outcome | None], Job],
+    next_job: Callable[[Outcome | None, str], Job],
     max_restarts: int,
     screen: Screen,
     log_dir: Path | None,
     ended: Callable[[], object] = bool,
 ) -> int:
     """Runs jobs until one ends well, is ended by a signal, or there is no point in starting another
-    one; its exit status. `next_job` gives them, and is told how the one before has ended; `ended`
-    is called when nothing of one is left.
+    one; its exit status. `next_job` gives them, and is told how the one before has ended, and of an
+    empty folder that the next one may use; `ended` is called when nothing of one is left.
 
     Raises:
         RefusedError: there is no first job.
     """
-    with tempfile.TemporaryDirectory(prefix="dist-dynet-") as folder, Signals() as signals:
+    temporary = tempfile.TemporaryDirectory(prefix="dist-dynet-", ignore_cleanup_errors=True)
+    with temporary as folder, Signals() as signals:
         # set by the user where rank 0 is on another host than the launcher
         path = Path(os.environ.get("DIST_DYNET_PROGRESS") or Path(folder) / "progress")
         progress, in_vain, pause = Progress(path), 0, FIRST_PAUSE
@@ -76,7 +77,7 @@ def run_attempts(
             logs = Logs(log_dir / f"attempt-{number}") if log_dir else None
             variables = {"DIST_DYNET_ATTEMPT": str(number), "DIST_DYNET_PROGRESS": str(path)}
             try:
-                job = next_job(outcome)
+                job = next_job(outcome, tempfile.mkdtemp(dir=folder))
                 outcome = Attempt(job, variables, signals, screen, logs).run()
                 ended()
             except RefusedError as refusal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -86,17 +85,16 @@ def _together(options: Options) -> int:
     hosts = Hosts(options)
     said = [""]
 
-    def next_job(before: Outcome | None) -> Job:
+    def next_job(before: Outcome | None, folder: str) -> Job:
         present = hosts.options(before) if _spans_hosts(options) else options
-        job, words = _job(launcher, present, tempfile.mkdtemp(dir=folder))
+        job, words = _job(launcher, present, folder)
         if words and words != said[-1]:
             print_message(words)
             said.append(words)
         return job
 
     screen, timeline = Screen(options.ranks != 1, options.quiet), partial(_gather_timeline, options)
-    with tempfile.TemporaryDirectory(prefix="dist-dynet-", ignore_cleanup_errors=True) as folder:
-        return run_attempts(next_job, options.max_restarts, screen, options.log_dir, timeline)
+    return run_attempts(next_job, options.max_restarts, screen, options.log_dir, timeline)
 
 
 def _job(launcher: Launcher, options: Options, folder: str) -> tuple[Job, str]:
@@ -152,7 +150,7 @@ def _looked_after(options: Options) -> int:
     environment = {"PYTHONUNBUFFERED": "1", **_alone_environment(options)}
     job = Job((), _relay_command("0", options), 1, environment)
     screen, timeline = Screen(False, options.quiet), partial(_gather_timeline, options)
-    return run_attempts(lambda _: job, options.max_restarts, screen, options.log_dir, timeline)
+    return run_attempts(lambda *_: job, options.max_restarts, screen, options.log_dir, timeline)
 
 
 def _relay_command(rank: str, options: Options) -> tuple[str, ...]:
