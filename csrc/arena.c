@@ -14,7 +14,6 @@ enum {
     FIRST_CHUNK = 256 << 10,
     LARGEST_CHUNK = 64 << 20,
     LARGE_BLOCK = 16 << 20, /* from here on a block that opens a chunk has it alone */
-    HUGE_PAGE = 2 << 20,
     LARGE = 256 << 20
 };
 
@@ -33,11 +32,11 @@ static int is_available(size_t bytes) {
 /* First touch of fresh memory costs 7 to 30 times a write into warm memory; huge pages make it four
  * times cheaper. */
 static void *aligned_to(size_t align, size_t bytes) {
-    if (bytes >= HUGE_PAGE) align = HUGE_PAGE;
+    if (bytes >= DN_HUGE_PAGE) align = DN_HUGE_PAGE;
     if (bytes > SIZE_MAX - align || !is_available(bytes)) return NULL;
     void *p = aligned_alloc(align, (bytes + align - 1) / align * align);
 #ifdef MADV_HUGEPAGE
-    if (p && align == HUGE_PAGE) madvise(p, bytes, MADV_HUGEPAGE);
+    if (p && align == DN_HUGE_PAGE) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
     return p;
 }
@@ -54,7 +53,10 @@ void *dn__block_new(size_t bytes) {
 
 static size_t page(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 
-size_t dn__pages_bytes(size_t bytes) { return (bytes + page() - 1) / page() * page(); }
+size_t dn__pages_bytes(size_t bytes) {
+    const size_t whole = bytes < DN_HUGE_PAGE ? page() : DN_HUGE_PAGE;
+    return (bytes + whole - 1) / whole * whole;
+}
 
 void *dn__pages_raw(size_t bytes) {
     return bytes < DN_LEAST_PAGED ? dn__block_raw(bytes) : aligned_to(page(), bytes);

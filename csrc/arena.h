@@ -61,9 +61,9 @@ void dn__arena_free(dn_arena *);
  * zeroed. */
 void *dn__block_new(size_t bytes);
 void *dn__block_raw(size_t bytes);
-/* The same. From DN_LEAST_PAGED bytes on they are whole pages, which other memory can be mapped
- * over: dn__pages_bytes. */
-enum { DN_LEAST_PAGED = 1 << 16 };
+/* The same. From DN_LEAST_PAGED bytes on they are whole pages, from DN_HUGE_PAGE on whole huge
+ * pages, which other memory can be mapped over: dn__pages_bytes. */
+enum { DN_LEAST_PAGED = 1 << 16, DN_HUGE_PAGE = 2 << 20 };
 void *dn__pages_raw(size_t bytes);
 void *dn__pages_new(size_t bytes);
 size_t dn__pages_bytes(size_t bytes);

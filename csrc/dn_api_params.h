@@ -190,6 +190,12 @@ enum { DN_INT8_BLOCK = 256 };
 void dn_int8_encode(int64_t rows, int64_t width, const dn_real *x, dn_real *residual,
                     uint8_t *code);
 void dn_int8_decode(int64_t rows, int64_t width, const uint8_t *code, dn_real *x);
+/* Memory that the ranks of a host share (csrc/parallel/mapping.c). Bytes of a huge page. Maps a
+ * file over memory of this process; 0 or an errno. Whole pages that begin at a multiple of one
+ * become huge ones, if the system can do that. */
+int64_t dn_huge_page(void);
+int dn_map_file(void *at, int file, int64_t bytes);
+void dn_on_huge_pages(void *at, int64_t bytes);
 /* A number in shared memory: what was written before it was set is there for whoever reads the new
  * number. */
 void dn_flag_set(int64_t *flag, int64_t value);

@@ -5,6 +5,7 @@ How long: about a minute.
 """
 
 import errno
+import gc
 import os
 import random
 from pathlib import Path
@@ -253,6 +254,32 @@ def test_killed_rank_leaves_nothing():
     status, output, seconds = mpirun(2, "shared.py", "killed")
     assert status != 0 and seconds < 15, output
     assert "Traceback" not in output and in_shm() == before
+
+
+def test_shared_memory_begins_at_a_huge_page_and_keeps_what_is_in_it():
+    room = 2 * memory._HUGE
+    descriptor = memory._nameless_file()
+    try:
+        os.ftruncate(descriptor, room)
+        os.posix_fallocate(descriptor, 0, room)
+        (one, first), (other, second) = (memory._mapping(descriptor, room) for _ in range(2))
+    finally:
+        os.close(descriptor)
+    mine, theirs = (
+        np.frombuffer(ffi.buffer(whole + at, room), np.int32)
+        for whole, at in ((one, first), (other, second))
+    )
+    assert not any(
+        int(ffi.cast("uintptr_t", array.ctypes.data)) % memory._HUGE for array in (mine, theirs)
+    )
+    mine[:] = np.arange(len(mine))
+    memory._use_huge_pages(one, 1, 2)
+    memory._use_huge_pages(other, 0, 2)
+    theirs[-1] = -7
+    assert (mine[:-1] == np.arange(len(mine) - 1)).all() and mine[-1] == -7
+    del mine, theirs, one, other
+    gc.collect()
+    assert "memfd:dist_dynet" not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("kernel", ["before 6.3", "6.3, with vm.memfd_noexec=2"])

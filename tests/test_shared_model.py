@@ -12,6 +12,7 @@ import dist_dynet as dy
 from dist_dynet import parallel
 
 PROPERTIES = (
+    "values_and_moments_lie_on_huge_pages",
     "memory_comes_home",
     "views_follow",
     "pieces_go_without_python",

@@ -15,6 +15,8 @@
 /* of an update, in nanoseconds; what ranges are multiples of, for the sake of vector loops */
 static const double WORK_PER_NUMBER = 0.5;
 enum { RANGE_UNIT = 64 };
+/* so many rows of a table before they are updated they are fetched, of each its first numbers */
+enum { AHEAD = 3, FETCHED = 256 };
 /* of a table's decay, before it is multiplied into the rows: keeps all digits */
 static const double SMALLEST_FACTOR = 0.25;
 
@@ -166,10 +168,24 @@ static void apply_to_numbers(const void *context, size_t from, size_t n) {
     a->t->rule.apply(a->t, a->s, n, a->values + from, a->gradient + from, moments);
 }
 
+static void fetch(const dn_real *x, size_t n) {
+    for (size_t i = 0; i < n && i < FETCHED; i += DN_ARENA_ALIGN / sizeof *x)
+        __builtin_prefetch(x + i, 1, 3);
+}
+
+/* Rows lie anywhere, so that the processor does not foresee them. */
+static void fetch_row(const application *a, size_t i) {
+    if (a->has_owners && !dn__is_own_row(a->t->store, a->rows[i])) return;
+    const int64_t offset = a->rows[i] * (int64_t)a->row_size;
+    fetch(a->values + offset, a->row_size);
+    for (int k = 0; k < a->t->rule.moments; k++) fetch(a->moments[k] + offset, a->row_size);
+}
+
 static void apply_to_rows(const void *context, size_t from, size_t n) {
     const application *a = context;
     dn_real *moments[DN_MOST_MOMENTS];
     for (size_t i = from; i < from + n; i++) {
+        if (i + AHEAD < from + n) fetch_row(a, i + AHEAD);
         if (a->has_owners && !dn__is_own_row(a->t->store, a->rows[i])) continue;
         int64_t offset = a->rows[i] * (int64_t)a->row_size;
         at(a->moments, a->t->rule.moments, offset, moments);

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._environment import number
-from .._ffi import ffi
+from .._ffi import ffi, lib
 from ._world import World
 
 LIMIT = number("DIST_DYNET_SHARED_LIMIT", float("inf"), least=0)
@@ -25,6 +25,9 @@ LIMIT = number("DIST_DYNET_SHARED_LIMIT", float("inf"), least=0)
 _NOEXEC_SEAL = 8
 """Of memfd_create: what is in the file will never be run. Some systems insist on it
 (vm.memfd_noexec)."""
+
+_HUGE = int(lib.dn_huge_page())
+"""Bytes of a huge page."""
 
 Mapped = tuple[Any, list[int]]
 """A mapping, and where in it the segments of one size begin."""
@@ -81,6 +84,8 @@ def map_together(
     rank = next((r for r, words in enumerate(failures) if words), None)
     if rank is not None:
         raise OSError(f"rank {rank}: {failures[rank]}")
+    if mapped:
+        _use_huge_pages(mapped[0][0], host.index(here.rank), len(host))
     return mapped
 
 
@@ -126,8 +131,8 @@ def _nameless_file() -> int:
     return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, 0o600)
 
 
-def _rounded(size: int) -> int:
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+def _rounded(size: int, page: int = mmap.PAGESIZE) -> int:
+    return -(-size // page) * page
 
 
 def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> list[Mapped]:
@@ -143,9 +148,10 @@ def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> li
         raise OSError(
             errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT:.0f}"
         )
+    room = total if total < _HUGE // 4 else _rounded(total, _HUGE)
     descriptor = os.open(path, os.O_RDWR)
     try:
-        os.ftruncate(descriptor, total)  # all ranks say the same
+        os.ftruncate(descriptor, room)  # all ranks say the same
         begin, starts = 0, []
         for step in steps:
             starts.append([begin + k * step for k in range(segments)])
@@ -153,7 +159,33 @@ def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> li
                 # else writing where there is no room kills the process
                 os.posix_fallocate(descriptor, starts[-1][k], step)
             begin += segments * step
-        whole = ffi.from_buffer("char[]", mmap.mmap(descriptor, total))
+        whole, first = _mapping(descriptor, room)
     finally:
         os.close(descriptor)
-    return [(whole, start) for start in starts]
+    return [(whole, [first + start for start in of]) for of in starts]
+
+
+def _mapping(descriptor: int, room: int) -> tuple[Any, int]:
+    """A file's memory, and where in it the file begins: at a multiple of a huge page, if it has
+    one."""
+    if room < _HUGE:
+        return ffi.from_buffer("char[]", mmap.mmap(descriptor, room)), 0
+    # a place in the address space; nothing lies in it
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    place = mmap.mmap(-1, room + _HUGE, flags=flags, prot=mmap.PROT_READ)
+    whole = ffi.from_buffer("char[]", place)
+    first = -int(ffi.cast("uintptr_t", whole)) % _HUGE
+    error = lib.dn_map_file(whole + first, descriptor, room)
+    if error:
+        raise OSError(error, os.strerror(error))
+    return whole, first
+
+
+def _use_huge_pages(whole: Any, local: int, ranks: int) -> None:
+    """All ranks of a host have taken their room: each puts its share of it on huge pages, where
+    there is one."""
+    pages = len(whole) // _HUGE - 1
+    if pages > 0:
+        first = -int(ffi.cast("uintptr_t", whole)) % _HUGE
+        begin, end = (pages * part // ranks * _HUGE for part in (local, local + 1))
+        lib.dn_on_huge_pages(whole + first + begin, end - begin)

@@ -350,7 +350,9 @@ class SharedModel:
 
 
 def _blocks(root: Root, trainers: Sequence[Trainer]) -> list[Block]:
-    """The large blocks of values and moments, alike on all ranks that have made them alike."""
+    """The large blocks of values and moments, alike on all ranks that have made them alike: those
+    of whole huge pages first, so that they begin at multiples of these where they are put one
+    behind the other."""
     blocks: list[Block] = []
     for of, call in [
         (root.c, lib.dn_store_blocks),
@@ -362,7 +364,7 @@ def _blocks(root: Root, trainers: Sequence[Trainer]) -> list[Block]:
         out = ffi.new("dn_memory_block[]", max(count, 1))
         call(of, count, out)
         blocks += [Block(out[i].at, out[i].bytes, out[i].used) for i in range(count)]
-    return blocks
+    return sorted(blocks, key=lambda block: block.bytes % lib.dn_huge_page() > 0)
 
 
 def _say(here: World, error: str) -> None:

@@ -19,7 +19,8 @@ import pytest
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet._ffi import lib
+from dist_dynet._ffi import DTYPE, ffi, lib
+from dist_dynet.parallel import memory
 from dist_dynet.parallel.shared import SharedExchange
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -218,6 +219,48 @@ def mapped():
         for line in Path("/proc/self/maps").read_text().splitlines()
         if (fields := line.split())[1].endswith("s") and "dist_dynet" in line
     )
+
+
+def on_huge_pages():
+    """Bytes of the memory that is shared with others which this process sees in huge pages."""
+    total, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split()
+        if "-" in fields[0]:
+            counts = "memfd:dist_dynet" in line
+        elif counts and fields[0] == "ShmemPmdMapped:":
+            total += 1024 * int(fields[1])
+    return total
+
+
+def has_huge_pages():
+    """Whether the system gives shared memory any."""
+    descriptor, room = memory._nameless_file(), 2 * memory._HUGE
+    try:
+        os.ftruncate(descriptor, room)
+        os.posix_fallocate(descriptor, 0, room)
+        whole, first = memory._mapping(descriptor, room)
+    finally:
+        os.close(descriptor)
+    before = on_huge_pages()
+    memory._use_huge_pages(whole, 0, 1)
+    np.frombuffer(ffi.buffer(whole + first, room), np.int8)[:] = 1
+    return on_huge_pages() > before
+
+
+def test_values_and_moments_lie_on_huge_pages():
+    m = dy.ParameterCollection()
+    table = m.add_lookup_parameters((20_000, 64))  # 5 MB in float32
+    trainer = parallel.DistributedTrainer(dy.AdamTrainer(m), shared_model=True)
+    for _ in range(3):
+        dy.renew_cg()
+        dy.squared_norm(table[rank]).backward()
+        trainer.update()
+    assert is_shared(trainer)
+    table.as_array(), trainer.state()  # pages are mapped when they are read
+    size = 20_000 * 64 * DTYPE.itemsize
+    if all(parallel.gather(has_huge_pages())):
+        assert on_huge_pages() > 0.9 * 3 * size, on_huge_pages()
 
 
 def test_memory_comes_home():
