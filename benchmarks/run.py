@@ -208,12 +208,13 @@ ONE_THREAD = {
 
 
 def environment(peer):
-    """The children's environment: one thread, and this tree's dist_dynet, where it is compiled
-    there, before an installed one."""
+    """The children's environment: one thread, sets of words in one order, and this tree's
+    dist_dynet, where it is compiled there, before an installed one."""
     tree = [str(HERE.parent)] if any((HERE.parent / "dist_dynet").glob("_core_*.so")) else []
     path = os.pathsep.join([*tree, *filter(None, [os.environ.get("PYTHONPATH")])])
     own = {k: v for k, v in os.environ.items() if k not in ("DIST_DYNET_PRECISION", SAFE_PATH)}
-    return {**own, **ONE_THREAD, "PYTHONPATH": path, **dict(PEERS[peer].environment)}
+    fixed = {**ONE_THREAD, "PYTHONHASHSEED": "0", "PYTHONPATH": path}
+    return {**own, **fixed, **dict(PEERS[peer].environment)}
 
 
 def add_interpreters(parser):

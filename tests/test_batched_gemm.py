@@ -121,6 +121,44 @@ def test_join_after_set_is_computed_anew(model):
         np.testing.assert_allclose(y.npvalue(), W.as_array() @ x.npvalue(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["product of a product", "traced call of a traced call"])
+@pytest.mark.parametrize("values", ["as they were", "changed"])
+def test_chain_that_was_computed_before_is_computed_anew_from_its_beginning(kind, values, rng):
+    m = dy.ParameterCollection()
+    V, W, E = m.add_parameters((2, 3)), m.add_parameters((3, 3)), m.add_lookup_parameters((5, 3))
+    cell = dy.traced(lambda x, y: dy.cmult(dy.tanh(W * x), dy.logistic(y)))
+    early, late = rng.normal(size=3), rng.normal(size=3)
+
+    def graph(x, row):
+        m.reset_gradients()
+        dy.renew_cg()
+        known = dy.inputVector(x)
+        product = V * known  # is joined with that of the loss, for which the chain is computed
+        looked_up = E[row]
+        first = dy.tanh(looked_up)
+        if kind == "product of a product":
+            last = W * (W * first)
+        else:
+            last = cell(known, cell(first, first))
+        return known, looked_up, product, last
+
+    def results(product, last):
+        loss = dy.sum_elems(V * last) + dy.sum_elems(product)
+        value = loss.value()
+        loss.backward()
+        return [value, last.npvalue(), *(p.grad_as_array() for p in (V, W, E))]
+
+    known, looked_up, product, last = graph(early, 2)
+    last.npvalue()
+    x, row = (early, 2) if values == "as they were" else (late, 4)
+    known.set(x)
+    looked_up.set(row)
+    found = results(product, last)
+    wanted = results(*graph(x, row)[2:])
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=1e-7)
+
+
 def test_join_over_a_checkpoint_is_computed_anew(model):
     m, W, _, E = model
     dy.renew_cg()

@@ -70,7 +70,7 @@ static int has_its_turn(const dn_tape *t, const dn_node *node) {
 static int plan(dn_tape *t, int i, int x) {
     dn_seat *seats = t->schedule->seats;
     if (seats[x].search == PLANNED) return 1;
-    if (seats[x].search != UNSEEN) return 0;
+    if (seats[x].search != UNSEEN || x == i) return 0;
     int asked = 1, ahead = 1, k = x, least = x;
     seats[x].search = ASKED;
     for (; asked && ahead; k--) {
