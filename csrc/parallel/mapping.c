@@ -21,10 +21,14 @@ int dn_map_file(void *at, int file, int64_t bytes) {
 
 void dn_on_huge_pages(void *at, int64_t bytes) {
 #ifdef MADV_COLLAPSE
-    /* whatever shmem_enabled says, but for "deny"; one by one, as it gives up at a page that is in
-     * use */
-    for (char *page = at; bytes > 0; page += DN_HUGE_PAGE, bytes -= DN_HUGE_PAGE)
-        if (madvise(page, DN_HUGE_PAGE, MADV_COLLAPSE) && errno != EAGAIN && errno != EBUSY) return;
+    /* whatever shmem_enabled says, but for "deny"; one by one, and some times, as it gives up at a
+     * page that is in use */
+    for (char *page = at; bytes > 0; page += DN_HUGE_PAGE, bytes -= DN_HUGE_PAGE) {
+        int tries = 3, failed;
+        do failed = madvise(page, DN_HUGE_PAGE, MADV_COLLAPSE);
+        while (failed && errno == EAGAIN && --tries);
+        if (failed && errno != EAGAIN && errno != EBUSY) return;
+    }
 #endif
     (void)at, (void)bytes;
 }
