@@ -4,10 +4,10 @@
 A program (fuzz_programs.py) has operations of all rows of the op table, recurrent builders, cells,
 checkpoints and reverts, set(), recalculation, frozen parameters, updates, and reads values and
 gradients on the way. It is computed live, in all modes of autobatching and in immediate mode;
-plainly, anew for each reading; once more without fast paths (DIST_DYNET_FAST_PATHS=0), which must
-give the same bits; in several threads at a time, likewise; and row by row beside NumPy. Numbers are
-float64, in every third program float32. Processes of their own compute, so that a crash and a hang
-are findings, too.
+plainly, anew for each reading; anew in the same graph; once more without fast paths
+(DIST_DYNET_FAST_PATHS=0), which must give the same bits; in several threads at a time, likewise;
+and row by row beside NumPy. Numbers are float64, in every third program float32. Processes of their
+own compute, so that a crash and a hang are findings, too.
 
 What is found is made smaller, step by step, as long as it stays wrong, and printed as a program of
 Python. Status 1: something was found. Draws depend on the seed alone: `--seed S --only K` is
@@ -35,7 +35,8 @@ from fuzz_programs import Deck, Mode, drawn, source
 
 HERE = Path(__file__).parent
 PLAIN = Mode(plain=True)
-LIVE = [Mode(0), Mode(1), Mode(2), Mode(3), Mode(2, immediate=True)]
+LIVE = [Mode(0), Mode(1), Mode(2), Mode(3), Mode(2, immediate=True), Mode(0, anew=True)]
+LIVE += [Mode(2, anew=True)]
 THREADS = 3
 TOLERANCE = {"float64": 1e-7, "float32": 3e-3}
 """|a - b| <= tolerance (1 + the greatest |b| of the array)"""

@@ -94,6 +94,7 @@ class Mode(NamedTuple):
     autobatching: int = 0
     immediate: bool = False
     plain: bool = False
+    anew: bool = False  # what losses need is computed, forgotten, and computed once more
 
     def renew(self):
         if self.plain:
@@ -468,6 +469,10 @@ class _Source:
         self.live = []  # numbers of the nodes that there are, in their order
         self.marks = []
         self.numbers = {}  # what inputs were set to
+        # what is random is drawn anew, too
+        self.anew = mode.anew and not any(
+            s.kind == "row" and ROWS[s.rest[0]][2].reference is None for s in program.steps
+        )
         self.once = set()
 
     def add(self, number, *texts):
@@ -707,6 +712,7 @@ class _Source:
                 )
         loss = [
             f"loss = total([{', '.join(f'v{x}' for x in chosen)}])",
+            *(["loss.npvalue()", "loss.value(recalculate=True)"] if self.anew else []),
             f"note({(i, 'loss')}, loss.npvalue())",
         ]
         if backward:
