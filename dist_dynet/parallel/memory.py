@@ -174,11 +174,15 @@ def _mapping(descriptor: int, room: int) -> tuple[Any, int]:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     place = mmap.mmap(-1, room + _HUGE, flags=flags, prot=mmap.PROT_READ)
     whole = ffi.from_buffer("char[]", place)
-    first = -int(ffi.cast("uintptr_t", whole)) % _HUGE
+    first = _first_huge_page(whole)
     error = lib.dn_map_file(whole + first, descriptor, room)
     if error:
         raise OSError(error, os.strerror(error))
     return whole, first
+
+
+def _first_huge_page(whole: Any) -> int:
+    return -int(ffi.cast("uintptr_t", whole)) % _HUGE
 
 
 def _use_huge_pages(whole: Any, local: int, ranks: int) -> None:
@@ -186,6 +190,6 @@ def _use_huge_pages(whole: Any, local: int, ranks: int) -> None:
     there is one."""
     pages = len(whole) // _HUGE - 1
     if pages > 0:
-        first = -int(ffi.cast("uintptr_t", whole)) % _HUGE
+        first = _first_huge_page(whole)
         begin, end = (pages * part // ranks * _HUGE for part in (local, local + 1))
         lib.dn_on_huge_pages(whole + first + begin, end - begin)
