@@ -198,6 +198,8 @@ int dn_most_threads(void);
 /* For tests: the work, in nanoseconds, from which on several threads share a computation (60000),
  * and what each piece of it has (12000). */
 void dn_share_work(double shared, double piece);
+/* For tests: as if a thread had lost its core in the midst of its work, for so many nanoseconds. */
+void dn_compute_alone(double time);
 
 /* ---- process-wide constants, set once when the extension is loaded -------------------- */
 /* Addresses of cblas_?gemm, ?gemv, and of LAPACK's ?getrf or NULL, with 32-bit integers; all NULL:

@@ -13,6 +13,7 @@ void dn_share_work(double shared, double piece) {
     dn__shared_work = shared;
     dn__piece_work = piece;
 }
+void dn_compute_alone(double time) { dn__compute_alone(time); }
 int dn_most_threads(void) { return DN_MAX_THREADS; }
 int dn_threads(void) { return atomic_load(&dn__threads); }
 void dn_set_threads(int n) {

@@ -189,6 +189,16 @@ def test_the_number_of_threads_changes_while_they_watch():
         assert threads_of_the_pool() == before + n - 1
 
 
+def test_another_number_of_threads_forgets_that_one_had_lost_its_core():
+    expected = with_threads(1, lambda: bits_of_training(steps=1))
+    before = threads_of_the_pool()
+    dy.init(threads=2)
+    lib.dn_compute_alone(60e9)
+    assert bits_of_training(steps=1) == expected and threads_of_the_pool() == before
+    assert with_threads(4, lambda: bits_of_training(steps=1)) == expected
+    assert threads_of_the_pool() == before + 3
+
+
 def test_child_has_threads_of_its_own():
     expected = with_threads(1, bits_of_training)
     dy.init(threads=3)

@@ -209,6 +209,7 @@ static void after_fork(void) {
     pthread_cond_init(&pool.wake, NULL);
     pthread_cond_init(&pool.rest, NULL);
     pool.workers = pool.wakes = pool.stop = pool.failed = 0;
+    pool.alone_until = 0;
     atomic_store(&pool.sleeping, 0);
     atomic_store(&pool.waiting, 0);
     atomic_store(&dn__watching, 0);
@@ -255,8 +256,17 @@ static void stop_workers(void) {
 
 void dn__set_threads(int n) {
     pthread_mutex_lock(&pool.owner);
-    if (n != atomic_load(&dn__threads)) stop_workers();
+    if (n != atomic_load(&dn__threads)) {
+        stop_workers();
+        pool.alone_until = 0; /* that was for the sake of those */
+    }
     atomic_store(&dn__threads, n);
+    pthread_mutex_unlock(&pool.owner);
+}
+
+void dn__compute_alone(double time) {
+    pthread_mutex_lock(&pool.owner);
+    pool.alone_until = nanoseconds() + (uint64_t)time;
     pthread_mutex_unlock(&pool.owner);
 }
 

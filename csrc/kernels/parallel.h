@@ -13,6 +13,9 @@ enum { DN_MAX_THREADS = 1024 };
 /* 1 <= n <= DN_MAX_THREADS. Threads that are too many end before it returns; new ones are made when
  * they are first needed. */
 void dn__set_threads(int n);
+/* For so many nanoseconds, or until there is another number of threads, the caller computes alone,
+ * as where it has waited for a thread that had lost its core. */
+void dn__compute_alone(double time);
 
 /* body(context, i) for each i < pieces, once, in any order; returns when all are done. Threads of
  * the pool take part as far as they get a core: what none of them has begun, the caller computes,
