@@ -35,8 +35,7 @@ from fuzz_programs import Deck, Mode, drawn, source
 
 HERE = Path(__file__).parent
 PLAIN = Mode(plain=True)
-LIVE = [Mode(0), Mode(1), Mode(2), Mode(3), Mode(2, immediate=True), Mode(0, anew=True)]
-LIVE += [Mode(2, anew=True)]
+LIVE = [*map(Mode, range(4)), Mode(2, immediate=True), Mode(0, anew=True), Mode(2, anew=True)]
 THREADS = 3
 TOLERANCE = {"float64": 1e-7, "float32": 3e-3}
 """|a - b| <= tolerance (1 + the greatest |b| of the array)"""

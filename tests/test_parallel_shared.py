@@ -260,9 +260,10 @@ def test_shared_memory_begins_at_a_huge_page_and_keeps_what_is_in_it():
     room = 2 * memory._HUGE
     descriptor = memory._nameless_file()
     try:
-        os.ftruncate(descriptor, room)
-        os.posix_fallocate(descriptor, 0, room)
-        (one, first), (other, second) = (memory._mapping(descriptor, room) for _ in range(2))
+        path = f"/proc/self/fd/{descriptor}"
+        ((one, (first,)),), ((other, (second,)),) = (
+            memory._map(path, [room], 1, [0]) for _ in range(2)
+        )
     finally:
         os.close(descriptor)
     mine, theirs = (

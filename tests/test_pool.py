@@ -199,10 +199,12 @@ def test_another_number_of_threads_forgets_that_one_had_lost_its_core():
     assert threads_of_the_pool() == before + 3
 
 
-def test_child_has_threads_of_its_own():
+@pytest.mark.parametrize("alone", [0, 60e9], ids=["", "whatever its parent's had lost"])
+def test_child_has_threads_of_its_own(alone):
     expected = with_threads(1, bits_of_training)
     dy.init(threads=3)
     assert bits_of_training() == expected
+    lib.dn_compute_alone(alone)
     read, write = os.pipe()
     child = os.fork()
     if not child:

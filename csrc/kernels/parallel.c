@@ -251,15 +251,13 @@ static void stop_workers(void) {
     pthread_cond_broadcast(&pool.wake);
     while (pool.workers) pthread_cond_wait(&pool.rest, &pool.lock);
     pool.stop = pool.wakes = pool.failed = 0;
+    pool.alone_until = 0; /* that was for the sake of those */
     pthread_mutex_unlock(&pool.lock);
 }
 
 void dn__set_threads(int n) {
     pthread_mutex_lock(&pool.owner);
-    if (n != atomic_load(&dn__threads)) {
-        stop_workers();
-        pool.alone_until = 0; /* that was for the sake of those */
-    }
+    if (n != atomic_load(&dn__threads)) stop_workers();
     atomic_store(&dn__threads, n);
     pthread_mutex_unlock(&pool.owner);
 }

@@ -237,14 +237,12 @@ def has_huge_pages():
     """Whether the system gives shared memory any."""
     descriptor, room = memory._nameless_file(), 2 * memory._HUGE
     try:
-        os.ftruncate(descriptor, room)
-        os.posix_fallocate(descriptor, 0, room)
-        whole, first = memory._mapping(descriptor, room)
+        ((whole, (start,)),) = memory._map(f"/proc/self/fd/{descriptor}", [room], 1, [0])
     finally:
         os.close(descriptor)
     before = on_huge_pages()
     memory._use_huge_pages(whole, 0, 1)
-    np.frombuffer(ffi.buffer(whole + first, room), np.int8)[:] = 1
+    np.frombuffer(ffi.buffer(whole + start, room), np.int8)[:] = 1
     return on_huge_pages() > before
 
 
