@@ -65,16 +65,16 @@ DN_INLINE Quad NAME(sum4)(V a, V b, V c, V d) {
 /* ---- sums of outer products: y = a x + beta y ----------------------------------------- */
 enum { NAME(plain), NAME(tail), NAME(near), NAME(fetch) };
 #define LINE ((int)(64 / sizeof(dn_real)))
-#define COLUMN_LINES ((unsigned)(ROW_BLOCK / LINE))
 
 /* MV vectors of rows x NC columns of y. a: column t at a + t lda; x: element (t, c) at x[t down + c
- * across]. Kinds: tail; near: fetches the rows of the next tile; fetch: so many cache lines with
- * each term, from `next` on along columns of ROW_BLOCK rows. */
+ * across]. Kinds: tail; near: fetches the rows of the next tile; fetch: `lines` cache lines with
+ * each term, from `next` on along columns of `height` lines. */
 DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_real *a, int lda,
-                                const dn_real *next, int lines, const dn_real *x, size_t down,
-                                size_t across, dn_real beta, dn_real *y, int ldy, M tail) {
+                                const dn_real *next, int lines, int height, const dn_real *x,
+                                size_t down, size_t across, dn_real beta, dn_real *y, int ldy,
+                                M tail) {
     V sum[MV_MAX][6];
-    unsigned line = 0;
+    int line = 0;
     for (int c = 0; c < NC; c++)
         for (int r = 0; r < MV; r++)
             sum[r][c] = beta == 0 ? (V){0} : NAME(load)(y + (size_t)c * ldy + r * VL);
@@ -85,10 +85,13 @@ DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_re
             KEEP(v[r]);
             if (kind == NAME(near)) __builtin_prefetch(a + (MV + r) * VL, 0, 2);
         }
-        for (int l = 0; kind == NAME(fetch) && l < lines; l++, line++)
-            __builtin_prefetch(next + (size_t)(line / COLUMN_LINES) * lda +
-                                   line % COLUMN_LINES * LINE,
-                               0, 2);
+        for (int l = 0; kind == NAME(fetch) && l < lines; l++) {
+            __builtin_prefetch(next + line * LINE, 0, 2);
+            if (++line == height) {
+                line = 0;
+                next += lda;
+            }
+        }
         for (int c = 0; c < NC; c++)
             for (int r = 0; r < MV; r++) sum[r][c] += v[r] * x[c * across];
     }
@@ -103,8 +106,8 @@ DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_re
 }
 
 #define OUTER_TILE(MV, NC, kind, row) \
-    NAME(outer_tile)(MV, NC, NAME(kind), part, ap + (row), lda, fetched, lines, xc, down, across, \
-                     b, yc + (row), ldy, tail)
+    NAME(outer_tile)(MV, NC, NAME(kind), part, ap + (row), lda, fetched, lines, height, xc, down, \
+                     across, b, yc + (row), ldy, tail)
 #define OUTER_TILE_OF(columns, MV, kind, row) \
     switch (columns) { \
     case 1: OUTER_TILE(MV, 1, kind, row); break; \
@@ -115,27 +118,40 @@ DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_re
     default: OUTER_TILE(MV, 6, kind, row); \
     }
 
+/* Of `rest` terms: about as many as wanted, and no short rest. */
+DN_INLINE int NAME(panel)(int wanted, int rest) {
+    return rest < wanted + wanted / 2 ? rest : wanted;
+}
+
 /* A panel of a, ROW_BLOCK rows of OUTER_PANEL columns, stays in L2 while the columns of y pass over
  * it in groups. `prefetch`: the next panel is fetched meanwhile, evenly and along its columns: a
- * core has few lines under way, and the hardware follows runs. With one group, rows of the next
- * tile are. At 10,000 x 256, n = 25, 114 -> 132 GFLOP/s; packing gives less. */
+ * core has few lines under way, and the hardware follows runs. The first panel, which nobody
+ * fetches, is narrow. With one group, rows of the next tile are fetched. At 10,000 x 256, n = 25,
+ * 114 -> 132 GFLOP/s; packing gives less. */
 DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, int lda,
                                     const dn_real *x, size_t down, size_t across, dn_real beta,
                                     dn_real *y, int ldy, int prefetch) {
-    enum { OUTER_PANEL = 128 };
-    M tail = NAME(tail_lanes)(m);
+    enum { OUTER_PANEL = 128, FIRST_PANEL = 32 };
+    const M tail = NAME(tail_lanes)(m);
     const int groups = (n + 5) / 6, lines = groups < 4 ? 2 : 1;
-    for (int block = 0; block < m; block += ROW_BLOCK) {
-        int end = m - block < ROW_BLOCK ? m : block + ROW_BLOCK, from = 0, part;
-        do {
-            part = !prefetch || terms - from < 2 * OUTER_PANEL ? terms - from : OUTER_PANEL;
-            const dn_real *ap = a + (size_t)from * lda, b = from ? 1 : beta, *fetched = NULL;
-            const dn_real *next = from + part < terms ? ap + (size_t)part * lda + block
-                                  : end < m           ? a + end
-                                                      : NULL;
-            /* columns that a tile fetches */
-            const int each = (part * lines + (int)COLUMN_LINES - 1) / (int)COLUMN_LINES;
-            int fetch = prefetch && groups > 1 && next ? 0 : part; /* next column to fetch */
+    const int whole = prefetch ? OUTER_PANEL : terms;
+    int part = NAME(panel)(prefetch ? FIRST_PANEL : terms, terms);
+    for (int block = 0, end; block < m; block = end) {
+        end = m - block < ROW_BLOCK ? m : block + ROW_BLOCK;
+        for (int from = 0, following; from < terms; from += part, part = following) {
+            const dn_real *ap = a + (size_t)from * lda, *next = ap + (size_t)part * lda + block;
+            const dn_real b = from ? 1 : beta, *fetched = NULL;
+            int rows = end - block, rest = terms - from - part; /* of the next panel */
+            following = NAME(panel)(2 * part < whole ? 2 * part : whole, rest);
+            if (rest == 0) {
+                next = a + end;
+                rows = m - end < ROW_BLOCK ? m - end : ROW_BLOCK;
+                following = NAME(panel)(whole, terms);
+            }
+            /* lines of its columns, columns that a tile fetches, the next of them, and the last */
+            const int height = rows ? (rows + LINE - 1) / LINE : 1,
+                      each = (part * lines + height - 1) / height;
+            int fetch = 0, fetches = prefetch && groups > 1 && rows ? following : 0;
             for (int c = 0, columns; c < n; c += columns) {
                 columns = n - c <= 6 ? n - c : n - c <= 8 ? 4 : 6; /* 8 as 4 + 4, not as 6 + 2 */
                 const dn_real *xc = x + c * across + (size_t)from * down;
@@ -144,7 +160,7 @@ DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, i
                 if (prefetch && groups == 1)
                     for (; i + MV_MAX * VL <= end; i += MV_MAX * VL)
                         OUTER_TILE_OF(columns, MV_MAX, near, i)
-                for (; i + MV_MAX * VL <= end && fetch < part; i += MV_MAX * VL, fetch += each) {
+                for (; i + MV_MAX * VL <= end && fetch < fetches; i += MV_MAX * VL, fetch += each) {
                     fetched = next + (size_t)fetch * lda;
                     OUTER_TILE_OF(columns, MV_MAX, fetch, i)
                 }
@@ -153,8 +169,7 @@ DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, i
                 for (; i + VL <= end; i += VL) OUTER_TILE_OF(columns, 1, plain, i)
                 if (i < end) OUTER_TILE_OF(columns, 1, tail, m - VL)
             }
-            from += part;
-        } while (from < terms);
+        }
     }
 }
 
@@ -290,7 +305,6 @@ static void NAME(small_n_dx)(int m, int k, int n, const dn_real *w, int ldw, con
 #undef VL
 #undef MV_MAX
 #undef LINE
-#undef COLUMN_LINES
 #undef DOT_COLUMNS
 #undef OUTER_TILE
 #undef OUTER_TILE_OF
