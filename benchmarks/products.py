@@ -59,7 +59,7 @@ def compiled(folder):
     kernels = ROOT / "csrc" / "kernels"
     sources = [
         *map(str, kernels.glob("bf16*.c")),
-        *(f"{kernels}/{n}.c" for n in ("matrix", "parallel", "reduce")),
+        *(f"{kernels}/{n}.c" for n in ("matrix", "parallel", "reduce", "strided")),
     ]
     command = [*build_ffi.compiler(), *flags, *build_ffi.clone_flags(), "-shared", "-fPIC"]
     subprocess.run([*command, *sources, "-o", str(library), "-lm", "-lpthread"], check=True)

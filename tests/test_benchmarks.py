@@ -348,6 +348,14 @@ def test_products_prints_each_way():
         assert re.search(rf"16x2x8 +{name} +{NUMBER} +{NUMBER} +{NUMBER}", table), table
 
 
+@pytest.mark.parametrize("option", [(), ("--taken",)], ids=["free", "taken"])
+def test_threads_prints_speeds_and_a_ratio(option):
+    table = printed("threads.py", "mlp_64", "--rounds", "1", "--seconds", "0.5", *option)
+    line = re.search(rf"\| mlp_64 \| ([\d,]+) \| ([\d,]+) \| ({NUMBER}) \(", table)
+    assert line, table
+    assert all(float(n.replace(",", "")) > 0 for n in line.groups())
+
+
 @pytest.mark.mpi
 def test_ranks_prints_efficiency_and_parts():
     pytest.importorskip("mpi4py")

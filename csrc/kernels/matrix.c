@@ -145,6 +145,23 @@ DN_MULTIVERSION static void plain_dw(int m, int k, int n, const dn_real *dy, int
     }
 }
 
+/* dx = W' dy by columns of W', which is made block by block: sums of outer products need no sums
+ * across the lanes of vectors, for which short columns of W do not make up. */
+static void transposed_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy,
+                          int lddy, dn_real beta, dn_real *dx, int lddx) {
+    enum { COLUMNS = LANES(256), MOST_COLUMNS = LANES(448), ROWS = 128 }; /* of a block of W */
+    dn_real block[MOST_COLUMNS * ROWS] __attribute__((aligned(64)));
+    for (int j = 0, columns; j < k; j += columns) {
+        columns = k - j <= MOST_COLUMNS ? k - j : COLUMNS;
+        for (int i = 0, rows; i < m; i += rows) {
+            rows = m - i < ROWS ? m - i : ROWS;
+            dn__transpose_plane((size_t)rows, (size_t)columns, w + i + (size_t)j * (size_t)ldw,
+                                (size_t)ldw, 0, block, (size_t)columns);
+            small_n.mm(columns, rows, n, block, columns, dy + i, lddy, i ? 1 : beta, dx + j, lddx);
+        }
+    }
+}
+
 /* ---- the choice ----------------------------------------------------------------------- */
 static double products(int m, int k, int n) { return (double)m * k * n; }
 
@@ -179,6 +196,13 @@ static int is_small_n_dx(int m, int k, int n) {
     /* without packing BLAS takes k n <= 1,200 only; sums across lanes make short columns slow
      * here */
     return blas_packs(m, k, n) || !(m < 6 * small_n.lanes || (double)k * n <= 1200);
+}
+/* Transposing takes as long as some columns. For up to 1,200 products with a row of W BLAS has
+ * kernels that do not pack; from two vectors on they are as fast. */
+static int is_transposed_dx(int m, int k, int n) {
+    if (small_n.lanes < LANES(64) || k < small_n.lanes) return 0;
+    if (m < 2 * small_n.lanes) return n >= 4;
+    return (double)k * n > 1200 && n >= (m <= 96 ? 16 : m <= 200 ? 32 : 64) && m <= 256;
 }
 static int is_small_n_dw(int m, int k, int n) {
     if (m < small_n.lanes) return 0;
@@ -224,6 +248,7 @@ static product_fn *mm_kernel(int m, int k, int n) {
 }
 static product_fn *dx_kernel(int m, int k, int n) {
     if (m == 0 || is_tiny(m, k, n)) return plain_dx;
+    if (is_transposed_dx(m, k, n)) return transposed_dx;
     if (is_small_n_dx(m, k, n)) return small_n.dx;
     return gemm ? blas_dx : plain_dx;
 }
@@ -321,7 +346,7 @@ static void in_pieces_of_blas(product *p, int form) {
 
 static void in_pieces(product *p, int form) {
     int rows = p->size[rows_at(form)], columns = p->size[columns_at(form)];
-    size_t row_unit = form == DX ? 8 : 64, column_unit = 24;
+    size_t row_unit = form == DX && p->kernel != transposed_dx ? 8 : 64, column_unit = 24;
     /* of dW columns where it can be: an update then finds in each cache what was written there */
     int by_rows = (size_t)columns < 2 * column_unit ||
                   (rows / 64 >= columns / 24 && (form != DW || (size_t)columns < 8 * column_unit));

@@ -67,8 +67,9 @@ enum { NAME(plain), NAME(tail), NAME(near), NAME(fetch) };
 #define LINE ((int)(64 / sizeof(dn_real)))
 
 /* MV vectors of rows x NC columns of y. a: column t at a + t lda; x: element (t, c) at x[t down + c
- * across]. Kinds: tail; near: fetches the rows of the next tile; fetch: `lines` cache lines with
- * each term, from `next` on along columns of `height` lines. */
+ * across]. Kinds: tail: of the first vector just these lanes; near: fetches the rows of the next
+ * tile; fetch: `lines` cache lines with each term, from `next` on along columns of `height` lines.
+ */
 DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_real *a, int lda,
                                 const dn_real *next, int lines, int height, const dn_real *x,
                                 size_t down, size_t across, dn_real beta, dn_real *y, int ldy,
@@ -98,7 +99,7 @@ DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_re
     for (int c = 0; c < NC; c++) {
         for (int r = 0; r < MV; r++) {
             dn_real *to = y + (size_t)c * ldy + r * VL;
-            if (kind == NAME(tail)) /* the other lanes have all their terms already */
+            if (kind == NAME(tail) && r == 0) /* the other lanes have all their terms already */
                 sum[r][c] = NAME(choose)(tail, sum[r][c], NAME(load)(to));
             NAME(store)(to, sum[r][c]);
         }
@@ -118,6 +119,31 @@ DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_re
     default: OUTER_TILE(MV, 6, kind, row); \
     }
 
+/* Rows i to m, fewer than MV_MAX full vectors: one tile, or two if that would begin before row 0.
+ * By itself: the loop over whole tiles would be 15 % slower with these beside them. */
+static __attribute__((noinline)) void
+NAME(outer_rest)(int i, int m, int columns, int part, const dn_real *ap, int lda, const dn_real *xc,
+                 size_t down, size_t across, dn_real b, dn_real *yc, int ldy) {
+    const M all = ~(M){0}, uncovered = NAME(tail_lanes)(m);
+    const dn_real *fetched = NULL;
+    enum { lines, height = 1 };
+    while (i < m) {
+        int vectors = (m - i + VL - 1) / VL;
+        vectors -= vectors * VL > m;
+        const int row = m - i < vectors * VL ? m - vectors * VL : i;
+        const M tail = row < i ? uncovered : all;
+        switch (vectors) {
+        case 1: OUTER_TILE_OF(columns, 1, tail, row) break;
+#if MV_MAX > 2
+        case 2: OUTER_TILE_OF(columns, 2, tail, row) break;
+        case 3: OUTER_TILE_OF(columns, 3, tail, row) break;
+#endif
+        default: OUTER_TILE_OF(columns, MV_MAX, tail, row)
+        }
+        i = row + vectors * VL;
+    }
+}
+
 /* Of `rest` terms: about as many as wanted, and no short rest. */
 DN_INLINE int NAME(panel)(int wanted, int rest) {
     return rest < wanted + wanted / 2 ? rest : wanted;
@@ -132,10 +158,11 @@ DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, i
                                     const dn_real *x, size_t down, size_t across, dn_real beta,
                                     dn_real *y, int ldy, int prefetch) {
     enum { OUTER_PANEL = 128, FIRST_PANEL = 32 };
-    const M tail = NAME(tail_lanes)(m);
+    const M tail = {0}; /* not used */
     const int groups = (n + 5) / 6, lines = groups < 4 ? 2 : 1;
-    const int whole = prefetch ? OUTER_PANEL : terms;
-    int part = NAME(panel)(prefetch ? FIRST_PANEL : terms, terms);
+    const int in_panels = prefetch && terms >= 2 * OUTER_PANEL,
+              whole = in_panels ? OUTER_PANEL : terms;
+    int part = in_panels ? FIRST_PANEL : terms;
     for (int block = 0, end; block < m; block = end) {
         end = m - block < ROW_BLOCK ? m : block + ROW_BLOCK;
         for (int from = 0, following; from < terms; from += part, part = following) {
@@ -166,8 +193,8 @@ DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, i
                 }
                 for (; i + MV_MAX * VL <= end; i += MV_MAX * VL)
                     OUTER_TILE_OF(columns, MV_MAX, plain, i)
-                for (; i + VL <= end; i += VL) OUTER_TILE_OF(columns, 1, plain, i)
-                if (i < end) OUTER_TILE_OF(columns, 1, tail, m - VL)
+                if (i < end)
+                    NAME(outer_rest)(i, m, columns, part, ap, lda, xc, down, across, b, yc, ldy);
             }
         }
     }
