@@ -2,12 +2,13 @@
 tests.
 
 How long: about ten seconds; with PyTorch and JAX, whose interpreters the environment names as
-run.py says, four minutes. The one marked slow compiles kernels, half a minute.
+run.py says, four minutes. Those marked slow compile kernels, half a minute.
 """
 
 import argparse
 import importlib
 import inspect
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ import dist_dynet as dy
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 COMPILER = (os.environ.get("CC") or "cc").split()
+needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER[0]), reason="needs a C compiler")
 NUMBER = r"[\d.]+(?:e[+-]\d+)?"
 
 
@@ -341,11 +343,19 @@ def test_autobatch_prints_each_strategy():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which(COMPILER[0]), reason="needs a C compiler")
+@needs_compiler
 def test_products_prints_each_way():
     table = printed("products.py", "16x2x8", "--rounds", "1")
     for name in ("bf16, plain", "float32", "NumPy, float32"):
         assert re.search(rf"16x2x8 +{name} +{NUMBER} +{NUMBER} +{NUMBER}", table), table
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_step_written_by_hand_has_the_loss_of_its_task():
+    by_hand = json.loads(printed("ceiling/language_model.py", "--seconds", "0.1"))
+    task = json.loads(printed("tasks/rnnlm.py", "--seconds", "0.1"))
+    assert by_hand["loss"] == pytest.approx(task["loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize("option", [(), ("--taken",)], ids=["free", "taken"])

@@ -22,10 +22,11 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks" / "tasks"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "tasks")]
 
 import common  # noqa: E402 - after the path is set
 import numpy as np  # noqa: E402
+import products  # noqa: E402
 import rnnlm  # noqa: E402
 
 from dist_dynet import _ffi  # noqa: E402
@@ -34,7 +35,7 @@ PARTS = "products", "recurrent", "softmax", "optimiser", "rows"
 """In the order of the enumeration in language_model.c."""
 SOURCES = (
     "benchmarks/ceiling/language_model.c",
-    *(f"csrc/kernels/{name}.c" for name in ("matrix", "parallel", "reduce")),
+    *(f"csrc/kernels/{name}.c" for name in products.KERNELS),
 )
 FLAGS = [
     "-O3",
