@@ -40,11 +40,12 @@ typedef struct dn__pieces {
     size_t n, size;
     int count;
 } dn__pieces;
-/* of more than `size`, multiples of `unit` */
+/* of more than `size`, multiples of `unit`; the whole if that is no more */
 static inline dn__pieces dn__pieces_of(size_t n, double size, size_t unit) {
     if (size >= (double)n) return (dn__pieces){n, n, 1};
     dn__pieces p = {n, ((size_t)size / unit + 1) * unit, 1};
-    if (p.size < n) p.count = (int)(n / p.size + (n % p.size >= unit));
+    if (p.size >= n) p.size = n;
+    else p.count = (int)(n / p.size + (n % p.size >= unit));
     return p;
 }
 /* `each`: the work of one thing */
