@@ -40,10 +40,10 @@ def rates(name, threads, seconds):
 
     task = run.TASKS[name]
     program = importlib.import_module(task.program)
-    given = dict(option.lstrip("-").split("=") for option in task.options)
-    step = program.dynet_task(
-        dy, SimpleNamespace(batch=int(given.get("batch", 1)), style=given.get("style", "best"))
-    )
+    given = {"batch": 1, "style": "best", "size": 1}  # the task programs' own
+    given.update(option.lstrip("-").split("=") for option in task.options)
+    given["batch"] = int(given["batch"])
+    step = program.dynet_task(dy, SimpleNamespace(**given))
 
     def block(number):
         dy.init(threads=number)
