@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from fuzz_programs import Deck, Mode, drawn, source
+from fuzz_programs import Deck, drawn
+from fuzz_source import Mode, source
 
 HERE = Path(__file__).parent
 PLAIN = Mode(plain=True)

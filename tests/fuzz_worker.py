@@ -16,7 +16,7 @@ import warnings
 
 import numpy as np
 import op_table
-from fuzz_programs import MODEL
+from fuzz_source import MODEL
 from net_table import recurrent
 from op_table.run import array_of
 from op_table.run import drawn as drawn_arrays

@@ -8,9 +8,10 @@ import random
 import re
 
 import fuzz
-import fuzz_programs
+import fuzz_source
 import pytest
-from fuzz_programs import CELLS, ROWS, Deck, Mode, Program, Step, cases, drawn, source
+from fuzz_programs import CELLS, ROWS, Deck, Program, Step, cases, drawn
+from fuzz_source import Mode, source
 from processes import HERE, run_python
 
 from dist_dynet._ffi import OPS
@@ -38,7 +39,7 @@ def test_programs_have_all_operations_and_all_kinds_of_steps():
     programs = [drawn(seed, deck) for seed in range(400)]
     steps = [s for p in programs for s in p.steps]
     doing = {
-        name[1:] for name in vars(fuzz_programs._Source) if name in {f"_{s.kind}" for s in steps}
+        name[1:] for name in vars(fuzz_source._Source) if name in {f"_{s.kind}" for s in steps}
     }
     assert doing == {
         "checkpoint",

@@ -14,7 +14,8 @@ import fuzz
 import fuzz_worker
 import numpy as np
 import pytest
-from fuzz_programs import Deck, Mode, drawn, source
+from fuzz_programs import Deck, drawn
+from fuzz_source import Mode, source
 from processes import output_of, run_python
 from test_threads import together
 
