@@ -30,9 +30,9 @@ NUMBER = re.compile(r"(?<![A-Za-z_])[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?")
 
 
 def text_of(line):
-    """A line without its numbers, and without the blanks by which NumPy aligns them: a number whose
-    last digit is a zero is shorter."""
-    return re.sub(r" +", " ", NUMBER.sub("#", line))
+    """A line without its numbers; beside one, several blanks are one: NumPy aligns numbers, and one
+    whose last digit is a zero is shorter."""
+    return re.sub(r"(?<=#) +| +(?=#)", " ", NUMBER.sub("#", line))
 
 
 def run_program(path, *arguments, **environment):
