@@ -86,6 +86,7 @@ enum dn_sequence_form {
     DN_SEQUENCE_MATRIX = 64, /* one input (k, T) x batch */
     /* one input (k) x (sum of lengths): sequence after sequence; T is the greatest length */
     DN_SEQUENCE_PACKED = 128,
+    DN_SEQUENCE_STEPS = 192, /* one input (k) x (T batch): step after step */
     DN_SEQUENCE_FORMS = 192
 };
 
@@ -227,7 +228,8 @@ enum dn_op_flag {
     DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
     DN_INTS_AFTER_FIRST = 512, /* ... or each after the first: what merged nodes have is joined */
     /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the
-     * form DN_SEQUENCE_PACKED */
+     * form DN_SEQUENCE_PACKED; single steps that go on from one another as one in the form
+     * DN_SEQUENCE_STEPS, see csrc/schedule/chain.c */
     DN_VARIABLE_LENGTH = 1024,
     /* merged nodes whose inputs are equal rows of tables are computed once, see
      * csrc/schedule/deduplicate.h */

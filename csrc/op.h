@@ -158,6 +158,10 @@ typedef struct dn_op {
 enum { DN_BROADCAST_SHIFT = 16 };
 #define DN_BROADCAST(mask) ((mask) << DN_BROADCAST_SHIFT)
 
+/* Flags of ops whose nodes may be computed with later ones even where nothing is batched
+ * (schedule/batched_gemm.h). */
+enum { DN_JOINED = DN_BATCHED_GEMM | DN_TRACED | DN_VARIABLE_LENGTH };
+
 extern const dn_op *const dn_ops[DN_OP_COUNT];
 
 /* Writes "<op>: <text>" to the message and returns `error`. dn__dims_text writes "(4, 3)", or "(4,

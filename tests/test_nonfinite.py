@@ -331,3 +331,29 @@ def test_threads_are_traced_each_in_its_graph():
         for t in threads:
             t.join()
     assert len(found) == 4 and all(made_at(p, "log") for p in found)
+
+
+@pytest.mark.parametrize("autobatching", [0, 2, 3])
+def test_step_that_is_computed_with_others_is_named_itself(autobatching):
+    """Its outputs and those of the others lie side by side."""
+    m = dy.ParameterCollection()
+    builder = dy.VanillaLSTMBuilder(1, 2, 3, m)
+    builder.get_parameters()[0][0].set_value(np.zeros((12, 2)))
+
+    def report(autobatching, immediate):
+        dy.renew_cg(autobatching=autobatching, immediate_compute=immediate)
+        states, hs = [builder.initial_state() for _ in range(3)], []
+        for t in range(5):
+            for k in range(3):
+                bad = (t, k) == (2, 1)
+                x = dy.inputVector([np.inf, 1] if bad else [0.1 * t, 0.2 * k])
+                states[k] = states[k].add_input(x)
+                hs.append(states[k].output())
+        loss = dy.esum([dy.sum_elems(h) for h in hs])
+        loss.forward()
+        found = dy.find_nonfinite(loss, infinite=False)
+        return found.kind, found.node, found.element
+
+    one_by_one = report(0, True)
+    assert one_by_one[1].op == "lstm"
+    assert report(autobatching, False) == one_by_one

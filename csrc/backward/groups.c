@@ -134,6 +134,9 @@ static int would_draw_anew(const dn_tape *t, const dn_node *node) {
 static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
     const int32_t *members = dn__members_of(t, g);
     if (would_draw_anew(t, dn__representative_of(t, g))) return 0;
+    if (g->chain) /* whatever the last one is computed from is not beside the loss if that is not */
+        return has_zeros_alone(t, &t->nodes[members[g->n - 1]]) &&
+               is_beside_loss(t, members[g->n - 1]);
     const size_t step = g->batch == g->n && !g->variable_length
                             ? (size_t)(dn__representative_of(t, g)->dim.size) /
                                   (size_t)dn__representative_of(t, g)->parts
@@ -209,12 +212,15 @@ static void member_backward(dn_tape *t, const dn_group *g, int i, dn_real *saved
     }
 }
 
+/* From the last one on: of a chain each adds to the gradient of the one before it. */
 static void members_backward(dn_tape *t, const dn_group *g) {
+    const int32_t *members = dn__members_of(t, g);
     dn_real *saved = g->saved;
-    for (int m = 0; m < g->n && !t->workspace.out_of_memory; m++) {
-        const int i = t->schedule->members[g->first + m];
+    for (int m = 0; m < g->n; m++) saved += t->nodes[members[m]].saved;
+    for (int m = g->n - 1; m >= 0 && !t->workspace.out_of_memory; m--) {
+        const int i = members[m];
+        saved -= t->nodes[i].saved;
         if (!is_beside_loss(t, i)) member_backward(t, g, i, saved);
-        saved += t->nodes[i].saved;
         dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
     }
 }

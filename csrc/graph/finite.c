@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "schedule/group.h"
 #include "tape/make.h"
 #include "backward/backward_pass.h"
 
@@ -25,6 +26,28 @@ static size_t bad_gradient(dn_tape *t, int i, int nan_only) {
     return at;
 }
 
+/* Of a value with several outputs that was computed in a group: each lies with those of the
+ * others. */
+static size_t first_bad_output(const dn_tape *t, int i, int gradients, int nan_only) {
+    const dn_node *node = &t->nodes[i];
+    if (gradients && !dn__arrived(t, i)) return dn__elements(&node->dim);
+    for (int part = 0; part < node->parts; part++) {
+        const dn_block block = dn__block(t, node, part);
+        const size_t n = block.size * (size_t)node->dim.batch,
+                     at = first_bad(dn__output_view_address(t, node, (int)block.at, gradients), n,
+                                    nan_only);
+        if (at < n) return block.at + at;
+    }
+    return dn__elements(&node->dim);
+}
+
+static size_t first_bad_of(dn_tape *t, int i, int gradients, int nan_only) {
+    const dn_node *node = &t->nodes[i];
+    if (node->parts > 1 && dn__grouped(t, node)) return first_bad_output(t, i, gradients, nan_only);
+    return gradients ? bad_gradient(t, i, nan_only)
+                     : first_bad(node->value, dn__elements(&node->dim), nan_only);
+}
+
 /* Marks what node i was computed from, itself included. */
 static uint8_t *ancestors(const dn_tape *t, int i) {
     uint8_t *needed = calloc((size_t)i + 1, 1);
@@ -42,10 +65,8 @@ static int find(dn_tape *t, int last, int gradients, int nan_only, int *node, in
     int found = 0;
     for (int k = 0; k <= last && !found; k++) {
         int i = gradients ? last - k : k;
-        size_t n = dn__elements(&t->nodes[i].dim), at = n;
-        if (needed[i])
-            at = gradients ? bad_gradient(t, i, nan_only)
-                           : first_bad(t->nodes[i].value, n, nan_only);
+        const size_t n = dn__elements(&t->nodes[i].dim),
+                     at = needed[i] ? first_bad_of(t, i, gradients, nan_only) : n;
         if (at == n) continue;
         found = 1;
         *node = i;

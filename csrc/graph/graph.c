@@ -88,7 +88,7 @@ static void start(dn_tape *t, int immediate, int check_finite, int autobatch) {
     }
     dn__schedule_start(t, immediate, check_finite, autobatch);
     t->n = (dn_extent){0};
-    t->marks.n = t->holds = t->may_batch_gemm = t->workspace.raised = 0;
+    t->marks.n = t->holds = t->may_join = t->workspace.raised = 0;
     t->work_made = 0;
     t->dropped = 0;
     t->backward->first_new_node = t->backward->n_products = 0;

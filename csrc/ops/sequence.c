@@ -74,6 +74,7 @@ static void by_place(const dn_in *x, const dn_sizes *z, const dn_plan *p, dn_rea
 /* where dn__table_rows, which gave `count`, has the row of a position */
 static size_t row_at(const dn_sizes *z, const dn_plan *p, int count, int t, int b) {
     if (z->form == DN_SEQUENCE_PACKED) return (size_t)(dn__start_of(p, b) + t);
+    if (z->form == DN_SEQUENCE_STEPS) return (size_t)t * (size_t)z->batch + (size_t)b;
     return (size_t)t * (size_t)count + (size_t)(count > 1 ? b : 0);
 }
 

@@ -34,7 +34,7 @@ dn_sizes dn__sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, 
     z.plain = z.columns == (size_t)z.steps * (size_t)z.batch &&
               !(z.options & DN_SEQUENCE_REVERSED) &&
               (z.batch == 1 || !(z.by_element || z.form == DN_SEQUENCE_PACKED));
-    z.direct = z.plain && z.batch == 1 && z.form != DN_SEQUENCE_LIST;
+    z.direct = z.plain && (z.batch == 1 ? z.form != DN_SEQUENCE_LIST : z.form == DN_SEQUENCE_STEPS);
     return z;
 }
 
@@ -69,10 +69,20 @@ static int check_weights(dn_shape *s, const dn_network *net) {
 /* the batch count of the sequences; negative: an error */
 static int find_batch(dn_shape *s, const dn_sizes *z) {
     dn_shape others = *s;
-    others.n = z->form == DN_SEQUENCE_PACKED ? z->first : s->n;
+    const int by_step = z->form == DN_SEQUENCE_STEPS;
+    others.n = z->form == DN_SEQUENCE_PACKED || by_step ? z->first : s->n;
     int batch = dn__common_batch(&others),
         lengths = s->n_ints > 2 && !(z->options & DN_SEQUENCE_MASK);
     if (batch < 0) return batch;
+    if (by_step) {
+        const int each = s->x[z->first]->batch / z->steps;
+        if (each * z->steps != s->x[z->first]->batch || (batch != 1 && batch != each))
+            return dn__fail(s, DN_ERROR_VALUE,
+                            "x must have the same batch at each of the %d steps; got %s for a "
+                            "batch of %d.",
+                            z->steps, DIMS(s->x[z->first]), batch);
+        batch = each;
+    }
     if (lengths && batch != 1 && batch != s->n_ints - 2)
         return dn__fail(s, DN_ERROR_VALUE,
                         "takes one length for each batch element; got %d for a batch of %d.",

@@ -71,6 +71,7 @@ static inline const dn_real *dn__x_at(const dn_call *c, const dn_sizes *z, const
     switch (z->form) {
     case DN_SEQUENCE_LIST: return x[t].v + (size_t)b * x[t].stride;
     case DN_SEQUENCE_MATRIX: return x->v + (size_t)b * x->stride + (size_t)t * k;
+    case DN_SEQUENCE_STEPS: return x->v + ((size_t)t * (size_t)z->batch + (size_t)b) * k;
     default: return x->v + (size_t)(dn__start_of(p, b) + t) * k;
     }
 }

@@ -31,8 +31,7 @@ static int keep_order(dn_tape *t) {
 static int compute_ahead(dn_tape *t, int i, int last) {
     dn_schedule *s = t->schedule;
     int result = keep_order(t);
-    if (!result && t->nodes[i].op->flags & (DN_BATCHED_GEMM | DN_TRACED))
-        result = join(t, i, last, 0);
+    if (!result && t->nodes[i].op->flags & DN_JOINED) result = join(t, i, last, 0);
     if (!result) result = dn__compute(t, i);
     if (result < 0) return result;
     if (!dn__grouped(t, &t->nodes[i])) s->seats[i].group = -1;
@@ -49,11 +48,15 @@ static int is_computed(const dn_tape *t, int i) {
     return dn__is_ahead(t, i) || dn__grouped(t, node);
 }
 
-/* Whether node i is computed; inputs and rows, whose memory exists, are computed on the way. */
+/* Whether node i is computed; what is memory that exists (inputs, rows, outputs of nodes that are
+ * computed) is computed on the way. */
 static int is_known(dn_tape *t, int i) {
-    const dn_op *op = t->nodes[i].op;
+    const dn_node *node = &t->nodes[i];
     if (is_computed(t, i)) return 1;
-    if (op != dn_ops[DN_OP_input] && op != dn_ops[DN_OP_lookup]) return 0;
+    if (node->op == dn_ops[DN_OP_output_view]
+            ? !is_computed(t, t->args[node->args])
+            : node->op != dn_ops[DN_OP_input] && node->op != dn_ops[DN_OP_lookup])
+        return 0;
     /* in an order of its own, backward must come to them after what they are joined into */
     return !(t->schedule->n.order ? compute_ahead(t, i, i) : dn__compute(t, i));
 }
@@ -120,6 +123,12 @@ static int fits(dn_tape *t, search *s, const dn_node *representative, int j) {
            will_be_known(t, s, last_input(t, node));
 }
 
+/* Whether node j can be computed with the steps before it, the last of which is `before`. */
+static int step_fits(dn_tape *t, search *s, int before, int j) {
+    return dn__same_network(t, s->i, before, j) && !dn__grouped(t, &t->nodes[j]) &&
+           !dn__is_ahead(t, j) && will_be_known(t, s, last_input(t, &t->nodes[j]));
+}
+
 /* The same for traced functions: each argument is known. Parameters are the same nodes for all. */
 static int traced_fits(dn_tape *t, search *s, const dn_node *representative, int j) {
     const dn_node *node = &t->nodes[j];
@@ -139,7 +148,7 @@ static int traced_fits(dn_tape *t, search *s, const dn_node *representative, int
 }
 
 static int broadcast_inputs_are_unbatched(const dn_tape *t, const dn_node *node) {
-    for (int k = 0; k < node->n_args - 1 && !(node->op->flags & DN_TRACED); k++)
+    for (int k = 0; k < node->n_args - 1 && node->op->flags & DN_BATCHED_GEMM; k++)
         if (t->nodes[t->args[node->args + k]].dim.batch != 1) return 0;
     return 1;
 }
@@ -150,12 +159,17 @@ static int find_members(dn_tape *t, search *s, int last) {
     const dn_node *node = &t->nodes[s->i];
     dn_seat *seats = t->schedule->seats;
     const int first = t->schedule->n.members, most = MOST_COLUMNS / node->dim.batch,
-              is_traced = (node->op->flags & DN_TRACED) != 0;
+              is_traced = (node->op->flags & DN_TRACED) != 0,
+              is_step = (node->op->flags & DN_VARIABLE_LENGTH) != 0,
+              may_plan = s->may_plan; /* else marks may be those of a search that goes on */
     int members = 1, misses = 0, before = s->i, error = 0, lookahead = seats[s->i].lookahead;
     for (int j = seats[s->i].next_user, next;
          j > before && j <= last && members < most && misses < lookahead; before = j, j = next) {
         next = seats[j].next_user;
-        if (is_traced ? !traced_fits(t, s, node, j) : !fits(t, s, node, j)) {
+        if (is_step     ? !step_fits(t, s, before, j)
+            : is_traced ? !traced_fits(t, s, node, j)
+                        : !fits(t, s, node, j)) {
+            if (is_step) break;
             misses++;
             continue;
         }
@@ -165,10 +179,13 @@ static int find_members(dn_tape *t, search *s, int last) {
             error = dn__no_memory(t);
             break;
         }
-        seats[j].search = MEMBER;
+        if (may_plan) seats[j].search = MEMBER;
         t->schedule->members[first + members++] = j;
     }
-    for (int m = 1; m < members; m++) seats[t->schedule->members[first + m]].search = UNSEEN;
+    for (int m = 1; m < members && may_plan; m++)
+        seats[t->schedule->members[first + m]].search = UNSEEN;
+    if (is_step) /* a last step that nobody reads has no gradient */
+        return error ? error : members - (members > 1 && !dn__seems_read(t, before, last));
     if (members > 1 || error) return error ? error : members;
     const int less = lookahead / 2;
     seats[seats[s->i].next_user].lookahead =
@@ -214,6 +231,7 @@ static int join(dn_tape *t, int i, int last, int may_plan) {
     if (group < 0) return group;
     t->schedule->n.members = first + members;
     t->schedule->groups[group].n = members;
+    t->schedule->groups[group].chain = (node->op->flags & DN_VARIABLE_LENGTH) != 0;
     t->schedule->groups[group].batched_gemm =
         t->schedule->n.order ? DN_IN_OWN_ORDER : DN_IN_NODE_ORDER;
     const int error = dn__group_forward(t, group);

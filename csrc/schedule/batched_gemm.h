@@ -4,7 +4,8 @@
  * the last one (and whose last one is computed already) are computed with it, as a group (group.h).
  * The representative has the lowest index: when the backward pass reaches it the gradients of all
  * members are complete, and none of their inputs has been passed. Calls of one traced function
- * (program.h) whose arguments are known are joined in the same way.
+ * (program.h) whose arguments are known are joined in the same way, and so are steps of a recurrent
+ * network that go on from one another (chain.c).
  *
  * In a program that makes the output layer of each step before the next step, the inputs of later
  * products are not computed yet. What they need is then computed ahead of its turn, if it does not

@@ -64,8 +64,7 @@ static int forward_in_order(dn_tape *t, int last) {
         work -= t->nodes[i].work;
         dn_node *node = &t->nodes[i];
         int batched_gemm = 0;
-        if (node->op->flags & (DN_BATCHED_GEMM | DN_TRACED) &&
-            !(t->schedule->any_failed && dn__blocked(t, node)) &&
+        if (node->op->flags & DN_JOINED && !(t->schedule->any_failed && dn__blocked(t, node)) &&
             (batched_gemm = dn__grouped(t, node)) == 0)
             batched_gemm = dn__batched_gemm_forward(t, i, last);
         if (batched_gemm == DN_AGAIN) return 1;
@@ -100,8 +99,7 @@ static int were_written(const dn_tape *t) {
 }
 
 static int compute_up_to(dn_tape *t, int last) {
-    if ((t->may_batch_gemm || t->schedule->autobatch) && dn__schedule_see(t))
-        return DN_ERROR_MEMORY;
+    if ((t->may_join || t->schedule->autobatch) && dn__schedule_see(t)) return DN_ERROR_MEMORY;
     if (!t->schedule->autobatch || t->schedule->immediate || t->schedule->any_failed ||
         t->schedule->ahead_end > t->schedule->evaluated)
         return forward_in_order(t, last);

@@ -153,12 +153,13 @@ static int gather_input(dn_tape *t, int group, int k, dn_group_input *in) {
     return lay_out(t, group, n, in);
 }
 
-/* The steps of all members, one after another: g->batch of them. */
+/* The steps of all members, one after another. */
 static int gather_steps(dn_tape *t, int group, dn_group_input *in) {
     const dn_group *g = &t->schedule->groups[group];
     const int32_t *members = dn__members_of(t, g);
+    const int all = g->chain ? g->n : g->batch;
     if (DN_GROW(t->schedule->sources, t->schedule->capacity.sources,
-                (int64_t)t->schedule->n.sources + g->batch))
+                (int64_t)t->schedule->n.sources + all))
         return dn__no_memory(t);
     int32_t *to = t->schedule->sources + t->schedule->n.sources;
     for (int m = 0; m < g->n; m++) {
@@ -167,7 +168,7 @@ static int gather_steps(dn_tape *t, int group, dn_group_input *in) {
         memcpy(to, t->args + member->args + member->n_args - steps, (size_t)steps * sizeof *to);
         to += steps;
     }
-    return lay_out(t, group, g->batch, in);
+    return lay_out(t, group, all, in);
 }
 
 /* Finds out what each input is. One is always collected: from it the op learns how many batch
@@ -175,7 +176,7 @@ static int gather_steps(dn_tape *t, int group, dn_group_input *in) {
 static int find_inputs(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
     const dn_node *node = dn__representative_of(t, g);
-    const int n = dn__inputs_of(t, g), each = n - g->variable_length;
+    const int n = dn__inputs_of(t, g), by_step = g->variable_length || g->chain, each = n - by_step;
     if (DN_GROW(t->schedule->group_inputs, t->schedule->capacity.group_inputs,
                 (int64_t)t->schedule->n.group_inputs + n))
         return dn__no_memory(t);
@@ -185,7 +186,8 @@ static int find_inputs(dn_tape *t, int group) {
     int gathered = 0, last = -1, error = 0;
     for (int k = 0; k < each; k++) {
         const int never = k < 8 && node->op->flags >> DN_BROADCAST_SHIFT & 1 << k,
-                  broadcast = never || is_same(t, g, k);
+                  /* the state of a chain is its first member's */
+            broadcast = never || g->chain || is_same(t, g, k);
         in[k].gather = broadcast ? DN_BROADCAST_INPUT : DN_MIRRORED;
         if (!never) last = k;
         gathered |= !broadcast;
@@ -194,7 +196,7 @@ static int find_inputs(dn_tape *t, int group) {
     for (int k = 0; k < each && !error; k++)
         if (in[k].gather != DN_BROADCAST_INPUT) error = gather_input(t, group, k, &in[k]);
     if (error) return error;
-    if (g->variable_length) return gather_steps(t, group, &in[each]);
+    if (by_step) return gather_steps(t, group, &in[each]);
     return gathered || last < 0 ? 0 : gather_input(t, group, last, &in[last]);
 }
 
@@ -219,12 +221,18 @@ static const int *joined_ints(dn_tape *t, const dn_group *g, int *count) {
 }
 
 /* Of a variable-length group: the greatest number of steps, options, the number of steps of each
- * member. */
-static const int *packed_ints(dn_tape *t, const dn_group *g, int *count) {
+ * member. Of a chain: the number of members, options. */
+static const int *step_ints(dn_tape *t, const dn_group *g, int *count) {
     const dn_node *node = dn__representative_of(t, g);
     const int32_t *members = dn__members_of(t, g);
     int *all = dn__memory(t, DN_SCRATCH, (size_t)(g->n + 2) * sizeof *all);
     if (!all) return NULL;
+    if (g->chain) {
+        all[0] = g->n;
+        all[1] = t->ints[node->ints + 1] | DN_SEQUENCE_STEPS;
+        *count = 2;
+        return all;
+    }
     all[0] = 0;
     all[1] =
         t->ints[node->ints + 1] | DN_SEQUENCE_PACKED | DN_SEQUENCE_BY_ELEMENT | DN_SEQUENCE_EVERY_C;
@@ -244,11 +252,13 @@ static int prepare_group(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
     dn__prepare_call(t, node, c);
     c->n = dn__inputs_of(t, g);
     dn_dim *x_dims = dn__memory(t, DN_SCRATCH, (size_t)c->n * sizeof *x_dims);
-    c->ints = g->variable_length ? packed_ints(t, g, &c->n_ints) : joined_ints(t, g, &c->n_ints);
+    c->ints = g->variable_length || g->chain ? step_ints(t, g, &c->n_ints)
+                                             : joined_ints(t, g, &c->n_ints);
     if (!x_dims || (!c->ints && c->n_ints)) return DN_ERROR_MEMORY;
     *y_dim = node->dim;
     if (g->variable_length)
         *y_dim = (dn_dim){.nd = 1, .batch = 1, .size = (int)g->total, .d = {(int)g->total}};
+    else if (g->chain) y_dim->size = y_dim->d[0] = node->dim.size * g->n;
     else y_dim->batch = batch;
     c->dim = y_dim;
     c->total = dn__elements(y_dim);
@@ -270,7 +280,7 @@ static int prepare_group(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
  * variable-length group it says so itself. */
 static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c, size_t each) {
     if (g->deduplicated) return (size_t)g->deduplicated->n * dn__representative_of(t, g)->saved;
-    if (!g->variable_length) return each;
+    if (!g->variable_length && !g->chain) return each;
     dn_shape s = {.op = c->node->op->name,
                   .n = c->n,
                   .n_ints = c->n_ints,
@@ -333,6 +343,7 @@ static int undo(dn_tape *t, dn_group *g, const start *before, int error) {
     *g = (dn_group){.first = g->first,
                     .n = g->n,
                     .variable_length = g->variable_length,
+                    .chain = g->chain,
                     .batched_gemm = g->batched_gemm};
     t->schedule->n.group_inputs = before->inputs;
     t->schedule->n.gathers = before->gathers;
@@ -384,9 +395,10 @@ int dn__group_forward(dn_tape *t, int group) {
         seat->made = (uint32_t)t->schedule->values_made;
         seat->ahead = 0;
         member->failed = 0;
-        member->value = y + (size_t)seat->column * (size_t)(g->variable_length
-                                                                ? member->dim.size / member->parts
-                                                                : member->dim.size);
+        const int by_step = g->variable_length || g->chain;
+        member->value =
+            y + (size_t)seat->column *
+                    (size_t)(by_step ? member->dim.size / member->parts : member->dim.size);
     }
     if (node->op->flags & DN_RANDOM) draw_each(t, g, &c);
     else node->op->forward(&c);

@@ -48,6 +48,7 @@ typedef struct dn_group {
     /* of DN_VARIABLE_LENGTH nodes: computed as one in the packed form; `batch` is the number of
      * steps of all */
     uint8_t variable_length;
+    uint8_t chain; /* chain.c: each member goes on from the one before it */
     /* made by batched_gemm.c, the members computed out of their order: 0, or enum dn_joined */
     uint8_t batched_gemm;
     /* in this backward a member has got products of a weight gradient */
@@ -199,9 +200,6 @@ static inline dn_block dn__block(const dn_tape *t, const dn_node *node, int k) {
     const dn_block *blocks = dn__blocks(t, node);
     return blocks ? blocks[k] : (dn_block){(size_t)k * size * (size_t)node->dim.batch, size};
 }
-/* Gives all nodes their seats (where nothing can be computed with others there may be none), and
- * links those that may be computed with one another. Negative: no memory. */
-int dn__schedule_see(dn_tape *);
 /* A new graph begins. */
 void dn__schedule_start(dn_tape *, int immediate, int check_finite, int autobatch);
 /* No value is known any more. */
@@ -220,6 +218,19 @@ int64_t dn__schedule_bytes(const dn_tape *);
 
 /* ---- call.c: the call of a node by itself, with what forward and backward share */
 void dn__prepare_call(dn_tape *, dn_node *, dn_call *);
+
+/* ---- seats.c */
+/* Gives all nodes their seats (where nothing can be computed with others there may be none), and
+ * links those that may be computed with one another. Negative: no memory. */
+int dn__schedule_see(dn_tape *);
+
+/* ---- chain.c: steps of a recurrent network that go on from one another */
+/* Whether node i, the step after node `before`, has the weights, masks and batch of `first`. */
+int dn__same_network(const dn_tape *, int first, int before, int i);
+/* Notes of the step before node i that node i goes on from it; the first that does is kept. */
+void dn__link_step(dn_tape *, int i);
+/* Whether something up to node `last` reads what step i gives; looked for in some nodes only. */
+int dn__seems_read(const dn_tape *, int i, int last);
 
 /* ---- compute.c: one node by itself */
 /* Computes one node by itself; its inputs are known. */

@@ -95,7 +95,7 @@ append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, c
     work = (s.work ? 64 + s.work : work) + (int64_t)dn__elements(&s.y);
     node->work = work < INT32_MAX ? (int32_t)work : INT32_MAX;
     t->work_made += node->work;
-    if (op->flags & (DN_BATCHED_GEMM | DN_TRACED)) t->may_batch_gemm = 1;
+    if (op->flags & DN_JOINED) t->may_join = 1;
     /* its own draws have the ordinals between its and the next node's */
     t->dropped += (uint32_t)s.rng;
     return index;

@@ -1,0 +1,98 @@
+/* Chains of steps. A program that calls a recurrent network step by step makes a node for each, and
+ * each reads all weights: two products of a matrix and a vector. Where the inputs of the steps to
+ * come are known (they mostly are, in training), the steps are one sequence: their input
+ * projections are one product, only what multiplies the state is left to each. So the first of them
+ * computes them all, as one call in the form DN_SEQUENCE_STEPS: a group (group.h), whose
+ * representative's state goes in, and whose members' states lie side by side. When the backward
+ * pass reaches the representative, the gradients of all members are complete, but for those that
+ * they get from one another. */
+#include "schedule.h"
+
+#include <string.h>
+
+enum { MOST_LOOKED_AT = 1024 }; /* nodes behind a step */
+
+/* A single step of a network: its inputs are weights, [h, c], [masks], x. */
+static int is_step(const dn_tape *t, const dn_node *node) {
+    return node->op->flags & DN_VARIABLE_LENGTH && node->n_ints == 2 && !node->not_batchable &&
+           t->ints[node->ints] == 1;
+}
+
+/* How many masks stand before x, and where the state stands before them. */
+static int masks_of(const dn_tape *t, const dn_node *node) {
+    const int options = t->ints[node->ints + 1];
+    return !!(options & DN_SEQUENCE_H_MASK) + !!(options & DN_SEQUENCE_C_MASK);
+}
+static int state_of(const dn_tape *t, const dn_node *node) {
+    const int has_state = t->ints[node->ints + 1] & DN_SEQUENCE_STATE ? node->parts : 0;
+    return node->n_args - 1 - masks_of(t, node) - has_state;
+}
+
+/* The node whose output `part` node x names, or -1; outputs are of equal sizes. */
+static int owner_of(const dn_tape *t, int x, int part) {
+    const dn_node *view = &t->nodes[x];
+    if (view->op != dn_ops[DN_OP_output_view]) return -1;
+    const int owner = t->args[view->args];
+    return t->ints[view->ints] == part * (int64_t)dn__elements(&view->dim) ? owner : -1;
+}
+
+/* The single step whose h, and c, node i goes on from, or -1: node i is no such step. */
+static int step_before(const dn_tape *t, int i) {
+    const dn_node *node = &t->nodes[i];
+    if (!is_step(t, node) || !(t->ints[node->ints + 1] & DN_SEQUENCE_STATE)) return -1;
+    const int32_t *state = t->args + node->args + state_of(t, node);
+    const int before = owner_of(t, state[0], 0);
+    if (before < 0 || t->nodes[before].op != node->op || !is_step(t, &t->nodes[before])) return -1;
+    for (int part = 1; part < node->parts; part++)
+        if (owner_of(t, state[part], part) != before) return -1;
+    return before;
+}
+
+/* Input x of a step has all batch elements. */
+static int has_all(const dn_tape *t, const dn_node *node) {
+    return t->nodes[t->args[node->args + node->n_args - 1]].dim.batch == node->dim.batch;
+}
+
+int dn__same_network(const dn_tape *t, int first, int before, int i) {
+    const dn_node *a = &t->nodes[first], *b = &t->nodes[i];
+    const int masks = masks_of(t, a), weights = state_of(t, a);
+    const int32_t *x = t->args + a->args, *y = t->args + b->args;
+    return step_before(t, i) == before && weights == state_of(t, b) &&
+           ((t->ints[a->ints + 1] ^ t->ints[b->ints + 1]) | DN_SEQUENCE_STATE) ==
+               DN_SEQUENCE_STATE &&
+           !memcmp(x, y, (size_t)weights * sizeof *x) &&
+           !memcmp(x + a->n_args - 1 - masks, y + b->n_args - 1 - masks,
+                   (size_t)masks * sizeof *x) &&
+           !memcmp(t->floats + a->floats, t->floats + b->floats,
+                   (size_t)a->n_floats * sizeof *t->floats) &&
+           a->dim.batch == b->dim.batch && a->needs_grad == b->needs_grad && has_all(t, a) &&
+           has_all(t, b);
+}
+
+void dn__link_step(dn_tape *t, int i) {
+    const int before = step_before(t, i);
+    if (before < 0) return;
+    int32_t *next = &t->schedule->seats[before].next_user;
+    /* after a revert, another node may have its index */
+    if (*next < 0 || *next >= i || step_before(t, *next) != before) *next = i;
+}
+
+/* What another step alone reads (of the layer above) is read if that one is. */
+static int is_read(const dn_tape *t, int i, int last, int *to_look_at) {
+    for (int j = i + 1; j <= last && *to_look_at > 0; j++, --*to_look_at) {
+        const dn_node *node = &t->nodes[j];
+        if (node->op == dn_ops[DN_OP_output_view]) continue;
+        for (int k = 0; k < node->n_args; k++) {
+            const dn_node *x = &t->nodes[t->args[node->args + k]];
+            if (x->op != dn_ops[DN_OP_output_view] || t->args[x->args] != i) continue;
+            if (!is_step(t, node) || is_read(t, j, last, to_look_at)) return 1;
+            break;
+        }
+    }
+    return 0;
+}
+
+int dn__seems_read(const dn_tape *t, int i, int last) {
+    int to_look_at = MOST_LOOKED_AT;
+    return is_read(t, i, last, &to_look_at);
+}
