@@ -154,12 +154,18 @@ def main():
             by_side = {
                 side: [] for side in all_sides if side[1] != TORCH or program not in WITHOUT_TWIN
             }
+            options = ["--batch", str(batch), *option]
+            programs = {
+                side: run.program_of(
+                    pythons[side[1]], program, side[1], ("--strategy", side[2], *options)
+                )
+                for side in by_side
+            }
             for _ in range(args.rounds):
-                for side in by_side:
-                    extra = ["--strategy", side[2], "--batch", str(batch), *option]
-                    by_side[side].append(
-                        run.run_once(pythons[side[1]], program, side[1], args.seconds, extra)
-                    )
+                for side, result in run.take_turns(programs, args.seconds).items():
+                    if isinstance(result, Exception):
+                        raise result
+                    by_side[side].append(result)
             unit = by_side[all_sides[0]][0]["unit"]
             rows.append(cells(f"{task} {batch}, {unit}/s", by_side, all_sides))
             everything[f"{task} {batch}"] = {side[0]: results for side, results in by_side.items()}

@@ -10,9 +10,10 @@ ratios, of GFLOP/s, and of what compiling takes.
 
 The peers' interpreters come from --dynet-python, --torch-python and --jax-python, or from the
 environment variables DIST_DYNET_BENCH_DYNET, DIST_DYNET_BENCH_TORCH and DIST_DYNET_BENCH_JAX. Peers
-that are not installed are left out, with a note. Every round runs every peer once, each in a
-process of its own with one thread, so that a busy machine slows all alike. All peers start from the
-same numbers: if the loss before the first update is another one, the exit status is 1.
+that are not installed are left out, with a note. In every round each peer is a process of its own
+with one thread, and these take turns of a quarter of a second, so that a machine whose speed
+changes slows all alike. All peers start from the same numbers: if the loss before the first update
+is another one, the exit status is 1.
 """
 
 import argparse
@@ -23,6 +24,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from turns import NoTwinError, Program, take_turns
 
 HERE = Path(__file__).resolve().parent
 US, DYNET, TORCH, JAX = "dist_dynet", "dynet", "torch", "jax"
@@ -191,8 +194,6 @@ TASKS = {
 }
 ROUNDING = {FLOAT32: 0.0, BF16: 2.0**-8}
 """What the precision adds to a task's tolerance: one rounding of a bfloat16 number."""
-NO_TWIN = 3
-"""The exit status of a task program that has none for the peer; see tasks/common.py."""
 SAFE_PATH = "PYTHONSAFEPATH"
 """Under it the task programs would not find what lies beside them."""
 ONE_THREAD = {
@@ -257,30 +258,16 @@ def fault_of(python, peer):
     return done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
 
-class NoTwinError(Exception):
-    """The task has no program for the peer."""
-
-
-def run_program(python, program, peer, *options):
-    """The JSON line of a program in tasks/."""
-    command = [python, str(HERE / "tasks" / f"{program}.py"), "--peer", PEERS[peer].module]
-    done = subprocess.run(
-        [*command, *options], env=environment(peer), capture_output=True, text=True
-    )
-    if done.returncode == NO_TWIN:
-        raise NoTwinError(done.stderr.strip().splitlines()[-1])
-    if done.returncode:
-        raise RuntimeError(
-            f"{program} of {SHOWN[peer]} ended with status {done.returncode}:\n"
-            f"{done.stderr[-2000:]}"
-        )
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def run_once(python, program, peer, seconds, extra):
-    """What a task's program prints for the peer."""
-    return run_program(
-        python, program, peer, "--seconds", str(seconds), *PEERS[peer].options, *extra
+def program_of(python, program, peer, options=()):
+    """A program in tasks/ for the peer, to be run."""
+    return Program(
+        f"{program} of {SHOWN[peer]}",
+        (
+            *(python, str(HERE / "tasks" / f"{program}.py"), "--peer", PEERS[peer].module),
+            *PEERS[peer].options,
+            *options,
+        ),
+        environment(peer),
     )
 
 
@@ -294,14 +281,15 @@ def run_tasks(tasks, pythons, rounds, seconds, extra):
         task = TASKS[name]
         results[name] = {peer: [] for peer in pythons}
         for i in range(rounds):
-            for peer in list(results[name]):
-                try:
-                    result = run_once(
-                        pythons[peer], task.program, peer, seconds, [*task.options, *extra]
-                    )
-                except (RuntimeError, NoTwinError) as error:
-                    print(f"left out: {error}", file=sys.stderr)
-                    failures += not isinstance(error, NoTwinError)
+            options = (*task.options, *extra)
+            programs = {
+                peer: program_of(pythons[peer], task.program, peer, options)
+                for peer in results[name]
+            }
+            for peer, result in take_turns(programs, seconds).items():
+                if isinstance(result, Exception):
+                    print(f"left out: {result}", file=sys.stderr)
+                    failures += not isinstance(result, NoTwinError)
                     del results[name][peer]
                     continue
                 results[name][peer].append(result)
@@ -320,7 +308,7 @@ def peaks(pythons):
     for peer in (US, "dist_dynet_bf16", "torch_bf16"):
         if peer in pythons:
             precision = PEERS[peer].precision
-            result = run_program(pythons[peer], "peak", peer, "--precision", precision)
+            result = program_of(pythons[peer], "peak", peer, ("--precision", precision)).run()
             rates[precision].append(result["gflops"])
     return {precision: max(found) for precision, found in rates.items() if found}
 

@@ -100,7 +100,8 @@ def test_peers_options_are_known_to_the_tasks(programs):
         args = parser.parse_args(peer.options)  # an unknown one ends the test
         if peer.module != run.US:
             assert (args.precision != "float32") == (peer.precision == run.BF16)
-    assert run.NO_TWIN == common.NO_TWIN
+    turns = programs("turns")
+    assert (turns.NO_TWIN, turns.MY_TURN) == (common.NO_TWIN, common.MY_TURN)
 
 
 def test_precision_that_the_package_lacks_leaves_the_peer_out(programs):
@@ -112,9 +113,49 @@ def test_precision_that_the_package_lacks_leaves_the_peer_out(programs):
 def test_task_without_a_twin_for_the_peer_is_left_out(programs):
     run = programs("run")
     with pytest.raises(run.NoTwinError, match="xor has no twin for torch"):
-        run.run_once(sys.executable, "xor", "torch_compile", 0.01, [])
+        run.program_of(sys.executable, "xor", "torch_compile").run()
     with pytest.raises(run.NoTwinError, match="attention has no twin for jax"):
-        run.run_once(sys.executable, "attention", "jax", 0.01, [])
+        run.program_of(sys.executable, "attention", "jax").run()
+
+
+TURNS = """
+import json, sys
+print("another line of a library")
+if "--fails" in sys.argv:
+    print("no such file", file=sys.stderr)
+    sys.exit(int(sys.argv[2]))
+turns = []
+while True:
+    print("@", flush=True)
+    with open(sys.argv[1], "a") as file:
+        file.write(sys.argv[2])
+    line = sys.stdin.readline()
+    if not line:
+        break
+    turns.append(float(line))
+print(json.dumps(turns))
+"""
+
+
+def test_programs_take_turns(programs, tmp_path):
+    turns, order = programs("turns"), tmp_path / "order"
+    program = tmp_path / "program.py"
+    program.write_text(TURNS)
+
+    def named(name, *options):
+        command = (sys.executable, str(program), str(order), name, *options)
+        return turns.Program(name, command, dict(os.environ))
+
+    found = turns.take_turns({name: named(name) for name in "abc"}, 4 * turns.TURN)
+    assert found == dict.fromkeys("abc", [turns.TURN] * 4)
+    # each says at once when it is there, and after each turn
+    assert order.read_text() == "abc" + "abc" + "bca" + "cab" + "abc"
+    order.unlink()
+    found = turns.take_turns({"a": named("a"), "1": named("1", "--fails")}, 0.1)
+    assert found["a"] == [0.1]
+    assert str(found["1"]) == "1 ended with status 1:\nno such file"
+    (no_twin,) = turns.take_turns({0: named("3", "--fails")}, 0.1).values()
+    assert isinstance(no_twin, turns.NoTwinError)
 
 
 def test_first_losses_that_differ_are_named(programs):
@@ -135,7 +176,9 @@ def test_run_fails_if_a_peer_starts_from_another_loss(programs, monkeypatch, cap
     monkeypatch.setattr(run, "fault_of", lambda python, peer: "")
     monkeypatch.setattr(run, "peaks", lambda pythons: {})
     monkeypatch.setattr(
-        run, "run_once", lambda python, program, peer, *_: {**result, "first_loss": losses[peer]}
+        run,
+        "take_turns",
+        lambda programs, _: {p: {**result, "first_loss": losses[p]} for p in programs},
     )
     monkeypatch.setattr(sys, "argv", ["run.py", "rnnlm", "--peers", "dist_dynet", "torch"])
     assert run.main() == 1
@@ -315,7 +358,8 @@ def test_twins_start_from_our_loss(programs, module, program, options):
         if peer.module == module or peer.name == run.US:
             interpreter = sys.executable if peer.module == run.US else python
             # one shape to compile: no sentence is longer
-            result = run.run_once(interpreter, program, peer.name, 0.01, [*options, "--bucket=40"])
+            all_options = ("--seconds=0.01", *options, "--bucket=40")
+            result = run.program_of(interpreter, program, peer.name, all_options).run()
             losses[peer.name] = result["first_loss"], peer.precision
             compiles = module == "jax" or "compile" in peer.name
             assert ("compile_seconds" in result) == (compiles and peer.name != run.US)

@@ -119,7 +119,7 @@ def main():
         "peer": "C",
         "unit": "words",
         "loss": sum(loss for _, loss in losses) / sum(n for n, _ in losses),
-        **common.measure(step, args.seconds),
+        **common.measure(step, [args.seconds]),
     }
     spent = parts() - before
     result["parts"] = {k: round(v / spent.sum(), 3) for k, v in zip(PARTS, spent, strict=True)}

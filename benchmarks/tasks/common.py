@@ -65,6 +65,11 @@ def main(
         "--peer", default="dist_dynet", help="dist_dynet, dynet, torch, jax, or another such module"
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU seconds to measure")
+    parser.add_argument(
+        "--turns",
+        action="store_true",
+        help="measure for as many CPU seconds as each line on standard input says, until it ends",
+    )
     for name, how in {**TWIN_OPTIONS, **(options or {})}.items():
         parser.add_argument(name, **how)
     args, _peer_flags = parser.parse_known_args()  # flags such as --dynet-mem are the peer's
@@ -100,7 +105,7 @@ def main(
     }
     if operations is not None:
         result["operations"] = operations()
-    result.update(measure(step, args.seconds))
+    result.update(measure(step, turns() if args.turns else [args.seconds]))
     statistics = getattr(step, "statistics", None)
     if statistics is not None:
         result["autobatch"] = statistics()._asdict()  # of the last graph
@@ -126,19 +131,36 @@ def processor_seconds():
     return sum(os.times()[:4])
 
 
-def measure(step, seconds):
-    """Units per CPU second over at least `seconds` CPU seconds, and the process's peak memory."""
-    units = 0
-    wall = time.perf_counter()
-    start = now = time.process_time()
-    while now - start < seconds:
-        units += step()[0]
-        now = time.process_time()
+MY_TURN = "@"
+"""A line of this alone on standard output: the process waits for its next turn."""
+
+
+def turns():
+    """The CPU seconds of each turn, as whoever takes turns with others says."""
+    while True:
+        print(MY_TURN, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        yield float(line)
+
+
+def measure(step, turns):
+    """Units per CPU second over turns of at least so many CPU seconds, and the process's peak
+    memory."""
+    units, cpu, wall = 0, 0.0, 0.0
+    for seconds in turns:
+        began, start = time.perf_counter(), time.process_time()
+        now = start
+        while now - start < seconds:
+            units += step()[0]
+            now = time.process_time()
+        cpu, wall = cpu + now - start, wall + time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "per_cpu_second": units / (now - start),
-        "cpu_seconds": now - start,
-        "cpu_share": (now - start) / (time.perf_counter() - wall),
+        "per_cpu_second": units / cpu,
+        "cpu_seconds": cpu,
+        "cpu_share": cpu / wall,
         "peak_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
     }
 
