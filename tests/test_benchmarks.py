@@ -402,6 +402,13 @@ def test_step_written_by_hand_has_the_loss_of_its_task():
     assert by_hand["loss"] == pytest.approx(task["loss"], rel=1e-6)
 
 
+def test_step_written_by_hand_takes_turns_with_its_task():
+    shown = printed("ceiling/language_model.py", "--beside", "--rounds=1", "--seconds=0.1")
+    assert re.fullmatch(
+        rf"words/s: task {NUMBER}, C {NUMBER}\ntask / C: {NUMBER} \({NUMBER}-{NUMBER}\)\n", shown
+    )
+
+
 @pytest.mark.parametrize("option", [(), ("--taken",)], ids=["free", "taken"])
 def test_threads_prints_speeds_and_a_ratio(option):
     table = printed("threads.py", "mlp_64", "--rounds", "1", "--seconds", "0.5", *option)

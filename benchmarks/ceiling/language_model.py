@@ -3,6 +3,8 @@ written by hand in C (language_model.c) and compiled for this processor.
 
     python benchmarks/ceiling/language_model.py               # 3 CPU seconds
     python benchmarks/ceiling/language_model.py --stored      # gradients stored before the update
+    python benchmarks/ceiling/language_model.py --beside      # in turns with tasks/rnnlm.py,
+                                                              # written word by word: their ratio
 
 Prints one JSON line like the task programs, with the share of each part in the time. The loss is to
 be compared with theirs: it is that of `tasks/rnnlm.py`, since the numbers are the same.
@@ -13,6 +15,7 @@ import ctypes
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +31,8 @@ import common  # noqa: E402 - after the path is set
 import numpy as np  # noqa: E402
 import products  # noqa: E402
 import rnnlm  # noqa: E402
+import run  # noqa: E402
+from turns import Program, take_turns  # noqa: E402
 
 from dist_dynet import _ffi  # noqa: E402
 
@@ -96,6 +101,24 @@ def program_of(stored):
     return program.step, parts
 
 
+def beside(args):
+    """Prints how fast the task is, as a share of this program."""
+    stored = ["--stored"] * args.stored
+    programs = {
+        "task": run.program_of(sys.executable, "rnnlm", run.US, ("--style=add_input",)),
+        "C": Program("C", (sys.executable, __file__, *stored), run.environment(run.US)),
+    }
+    speeds = {name: [] for name in programs}
+    for _ in range(args.rounds):
+        for name, result in take_turns(programs, args.seconds).items():
+            if isinstance(result, Exception):
+                raise result
+            speeds[name].append(result["per_cpu_second"])
+    medians = {name: round(statistics.median(found)) for name, found in speeds.items()}
+    print(f"words/s: task {medians['task']}, C {medians['C']}")
+    print(f"task / C: {run.ratio(speeds['task'], speeds['C'])}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU seconds to measure")
@@ -104,7 +127,13 @@ def main():
         action="store_true",
         help="the output layer's gradient is stored whole before Adam reads it, as in toolkits",
     )
+    parser.add_argument("--beside", action="store_true", help="print how it compares with the task")
+    parser.add_argument("--rounds", type=int, default=5, help="of turns, with --beside")
+    parser.add_argument("--turns", action="store_true", help="as of the programs in tasks/")
     args = parser.parse_args()
+    if args.beside:
+        beside(args)
+        return
     step_of, parts = program_of(args.stored)
     stream = itertools.cycle([(len(s), (ctypes.c_int * len(s))(*s)) for s in rnnlm.corpus()])
 
@@ -119,7 +148,7 @@ def main():
         "peer": "C",
         "unit": "words",
         "loss": sum(loss for _, loss in losses) / sum(n for n, _ in losses),
-        **common.measure(step, [args.seconds]),
+        **common.measure(step, common.turns() if args.turns else [args.seconds]),
     }
     spent = parts() - before
     result["parts"] = {k: round(v / spent.sum(), 3) for k, v in zip(PARTS, spent, strict=True)}
