@@ -68,3 +68,5 @@ void *dn__pages_raw(size_t bytes);
 void *dn__pages_new(size_t bytes);
 size_t dn__pages_bytes(size_t bytes);
 void dn__block_free(void *);
+/* Of memory that nobody has touched; as a hint, for systems that have them. */
+void dn__ask_for_huge_pages(void *at, size_t bytes);

@@ -7,7 +7,7 @@
     python scripts/make_charts.py                                                # the charts
 
 How long: two seconds. What to expect: the names of the files. Each chart has in its description
-what it shows; tests/test_charts.py fails when that is not what the figures say.
+what it shows; tests/test_site.py fails when that is not what the figures say.
 """
 
 import argparse

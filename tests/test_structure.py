@@ -394,6 +394,39 @@ def test_data_parallel_training_uses_what_others_offer(path):
     )
 
 
+# ---- files that are mentioned ----------------------------------------------------------
+
+MENTION = re.compile(r"(?<![\w./$~>-])((?:[\w-]+/)+[\w-]+\.(?:py|c|h|md|sh))\b")
+"""A file with its folder, or the end of its path."""
+OF_THE_SYSTEM = {"sys/mman.h", "sys/socket.h", "sys/syscall.h"}
+MADE = {"root/media/readme.py", "scratch/try.c"}
+"""Files that scripts write."""
+
+
+def mentioned(text):
+    return set(MENTION.findall(text)) - OF_THE_SYSTEM - MADE
+
+
+def test_files_that_are_mentioned_are_there():
+    folders = ("csrc", "dist_dynet", "benchmarks", "scripts", "examples", "tests")
+    there = [p for f in folders for p in (ROOT / f).rglob("*.*")]
+    there = [f"/{p.relative_to(ROOT)}" for p in [*there, *ROOT.glob("docs/**/*.*")]]
+    wrong = []
+    for name in there:
+        if name.startswith("/tests/") or not name.endswith((".py", ".c", ".h", ".sh")):
+            continue
+        if name == "/scripts/site_hooks.py":  # its files are those of the site
+            continue
+        for mention in mentioned((ROOT / name[1:]).read_text(encoding="utf-8")):
+            if not any(other.endswith("/" + mention) for other in there):
+                wrong.append(f"{name[1:]} mentions {mention}")
+    assert not wrong, f"files that are not there: {wrong}"
+
+
+def test_mentions_are_seen():
+    assert mentioned("see (a/b.py), c/d-e.md: not f.py, $G/h.py") == {"a/b.py", "c/d-e.md"}
+
+
 # ---- words and columns -----------------------------------------------------------------
 
 

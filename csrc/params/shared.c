@@ -5,7 +5,7 @@
  * window alone, in which all of them update: each the numbers that it owns. Outside of it memory is
  * read only by agreement, not by the system: whoever wants to write calls dn__detach before, by
  * which this process gets a copy of its own, at the same address once more. That another rank's
- * values are still the same is then for the ranks to find out (parallel/one_copy.py).
+ * values are still the same is then for the ranks to find out (parallel/shared_model.py).
  *
  * Owners follow from places alone, so that nobody need agree on them: a dense parameter's piece
  * belongs to the rank of the place in the chunk where it begins, a row to that of its number. */
@@ -132,13 +132,6 @@ int dn_store_blocks(dn_store *r, int room, dn_memory_block *out) {
 int dn_store_is_shared(dn_store *r) { return r->sharing != 0; }
 
 #ifdef __linux__
-static void on_huge_pages(char *at, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-    madvise(at, bytes, MADV_HUGEPAGE);
-#endif
-    (void)at, (void)bytes;
-}
-
 /* A second mapping of the same pages: of shared memory mremap makes one if the old size is 0. */
 static int map_over(const dn_memory_block *b, void *from) {
     if (mremap(from, 0, (size_t)b->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, b->at) == b->at) return 0;
@@ -153,7 +146,7 @@ static int map_over(const dn_memory_block *b, void *from) {
 static int map_back(const dn_shared_block *b) {
     char *p = mmap(NULL, b->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return DN_ERROR_MEMORY;
-    on_huge_pages(p, b->bytes);
+    dn__ask_for_huge_pages(p, b->bytes);
     memcpy(p, b->at, b->used);
     if (mremap(p, b->bytes, b->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, b->at) == b->at) return 0;
     munmap(p, b->bytes);
@@ -164,7 +157,7 @@ static void map_nothing(const dn_shared_block *b) {
     if (mmap(b->at, b->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
              0) != b->at)
         abort(); /* the heap would be the other ranks' */
-    on_huge_pages(b->at, b->bytes);
+    dn__ask_for_huge_pages(b->at, b->bytes);
 }
 #else
 static int map_over(const dn_memory_block *b, void *from) {
