@@ -8,7 +8,6 @@ run.py says, four minutes. Those marked slow compile kernels, half a minute.
 import argparse
 import importlib
 import inspect
-import json
 import os
 import re
 import shutil
@@ -126,9 +125,9 @@ if "--fails" in sys.argv:
     sys.exit(int(sys.argv[2]))
 turns = []
 while True:
-    print("@", flush=True)
     with open(sys.argv[1], "a") as file:
         file.write(sys.argv[2])
+    print("@", flush=True)
     line = sys.stdin.readline()
     if not line:
         break
@@ -396,13 +395,8 @@ def test_products_prints_each_way():
 
 @pytest.mark.slow
 @needs_compiler
-def test_step_written_by_hand_has_the_loss_of_its_task():
-    by_hand = json.loads(printed("ceiling/language_model.py", "--seconds", "0.1"))
-    task = json.loads(printed("tasks/rnnlm.py", "--seconds", "0.1"))
-    assert by_hand["loss"] == pytest.approx(task["loss"], rel=1e-6)
-
-
-def test_step_written_by_hand_takes_turns_with_its_task():
+def test_step_written_by_hand_has_the_loss_of_its_task_and_is_compared_with_it():
+    """Another loss would end it."""
     shown = printed("ceiling/language_model.py", "--beside", "--rounds=1", "--seconds=0.1")
     assert re.fullmatch(
         rf"words/s: task {NUMBER}, C {NUMBER}\ntask / C: {NUMBER} \({NUMBER}-{NUMBER}\)\n", shown

@@ -110,10 +110,14 @@ def beside(args):
     }
     speeds = {name: [] for name in programs}
     for _ in range(args.rounds):
-        for name, result in take_turns(programs, args.seconds).items():
+        results = take_turns(programs, args.seconds)
+        for name, result in results.items():
             if isinstance(result, Exception):
                 raise result
             speeds[name].append(result["per_cpu_second"])
+        losses = results["task"]["loss"], results["C"]["loss"]
+        if abs(losses[1] - losses[0]) > 1e-6 * losses[0]:
+            sys.exit("another loss: task {:.9g}, C {:.9g}".format(*losses))
     medians = {name: round(statistics.median(found)) for name, found in speeds.items()}
     print(f"words/s: task {medians['task']}, C {medians['C']}")
     print(f"task / C: {run.ratio(speeds['task'], speeds['C'])}")
