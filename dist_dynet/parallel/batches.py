@@ -155,6 +155,7 @@ class _Process:
     def __init__(self) -> None:
         self.loops: list[Loop] = []
         """Those that have given a batch and not asked for another one yet."""
+        self.asking: set[Loop] = set()  # those that have, and not got it yet
         self.sources: list[weakref.ref[Sources]] = []
         self.made = 0  # how many Sources were made
         self.new: list[Loop] = []
@@ -263,6 +264,7 @@ class Loop:
             sources.begin()
         self.present, self._work = batch, _work_of_thread()
         _process.loops.append(self)
+        _process.asking.discard(self)
         _process.readers.discard(self.thread)
 
     def ask(self) -> None:
@@ -270,7 +272,6 @@ class Loop:
         batch = self.present
         if batch is None:
             return
-        _look()
         ends = batch.ends_step
         if not (self.exact and ends and batch.step < self.used):  # what updates have told suffices
             work, before = _work_of_thread(), self._work
@@ -282,6 +283,8 @@ class Loop:
                     self._put_by(batch)
             if ends and same and work[1:3] != before[1:3] and not (self.runs_ahead or self.exact):
                 self.used = batch.step + 1
+        _look()  # now that it is known whether it runs ahead: another thread may ask at any time
+        _process.asking.add(self)
         self._leave()
         if ends:
             self.given = batch.step + 1
@@ -297,6 +300,7 @@ class Loop:
             batch is not None and batch.step + 1 == self.steps
         )
         self._leave()
+        _process.asking.discard(self)
         self.over = True
         if self.runs_ahead:
             _process.unclaimed |= not self.claimed
@@ -365,8 +369,9 @@ def _work_of_thread() -> tuple[int, ...]:
 _SEVERAL = Batch[Any]((), 0, 0, 0, 0)
 """Stands for the batch where several loops are under way."""
 
-_WRITE = (
-    "Write trainer.update(batch), with the batch of shard() that the gradients come from, or"
+_UNKNOWN = (
+    ", so that it is not known which batch the gradients come from."
+    " Write trainer.update(batch), with the batch of shard() that the gradients come from, or"
     " trainer.update(n), with this rank's number of examples."
 )
 
@@ -429,24 +434,17 @@ class Sources:
         if named:
             return None, ""
         if len(self._batches) > 1:
-            return (
-                None,
-                (
-                    "the gradients come from several batches of shard(). Call update() after each"
-                    " batch (accumulate=k gathers k of them), name one by update(batch), or forget"
-                    " the gradients of a batch that was left by reset_gradients()."
-                ),
+            problem = (
+                "the gradients come from several batches of shard(). Call update() after each"
+                " batch (accumulate=k gathers k of them), name one by update(batch), or forget"
+                " the gradients of a batch that was left by reset_gradients()."
             )
+            return None, problem
         batch = self._batches[0] if self._batches else present
         doubt = self._doubt(batch)
-        return (
-            (
-                None,
-                f"{doubt}, so that it is not known which batch the gradients come from. {_WRITE}",
-            )
-            if doubt
-            else (batch, "")
-        )
+        if not doubt:
+            return batch, ""
+        return None, doubt + _UNKNOWN
 
     def _doubt(self, batch: Batch[Any] | None) -> str:
         """Why gradients that seem to come from this batch may come from another one."""
@@ -454,7 +452,8 @@ class Sources:
             return "several loops over shard() are under way"
         if batch is None:
             me = threading.get_ident()
-            if any(loop.thread != me and self._serial <= loop.claimed for loop in _process.loops):
+            loops = (*_process.loops, *_process.asking)
+            if any(loop.thread != me and self._serial <= loop.claimed for loop in loops):
                 return "a loop over shard() is under way in another thread"
             if self._serial <= _process.claimed:
                 return (

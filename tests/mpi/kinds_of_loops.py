@@ -7,6 +7,7 @@ The right end is computed by NumPy: least squares by gradient descent on the who
 import itertools
 import queue
 import threading
+import time
 
 import numpy as np
 from loops import ahead
@@ -164,6 +165,33 @@ def test_threads():
 
     refused("batch", train)
     expect(b)
+
+
+class Slow(list):
+    """Examples that take their time."""
+
+    def __getitem__(self, i):
+        time.sleep(0.05)
+        return super().__getitem__(i)
+
+
+def test_thread_that_waits_for_data():
+    """The first batch was read while it was the present one; when its gradients are computed, the
+    thread has asked for the next and not got it yet."""
+    a, waiting, is_read = Model(), queue.Queue(), threading.Event()
+    shard = parallel.shard(Slow(DATA), SIZE)
+
+    def read():
+        for batch in shard:
+            waiting.put(batch)
+            is_read.wait()
+
+    threading.Thread(target=read, daemon=True).start()
+    examples = list(waiting.get())
+    is_read.set()
+    time.sleep(0.02)
+    refused("another thread", lambda: a.step(examples))
+    expect(a)
 
 
 def test_zip():
