@@ -176,7 +176,7 @@ static int gather_steps(dn_tape *t, int group, dn_group_input *in) {
 static int find_inputs(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
     const dn_node *node = dn__representative_of(t, g);
-    const int n = dn__inputs_of(t, g), by_step = g->variable_length || g->chain, each = n - by_step;
+    const int n = dn__inputs_of(t, g), each = n - dn__is_by_step(g);
     if (DN_GROW(t->schedule->group_inputs, t->schedule->capacity.group_inputs,
                 (int64_t)t->schedule->n.group_inputs + n))
         return dn__no_memory(t);
@@ -196,7 +196,7 @@ static int find_inputs(dn_tape *t, int group) {
     for (int k = 0; k < each && !error; k++)
         if (in[k].gather != DN_BROADCAST_INPUT) error = gather_input(t, group, k, &in[k]);
     if (error) return error;
-    if (by_step) return gather_steps(t, group, &in[each]);
+    if (dn__is_by_step(g)) return gather_steps(t, group, &in[each]);
     return gathered || last < 0 ? 0 : gather_input(t, group, last, &in[last]);
 }
 
@@ -252,8 +252,7 @@ static int prepare_group(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
     dn__prepare_call(t, node, c);
     c->n = dn__inputs_of(t, g);
     dn_dim *x_dims = dn__memory(t, DN_SCRATCH, (size_t)c->n * sizeof *x_dims);
-    c->ints = g->variable_length || g->chain ? step_ints(t, g, &c->n_ints)
-                                             : joined_ints(t, g, &c->n_ints);
+    c->ints = dn__is_by_step(g) ? step_ints(t, g, &c->n_ints) : joined_ints(t, g, &c->n_ints);
     if (!x_dims || (!c->ints && c->n_ints)) return DN_ERROR_MEMORY;
     *y_dim = node->dim;
     if (g->variable_length)
@@ -280,7 +279,7 @@ static int prepare_group(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
  * variable-length group it says so itself. */
 static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c, size_t each) {
     if (g->deduplicated) return (size_t)g->deduplicated->n * dn__representative_of(t, g)->saved;
-    if (!g->variable_length && !g->chain) return each;
+    if (!dn__is_by_step(g)) return each;
     dn_shape s = {.op = c->node->op->name,
                   .n = c->n,
                   .n_ints = c->n_ints,
@@ -395,10 +394,8 @@ int dn__group_forward(dn_tape *t, int group) {
         seat->made = (uint32_t)t->schedule->values_made;
         seat->ahead = 0;
         member->failed = 0;
-        const int by_step = g->variable_length || g->chain;
-        member->value =
-            y + (size_t)seat->column *
-                    (size_t)(by_step ? member->dim.size / member->parts : member->dim.size);
+        const int outputs = dn__is_by_step(g) ? member->parts : 1;
+        member->value = y + (size_t)seat->column * (size_t)(member->dim.size / outputs);
     }
     if (node->op->flags & DN_RANDOM) draw_each(t, g, &c);
     else node->op->forward(&c);

@@ -19,6 +19,8 @@ static inline const int32_t *dn__members_of(const dn_tape *t, const dn_group *g)
 static inline dn_node *dn__representative_of(const dn_tape *t, const dn_group *g) {
     return &t->nodes[t->schedule->members[g->first]];
 }
+/* Whether the last input of the call is the steps of all members. */
+static inline int dn__is_by_step(const dn_group *g) { return g->variable_length || g->chain; }
 /* How many inputs the call has: of a variable-length group the steps make one. */
 static inline int dn__inputs_of(const dn_tape *t, const dn_group *g) {
     const dn_node *node = dn__representative_of(t, g);

@@ -98,7 +98,7 @@ struct dn_tape {
     /* nodes that reverts have dropped from this graph; after 2^32 of them keys of draws come again,
      * and nothing else depends on it */
     uint32_t dropped;
-    int may_join; /* nodes of ops with one of these flags were made */
+    int may_join; /* nodes of ops with a flag of DN_JOINED were made */
     /* what computing all nodes made in this graph would read and write, about */
     int64_t work_made;
     dn_arena data; /* of inputs */
