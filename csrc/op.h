@@ -90,7 +90,8 @@ typedef struct dn_call {
     const double *floats;
     int n_ints;
     int members; /* nodes that are computed as one */
-    const dn_real *dy;
+    /* of y. An op with several outputs may add to what they got what they give one another. */
+    dn_real *dy;
     const void *own; /* as dn_shape.own */
     dn_workspace *workspace;
     const struct dn_gradient_routes *routes;

@@ -1,9 +1,9 @@
-"""Steps of recurrent networks that are computed as one sequence (csrc/schedule/chain.c) give what
-the same steps give one by one.
+"""Steps of recurrent networks that are computed as one sequence, or as several (chain.c in
+csrc/schedule), give what the same steps give one by one.
 
 Immediate mode computes each node when it is made: there every step is by itself.
 
-How long: ten seconds on one core.
+How long: half a minute on one core.
 """
 
 import re
@@ -46,7 +46,10 @@ class Drawn:
         kind = rng.choice(["rows"] * 6 + ["given", "computed", "fed back", "one for all"])
         rows = [int(i) for i in rng.integers(0, ROWS, batch)]
         if kind == "fed back":
-            return self.H * states[-1].output() if states[-1].h() else dy.zeros(INPUT)
+            # of the last step, or of one long ago, or of another sequence
+            n = len(self.seen)
+            of = states[-1] if rng.random() < 0.6 or not n else self.seen[int(rng.integers(n))]
+            return self.H * of.output() if of.h() else dy.zeros(INPUT)
         if kind == "one for all":
             return self.E[rows[0]]
         if kind == "given":
@@ -58,9 +61,12 @@ class Drawn:
         return dy.tanh(self.P * x) if kind == "computed" else x
 
     def graph(self, read):
-        """(values read, losses)."""
+        """(values read, losses, states) of one sequence."""
         rng = self.rng
         beginning = self.builder.initial_state()
+        if rng.random() < 0.2:
+            given = beginning.add_input(self.x([beginning], False)).s()
+            beginning = self.builder.initial_state([dy.tanh(e) for e in given])
         states, values, losses = [beginning], [], []
         poisoned, apart = rng.random() < 0.2, rng.random() < 0.3
         known = [self.x(states[:1], poisoned) for _ in range(12)] if apart else []
@@ -68,6 +74,7 @@ class Drawn:
             from_one_before = rng.random() < 0.1
             before = states[int(rng.integers(len(states)))] if from_one_before else states[-1]
             states.append(before.add_input(known.pop() if known else self.x(states, poisoned)))
+            self.seen.append(states[-1])
             what = rng.choice(["", "loss", "loss", "cells", "read", "several"])
             if what in ("loss", "several"):
                 losses.append(self.loss(states[-1].output()))
@@ -83,31 +90,50 @@ class Drawn:
         words = [int(i) for i in self.rng.integers(0, WORDS, h.dim()[1])]
         return dy.sum_batches(dy.pickneglogsoftmax_batch(self.W * h, words))
 
-    def run(self, immediate, steps=2):
-        """Values, gradients and what two updates have made of the parameters."""
+    def run(self, sequences=1, steps=2, **graph):
+        """Values, gradients of states and parameters, what two updates have made of those."""
         found = []
         dy.reset_random_seed(self.seed + 1)
         if self.rate:
             self.builder.set_dropout(self.rate)
         for _ in range(steps):
-            dy.renew_cg(immediate_compute=immediate)
-            read = self.rng.random() < 0.5
-            values, losses, states = self.graph(read)
+            dy.renew_cg(**graph)
+            read = self.rng.random() < (0.5 if sequences == 1 else 0.1)
+            values, losses, states, self.seen = [], [], [], []
+            for _ in range(sequences):
+                for parts, more in zip((values, losses, states), self.graph(read), strict=True):
+                    parts += more
             found += values
             kept = [k for k in losses if self.rng.random() < 0.7] or [states[-1].output()[0]]
             loss = dy.sum_batches(dy.esum(kept))
-            found += [loss.value(), *(s.output().npvalue() for s in states[1:])]
+            states = [e for s in states if s.h() for e in s.s()]
+            found += [loss.value(), *(e.npvalue() for e in states)]
             loss.backward()
+            found += [e.gradient() for e in states]
             found += [p.grad_as_array().copy() for p in (*self.m.parameters_list(), self.E)]
             self.trainer.update()
         return [*found, *(p.as_array().copy() for p in (*self.m.parameters_list(), self.E))]
+
+
+@pytest.mark.parametrize("autobatching", [0, 1, 2, 3])
+@pytest.mark.parametrize("seeds", range(8))
+def test_drawn_sequences_equal_those_of_single_steps(seeds, autobatching):
+    for seed in range(1000 + 15 * seeds, 1015 + 15 * seeds):
+        try:
+            assert_equal(
+                Drawn(seed).run(5, autobatching=autobatching),
+                Drawn(seed).run(5, immediate_compute=True),
+                5e-4,
+            )
+        except (AssertionError, RuntimeError) as error:
+            raise AssertionError(f"the program of seed {seed}") from error
 
 
 @pytest.mark.parametrize("seeds", range(12))
 def test_drawn_programs_equal_those_of_single_steps(seeds):
     for seed in range(25 * seeds, 25 * seeds + 25):
         try:
-            assert_equal(Drawn(seed).run(False), Drawn(seed).run(True), 5e-4)
+            assert_equal(Drawn(seed).run(), Drawn(seed).run(immediate_compute=True), 5e-4)
         except (AssertionError, RuntimeError) as error:
             raise AssertionError(f"the program of seed {seed}") from error
 
@@ -180,3 +206,57 @@ def test_rows_of_steps_beside_the_loss_have_no_gradient(network):
     some.backward()
     touched = [bool(np.any(row)) for row in E.grad_as_array()]
     assert touched == [True] * 3 + [False] * 4
+
+
+STRATEGIES = pytest.mark.parametrize("autobatching", [1, 2, 3])
+
+
+def sentences(network, lengths, read_last=True):
+    """A loss of the states of sentences; without read_last, of all but their last ones."""
+    builder, E = network
+    losses = []
+    for n in lengths:
+        states = []
+        over(builder, [E[i % ROWS] for i in range(n)], states.append)
+        losses += [dy.squared_norm(h) for h in (states if read_last else states[:-1])]
+    return dy.esum(losses)
+
+
+@STRATEGIES
+def test_steps_of_several_sequences_are_one_call(network, autobatching):
+    dy.renew_cg(autobatching=autobatching)
+    loss = sentences(network, range(5, 13))
+    assert calls_of("lstm", loss.value) == (2, 2 * sum(range(5, 13)))
+    assert calls_of("lstm'", loss.backward) == (2, 2 * sum(range(5, 13)))
+    stats = dy.autobatch_stats()
+    assert stats.least_batches <= stats.batches
+
+
+@STRATEGIES
+def test_last_steps_that_nobody_reads_are_a_group_of_their_own(network, autobatching):
+    """In one with others they would have those done one by one in backward."""
+    dy.renew_cg(autobatching=autobatching)
+    loss = sentences(network, range(5, 13), read_last=False)
+    assert calls_of("lstm", loss.value) == (4, 2 * sum(range(5, 13)))
+    assert calls_of("lstm'", loss.backward) == (2, 2 * sum(range(4, 12)))
+
+
+@STRATEGIES
+def test_nodes_beside_the_loss_are_groups_of_their_own(autobatching):
+    m = dy.ParameterCollection()
+    W, E = m.add_parameters((HIDDEN, INPUT)), m.add_lookup_parameters((ROWS, INPUT))
+    dy.renew_cg(autobatching=autobatching)
+    hs = [dy.tanh(W * E[i % ROWS]) for i in range(30)]
+    loss = dy.esum([dy.squared_norm(h) for h in hs[::3]])
+    assert calls_of("tanh", loss.value) == (2, 30)
+    assert calls_of("tanh'", loss.backward) == (1, 10)
+
+
+@STRATEGIES
+def test_values_asked_for_in_turn_are_one_group(autobatching):
+    """The last one is no loss of which the others are beside."""
+    m = dy.ParameterCollection()
+    W, E = m.add_parameters((1, INPUT)), m.add_lookup_parameters((ROWS, INPUT))
+    dy.renew_cg(autobatching=autobatching)
+    scores = [dy.logistic(W * E[i % ROWS]) for i in range(30)]
+    assert calls_of("logistic", scores[-1].value) == (1, 30)

@@ -93,18 +93,29 @@ def test_gradient_of_the_loss_itself_and_of_shared_views():
     assert (loss.gradient().tolist(), v.gradient().tolist()) == ([1], [[4, 4], [4, 4]])
 
 
-def test_gradient_of_parts_of_a_node():
+def test_gradient_of_states_that_one_node_gives():
+    """It has what states get from one another, as if each step was a node."""
     m = dy.ParameterCollection()
-    states = (
-        dy.VanillaLSTMBuilder(1, 2, 3, m).initial_state().add_inputs([dy.inputVector([1, 2])] * 3)
-    )
-    h = [s.output() for s in states]
-    dy.dot_product(h[1], dy.inputVector([1, 2, 3])).backward()
-    assert [e.gradient().tolist() for e in h] == [h[0].gradient().tolist(), [1, 2, 3], [0, 0, 0]]
-    # it went on inside of the node, not through this output
-    assert np.abs(h[0].gradient()).max() == 0
-    dy.esum([dy.sum_elems(h[0]), dy.sum_elems(h[2] * 2)]).backward()
-    assert [e.gradient().tolist() for e in h] == [[1, 1, 1], [0, 0, 0], [2, 2, 2]]
+    builder = dy.VanillaLSTMBuilder(1, 2, 3, m)
+    gradients = []
+    for immediate in (False, True):
+        dy.renew_cg(immediate_compute=immediate)
+        states = [builder.initial_state()]
+        xs = [dy.inputVector([1, 2])] * 3
+        if immediate:
+            for x in xs:
+                states.append(states[-1].add_input(x))
+        else:
+            states += states[0].add_inputs(xs)
+        h = [s.output() for s in states[1:]]
+        dy.dot_product(h[1], dy.inputVector([1, 2, 3])).backward()
+        assert np.array_equal(h[1].gradient(), [1, 2, 3])
+        assert np.abs(h[0].gradient()).min() > 0
+        assert np.abs(h[2].gradient()).max() == 0
+        gradients.append([e.gradient() for s in states[1:] for e in s.s()])
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-7)
+    # an output that is named only now has its gradient all the same
+    assert np.array_equal(states[2].h()[0].gradient(), [1, 2, 3])
 
 
 def test_gradient_reads_moved_memory_of_no_chunk():

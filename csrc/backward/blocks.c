@@ -25,7 +25,7 @@ typedef struct dn_in_blocks {
     /* of a value that is not kept: the call that needs it, its gradient, NULL: that is not wanted
      * yet; whether its value is; where gradients of all's inputs go, NULL: as in every backward */
     dn_call *user;
-    const dn_real *user_dy;
+    dn_real *user_dy;
     int forward;
     dn_ahead *ahead;
 } dn_in_blocks;
@@ -232,7 +232,7 @@ void dn__node_in_blocks(dn_tape *t, int i) {
     dn__prepare_call(t, &t->nodes[i], &c);
     dn_in_blocks b = {.all = &c, .entries = t->schedule->seats[i].put_off};
     if (whole && dn__is_wide(&t->nodes[i])) {
-        const dn_real *dy = t->nodes[p->user].grad;
+        dn_real *dy = t->nodes[p->user].grad;
         note_gradient(t->schedule, dy, p->n);
         if (was_done_ahead(t, &c, p->user, dy)) return;
         if (!t->nodes[i].value) {

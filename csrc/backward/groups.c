@@ -9,7 +9,7 @@
 /* Rows that were looked up after the representative of batched products was made have been passed
  * by the backward pass, which goes in the order of the nodes there: bring their gradient home
  * here. */
-static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
+static void add_to_row(dn_tape *t, int x, dn_real *dx) {
     dn_call c;
     dn__prepare_call(t, &t->nodes[x], &c);
     c.dy = dx;
@@ -134,18 +134,30 @@ static int would_draw_anew(const dn_tape *t, const dn_node *node) {
 static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
     const int32_t *members = dn__members_of(t, g);
     if (would_draw_anew(t, dn__representative_of(t, g))) return 0;
-    if (g->chain) /* whatever the last one is computed from is not beside the loss if that is not */
-        return has_zeros_alone(t, &t->nodes[members[g->n - 1]]) &&
-               is_beside_loss(t, members[g->n - 1]);
-    const size_t step = g->batch == g->n && !g->variable_length
+    const size_t step = g->batch == g->n && !g->as
                             ? (size_t)(dn__representative_of(t, g)->dim.size) /
                                   (size_t)dn__representative_of(t, g)->parts
                             : 0;
     for (int m = 0; m < g->n; m++) {
         if (step && g->grads[(size_t)m * step] != 0) continue; /* nearly always */
+        /* whatever the last step of a chain is computed from is not beside the loss if that is
+         * not */
+        if (g->as == DN_AS_STEPS && m + 1 < g->n && !dn__begins_sequence(t, g, m + 1)) continue;
         if (has_zeros_alone(t, &t->nodes[members[m]]) && is_beside_loss(t, members[m])) return 1;
     }
     return 0;
+}
+
+/* The gradient of a member into memory where it is by itself, or from there to those of the
+ * others. */
+static void copy_gradient(dn_tape *t, const dn_node *member, dn_real *alone, int to_alone) {
+    for (int part = 0; part < member->parts; part++) {
+        size_t n;
+        const size_t at = block_of(t, member, part, &n);
+        if (!n) continue;
+        dn_real *joined = dn__output_view_address(t, member, (int)at, 1);
+        memcpy(to_alone ? alone + at : joined, to_alone ? joined : alone + at, n * sizeof *alone);
+    }
 }
 
 /* The call of one member by itself, with its gradient; `saved`: what its draws left. NULL in y: no
@@ -160,11 +172,7 @@ static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call 
         c->saved = c->y + dn__aligned(c->total);
     if (!dy || t->workspace.out_of_memory) return;
     c->dy = dy;
-    for (int part = 0; part < member->parts; part++) {
-        size_t n;
-        const size_t at = block_of(t, member, part, &n);
-        if (n) memcpy(dy + at, dn__output_view_address(t, member, (int)at, 1), n * sizeof *dy);
-    }
+    copy_gradient(t, member, dy, 1);
     if (!draws) member->op->forward(c);
 }
 
@@ -198,6 +206,7 @@ static void member_backward(dn_tape *t, const dn_group *g, int i, dn_real *saved
         if (x) x->grad = NULL;
     }
     member->op->backward(&c);
+    copy_gradient(t, member, c.dy, 0);
     for (int k = 0; k < member->n_args; k++) { /* once where an input is the same row as another */
         dn_node *x = passed_row(t, g, i, k);
         after[k] = x ? x->grad : NULL;

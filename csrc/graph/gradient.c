@@ -89,14 +89,16 @@ static int write_out(dn_tape *t, int i) {
 
 static int copy_gradient(dn_tape *t, int i, dn_real *out) {
     const int store = t->backward->last_loss;
-    if (i > store)
+    const dn_node *node = &t->nodes[i];
+    /* an output may be named only afterwards: its gradient is its owner's */
+    const int owner = node->op == dn_ops[DN_OP_output_view] ? dn__input(t, i, 0) : i;
+    if (owner > store)
         return dn__tape_fail(
             t, DN_ERROR_STATE, "Requested gradient for node %d, but %s", i,
             store < 0
                 ? "backward() has not been called on this graph since its values were computed."
                 : "it was made after the loss that backward() was called on.");
-    const dn_node *node = &t->nodes[i];
-    if (dn__is_put_off(t, i)) {
+    if (i <= store && dn__is_put_off(t, i)) {
         const int error = dn__keep_value(t, i);
         if (error) return error;
         if (write_out(t, i)) return dn__no_memory(t);

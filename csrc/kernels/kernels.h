@@ -289,11 +289,11 @@ void dn__sparsemax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real b
  * zero; c_prev_stride is 0 or h. */
 void dn__lstm_cell(int h, int batch, dn_real forget_bias, dn_real *gates, const dn_real *c_prev,
                    int c_prev_stride, dn_real *c, dn_real *tanh_c, dn_real *h_out);
-/* From dh and dc (either may be NULL: zero): dgates (4h x batch), to the pre-activations, is
- * stored; dc_prev (h x batch) is added to if it is not NULL. dgates may be gates. */
+/* From dh and dc: dgates (4h x batch), to the pre-activations, is stored; what comes to c by way of
+ * h is added to dc; dc_prev (h x batch) is added to if it is not NULL. dgates may be gates. */
 void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c_prev,
-                        int c_prev_stride, const dn_real *tanh_c, const dn_real *dh,
-                        const dn_real *dc, dn_real *dgates, dn_real *dc_prev);
+                        int c_prev_stride, const dn_real *tanh_c, const dn_real *dh, dn_real *dc,
+                        dn_real *dgates, dn_real *dc_prev);
 
 /* ---- recurrent networks over sequences of different lengths (kernels/recurrent.c) ---------
  * The sequences are sorted by falling length: step s has the first active[s] of them, active[0] >=
@@ -315,8 +315,8 @@ typedef struct dn_sequence {
     dn_real *gates; /* blocks of (rows x columns). In: Wx x + b; out: activated */
     /* h x columns; extra: what the network keeps for its gradient */
     dn_real *h_out, *c, *extra;
-    /* gradients; dh and dc hold what came from above to each column, and are changed; dh0 and dc0
-     * are added to; dgates is stored */
+    /* gradients; dh and dc hold what came from above to each column, and all that comes when it is
+     * over; dh0 and dc0 are added to; dgates is stored */
     dn_real *dh, *dc, *dgates, *dh0, *dc0;
     dn_real *dh_mask, *dc_mask; /* added to; NULL: not wanted */
     dn_real *work;              /* h x sequences */

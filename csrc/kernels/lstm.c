@@ -32,8 +32,8 @@ DN_MULTIVERSION DN_NOT_INLINE static void cell(int n, dn_real forget_bias, dn_re
 static const double CELL_WORK = sizeof(dn_real) == 4 ? 2 : 40, CELL_GRAD_WORK = 1;
 typedef struct cells {
     int h, c_prev_stride;
-    dn_real forget_bias, *gates, *c, *new_tanh_c, *h_out, *dgates, *dc_prev;
-    const dn_real *old_gates, *c_prev, *tanh_c, *dh, *dc;
+    dn_real forget_bias, *gates, *c, *new_tanh_c, *h_out, *dc, *dgates, *dc_prev;
+    const dn_real *old_gates, *c_prev, *tanh_c, *dh;
 } cells;
 
 static void cell_columns(const void *context, size_t from, size_t count) {
@@ -66,13 +66,14 @@ void dn__lstm_cell(int h, int batch, dn_real forget_bias, dn_real *gates, const 
 
 DN_MULTIVERSION DN_NOT_INLINE static void cell_grad(int n, int h, const dn_real *gates,
                                                     const dn_real *c_prev, const dn_real *tanh_c,
-                                                    const dn_real *dh, const dn_real *dc,
-                                                    dn_real *dgates, dn_real *dc_prev) {
+                                                    const dn_real *dh, dn_real *dc, dn_real *dgates,
+                                                    dn_real *dc_prev) {
     const dn_real *i = gates, *f = i + h, *o = f + h, *g = o + h;
     dn_real *di = dgates, *df = di + h, *d_o = df + h, *dg = d_o + h;
     DN_SIMD for (int j = 0; j < n; j++) {
         dn_real i_ = i[j], f_ = f[j], o_ = o[j], g_ = g[j], t_ = tanh_c[j];
         dn_real dc_ = dc[j] + dh[j] * o_ * (1 - t_ * t_); /* h = o tanh(c) */
+        dc[j] = dc_;
         d_o[j] = dh[j] * t_ * (o_ * (1 - o_));
         di[j] = dc_ * g_ * (i_ * (1 - i_)); /* c = f c_prev + i g */
         df[j] = dc_ * c_prev[j] * (f_ * (1 - f_));
@@ -90,16 +91,15 @@ static void cell_grad_columns(const void *context, size_t from, size_t count) {
         for (int j = 0; j < h; j += BLOCK) {
             int n = h - j < BLOCK ? h - j : BLOCK;
             size_t gate = (size_t)4 * h * b + j, at = (size_t)h * b + j;
-            cell_grad(n, h, s->old_gates + gate, cp ? cp + j : zeros, s->tanh_c + at,
-                      s->dh ? s->dh + at : zeros, s->dc ? s->dc + at : zeros, s->dgates + gate,
-                      s->dc_prev ? s->dc_prev + at : scratch);
+            cell_grad(n, h, s->old_gates + gate, cp ? cp + j : zeros, s->tanh_c + at, s->dh + at,
+                      s->dc + at, s->dgates + gate, s->dc_prev ? s->dc_prev + at : scratch);
         }
     }
 }
 
 void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c_prev,
-                        int c_prev_stride, const dn_real *tanh_c, const dn_real *dh,
-                        const dn_real *dc, dn_real *dgates, dn_real *dc_prev) {
+                        int c_prev_stride, const dn_real *tanh_c, const dn_real *dh, dn_real *dc,
+                        dn_real *dgates, dn_real *dc_prev) {
     const cells s = {.h = h,
                      .c_prev_stride = c_prev_stride,
                      .old_gates = gates,

@@ -61,16 +61,6 @@ int dn__network_dims(dn_shape *s, const dn_network *net) {
     return dn__set_dims(s, 1, (int[]){blocks * z.h}, z.batch);
 }
 
-/* x (h x batch, or one for all) in the order of the plan */
-static void by_place(const dn_in *x, const dn_sizes *z, const dn_plan *p, dn_real *to) {
-    size_t n = (size_t)z->h;
-    if (z->plain && x->stride) memcpy(to, x->v, n * (size_t)z->batch * sizeof *to);
-    else
-        for (int i = 0; i < z->batch; i++)
-            memcpy(to + (size_t)i * n, x->v + (size_t)(z->plain ? i : p->order[i]) * x->stride,
-                   n * sizeof *to);
-}
-
 /* where dn__table_rows, which gave `count`, has the row of a position */
 static size_t row_at(const dn_sizes *z, const dn_plan *p, int count, int t, int b) {
     if (z->form == DN_SEQUENCE_PACKED) return (size_t)(dn__start_of(p, b) + t);
@@ -177,51 +167,21 @@ static void weights_of(dn_call *c, const dn_network *net, int transposed, dn_mat
     for (int i = 0; i < net->n_products; i++) w[i] = weight(c, net->products[i].w, transposed);
 }
 
-static void show(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *h,
-                 const dn_real *initial, dn_real *to) {
-    size_t n = (size_t)z->h;
-    for (int b = 0; b < z->batch; b++)
-        for (int t = 0; t < z->steps; t++) {
-            if (!dn__has_place(c, z, t, b)) break;
-            int column = p->shown[(size_t)t * (size_t)z->batch + (size_t)b];
-            memcpy(to + n * dn__place_of(z, p, t, b),
-                   column < 0 ? initial + n * (size_t)(-1 - column) : h + n * (size_t)column,
-                   n * sizeof *to);
-        }
-}
-static void show_last(const dn_sizes *z, const dn_plan *p, const dn_real *h, const dn_real *initial,
-                      dn_real *to) {
-    size_t n = (size_t)z->h;
-    for (int b = 0; b < z->batch; b++) {
-        int column = p->last[b];
-        memcpy(to + n * (size_t)b,
-               column < 0 ? initial + n * (size_t)(-1 - column) : h + n * (size_t)column,
-               n * sizeof *to);
-    }
-}
-
-/* the last h, and c, of the one plain sequence whose h have been written to y */
-static void show_end(const dn_network *net, const dn_sizes *z, const dn_real *cells, dn_real *y) {
-    size_t n = (size_t)z->h, before = n * (z->columns - 1);
-    memcpy(y + n * z->columns, y + before, n * sizeof *y);
-    if (net->has_c) memcpy(y + n * (z->columns + 1), cells + before, n * sizeof *y);
-}
-
 void dn__network_forward(dn_call *c, const dn_network *net) {
     dn_sizes z = sequence_call_sizes(c, net);
     kept s;
     dn_plan p;
     dn_matrix w[5] = {0};
-    size_t state = (size_t)z.h * (size_t)z.batch, main = (size_t)z.h * z.positions;
+    size_t state = (size_t)z.h * (size_t)z.batch;
     carve(net, &z, c->saved, &s);
     if (!dn__make_plan(c, &z, &p)) return;
     int given = z.options & DN_SEQUENCE_STATE, mask = z.mask;
-    if (given) by_place(&c->x[z.state], &z, &p, s.h0);
+    if (given) dn__by_place(&c->x[z.state], &z, &p, s.h0);
     else dn__fill(state, 0, s.h0);
-    if (given && net->has_c) by_place(&c->x[z.state + 1], &z, &p, s.c0);
+    if (given && net->has_c) dn__by_place(&c->x[z.state + 1], &z, &p, s.c0);
     else if (net->has_c) dn__fill(state, 0, s.c0);
-    if (s.h_mask) by_place(&c->x[mask++], &z, &p, s.h_mask);
-    if (s.c_mask) by_place(&c->x[mask], &z, &p, s.c_mask);
+    if (s.h_mask) dn__by_place(&c->x[mask++], &z, &p, s.h_mask);
+    if (s.c_mask) dn__by_place(&c->x[mask], &z, &p, s.c_mask);
     if (z.columns) {
         project_inputs(c, net, &z, &p, &s);
         dn_sequence q = sequence_of(c, net, &z, &p, &s);
@@ -230,84 +190,11 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
     } else {
         *s.distinct = 0;
     }
-    if (z.plain) {
-        if (z.ends_only) show_end(net, &z, s.c, c->y);
-        return;
-    }
-    show(c, &z, &p, s.h, s.h0, c->y);
-    if (z.ends_only) {
-        show_last(&z, &p, s.h, s.h0, c->y + main);
-        if (net->has_c) show_last(&z, &p, s.c, s.c0, c->y + main + state);
-    } else if (net->has_c) {
-        show(c, &z, &p, s.c, s.c0, c->y + main);
-    }
+    const dn_sequence q = sequence_of(c, net, &z, &p, &s);
+    dn__show_states(c, net, &z, &p, &q);
 }
 
 /* ---- backward */
-static void gather_sequence_steps(const dn_call *c, const dn_sizes *z, const dn_plan *p,
-                                  const dn_real *dy, dn_real *dh, dn_real *initial) {
-    size_t n = (size_t)z->h;
-    for (int b = 0; b < z->batch; b++)
-        for (int t = 0; t < z->steps; t++) {
-            if (!dn__has_place(c, z, t, b)) break;
-            int column = p->shown[(size_t)t * (size_t)z->batch + (size_t)b];
-            dn_real *to =
-                column < 0 ? initial + n * (size_t)(-1 - column) : dh + n * (size_t)column;
-            dn__add(n, to, dy + n * dn__place_of(z, p, t, b), to);
-        }
-}
-static void gather_last(const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh,
-                        dn_real *initial) {
-    size_t n = (size_t)z->h;
-    for (int b = 0; b < z->batch; b++) {
-        dn_real *to =
-            p->last[b] < 0 ? initial + n * (size_t)(-1 - p->last[b]) : dh + n * (size_t)p->last[b];
-        dn__add(n, to, dy + n * (size_t)b, to);
-    }
-}
-
-/* The gradients that the result has got, by column. */
-static void gather_all(const dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p,
-                       dn_sequence *q) {
-    size_t all = z->columns * (size_t)z->h, state = (size_t)z->h * (size_t)z->batch,
-           main = (size_t)z->h * z->positions;
-    dn__fill(state, 0, q->dh0);
-    if (net->has_c) dn__fill(state, 0, q->dc0);
-    if (z->plain) {
-        size_t before = all - state; /* of the last step */
-        memcpy(q->dh, c->dy, all * sizeof *q->dh);
-        if (!z->ends_only) {
-            if (net->has_c) memcpy(q->dc, c->dy + all, all * sizeof *q->dc);
-            return;
-        }
-        dn__add(state, q->dh + before, c->dy + all, q->dh + before);
-        if (net->has_c) dn__fill(before, 0, q->dc);
-        if (net->has_c) memcpy(q->dc + before, c->dy + all + state, state * sizeof *q->dc);
-        return;
-    }
-    dn__fill(all, 0, q->dh);
-    if (net->has_c) dn__fill(all, 0, q->dc);
-    gather_sequence_steps(c, z, p, c->dy, q->dh, q->dh0);
-    if (z->ends_only) {
-        gather_last(z, p, c->dy + main, q->dh, q->dh0);
-        if (net->has_c) gather_last(z, p, c->dy + main + state, q->dc, q->dc0);
-    } else if (net->has_c) {
-        gather_sequence_steps(c, z, p, c->dy + main, q->dc, q->dc0);
-    }
-}
-
-/* Adds `from` (h x batch, as planned) to input i's gradient; sums over the batch if need be. */
-static void give_back(dn_call *c, const dn_sizes *z, const dn_plan *p, int i, const dn_real *from) {
-    dn_grad g = dn__dx(c, i);
-    if (!g.dx) return;
-    size_t n = (size_t)z->h;
-    if (!c->x[i].stride && z->batch != 1) dn__sum_columns(z->h, z->batch, from, g.beta, g.dx);
-    else
-        for (int place = 0; place < z->batch; place++)
-            dn__axpy(n, 1, from + n * (size_t)place, g.beta,
-                     g.dx + n * (size_t)(z->plain ? place : p->order[place]));
-}
-
 /* Zeros for the gradient of a mask, the input i; NULL: none is wanted. */
 static dn_real *mask_gradient(dn_call *c, int i, size_t n) {
     if (i < 0 || !dn__wants(c, i)) return NULL;
@@ -468,15 +355,16 @@ void dn__network_backward(dn_call *c, const dn_network *net) {
     q.dh_mask = mask_gradient(c, s.h_mask ? z.mask : -1, state);
     q.dc_mask = mask_gradient(c, s.c_mask ? z.first - 1 : -1, state);
     if (!q.dgates || !q.dh || !q.dc || !q.dh0 || !q.dc0 || !q.work) return;
-    gather_all(c, net, &z, &p, &q);
+    dn__gather_gradients(c, net, &z, &p, &q);
     weights_of(c, net, 1, w);
     if (z.columns) net->backward(&q, w);
+    dn__show_gradients(c, net, &z, &p, &q);
     recurrent_gradients(c, net, &z, &q);
     const int given = z.options & DN_SEQUENCE_STATE;
-    if (given) give_back(c, &z, &p, z.state, q.dh0);
-    if (given && net->has_c) give_back(c, &z, &p, z.state + 1, q.dc0);
-    if (q.dh_mask) give_back(c, &z, &p, z.mask, q.dh_mask);
-    if (q.dc_mask) give_back(c, &z, &p, z.first - 1, q.dc_mask);
+    if (given) dn__give_back(c, &z, &p, z.state, q.dh0);
+    if (given && net->has_c) dn__give_back(c, &z, &p, z.state + 1, q.dc0);
+    if (q.dh_mask) dn__give_back(c, &z, &p, z.mask, q.dh_mask);
+    if (q.dc_mask) dn__give_back(c, &z, &p, z.first - 1, q.dc_mask);
     const dn_real *x = z.direct && !*s.distinct ? c->x[z.first].v : s.x, *dgates = q.dgates;
     size_t columns = z.columns;
     if (*s.distinct) {

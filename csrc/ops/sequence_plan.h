@@ -1,5 +1,6 @@
 /* Which column of the kernels' arrays is which position of a sequence: sizes, checks, and the order
- * of batch elements. For sequence.c. */
+ * of batch elements; and states, and their gradients, from the one order to the other. For
+ * sequence.c. */
 #pragma once
 
 #include "product.h"
@@ -90,3 +91,19 @@ static inline size_t dn__place_of(const dn_sizes *z, const dn_plan *p, int t, in
 static inline int dn__has_place(const dn_call *c, const dn_sizes *z, int t, int b) {
     return !(z->form == DN_SEQUENCE_PACKED && z->by_element) || t < c->ints[2 + b];
 }
+
+/* ---- sequence_states.c */
+/* x (h x batch, or one for all) in the order of the plan */
+void dn__by_place(const dn_in *x, const dn_sizes *, const dn_plan *, dn_real *to);
+/* The states, in the places of the result; where z.plain, h are there. */
+void dn__show_states(const dn_call *, const dn_network *, const dn_sizes *, const dn_plan *,
+                     const dn_sequence *);
+/* The gradients that the result has got, by column. */
+void dn__gather_gradients(const dn_call *, const dn_network *, const dn_sizes *, const dn_plan *,
+                          dn_sequence *);
+/* What states have got from one another, and c by way of h, is part of their gradients for those
+ * who ask: with it they are as if each step was a node. */
+void dn__show_gradients(dn_call *, const dn_network *, const dn_sizes *, const dn_plan *,
+                        const dn_sequence *);
+/* Adds `from` (h x batch, as planned) to input i's gradient; sums over the batch if need be. */
+void dn__give_back(dn_call *, const dn_sizes *, const dn_plan *, int i, const dn_real *from);

@@ -13,7 +13,9 @@ typedef struct dn_signature {
     int64_t numbers; /* of all values */
     double average;  /* of the depths, or what DyNet takes for it */
     int64_t tie;     /* the order where averages are equal */
-    int32_t node, depth, count, rank, ready, last_ready;
+    int32_t node, count, rank, ready, last_ready;
+    int32_t apart; /* what else its nodes have in common: their depth, if that counts, and whether
+                      they are beside the loss */
     int32_t n_ready, left; /* how many of its nodes are ready; how many are not computed */
     int32_t last;          /* where it stood last in what find_signatures has seen */
 } dn_signature;
@@ -25,6 +27,10 @@ typedef struct dn_inputs { int32_t at, n; } dn_inputs;
  * weights, and which sequence. */
 typedef struct dn_moment { int32_t phase, step, weights, turn; } dn_moment;
 
+/* Steps of recurrent networks (chain.c): the one that begins the chain of a step; the next step of
+ * it, or -1; how many steps begin with it. NULL: there are no chains. */
+typedef struct dn_chains { int32_t *begin, *next, *length; } dn_chains;
+
 /* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and
  * nothing waits for them. Of a large graph it is made in several calls; all of its memory is in
  * DN_PLAN. */
@@ -33,11 +39,14 @@ typedef struct dn_agenda {
     int first, n, leaves, deepest;
     int parts_done;  /* of append_part */
     int64_t batches; /* batch sizes added up */
-    int32_t *sign;   /* signature of a node; DN_NOT_BATCHABLE, DN_LEAF_NODE */
+    /* signature of a node; DN_NOT_BATCHABLE, DN_LEAF_NODE, DN_IN_CHAIN */
+    int32_t *sign;
     /* longest way from what is computed; how many inputs are not computed */
     int32_t *depth, *waits;
     dn_inputs *inputs;
     int32_t *users, *user_at; /* users[user_at[i] ... user_at[i + 1]] use node i */
+    uint8_t *beside; /* the last node, a loss, does not depend on it; NULL: not looked at */
+    dn_chains chains;
     int32_t *next_ready;
     dn_signature *signatures, **by_rank;
     int n_signatures;
@@ -57,7 +66,7 @@ typedef struct dn_agenda {
     int32_t *turns; /* the order in which nodes were taken */
     int32_t turn;
 } dn_agenda;
-enum { DN_NOT_BATCHABLE = -1, DN_LEAF_NODE = -2, DN_NO_PLACE = -2 };
+enum { DN_NOT_BATCHABLE = -1, DN_LEAF_NODE = -2, DN_IN_CHAIN = -3, DN_NO_PLACE = -2 };
 /* DyNet's number for the order of depth; 1 and True stand for its agenda */
 enum { DN_DYNET_DEPTH = 2 };
 
@@ -84,11 +93,32 @@ static inline int dn__has_variable_length(const dn_tape *t, const dn_node *node)
            t->ints[node->ints] > 1;
 }
 
+/* How many steps begin with node i, if it is the first of several. */
+static inline int dn__chain_length(const dn_agenda *s, int i) {
+    return s->chains.length && s->chains.length[i] > 1 ? s->chains.length[i] : 0;
+}
+/* How many numbers the value of node i has, with those of all steps that begin with it. */
+static inline int64_t dn__numbers_of(const dn_agenda *s, int i) {
+    const int steps = dn__chain_length(s, i);
+    return (int64_t)dn__elements(&s->t->nodes[s->first + i].dim) * (steps ? steps : 1);
+}
+/* The node that is computed where node i is: the first of its chain, or itself. */
+static inline int dn__begin_of(const dn_agenda *s, int i) {
+    return s->chains.begin ? s->chains.begin[i] : i;
+}
+
 /* ---- signatures.c; negative: no memory */
 /* How deep each node lies, what it waits for, how many use it. */
 int dn__count_edges(dn_agenda *);
+/* Which nodes are beside the last one, if that is a loss; after dn__count_edges. */
+int dn__note_beside(dn_agenda *);
 /* The signatures of all nodes; by_depth: nodes of unequal depth have different ones. */
 int dn__find_signatures(dn_agenda *, int by_depth);
+
+/* ---- chain.c; after dn__count_edges, and dn__note_beside. Negative: no memory. */
+/* Finds the steps that are computed where the first of their chain is: they are DN_IN_CHAIN, and it
+ * waits for what they need. */
+int dn__find_chains(dn_agenda *);
 
 /* ---- as_dynet.c: draws come from a generator, and the order of computation is DyNet's */
 /* Whether DyNet batches nodes of this op that draws, and the inputs of an op that DyNet does not

@@ -42,7 +42,8 @@ static int link_users(dn_agenda *s) {
         const dn_inputs *in = &s->inputs[i];
         for (int k = 0; k < in->n; k++) {
             const int x = t->args[in->at + k] - s->first;
-            if (x >= 0 && s->sign[x] != DN_LEAF_NODE) s->users[--s->user_at[x + 1]] = i;
+            if (x >= 0 && s->sign[x] != DN_LEAF_NODE)
+                s->users[--s->user_at[x + 1]] = dn__begin_of(s, i);
         }
     }
     /* user_at[x + 1] now is where x begins: move it into place */
@@ -176,11 +177,22 @@ static int ends_before(const dn_agenda *s, inputs_seen *in, int m, int i) {
     return 0;
 }
 
+/* Node i, and the steps that it begins, become members. */
+static void take(dn_agenda *s, int i) {
+    dn_schedule *schedule = s->t->schedule;
+    const int is_chain = dn__chain_length(s, i);
+    for (int step = i; step >= 0; step = is_chain ? s->chains.next[step] : -1) {
+        schedule->members[schedule->n.members++] = s->first + step;
+        if (is_chain) schedule->seats[s->first + step].begins = step == i;
+    }
+}
+
 /* Takes nodes that are ready off the front of a signature's list: a group, or one node by
  * itself. */
 static int take_group(dn_agenda *s, dn_signature *g) {
     dn_tape *t = s->t;
     const int first = t->schedule->n.members;
+    int taken = 0;
     const int all_fit = g->numbers <= MOST_NUMBERS;
     int64_t numbers = 0;
     int i = g->ready;
@@ -188,17 +200,18 @@ static int take_group(dn_agenda *s, dn_signature *g) {
     look_at_inputs(s, g, &in);
     for (; i >= 0 && numbers < MOST_NUMBERS; i = s->next_ready[i]) {
         if (in.n && ends_before(s, &in, t->schedule->n.members - first, i)) break;
-        const int64_t more = all_fit ? 0 : (int64_t)dn__elements(&t->nodes[s->first + i].dim);
+        const int64_t more = all_fit ? 0 : dn__numbers_of(s, i);
         /* the group's batch elements are counted in 32 bits */
         if (numbers && numbers + more > INT32_MAX) break;
-        t->schedule->members[t->schedule->n.members++] = s->first + i;
+        take(s, i);
         numbers += more;
+        taken++;
     }
     g->ready = i;
     if (i < 0) s->active[g->rank / 64] &= ~((uint64_t)1 << g->rank % 64);
     const int n = t->schedule->n.members - first, last = t->schedule->n.members;
-    g->n_ready -= n;
-    g->left -= n;
+    g->n_ready -= taken;
+    g->left -= taken;
     if (n == 1) {
         t->schedule->order[t->schedule->n.order++] = t->schedule->members[--t->schedule->n.members];
     } else {
@@ -206,8 +219,11 @@ static int take_group(dn_agenda *s, dn_signature *g) {
         const int group = dn__group_new(t);
         if (group < 0) return group;
         t->schedule->groups[group].n = n;
-        t->schedule->groups[group].variable_length =
-            (uint8_t)dn__has_variable_length(t, &t->nodes[g->node]);
+        t->schedule->groups[group].sequences = taken;
+        t->schedule->groups[group].as = dn__chain_length(s, g->node - s->first) ? DN_AS_STEPS
+                                        : dn__has_variable_length(t, &t->nodes[g->node])
+                                            ? DN_AS_SEQUENCES
+                                            : DN_AS_ELEMENTS;
         t->schedule->n.members = last;
         t->schedule->order[t->schedule->n.order++] = -1 - group;
     }
@@ -237,7 +253,7 @@ static void begin_order(dn_agenda *s) {
     }
     for (int i = 0; i < s->n; i++) {
         if (s->sign[i] == DN_LEAF_NODE) t->schedule->order[t->schedule->n.order++] = s->first + i;
-        else if (!s->waits[i]) make_ready(s, i);
+        else if (!s->waits[i] && s->sign[i] != DN_IN_CHAIN) make_ready(s, i);
     }
 }
 
@@ -272,7 +288,8 @@ static int append_part(dn_agenda *s) {
     case 0:
         if (s->by_share && s->n < FEW_NODES) return DN_IN_ORDER;
         if (dn__count_edges(s)) return dn__no_memory(t);
-        return s->by_share && is_no_gain(s) ? DN_IN_ORDER : 1;
+        if (s->by_share && is_no_gain(s)) return DN_IN_ORDER;
+        return !s->as_dynet && (dn__note_beside(s) || dn__find_chains(s)) ? dn__no_memory(t) : 1;
     case 1:
         if (!t->schedule->n.order) ordered = s->first;
         if (DN_GROW(t->schedule->order, t->schedule->capacity.order, ordered + s->n) ||

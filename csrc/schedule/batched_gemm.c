@@ -231,7 +231,8 @@ static int join(dn_tape *t, int i, int last, int may_plan) {
     if (group < 0) return group;
     t->schedule->n.members = first + members;
     t->schedule->groups[group].n = members;
-    t->schedule->groups[group].chain = (node->op->flags & DN_VARIABLE_LENGTH) != 0;
+    t->schedule->groups[group].sequences = 1;
+    if (node->op->flags & DN_VARIABLE_LENGTH) t->schedule->groups[group].as = DN_AS_STEPS;
     t->schedule->groups[group].batched_gemm =
         t->schedule->n.order ? DN_IN_OWN_ORDER : DN_IN_NODE_ORDER;
     const int error = dn__group_forward(t, group);

@@ -14,7 +14,8 @@ static int longest_chain(const dn_agenda *s, int g, int first, int last, int32_t
     int longest = 0;
     for (int i = first; i <= last; i++) {
         const dn_inputs *in = &s->inputs[i];
-        int most = 0;
+        const int begin = dn__begin_of(s, i);
+        int most = begin >= first && begin < i ? on_way[begin] : 0;
         for (int k = 0; k < in->n; k++) {
             const int x = t->args[in->at + k] - s->first;
             if (x >= first && on_way[x] > most) most = on_way[x];
@@ -26,14 +27,15 @@ static int longest_chain(const dn_agenda *s, int g, int first, int last, int32_t
 }
 
 static int64_t add_up(dn_agenda *s) {
-    if (dn__count_edges(s) || dn__find_signatures(s, 0)) return DN_ERROR_MEMORY;
+    if (dn__count_edges(s) || (!s->as_dynet && dn__find_chains(s)) || dn__find_signatures(s, 0))
+        return DN_ERROR_MEMORY;
     int32_t *on_way = dn__plan_take(s->t, (size_t)s->n, sizeof *on_way),
             *last = dn__plan_take(s->t, (size_t)s->n_signatures, sizeof *last);
     if (!on_way || !last) return DN_ERROR_MEMORY;
     int64_t batches = 0, work = MOST_WORK;
     for (int i = 0; i < s->n; i++) {
-        if (s->sign[i] < 0) batches++;
-        else last[s->sign[i]] = i;
+        if (s->sign[i] >= 0) last[s->sign[i]] = i;
+        else batches += s->sign[i] != DN_IN_CHAIN;
     }
     for (int g = 0; g < s->n_signatures; g++) {
         const int first = s->signatures[g].node - s->first;

@@ -5,10 +5,9 @@
  * computes them all, as one call in the form DN_SEQUENCE_STEPS: a group (group.h), whose
  * representative's state goes in, and whose members' states lie side by side. When the backward
  * pass reaches the representative, the gradients of all members are complete, but for those that
- * they get from one another. */
-#include "schedule.h"
-
-#include <string.h>
+ * they get from one another. On-the-fly batching computes chains of several sequences as one, in
+ * the packed form. */
+#include "agenda.h"
 
 enum { MOST_LOOKED_AT = 1024 }; /* nodes behind a step */
 
@@ -95,4 +94,71 @@ static int is_read(const dn_tape *t, int i, int last, int *to_look_at) {
 int dn__seems_read(const dn_tape *t, int i, int last) {
     int to_look_at = MOST_LOOKED_AT;
     return is_read(t, i, last, &to_look_at);
+}
+
+/* ---- chains of an agenda ------------------------------------------------------------- */
+
+/* Node i is computed where `before`, the step that it goes on from, is: nothing else but its own
+ * x has to wait for it. */
+static void append_step(dn_agenda *s, int before, int i) {
+    const dn_tape *t = s->t;
+    dn_inputs *in = &s->inputs[i];
+    const int begin = s->chains.begin[before];
+    s->chains.begin[i] = begin;
+    s->chains.next[before] = i;
+    s->chains.length[begin]++;
+    s->sign[i] = DN_IN_CHAIN;
+    for (; in->n > 1; in->at++, in->n--) {
+        const int x = t->args[in->at] - s->first;
+        if (x >= 0 && s->sign[x] != DN_LEAF_NODE) s->user_at[x + 1]--, s->waits[i]--;
+    }
+    s->waits[begin] += s->waits[i];
+}
+
+/* Whether node i can be computed where the chain begins that ends with node `before`. */
+static int continues(const dn_agenda *s, const int32_t *latest, int before, int i) {
+    const dn_tape *t = s->t;
+    const int begin = s->chains.begin[before],
+              x = t->args[s->inputs[i].at + s->inputs[i].n - 1] - s->first;
+    return t->schedule->seats[s->first + before].next_user == s->first + i &&
+           s->chains.next[before] < 0 && (x < 0 || latest[x] < begin) &&
+           !(s->beside && s->beside[begin] != s->beside[i]) &&
+           dn__same_network(t, s->first + begin, s->first + before, s->first + i);
+}
+
+/* What a chain depends on is in chains that begin before it; where that would not be so, it ends.
+ * So no two can wait for one another. `latest`: the last to begin of the chains that a node depends
+ * on. */
+int dn__find_chains(dn_agenda *s) {
+    const dn_tape *t = s->t;
+    int steps = 0;
+    for (int i = 0; i < s->n; i++) steps += is_step(t, &t->nodes[s->first + i]);
+    if (steps < 2) return 0;
+    const size_t n = (size_t)s->n;
+    int32_t *latest = dn__plan_take(s->t, n, sizeof *latest);
+    s->chains = (dn_chains){dn__plan_take(s->t, n, sizeof(int32_t)),
+                            dn__plan_take(s->t, n, sizeof(int32_t)),
+                            dn__plan_zeroed(s->t, n, sizeof(int32_t))};
+    if (!latest || !s->chains.begin || !s->chains.next || !s->chains.length) return DN_ERROR_MEMORY;
+    for (int i = 0; i < s->n; i++) {
+        const dn_node *node = &t->nodes[s->first + i];
+        const dn_inputs *in = &s->inputs[i];
+        s->chains.begin[i] = i;
+        s->chains.next[i] = latest[i] = -1;
+        s->depth[i] = 0;
+        for (int k = 0; k < in->n; k++) {
+            const int x = t->args[in->at + k] - s->first;
+            if (x < 0 || s->sign[x] == DN_LEAF_NODE) continue;
+            if (latest[x] > latest[i]) latest[i] = latest[x];
+            if (s->depth[x] >= s->depth[i]) s->depth[i] = s->depth[x] + 1;
+        }
+        if (!is_step(t, node)) continue;
+        const int before = step_before(t, s->first + i) - s->first;
+        s->chains.length[i] = 1;
+        if (node->dim.batch == 1 && before >= 0 && continues(s, latest, before, i))
+            append_step(s, before, i);
+        latest[i] = s->chains.begin[i];
+        s->depth[i] = s->depth[latest[i]];
+    }
+    return 0;
 }

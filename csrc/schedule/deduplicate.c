@@ -7,8 +7,8 @@
 /* Whether the values of members are functions of their inputs, one batch element each. */
 static int is_function(const dn_tape *t, const dn_group *g) {
     const dn_node *representative = &t->nodes[t->schedule->members[g->first]];
-    if (!(representative->op->flags & DN_DEDUPLICATES_ROWS) || g->batched_gemm ||
-        g->variable_length || g->batch != g->n || representative->dim.batch != 1)
+    if (!(representative->op->flags & DN_DEDUPLICATES_ROWS) || g->batched_gemm || g->as ||
+        g->batch != g->n || representative->dim.batch != 1)
         return 0;
     return !representative->rng;
 }

@@ -13,14 +13,24 @@ int dn__group_new(dn_tape *t) {
 
 /* ---- inputs --------------------------------------------------------------------------- */
 
+/* One sequence, whose state and masks are those of its first step. */
+static int is_one_sequence(const dn_group *g) { return g->as && g->sequences == 1; }
+
+/* Whether member m has inputs of its own before the last one: a step has those of the one that
+ * begins its chain, and the state that it goes on from. */
+static int has_inputs(const dn_tape *t, const dn_group *g, int m) {
+    return !g->as || dn__begins_sequence(t, g, m);
+}
+
 static int is_same(const dn_tape *t, const dn_group *g, int k) {
     const int32_t *members = dn__members_of(t, g);
     int x = dn__input(t, members[0], k);
+    if (is_one_sequence(g)) return 1;
     if (t->nodes[x].dim.batch != 1) return 0;
     /* the members' signatures say so */
     if (!g->batched_gemm && t->nodes[x].op == dn_ops[DN_OP_parameter]) return 1;
     for (int m = 1; m < g->n; m++)
-        if (dn__input(t, members[m], k) != x) return 0;
+        if (has_inputs(t, g, m) && dn__input(t, members[m], k) != x) return 0;
     return 1;
 }
 
@@ -148,16 +158,18 @@ static int gather_input(dn_tape *t, int group, int k, dn_group_input *in) {
     if (DN_GROW(t->schedule->sources, t->schedule->capacity.sources,
                 (int64_t)t->schedule->n.sources + n))
         return dn__no_memory(t);
+    int32_t *to = t->schedule->sources + t->schedule->n.sources;
+    int count = 0;
     for (int m = 0; m < n; m++)
-        t->schedule->sources[t->schedule->n.sources + m] = dn__input(t, members[m], k);
-    return lay_out(t, group, n, in);
+        if (has_inputs(t, g, m)) to[count++] = dn__input(t, members[m], k);
+    return lay_out(t, group, count, in);
 }
 
 /* The steps of all members, one after another. */
 static int gather_steps(dn_tape *t, int group, dn_group_input *in) {
     const dn_group *g = &t->schedule->groups[group];
     const int32_t *members = dn__members_of(t, g);
-    const int all = g->chain ? g->n : g->batch;
+    const int all = g->as == DN_AS_STEPS ? g->n : g->batch;
     if (DN_GROW(t->schedule->sources, t->schedule->capacity.sources,
                 (int64_t)t->schedule->n.sources + all))
         return dn__no_memory(t);
@@ -176,7 +188,7 @@ static int gather_steps(dn_tape *t, int group, dn_group_input *in) {
 static int find_inputs(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
     const dn_node *node = dn__representative_of(t, g);
-    const int n = dn__inputs_of(t, g), each = n - dn__is_by_step(g);
+    const int n = dn__inputs_of(t, g), each = n - (g->as != DN_AS_ELEMENTS);
     if (DN_GROW(t->schedule->group_inputs, t->schedule->capacity.group_inputs,
                 (int64_t)t->schedule->n.group_inputs + n))
         return dn__no_memory(t);
@@ -186,8 +198,7 @@ static int find_inputs(dn_tape *t, int group) {
     int gathered = 0, last = -1, error = 0;
     for (int k = 0; k < each; k++) {
         const int never = k < 8 && node->op->flags >> DN_BROADCAST_SHIFT & 1 << k,
-                  /* the state of a chain is its first member's */
-            broadcast = never || g->chain || is_same(t, g, k);
+                  broadcast = never || is_same(t, g, k);
         in[k].gather = broadcast ? DN_BROADCAST_INPUT : DN_MIRRORED;
         if (!never) last = k;
         gathered |= !broadcast;
@@ -196,7 +207,7 @@ static int find_inputs(dn_tape *t, int group) {
     for (int k = 0; k < each && !error; k++)
         if (in[k].gather != DN_BROADCAST_INPUT) error = gather_input(t, group, k, &in[k]);
     if (error) return error;
-    if (dn__is_by_step(g)) return gather_steps(t, group, &in[each]);
+    if (g->as) return gather_steps(t, group, &in[each]);
     return gathered || last < 0 ? 0 : gather_input(t, group, last, &in[last]);
 }
 
@@ -220,14 +231,14 @@ static const int *joined_ints(dn_tape *t, const dn_group *g, int *count) {
     return all;
 }
 
-/* Of a variable-length group: the greatest number of steps, options, the number of steps of each
- * member. Of a chain: the number of members, options. */
-static const int *step_ints(dn_tape *t, const dn_group *g, int *count) {
+/* Of several sequences: the greatest number of steps, options, the number of steps of each. Of one:
+ * the number of steps, options. */
+static const int *sequence_ints(dn_tape *t, const dn_group *g, int *count) {
     const dn_node *node = dn__representative_of(t, g);
     const int32_t *members = dn__members_of(t, g);
-    int *all = dn__memory(t, DN_SCRATCH, (size_t)(g->n + 2) * sizeof *all);
+    int *all = dn__memory(t, DN_SCRATCH, (size_t)(g->sequences + 2) * sizeof *all);
     if (!all) return NULL;
-    if (g->chain) {
+    if (is_one_sequence(g)) {
         all[0] = g->n;
         all[1] = t->ints[node->ints + 1] | DN_SEQUENCE_STEPS;
         *count = 2;
@@ -236,11 +247,12 @@ static const int *step_ints(dn_tape *t, const dn_group *g, int *count) {
     all[0] = 0;
     all[1] =
         t->ints[node->ints + 1] | DN_SEQUENCE_PACKED | DN_SEQUENCE_BY_ELEMENT | DN_SEQUENCE_EVERY_C;
-    for (int m = 0; m < g->n; m++) {
-        all[2 + m] = t->ints[t->nodes[members[m]].ints];
-        if (all[2 + m] > all[0]) all[0] = all[2 + m];
+    for (int m = 0, at = 1; m < g->n; m++) {
+        if (dn__begins_sequence(t, g, m)) all[++at] = 0;
+        all[at] += t->ints[t->nodes[members[m]].ints];
+        if (all[at] > all[0]) all[0] = all[at];
     }
-    *count = g->n + 2;
+    *count = g->sequences + 2;
     return all;
 }
 
@@ -252,12 +264,12 @@ static int prepare_group(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
     dn__prepare_call(t, node, c);
     c->n = dn__inputs_of(t, g);
     dn_dim *x_dims = dn__memory(t, DN_SCRATCH, (size_t)c->n * sizeof *x_dims);
-    c->ints = dn__is_by_step(g) ? step_ints(t, g, &c->n_ints) : joined_ints(t, g, &c->n_ints);
+    c->ints = g->as ? sequence_ints(t, g, &c->n_ints) : joined_ints(t, g, &c->n_ints);
     if (!x_dims || (!c->ints && c->n_ints)) return DN_ERROR_MEMORY;
     *y_dim = node->dim;
-    if (g->variable_length)
+    if (is_one_sequence(g)) y_dim->size = y_dim->d[0] = node->dim.size * g->n;
+    else if (g->as)
         *y_dim = (dn_dim){.nd = 1, .batch = 1, .size = (int)g->total, .d = {(int)g->total}};
-    else if (g->chain) y_dim->size = y_dim->d[0] = node->dim.size * g->n;
     else y_dim->batch = batch;
     c->dim = y_dim;
     c->total = dn__elements(y_dim);
@@ -268,18 +280,18 @@ static int prepare_group(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
         const dn_group_input *in = &t->schedule->group_inputs[g->inputs + k];
         if (in->gather == DN_BROADCAST_INPUT) continue;
         x_dims[k] = *t->call.in[k].dim;
-        x_dims[k].batch = g->variable_length && k < c->n - 1 ? g->n : batch;
+        x_dims[k].batch = g->as && k < c->n - 1 ? g->sequences : batch;
         t->call.in[k] =
             (dn_in){&x_dims[k], in->value, x_dims[k].batch == 1 ? 0 : (size_t)x_dims[k].size};
     }
     return 0;
 }
 
-/* What the op keeps from forward for backward, in numbers, of all members `each` together; of a
- * variable-length group it says so itself. */
+/* What the op keeps from forward for backward, in numbers, of all members `each` together; of
+ * sequences it says so itself. */
 static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c, size_t each) {
     if (g->deduplicated) return (size_t)g->deduplicated->n * dn__representative_of(t, g)->saved;
-    if (!dn__is_by_step(g)) return each;
+    if (!g->as) return each;
     dn_shape s = {.op = c->node->op->name,
                   .n = c->n,
                   .n_ints = c->n_ints,
@@ -341,8 +353,8 @@ static int undo(dn_tape *t, dn_group *g, const start *before, int error) {
     for (int m = 0; m < g->n; m++) t->schedule->seats[t->schedule->members[g->first + m]].made = 0;
     *g = (dn_group){.first = g->first,
                     .n = g->n,
-                    .variable_length = g->variable_length,
-                    .chain = g->chain,
+                    .sequences = g->sequences,
+                    .as = g->as,
                     .batched_gemm = g->batched_gemm};
     t->schedule->n.group_inputs = before->inputs;
     t->schedule->n.gathers = before->gathers;
@@ -369,7 +381,7 @@ int dn__group_forward(dn_tape *t, int group) {
         dn_node *member = &t->nodes[members[m]];
         dn__seat(t, member)->group = group;
         dn__seat(t, member)->column = g->batch;
-        g->batch += g->variable_length ? t->ints[member->ints] : member->dim.batch;
+        g->batch += g->as == DN_AS_SEQUENCES ? t->ints[member->ints] : member->dim.batch;
         g->total += dn__elements(&member->dim);
         each += member->saved;
     }
@@ -394,7 +406,7 @@ int dn__group_forward(dn_tape *t, int group) {
         seat->made = (uint32_t)t->schedule->values_made;
         seat->ahead = 0;
         member->failed = 0;
-        const int outputs = dn__is_by_step(g) ? member->parts : 1;
+        const int outputs = g->as ? member->parts : 1;
         member->value = y + (size_t)seat->column * (size_t)(member->dim.size / outputs);
     }
     if (node->op->flags & DN_RANDOM) draw_each(t, g, &c);
@@ -421,7 +433,7 @@ dn_real *dn__output_view_address(const dn_tape *t, const dn_node *owner, int off
     size_t batch = (size_t)owner->dim.batch, size = (size_t)(owner->dim.size / owner->parts);
     size_t block = batch ? (size_t)offset / (size * batch) : 0;
     /* h of all steps of all members, then c: of this member they begin at its column */
-    if (g->variable_length) {
+    if (g->as == DN_AS_SEQUENCES) {
         const size_t steps = (size_t)t->ints[owner->ints];
         return base + (block / steps * (size_t)g->batch + column + block % steps) * size;
     }

@@ -19,12 +19,15 @@ static inline const int32_t *dn__members_of(const dn_tape *t, const dn_group *g)
 static inline dn_node *dn__representative_of(const dn_tape *t, const dn_group *g) {
     return &t->nodes[t->schedule->members[g->first]];
 }
-/* Whether the last input of the call is the steps of all members. */
-static inline int dn__is_by_step(const dn_group *g) { return g->variable_length || g->chain; }
-/* How many inputs the call has: of a variable-length group the steps make one. */
+/* Whether member m of a group of sequences or steps is a sequence, or begins one. */
+static inline int dn__begins_sequence(const dn_tape *t, const dn_group *g, int m) {
+    return g->as == DN_AS_SEQUENCES || !m ||
+           (g->sequences > 1 && t->schedule->seats[dn__members_of(t, g)[m]].begins);
+}
+/* How many inputs the call has: the steps of all members make one, the last. */
 static inline int dn__inputs_of(const dn_tape *t, const dn_group *g) {
     const dn_node *node = dn__representative_of(t, g);
-    return g->variable_length ? node->n_args - t->ints[node->ints] + 1 : node->n_args;
+    return g->as ? node->n_args - t->ints[node->ints] + 1 : node->n_args;
 }
 /* Members and sources lie scattered over the nodes, of which a large graph has more than the
  * second-level cache holds: each of them would be waited for, 50 ns. So those some places on in a

@@ -26,8 +26,9 @@ typedef struct dn_seat {
     /* backward.c: the gradient of the loss comes to it; groups.c: a gather has it as a source; each
      * of use within one function */
     uint8_t reached : 1, is_source : 1;
-    uint8_t ahead : 1; /* it was computed before its turn */
-    uint8_t search;    /* batched_gemm.c; of use within one function */
+    uint8_t ahead : 1;  /* it was computed before its turn */
+    uint8_t begins : 1; /* of a step in a group of steps: the first of its chain */
+    uint8_t search;     /* batched_gemm.c; of use within one function */
 } dn_seat;
 
 /* Of dn_seat.lookahead: in a long chain no input is known. So each search in vain halves it for the
@@ -39,16 +40,19 @@ enum { DN_MOST_LOOKAHEAD = 128, DN_LEAST_LOOKAHEAD = 4 };
  * stand behind the representative; in one of its own, schedule->order, all precede it. */
 enum dn_joined { DN_IN_NODE_ORDER = 1, DN_IN_OWN_ORDER };
 
+/* How the members of a group are computed as one: as batch elements; as sequences of several
+ * lengths, in the packed form; as steps of chains (chain.c), of which each goes on from the member
+ * before it or begins a chain. */
+enum dn_joined_as { DN_AS_ELEMENTS, DN_AS_SEQUENCES, DN_AS_STEPS };
+
 /* Nodes computed as one (group.h): members[first ... first + n - 1], the first of which is the
  * representative, and what each input of the call is. */
 typedef struct dn_group {
     int32_t first, n;
-    int32_t batch;  /* of all members together */
-    int32_t inputs; /* group_inputs[inputs + k] */
-    /* of DN_VARIABLE_LENGTH nodes: computed as one in the packed form; `batch` is the number of
-     * steps of all */
-    uint8_t variable_length;
-    uint8_t chain; /* chain.c: each member goes on from the one before it */
+    int32_t batch;     /* of all members together; of sequences, the number of steps of all */
+    int32_t inputs;    /* group_inputs[inputs + k] */
+    int32_t sequences; /* how many sequences, or chains of steps */
+    uint8_t as;        /* enum dn_joined_as */
     /* made by batched_gemm.c, the members computed out of their order: 0, or enum dn_joined */
     uint8_t batched_gemm;
     /* in this backward a member has got products of a weight gradient */

@@ -38,6 +38,37 @@ int dn__count_edges(dn_agenda *s) {
     return 0;
 }
 
+/* Whether somebody may look at the values of several nodes of this kind in turn, of which the last
+ * is just the first to be asked for. */
+static int has_others_like_last(const dn_agenda *s) {
+    const dn_tape *t = s->t;
+    const dn_node *last = &t->nodes[s->first + s->n - 1];
+    for (int i = 0; i < s->n - 1; i++) {
+        const dn_node *node = &t->nodes[s->first + i];
+        if (!s->user_at[i + 1] && node->op == last->op && dn__equal_sizes(&node->dim, &last->dim))
+            return 1;
+    }
+    return 0;
+}
+
+/* In a group with others, a node beside the loss would have them done one by one in backward
+ * (backward/groups.c). */
+int dn__note_beside(dn_agenda *s) {
+    const dn_tape *t = s->t;
+    const dn_node *last = &t->nodes[s->first + s->n - 1];
+    if (!last->needs_grad || dn__elements(&last->dim) != 1 || has_others_like_last(s)) return 0;
+    s->beside = dn__plan_take(s->t, (size_t)s->n, sizeof *s->beside);
+    if (!s->beside) return DN_ERROR_MEMORY;
+    memset(s->beside, 1, (size_t)s->n);
+    s->beside[s->n - 1] = 0;
+    for (int i = s->n - 1; i >= 0; i--) {
+        const dn_inputs *in = &s->inputs[i];
+        for (int k = 0; k < in->n && !s->beside[i]; k++)
+            if (t->args[in->at + k] >= s->first) s->beside[t->args[in->at + k] - s->first] = 0;
+    }
+    return 0;
+}
+
 /* ---- signatures ----------------------------------------------------------------------- */
 
 /* Whether x as input k must be the same node in all members: parameters are, and what the op says
@@ -64,25 +95,34 @@ static uint64_t mix_dims(uint64_t h, const dn_dim *d) {
     return h;
 }
 
-/* How many inputs count for the signature. */
-static int inputs_alike(const dn_tape *t, const dn_node *node) {
-    return dn__has_variable_length(t, node) ? node->n_args - t->ints[node->ints] : node->n_args;
+/* Whether node i is a sequence of several steps, in one node or in several; those may differ in
+ * their number. */
+static int is_sequence(const dn_agenda *s, int i) {
+    return dn__has_variable_length(s->t, &s->t->nodes[s->first + i]) || dn__chain_length(s, i);
 }
 
-/* What nodes must have in common to be members of one group, as a hash; 0: the node can be in no
+/* How many inputs count for the signature: not those of the steps. */
+static int inputs_alike(const dn_tape *t, const dn_node *node, int is_sequence) {
+    return is_sequence ? node->n_args - t->ints[node->ints] : node->n_args;
+}
+
+/* What nodes must have in common to be members of one group, as a hash; 0: node i can be in no
  * group. */
-static uint64_t hash_signature(const dn_tape *t, const dn_node *node, int depth) {
+static uint64_t hash_signature(const dn_agenda *s, int i, int apart) {
+    const dn_tape *t = s->t;
+    const dn_node *node = &t->nodes[s->first + i];
     const int flags = node->op->flags, ints = dn__node_ints(node);
     if (flags & DN_RANDOM && t->workspace.rng.generator && !dn__dynet_batches(node->op)) return 0;
     if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF) || node->not_batchable ||
         !dn__elements(&node->dim))
         return 0;
     if ((node->n_ints - ints) % node->dim.batch) return 0;
-    const int variable_length = dn__has_variable_length(t, node), n = inputs_alike(t, node),
+    const int variable_length = is_sequence(s, i), n = inputs_alike(t, node, variable_length),
               broadcast = broadcast_inputs(t, node->op);
     uint64_t h =
-        dn__mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint32_t)n);
-    h = dn__mix(h, (uint64_t)node->needs_grad << 1 | (uint64_t)variable_length);
+        dn__mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)apart << 32 | (uint32_t)n);
+    h = dn__mix(h, (uint64_t)!dn__chain_length(s, i) << 2 | (uint64_t)node->needs_grad << 1 |
+                       (uint64_t)variable_length);
     if (!variable_length) h = mix_dims(h, &node->dim);
     int gathered = variable_length;
     for (int k = 0; k < n; k++) {
@@ -97,27 +137,29 @@ static uint64_t hash_signature(const dn_tape *t, const dn_node *node, int depth)
             gathered = 1;
         }
     }
-    for (int i = variable_length; i < ints; i++)
-        h = dn__mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
+    for (int k = variable_length; k < ints; k++)
+        h = dn__mix(h, (uint64_t)(uint32_t)t->ints[node->ints + k]);
     h = dn__mix(h, (uint64_t)ints_each(node));
-    for (int i = 0; i < node->n_floats; i++) {
+    for (int k = 0; k < node->n_floats; k++) {
         uint64_t bits;
-        memcpy(&bits, &t->floats[node->floats + i], sizeof bits);
+        memcpy(&bits, &t->floats[node->floats + k], sizeof bits);
         h = dn__mix(h, bits);
     }
     return gathered ? h | 1 : 0;
 }
 
-/* Whether node b, of which nothing is known, is like node a, which can be in a group: then so can
- * b. */
-static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
+/* Whether node `other`, of which nothing is known, is like one that can be in a group: then so can
+ * it. */
+static int alike(const dn_agenda *s, int one, int other) {
+    const dn_tape *t = s->t;
+    const dn_node *a = &t->nodes[s->first + one], *b = &t->nodes[s->first + other];
     if (a->op != b->op || a->needs_grad != b->needs_grad || b->not_batchable ||
         a->n_floats != b->n_floats || !dn__elements(&b->dim))
         return 0;
-    const int ints = dn__node_ints(a), variable_length = dn__has_variable_length(t, a),
-              n = inputs_alike(t, a), broadcast = broadcast_inputs(t, a->op);
-    if (variable_length != dn__has_variable_length(t, b) || n != inputs_alike(t, b) ||
-        ints != dn__node_ints(b))
+    const int ints = dn__node_ints(a), variable_length = is_sequence(s, one),
+              n = inputs_alike(t, a, variable_length), broadcast = broadcast_inputs(t, a->op);
+    if (variable_length != is_sequence(s, other) || n != inputs_alike(t, b, variable_length) ||
+        !dn__chain_length(s, one) != !dn__chain_length(s, other) || ints != dn__node_ints(b))
         return 0;
     if (b->n_ints - ints != ints_each(a) * b->dim.batch) return 0;
     if (!variable_length && !dn__equal_sizes(&a->dim, &b->dim)) return 0;
@@ -138,23 +180,20 @@ static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
 }
 
 /* The signature of node i, a new one if there is none like it. */
-static int signature_of(dn_agenda *s, int i, uint64_t h, int level, int32_t *table, size_t slots) {
-    const dn_tape *t = s->t;
+static int signature_of(dn_agenda *s, int i, uint64_t h, int apart, int32_t *table, size_t slots) {
     size_t at = h >> 7 & (slots - 1);
     for (; table[at]; at = (at + 1) & (slots - 1)) {
         const dn_signature *g = &s->signatures[table[at] - 1];
-        if (g->hash == h && g->depth == level &&
-            alike(t, &t->nodes[s->first + i], &t->nodes[g->node]))
+        if (g->hash == h && g->apart == apart && alike(s, i, g->node - s->first))
             return table[at] - 1;
     }
     s->signatures[s->n_signatures] =
-        (dn_signature){.hash = h, .node = s->first + i, .depth = level, .ready = -1, .last = -1};
+        (dn_signature){.hash = h, .node = s->first + i, .apart = apart, .ready = -1, .last = -1};
     table[at] = ++s->n_signatures;
     return s->n_signatures - 1;
 }
 
 int dn__find_signatures(dn_agenda *s, int by_depth) {
-    const dn_tape *t = s->t;
     size_t slots = 64;
     while (slots < 2 * (size_t)(s->n - s->leaves)) slots *= 2;
     int32_t *table = dn__plan_zeroed(s->t, slots, sizeof *table); /* signature + 1 */
@@ -166,14 +205,13 @@ int dn__find_signatures(dn_agenda *s, int by_depth) {
      * `seen`: the guess is what stood there. Where it is wrong, the sequence that began like this
      * the last time is followed from now on. To confirm a guess takes half the time of a hash. */
     for (int i = 0, n = 0, at = 0; i < s->n; i++) {
-        if (s->sign[i] == DN_LEAF_NODE) continue;
-        const dn_node *node = &t->nodes[s->first + i];
-        const int level = by_depth ? s->depth[i] : 0;
+        if (s->sign[i] != DN_NOT_BATCHABLE) continue;
+        const int apart = (by_depth ? 2 * s->depth[i] : 0) + (s->beside && s->beside[i]);
         dn_signature *g = at < n ? &s->signatures[seen[at]] : NULL;
-        if (!g || g->depth != level || !alike(t, &t->nodes[g->node], node)) {
-            const uint64_t h = hash_signature(t, node, level);
+        if (!g || g->apart != apart || !alike(s, g->node - s->first, i)) {
+            const uint64_t h = hash_signature(s, i, apart);
             if (!h) continue;
-            g = &s->signatures[signature_of(s, i, h, level, table, slots)];
+            g = &s->signatures[signature_of(s, i, h, apart, table, slots)];
             at = g->last;
         }
         at++;
@@ -181,7 +219,7 @@ int dn__find_signatures(dn_agenda *s, int by_depth) {
         s->sign[i] = seen[n++] = (int32_t)(g - s->signatures);
         g->count++;
         g->depths += s->depth[i];
-        g->numbers += (int64_t)dn__elements(&node->dim);
+        g->numbers += dn__numbers_of(s, i);
     }
     return 0;
 }

@@ -289,13 +289,13 @@ def rnn_builder(dy, case):
 
 
 def rnn(dy, case):
-    """Outputs, final state, and gradients of sum_t <w_t, output_t> to parameters, inputs and
-    initial vectors."""
+    """Outputs, final state, and gradients of sum_t <w_t, output_t> to parameters, inputs, initial
+    vectors, outputs and states."""
     dy.renew_cg()
     _collection, builder, params = rnn_builder(dy, case)
     xs = [input_expression(dy, s) for s in case["xs"]]
     vecs = [input_expression(dy, s) for s in case["vecs"]]
-    final = []
+    final, states = [], []
     if case["builder"] == "BiRNNBuilder":
         if case["method"] == "transduce":
             outputs = builder.transduce(xs)
@@ -311,10 +311,10 @@ def rnn(dy, case):
             outputs = [s.output() for s in states]
             final = list(states[-1].s())
         else:
-            outputs = []
             for x in xs:
                 state = state.add_input(x)
-                outputs.append(state.output())
+                states.append(state)
+            outputs = [s.output() for s in states]
             final = list(state.s())
     result = {
         "names": [p.name() for p in params],
@@ -333,6 +333,8 @@ def rnn(dy, case):
     result["grads"] = [flat(p.grad_as_array()) for p in params]
     result["grad_xs"] = [flat(e.gradient()) for e in xs]
     result["grad_vecs"] = [flat(e.gradient()) for e in vecs]
+    result["grad_outputs"] = [flat(e.gradient()) for e in outputs]
+    result["grad_states"] = [flat(e.gradient()) for s in states for e in s.s()]
     return result
 
 
