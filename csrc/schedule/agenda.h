@@ -36,7 +36,7 @@ typedef struct dn_chains { int32_t *begin, *next, *length; } dn_chains;
  * DN_PLAN. */
 typedef struct dn_agenda {
     dn_tape *t;
-    int first, n, leaves, deepest;
+    int first, n, leaves, steps, deepest;
     int parts_done;  /* of append_part */
     int64_t batches; /* batch sizes added up */
     /* signature of a node; DN_NOT_BATCHABLE, DN_LEAF_NODE, DN_IN_CHAIN */
@@ -86,16 +86,18 @@ static inline int dn__equal_sizes(const dn_dim *a, const dn_dim *b) {
     return 1;
 }
 
-/* Whether nodes like this one may differ in their number of steps. A single step is quicker as an
- * ordinary group. */
-static inline int dn__has_variable_length(const dn_tape *t, const dn_node *node) {
-    return node->op->flags & DN_VARIABLE_LENGTH && node->n_ints == 2 && node->dim.batch == 1 &&
-           t->ints[node->ints] > 1;
-}
-
 /* How many steps begin with node i, if it is the first of several. */
 static inline int dn__chain_length(const dn_agenda *s, int i) {
     return s->chains.length && s->chains.length[i] > 1 ? s->chains.length[i] : 0;
+}
+/* How node i can be joined with others like it. Sequences may differ in their number of steps; a
+ * single step is quicker as an ordinary group. */
+static inline enum dn_joined_as dn__joined_as(const dn_agenda *s, int i) {
+    const dn_node *node = &s->t->nodes[s->first + i];
+    if (!(node->op->flags & DN_VARIABLE_LENGTH) || node->n_ints != 2 || node->dim.batch != 1)
+        return DN_AS_ELEMENTS;
+    if (s->t->ints[node->ints] > 1) return DN_AS_SEQUENCES;
+    return dn__chain_length(s, i) ? DN_AS_STEPS : DN_AS_ELEMENTS;
 }
 /* How many numbers the value of node i has, with those of all steps that begin with it. */
 static inline int64_t dn__numbers_of(const dn_agenda *s, int i) {

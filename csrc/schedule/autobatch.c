@@ -220,10 +220,7 @@ static int take_group(dn_agenda *s, dn_signature *g) {
         if (group < 0) return group;
         t->schedule->groups[group].n = n;
         t->schedule->groups[group].sequences = taken;
-        t->schedule->groups[group].as = dn__chain_length(s, g->node - s->first) ? DN_AS_STEPS
-                                        : dn__has_variable_length(t, &t->nodes[g->node])
-                                            ? DN_AS_SEQUENCES
-                                            : DN_AS_ELEMENTS;
+        t->schedule->groups[group].as = (uint8_t)dn__joined_as(s, g->node - s->first);
         t->schedule->n.members = last;
         t->schedule->order[t->schedule->n.order++] = -1 - group;
     }

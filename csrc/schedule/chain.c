@@ -131,9 +131,7 @@ static int continues(const dn_agenda *s, const int32_t *latest, int before, int 
  * on. */
 int dn__find_chains(dn_agenda *s) {
     const dn_tape *t = s->t;
-    int steps = 0;
-    for (int i = 0; i < s->n; i++) steps += is_step(t, &t->nodes[s->first + i]);
-    if (steps < 2) return 0;
+    if (s->steps < 2) return 0;
     const size_t n = (size_t)s->n;
     int32_t *latest = dn__plan_take(s->t, n, sizeof *latest);
     s->chains = (dn_chains){dn__plan_take(s->t, n, sizeof(int32_t)),

@@ -29,6 +29,7 @@ int dn__count_edges(dn_agenda *s) {
         }
         s->sign[i] = node->op->flags & DN_LEAF ? DN_LEAF_NODE : DN_NOT_BATCHABLE;
         s->leaves += s->sign[i] == DN_LEAF_NODE;
+        s->steps += node->op->flags & DN_VARIABLE_LENGTH && t->ints[node->ints] == 1;
         s->batches += s->sign[i] == DN_LEAF_NODE ? 0 : node->dim.batch;
         s->depth[i] = depth;
         s->waits[i] = waits;
@@ -38,34 +39,28 @@ int dn__count_edges(dn_agenda *s) {
     return 0;
 }
 
-/* Whether somebody may look at the values of several nodes of this kind in turn, of which the last
- * is just the first to be asked for. */
-static int has_others_like_last(const dn_agenda *s) {
-    const dn_tape *t = s->t;
-    const dn_node *last = &t->nodes[s->first + s->n - 1];
-    for (int i = 0; i < s->n - 1; i++) {
-        const dn_node *node = &t->nodes[s->first + i];
-        if (!s->user_at[i + 1] && node->op == last->op && dn__equal_sizes(&node->dim, &last->dim))
-            return 1;
-    }
-    return 0;
-}
-
 /* In a group with others, a node beside the loss would have them done one by one in backward
- * (backward/groups.c). */
+ * (backward/groups.c). Where nobody reads a node that is like the last one, the last may be no
+ * loss: somebody looks at the values of several, and has begun with that. */
 int dn__note_beside(dn_agenda *s) {
     const dn_tape *t = s->t;
     const dn_node *last = &t->nodes[s->first + s->n - 1];
-    if (!last->needs_grad || dn__elements(&last->dim) != 1 || has_others_like_last(s)) return 0;
-    s->beside = dn__plan_take(s->t, (size_t)s->n, sizeof *s->beside);
-    if (!s->beside) return DN_ERROR_MEMORY;
-    memset(s->beside, 1, (size_t)s->n);
-    s->beside[s->n - 1] = 0;
+    if (!last->needs_grad || dn__elements(&last->dim) != 1) return 0;
+    uint8_t *beside = dn__plan_take(s->t, (size_t)s->n, sizeof *beside);
+    if (!beside) return DN_ERROR_MEMORY;
+    memset(beside, 1, (size_t)s->n);
+    beside[s->n - 1] = 0;
     for (int i = s->n - 1; i >= 0; i--) {
         const dn_inputs *in = &s->inputs[i];
-        for (int k = 0; k < in->n && !s->beside[i]; k++)
-            if (t->args[in->at + k] >= s->first) s->beside[t->args[in->at + k] - s->first] = 0;
+        if (!beside[i]) {
+            for (int k = 0; k < in->n && s->waits[i]; k++)
+                if (t->args[in->at + k] >= s->first) beside[t->args[in->at + k] - s->first] = 0;
+        } else if (!s->user_at[i + 1] && s->sign[i] != DN_LEAF_NODE) {
+            const dn_node *node = &t->nodes[s->first + i];
+            if (node->op == last->op && dn__equal_sizes(&node->dim, &last->dim)) return 0;
+        }
     }
+    s->beside = beside;
     return 0;
 }
 
@@ -95,15 +90,9 @@ static uint64_t mix_dims(uint64_t h, const dn_dim *d) {
     return h;
 }
 
-/* Whether node i is a sequence of several steps, in one node or in several; those may differ in
- * their number. */
-static int is_sequence(const dn_agenda *s, int i) {
-    return dn__has_variable_length(s->t, &s->t->nodes[s->first + i]) || dn__chain_length(s, i);
-}
-
 /* How many inputs count for the signature: not those of the steps. */
-static int inputs_alike(const dn_tape *t, const dn_node *node, int is_sequence) {
-    return is_sequence ? node->n_args - t->ints[node->ints] : node->n_args;
+static int inputs_alike(const dn_tape *t, const dn_node *node, enum dn_joined_as as) {
+    return as ? node->n_args - t->ints[node->ints] : node->n_args;
 }
 
 /* What nodes must have in common to be members of one group, as a hash; 0: node i can be in no
@@ -117,14 +106,13 @@ static uint64_t hash_signature(const dn_agenda *s, int i, int apart) {
         !dn__elements(&node->dim))
         return 0;
     if ((node->n_ints - ints) % node->dim.batch) return 0;
-    const int variable_length = is_sequence(s, i), n = inputs_alike(t, node, variable_length),
-              broadcast = broadcast_inputs(t, node->op);
+    const enum dn_joined_as as = dn__joined_as(s, i);
+    const int n = inputs_alike(t, node, as), broadcast = broadcast_inputs(t, node->op);
     uint64_t h =
         dn__mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)apart << 32 | (uint32_t)n);
-    h = dn__mix(h, (uint64_t)!dn__chain_length(s, i) << 2 | (uint64_t)node->needs_grad << 1 |
-                       (uint64_t)variable_length);
-    if (!variable_length) h = mix_dims(h, &node->dim);
-    int gathered = variable_length;
+    h = dn__mix(h, (uint64_t)node->needs_grad << 2 | (uint64_t)as);
+    if (!as) h = mix_dims(h, &node->dim);
+    int gathered = as != DN_AS_ELEMENTS;
     for (int k = 0; k < n; k++) {
         const int at = t->args[node->args + k];
         const dn_node *x = &t->nodes[at];
@@ -137,7 +125,7 @@ static uint64_t hash_signature(const dn_agenda *s, int i, int apart) {
             gathered = 1;
         }
     }
-    for (int k = variable_length; k < ints; k++)
+    for (int k = as != DN_AS_ELEMENTS; k < ints; k++)
         h = dn__mix(h, (uint64_t)(uint32_t)t->ints[node->ints + k]);
     h = dn__mix(h, (uint64_t)ints_each(node));
     for (int k = 0; k < node->n_floats; k++) {
@@ -156,13 +144,13 @@ static int alike(const dn_agenda *s, int one, int other) {
     if (a->op != b->op || a->needs_grad != b->needs_grad || b->not_batchable ||
         a->n_floats != b->n_floats || !dn__elements(&b->dim))
         return 0;
-    const int ints = dn__node_ints(a), variable_length = is_sequence(s, one),
-              n = inputs_alike(t, a, variable_length), broadcast = broadcast_inputs(t, a->op);
-    if (variable_length != is_sequence(s, other) || n != inputs_alike(t, b, variable_length) ||
-        !dn__chain_length(s, one) != !dn__chain_length(s, other) || ints != dn__node_ints(b))
+    const enum dn_joined_as as = dn__joined_as(s, one);
+    const int ints = dn__node_ints(a), n = inputs_alike(t, a, as),
+              broadcast = broadcast_inputs(t, a->op);
+    if (as != dn__joined_as(s, other) || n != inputs_alike(t, b, as) || ints != dn__node_ints(b))
         return 0;
     if (b->n_ints - ints != ints_each(a) * b->dim.batch) return 0;
-    if (!variable_length && !dn__equal_sizes(&a->dim, &b->dim)) return 0;
+    if (!as && !dn__equal_sizes(&a->dim, &b->dim)) return 0;
     for (int k = 0; k < n; k++) {
         const int i = t->args[a->args + k], j = t->args[b->args + k];
         if (i == j && a->dim.batch == b->dim.batch) continue;
@@ -173,7 +161,7 @@ static int alike(const dn_agenda *s, int one, int other) {
                       !dn__equal_sizes(&x->dim, &y->dim))
             return 0;
     }
-    for (int i = variable_length; i < ints; i++)
+    for (int i = as != DN_AS_ELEMENTS; i < ints; i++)
         if (t->ints[a->ints + i] != t->ints[b->ints + i]) return 0;
     return !a->n_floats || !memcmp(t->floats + a->floats, t->floats + b->floats,
                                    (size_t)a->n_floats * sizeof *t->floats);
