@@ -25,6 +25,10 @@ ONE_WORKER = ("test_recipes.py", "test_fast_paths.py")
 """Modules whose tests share what takes long to make; of pytest-xdist one process runs all of such a
 module."""
 
+PIECES = 16
+"""Of a test with many parameters, how many pieces are handed out: each takes pytest-xdist longer
+than a test of a millisecond."""
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
@@ -33,7 +37,9 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             module = nodeid.split("::")[0]
-            return module if PurePosixPath(module).name in ONE_WORKER else nodeid
+            if PurePosixPath(module).name in ONE_WORKER:
+                return module
+            return f"{nodeid.partition('[')[0]}{crc32(nodeid.encode()) % PIECES}"
 
     return Scheduling(config, log)
 

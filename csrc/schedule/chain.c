@@ -9,7 +9,10 @@
  * the packed form. */
 #include "agenda.h"
 
-enum { MOST_LOOKED_AT = 1024 }; /* nodes behind a step */
+enum {
+    MOST_LOOKED_AT = 1024, /* nodes behind a step */
+    MOST_STEPS = 1024      /* of a chain of an agenda; the next ones begin another */
+};
 
 /* A single step of a network: its inputs are weights, [h, c], [masks], x. */
 static int is_step(const dn_tape *t, const dn_node *node) {
@@ -121,8 +124,8 @@ static int continues(const dn_agenda *s, const int32_t *latest, int before, int 
     const int begin = s->chains.begin[before],
               x = t->args[s->inputs[i].at + s->inputs[i].n - 1] - s->first;
     return t->schedule->seats[s->first + before].next_user == s->first + i &&
-           s->chains.next[before] < 0 && (x < 0 || latest[x] < begin) &&
-           !(s->beside && s->beside[begin] != s->beside[i]) &&
+           s->chains.next[before] < 0 && s->chains.length[begin] < MOST_STEPS &&
+           (x < 0 || latest[x] < begin) && !(s->beside && s->beside[begin] != s->beside[i]) &&
            dn__same_network(t, s->first + begin, s->first + before, s->first + i);
 }
 
