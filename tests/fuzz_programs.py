@@ -236,7 +236,7 @@ class _Drawing:
                     factory,
                     layers,
                     way,
-                    tuple(self.vector(3) for _ in range(draw.randrange(1, 5))),
+                    tuple(self.vector(3) for _ in range(draw.randrange(1, 8))),
                 ),
                 3,
             )
@@ -312,7 +312,7 @@ class _Drawing:
                 same.choice([1, 2]),
                 same.choice(["steps", "transduce", "states"]),
             )
-            number = self.add("sequence", factory, layers, way, (x,) * self.draw.randrange(1, 6))
+            number = self.add("sequence", factory, layers, way, (x,) * self.draw.randrange(1, 9))
         self.made(number, n)
         return number, n
 

@@ -161,16 +161,16 @@ class _Source:
             return [f"{y} = {call}" if CELLS[rest[0]][2] == 1 else f"{y} = dy.esum(list({call}))"]
         if step.kind == "sequence":
             builder, listed = _builder(*rest[:2]), ", ".join(xs)
+            way = "add_inputs" if rest[2] == "states" else rest[2]
+            call = f"initial_state().{way}([{listed}])"
             if rest[2] == "steps":
-                return [
-                    f"{y} = {builder}.initial_state()"
-                    + "".join(f".add_input({x})" for x in xs)
-                    + ".output()"
-                ]
-            if rest[2] == "transduce":
-                return [f"{y} = {builder}.initial_state().transduce([{listed}])[-1]"]
+                call = f"initial_state(), [{listed}]"
+                return [f"q{step.number} = steps({builder}.{call})", f"{y} = q{step.number}[-1]"]
             return [
-                f"{y} = dy.average(list({builder}.initial_state().add_inputs([{listed}])[-1].s()))"
+                f"q{step.number} = {builder}.{call}",
+                f"{y} = q{step.number}[-1]"
+                if rest[2] == "transduce"
+                else f"{y} = dy.average(list(q{step.number}[-1].s()))",
             ]
         return self._row_texts(step)
 
@@ -303,6 +303,11 @@ class _Source:
             loss += [
                 f"loss.{backward}",
                 *(f"note({(i, 'gradient', x)}, v{x}.gradient())" for x in chosen),
+                *(
+                    f"note({(i, 'gradients of states', x)}, gradients_of(q{x}))"
+                    for x in chosen
+                    if self.steps[x].kind == "sequence"
+                ),
             ]
             loss.append(f"gradients({i}, m)")
         self.add(i, *(reads + loss if first else loss + reads))

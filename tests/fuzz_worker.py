@@ -103,6 +103,21 @@ class Printed(Notes):
         print(*key, np.array(numbers, float).ravel(order="F").tolist())
 
 
+def steps(state, xs):
+    """The outputs of a network that is advanced step by step."""
+    outputs = []
+    for x in xs:
+        state = state.add_input(x)
+        outputs.append(state.output())
+    return outputs
+
+
+def gradients_of(states):
+    """Those of outputs, or of all that states hold."""
+    outputs = [e for s in states for e in ([s] if isinstance(s, dy.Expression) else s.s())]
+    return np.concatenate([np.ravel(e.gradient()) for e in outputs])
+
+
 def names():
     """What lines of programs find."""
     return {
@@ -113,6 +128,8 @@ def names():
         "row": row,
         "cell_of_row": cell_of_row,
         "linked": linked,
+        "steps": steps,
+        "gradients_of": gradients_of,
         "total": total,
     }
 

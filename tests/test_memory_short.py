@@ -4,7 +4,7 @@ Each in a process of its own."""
 import pytest
 from processes import output_of, run_python
 
-PROGRAMS = ("products", "rows", "network", "steps", "traced", "shapes")
+PROGRAMS = ("products", "rows", "network", "steps", "sentences", "traced", "shapes")
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2, 3])
