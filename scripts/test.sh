@@ -8,8 +8,8 @@
 #                                        MPI programs
 #     scripts/test.sh -m 'not slow' -x   arguments go to pytest
 #
-# How long: installing takes a minute or two at the first call, the tests under fifteen minutes on
-# two cores.
+# How long: installing takes a minute or two at the first call, the tests ten to twenty minutes on
+# two cores, by the machine.
 # What to expect: pytest's summary, twice without arguments, all passed; a skip says its reason.
 # Needs: Python >= 3.10 with pip and venv, a C compiler.
 set -euo pipefail
