@@ -160,18 +160,14 @@ class _Source:
             call = f"cell_{rest[0]}({', '.join(xs)})"
             return [f"{y} = {call}" if CELLS[rest[0]][2] == 1 else f"{y} = dy.esum(list({call}))"]
         if step.kind == "sequence":
-            builder, listed = _builder(*rest[:2]), ", ".join(xs)
-            way = "add_inputs" if rest[2] == "states" else rest[2]
-            call = f"initial_state().{way}([{listed}])"
-            if rest[2] == "steps":
-                call = f"initial_state(), [{listed}]"
-                return [f"q{step.number} = steps({builder}.{call})", f"{y} = q{step.number}[-1]"]
-            return [
-                f"q{step.number} = {builder}.{call}",
-                f"{y} = q{step.number}[-1]"
-                if rest[2] == "transduce"
-                else f"{y} = dy.average(list(q{step.number}[-1].s()))",
-            ]
+            begin, listed = f"{_builder(*rest[:2])}.initial_state()", ", ".join(xs)
+            call, last = {
+                "steps": (f"steps({begin}, [{listed}])", "{}[-1]"),
+                "transduce": (f"{begin}.transduce([{listed}])", "{}[-1]"),
+                "states": (f"{begin}.add_inputs([{listed}])", "dy.average(list({}[-1].s()))"),
+            }[rest[2]]
+            q = f"q{step.number}"
+            return [f"{q} = {call}", f"{y} = {last.format(q)}"]
         return self._row_texts(step)
 
     def _row_texts(self, step):

@@ -113,9 +113,12 @@ def test_gradient_of_states_that_one_node_gives():
         assert np.abs(h[0].gradient()).min() > 0
         assert np.abs(h[2].gradient()).max() == 0
         gradients.append([e.gradient() for s in states[1:] for e in s.s()])
+        dy.esum([dy.sum_elems(h[0]), dy.sum_elems(h[2] * 2)]).backward()
+        assert h[2].gradient().tolist() == [2, 2, 2]
+        gradients[-1] += [e.gradient() for s in states[1:] for e in s.s()]
     np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-7)
     # an output that is named only now has its gradient all the same
-    assert np.array_equal(states[2].h()[0].gradient(), [1, 2, 3])
+    assert np.array_equal(states[3].h()[0].gradient(), [2, 2, 2])
 
 
 def test_gradient_reads_moved_memory_of_no_chunk():

@@ -182,15 +182,14 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
     else if (net->has_c) dn__fill(state, 0, s.c0);
     if (s.h_mask) dn__by_place(&c->x[mask++], &z, &p, s.h_mask);
     if (s.c_mask) dn__by_place(&c->x[mask], &z, &p, s.c_mask);
+    const dn_sequence q = sequence_of(c, net, &z, &p, &s);
     if (z.columns) {
         project_inputs(c, net, &z, &p, &s);
-        dn_sequence q = sequence_of(c, net, &z, &p, &s);
         weights_of(c, net, 0, w);
         net->forward(&q, w, c->floats);
     } else {
         *s.distinct = 0;
     }
-    const dn_sequence q = sequence_of(c, net, &z, &p, &s);
     dn__show_states(c, net, &z, &p, &q);
 }
 

@@ -117,25 +117,19 @@ void dn__show_gradients(dn_call *c, const dn_network *net, const dn_sizes *z, co
     if (z->plain) {
         memcpy(c->dy, q->dh, all * sizeof *q->dh);
         if (every_c) memcpy(c->dy + all, q->dc, all * sizeof *q->dc);
-    } else {
-        for (size_t j = 0; j < z->columns; j++) {
-            int t, b;
-            dn__whose(z, p, j, &t, &b);
-            const size_t place = n * dn__place_of(z, p, t, b);
-            memcpy(c->dy + place, q->dh + n * j, n * sizeof *q->dh);
-            if (every_c) memcpy(c->dy + main + place, q->dc + n * j, n * sizeof *q->dc);
-        }
+        if (z->ends_only) show_end(net, z, q->dc, c->dy);
+        return;
     }
-    for (int b = 0; b < z->batch && z->ends_only; b++) {
-        const int column = z->plain ? (int)z->columns - z->batch + b : p->last[b];
-        dn_real *to = c->dy + main + n * (size_t)b;
-        memcpy(to, column < 0 ? q->dh0 + n * (size_t)(-1 - column) : q->dh + n * (size_t)column,
-               n * sizeof *to);
-        if (net->has_c)
-            memcpy(to + state,
-                   column < 0 ? q->dc0 + n * (size_t)(-1 - column) : q->dc + n * (size_t)column,
-                   n * sizeof *to);
+    for (size_t j = 0; j < z->columns; j++) { /* not positions that pass the state on */
+        int t, b;
+        dn__whose(z, p, j, &t, &b);
+        const size_t place = n * dn__place_of(z, p, t, b);
+        memcpy(c->dy + place, q->dh + n * j, n * sizeof *q->dh);
+        if (every_c) memcpy(c->dy + main + place, q->dc + n * j, n * sizeof *q->dc);
     }
+    if (!z->ends_only) return;
+    show_last(z, p, q->dh, q->dh0, c->dy + main);
+    if (net->has_c) show_last(z, p, q->dc, q->dc0, c->dy + main + state);
 }
 
 void dn__give_back(dn_call *c, const dn_sizes *z, const dn_plan *p, int i, const dn_real *from) {

@@ -180,10 +180,9 @@ static int ends_before(const dn_agenda *s, inputs_seen *in, int m, int i) {
 /* Node i, and the steps that it begins, become members. */
 static void take(dn_agenda *s, int i) {
     dn_schedule *schedule = s->t->schedule;
-    const int is_chain = dn__chain_length(s, i);
-    for (int step = i; step >= 0; step = is_chain ? s->chains.next[step] : -1) {
+    for (int step = i; step >= 0; step = s->chains.next ? s->chains.next[step] : -1) {
         schedule->members[schedule->n.members++] = s->first + step;
-        if (is_chain) schedule->seats[s->first + step].begins = step == i;
+        schedule->seats[s->first + step].begins = step == i;
     }
 }
 
