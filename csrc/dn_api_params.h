@@ -375,9 +375,6 @@ typedef struct dn_shm_comm_plan {
     double *factors;                 /* [rank]: what its gradients are multiplied by */
     dn_shard *shards;                /* capacity for n_dense */
     dn_reading *meters;              /* [rank]: as its message says */
-    /* that of dn_store_open, which each rank fills in for its pieces: of parameters that have
-     * owners it makes the sums of these alone. NULL: all ranks get all sums */
-    dn_real *squares;
 } dn_shm_comm_plan;
 /* What this rank adds up: all that some rank has, each number on one rank. Neighbours that the same
  * ranks have used are one range; all ranges are cut into as many equal shares as ranks. Returns how
@@ -406,11 +403,37 @@ enum dn_shm_comm_outcome { DN_SHM_COMM_DONE, DN_SHM_COMM_WAITS, DN_SHM_COMM_NO_P
  * on all ranks. No gradient is changed. DN_ERROR_VALUE: the message is too long. */
 int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_members *,
                           dn_shm_comm_plan *, int average, double seconds);
-/* By the plan of the present update: gradients become their sums, times the factors.
+/* By the plan of the present update: gradients become their sums, times the factors; in a window
+ * with squares (dn_trainer_open), of parameters that have owners this rank's pieces and rows alone.
  * DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
 int dn_shm_comm_sum(dn_shm_comm *, dn_shm_comm_plan *, double seconds);
-/* After a sum of pieces, where no update follows: the pieces and rows of the others, too.
+/* After a sum of pieces, where no update follows: the pieces and rows of the others, too. After
+ * another sum nothing.
  * DN_ERROR_MEMORY. */
 int dn_shm_comm_complete(dn_shm_comm_plan *);
 /* A barrier, behind which the store is closed: DONE or WAITS. */
 int dn_shm_comm_close(dn_shm_comm *, dn_store *, double seconds);
+
+/* What makes an update once ranks have agreed as planned, and how far it is: the next of these
+ * calls, or that which has failed. */
+typedef struct dn_follow_up {
+    dn_trainer *trainer;
+    dn_shm_comm *window; /* by which its window is closed; NULL: values and moments are private */
+    dn_store *store;     /* with a window, as the next two: those of dn_trainer_open */
+    dn_real *squares;
+    void *row_squares;
+    int stage, error; /* the first stage is 0 */
+} dn_follow_up;
+enum dn_follow_up_stage {
+    DN_FOLLOW_UP_AGREE,
+    DN_FOLLOW_UP_OPEN,
+    DN_FOLLOW_UP_SUM,
+    DN_FOLLOW_UP_UPDATE,
+    DN_FOLLOW_UP_CLOSE,
+    DN_FOLLOW_UP_DONE
+};
+/* As dn_shm_comm_negotiate; then, where that is DONE, the rest of the update: dn_trainer_open,
+ * dn_shm_comm_sum, dn_trainer_update, dn_shm_comm_close. WAITS: in any of them. What fails after
+ * ranks have agreed is in `error`. */
+int dn_shm_comm_update(dn_shm_comm *, const dn_rank_message *, const dn_members *,
+                       dn_shm_comm_plan *, int average, dn_follow_up *, double seconds);

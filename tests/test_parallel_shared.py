@@ -70,8 +70,10 @@ def divided(places, filled, rank):
         ffi.new("dn_gradient_slot[]", places),
         ffi.new("uint8_t *[]", rows),
     )
+    m = dy.ParameterCollection()
+    params = ffi.new("dn_param *[]", len(places) * [m.add_parameters(1)._c])
     fields = {
-        "of": {"n_dense": len(places)},
+        "of": {"n_dense": len(places), "params": params},
         "ranks": len(filled),
         "rank": rank,
         "places": at,

@@ -145,16 +145,11 @@ static int are_used_alike(const dn_shm_comm_plan *plan, int j, int k) {
     return 1;
 }
 
-/* Whether each rank makes the sums of its own pieces of parameter k alone. */
-static int is_in_pieces(const dn_shm_comm_plan *plan, int k) {
-    return plan->squares && dn__has_owners(plan->of.params[k]);
-}
-
 /* Neighbours that the same ranks have used are one range. */
 static int find_ranges(const dn_shm_comm_plan *plan, dn_shard *ranges) {
     int count = 0;
     for (int k = 0; k < plan->of.n_dense; k++) {
-        if (!is_used(plan, k) || is_in_pieces(plan, k)) continue;
+        if (!is_used(plan, k) || dn__is_in_pieces(plan->of.params[k])) continue;
         const dn_gradient_slot p = plan->places[k];
         dn_shard *last = count ? &ranges[count - 1] : NULL;
         const int is_next =
@@ -197,7 +192,7 @@ static int sum_pieces(const dn_shm_comm_plan *plan, int k, uint8_t *who) {
     const dn_param *p = plan->of.params[k];
     dn_real *const *segments = plan->segments[p->chunk];
     for (int r = 0; r < plan->ranks; r++) who[r] = plan->filled[r][k];
-    for (int64_t from, to = 0; dn__next_share(p, 0, &from, &to);) {
+    for (int64_t from, to = 0; dn__next_piece(p, 0, &from, &to);) {
         const int error = dn_sum_ranks(plan->ranks, plan->rank, segments, plan->factors, who,
                                        p->offset + from, p->offset + to);
         if (error) return error;
@@ -218,7 +213,8 @@ int dn_shm_comm_sum_dense(const dn_shm_comm_plan *plan) {
                              shard.from, shard.to);
     }
     for (int k = 0; k < plan->of.n_dense && !error; k++)
-        if (is_used(plan, k) && is_in_pieces(plan, k)) error = sum_pieces(plan, k, who);
+        if (is_used(plan, k) && dn__is_in_pieces(plan->of.params[k]))
+            error = sum_pieces(plan, k, who);
     return error;
 }
 
@@ -249,7 +245,7 @@ static int sum_rows(const dn_shm_comm_plan *plan, int own_alone) {
     for (int k = 0; k < n; k++) {
         dn_param *table = plan->of.params[plan->of.n_dense + k];
         const dn_shared_buffer *buffer = &plan->buffers[k];
-        const int in_part = own_alone && is_in_pieces(plan, plan->of.n_dense + k);
+        const int in_part = own_alone && dn__is_in_pieces(table);
         if (!buffer->capacity) continue; /* nobody has ever had rows of it */
         const int error = dn__lookup_sum_ranks(table, plan->ranks, plan->rows + k, (size_t)n,
                                                buffer->ids, buffer->rows, plan->factors, in_part);
@@ -260,9 +256,11 @@ static int sum_rows(const dn_shm_comm_plan *plan, int own_alone) {
 }
 
 int dn_shm_comm_complete(dn_shm_comm_plan *plan) {
+    const int members = plan->of.n_dense + plan->of.n_tables;
+    if (!members || !plan->of.params[0]->store->squares) return 0; /* all is here */
     for (int k = 0; k < plan->of.n_dense; k++) {
         const dn_param *p = plan->of.params[k];
-        if (!is_used(plan, k) || !is_in_pieces(plan, k)) continue;
+        if (!is_used(plan, k) || !dn__is_in_pieces(p)) continue;
         dn_real *const *segments = plan->segments[p->chunk];
         for (int64_t from = 0; from < p->row_size; from += DN_PIECE) {
             const int64_t n = p->row_size - from < DN_PIECE ? p->row_size - from : DN_PIECE;

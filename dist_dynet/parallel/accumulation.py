@@ -10,8 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +26,10 @@ from .gradients import FlatLayout, Node, add_up, put_back, take_out
 from .negotiation import Step
 from .structure import Structure
 
+_NO_BATCH = Step()
 
-@dataclass(slots=True)
-class Pass:
+
+class Pass(NamedTuple):
     """What was gathered since the last call of update()."""
 
     batch: Batch[Any] | None
@@ -40,6 +40,8 @@ class Pass:
 
     def step(self, passes: int = 1, subset: int = 0) -> Step:
         """What must be alike on all ranks."""
+        if self.batch is None and passes == 1 and not subset:
+            return _NO_BATCH
         return Step(self.batch.description if self.batch is not None else (), passes, subset)
 
 

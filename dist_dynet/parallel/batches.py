@@ -427,7 +427,7 @@ class Sources:
         Args:
             named: the program says it itself.
         """
-        present = _present()
+        present = _present() if _process.loops else None
         self.look(present)
         if _process.unclaimed or _process.new or _process.idle:
             _process.claim()
@@ -451,9 +451,8 @@ class Sources:
         if batch is _SEVERAL:
             return "several loops over shard() are under way"
         if batch is None:
-            me = threading.get_ident()
-            loops = (*_process.loops, *_process.asking)
-            if any(loop.thread != me and self._serial <= loop.claimed for loop in loops):
+            loops, me = (*_process.loops, *_process.asking), threading.get_ident()
+            if loops and any(loop.thread != me and self._serial <= loop.claimed for loop in loops):
                 return "a loop over shard() is under way in another thread"
             if self._serial <= _process.claimed:
                 return (
@@ -471,7 +470,7 @@ class Sources:
                     "there are batches of shard() that nothing was done with yet, as"
                     " list(shard(...)) gives them"
                 )
-        if threading.get_ident() in _process.readers:
+        if _process.readers and threading.get_ident() in _process.readers:
             return (
                 "the program has looked into a batch of shard() that is not the loop's present one"
             )

@@ -101,6 +101,7 @@ class HostTransport:
         average: bool,
         plannable: bool,
         name: Callable[[], str],
+        follow_up: Any = None,
     ) -> bool | Summary:
         """As Transport.send."""
         if layout.structure is self.structure and self._has_room(layout, name):

@@ -108,6 +108,7 @@ class Transport(Protocol):
         average: bool,
         plannable: bool,
         name: Callable[[], str],
+        follow_up: Any = None,
     ) -> bool | Summary:
         """Sends this rank's message and receives the others'. Collective.
 
@@ -118,6 +119,8 @@ class Transport(Protocol):
                 weight is not 0, by 1.
             plannable: a plan may be followed, as far as messages allow it; the same on all ranks.
             name: names the collective operation; not called in the steady state.
+            follow_up: dn_follow_up *, of its first stage: the rest of the update, which may be done
+                at once where all ranks have said what the plan foresees. None: it may not.
 
         Returns:
             True: all ranks have said what the plan foresees. False: what they have said is to be
@@ -145,6 +148,7 @@ class MpiTransport:
         average: bool,
         plannable: bool,
         name: Callable[[], str],
+        follow_up: Any = None,
     ) -> bool:
         """As Transport.send."""
         mine = np.empty(layout.dtype.itemsize, np.uint8)
@@ -181,6 +185,8 @@ class Negotiation:
         self.on_flags: list[Callable[[int], object]] = []
         """Told the flags of all ranks together, at each agreement."""
         self._said: Any = None  # in the last update
+        # of the present collective operation: its name, or kind, update and number
+        self._name: str | tuple[str, int, int] = ""
         self._message = ffi.new("dn_rank_message *")
         self._planned = AsPlanned()
         self.meters = Meters(here, comm)
@@ -199,7 +205,13 @@ class Negotiation:
         self._structure, self._layout = structure, MessageLayout(structure)
 
     def reach(
-        self, weight: float, settings: Settings, step: Step, flags: int = 0, problem: str = ""
+        self,
+        weight: float,
+        settings: Settings,
+        step: Step,
+        flags: int = 0,
+        problem: str = "",
+        follow_up: Any = None,
     ) -> Negotiated | AsPlanned:
         """What all ranks know before this update. Collective.
 
@@ -210,6 +222,7 @@ class Negotiation:
             step: what the gradients belong to.
             flags: a sum of Flag.
             problem: why it is not known which batch the gradients come from.
+            follow_up: as for Transport.send().
 
         Raises:
             RuntimeError: on all ranks: they have different parameters or settings, have frozen
@@ -217,15 +230,19 @@ class Negotiation:
                 what its gradients belong to.
         """
         self._updates += 1
-        name = self._begin_collective("gradient exchange of update", flags)
+        self._begin_collective("gradient exchange of update", flags)
+        name = self._named
         average = self._average and not flags & Flag.WEIGHED
-        flags |= Flag.UNKNOWN if problem else 0
+        if problem:
+            flags |= Flag.UNKNOWN
         for ask in self.asks:
             flags |= ask()
         if weight == 0 and not problem:
             self._m.reset_gradients()
-        current = self._structure if self._structure.fits(self._m) else Structure(self._m)
-        flags |= 0 if current is self._structure else Flag.OTHER
+        current = self._structure
+        if not current.fits(self._m):
+            current = Structure(self._m)
+            flags |= Flag.OTHER
         said, c = (current, step, settings, flags), self._message
         if said != self._said:  # objects that stay the same in a loop
             c.structure = current.hash
@@ -234,7 +251,8 @@ class Negotiation:
             c.flags = flags
             self._said = said
         c.weight = weight
-        outcome = self._transport.send(self._layout, c, average, not self._here.checks, name)
+        plannable = not self._here.checks
+        outcome = self._transport.send(self._layout, c, average, plannable, name, follow_up)
         if outcome is True:
             self.meters.take(self._transport.meters(), self._updates)
             for callback in self.on_flags:
@@ -303,7 +321,8 @@ class Negotiation:
         Raises:
             RuntimeError: on all ranks: one does not know which batch its gradients come from.
         """
-        what = self._begin_collective("weights of a pass before update", flags, 1)()
+        self._begin_collective("weights of a pass before update", flags, 1)
+        what = self._named()
         every = np.empty(self._here.size, [("weight", np.float64), ("flags", np.int64)])
         mine = np.array([(weight, flags | (Flag.UNKNOWN if problem else 0))], every.dtype)
         self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
@@ -322,15 +341,22 @@ class Negotiation:
             )
             raise RuntimeError(f"{self._here.name} {what}: {words}")
 
-    def _begin_collective(self, kind: str, flags: int, ahead: int = 0) -> Callable[[], str]:
-        """One more collective operation. Its name is made when somebody asks for it: after a
-        backward that takes a tenth of an exchange."""
-        here, update, which = self._here, self._updates + ahead, self._which
+    def _begin_collective(self, kind: str, flags: int, ahead: int = 0) -> None:
+        """One more collective operation; ahead: of the update that is to come."""
+        here = self._here
         if here.checks:
-            what = here.collective(f"{kind} {update}{which}", at_one_line=not flags & Flag.JOIN)
-            return lambda: what
-        number = here.count()
-        return lambda: here.name_of(f"{kind} {update}{which}", number)
+            what = f"{kind} {self._updates + ahead}{self._which}"
+            self._name = here.collective(what, at_one_line=not flags & Flag.JOIN)
+        else:
+            self._name = kind, self._updates + ahead, here.count()
+
+    def _named(self) -> str:
+        """The name of the present collective operation. It is made when somebody asks for it: after
+        a backward that takes a tenth of an exchange."""
+        if isinstance(self._name, str):
+            return self._name
+        kind, update, number = self._name
+        return self._here.name_of(f"{kind} {update}{self._which}", number)
 
     def _begin_alike(self, every: NDArray[Any]) -> bool:
         """Whether all ranks say the same in what they nearly always say alike."""

@@ -112,12 +112,15 @@ class SharedExchange:
         self._memory: SharedMemory | None = None
         self._refused = False
         self._buffers: dict[Any, RowBuffer] = {}
-        self.quick = 0  # how many updates were exchanged as planned
+
+    @property
+    def quick(self) -> int:
+        """How many updates were exchanged as planned."""
+        return self.transport.quick
 
     def sum(self, negotiated: Negotiated | AsPlanned) -> None:
         """As MpiSum.sum()."""
         if isinstance(negotiated, AsPlanned):
-            self.quick += 1
             self.transport.sum()
             return
         assert isinstance(negotiated, NegotiatedByRank)

@@ -16,7 +16,7 @@ import os
 import sys
 import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from .._environment import choice
 from .._ffi import DTYPE, NULL, ffi, lib
@@ -95,13 +95,17 @@ class HostCopy:
         """Counts an update in private memory: whether to share now, if the parameters and so many
         moments of each number have at least so many bytes."""
         self._skip -= self._skip > 0
-        if self._skip or structure.hash in self._refused:
+        if self._skip or self.refuses(structure):
             return False
         numbers = sum(int(lib.dn_param_size(handle)) for handle in structure.handles)
         if numbers * DTYPE.itemsize * (1 + moments) >= least:
             return True
         self._refused.add(structure.hash)
         return False
+
+    def refuses(self, structure: Structure) -> bool:
+        """Whether these parameters are never shared."""
+        return structure.hash in self._refused
 
     def share(
         self,
@@ -252,10 +256,9 @@ class SharedModel:
         self._structure = negotiation.structure
         self._root = root_of(trainer.collection).c
         self._pinned = False
+        self._foreseen: Any = None  # the window's dn_shm_comm that a dn_follow_up has
         self.copy = HostCopy.of(root_of(trainer.collection))
         self.copy.trainers.append(weakref.ref(trainer))
-        ask = weakref.WeakMethod(self._ask)
-        negotiation.asks.append(lambda: method() if (method := ask()) else 0)
         weakref.finalize(self, lib.dn_store_detach, self._root).atexit = False
 
     @property
@@ -263,12 +266,33 @@ class SharedModel:
         """Whether this rank's values and moments are those of its host."""
         return self.copy.shared and bool(lib.dn_store_is_shared(self._root))
 
-    def _ask(self) -> int:
-        """Before ranks agree: whether this one has gone private. If not, so it stays."""
+    def ask(self) -> int:
+        """Before ranks agree: a flag if this one has gone private. If not, so it stays."""
         self._pinned = self.copy.shared and bool(
             self.copy.comm is None or lib.dn_trainer_pin(self._trainer)
         )
         return 0 if self._pinned or not self.copy.shared else Flag.APART
+
+    def foresee(self, follow_up: Any, plan: Plan) -> bool:
+        """Before ranks agree, in place of ask() and begin(): says in a dn_follow_up what is to be
+        shared if they agree as planned. False: it must be asked, and nothing is said."""
+        copy = self.copy
+        if not copy.shared:
+            follow_up.window, self._foreseen = NULL, None
+            return copy.refuses(self._structure)
+        if copy.comm is None or not lib.dn_trainer_pin(self._trainer):
+            return False
+        self._pinned, self._plan = True, plan
+        if copy.comm is not self._foreseen:  # that of another sharing
+            follow_up.window, follow_up.store = copy.comm, self._root
+            follow_up.squares, follow_up.row_squares = copy.squares
+            self._foreseen = copy.comm
+        return True
+
+    def ended(self) -> None:
+        """All that was foreseen has been done."""
+        self.copy.updates += self.copy.shared
+        self._pinned, self._plan = False, None
 
     def begin(
         self, agreed: Negotiated | AsPlanned, plan: Plan | None, wire: HybridExchange | None
@@ -294,11 +318,9 @@ class SharedModel:
         squares = (NULL, NULL) if plan is None and wire is None else copy.squares
         outcome = lib.dn_trainer_open(self._trainer, *squares)
         if outcome < 0:
-            raise RuntimeError(
-                "update: parameters were written while ranks agreed. Let threads take turns."
-            )
+            refuse_written()
         if outcome and plan is not None:
-            self._plan, plan.c.squares = plan, squares[0]
+            self._plan = plan
         if outcome and wire is not None:
             self._wire, self._agreed = wire, agreed
             wire.own()
@@ -339,8 +361,7 @@ class SharedModel:
 
     def leave(self) -> None:
         """Readers may read. Also after an exception."""
-        if self._plan is not None:
-            self._plan.c.squares, self._plan = NULL, None
+        self._plan = None
         if self._wire is not None:
             self._wire.settle()
             self._wire = self._agreed = None
@@ -365,6 +386,13 @@ def _blocks(root: Root, trainers: Sequence[Trainer]) -> list[Block]:
         call(of, count, out)
         blocks += [Block(out[i].at, out[i].bytes, out[i].used) for i in range(count)]
     return sorted(blocks, key=lambda block: block.bytes % lib.dn_huge_page() > 0)
+
+
+def refuse_written() -> NoReturn:
+    """The model cannot be updated by its owners: another thread has gone private with it."""
+    raise RuntimeError(
+        "update: parameters were written while ranks agreed. Let threads take turns."
+    )
 
 
 def _say(here: World, error: str) -> None:

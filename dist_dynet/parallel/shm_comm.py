@@ -3,8 +3,8 @@ steady state without Python.
 
 After a backward neither Python's code nor its data are in the caches any more. So an update of
 parameters for which there is a plan, whichever of them each rank has used, with rows that fit into
-their buffers, is negotiated and summed by one call of C each. It knows how to wait; what is shared,
-and the plan, are the business of shared.py.
+their buffers, is one call of C, or one each that negotiates and sums. It knows how to wait; what is
+shared, and the plan, are the business of shared.py.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ _LOOK = 1e-4
 """Seconds for which C looks for the others before Python goes on waiting."""
 
 _negotiate = lib.dn_shm_comm_negotiate
+_update = lib.dn_shm_comm_update
 _sum = lib.dn_shm_comm_sum
 _DONE = lib.DN_SHM_COMM_DONE
 _WAITS = lib.DN_SHM_COMM_WAITS
+
+_UNPLANNED = Flag.UNPLANNED | Flag.APART
 
 _CAPACITY = 1024
 """Bytes of a message, at least: a communicator whose model grows a little need not be made anew."""
@@ -47,6 +50,7 @@ class SharedTransport:
         self._here, self._comm, self._by_mpi = here, comm, MpiTransport(here, comm)
         self.plan: Plan | None = None  # what the steady state follows; the same on all ranks
         self.refused = False  # there is no such memory
+        self.quick = 0  # how many agreements were as planned
         self._c: Any = None
         self._capacity = 0  # bytes of the longest message
         self._memory: Any = None
@@ -60,26 +64,41 @@ class SharedTransport:
         average: bool,
         plannable: bool,
         name: Callable[[], str],
+        follow_up: Any = NULL,
     ) -> bool:
         """As Transport.send."""
         if layout.size > self._capacity and not self._share(layout, name):
             return self._by_mpi.send(layout, message, average, plannable, name)
-        plan, self._name = NULL, name
+        plan, self._name = self.plan, name
         if (
-            plannable
-            and not message.flags & (Flag.UNPLANNED | Flag.APART)
-            and self.plan is not None
-            and self.plan.structure is layout.structure
-            and not declines("update")
-            and self._alike
+            not plannable
+            or plan is None
+            or plan.structure is not layout.structure
+            or message.flags & _UNPLANNED
         ):
-            plan = self.plan.c
-        outcome = _negotiate(self._c, message, layout.members, plan, average, _LOOK)
-        if outcome == _WAITS:
-            outcome = self._awaited(_negotiate, message, layout.members, plan, average)
+            what = message, layout.members, NULL, average
+        elif self._alike:
+            what = message, layout.members, plan.c, average
+        else:
+            declines("update")
+            what = message, layout.members, NULL, average
+        if follow_up:
+            outcome = _update(self._c, *what, follow_up, _LOOK)
+        else:
+            outcome = _negotiate(self._c, *what, _LOOK)
+        while outcome == _WAITS:
+            at_end = follow_up and follow_up.stage == lib.DN_FOLLOW_UP_CLOSE
+            self._await(follow_up.window if at_end else self._c)
+            if follow_up:
+                outcome = _update(self._c, *what, follow_up, _LOOK)
+            else:
+                outcome = _negotiate(self._c, *what, _LOOK)
         if outcome < 0:
             check(outcome)
-        return outcome == _DONE  # type: ignore[no-any-return]
+        if outcome != _DONE:
+            return False
+        self.quick += 1
+        return True
 
     def received(self, layout: MessageLayout) -> NDArray[Any]:
         """As Transport.received."""
@@ -100,14 +119,13 @@ class SharedTransport:
     def sum(self) -> None:
         """Adds up gradients as planned; after a send() that has returned True. Collective."""
         assert self.plan is not None
-        outcome = _sum(self._c, self.plan.c, _LOOK)
-        check(outcome if outcome != _WAITS else self._awaited(_sum, self.plan.c))
+        while (outcome := _sum(self._c, self.plan.c, _LOOK)) == _WAITS:
+            self._await(self._c)
+        check(outcome)
 
-    def _awaited(self, call: Any, *arguments: Any) -> int:
-        """The outcome of a function of C that waits for other ranks."""
-        while (outcome := call(self._c, *arguments, _LOOK)) == _WAITS:
-            self._here.wait_until(lambda: lib.dn_shm_comm_received(self._c, 0), self._name())
-        return int(outcome)
+    def _await(self, comm: Any) -> None:
+        """Until all ranks have sent as much as this one by this dn_shm_comm."""
+        self._here.wait_until(lambda: lib.dn_shm_comm_received(comm, 0), self._name())
 
     def _share(self, layout: MessageLayout, name: Callable[[], str]) -> bool:
         """Whether there is memory for such messages. Collective."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .._ffi import lib
+from .._ffi import ffi, lib
 from ..meter import switch
 from ..params.parameters import AnyParameter
 from ..trainers import Trainer
@@ -25,9 +25,10 @@ from .engines import Exchange
 from .hybrid import HybridExchange
 from .message import Flag
 from .negotiation import AsPlanned, Negotiated, Negotiation, Step
+from .plan import check
 from .reproducible import ReproducibleSum
 from .shared import SharedExchange
-from .shared_model import SharedModel
+from .shared_model import SharedModel, refuse_written
 
 
 class Sync:
@@ -55,6 +56,7 @@ class Sync:
         self.calls = 0  # of update()
         self.joins = 0  # how many Joins it is inside of
         self._trainer = trainer
+        self._follow_up = ffi.new("dn_follow_up *", {"trainer": self.hooks.c})
         # an update has begun that is not done: so it stays if an exception comes that other ranks
         # do not have
         self._is_amid = False
@@ -109,21 +111,18 @@ class Sync:
         problem: str,
         chosen: Sequence[AnyParameter] | None,
     ) -> tuple[bool, bool]:
-        over, what = bool(flags & Flag.ENDED), ""
+        over, what, model = bool(flags & Flag.ENDED), "", self.model
         if not (problem and self.weighted):  # else ranks refuse it together
             self.hooks.prepare()  # where no rank of the host writes values yet
+        follow_up, stage = None, lib.DN_FOLLOW_UP_AGREE
         if self.negotiation is not None:
-            negotiated = self._negotiate(
-                weight, step, flags | Flag.JOIN if self.joins else flags, problem
-            )
+            follow_up = self._foresee(chosen)
+            negotiated = self._negotiate(weight, step, flags, problem, follow_up)
             over, what = negotiated.over, negotiated.what
-            switch(lib.DN_EXCHANGE)
-            if self.model is not None:
-                self._begin(self.model, negotiated)
-            if self.reproducible is None and self.exchange is not None:
-                self.exchange.sum(negotiated)
-                self.negotiation.meters.end(what)
-            self.passes.stash.mark()
+            if follow_up is not None:
+                stage = follow_up.stage
+            if stage == lib.DN_FOLLOW_UP_AGREE:
+                self._sum(negotiated)
         elif weight == 0:
             self._trainer.collection.reset_gradients()
         if self.reproducible is not None:
@@ -135,23 +134,68 @@ class Sync:
         ):
             self._is_amid = False
             return False, over
-        switch(lib.DN_UPDATE)
-        try:
-            updated = self.hooks.apply(chosen)
-        except RuntimeError:  # of gradients that are not finite, on all ranks
-            if self.model is not None:
-                self.model.complete()
-                self.model.end(what)
-            self._is_amid = False
-            raise
-        if self.model is not None:
-            self.model.end(what)
+        updated = True
+        if stage != lib.DN_FOLLOW_UP_DONE:
+            switch(lib.DN_UPDATE)
+            try:
+                if follow_up is None or stage == lib.DN_FOLLOW_UP_AGREE:
+                    updated = self.hooks.apply(chosen)
+                else:
+                    updated = self._fail(follow_up)
+            except RuntimeError:  # of gradients that are not finite, on all ranks
+                if model is not None:
+                    model.complete()
+                    model.end(what)
+                self._is_amid = False
+                raise
+            if model is not None:
+                model.end(what)
+        elif model is not None:
+            model.ended()
         self._is_amid = False
         self.passes.passes = self.passes.in_place = 0
         self.sources.clear()
         if updated:
             self.hooks.finish()
         return updated, over
+
+    def _foresee(self, chosen: Sequence[AnyParameter] | None) -> Any:
+        """The rest of the update, if C may do all of it at once where ranks agree as planned."""
+        exchange, model, follow_up = self.exchange, self.model, self._follow_up
+        if (
+            not isinstance(exchange, SharedExchange)
+            or exchange.transport.plan is None
+            or self.reproducible is not None
+            or chosen is not None
+            or self.hooks.first
+            or self.passes.stash
+        ):
+            return None
+        if model is not None and not model.foresee(follow_up, exchange.transport.plan):
+            return None
+        follow_up.stage = lib.DN_FOLLOW_UP_AGREE
+        follow_up.error = 0
+        return follow_up
+
+    def _fail(self, follow_up: Any) -> bool:
+        """What C could not do is an error, or an update that is left out."""
+        if follow_up.stage == lib.DN_FOLLOW_UP_UPDATE:
+            return self.hooks.fail(follow_up.error, self.hooks.members())
+        if follow_up.stage == lib.DN_FOLLOW_UP_OPEN:
+            refuse_written()
+        check(follow_up.error)
+        raise AssertionError("check() raises what an error says")
+
+    def _sum(self, negotiated: Negotiated | AsPlanned) -> None:
+        """Gradients become their sums."""
+        assert self.negotiation is not None
+        switch(lib.DN_EXCHANGE)
+        if self.model is not None:
+            self._begin(self.model, negotiated)
+        if self.reproducible is None and self.exchange is not None:
+            self.exchange.sum(negotiated)
+            self.negotiation.meters.end(negotiated.what)
+        self.passes.stash.mark()
 
     def _begin(self, model: SharedModel, agreed: Negotiated | AsPlanned) -> None:
         """The ranks of a host may share their model from here on."""
@@ -168,9 +212,9 @@ class Sync:
             raise
 
     def _negotiate(
-        self, weight: float, step: Step, flags: int, problem: str
+        self, weight: float, step: Step, flags: int, problem: str, follow_up: Any
     ) -> Negotiated | AsPlanned:
-        """What all ranks know before gradients move."""
+        """What all ranks know before gradients move; with a follow-up that may be under way."""
         assert self.negotiation is not None
         if self._is_amid:
             raise RuntimeError(
@@ -179,12 +223,16 @@ class Sync:
             )
         self.here.refuse_child()
         self._is_amid, wire = True, self.wire
+        if self.joins:
+            flags |= Flag.JOIN
         if wire is not None:
             flags |= wire.flush(weight if self.weighted else float(weight > 0))
-        self.passes.stash.follow()
+        if follow_up is None:
+            flags |= self.model.ask() if self.model is not None else 0
+            self.passes.stash.follow()
         try:
             negotiated = self.negotiation.reach(
-                weight, Settings.of(self._trainer), step, flags, problem
+                weight, Settings.of(self._trainer), step, flags, problem, follow_up
             )
         except RuntimeError:  # on all ranks
             if wire is not None:

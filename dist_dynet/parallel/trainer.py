@@ -103,7 +103,7 @@ class DistributedTrainer(TrainerWrapper):
     [1.4]
     """
 
-    __slots__ = ("__weakref__", "_average", "_world", "sync")
+    __slots__ = ("__weakref__", "_average", "_unbatched", "_world", "sync")
 
     def __init__(
         self,
@@ -141,6 +141,7 @@ class DistributedTrainer(TrainerWrapper):
         if accumulate != 1:
             trainer.set_accumulation(accumulate)
         self._world = here = world(comm).patient(timeout)
+        self._unbatched = Pass(None, 1.0, float(here.size), False)
         shared_model = DEFAULT if shared_model is None else bool(shared_model)
         if comm is not None:
             _saving.install(here)
@@ -247,9 +248,9 @@ class DistributedTrainer(TrainerWrapper):
                 raise ValueError(problem)
         if self._world.size == 1 and self.sync.reproducible is None:
             problem = ""  # whatever it is, it is all there is
-        if batch is None:
-            return Pass(None, 1.0, float(self._world.size), False, problem)
-        return Pass(batch, batch.n, batch.total, False)
+        if problem:
+            return self._unbatched._replace(problem=problem)
+        return self._unbatched if batch is None else Pass(batch, batch.n, batch.total, False)
 
     def _end_pass(self, this: Pass) -> None:
         """It was taken: what comes next is another one."""
@@ -263,7 +264,7 @@ class DistributedTrainer(TrainerWrapper):
         """One of several passes that make an update: their gradients wait as they count in it."""
         sync, passes = self.sync, self.sync.passes
         is_last = passes.is_last()
-        this.problem = this.problem or passes.doubt
+        this = this._replace(problem=this.problem or passes.doubt)
         if (
             this.problem
             and sync.weighted

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 class Hooks:
     """A trainer's update in steps: `prepare()`, then `if apply(): finish()`."""
 
-    __slots__ = ("_trainer", "apply", "chosen", "finish", "followers", "members", "prepare")
+    __slots__ = (
+        "_trainer",
+        "apply",
+        "chosen",
+        "fail",
+        "finish",
+        "first",
+        "followers",
+        "members",
+        "prepare",
+    )
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -31,6 +41,9 @@ class Hooks:
         """Refuses the update, by an exception, or tells C what has changed."""
         self.apply = trainer._change
         """Changes all parameters, or the chosen ones, by their gradients; False: skip_nonfinite."""
+        self.fail = trainer._fail
+        """What comes of an update that C refuses, by its error and the parameters: as apply()."""
+        self.first = trainer._first  # what before() was given
         self.finish = trainer._finish  # tells all followers that an update was applied
         self.followers = trainer._followers
 

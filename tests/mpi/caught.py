@@ -237,11 +237,10 @@ def test_interrupted_after_the_exchange():
     step(a)
     if rank == 0:
 
-        def interrupt(agreed):
-            by_steps(agreed)
+        def interrupt():
             raise KeyboardInterrupt
 
-        by_steps, trainer.sync.exchange.sum = trainer.sync.exchange.sum, interrupt
+        Hooks(trainer.inner).before(interrupt)
         with pytest.raises(KeyboardInterrupt):
             step(a, b)
         with pytest.raises(

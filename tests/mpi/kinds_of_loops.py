@@ -344,6 +344,23 @@ def test_tokens():
         expect(a, *EPOCH)
 
 
+def test_weighted_without_weights():
+    """Batches that nobody has weighted are refused, as in one process; accumulated ones, too."""
+    for accumulate in (1, 2):
+        a = Model(average="weighted", accumulate=accumulate)
+        kind = ValueError if parallel.world_size() == 1 else RuntimeError
+        for batch in a.shard:
+            a.backward(batch)
+            try:
+                a.trainer.update()
+            except kind as error:
+                assert 'average="weighted" needs a weight; got none' in str(error), error
+                break
+        else:
+            raise AssertionError("not refused")
+        assert a.w.as_array().tolist() == [0, 0]
+
+
 for name, test in list(globals().items()):
     if name.startswith("test_"):
         test()
