@@ -400,5 +400,5 @@ def timed_here(rank, network, request, warm=False):
         Query_thread=lambda: 3,
     )
     here.collective = here.name_of = lambda what, *_: what
-    here.count, here.checks, here.number_trainer = int, False, str
+    here.count_unchecked, here.checks, here.number_trainer = (lambda: 1), False, str
     return here

@@ -245,7 +245,9 @@ class World:
                 rank has left a collective operation half done: see whole().
         """
         self._refuse_interrupted()
-        name = self.name_of(what, self.count())
+        self.refuse_child()
+        self._collectives.count += 1
+        name = self.name_of(what, self._collectives.count)
         if self.checks:
             here = f"{name}{line_of_user(sys._getframe()) if at_one_line else ''}"
             mine, every = np.array([hash_of(here)]), np.empty(self.size, np.int64)
@@ -254,10 +256,13 @@ class World:
                 self.agree(self.comm, here, "check=True")
         return name
 
-    def count(self) -> int:
-        """Counts one more collective operation of all ranks, as collective() does, without checks
-        and without a name."""
-        self.refuse_child()
+    def count_unchecked(self) -> int:
+        """Counts one more collective operation of all ranks, as collective() does, but without a
+        name: its number. 0: there are checks, for which collective() is to be called."""
+        if self._job.is_forked:  # a call less, nearly always
+            self.refuse_child()
+        if self._collectives.checks:
+            return 0
         self._collectives.count += 1
         return self._collectives.count
 

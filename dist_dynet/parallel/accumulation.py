@@ -101,7 +101,7 @@ class Accumulation:
 
     def waits(self) -> bool:
         """Whether gradients wait to be applied."""
-        return self.passes > 0 or bool(self.stash) or self._hooks.waits()
+        return self.passes > 0 or bool(self.stash.kept) or self._hooks.waits()
 
 
 class Stash:
@@ -113,7 +113,9 @@ class Stash:
     """
 
     def __init__(self) -> None:
-        self._kept: list[_Kept] = []
+        self.kept: list[_Kept] = []
+        """What may have gradients: empty, or not, alike on all ranks, whichever parameters each
+        has used."""
         self._layouts: weakref.WeakKeyDictionary[ParameterCollection, FlatLayout] = (
             weakref.WeakKeyDictionary()
         )
@@ -129,11 +131,6 @@ class Stash:
             stash = _stashes[root.c] = Stash()
         return stash
 
-    def __bool__(self) -> bool:
-        """Whether there may be gradients: the same on all ranks, whichever parameters each has
-        used."""
-        return bool(self._kept)
-
     def take(self, m: ParameterCollection, factor: float) -> None:
         """Moves the gradients of a collection here, times factor, and adds them to what is here."""
         with self.unseen():
@@ -142,12 +139,12 @@ class Stash:
                 layout = self._layouts[m] = FlatLayout(Structure(m))
             pool = self._pools.setdefault(layout, [])
             node = take_out(layout, 0, factor, pool)
-            same = [kept for kept in self._kept if kept.layout is layout]
+            same = [kept for kept in self.kept if kept.layout is layout]
             if same:
                 add_up(layout, same[0].node, node, pool)
                 same[0].left[:] = True
             else:
-                self._kept.append(_Kept(layout, node))
+                self.kept.append(_Kept(layout, node))
 
     def put_back(self, params: Iterable[AnyParameter]) -> None:
         """Adds what is here of these parameters to their gradients."""
@@ -170,22 +167,22 @@ class Stash:
     def follow(self) -> None:
         """Does here what the program has done to gradients; what is done from now on until mark()
         is not done by it."""
-        for kept in self._kept:
+        for kept in self.kept:
             kept.follow()
 
     def mark(self) -> None:
         """What is done from now on is done by the program."""
-        for kept in self._kept:
+        for kept in self.kept:
             kept.mark()
 
     def _part(self, params: Iterable[AnyParameter]) -> list[tuple[_Kept, Node]]:
         """What is here of these parameters, and no more from now on."""
         wanted = {*handles_of(params)}
-        parts = [(kept, kept.part(wanted)) for kept in self._kept]
+        parts = [(kept, kept.part(wanted)) for kept in self.kept]
         for kept, node in parts:
             if not kept.left.any() and node.dense is not None:
                 self._pools.setdefault(kept.layout, []).append(node.dense)
-        self._kept = [kept for kept in self._kept if kept.left.any()]
+        self.kept = [kept for kept in self.kept if kept.left.any()]
         return parts
 
 

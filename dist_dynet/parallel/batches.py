@@ -412,7 +412,7 @@ class Sources:
         passes = lib.dn_store_passes(self._root.c)
         if passes != self._passes:
             self._passes = passes
-            if not any(batch is known for known in self._batches):
+            if not self._batches or not any(batch is known for known in self._batches):
                 self._batches.append(batch)
 
     def begin(self) -> None:

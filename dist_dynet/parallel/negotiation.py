@@ -230,8 +230,7 @@ class Negotiation:
                 what its gradients belong to.
         """
         self._updates += 1
-        self._begin_collective("gradient exchange of update", flags)
-        name = self._named
+        plannable, name = self._begin_collective("gradient exchange of update", flags), self._named
         average = self._average and not flags & Flag.WEIGHED
         if problem:
             flags |= Flag.UNKNOWN
@@ -251,7 +250,6 @@ class Negotiation:
             c.flags = flags
             self._said = said
         c.weight = weight
-        plannable = not self._here.checks
         outcome = self._transport.send(self._layout, c, average, plannable, name, follow_up)
         if outcome is True:
             self.meters.take(self._transport.meters(), self._updates)
@@ -341,14 +339,16 @@ class Negotiation:
             )
             raise RuntimeError(f"{self._here.name} {what}: {words}")
 
-    def _begin_collective(self, kind: str, flags: int, ahead: int = 0) -> None:
-        """One more collective operation; ahead: of the update that is to come."""
-        here = self._here
-        if here.checks:
-            what = f"{kind} {self._updates + ahead}{self._which}"
-            self._name = here.collective(what, at_one_line=not flags & Flag.JOIN)
-        else:
-            self._name = kind, self._updates + ahead, here.count()
+    def _begin_collective(self, kind: str, flags: int, ahead: int = 0) -> bool:
+        """One more collective operation; ahead: of the update that is to come. Whether it is
+        without checks."""
+        number = self._here.count_unchecked()
+        if number:
+            self._name = kind, self._updates + ahead, number
+            return True
+        what = f"{kind} {self._updates + ahead}{self._which}"
+        self._name = self._here.collective(what, at_one_line=not flags & Flag.JOIN)
+        return False
 
     def _named(self) -> str:
         """The name of the present collective operation. It is made when somebody asks for it: after

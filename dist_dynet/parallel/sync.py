@@ -168,7 +168,7 @@ class Sync:
             or self.reproducible is not None
             or chosen is not None
             or self.hooks.first
-            or self.passes.stash
+            or self.passes.stash.kept
         ):
             return None
         if model is not None and not model.foresee(follow_up, exchange.transport.plan):

@@ -208,6 +208,7 @@ class DistributedTrainer(TrainerWrapper):
             TypeError: it is neither a number nor a batch of shard().
         """
         this, sync = self._conclude(weight), self.sync
+        passes = sync.passes
         if sync.reproducible is None and this.batch is not None and this.batch.part is not None:
             raise RuntimeError(
                 "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
@@ -216,7 +217,7 @@ class DistributedTrainer(TrainerWrapper):
         sync.calls += 1
         if sync.reproducible is not None:
             updated = self._update_reproducibly(this, sync.reproducible)
-        elif sync.passes.silent or sync.joins or sync.passes.stash or self._inner.accumulation > 1:
+        elif passes.silent or sync.joins or passes.stash.kept or self._inner.accumulation > 1:
             updated = self._gather(this)
         else:  # nearly always
             updated = sync.step(this.n if sync.weighted else 1.0, this.step(), 0, this.problem)[0]
@@ -281,13 +282,13 @@ class DistributedTrainer(TrainerWrapper):
             passes.stay()
         step = this.step(passes.passes + 1)
         if not is_last:
-            if sync.weighted and (self._world.size > 1 or this.named or passes.stash):
+            if sync.weighted and (self._world.size > 1 or this.named or passes.stash.kept):
                 passes.keep(factor)
             elif sync.weighted:
                 passes.stay()
             return sync.wait()
         is_refused = bool(this.problem) and sync.weighted
-        if not is_refused and (passes.stash or factor != 1):
+        if not is_refused and (passes.stash.kept or factor != 1):
             passes.keep(factor)
             passes.restore()
         try:
@@ -346,7 +347,7 @@ class DistributedTrainer(TrainerWrapper):
             if sync.weighted
             else not sync.passes.is_last()
         )
-        if sync.passes.silent or gathers or sync.passes.stash:
+        if sync.passes.silent or gathers or sync.passes.stash.kept:
             wire.disable_overlap()
         else:
             present, thread = weakref.WeakMethod(self._present_factor), threading.get_ident()
@@ -437,7 +438,7 @@ class DistributedTrainer(TrainerWrapper):
             )
         this, chosen = self._conclude(weight), sync.hooks.chosen(updated_params, updated_lookups)
         sync.calls += 1
-        if self._world.size > 1 or passes.stash or this.named:
+        if self._world.size > 1 or passes.stash.kept or this.named:
             factor = self._factor(this, Flag.LAST) if sync.weighted else 1.0
             if not this.problem or not sync.weighted:
                 passes.keep(factor)

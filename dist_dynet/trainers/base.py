@@ -352,7 +352,8 @@ class Trainer(WithStats):
 
     def _finish(self) -> None:
         """When an update was applied."""
-        self._done()
+        if self._followers or self._watches:
+            self._done()
         for last in self._last:
             last()
 
