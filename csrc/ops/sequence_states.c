@@ -58,11 +58,20 @@ void dn__show_states(const dn_call *c, const dn_network *net, const dn_sizes *z,
 }
 
 /* ---- backward */
-static void gather_sequence_steps(const dn_call *c, const dn_sizes *z, const dn_plan *p,
-                                  const dn_real *dy, dn_real *dh, dn_real *initial) {
+static void gather_steps(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *dy,
+                         dn_real *dh, dn_real *initial) {
     size_t n = (size_t)z->h;
-    for (int b = 0; b < z->batch; b++)
-        for (int t = 0; t < z->steps; t++) {
+    int t, b;
+    if (z->columns == z->positions) { /* each is shown once */
+        for (size_t j = 0; j < z->columns; j++) {
+            dn__whose(z, p, j, &t, &b);
+            memcpy(dh + n * j, dy + n * dn__place_of(z, p, t, b), n * sizeof *dh);
+        }
+        return;
+    }
+    dn__fill(n * z->columns, 0, dh);
+    for (b = 0; b < z->batch; b++)
+        for (t = 0; t < z->steps; t++) {
             if (!dn__has_place(c, z, t, b)) break;
             int column = p->shown[(size_t)t * (size_t)z->batch + (size_t)b];
             dn_real *to =
@@ -98,15 +107,13 @@ void dn__gather_gradients(const dn_call *c, const dn_network *net, const dn_size
         if (net->has_c) memcpy(q->dc + before, c->dy + all + state, state * sizeof *q->dc);
         return;
     }
-    dn__fill(all, 0, q->dh);
-    if (net->has_c) dn__fill(all, 0, q->dc);
-    gather_sequence_steps(c, z, p, c->dy, q->dh, q->dh0);
-    if (z->ends_only) {
-        gather_last(z, p, c->dy + main, q->dh, q->dh0);
-        if (net->has_c) gather_last(z, p, c->dy + main + state, q->dc, q->dc0);
-    } else if (net->has_c) {
-        gather_sequence_steps(c, z, p, c->dy + main, q->dc, q->dc0);
-    }
+    gather_steps(c, z, p, c->dy, q->dh, q->dh0);
+    if (net->has_c && !z->ends_only) gather_steps(c, z, p, c->dy + main, q->dc, q->dc0);
+    if (!z->ends_only) return;
+    gather_last(z, p, c->dy + main, q->dh, q->dh0);
+    if (!net->has_c) return;
+    dn__fill(all, 0, q->dc);
+    gather_last(z, p, c->dy + main + state, q->dc, q->dc0);
 }
 
 void dn__show_gradients(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p,
