@@ -165,11 +165,14 @@ typedef struct dn_traced dn_traced;
      * and returned */ \
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
     X(int, node_dim, (int64_t a, dn_dim *out), (a, out)) \
-    /* Where the work is so small that to give the lock up would cost more, else DN_FALLBACK: the \
-     * value of a node, computed if need be, as `capacity` numbers at most; its gradient in the \
-     * last backward, likewise; the values of a parameter, given by its handle, or one of its rows \
-     * (row < 0: all of them); dn_backward. */ \
+    /* Where the work is so small that to give the lock up would cost more, else DN_FALLBACK: \
+     * dn_forward; the value of a node, computed if need be, as `capacity` numbers at most; that of \
+     * a softmax, by dn_normalize; a gradient in the last backward, likewise; the values of a parameter, given by its handle, or \
+     * one of its rows (row < 0: all of them); dn_backward. */ \
+    X(int, fast_forward, (int64_t a), (a)) \
     X(int, fast_value, (int64_t a, dn_dim *dim, int capacity, double *out), \
+      (a, dim, capacity, out)) \
+    X(int, fast_probabilities, (int64_t a, dn_dim *dim, int capacity, double *out), \
       (a, dim, capacity, out)) \
     X(int, fast_gradient, (int64_t a, dn_dim *dim, int capacity, double *out), \
       (a, dim, capacity, out)) \
@@ -372,6 +375,9 @@ const dn_real *dn_value(int64_t a);
 /* The indices that a computed node of topk or sample_categorical keeps: as many as its value has
  * numbers, in the same order. Valid as dn_value. */
 const int *dn_saved_indices(int64_t a);
+/* Divides the numbers x of a value by their sums along dim d, where these are above 0: numbers of
+ * float32 sum to 1 only to 7 digits. */
+void dn_normalize(const dn_dim *dim, int d, double *x);
 
 /* Backward from node a, a single number: adds to the gradients of parameters. full = 1: gradients
  * of all nodes, not only of those that lead to parameters. begin, then step until it returns 0 (as

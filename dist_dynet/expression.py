@@ -111,14 +111,11 @@ class Expression(calls.Node):
 
     def _computed(self, recalculate: bool) -> tuple[Any, tuple[int, ...], int]:
         """A pointer to the value, the sizes, the batch size."""
+        if recalculate:
+            self._forget()
         h, out = self._node(), ffi.new(DIM)
+        _compute(h)
         code = lib.dn_node_dim(h, out)
-        if code == 0 and recalculate:
-            code = lib.dn_graph_invalidate(h >> GRAPH_SHIFT)
-        more = 1
-        while code == 0 and more:
-            more = _forward(h)
-            code = min(more, 0)
         if code < 0:
             fail(code, h)
         values = lib.dn_value(h)
@@ -126,10 +123,19 @@ class Expression(calls.Node):
             fail(lib.DN_ERROR_STATE, h)
         return values, tuple(out.d[0 : out.nd]), out.batch
 
+    def _forget(self) -> None:
+        """Forgets all values of its graph."""
+        self.dim()  # an error where it is of an earlier graph, which forgets nothing
+        code = lib.dn_graph_invalidate(self._node() >> GRAPH_SHIFT)
+        if code < 0:
+            fail(code, self._node())
+
     def forward(self, recalculate: bool = False) -> None:
         """Computes the value; returns nothing. recalculate: forget all values of the graph first
         (random draws are made anew)."""
-        self._computed(recalculate)
+        if recalculate:
+            self._forget()
+        compute(self)
 
     def value(self, recalculate: bool = False) -> Any:
         """The value: a float (one number), a list (vectors), or an array (two dims and more; batch
@@ -139,15 +145,15 @@ class Expression(calls.Node):
         or in a new graph.
         """
         if recalculate:
-            self._computed(True)
+            self.forward(True)
         return value_of(self)
 
     def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
         """The value as a float64 array: the dims, and the batch as last axis if there is one. One
         number has shape (1,)."""
         if recalculate:
-            self._computed(True)
-        return _array(*numbers_of(self))
+            self.forward(True)
+        return array_of(*numbers_of(self))
 
     def _as_array(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """What np.asarray(x) gives: the value in the build's number type (float32), in the form of
@@ -197,13 +203,13 @@ class Expression(calls.Node):
     def vec_value(self, recalculate: bool = False) -> list[float]:
         """The value as a flat list: column-major, batch element after batch element."""
         if recalculate:
-            self._computed(True)
+            self.forward(True)
         return list_of(self)
 
     def tensor_value(self, recalculate: bool = False) -> Tensor:
         """The value as a Tensor, for its largest entries and for samples."""
         if recalculate:
-            self._computed(True)
+            self.forward(True)
         numbers, dims, batch = numbers_of(self)
         return Tensor(np.frombuffer(numbers).reshape((*(dims or (1,)), batch), order="F"), _uniform)
 
@@ -214,7 +220,7 @@ class Expression(calls.Node):
             ValueError: it has more elements.
         """
         if recalculate:
-            self._computed(True)
+            self.forward(True)
         return scalar_of(self)
 
     def backward(self, full: bool = False) -> None:
@@ -262,7 +268,7 @@ class Expression(calls.Node):
                 value(recalculate=True) forget them, and the gradients with them); this node was
                 made after the loss; of a parameter, its own gradient was written to since.
         """
-        return _array(*gradient_of(self))
+        return array_of(*gradient_of(self))
 
     def index(self) -> int:
         """The number of this node in its graph."""
@@ -327,7 +333,8 @@ Numbers = tuple[Any, tuple[int, ...], int]
 """Floats of 64 bits in C's order, the sizes, the batch size."""
 
 
-def _array(numbers: Any, dims: tuple[int, ...], batch: int) -> NDArray[np.float64]:
+def array_of(numbers: Any, dims: tuple[int, ...], batch: int) -> NDArray[np.float64]:
+    """These as an array."""
     return shaped(np.frombuffer(numbers), dims, batch)
 
 
@@ -349,11 +356,36 @@ def numbers_of(x: Expression) -> Numbers:
 
 
 @accelerated
+def probabilities_of(x: Expression) -> Numbers:
+    """The value of a softmax, by dn_normalize() of csrc/dn_api.h."""
+    numbers, dims, batch = numbers_of(x)
+    h, dim, axis = x._node(), ffi.new(DIM), ffi.new("int *")
+    lib.dn_node_dim(h, dim)
+    if lib.dn_node_ints(h, 1, axis) == 1:
+        lib.dn_normalize(dim, axis[0], ffi.from_buffer("double[]", numbers))
+    return numbers, dims, batch
+
+
+@accelerated
 def list_of(x: Expression) -> list[float]:
     """The value as a flat list."""
     values, dims, batch = x._computed(False)
     n = batch * prod(dims)
     return ffi.unpack(values, n) if n else []
+
+
+@accelerated
+def compute(x: Expression) -> None:
+    """Computes the value."""
+    _compute(x._node())
+
+
+def _compute(h: int) -> None:
+    code = 1
+    while code > 0:
+        code = _forward(h)
+    if code < 0:
+        fail(code, h)
 
 
 @accelerated

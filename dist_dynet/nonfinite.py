@@ -265,7 +265,7 @@ _REPLACEMENTS = {
     "_computed": _checking_computed,
     **{
         name: _checking(name)
-        for name in ("value", "npvalue", "vec_value", "scalar_value", "tensor_value")
+        for name in ("forward", "value", "npvalue", "vec_value", "scalar_value", "tensor_value")
     },
     "backward": _checking_backward,
 }

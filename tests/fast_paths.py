@@ -128,6 +128,12 @@ def children():
     return TREE.node(x(), [TREE.node(x(1, 2)), TREE.node(x(2, 3))]).output()
 
 
+def computed(y):
+    """The value of an expression that forward() has computed."""
+    y.forward()
+    return y.npvalue()
+
+
 def replaced(**uses):
     """Of functions that stand for others of their name."""
     return {name: Use(name, run) for name, run in uses.items()}
@@ -137,6 +143,8 @@ USES = {
     **replaced(
         as_dims=lambda: dy.zeros((2, 2)),
         begin_backward=lambda: after_backward(lambda y: W.grad_as_array()),
+        compute=lambda: computed(x()),
+        probabilities_of=lambda: dy.softmax(x()).npvalue(),
         traced_call=lambda: [cell_of(n) for n in (1, 2, 5)],
         concatenate_pairs=lambda: (
             dy.BiRNNBuilder(1, 2, 2, dy.ParameterCollection(), dy.GRUBuilder)

@@ -39,6 +39,23 @@ static int is_fast(const dn_tape *t, int i) {
     return work <= DN_FAST_WORK;
 }
 
+/* Computes node i; DN_FALLBACK: that, or to say what has failed, is left to dn_forward. */
+static int compute_fast(dn_tape *t, int i) {
+    if (t->schedule->unreported) return DN_FALLBACK;
+    const int error = dn__forward(t, i);
+    if (error == DN_ERROR_PYTHON) t->schedule->unreported = error;
+    return error || (t->schedule->any_failed && t->nodes[i].failed) ? DN_FALLBACK : 0;
+}
+
+int dn_fast_forward(int64_t a) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_FALLBACK;
+    DN_ENTER_OR(t, DN_FALLBACK);
+    const int i = dn__find(t, a);
+    if (i < 0 || !is_fast(t, i) || compute_fast(t, i)) return DN_FALLBACK;
+    return dn__keep_value(t, i) || keep_parameter(t, i) ? DN_FALLBACK : 0;
+}
+
 int dn_fast_value(int64_t a, dn_dim *dim, int capacity, double *out) {
     dn_tape *t = dn__handle_tape(a);
     if (!t) return DN_FALLBACK;
@@ -49,12 +66,29 @@ int dn_fast_value(int64_t a, dn_dim *dim, int capacity, double *out) {
     const size_t n = dn__elements(&node->dim);
     /* parameters are left to dn_value, which copies what is read */
     if (!n || n > (size_t)capacity || viewed(t, i)) return DN_FALLBACK;
-    const int error = dn__forward(t, i);
-    if (error == DN_ERROR_PYTHON) t->schedule->unreported = error;
-    if (error || (t->schedule->any_failed && node->failed)) return DN_FALLBACK;
+    if (compute_fast(t, i)) return DN_FALLBACK;
     for (size_t k = 0; k < n; k++) out[k] = (double)node->value[k];
     *dim = node->dim;
     return 0;
+}
+
+void dn_normalize(const dn_dim *dim, int d, double *x) {
+    const size_t n = d < dim->nd ? (size_t)dim->d[d] : 1, all = dn__elements(dim);
+    size_t step = 1; /* from one number of a sum to the next */
+    for (int i = 0; i < d && i < dim->nd; i++) step *= (size_t)dim->d[i];
+    for (size_t begin = 0; begin < all; begin += n * step)
+        for (size_t first = begin; first < begin + step; first++) {
+            double sum = 0;
+            for (size_t k = 0; k < n; k++) sum += x[first + k * step];
+            for (size_t k = 0; k < n && sum > 0; k++) x[first + k * step] /= sum;
+        }
+}
+
+int dn_fast_probabilities(int64_t a, dn_dim *dim, int capacity, double *out) {
+    int d;
+    const int error = dn_fast_value(a, dim, capacity, out);
+    if (!error && dn_node_ints(a, 1, &d) == 1) dn_normalize(dim, d, out);
+    return error;
 }
 
 const dn_real *dn_value(int64_t a) {

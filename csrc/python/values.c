@@ -30,6 +30,13 @@ static int fast_numbers(PyObject *x, dn_dim *dim, int capacity, double *out) {
     return a < 0 ? DN_FALLBACK : dn__calls->fast_value(a, dim, capacity, out);
 }
 
+/* compute(x) */
+static PyObject *compute(PyObject *self, PyObject *x) {
+    const int64_t a = handle_of(x);
+    if (a < 0 || dn__calls->fast_forward(a)) return general(self, x);
+    Py_RETURN_NONE;
+}
+
 /* scalar_of(x) */
 static PyObject *scalar_of(PyObject *self, PyObject *x) {
     dn_dim dim;
@@ -109,6 +116,16 @@ static PyObject *numbers_of(PyObject *self, PyObject *x) {
     return array_of(&dim, values);
 }
 
+/* probabilities_of(x) */
+static PyObject *probabilities_of(PyObject *self, PyObject *x) {
+    dn_dim dim;
+    double values[DN_FAST_CAPACITY];
+    const int64_t a = handle_of(x);
+    if (a < 0 || dn__calls->fast_probabilities(a, &dim, DN_FAST_CAPACITY, values))
+        return general(self, x);
+    return array_of(&dim, values);
+}
+
 /* gradient_of(x) */
 static PyObject *gradient_of(PyObject *self, PyObject *x) {
     dn_dim dim;
@@ -164,10 +181,12 @@ static PyObject *get_this_graph(PyObject *self, PyObject *unused) {
 PyMethodDef dn__fast_values[] = {
     {"this_graph", get_this_graph, METH_NOARGS, NULL},
     {"set_numbers", DN_FAST_NAMED(set_numbers)},
+    {"compute", compute, METH_O, NULL},
     {"scalar_of", scalar_of, METH_O, NULL},
     {"value_of", value_of, METH_O, NULL},
     {"list_of", flat_list, METH_O, NULL},
     {"numbers_of", numbers_of, METH_O, NULL},
+    {"probabilities_of", probabilities_of, METH_O, NULL},
     {"gradient_of", gradient_of, METH_O, NULL},
     {"stored", DN_FAST_NAMED(stored)},
     {"dim_of", dim_of, METH_O, NULL},

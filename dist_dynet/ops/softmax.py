@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import DTYPE, ffi, lib
+from .._ffi import DTYPE
 from .._integers import indices, real, whole
 from .._manner import manner
-from ..expression import Expression
+from ..expression import Expression, array_of, numbers_of, probabilities_of
 from ._nodes import has_handle, node, not_expression, set_ints
 from .masked import masked
 
@@ -35,14 +35,9 @@ class _Probabilities(Expression):
     def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
         """As that of other expressions, divided by the sums: in float64, numbers of float32 sum to
         1 only to 7 digits, and numpy.random.choice() refuses them. DyNet leaves them so."""
-        array = super().npvalue(recalculate)
-        if array.size == 1 or manner.dynet:
-            return array
-        out = ffi.new("int[1]")
-        lib.dn_node_ints(self._node(), 1, out)
-        sums = array.sum(axis=out[0] if out[0] < array.ndim else 0, keepdims=True)
-        np.divide(array, sums, out=array, where=sums > 0)
-        return array
+        if recalculate:
+            self.forward(recalculate)
+        return array_of(*(numbers_of if manner.dynet else probabilities_of)(self))
 
 
 def softmax(x: Expression, d: int = 0) -> Expression:

@@ -341,7 +341,15 @@ class LookupParameters(_ParameterBase):
     ([0.25, 0.25], 10)
     """
 
-    __slots__ = ()
+    __slots__ = ("_fixed",)
+
+    def _untrained(self) -> Expression:
+        """What stands for the table in lookup(..., update=False)."""
+        try:
+            return self._fixed
+        except AttributeError:
+            self._fixed: Expression = expression(lib.dn_param_handle(self._c, 1))
+            return self._fixed
 
     if TYPE_CHECKING:  # attached by ops/inputs.py
 
@@ -367,12 +375,19 @@ class LookupParameters(_ParameterBase):
             first = next((i for i in several if not 0 <= i < self._rows), None)
             numbers = np.array(several if first is None else [], np.int32)
         if first is not None:
-            raise ValueError(f"{what}: row {first} is outside the table of {self._rows} rows.")
+            self._row(what, first)
         return np.ascontiguousarray(numbers, np.int32)
+
+    def _row(self, what: str, row: int) -> int:
+        """The same of one."""
+        row = named(row, what, "row")
+        if not 0 <= row < self._rows:
+            raise ValueError(f"{what}: row {row} is outside the table of {self._rows} rows.")
+        return row
 
     def init_row(self, i: int, row: ArrayLike) -> None:
         """Sets row i to these numbers, column-major."""
-        i = int(self._range("init_row", [i])[0])
+        i = self._row("init_row", i)
         size = prod(self._dims)
         values = np.asarray(row, DTYPE).ravel(order="F")
         if values.size != size:
@@ -392,10 +407,7 @@ class LookupParameters(_ParameterBase):
 
     def row_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row."""
-        row = named(row, "row_as_array", "row")
-        if row < 0:
-            self._range("row_as_array", [row])
-        numbers, dims, batch = stored(self, row)
+        numbers, dims, batch = stored(self, self._row("row_as_array", row))
         return shaped(np.frombuffer(numbers), dims, batch)
 
     def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
