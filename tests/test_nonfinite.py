@@ -159,6 +159,7 @@ READS = {
     "value": lambda e: e.value(),
     "value, recalculated": lambda e: e.value(recalculate=True),
     "npvalue": lambda e: e.npvalue(),
+    "npvalue of a softmax": lambda e: dy.softmax(dy.concatenate([e, e])).npvalue(),
     "vec_value": lambda e: e.vec_value(),
     "scalar_value": lambda e: e.scalar_value(),
     "tensor_value": lambda e: e.tensor_value(),

@@ -35,8 +35,7 @@ class _Probabilities(Expression):
     def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
         """As that of other expressions, divided by the sums: in float64, numbers of float32 sum to
         1 only to 7 digits, and numpy.random.choice() refuses them. DyNet leaves them so."""
-        if recalculate:
-            self.forward(recalculate)
+        self.forward(recalculate)
         return array_of(*(numbers_of if manner.dynet else probabilities_of)(self))
 
 

@@ -123,6 +123,8 @@ class Sync:
                 stage = follow_up.stage
             if stage == lib.DN_FOLLOW_UP_AGREE:
                 self._sum(negotiated)
+            elif stage < lib.DN_FOLLOW_UP_UPDATE:
+                self._fail(follow_up)
         elif weight == 0:
             self._trainer.collection.reset_gradients()
         if self.reproducible is not None:
@@ -141,7 +143,7 @@ class Sync:
                 if follow_up is None or stage == lib.DN_FOLLOW_UP_AGREE:
                     updated = self.hooks.apply(chosen)
                 else:
-                    updated = self._fail(follow_up)
+                    updated = self.hooks.fail(follow_up.error, self.hooks.members())
             except RuntimeError:  # of gradients that are not finite, on all ranks
                 if model is not None:
                     model.complete()
@@ -177,14 +179,12 @@ class Sync:
         follow_up.error = 0
         return follow_up
 
-    def _fail(self, follow_up: Any) -> bool:
-        """What C could not do is an error, or an update that is left out."""
-        if follow_up.stage == lib.DN_FOLLOW_UP_UPDATE:
-            return self.hooks.fail(follow_up.error, self.hooks.members())
+    def _fail(self, follow_up: Any) -> None:
+        """Raises what C says that could not begin to update."""
         if follow_up.stage == lib.DN_FOLLOW_UP_OPEN:
+            self._is_amid = False
             refuse_written()
         check(follow_up.error)
-        raise AssertionError("check() raises what an error says")
 
     def _sum(self, negotiated: Negotiated | AsPlanned) -> None:
         """Gradients become their sums."""
