@@ -304,6 +304,9 @@ class Recorder:
     def writes(self):
         return self._writes
 
+    def keeps_gradients(self):
+        return False
+
     def finished(self, error):
         self.errors.append(error)
 

@@ -29,6 +29,10 @@ class Policy(Protocol):
         """Whether this process writes. Where not, what it would write is discarded. Called once at
         the beginning of a save."""
 
+    def keeps_gradients(self) -> bool:
+        """Whether gradients that are here are the program's, and belong into its files. Asked for
+        each parameter that has one."""
+
     def finished(self, error: BaseException | None) -> None:
         """Called once at the end of a save on every process: the file is in place (None), or the
         save has failed.
@@ -44,6 +48,10 @@ class OneProcess:
         """Yes."""
         return True
 
+    def keeps_gradients(self) -> bool:
+        """Yes."""
+        return True
+
     def finished(self, error: BaseException | None) -> None:
         """Nobody waits."""
 
@@ -56,6 +64,11 @@ def set_policy(policy: Policy) -> Policy:
     global _policy
     former, _policy = _policy, policy
     return former
+
+
+def keeps_gradients() -> bool:
+    """As the policy says."""
+    return _policy.keeps_gradients()
 
 
 class _Draft:

@@ -33,7 +33,7 @@ from .._ffi import DTYPE
 from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
 from ..params.root import Root, unchanged
-from .files import BUFFER, FileName, atomic_write, unreadable
+from .files import BUFFER, FileName, atomic_write, keeps_gradients, unreadable
 
 _MAX_SIZE = (1 << 31) - 1
 
@@ -109,7 +109,7 @@ def _tag(parameter: ParameterLike) -> str:
 def write_entry(file: BinaryIO, key: str, parameter: ParameterLike) -> None:
     """Writes one parameter under this name."""
     lines = [parameter._values()]
-    if parameter.has_gradient():
+    if parameter.has_gradient() and keeps_gradients():
         lines.append(parameter._flat_gradient())
     size = sum(map(_line_bytes, lines))
     flag = "ZERO_GRAD" if len(lines) == 1 else "FULL_GRAD"

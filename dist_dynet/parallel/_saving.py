@@ -29,7 +29,7 @@ class RankZeroWrites:
     def __init__(self, world: World) -> None:
         self._world, self._comm = world, world.duplicate()
         self._at: _Place = (0, 0)
-        self._writing = False
+        self._writing = self._has_warned = False
         self._notes: dict[tuple[str, _Place], str | None] = {}
         self._sent: list[Any] = []
 
@@ -46,6 +46,19 @@ class RankZeroWrites:
             if self._world.rank == 0:
                 self._tell("begun", None)
         return self._world.rank == 0
+
+    def keeps_gradients(self) -> bool:
+        """No: each rank has a part of them. Rank 0 warns of it, once."""
+        if self._world.rank == 0 and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{self._world.name} save: gradients that wait for update() are each rank's own"
+                " part; they are left out of the file. Save after update(), or after"
+                " reset_gradients().",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return False
 
     def finished(self, error: BaseException | None) -> None:
         """Called at the end of a save: the file is in its place when this returns, on whichever

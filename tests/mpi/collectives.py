@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,19 @@ parallel.barrier()
 assert not list(folder.glob(".*")), list(folder.glob(".*"))
 with pytest.raises(RuntimeError, match="could not write"):
     model.save(str(folder / "no" / "such" / "folder.txt"))
+
+# gradients that wait are each rank's own part: they stay out of files, and rank 0 says so, once
+parallel.barrier()
+dy.renew_cg()
+dy.sum_elems(model.parameters_list()[0]).backward()
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        model.save(str(folder / "model0.txt"))
+assert [w.category for w in said] == [RuntimeWarning] * (rank == 0), said
+assert all("Save after update()" in str(w.message) for w in said)
+assert "FULL_GRAD" not in (folder / "model0.txt").read_text()
+model.reset_gradients()
 
 # learning rates and steps must agree
 W = model.parameters_list()[0]
