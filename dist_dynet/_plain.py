@@ -92,3 +92,8 @@ def operator(
 def subscript(index: str, cls: Any, slices: str, general: Callable[..., Any], /) -> None:
     """Gives Expression its indices."""
     _expression.__getitem__ = general
+
+
+def tables(of: Any, cls: Any, general: Callable[..., Any], /) -> None:
+    """Gives tables theirs."""
+    of.__getitem__ = general

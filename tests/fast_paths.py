@@ -28,6 +28,7 @@ NOT_FAST_PATHS = {
     "operator": "gives operators their operations, once",
     "set_current": "which graph is the thread's",
     "subscript": "gives subscripts their operations, once",
+    "tables": "tells the extension what tables are, once",
     "watch": "is for a search for NaN",
     "set_large": "is for graphs that grow",
     "Node.__pos__": "returns its argument",
@@ -184,7 +185,7 @@ USES = {
         real=lambda: dy.elu(x(), 1),
         renew_current=renewed,
         resolved=lambda: W.expr(),
-        row=lambda: TABLE[2],
+        row=lambda: dy.lookup(TABLE, 2),
         rows=lambda: dy.lookup_batch(TABLE, [2, 1]),
         scalar_of=lambda: dy.scalarInput(3).scalar_value(),
         set_numbers=set_anew,
@@ -207,7 +208,9 @@ USES = {
     "Node.__pow__": Use("operate", lambda: x(1, 2) ** dy.scalarInput(3)),
     "Node.__rpow__": Use("operate", lambda: dy.scalarInput(3).__rpow__(dy.scalarInput(2))),
     "Node.__neg__": Use("_scale_shift", lambda: -x()),
-    "Node.__getitem__": Use("_getitem", lambda: [x()[1].value(), matrix()[0:2].value()]),
+    "Node.__getitem__": Use(
+        "_getitem", lambda: [x()[1].value(), matrix()[0:2].value(), TABLE[2].value()]
+    ),
     "State.add_input": Use("after", lambda: LSTM.initial_state().add_input(x()).output()),
     "State._over_list": Use(
         "_layers", lambda: [LSTM.initial_state().transduce([x(), x(1, 2)]), states()]

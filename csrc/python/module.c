@@ -101,7 +101,23 @@ static int range_of(int64_t x, PyObject *slice, int ints[4]) {
     return 1;
 }
 
+/* table[i], of class cls; general(table, i) does all else. */
+static struct {
+    PyTypeObject *type, *cls;
+    PyObject *general;
+} tables;
+
+static PyObject *row_of(PyObject *table, PyObject *index) {
+    int i;
+    const int64_t handle = dn__current >= 0 && as_int(index, &i)
+                               ? dn__calls->lookup(dn__current, handle_of(table), i)
+                               : NOT_HANDLED;
+    return handle >= 0 ? dn__new_node(tables.cls, handle)
+                       : PyObject_CallFunctionObjArgs(tables.general, table, index, NULL);
+}
+
 static PyObject *subscript(PyObject *x, PyObject *index) {
+    if (tables.type && PyType_IsSubtype(Py_TYPE(x), tables.type)) return row_of(x, index);
     int64_t a = handle_of(x), handle = NOT_HANDLED;
     PyTypeObject *cls = dn__expression_type;
     int ints[4] = {0};
@@ -157,9 +173,27 @@ static PyObject *set_subscript(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* tables(their class, that of rows, general) */
+static PyObject *set_tables(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *type, *cls, *general;
+    if (!PyArg_ParseTuple(args, "O!O!O", &PyType_Type, &type, &PyType_Type, &cls, &general))
+        return NULL;
+    if (!PyType_IsSubtype((PyTypeObject *)type, dn__node_type) ||
+        !PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))
+        return PyErr_Format(PyExc_ValueError,
+                            "tables: takes two classes of expressions; got %R, %R.", type, cls);
+    Py_INCREF(type); /* for the life of the process */
+    Py_INCREF(cls);
+    Py_INCREF(general);
+    tables.type = (PyTypeObject *)type, tables.cls = (PyTypeObject *)cls, tables.general = general;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"operator", set_operator, METH_VARARGS, NULL},
     {"subscript", set_subscript, METH_VARARGS, NULL},
+    {"tables", set_tables, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

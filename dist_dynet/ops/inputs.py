@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, accelerated, lib
+from .._ffi import DTYPE, accelerated, calls, lib
 from .._integers import indices as integers_of
 from .._integers import numbers, one_or_more, real, whole
 from .._manner import dims_in_a_tuple
@@ -454,5 +454,5 @@ def _batch(self: LookupParameters, i: Sequence[int], update: bool = True) -> _lo
     return lookup_batch(self, i, update)
 
 
-LookupParameters.__getitem__ = _getitem  # type: ignore[method-assign]
+calls.tables(LookupParameters, _lookupExpression, _getitem)
 LookupParameters.batch = _batch  # type: ignore[method-assign]
