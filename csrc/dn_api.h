@@ -166,9 +166,9 @@ typedef struct dn_traced dn_traced;
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
     X(int, node_dim, (int64_t a, dn_dim *out), (a, out)) \
     /* Where the work is so small that to give the lock up would cost more, else DN_FALLBACK: \
-     * dn_forward; the value of a node, computed if need be, as `capacity` numbers at most; that of \
-     * a softmax, by dn_normalize; a gradient in the last backward, likewise; the values of a parameter, given by its handle, or \
-     * one of its rows (row < 0: all of them); dn_backward. */ \
+     * dn_forward; the value of a node, computed if need be, as `capacity` numbers at most; that \
+     * of a softmax, by dn_normalize; a gradient in the last backward, likewise; the values of a \
+     * parameter, given by its handle, or one of its rows (row < 0: all of them); dn_backward. */ \
     X(int, fast_forward, (int64_t a), (a)) \
     X(int, fast_value, (int64_t a, dn_dim *dim, int capacity, double *out), \
       (a, dim, capacity, out)) \

@@ -13,7 +13,7 @@ from .._ffi import DTYPE, accelerated, calls, lib
 from .._integers import indices as integers_of
 from .._integers import numbers, one_or_more, real, whole
 from .._manner import dims_in_a_tuple
-from ..expression import Expression
+from ..expression import Expression, expression
 from ..graph import ComputationGraph, current_graph
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
@@ -392,7 +392,7 @@ def _table(p: LookupParameters, update: bool, what: str) -> Expression:
     """The table, or what stands for it where no gradient is wanted."""
     if not isinstance(p, LookupParameters):
         raise TypeError(f"{what}: takes LookupParameters; got {type(p).__name__}.")
-    return p if update else p._untrained()
+    return p if update else expression(lib.dn_param_handle(p._c, 1))
 
 
 def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupExpression:

@@ -259,12 +259,10 @@ class World:
     def count_unchecked(self) -> int:
         """Counts one more collective operation of all ranks, as collective() does, but without a
         name: its number. 0: there are checks, for which collective() is to be called."""
-        if self._job.is_forked:  # a call less, nearly always
-            self.refuse_child()
-        if self._collectives.checks:
-            return 0
-        self._collectives.count += 1
-        return self._collectives.count
+        self.refuse_child()
+        here = self._collectives
+        here.count += not here.checks
+        return 0 if here.checks else here.count
 
     @contextmanager
     def whole(self, what: str) -> Iterator[None]:

@@ -29,7 +29,10 @@ def assign(costs: NDArray[Any], parts: int) -> NDArray[np.int32]:
     >>> assign(np.array([1.0, 9.0, 5.0, 5.0]), 2).tolist()
     [0, 0, 1, 1]
     """
-    n, out = len(costs), np.empty(len(costs), np.int32)
+    n = len(costs)
+    if parts == 1:
+        return np.zeros(n, np.int32)
+    out = np.empty(n, np.int32)
     places = ffi.from_buffer("int32_t[]", out)
     short = compact(costs) if max(n, parts) < _SHORT else costs
     if short.dtype == np.uint16:

@@ -322,7 +322,7 @@ class Shard(Generic[T]):
         """What this rank is given of a step's examples: one batch, or micro-batches one after the
         other."""
         if not self._micro_batches:
-            yield np.flatnonzero(assign(costs, ranks) == rank), None
+            yield (assign(costs, ranks) == rank).nonzero()[0], None
             return
         of = assign(costs, self._micro_batches)
         mine = deal(self._micro_batches, rank, ranks)

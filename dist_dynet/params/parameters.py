@@ -341,15 +341,7 @@ class LookupParameters(_ParameterBase):
     ([0.25, 0.25], 10)
     """
 
-    __slots__ = ("_fixed",)
-
-    def _untrained(self) -> Expression:
-        """What stands for the table in lookup(..., update=False)."""
-        try:
-            return self._fixed
-        except AttributeError:
-            self._fixed: Expression = expression(lib.dn_param_handle(self._c, 1))
-            return self._fixed
+    __slots__ = ()
 
     if TYPE_CHECKING:  # attached by ops/inputs.py
 

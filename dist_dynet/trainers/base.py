@@ -352,8 +352,7 @@ class Trainer(WithStats):
 
     def _finish(self) -> None:
         """When an update was applied."""
-        if self._followers or self._watches:
-            self._done()
+        self._done()
         for last in self._last:
             last()
 
