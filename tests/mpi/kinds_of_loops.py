@@ -186,12 +186,14 @@ def test_thread_that_waits_for_data():
             waiting.put(batch)
             is_read.wait()
 
-    threading.Thread(target=read, daemon=True).start()
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
     examples = list(waiting.get())
     is_read.set()
     time.sleep(0.02)
     refused("another thread", lambda: a.step(examples))
     expect(a)
+    thread.join()  # its loop is none of the next test's
 
 
 def test_zip():
