@@ -50,6 +50,8 @@ PyObject *dn__python_error(void);
 /* {name: number} of the operations; the number of one, negative: there is none. */
 extern PyObject *dn__ops;
 int dn__op(PyObject *name);
+/* The node of a table's row in the current graph; negative: an error, or left to Python. */
+int64_t dn__row(PyObject *table, PyObject *index);
 /* A node's handle, or an error: node_with_views() of C, or node_many() where parts is 0. Parameters
  * alone belong to no graph: then the node is made in the current one, and handles[0] may change. */
 int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_floats,

@@ -108,10 +108,7 @@ static struct {
 } tables;
 
 static PyObject *row_of(PyObject *table, PyObject *index) {
-    int i;
-    const int64_t handle = dn__current >= 0 && as_int(index, &i)
-                               ? dn__calls->lookup(dn__current, handle_of(table), i)
-                               : NOT_HANDLED;
+    const int64_t handle = dn__row(table, index);
     return handle >= 0 ? dn__new_node(tables.cls, handle)
                        : PyObject_CallFunctionObjArgs(tables.general, table, index, NULL);
 }

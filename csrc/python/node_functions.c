@@ -263,13 +263,17 @@ static PyObject *input_node(PyObject *self, PyObject *const *args, Py_ssize_t n_
                        : dn__general(self, args, n_args, names);
 }
 
+int64_t dn__row(PyObject *table, PyObject *index) {
+    int i;
+    const int64_t a = handle_of(table);
+    return dn__current >= 0 && a >= 0 && as_int(index, &i) ? dn__calls->lookup(dn__current, a, i)
+                                                           : NOT_HANDLED;
+}
+
 /* row(cls, table, row) */
 static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
-    int i;
-    const int64_t table = n == 3 && !names && is_class(args[0]) ? handle_of(args[1]) : -1;
-    const int64_t handle = dn__current >= 0 && table >= 0 && as_int(args[2], &i)
-                               ? dn__calls->lookup(dn__current, table, i)
-                               : NOT_HANDLED;
+    const int64_t handle =
+        n == 3 && !names && is_class(args[0]) ? dn__row(args[1], args[2]) : NOT_HANDLED;
     return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle)
                        : dn__general(self, args, n, names);
 }

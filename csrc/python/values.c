@@ -108,32 +108,24 @@ static PyObject *flat_list(PyObject *self, PyObject *x) {
     return list_of((Py_ssize_t)dim.size * dim.batch, values);
 }
 
-/* numbers_of(x) */
+/* What a call reads of x, as array_of; self(x) where it cannot. */
+static PyObject *array_by(int (*read)(int64_t, dn_dim *, int, double *), PyObject *self,
+                          PyObject *x) {
+    dn_dim dim;
+    double values[DN_FAST_CAPACITY];
+    const int64_t a = handle_of(x);
+    if (a < 0 || read(a, &dim, DN_FAST_CAPACITY, values)) return general(self, x);
+    return array_of(&dim, values);
+}
+
 static PyObject *numbers_of(PyObject *self, PyObject *x) {
-    dn_dim dim;
-    double values[DN_FAST_CAPACITY];
-    if (fast_numbers(x, &dim, DN_FAST_CAPACITY, values)) return general(self, x);
-    return array_of(&dim, values);
+    return array_by(dn__calls->fast_value, self, x);
 }
-
-/* probabilities_of(x) */
 static PyObject *probabilities_of(PyObject *self, PyObject *x) {
-    dn_dim dim;
-    double values[DN_FAST_CAPACITY];
-    const int64_t a = handle_of(x);
-    if (a < 0 || dn__calls->fast_probabilities(a, &dim, DN_FAST_CAPACITY, values))
-        return general(self, x);
-    return array_of(&dim, values);
+    return array_by(dn__calls->fast_probabilities, self, x);
 }
-
-/* gradient_of(x) */
 static PyObject *gradient_of(PyObject *self, PyObject *x) {
-    dn_dim dim;
-    double values[DN_FAST_CAPACITY];
-    const int64_t a = handle_of(x);
-    if (a < 0 || dn__calls->fast_gradient(a, &dim, DN_FAST_CAPACITY, values))
-        return general(self, x);
-    return array_of(&dim, values);
+    return array_by(dn__calls->fast_gradient, self, x);
 }
 
 /* stored(parameter, row): row -1: all of a parameter's values, as they are stored */

@@ -64,35 +64,27 @@ class SharedTransport:
         average: bool,
         plannable: bool,
         name: Callable[[], str],
-        follow_up: Any = NULL,
+        follow_up: Any = None,
     ) -> bool:
         """As Transport.send."""
         if layout.size > self._capacity and not self._share(layout, name):
             return self._by_mpi.send(layout, message, average, plannable, name)
-        plan, self._name = self.plan, name
+        plan, self._name = NULL, name
         if (
-            not plannable
-            or plan is None
-            or plan.structure is not layout.structure
-            or message.flags & _UNPLANNED
+            plannable
+            and self.plan is not None
+            and self.plan.structure is layout.structure
+            and not message.flags & _UNPLANNED
+            and not declines("update")
+            and self._alike
         ):
-            what = message, layout.members, NULL, average
-        elif self._alike:
-            what = message, layout.members, plan.c, average
-        else:
-            declines("update")
-            what = message, layout.members, NULL, average
-        if follow_up:
-            outcome = _update(self._c, *what, follow_up, _LOOK)
-        else:
-            outcome = _negotiate(self._c, *what, _LOOK)
-        while outcome == _WAITS:
-            at_end = follow_up and follow_up.stage == lib.DN_FOLLOW_UP_CLOSE
+            plan = self.plan.c
+        call, what = _negotiate, [message, layout.members, plan, average]
+        if follow_up is not None:
+            call, what = _update, [*what, follow_up]
+        while (outcome := call(self._c, *what, _LOOK)) == _WAITS:
+            at_end = follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_CLOSE
             self._await(follow_up.window if at_end else self._c)
-            if follow_up:
-                outcome = _update(self._c, *what, follow_up, _LOOK)
-            else:
-                outcome = _negotiate(self._c, *what, _LOOK)
         if outcome < 0:
             check(outcome)
         if outcome != _DONE:
