@@ -113,6 +113,29 @@ def test_vector_function_does_not_depend_on_the_place_in_the_array(name, rng):
         assert np.abs(part - whole[start:end]).max() <= 1e-7 * np.abs(whole[start:end]).max()
 
 
+@pytest.mark.float32
+@pytest.mark.parametrize("exponent", [2, 3, -1, 7, 0.5, -2.5, 1e-3, 100.25, 1e7, np.inf, np.nan])
+def test_pow_is_accurate_to_1_ulp(exponent, rng):
+    """Also of blocks with zeros, denormals, infinities and nan, and of bases below 0."""
+    e = np.float32(exponent)
+    x = float_patterns(rng, 20_000)
+    x = np.concatenate([x, np.exp(0.01 * rng.normal(size=20_000)).astype(np.float32), x])
+    x[-1000:] = rng.choice(np.float32([0, -0.0, 1e-42, -1e-42, np.inf, -np.inf, np.nan]), 1000)
+    with np.errstate(all="ignore"):
+        # the derivative's power is rounded before the power is taken
+        powers = [np.power(x.astype(float), np.full(len(x), p, float)) for p in (e, e - 1)]
+        rounded = [power.astype(np.float32) for power in powers]
+        slope = np.float32(e) * rounded[1]
+    X = dy.inputTensor(x)
+    y = dy.pow(X, dy.inputTensor([e]))
+    dy.sum_elems(y).backward(full=True)
+    normal = np.isfinite(rounded[0]) & (np.abs(powers[0]) >= TINY)
+    assert (ulps(y.npvalue()[normal], powers[0][normal]) <= 1).all()
+    np.testing.assert_allclose(y.npvalue()[~normal], rounded[0][~normal], rtol=0, atol=2e-45)
+    normal = np.isfinite(slope) & (np.abs(rounded[1]) >= TINY) & (np.abs(slope) >= TINY)
+    np.testing.assert_allclose(X.gradient()[normal], slope[normal], rtol=4e-7)
+
+
 # ---- matrix products -------------------------------------------------------------------
 
 

@@ -183,15 +183,48 @@ void dn__lgamma_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta
         dx[i] = (beta == 0 ? 0 : dx[i]) + dy[i] * (dn_real)dn__digamma((double)x[i]);
 }
 
-/* libm's, one number at a time: exp(e log x) of the polynomials in float would lose digits of large
- * powers */
+/* ---- powers: libm takes over in a block with a number that is zero, denormal or not finite */
+DN_MULTIVERSION static int any_special(size_t n, const dn_real *x) {
+    int special = 0;
+#pragma omp simd reduction(| : special)
+    for (size_t i = 0; i < n; i++) special |= dn__pow_special(x[i]);
+    return special;
+}
+/* What |x|^e is multiplied by for x < 0. */
+static dn_real sign_of_power(dn_real e) {
+    return DN_MATH(rint)(e) != e ? NAN : DN_MATH(fmod)(e, 2) != 0 ? -1 : 1;
+}
+#define POWER ((x[i] < 0 ? sign : 1) * dn__pow_normal_of(x[i], (double)e))
+DN_MULTIVERSION static void normal_pow(size_t n, const dn_real *x, dn_real e, dn_real sign,
+                                       dn_real *y) {
+    EACH(y, POWER);
+}
 void dn__pow(size_t n, const dn_real *x, dn_real e, dn_real *y) {
-    for (size_t i = 0; i < n; i++) y[i] = DN_MATH(pow)(x[i], e);
+    for (size_t m; n; n -= m, x += m, y += m) {
+        m = block(n);
+        if (isfinite(e) && !any_special(m, x)) normal_pow(m, x, e, sign_of_power(e), y);
+        else
+            for (size_t i = 0; i < m; i++) y[i] = DN_MATH(pow)(x[i], e);
+    }
+}
+/* dx = dy by x^e + beta dx */
+DN_MULTIVERSION static void normal_pow_grad(size_t n, const dn_real *x, dn_real e, dn_real sign,
+                                            dn_real by, const dn_real *dy, dn_real beta,
+                                            dn_real *dx) {
+    EACH_BETA(dx, dy[i] * by * POWER);
 }
 void dn__pow_grad(size_t n, const dn_real *x, dn_real e, const dn_real *dy, dn_real beta,
                   dn_real *dx) {
-    for (size_t i = 0; i < n; i++)
-        dx[i] = (e == 0 ? 0 : dy[i] * e * DN_MATH(pow)(x[i], e - 1)) + (beta == 0 ? 0 : dx[i]);
+    const dn_real below = e - 1;
+    for (size_t m; n; n -= m, x += m, dy += m, dx += m) {
+        m = block(n);
+        if (isfinite(e) && e != 0 && !any_special(m, x))
+            normal_pow_grad(m, x, below, sign_of_power(below), e, dy, beta, dx);
+        else
+            for (size_t i = 0; i < m; i++)
+                dx[i] =
+                    (e == 0 ? 0 : dy[i] * e * DN_MATH(pow)(x[i], below)) + (beta == 0 ? 0 : dx[i]);
+    }
 }
 DN_MULTIVERSION dn_real dn__pow_exponent_grad(size_t n, const dn_real *x, const dn_real *y,
                                               const dn_real *dy) {
