@@ -306,9 +306,15 @@ calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())), OPS, fail_in)
 
 def view(pointer: Any, size: int, owner: object = None) -> NDArray[Any]:
     """The numbers behind a C pointer as a NumPy array, without a copy. The array keeps `owner`
-    alive; without one the caller does."""
+    alive; without one the caller does.
+
+    Raises:
+        MemoryError: the pointer is NULL: C had no memory.
+    """
     if size == 0:
         return np.empty(0, DTYPE)
+    if not pointer:
+        raise MemoryError(f"no memory for {size * DTYPE.itemsize} bytes.")
     if owner is not None:
         pointer = ffi.gc(pointer, lambda _, owner=owner: None)
     return np.frombuffer(ffi.buffer(pointer, size * DTYPE.itemsize), DTYPE)

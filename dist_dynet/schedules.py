@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._integers import count
+from ._state import count_in, number_in
 
 
 class _Schedule:
@@ -73,7 +74,7 @@ class _Schedule:
         object.
 
         Raises:
-            ValueError: something is missing in it.
+            ValueError: it has not all numbers; nothing is changed then.
             TypeError: it is not a dict.
         """
         if not isinstance(state, Mapping):
@@ -81,17 +82,12 @@ class _Schedule:
                 f"{type(self).__name__}.load_state_dict: takes a state_dict(); got"
                 f" {type(state).__name__}."
             )
-        missing = self.state_dict().keys() - state.keys()
-        if missing:
-            raise ValueError(
-                f"{type(self).__name__}.load_state_dict: the state must have"
-                f" {', '.join(sorted(missing))}; got {sorted(state)}."
-            )
-        self._restore(state)
+        self._restore(state, f"{type(self).__name__}.load_state_dict")
         self._set()
 
-    def _restore(self, state: Mapping[str, float]) -> None:
-        self._n, self._base = int(state["n"]), float(state["base"])
+    def _restore(self, state: Mapping[str, float], what: str) -> None:
+        base = number_in(state, "base", what)
+        self._n, self._base = count_in(state, "n", what), base
 
 
 class Constant(_Schedule):
@@ -248,10 +244,11 @@ class Plateau(_Schedule):
         """As in the other schedules."""
         return {**super().state_dict(), "best": self._best, "bad": self._bad, "cuts": self._cuts}
 
-    def _restore(self, state: Mapping[str, float]) -> None:
-        super()._restore(state)
-        best, bad, cuts = float(state["best"]), int(state["bad"]), int(state["cuts"])
-        self._best, self._bad, self._cuts = best, bad, cuts  # all or none
+    def _restore(self, state: Mapping[str, float], what: str) -> None:
+        best = number_in(state, "best", what)
+        bad, cuts = (count_in(state, name, what) for name in ("bad", "cuts"))
+        super()._restore(state, what)
+        self._best, self._bad, self._cuts = best, bad, cuts
 
 
 __all__ = ["Constant", "Cosine", "InverseSquareRoot", "Linear", "Plateau"]

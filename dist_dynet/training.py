@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from . import parallel
 from ._bar import Bar, NoBar, make_bar
+from ._state import count_in, number_in
 from .io import save
 from .io.files import FileName
 from .parallel.metrics import EVERY, LinesOfFile, report_on
@@ -251,9 +252,19 @@ class Run:
         return {"sums": sums, "attempt": self._attempt}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Resumes from a state(): lines of metrics count as those of the same run."""
-        self._sums = {name: (pair[0], pair[1]) for name, pair in state["sums"].items()}
-        self._attempt = state["attempt"] + 1
+        """Resumes from a state(): lines of metrics count as those of the same run.
+
+        Raises:
+            ValueError: it is no such state; nothing is changed then.
+        """
+        what = "training.Run.load_state"
+        attempt = count_in(state, "attempt", what)
+        pairs: Any = state.get("sums")
+        try:
+            sums = {name: (float(pair[0]), float(pair[1])) for name, pair in pairs.items()}
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{what}: the state must have pairs 'sums'; got {pairs!r}.") from error
+        self._sums, self._attempt = sums, attempt + 1
         if self._report is not None:
             self._report.attempt = self._attempt = max(self._attempt, self._report.attempt)
 
@@ -386,8 +397,15 @@ class Best:
         return {"score": self.score, "number": self.number, "count": self.count}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Resumes from a state()."""
-        self.score, self.number, self.count = (state[k] for k in ("score", "number", "count"))
+        """Resumes from a state().
+
+        Raises:
+            ValueError: it is no such state; nothing is changed then.
+        """
+        what = "training.Best.load_state"
+        known = None if state.get("score", 0) is None else number_in(state, "score", what)
+        number, count = (count_in(state, name, what) for name in ("number", "count"))
+        self.score, self.number, self.count = known, number, count
 
 
 # ---- scores of entities ----------------------------------------------------------------

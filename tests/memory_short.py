@@ -211,7 +211,28 @@ def main(name, mode, most):
             fail_from(0, False)
             assert trainer.updates == 1
             break
-    print(count)
+    print(count + failed_loads(model, trainer.state(), most))
+
+
+def failed_loads(model, state, most):
+    """How many allocations failed while new trainers took this state: all of it or nothing."""
+    for n in range(1, most + 1):
+        trainer = dy.AdamTrainer(model.collection)
+        fail_from(n, False)
+        try:
+            trainer.load_state(state)
+        except MemoryError:
+            fail_from(0, False)
+            assert trainer.updates == 0
+            assert not any(x.any() for name, x in trainer.state().items() if ":" in name)
+        else:
+            fail_from(0, False)
+            assert not shim.shim_failures()
+            loaded = trainer.state()
+            assert loaded.keys() == state.keys()
+            assert all(np.array_equal(x, state[name]) for name, x in loaded.items())
+            return n - 1
+    raise AssertionError(f"{most} allocations were not enough")
 
 
 if __name__ == "__main__":

@@ -340,6 +340,23 @@ def test_random_states_that_are_none_are_refused():
     assert equal(dy.random_state(), state)
 
 
+@pytest.mark.parametrize("gone", ["random:seed", "trainer:updates"])
+def test_damaged_state_changes_nothing(gone, tmp_path):
+    m, path = model(), tmp_path / "a.safetensors"
+    trainer = dy.MomentumSGDTrainer(m)
+    one_step(m, trainer)
+    dy.save_safetensors(m, path, trainer=trainer, random=True)
+    whole = st.load_file(path)
+    assert gone in whole
+    st.save_file({name: array for name, array in whole.items() if name != gone}, path)
+    for _ in range(2):
+        one_step(m, trainer)
+    before = values(m), trainer.state(), dy.random_state()
+    with pytest.raises(ValueError, match=r"^(load|set_random)_state: "):
+        dy.load_safetensors(m, path, trainer=trainer, random=True)
+    assert all(map(equal, (values(m), trainer.state(), dy.random_state()), before))
+
+
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     dy.reset_random_seed(3)
     m = model()

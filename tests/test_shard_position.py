@@ -76,7 +76,7 @@ def test_shard_refuses_a_state_of_another(changed, words):
     with pytest.raises(ValueError, match=r"^shard: examples must be .* 9; got 10"):
         shard().load_state({**shard().state(), "examples": 9})
     for bad in ({"position": 4}, {"position": -1}, {"epoch": "x"}):
-        with pytest.raises(ValueError, match=r"^shard: position must lie between 0 and 3"):
+        with pytest.raises(ValueError, match=r"^shard: .*(position|epoch)"):
             shard().load_state({**shard().state(), **bad})
 
 

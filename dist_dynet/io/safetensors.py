@@ -143,7 +143,8 @@ def load_safetensors(
     Raises:
         RuntimeError: the file is missing or damaged (file, entry and byte are named); or strict,
             and its names or shapes are not the model's. The model is as it was then.
-        ValueError: the trainer's state is of another class of trainers.
+        ValueError: the trainer's state is of another class of trainers, or what is there of one,
+            or of a random_state(), is damaged. Nothing is changed then.
 
     >>> import dist_dynet as dy, tempfile
     >>> m, other = dy.ParameterCollection(), dy.ParameterCollection()
@@ -176,10 +177,16 @@ def load_safetensors(
         report.missing.extend(_RANDOM for _ in range(random and not draws))
         if strict and (report.missing or report.unexpected or report.mismatched):
             _refuse(file.name, report)
-        if trainer is not None and state:
-            trainer.load_state(state if strict else _of_members(state, trainer))
+        before = random_state()
         if draws:
             set_random_state(draws)
+        try:
+            collection._root.detach()
+            if trainer is not None and state:
+                trainer.load_state(state if strict else _of_members(state, trainer))
+        except BaseException:
+            set_random_state(before)
+            raise
         for key in fits:
             file.fill(named[key], key)
     return report

@@ -297,18 +297,36 @@ class LocalSGD(TrainerWrapper):
         return {**kept, "since": np.array([self._position, self._n])}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from a state() of this rank, of a run with as many ranks."""
+        """Goes on from a state() of this rank, of a run with as many ranks.
+
+        Raises:
+            ValueError: it is of another class or another model; nothing is changed then.
+        """
+        since = np.asarray(state.get("since"))
+        if since.shape != (2,) or since.dtype.kind not in "iuf" or not (since >= 0).all():
+            raise ValueError(
+                "load_state: the state must be of a LocalSGD, with two numbers 'since'; got"
+                f" {state.get('since')!r}."
+            )
+        kept = {
+            p: [np.asarray(state[f"{when}:{p.name()}"]) for when in ("now", "then")]
+            for p in self._anchor
+            if f"now:{p.name()}" in state and f"then:{p.name()}" in state
+        }
+        for p, pair in kept.items():
+            if any(a.shape != self._anchor[p].shape or a.dtype.kind not in "biuf" for a in pair):
+                raise ValueError(
+                    f"load_state: the values kept of {p.name()} must be {self._anchor[p].size}"
+                    f" numbers; got {[(a.dtype.name, a.shape) for a in pair]}."
+                )
         self._inner.load_state(
             {name[6:]: values for name, values in state.items() if name.startswith("inner:")}
         )
-        position, n = state["since"].tolist()
-        self._position, self._n = int(position), float(n)
+        self._position, self._n = int(since[0]), float(since[1])
         self._remember()
-        for p, anchor in self._anchor.items():
-            if f"now:{p.name()}" in state:
-                p.storage()[:] = state[f"now:{p.name()}"]
-                anchor[:] = state[f"then:{p.name()}"]
-                p.changed()
+        for p, (now, then) in kept.items():
+            p.storage()[:], self._anchor[p][:] = now, then
+            p.changed()
 
     # ---- what is averaged --------------------------------------------------------------
 

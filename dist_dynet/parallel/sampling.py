@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import lib
+from .._state import count_in, number_in
 from ..graph import cg
 from ..meter import during
 from ..params.dims import size
@@ -207,21 +208,14 @@ class Shard(Generic[T]):
             ValueError: it is of a shard with other settings or other data; nothing is changed then.
         """
         for name, value in self._settings().items():
-            if state.get(name, 0 if name == "bucket" else None) != value:  # older states have none
+            if number_in({"bucket": 0, **state}, name, "shard") != value:  # older ones have none
                 raise ValueError(
                     f"shard: {name} must be as it was when the state was taken, {state.get(name)};"
                     f" got {value}. Make the shard as at the first start."
                 )
-        epoch, position = state.get("epoch"), state.get("position")
-        if (
-            not isinstance(epoch, int)
-            or not isinstance(position, int)
-            or not 0 <= position <= len(self)
-        ):
-            raise ValueError(
-                f"shard: position must lie between 0 and {len(self)}, epoch be a number; got"
-                f" {position!r}, {epoch!r}."
-            )
+        epoch, position = (count_in(state, name, "shard") for name in ("epoch", "position"))
+        if position > len(self):
+            raise ValueError(f"shard: position must lie between 0 and {len(self)}; got {position}.")
         self._epoch, self._position, self._resumes = epoch, position, True
         self._loop = self._newest = None
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib, pointer
 from .._integers import count
+from .._state import count_in, number_in
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from .base import Trainer
@@ -221,22 +222,28 @@ class MovingAverage:
                 " Call swap_out() before."
             )
         for name, value in self._settings().items():
-            if name not in state or np.size(state[name]) != 1 or float(state[name]) != float(value):
+            if number_in(state, name, "MovingAverage") != float(value):
                 raise ValueError(
                     f"MovingAverage: {name} of a state must be this one's, {value}; got"
-                    f" {state.get(name)}."
+                    f" {state[name]}."
                 )
         named = self._collection.named_parameters()
         averages: dict[AnyParameter, NDArray[Any]] = {}
         for key in (key for key in state if key.startswith("average:")):
             name = key.removeprefix("average:")
-            if name not in named or np.shape(state[key]) != named[name].shape():
+            array = np.asarray(state[key])
+            if (
+                name not in named
+                or array.shape != named[name].shape()
+                or array.dtype.kind not in "biuf"
+            ):
                 raise ValueError(
                     f"MovingAverage: {key!r} of a state must be of a parameter of the collection;"
-                    f" got {np.shape(state[key])}."
+                    f" got {array.dtype} of the shape {array.shape}."
                 )
             p = named[name]
             averages[p] = np.empty(int(lib.dn_param_size(p._c)), DTYPE)
             p._shaped(averages[p])[...] = state[key]
-        self._calls, self._averaged = int(state["calls"]), int(state["averaged"])
+        calls, averaged = (count_in(state, name, "MovingAverage") for name in ("calls", "averaged"))
+        self._calls, self._averaged = calls, averaged
         self._averages = averages

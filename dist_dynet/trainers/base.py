@@ -471,11 +471,11 @@ class Trainer(WithStats):
 
         load_into(self, state)
 
-    def _own_state(self) -> dict[str, float]:
-        """What a subclass adds to state()."""
+    def _own_state(self) -> dict[str, int]:
+        """What a subclass adds to state(): counts."""
         return {}
 
-    def _load_own_state(self, state: Mapping[str, float]) -> None:
+    def _load_own_state(self, state: Mapping[str, int]) -> None:
         """Takes it back."""
 
     def __reduce__(self) -> NoReturn:

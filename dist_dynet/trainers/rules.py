@@ -102,11 +102,11 @@ class CyclicalSGDTrainer(Trainer):
         self.learning_rate = low + (high - low) * max(0.0, 1 - x) * self._gamma**self._iteration
         self._iteration += 1
 
-    def _own_state(self) -> dict[str, float]:
+    def _own_state(self) -> dict[str, int]:
         return {"iteration": self._iteration}
 
-    def _load_own_state(self, state: Mapping[str, float]) -> None:
-        self._iteration = int(state["iteration"])
+    def _load_own_state(self, state: Mapping[str, int]) -> None:
+        self._iteration = state["iteration"]
 
 
 class MomentumSGDTrainer(Trainer):

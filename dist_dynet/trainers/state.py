@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import lib, view
+from .._state import count_in, number_in
 from .hooks import Hooks
 
 if TYPE_CHECKING:
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
     from .base import Trainer
 
 
+_SCHEDULE = "schedule"
+
+
 def _moment(trainer: Trainer, parameter: AnyParameter, k: int) -> NDArray[Any]:
-    """Moment k of a parameter, flat in storage order, without a copy."""
+    """Moment k of a parameter, flat in storage order, without a copy; zeros if it had none.
+
+    Raises:
+        MemoryError: there is no memory for it.
+    """
     return view(lib.dn_trainer_moment(trainer._c, parameter._c, k), lib.dn_param_size(parameter._c))
 
 
@@ -29,9 +37,9 @@ def state_of(trainer: Trainer) -> dict[str, NDArray[Any]]:
         "trainer": np.frombuffer(type(trainer).__name__.encode(), np.uint8),
         "updates": np.array(trainer.updates, np.int64),
         "learning_rate": np.array(trainer.learning_rate, np.float64),
-        **{name: np.array(value, np.float64) for name, value in trainer._own_state().items()},
+        **{name: np.array(value, np.int64) for name, value in trainer._own_state().items()},
         **{
-            f"schedule:{name}": np.array(value, np.float64)
+            f"{_SCHEDULE}:{name}": np.array(value, np.float64)
             for name, value in (schedule.state_dict() if schedule else {}).items()
         },
     }
@@ -42,68 +50,88 @@ def state_of(trainer: Trainer) -> dict[str, NDArray[Any]]:
     return state
 
 
+class _Loaded(NamedTuple):
+    """A state that fits a trainer."""
+
+    updates: int
+    learning_rate: float
+    own: dict[str, int]
+    schedule: dict[str, float]
+    moments: dict[str, list[NDArray[Any]]]
+    """By the parameter's name."""
+
+
 def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
-    """See Trainer.load_state()."""
-    kind = (
-        bytes(np.asarray(state["trainer"], np.uint8)).decode(errors="replace")
-        if "trainer" in state
-        else "nothing known"
-    )
-    if kind != type(trainer).__name__:
+    """See Trainer.load_state(). Whatever may fail comes first."""
+    loaded = _checked(trainer, state)
+    schedule = Hooks(trainer).schedule
+    named = trainer.collection.named_parameters()
+    trainer.collection._root.detach()
+    memory = {
+        name: [_moment(trainer, parameter, k) for k in range(len(trainer._moments))]
+        for name, parameter in named.items()
+        if name in loaded.moments or lib.dn_trainer_has_moments(trainer._c, parameter._c)
+    }
+    if schedule and loaded.schedule:
+        schedule.load_state_dict(loaded.schedule)
+    for name, own in memory.items():
+        for k, moment in enumerate(own):
+            named[name]._shaped(moment)[...] = (
+                loaded.moments[name][k] if name in loaded.moments else 0
+            )
+    lib.dn_trainer_set_updates(trainer._c, loaded.updates)
+    trainer._shown = trainer.updates, trainer.clips
+    trainer.learning_rate = loaded.learning_rate
+    trainer._load_own_state(loaded.own)
+
+
+def _checked(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> _Loaded:
+    """What a trainer takes of a state.
+
+    Raises:
+        ValueError: it is not of this trainer.
+    """
+    kind = np.asarray(state.get("trainer"))
+    if not np.array_equal(kind, np.frombuffer(type(trainer).__name__.encode(), np.uint8)):
+        is_text = kind.dtype == np.uint8
+        got = f"one of {kind.tobytes().decode(errors='replace')}" if is_text else f"{kind}"
         raise ValueError(
-            f"load_state: the state must be of a {type(trainer).__name__}; got one of {kind}."
+            f"load_state: the state must be of a {type(trainer).__name__}; got {got:.60}."
         )
     named = trainer.collection.named_parameters()
-    own = {name: float(state[name]) for name in trainer._own_state() if name in state}
-    scheduled = {
-        name.removeprefix("schedule:"): float(array)
-        for name, array in state.items()
-        if name.startswith("schedule:")
-    }
-    moments = {
-        name: array
-        for name, array in state.items()
-        if ":" in name and not name.startswith("schedule:")
-    }
-    for counted in ("updates", "learning_rate"):
-        if counted not in state or np.size(state[counted]) != 1:
-            raise ValueError(
-                f"load_state: the state must have one number {counted!r}; got"
-                f" {state.get(counted)!r}."
-            )
-    for key, array in moments.items():
-        moment, _, name = key.partition(":")
+    moments: dict[str, list[NDArray[Any]]] = {}
+    for key, array in state.items():
+        moment, colon, name = key.partition(":")
+        if not colon or moment == _SCHEDULE:
+            continue
         if moment not in trainer._moments or name not in named:
             raise ValueError(
                 f"load_state: {key!r} must name a moment ({', '.join(trainer._moments)}) and a"
                 " parameter of the collection."
             )
-        if np.shape(array) != named[name].shape():
+        if np.shape(array) != named[name].shape() or np.asarray(array).dtype.kind not in "biuf":
             raise ValueError(
-                f"load_state: {key!r} must have the shape {named[name].shape()} of its parameter;"
-                f" got {np.shape(array)}."
+                f"load_state: {key!r} must be numbers of the shape {named[name].shape()} of its"
+                f" parameter; got {np.asarray(array).dtype} of the shape {np.shape(array)}."
             )
-    partial = [
-        k for k in moments for m in trainer._moments if f"{m}:{k.partition(':')[2]}" not in moments
-    ]
-    if partial:
-        raise ValueError(
-            f"load_state: a parameter must have all moments ({', '.join(trainer._moments)}); got"
-            f" only {partial[0]!r}."
-        )
-    schedule = Hooks(trainer).schedule
-    if schedule and scheduled:
-        schedule.load_state_dict(scheduled)
-    trainer.collection._root.detach()
-    lib.dn_trainer_restart(trainer._c)
-    for key, array in moments.items():
-        moment, _, name = key.partition(":")
-        memory = _moment(trainer, named[name], trainer._moments.index(moment))
-        named[name]._shaped(memory)[...] = array
-    lib.dn_trainer_set_updates(trainer._c, int(state["updates"]))
-    trainer._shown = trainer.updates, trainer.clips
-    trainer.learning_rate = float(state["learning_rate"])
-    trainer._load_own_state(own)
+        missing = [other for other in trainer._moments if f"{other}:{name}" not in state]
+        if missing:
+            raise ValueError(
+                f"load_state: a parameter must have all moments ({', '.join(trainer._moments)});"
+                f" got {key!r} without {missing[0]!r}."
+            )
+        moments[name] = [state[f"{each}:{name}"] for each in trainer._moments]
+    return _Loaded(
+        count_in(state, "updates", "load_state"),
+        number_in(state, "learning_rate", "load_state"),
+        {name: count_in(state, name, "load_state") for name in trainer._own_state()},
+        {
+            key.removeprefix(f"{_SCHEDULE}:"): number_in(state, key, "load_state", nan=True)
+            for key in state
+            if key.startswith(f"{_SCHEDULE}:")
+        },
+        moments,
+    )
 
 
 class Settings(NamedTuple):

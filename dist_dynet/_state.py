@@ -1,0 +1,34 @@
+"""Numbers of a state() that is given back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def number_in(state: Mapping[str, Any], name: str, what: str, *, nan: bool = False) -> float:
+    """The number of this name. `what` begins the message.
+
+    Args:
+        state: what state() gave, or something else.
+        name: of the number.
+        what: the method that takes the state.
+        nan: whether it may be nan.
+
+    Raises:
+        ValueError: there is none.
+    """
+    array = np.asarray(state.get(name))
+    if array.size == 1 and array.dtype.kind in "biuf" and (nan or not np.isnan(array).any()):
+        return float(array.item())
+    raise ValueError(f"{what}: the state must have one number {name!r}; got {state.get(name)!r}.")
+
+
+def count_in(state: Mapping[str, Any], name: str, what: str) -> int:
+    """The number of this name, a whole one that is not below 0; as number_in()."""
+    number = number_in(state, name, what)
+    if number < 0 or not number.is_integer():
+        raise ValueError(f"{what}: {name!r} of a state must count from 0; got {number:g}.")
+    return int(number)
