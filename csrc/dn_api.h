@@ -321,7 +321,7 @@ int dn_graph_invalidate(int graph);
  * dn_renew returns DN_ERROR_STATE, dn_graph_renew does it. */
 void dn_graph_hold(int graph);
 
-/* ---- cells (csrc/program.h) ----------------------------------------------------------- */
+/* ---- traced functions (csrc/program.h) ------------------------------------------------ */
 /* A function that is traced: programs, one for each combination of the arguments' dims. NULL: no
  * memory. Freed when no graph uses it any more. */
 dn_traced *dn_traced_new(void);

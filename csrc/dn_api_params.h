@@ -117,7 +117,6 @@ int dn_store_chunks(dn_store *);
 /* elements in use, padding between parameters included (always zero) */
 int64_t dn_chunk_size(dn_store *, int chunk);
 int64_t dn_chunk_capacity(dn_store *, int chunk);
-dn_real *dn_chunk_values(dn_store *, int chunk);
 dn_real *dn_chunk_gradients(dn_store *, int chunk);
 /* Move a chunk's gradients into memory from outside (capacity elements, 64-byte aligned, outliving
  * the store or the next move); NULL: back into private memory, which waits for nobody (a finaliser
@@ -176,16 +175,16 @@ void dn_params_put(int n, const dn_span_taken *, double factor, const dn_real *i
 void dn_param_put(dn_param *, double factor, const dn_real *in);
 /* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
-/* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x + rest
- * rounded, and what that lacks is the new rest (0 where x is not finite); rest may be NULL: 0, and
- * it is forgotten. */
+/* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x +
+ * residual rounded, and what that lacks is the new residual (0 where x is not finite); it may be
+ * NULL: 0, and it is forgotten. */
 void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *code);
 void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
 /* 8 bits for each number: a row of `width` numbers is blocks of DN_INT8_BLOCK, the last one
- * shorter, and a block is its scale s, a float, then its signed bytes. s = max |x + rest| / 126
+ * shorter, and a block is its scale s, a float, then its signed bytes. s = max |x + residual| / 126
  * over the finite numbers (0 if the maximum is below 1e-30); a byte k stands for k s, to nearest,
- * ties to even; 127, -127 and -128 for infinity, -infinity and NaN. The rest as in dn_bf16_encode,
- * but never NULL. */
+ * ties to even; 127, -127 and -128 for infinity, -infinity and NaN. The residual as in
+ * dn_bf16_encode, but never NULL. */
 enum { DN_INT8_BLOCK = 256 };
 void dn_int8_encode(int64_t rows, int64_t width, const dn_real *x, dn_real *residual,
                     uint8_t *code);
@@ -261,16 +260,16 @@ enum dn_profile_kind {
     DN_PROFILE_FORWARD = -1,
     DN_PROFILE_BACKWARD = -2,
     DN_PROFILE_UPDATE = -3,
-    DN_PROFILE_WEIGHTS = -4, /* dW = dy x' of all uses of a matrix: y is dW, the inputs dy and x */
-    DN_PROFILED_INPUTS = 3
+    DN_PROFILE_WEIGHTS = -4 /* dW = dy x' of all uses of a matrix: y is dW, the inputs dy and x */
 };
+enum { DN_PROFILED_INPUTS = 3 }; /* more are left out */
 /* A call, of one node or of a group of `members`: an operation or a dn_profile_kind; the dims of
  * its result and of its first inputs; how many multiplications its products have, -1: not known, or
  * it is none; when, by the meter's clock in nanoseconds; how many of these were spent in calls
  * within it. */
 typedef struct dn_profiled {
     int what, backward, members, inputs;
-    dn_dim y, x[3];
+    dn_dim y, x[DN_PROFILED_INPUTS];
     int64_t multiplications, begin, end, within;
 } dn_profiled;
 /* All threads' calls are noted from here on, at most so many; DN_ERROR_STATE: they are already. */
@@ -394,12 +393,12 @@ void dn_shm_comm_free(dn_shm_comm *);
 int dn_shm_comm_received(dn_shm_comm *, double seconds);
 const uint8_t *dn_shm_comm_message(dn_shm_comm *, int rank);
 
-/* WAITS: for another rank; call again when dn_shm_comm_received, with the same arguments. NEWS:
+/* WAITS: for another rank; call again when dn_shm_comm_received, with the same arguments. NO_PLAN:
  * messages must be read. */
 enum dn_shm_comm_outcome { DN_SHM_COMM_DONE, DN_SHM_COMM_WAITS, DN_SHM_COMM_NO_PLAN };
 /* Sends this rank's message and receives the others'. DONE: all are alike and rows fit into the
  * windows of the plan, which holds now what was agreed on; factors are weight / sum of weights with
- * `average`, else 1, or 0 for weight 0. NEWS otherwise, and without a plan. The outcome is the same
+ * `average`, else 1, or 0 for weight 0. NO_PLAN otherwise. The outcome is the same
  * on all ranks. No gradient is changed. DN_ERROR_VALUE: the message is too long. */
 int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_members *,
                           dn_shm_comm_plan *, int average, double seconds);

@@ -2,9 +2,9 @@
  * ignored: threads would be in several phases at once. */
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "dn_api.h"
 
 enum { HELD = 256 /* spans, until they are written */, FLUSH = 20000000 /* ns */ };
@@ -21,12 +21,7 @@ static struct {
     dn_span spans[HELD];
 } record = {.file = -1};
 
-int64_t dn_meter_now(void) {
-    struct timespec t;
-    if (fake >= 0) return fake;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
+int64_t dn_meter_now(void) { return fake >= 0 ? fake : dn__nanoseconds(); }
 
 static int is_followed(void) { return own && own == owners; }
 

@@ -12,7 +12,7 @@
 #include "op.h"
 
 /* An operation of a program. Its inputs: a value >= 0 is a node of the program, -1 - k input k of
- * the cell. */
+ * the function. */
 typedef struct dn_inner {
     const dn_op *op;
     dn_dim dim; /* as traced; in a group the batch is larger */

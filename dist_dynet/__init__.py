@@ -12,7 +12,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import _checkout, _hints, _shown, _tracebacks, ops, schedules  # noqa: F401 - _checkout first
+from . import _checkout, _hints, _launcher, _shown, _tracebacks, ops, schedules  # noqa: F401 - _checkout first
 from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
 from ._tensor import Tensor
@@ -139,10 +139,15 @@ _hints.explain_arguments(Trainer, _hints.ARGUMENTS_OF_TRAINERS)  # noqa: F405
 _tracebacks.install()
 
 
-if {
-    *("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"),
-    *("DIST_DYNET_CHECK", "DIST_DYNET_METRICS", "DIST_DYNET_TIMELINE"),
-} & os.environ.keys():
+if (
+    _launcher.is_connected()
+    or {
+        "DIST_DYNET_CHECK",
+        "DIST_DYNET_METRICS",
+        "DIST_DYNET_TIMELINE",
+    }
+    & os.environ.keys()
+):
     # Under a launcher a failure on this rank must end the whole job; a trial and metrics follow
     # each trainer from its start.
     from . import parallel  # noqa: F401

@@ -1,4 +1,4 @@
-"""The wall: the only module that touches cffi.
+"""The only module that loads C extensions.
 
 It chooses the number type (DIST_DYNET_DTYPE=float32|float64), loads the extensions, hands BLAS to
 the kernels, and turns the negative results of C calls into Python exceptions. It knows nothing of
@@ -203,11 +203,20 @@ def bf16_instructions() -> str:
 # ---- threads ---------------------------------------------------------------------------
 
 
-def set_threads(n: int, what: str) -> None:
-    """How many threads of this process compute at one thing; see settings.init()."""
+def possible_threads(n: int, what: str) -> int:
+    """The number, if so many threads can compute.
+
+    Raises:
+        ValueError: they cannot.
+    """
     if not 1 <= n <= lib.dn_most_threads():
         raise ValueError(f"{what}: takes a number from 1 to {lib.dn_most_threads()}; got {n}.")
-    lib.dn_set_threads(n)
+    return n
+
+
+def set_threads(n: int, what: str) -> None:
+    """How many threads of this process compute at one thing; see settings.init()."""
+    lib.dn_set_threads(possible_threads(n, what))
 
 
 try:

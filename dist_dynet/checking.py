@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._ffi import DTYPE, DTYPE_NAME, GRAPH_SHIFT, lib
+from ._integers import whole
 from .expression import Expression
 from .graph import cg, renew_cg
 from .params.collection import ParameterCollection
@@ -213,11 +214,13 @@ def check_gradient(
         epsilon: h, for numbers of size 1 and less; larger ones get it times their size.
         tolerance: see above.
         max_entries: of parameters with more numbers than this, so many at random places are
-            checked.
+            checked; 1 or more.
 
     Raises:
         GradientCheckError: they differ; its message lists the worst.
-        ValueError: the loss is not one number, or changes from one evaluation to the next.
+        ValueError: the loss is not one number, or changes from one evaluation to the next;
+            there is nothing to compare, or max_entries is below 1.
+        TypeError: max_entries is not an integer.
 
     >>> import dist_dynet as dy
     >>> W = dy.ParameterCollection().parameters_from_numpy([[0.5, -1.0], [2.0, 0.25]])
@@ -226,6 +229,8 @@ def check_gradient(
     >>> dy.check_gradient(loss, [W])
     True
     """
+    if (max_entries := whole(max_entries, "check_gradient", "max_entries")) < 1:
+        raise ValueError(f"check_gradient: max_entries must be 1 or more; got {max_entries}.")
     epsilon = EPSILON if epsilon is None else float(epsilon)
     tolerance = TOLERANCE if tolerance is None else float(tolerance)
     chosen, loss = _listed(parameters), _Loss(expr_or_fn)
@@ -260,6 +265,8 @@ def check_gradient(
             p._set_flat_gradient(gradient_before)
         loss.end()
     loss.expression()
+    if not compared:
+        raise ValueError("check_gradient: there must be numbers to compare; got none.")
     if wrong:
         raise GradientCheckError(
             sorted(wrong, key=lambda d: -np.nan_to_num(d.excess, nan=np.inf)), compared, tolerance

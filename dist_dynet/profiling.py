@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import trace_events
+from . import _launcher, trace_events
 from ._ffi import OPS, ffi, lib
 from ._integers import named
 
@@ -241,13 +241,9 @@ def profile() -> Profile:
 def of_whole_program(file: str) -> None:
     """Measures from now to the end of the process, prints the table on stderr and writes the file;
     of a rank of several, with its number before the suffix. For `dist-dynet run --profile`."""
-    ranks = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
-    rank = next((os.environ[name] for name in ranks if name in os.environ), "")
-    sizes = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
-    alone = next((os.environ[name] for name in sizes if name in os.environ), "1") == "1"
-    path = Path(file)
-    if rank and not alone:
-        path = path.with_name(f"{path.stem}-{rank}{path.suffix}")
+    path, launch = Path(file), _launcher.find()
+    if launch is not None:
+        path = path.with_name(f"{path.stem}-{launch.rank}{path.suffix}")
     measured = Profile()
     measured.__enter__()
     process = os.getpid()
@@ -260,7 +256,7 @@ def of_whole_program(file: str) -> None:
             measured.save(path)
         except OSError as error:
             print(f"dist_dynet: profile: {path} cannot be written: {error}", file=sys.stderr)
-        if rank in ("", "0"):
+        if launch is None or launch.rank == 0:
             print(f"dist_dynet: profile\n{measured.table()}", file=sys.stderr)
 
     atexit.register(end)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from . import _random
-from ._ffi import lib
+from ._ffi import possible_threads
 from ._ffi import set_threads as use_threads
 from ._integers import integer
 from .batching import strategy
@@ -288,12 +288,7 @@ class DynetParams:
 
     def set_threads(self, threads: int, what: str = "set_threads") -> None:
         """How many threads compute at one thing, 1 or more: see init()."""
-        number = _whole(threads, what)
-        if not 1 <= number <= lib.dn_most_threads():
-            raise ValueError(
-                f"{what}: takes a number from 1 to {lib.dn_most_threads()}; got {threads!r}."
-            )
-        self._values["threads"] = number
+        self._values["threads"] = possible_threads(_whole(threads, what), what)
 
     def set_autobatch(self, autobatch: bool | int, what: str = "set_autobatch") -> None:
         """How renew_cg() batches when it is not told: as its argument `autobatching`."""

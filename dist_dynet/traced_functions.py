@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNTRACED: int = lib.DN_ERROR_UNTRACED
 _FIRST_PARAMETER = 1 << 62  # handles from here on, and negative ones, are no nodes
 MOST_TRACES = 256
-"""Of one cell; what comes after them is called without a trace, as if it were not decorated."""
+"""Of one function; what comes after them is called without a trace, as if it were not decorated."""
 
 _ATTEMPTS = 8
 """At tracing a function, beside other threads: these may draw random numbers meanwhile."""
@@ -33,13 +33,13 @@ _lock = threading.RLock()
 
 
 @accelerated
-def traced_call(cell: int, *handles: int) -> int:
+def traced_call(function: int, *handles: int) -> int:
     """What dn_traced_call() of csrc/dn_api.h returns."""
-    return lib.dn_traced_call(cell, len(handles), handles)  # type: ignore[no-any-return]
+    return lib.dn_traced_call(function, len(handles), handles)  # type: ignore[no-any-return]
 
 
 class _Variant:
-    """What a function returns for arguments of one form: C's cell, which holds the programs for
+    """What a function returns for arguments of one form: C's part, which holds the programs for
     their dims."""
 
     __slots__ = ("c", "form", "handle", "is_pair", "kept", "outputs")
@@ -78,7 +78,7 @@ class TracedFunction:
         self._name = name
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """The cell of an instance: traces belong to it, since what the function reads from it may
+        """That of an instance: traces belong to it, since what the function reads from it may
         be its own."""
         if instance is None:
             return self
@@ -138,7 +138,7 @@ class TracedFunction:
         for option in sorted(options):
             key.append(option)
             self._flatten(options[option], handles, key)
-        if callback.tracing or not handles:  # the cell within becomes part of the one around it
+        if callback.tracing or not handles:  # the one within becomes part of the one around it
             return self._function(*self._instance, *args, **options)
         form = tuple(key)
         try:
@@ -189,7 +189,7 @@ class TracedFunction:
     def _trace(
         self, variant: _Variant, handles: list[int], args: tuple[Any, ...], options: dict[str, Any]
     ) -> None:
-        """Adds a program to C's cell."""
+        """Adds a program to C's part."""
         dims = [expression(h).dim() for h in handles]
         outer = graph_of(*handles)
         for _ in range(_ATTEMPTS if threading.active_count() > 1 else 1):

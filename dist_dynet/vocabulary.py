@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -210,7 +211,7 @@ class Vocabulary:
             content = json.loads(Path(name).read_text(encoding="utf-8"))
             return cls.from_spec([content[key] for key in ("unknown", "names", "counts")])
         except OSError as error:
-            raise unreadable(name, error) from error
+            raise unreadable(name, error, "vocabulary") from error
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"Vocabulary.load: {name} holds no vocabulary: {error}") from None
 
@@ -251,15 +252,15 @@ class Vocabulary:
             with _open_text(Path(name)) as lines:
                 for number, line in enumerate(lines, 1):
                     word, *numbers = line.rstrip().split(" ")
-                    if number == 1 and len(numbers) == 1:
-                        continue
+                    if number == 1 and len(numbers) == 1 and word.isdecimal():
+                        continue  # word2vec's: how many words of which size
                     size = size or len(numbers)
                     if len(numbers) > size:  # a name with spaces
                         word, numbers = " ".join([word, *numbers[:-size]]), numbers[-size:]
                     if word in wanted:
                         found[word] = _as_vector(numbers, size, f"{name}, line {number}")
-        except OSError as error:
-            raise unreadable(name, error) from error
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise unreadable(name, error, "vectors") from error
         rows = {
             n: found[n] if n in found else found[n.lower()]
             for n in self.names

@@ -236,6 +236,11 @@ def launch(python, *arguments, wait=True, limit=120, **options):
     return subprocess.CompletedProcess(job.command, status, out, err)
 
 
+def alone(*arguments, **environment):
+    """`dist-dynet run` by this Python."""
+    return launch(sys.executable, "run", *arguments, **environment)
+
+
 def started(python, ranks, *arguments, **options):
     """A job whose ranks sleep: the launcher, and the processes of the ranks and of their
     children."""

@@ -246,6 +246,21 @@ def test_epsilon_and_tolerance():
             ValueError,
             "^check_gradient: there is no parameter",
         ),
+        (
+            lambda m: dy.check_gradient(dy.scalarInput(1), m, max_entries=0),
+            ValueError,
+            "^check_gradient: max_entries must be 1 or more; got 0",
+        ),
+        (
+            lambda m: dy.check_gradient(dy.scalarInput(1), m, max_entries=1.5),
+            TypeError,
+            "^check_gradient: max_entries must be an integer; got 1.5",
+        ),
+        (
+            lambda m: dy.check_gradient(dy.scalarInput(1), m.add_parameters(0)),
+            ValueError,
+            "^check_gradient: there must be numbers to compare; got none",
+        ),
     ],
 )
 def test_bad_calls(model, call, exception, message):

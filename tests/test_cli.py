@@ -21,6 +21,7 @@ from jobs import (
     PROGRAMS,
     SCRIPT,
     all_gone,
+    alone,
     environment_of,
     launch,
     lines_of,
@@ -31,10 +32,9 @@ from jobs import (
 from processes import output_of, run_python
 
 import dist_dynet
-from dist_dynet import cli
+from dist_dynet import _launcher, cli
 from dist_dynet.cli import _relay, mpi, options, output
 from dist_dynet.cli._messages import RefusedError
-from dist_dynet.parallel import _launcher
 
 # ---- what ranks write ------------------------------------------------------------------
 
@@ -451,10 +451,6 @@ def test_user_signal_continues_to_the_ranks(python):
 
 
 # ---- one process -----------------------------------------------------------------------
-
-
-def alone(*arguments, **environment):
-    return launch(sys.executable, "run", *arguments, **environment)
 
 
 def test_one_rank_is_the_script_and_nothing_else():

@@ -378,13 +378,6 @@ def test_files_named_in_documents_exist(path):
     assert not missing
 
 
-def test_what_is_not_there_yet_is_not_there():
-    section = (ROOT / "docs" / "differences.md").read_text().split("## Not there yet\n")[1]
-    assert not [name for name in re.findall(r"`(\w+)`", section) if name in dy.__all__], (
-        "now it is: take it out of docs/differences.md"
-    )
-
-
 @pytest.mark.parametrize("path", TEXTS, ids=relative)
 def test_no_path_of_one_machine(path):
     places = "|".join(("home", "opt", "root", "Users", "work"))

@@ -10,6 +10,8 @@ import traceback
 import numpy as np
 import pytest
 from functions import MineError, batched_network, close, cube, outer, raising_forward
+from op_table import FAMILIES
+from op_table.run import drawn, kept
 
 import dist_dynet as dy
 
@@ -440,3 +442,42 @@ def test_function_that_fails_when_its_node_is_made_is_called_once():
     with pytest.raises(ZeroDivisionError):
         f(dy.inputVector([1, 2]))
     assert len(given) == 1
+
+
+USES = [
+    pytest.param(row, case, k, id=f"{row.label(case)}-{k}")
+    for module in FAMILIES.values()
+    for row in module.ROWS
+    for case in row.cases[:1]
+    for k, spec in enumerate(case.inputs)
+    if spec.kind == "tensor" and spec.batch == 1
+]
+
+
+@pytest.mark.parametrize(("row", "case", "k"), USES)
+def test_function_that_fails_runs_once_for_each_use(row, case, k, rng):
+    """Of every operation: whatever calls it does not call it again another way."""
+    runs = []
+
+    def refuse(x):
+        runs.append(x)
+        raise ZeroDivisionError
+
+    dy.renew_cg(immediate_compute=True)
+    collection = dy.ParameterCollection()
+    inputs = [
+        dy.inputTensor(x, batched=True) if spec.kind == "tensor" else x
+        for spec, a in zip(case.inputs, drawn(row, case, rng), strict=True)
+        for x in [kept(collection, spec, a, False)]
+    ]
+    f = dy.function(refuse, None, dim=case.inputs[k].dims)
+    with pytest.raises(ZeroDivisionError):
+        f(dy.inputVector([1, 2]))
+    inputs[k] = dy.cg().expression(len(dy.cg()) - 1)
+    runs.clear()
+    try:
+        row.build(*inputs, **case.attributes)
+    except ZeroDivisionError:
+        assert len(runs) == 1
+    else:
+        assert not runs  # the value was not asked for

@@ -192,6 +192,21 @@ def test_a_whole_program_is_profiled(tmp_path):
     assert {"tanh", "forward"} <= names
 
 
+@pytest.mark.parametrize(
+    ("launcher", "name"),
+    [
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, "p-1.json"),
+        ({"PMI_RANK": "0", "PMI_SIZE": "1"}, "p.json"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "p.json"),  # a batch script itself
+    ],
+)
+def test_profile_of_a_rank_has_its_number(launcher, name, tmp_path):
+    file = str(tmp_path / "p.json")
+    code = f"from dist_dynet import profiling; profiling.of_whole_program({file!r})"
+    ran = run_python("-c", code, **launcher)
+    assert [p.name for p in tmp_path.iterdir()] == [name], ran.stderr
+
+
 def test_file_is_written_where_nobody_reads_the_table(tmp_path):
     """As with `| head`."""
     reads, writes = os.pipe()

@@ -16,13 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import SCRIPT, all_gone, launch, lines_of, start_launcher, started
+from jobs import SCRIPT, all_gone, alone, launch, lines_of, start_launcher, started
 
 from dist_dynet.cli import attempt, output, restarts
-
-
-def alone(*arguments, **environment):
-    return launch(sys.executable, "run", *arguments, **environment)
 
 
 def attempts(job):

@@ -147,6 +147,20 @@ def test_vectors_that_are_wrong_are_refused(tmp_path):
             v.vectors(file)
     with pytest.raises(FileNotFoundError):
         v.vectors(tmp_path / "missing")
+    zipped = tmp_path / "v.gz"
+    zipped.write_bytes(gzip.compress(b"a 1 2\nb 3 4\n")[:-12])
+    file.write_bytes(b"\xff 1 2\n")
+    for damaged in (zipped, file):
+        with pytest.raises(RuntimeError, match=f"Could not read vectors from {damaged}: "):
+            v.vectors(damaged)
+
+
+def test_vectors_of_one_number_have_no_header_by_mistake(tmp_path):
+    file = tmp_path / "v"
+    v = dy.Vocabulary(["a", "b"])
+    for header in ("", "2 1\n"):
+        file.write_text(f"{header}a 0.5\nb 3\n")
+        assert v.vectors(file)[v.ids(["a", "b"])].tolist() == [[0.5], [3]]
 
 
 def test_the_file_is_json(tmp_path):

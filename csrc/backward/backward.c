@@ -1,4 +1,4 @@
-/* The backward pass: from the root's index down to 0, without recursion; in a graph that is batched
+/* The backward pass: from the loss's index down to 0, without recursion; in a graph that is batched
  * on the fly, back through the order in which nodes were computed. Products that give the gradient
  * of one matrix are collected and done as one when the backward pass reaches that matrix: every use
  * of it has passed by then. */
@@ -43,7 +43,7 @@ static void backward_node(dn_tape *t, int i) {
     if (t->workspace.scratch.n_chunks) dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
 }
 
-/* Whether node i was computed from values of this root. Negative: no memory. */
+/* Whether node i was computed from values of this store. Negative: no memory. */
 static int depends_on(dn_tape *t, int i, const dn_store *store) {
     uint8_t *leads = calloc((size_t)i + 1, 1); /* to node i */
     int found = 0;

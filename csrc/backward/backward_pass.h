@@ -75,7 +75,7 @@ typedef struct dn_backward_pass {
         int32_t *last_use, *next;
         int steps, notified; /* whether a step ends when it has notified somebody; whether it has */
     } hook;
-    int last_loss; /* root of the last finished or running backward, -1: none */
+    int last_loss; /* loss of the last finished or running backward, -1: none */
     /* nodes from this one on are as they were made: no backward has seen them */
     int first_new_node;
 } dn_backward_pass;

@@ -7,7 +7,7 @@
 #include "schedule/group.h"
 #include "backward/backward_pass.h"
 
-/* A parameter or row is read: its root's version is noted for the check before backward. */
+/* A parameter or row is read: its store's version is noted for the check before backward. */
 static void use_store(dn_tape *t, dn_store *store) {
     if (t->workspace.out_of_memory) return; /* nothing was read */
     for (int i = 0; i < t->n.stores; i++)

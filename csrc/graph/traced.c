@@ -59,7 +59,7 @@ void dn_trace_end(int graph, int outer) {
 }
 
 /* What is needed for the outputs gets its place: place[i] >= 0, a node of the program; < 0, an
- * input of the cell. */
+ * input of the traced function. */
 typedef struct trace {
     dn_tape *t;
     dn_program *p;
@@ -90,8 +90,8 @@ static int mark_needed(trace *r, const int *given, const int *outputs) {
         if (r->place[i] == NOT_NEEDED || r->place[i] == INT32_MIN) continue;
         if (node->op == dn_ops[DN_OP_function])
             return dn__tape_fail(r->t, DN_ERROR_VALUE,
-                                 "cell: operations written in Python cannot be traced. Call them "
-                                 "outside of the cell.");
+                                 "traced: operations written in Python cannot be traced. Call them "
+                                 "outside of the function.");
         if (is_captured(node)) r->place[i] = -1 - p->n_captured++;
         else r->place[i] = p->n_nodes++;
         p->n_args += is_captured(node) ? 0 : node->n_args;
@@ -101,7 +101,7 @@ static int mark_needed(trace *r, const int *given, const int *outputs) {
     }
     if (p->n_captured > MOST_CAPTURED)
         return dn__tape_fail(r->t, DN_ERROR_VALUE,
-                             "cell: uses at most %d parameters and rows; got %d.", MOST_CAPTURED,
+                             "traced: uses at most %d parameters and rows; got %d.", MOST_CAPTURED,
                              p->n_captured);
     for (int k = 0; k < p->n_given; k++) {
         r->place[given[k]] = -1 - p->n_captured - k;
@@ -239,7 +239,7 @@ static int place_outputs(trace *r, const int *given, const int *outputs) {
     const size_t size = p->not_batchable ? total : total / (size_t)batch;
     if (total > INT32_MAX)
         return dn__tape_fail(r->t, DN_ERROR_VALUE,
-                             "cell: the outputs would have more than %d elements.", INT32_MAX);
+                             "traced: the outputs would have more than %d elements.", INT32_MAX);
     p->dim = (dn_dim){.nd = 1,
                       .batch = p->not_batchable ? 1 : batch,
                       .size = (int)size,

@@ -7,7 +7,8 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
-#include <time.h>
+
+#include "../clock.h"
 
 enum { STACK = 1 << 20, MOST_CLAIMS = 1 << 15 };
 /* Nanoseconds. To wake a thread costs the caller up to 35,000 where the core has other work, and
@@ -84,12 +85,6 @@ static void set_rounding(unsigned mode) {
 #else
     (void)mode;
 #endif
-}
-
-static uint64_t nanoseconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* ---- claims --------------------------------------------------------------------------- */
@@ -169,7 +164,7 @@ static int watch(int64_t most, uint64_t *now, int *lost) {
             came = unclaimed(atomic_load(&job.claims)) > 0;
         }
         before = *now;
-        *now = nanoseconds();
+        *now = dn__nanoseconds();
         *lost |= *now - before > LOST;
     } while (!came && (int64_t)(*now - begun) < most);
     atomic_fetch_sub(&dn__watching, 1);
@@ -181,11 +176,11 @@ static void *worker(void *unused) {
     (void)unused;
     do {
         int came = 1, lost = 0;
-        uint64_t now = nanoseconds(), begun = now;
+        uint64_t now = dn__nanoseconds(), begun = now;
         wake_some();
         while (came) {
             if (take_part(1)) {
-                now = nanoseconds();
+                now = dn__nanoseconds();
                 credit += (int64_t)(now - begun);
                 if (credit > MOST_CREDIT) credit = MOST_CREDIT;
             }
@@ -264,30 +259,30 @@ void dn__set_threads(int n) {
 
 void dn__compute_alone(double time) {
     pthread_mutex_lock(&pool.owner);
-    pool.alone_until = nanoseconds() + (uint64_t)time;
+    pool.alone_until = dn__nanoseconds() + (uint64_t)time;
     pthread_mutex_unlock(&pool.owner);
 }
 
 static void wait_for_all(uint64_t begun) {
-    uint64_t before = nanoseconds();
+    uint64_t before = dn__nanoseconds();
     do {
         for (int i = 0; i < LOOKS; i++) {
             if (!atomic_load(&job.left)) return;
             relax();
         }
-    } while (nanoseconds() - before < WATCH);
+    } while (dn__nanoseconds() - before < WATCH);
     pthread_mutex_lock(&pool.lock);
     atomic_store(&pool.waiting, 1);
     while (atomic_load(&job.left)) pthread_cond_wait(&pool.rest, &pool.lock);
     atomic_store(&pool.waiting, 0);
     pthread_mutex_unlock(&pool.lock);
-    uint64_t now = nanoseconds();
+    uint64_t now = dn__nanoseconds();
     if (now - before > before - begun + STALL) pool.alone_until = now + PAUSE * (now - before);
 }
 
 /* Whether it was done. */
 static int share(int pieces, double work, dn__piece *body, const void *context) {
-    uint64_t begun = nanoseconds();
+    uint64_t begun = dn__nanoseconds();
     if (begun < pool.alone_until || !make_workers(atomic_load(&dn__threads) - 1)) return 0;
     uint64_t number = (atomic_load(&job.claims) >> 32) + 1;
     atomic_store_explicit(&job.body, body, memory_order_relaxed);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "dn_api.h"
 
@@ -29,6 +30,7 @@ static void *answer(void *arg) {
             (void)!sendto(a->socket, question, (size_t)n, MSG_DONTWAIT, (struct sockaddr *)&from,
                           length);
     }
+    close(a->socket);
     free(a);
     return NULL;
 }
@@ -37,14 +39,14 @@ int dn_answer_alive(int socket, const char *token) {
     answering *a = malloc(sizeof *a);
     pthread_t thread;
     sigset_t all, before;
-    if (!a) return ENOMEM;
+    if (!a) return close(socket), ENOMEM;
     a->socket = socket;
     memcpy(a->token, token, TOKEN);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's threads */
     int failure = pthread_create(&thread, NULL, answer, a);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (failure) free(a);
+    if (failure) free(a), close(socket);
     else pthread_detach(thread);
     return failure;
 }

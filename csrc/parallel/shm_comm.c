@@ -16,8 +16,8 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "clock.h"
 #include "kernels/kernels.h"
 #include "params/params.h"
 
@@ -117,16 +117,10 @@ static inline void pause_core(void) {
 #endif
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 int dn_shm_comm_received(dn_shm_comm *comm, double seconds) {
     if (all_have_sent(comm)) return 1;
-    for (const double until = seconds > 0 ? now() + seconds : 0; seconds > 0 && now() < until;
-         sched_yield())
+    for (const double until = seconds > 0 ? dn__seconds() + seconds : 0;
+         seconds > 0 && dn__seconds() < until; sched_yield())
         for (int i = 0; i < LOOKS; i++, pause_core())
             if (all_have_sent(comm)) return 1;
     return 0;

@@ -165,11 +165,12 @@ void dn_lookup_copy_gradients(dn_param *p, int64_t n, const int *rows, dn_real *
 int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block) {
     int error = 0;
     for (int64_t i = 0; i < n; i++)
-        if (rows[i] < 0 || rows[i] >= p->rows) return -1;
+        if (rows[i] < 0 || rows[i] >= p->rows) return DN_ERROR_VALUE;
     DN_HOLD(p->store);
     const int64_t before = p->n_touched;
     const int empty = p->empty;
-    for (int64_t i = 0; i < n && !error; i++) error = dn__lookup_row(p, rows[i]) ? 0 : -1;
+    for (int64_t i = 0; i < n && !error; i++)
+        error = dn__lookup_row(p, rows[i]) ? 0 : DN_ERROR_MEMORY;
     for (int64_t i = 0; i < n && !error; i++) {
         dn_real *to = dn__lookup_row(p, rows[i]);
         dn__add((size_t)p->row_size, to, block + i * p->row_size, to);

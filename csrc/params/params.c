@@ -1,4 +1,4 @@
-/* Roots: dense parameters in chunks, lookup tables with the list of touched rows. */
+/* Parameter stores: dense parameters in chunks, lookup tables with the list of touched rows. */
 #include "params.h"
 
 #include <stdlib.h>
@@ -334,7 +334,6 @@ int64_t dn_param_offset(dn_param *p) { return p->offset; }
 int dn_store_chunks(dn_store *r) { return r->n_chunks; }
 int64_t dn_chunk_size(dn_store *r, int chunk) { return r->chunks[chunk].size; }
 int64_t dn_chunk_capacity(dn_store *r, int chunk) { return r->chunks[chunk].capacity; }
-dn_real *dn_chunk_values(dn_store *r, int chunk) { return r->chunks[chunk].values; }
 dn_real *dn_chunk_gradients(dn_store *r, int chunk) {
     __atomic_add_fetch(&r->lent, 1, __ATOMIC_RELAXED);
     return r->chunks[chunk].grads;

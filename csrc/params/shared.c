@@ -183,7 +183,7 @@ int dn__detach(dn_store *r) {
     if (!r->n_shared) return 0;
     dn__await_window(r, DN_WINDOW_PINNED);
     if (r->window == DN_WINDOW_OPEN) return DN_ERROR_BUSY;
-    r->window = 0; /* dn_store_open will say so */
+    r->window = 0; /* dn_trainer_open will say so */
     return bring_home(r);
 }
 

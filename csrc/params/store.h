@@ -33,7 +33,7 @@ struct dn_param {
     int64_t offset;
     /* shared.c: of dense parameters how many pieces, of tables how many tables come before */
     int64_t first_piece, number;
-    int id; /* position in root->params */
+    int id; /* position in store->params */
     int updated;
     /* of a dense parameter's gradient: rises whenever somebody may have written it */
     int64_t changes;

@@ -60,8 +60,10 @@ int64_t dn__node2(int op, int64_t a, int64_t b);
 int64_t dn__node1_float(int op, int64_t a, double r, double s);
 
 /* numbers.c */
-/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be
- * freed; NULL: it is none, or there is no memory. */
+/* so many numbers or handles lie on the stack; more in memory */
+enum { DN_FEW = 64 };
+/* The numbers of a list or tuple of Python's own numbers, in `few` (DN_FEW of them) or in memory to
+ * be freed; NULL: it is none, or there is no memory. */
 double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
 
 /* states.c */

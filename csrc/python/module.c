@@ -65,6 +65,7 @@ static PyObject *negative(PyObject *x) {
         return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
     const int64_t given = ((Node *)x)->handle,
                   handle = given < 0 ? NOT_HANDLED : scaled(given, -1, 0);
+    if (handle == DN_ERROR_PYTHON) return dn__python_error();
     return handle >= 0 ? dn__new_node(dn__expression_type, handle)
                        : PyObject_CallFunctionObjArgs(operators[NEGATE].general, x, NULL);
 }

@@ -196,12 +196,12 @@ static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
                        : -1;
     const Py_ssize_t n = op < 0 ? 0 : length(args[0]);
     int made = n > 0 && n == length(args[1]);
+    int64_t handle = NOT_HANDLED;
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && made && i < n; i++) {
         int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
-        const int64_t handle = pair[0] < 0 || pair[1] < 0
-                                   ? NOT_HANDLED
-                                   : dn__node(op, 2, pair, 1, (int[]){0}, 0, NULL, 0);
+        handle = pair[0] < 0 || pair[1] < 0 ? NOT_HANDLED
+                                            : dn__node(op, 2, pair, 1, (int[]){0}, 0, NULL, 0);
         PyObject *node = handle < 0 ? NULL : dn__new_node(dn__expression_type, handle);
         if (node) PyList_SetItem(list, i, node);
         else if (handle < 0) made = 0;
@@ -209,7 +209,7 @@ static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
     }
     if (!list || made) return list;
     Py_DECREF(list);
-    return dn__general(self, args, n_args, names);
+    return handle == DN_ERROR_PYTHON ? dn__python_error() : dn__general(self, args, n_args, names);
 }
 
 /* expressions_from(handle, n) */
@@ -237,7 +237,7 @@ static int sizes_of(PyObject *from, int sizes[DN_MAX_DIMS + 1]) {
  * which all elements are. Without sizes (None) a vector; batched: the last size is the batch's. */
 static PyObject *input_node(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
                             PyObject *names) {
-    double few[64], *x = few;
+    double few[DN_FEW], *x = few;
     int sizes[DN_MAX_DIMS + 1];
     Py_ssize_t n = 1;
     int64_t handle = NOT_HANDLED;

@@ -8,7 +8,7 @@
 double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
     if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
     *n = length(from);
-    double *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
+    double *out = *n <= DN_FEW ? few : malloc((size_t)*n * sizeof *out);
     for (Py_ssize_t i = 0; out && i < *n; i++)
         if (!as_double(item(from, i), &out[i])) {
             if (out != few) free(out);

@@ -140,9 +140,9 @@ static int inputs_before_x(const State *s, const Rates *r, int layer, PyObject *
  * handle of the first. xs become what the network gives. 0: not handled, or an exception is set. */
 static int make_layers(State *s, const Rates *r, int n, int64_t *xs, int parts, int64_t *first) {
     const dn_layers *p = s->table;
-    int64_t few[64], *handles = few;
+    int64_t few[DN_FEW], *handles = few;
     int good = 1;
-    if (n + MOST_BEFORE_X > 64) handles = malloc((size_t)(n + MOST_BEFORE_X) * sizeof *handles);
+    if (n + MOST_BEFORE_X > DN_FEW) handles = malloc((size_t)(n + MOST_BEFORE_X) * sizeof *handles);
     for (int layer = 0; handles && good && layer < p->layers; layer++) {
         PyObject *masks = names.nothing;
         int ints[] = {n, DN_SEQUENCE_LIST};
@@ -220,11 +220,11 @@ static PyObject *states_over(State *s, const int64_t *first, int n, int64_t top)
 /* _over_list(xs, whether states are wanted, not outputs): None: not handled. */
 static PyObject *over_list(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
     State *s = (State *)self;
-    int64_t few[64], *xs = few, first[MOST_LAYERS];
+    int64_t few[DN_FEW], *xs = few, first[MOST_LAYERS];
     if (!counted(n_args, 2)) return NULL;
     const Py_ssize_t n = PyList_CheckExact(args[0]) ? PyList_Size(args[0]) : 0;
     if (!s->table || field(s, LAST) != Py_None || n < 1 || n > INT32_MAX / 2) return or_none(NULL);
-    if (n > 64) xs = malloc((size_t)n * sizeof *xs);
+    if (n > DN_FEW) xs = malloc((size_t)n * sizeof *xs);
     for (Py_ssize_t t = 0; xs && t < n; t++) xs[t] = handle_of(PyList_GetItem(args[0], t));
     PyObject *made = NULL;
     if (xs && advance(s, (int)n, xs, (int)n, first))

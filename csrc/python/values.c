@@ -1,4 +1,4 @@
-/* Values in and out, of numbers that fit on the stack, by the quick calls of csrc/graph/values.c
+/* Values in and out, of numbers that fit on the stack, by the fast calls of csrc/graph/values.c
  * and csrc/graph/gradient.c. They stand for the functions of the same name in expression.py,
  * graph.py, parameters.py and ops/inputs.py. */
 #include "expression.h"
@@ -12,7 +12,7 @@ static PyObject *general(PyObject *function, PyObject *x) {
 /* set_numbers(x, numbers) */
 static PyObject *set_numbers(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
                              PyObject *names) {
-    double few[64], *x = NULL;
+    double few[DN_FEW], *x = NULL;
     Py_ssize_t n;
     int code = DN_FALLBACK;
     const int64_t a = n_args == 2 && !names ? handle_of(args[0]) : -1;

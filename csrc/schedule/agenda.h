@@ -17,7 +17,7 @@ typedef struct dn_signature {
     int32_t apart; /* what else its nodes have in common: their depth, if that counts, and whether
                       they are beside the loss */
     int32_t n_ready, left; /* how many of its nodes are ready; how many are not computed */
-    int32_t last;          /* where it stood last in what find_signatures has seen */
+    int32_t last;          /* where it stood last in what dn__find_signatures has seen */
 } dn_signature;
 
 /* What the tape says of a node's inputs, nodes being large: args[at ... at + n - 1]. */

@@ -2,9 +2,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "agenda.h"
+#include "clock.h"
 #include "group.h"
 
 enum {
@@ -22,12 +22,6 @@ enum {
     LEAST_APART = 4096,  /* numbers of values that are worth a group of their own */
     MOST_INPUTS_SEEN = 4 /* of a node whose group may end early */
 };
-
-double dn__seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 /* ---- the schedule --------------------------------------------------------------------- */
 

@@ -15,4 +15,3 @@ int dn__autobatch_forward(dn_tape *, int last);
 void dn__append_to_order(dn_tape *, int i);
 /* bound.c: the fewest batches that can compute what is computed; negative: no memory. */
 int64_t dn__least_batches(dn_tape *);
-double dn__seconds(void);

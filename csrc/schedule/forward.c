@@ -7,6 +7,7 @@
 
 #include "autobatch.h"
 #include "batched_gemm.h"
+#include "clock.h"
 #include "profile.h"
 
 /* What `last` needs of the nodes that failed before, once more in order; 1: there is more to do. */

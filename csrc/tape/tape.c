@@ -22,8 +22,8 @@ int dn__tape_fail(dn_tape *t, int error, const char *format, ...) {
 
 int dn__no_values(dn_tape *t) {
     return dn__tape_fail(t, DN_ERROR_STATE,
-                         "cell: no value is known and no graph begun while a function is traced. "
-                         "Do it outside of the cell.");
+                         "traced: no value is known and no graph begun while a function is traced. "
+                         "Do it outside of the function.");
 }
 
 int dn__no_memory(dn_tape *t) { return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory"); }

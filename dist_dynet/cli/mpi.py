@@ -17,13 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..parallel._launcher import INSTALL
+from .._launcher import INSTALL
 from ._messages import RefusedError
 from .options import Options
 
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI", "slurm": "Slurm"}
-RANK_VARIABLES = {"mpich": "PMI_RANK", "openmpi": "OMPI_COMM_WORLD_RANK", "slurm": "SLURM_PROCID"}
-"""Where each launcher tells a process its rank."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DIST_DYNET_THREADS")
 """What libraries that compute with several threads look at."""
 

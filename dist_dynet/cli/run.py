@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from ..parallel import _launcher, trace
+from .. import _launcher
+from ..parallel import trace
 from . import _relay, shm
 from ._messages import RefusedError, print_message
 from .attempt import Job, Outcome
 from .hosts import Hosts
 from .mpi import (
-    RANK_VARIABLES,
     THREADS,
     Launcher,
     command_for,
@@ -110,7 +110,7 @@ def _job(launcher: Launcher, options: Options, folder: str) -> tuple[Job, str]:
     # restarts add these two; Open MPI hands on to other hosts only what it is told to
     named = {**environment, "DIST_DYNET_ATTEMPT": "", "DIST_DYNET_PROGRESS": ""}
     command = command_for(launcher, options, bound, named)
-    relay = _relay_command(RANK_VARIABLES[launcher.kind], options)
+    relay = _relay_command(_launcher.RANK_VARIABLES[launcher.kind], options)
     return Job(tuple(command), relay, options.ranks, environment, _advice(launcher, options)), words
 
 

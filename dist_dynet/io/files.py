@@ -153,13 +153,14 @@ class MissingFileError(RuntimeError, FileNotFoundError):
     are."""
 
 
-def _of_kind(error: OSError) -> type[RuntimeError]:
+def _of_kind(error: Exception) -> type[RuntimeError]:
     return MissingFileError if isinstance(error, FileNotFoundError) else RuntimeError
 
 
-def unreadable(name: object, error: OSError) -> RuntimeError:
+def unreadable(name: object, error: Exception, what: str = "model") -> RuntimeError:
     """The exception for a file that cannot be read."""
-    return _of_kind(error)(f"Could not read model from {name}: {error.strerror or error}")
+    reason = error.strerror if isinstance(error, OSError) else None
+    return _of_kind(error)(f"Could not read {what} from {name}: {reason or error}")
 
 
 @contextmanager

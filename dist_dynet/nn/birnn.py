@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike
 
 from ..expression import Expression
 from ..ops import concatenate
-from ..ops._nodes import listed, not_expression
+from ..ops._nodes import listed
 from ..ops.shape import concatenate_pairs
 from ..params.collection import ParameterCollection
 from .owner import Owner, subcollection
-from .sequences import LIST, Inputs, inputs_of, packed_inputs
+from .sequences import LIST, Inputs, inputs_of, matrix_inputs, packed_inputs
 from .state import RNNState
 
 if TYPE_CHECKING:
@@ -160,9 +160,7 @@ class BiRNNBuilder(Owner):
         Shape: (input size, steps) -> (h, steps); batches alike. Arguments as of
         RNNState.add_inputs().
         """
-        if not isinstance(x, Expression):
-            raise not_expression("transduce_matrix", x)
-        return self._joined(inputs_of(x, mask, lengths, "transduce_matrix"))
+        return self._joined(matrix_inputs(x, mask, lengths))
 
     def transduce_packed(
         self, x: Expression, lengths: Iterable[int]

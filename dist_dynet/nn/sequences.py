@@ -223,6 +223,17 @@ def inputs_of(
     return Inputs(inputs, steps, form, _flat(mask, steps, what), True)
 
 
+def matrix_inputs(x: Expression, mask: ArrayLike | None, lengths: Iterable[int] | None) -> Inputs:
+    """The inputs from arguments of transduce_matrix(); as inputs_of().
+
+    Raises:
+        TypeError: x is no expression.
+    """
+    if not isinstance(x, Expression):
+        raise not_expression("transduce_matrix", x)
+    return inputs_of(x, mask, lengths, "transduce_matrix")
+
+
 def packed_inputs(x: Expression, lengths: Iterable[int], what: str) -> Inputs:
     """The inputs from one sequence laid after another.
 

@@ -16,7 +16,7 @@ from .._ffi import accelerated
 from ..expression import Expression
 from ..ops import cmult
 from ..ops._nodes import listed, not_expression
-from .sequences import Inputs, inputs_of, packed_inputs
+from .sequences import Inputs, inputs_of, matrix_inputs, packed_inputs
 
 Vectors = tuple[Expression, ...]
 
@@ -161,9 +161,7 @@ class RNNState(State):
         >>> y.dim(), state.output().dim()
         (((3, 4), 1), ((3,), 1))
         """
-        if not isinstance(x, Expression):
-            raise not_expression("transduce_matrix", x)
-        return self._joined(inputs_of(x, mask, lengths, "transduce_matrix"))
+        return self._joined(matrix_inputs(x, mask, lengths))
 
     def transduce_packed(
         self, x: Expression, lengths: Iterable[int]

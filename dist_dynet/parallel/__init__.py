@@ -10,7 +10,7 @@ and trainer say how an update is made together, join, local_sgd and reproducible
 ask for beside it; engines chooses how gradients travel: memory, plan, communicator and shared on
 one host, layout, wire, compression, rounds, windows, rows, host_transport and hybrid between hosts.
 division, sampling, collectives and checkpoint, with _signals and _rng_streams, are what else user
-code calls; metrics, timeline and trace show where the time goes; _launcher, _hosts, _world,
+code calls; metrics, timeline and trace show where the time goes; _hosts, _world,
 _session, _places, _failures and _saving say what it is to be one of several processes.
 """
 

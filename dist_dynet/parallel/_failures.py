@@ -22,8 +22,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn
 
+from .. import _launcher
 from .._environment import number
-from . import _alive, _launcher
+from . import _alive
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi
 from ._places import Places, Whereabouts, boards, find_hosts
 from ._world import FEW, Answer, Place, World, format_ranks, line_of_user, pause

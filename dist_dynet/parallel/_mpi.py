@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from .._environment import number
-from ._launcher import INSTALL, Launch
+from .._launcher import INSTALL, Launch
 
 TIMEOUT = number("DIST_DYNET_TIMEOUT", 600)
 """Seconds that a rank waits for ranks that are alive but do not come."""

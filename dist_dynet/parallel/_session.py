@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from . import _failures, _launcher
+from .. import _launcher
+from . import _failures
 from ._world import World
 
 _lock = threading.Lock()

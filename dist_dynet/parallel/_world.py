@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import meter
+from .._launcher import Launch
 from .._version import __version__
-from ._launcher import Launch
 from ._mpi import TIMEOUT, import_mpi
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3

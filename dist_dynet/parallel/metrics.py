@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import meter
+from .. import _launcher, meter
 from .._environment import number
 from .._ffi import lib
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.stats import slowest
-from . import _launcher
 from ._failures import report
 from ._world import World
 from .message import READING

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import _launcher
 from .._ffi import lib
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
-from . import _failures, _launcher, trace
+from . import _failures, trace
 from ._hosts import identity
 from ._world import World
 

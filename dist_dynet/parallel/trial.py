@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _random, meter
+from .. import _launcher, _random, meter
 from .._ffi import DTYPE_NAME
 from ..params.parameters import AnyParameter
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
-from . import _launcher
 
 if TYPE_CHECKING:
     from .negotiation import Step

@@ -69,10 +69,6 @@ class Root:
         hold anything but NaN's absence."""
         return view(lib.dn_chunk_gradients(self.c, chunk), lib.dn_chunk_size(self.c, chunk))
 
-    def chunk_values(self, chunk: int) -> NDArray[Any]:
-        """The values of a chunk, without a copy."""
-        return view(lib.dn_chunk_values(self.c, chunk), lib.dn_chunk_size(self.c, chunk))
-
     def values(self, param: Any) -> NDArray[Any]:
         """The values of one of C's parameters, flat, without a copy. To be read, or to be written
         after detach()."""

@@ -211,7 +211,26 @@ class RMSPropTrainer(Trainer):
         super().__init__(m, learning_rate, eps, rho)
 
 
-class AdamTrainer(Trainer):
+class _Adam(Trainer):
+    """The arguments of AdamTrainer and AmsgradTrainer."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        m: ParameterCollection,
+        alpha: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        eps: float = 1e-8,
+        *,
+        learning_rate: float | None = None,
+    ) -> None:
+        _share(self, beta_1=beta_1, beta_2=beta_2)
+        super().__init__(m, _one_rate(self, alpha, learning_rate), beta_1, beta_2, eps)
+
+
+class AdamTrainer(_Adam):
     """m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p = p - rate_t m / (sqrt(v) + eps).
 
     rate_t = alpha sqrt(1 - b2^t) / (1 - b1^t) after t updates (Kingma and Ba 2015, end of section
@@ -232,21 +251,8 @@ class AdamTrainer(Trainer):
     __slots__ = ()
     _rule, _moments = lib.DN_RULE_ADAM, ("m", "v")
 
-    def __init__(
-        self,
-        m: ParameterCollection,
-        alpha: float = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        eps: float = 1e-8,
-        *,
-        learning_rate: float | None = None,
-    ) -> None:
-        _share(self, beta_1=beta_1, beta_2=beta_2)
-        super().__init__(m, _one_rate(self, alpha, learning_rate), beta_1, beta_2, eps)
 
-
-class AmsgradTrainer(Trainer):
+class AmsgradTrainer(_Adam):
     """As AdamTrainer with top = max(top, v) in the place of v in the step (Reddi, Kale and Kumar
     2018).
 
@@ -263,19 +269,6 @@ class AmsgradTrainer(Trainer):
 
     __slots__ = ()
     _rule, _moments = lib.DN_RULE_AMSGRAD, ("m", "v", "top")
-
-    def __init__(
-        self,
-        m: ParameterCollection,
-        alpha: float = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        eps: float = 1e-8,
-        *,
-        learning_rate: float | None = None,
-    ) -> None:
-        _share(self, beta_1=beta_1, beta_2=beta_2)
-        super().__init__(m, _one_rate(self, alpha, learning_rate), beta_1, beta_2, eps)
 
 
 class AdamWTrainer(Trainer):

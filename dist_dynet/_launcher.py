@@ -23,9 +23,12 @@ class Launch:
     launcher: str
 
 
+RANK_VARIABLES = {"mpich": "PMI_RANK", "openmpi": "OMPI_COMM_WORLD_RANK", "slurm": "SLURM_PROCID"}
+"""Where each launcher tells a process its rank."""
+_MPICH, _OPENMPI, _SLURM = RANK_VARIABLES.values()
 _VARIABLES = (
-    ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
-    ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("MPICH", _MPICH, "PMI_SIZE", "MPI_LOCALRANKID"),
+    ("Open MPI", _OPENMPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
 )
 """Launcher, and its names for rank, size and local rank."""
 
@@ -58,15 +61,20 @@ def _variables(environment: Mapping[str, str]) -> list[tuple[str, str, str, str]
     # A batch script itself has SLURM_PROCID=0 without being a rank; a task that srun has started
     # also has a step number, and what an MPI needs.
     if _is_task(environment) and "PMIX_RANK" in environment:
-        rows.append(("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+        rows.append(("Slurm", _SLURM, "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
     # --mpi=pmi2; MPICH's mpirun would have set it
     if _is_task(environment) and "MPI_LOCALRANKID" not in environment:
-        rows.insert(0, ("Slurm", "PMI_RANK", "PMI_SIZE", "SLURM_LOCALID"))
+        rows.insert(0, ("Slurm", _MPICH, "PMI_SIZE", "SLURM_LOCALID"))
     return rows
 
 
 def _is_task(environment: Mapping[str, str]) -> bool:
     return environment.get("SLURM_STEP_ID", "").isdigit()
+
+
+def is_connected(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether an MPI's launcher has started this process, or one that it comes from."""
+    return any(name in environment for name in ("PMIX_RANK", *(row[1] for row in _VARIABLES)))
 
 
 def refuse_lone_task(environment: Mapping[str, str] = os.environ) -> None:
@@ -77,11 +85,7 @@ def refuse_lone_task(environment: Mapping[str, str] = os.environ) -> None:
         RuntimeError: this is one of them.
     """
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
-    if (
-        _is_task(environment)
-        and tasks != "1"
-        and not any(name in environment for name in ("PMIX_RANK", *(row[1] for row in _VARIABLES)))
-    ):
+    if _is_task(environment) and tasks != "1" and not is_connected(environment):
         raise RuntimeError(
             f"dist_dynet.parallel: srun must connect the tasks that it starts; got {tasks} tasks"
             " without an MPI, each of which would train alone. Say srun --mpi=pmi2 with MPICH,"
