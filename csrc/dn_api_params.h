@@ -41,9 +41,9 @@ int dn_param_precision(dn_param *);
  * loss have a gradient, if only zero; graphs copy the values of parameters, so that those computed
  * before an update may be followed by backward after it. */
 void dn_store_as_dynet(dn_store *, int on);
-/* Call after changing values from outside: a backward through values computed before is then an
- * error. */
-void dn_store_changed(dn_store *);
+/* Call after changing values of these parameters from outside: a backward through values computed
+ * before is then an error. */
+void dn_params_changed(dn_store *, int n, dn_param *const *params);
 /* Rises whenever values change; waits for a change that is under way. */
 int64_t dn_store_version(dn_store *);
 

@@ -343,6 +343,59 @@ def test_backward_after_a_change_without_new_forward_is_an_error(change):
     close(w.grad_as_array(), 2 * w.as_array() * table.as_array()[0])
 
 
+@pytest.mark.parametrize("change", ["set_value", "scale", "zero", "storage", "row", "update"])
+@pytest.mark.parametrize("autobatching", [0, 2])
+def test_change_of_what_the_loss_does_not_use_is_none(change, autobatching):
+    """Statistics kept in a parameter, vectors of new words, a part of the model that is trained by
+    itself: all in the collection of the others."""
+    m = dy.ParameterCollection()
+    w, v, table = m.add_parameters(2, init=1), m.add_parameters(2), m.add_lookup_parameters((3, 2))
+    trainer = dy.SimpleSGDTrainer(m)
+    dy.renew_cg(autobatching=autobatching)
+    rows = dy.sum_batches(dy.sum_elems(dy.lookup_batch(table, [2, 0])))
+    loss = dy.sum_elems(dy.cmult(dy.square(w), table[0])) + rows * 0
+    other = dy.squared_norm(v)
+    loss.value()
+    right = 2 * table.as_array()[0]
+
+    def storage():
+        v.storage()[:] = 3
+        v.changed()
+
+    def update():
+        other.backward()
+        trainer.update()
+
+    {
+        "set_value": lambda: v.set_value([2, 2]),
+        "scale": lambda: v.scale(2),
+        "zero": v.zero,
+        "storage": storage,
+        "row": lambda: table.init_row(1, [2, 2]),
+        "update": update,
+    }[change]()
+    loss.backward()
+    close(w.grad_as_array(), right)
+    table.init_row(2, [7, 7])  # which the loss uses
+    with pytest.raises(RuntimeError, match="parameters were changed"):
+        loss.backward()
+
+
+def test_parameters_that_backward_itself_changes_are_an_error():
+    m = dy.ParameterCollection()
+    w, v = m.add_parameters((3, 3)), m.add_parameters((3, 3))
+
+    def backward(xs, y, d):
+        v.set_value(np.zeros((3, 3)))
+        return [d]
+
+    f = dy.function(lambda x: x * 1, backward, lambda d: d)
+    loss = dy.sum_elems(f(v * (w * dy.inputVector([1, 2, 3]))))
+    with pytest.raises(RuntimeError, match="parameters were changed"):
+        loss.backward()
+    assert not w.has_gradient() and not v.has_gradient()
+
+
 @pytest.mark.parametrize("used", ["not at all", "in the graph", "in the loss", "as a constant"])
 def test_change_of_another_model_matters_where_the_loss_depends_on_it(used):
     m, other = dy.ParameterCollection(), dy.ParameterCollection()

@@ -43,8 +43,9 @@ static void backward_node(dn_tape *t, int i) {
     if (t->workspace.scratch.n_chunks) dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
 }
 
-/* Whether node i was computed from values of this store. Negative: no memory. */
-static int depends_on(dn_tape *t, int i, const dn_store *store) {
+/* Whether node i was computed from values of this store that have changed since. Negative: no
+ * memory. */
+static int has_changed(dn_tape *t, int i, const dn_used_store *used) {
     uint8_t *leads = calloc((size_t)i + 1, 1); /* to node i */
     int found = 0;
     if (!leads) return dn__no_memory(t);
@@ -52,7 +53,9 @@ static int depends_on(dn_tape *t, int i, const dn_store *store) {
     for (; i >= 0 && !found; i--) {
         const dn_node *node = &t->nodes[i];
         if (!leads[i]) continue;
-        found = node->param && node->param->store == store;
+        found = node->param && node->param->store == used->store &&
+                dn__param_changed_since(node->param, used->version,
+                                        node->n_ints ? t->ints + node->ints : NULL, node->n_ints);
         for (int k = 0; k < node->n_args; k++) leads[t->args[node->args + k]] = 1;
     }
     free(leads);
@@ -85,9 +88,9 @@ static int check_versions(dn_tape *t, int i) {
         if (t->stores[r].version < 0 || t->stores[r].store->as_dynet ||
             t->stores[r].version == __atomic_load_n(&t->stores[r].store->version, __ATOMIC_RELAXED))
             continue;
-        const int depends = depends_on(t, i, t->stores[r].store);
-        if (depends < 0) return depends;
-        if (depends)
+        const int changed = has_changed(t, i, &t->stores[r]);
+        if (changed < 0) return changed;
+        if (changed)
             return dn__tape_fail(t, DN_ERROR_STATE,
                                  "backward: parameters were changed after the values of this graph "
                                  "had been computed. "
@@ -189,7 +192,8 @@ int dn__backward_step(dn_tape *t) {
     if (!error)
         error = t->workspace.raised          ? t->workspace.raised
                 : t->workspace.out_of_memory ? dn__no_memory(t)
-                                             : 0;
+                                             : check_versions(t, t->backward->last_loss);
+    /* the latter: an operation written in Python may have changed them */
     if (error) clear_gradients(t);
     if (t->backward->position < 0 || error) dn__hook_end(t, !error);
     dn__unlock_stores(t);

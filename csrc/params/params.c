@@ -51,6 +51,7 @@ static void param_free(dn_param *p) {
     free(p->block);
     free(p->touched);
     free(p->slot);
+    free(p->rows_changed_at);
     free(p);
 }
 
@@ -247,6 +248,33 @@ void dn_lookup_copy_rows(dn_param *p, int64_t n, const int *rows, dn_real *out) 
         copy(p, rows[i] * p->row_size, p->row_size, out + i * p->row_size);
 }
 
+static int64_t next_version(const dn_param *p) {
+    return __atomic_load_n(&p->store->version, __ATOMIC_RELAXED) + 1;
+}
+
+void dn__param_note_change(dn_param *p) {
+    __atomic_store_n(&p->changed_at, next_version(p), __ATOMIC_RELAXED);
+}
+
+/* the same of one row */
+static void note_row_change(dn_param *p, int64_t row) {
+    if (!p->rows_changed_at) {
+        int64_t *new = calloc((size_t)p->rows, sizeof *new);
+        if (!new) return dn__param_note_change(p);
+        __atomic_store_n(&p->rows_changed_at, new, __ATOMIC_RELEASE);
+    }
+    __atomic_store_n(&p->rows_changed_at[row], next_version(p), __ATOMIC_RELAXED);
+}
+
+int dn__param_changed_since(const dn_param *p, int64_t version, const int *rows, int n) {
+    if (__atomic_load_n(&p->changed_at, __ATOMIC_RELAXED) > version) return 1;
+    const int64_t *of_row = __atomic_load_n(&p->rows_changed_at, __ATOMIC_ACQUIRE);
+    if (of_row && !rows) n = (int)p->rows;
+    for (int i = 0; of_row && i < n; i++)
+        if (__atomic_load_n(&of_row[rows ? rows[i] : i], __ATOMIC_RELAXED) > version) return 1;
+    return 0;
+}
+
 static void written(dn_store *r) {
     dn__end_writing(r);
     __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
@@ -268,6 +296,8 @@ int dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *in, doub
     if (n < dn_param_size(p)) dn__param_materialise(p);
     if (n) memcpy(storage(p) + from, in, (size_t)n * sizeof *in);
     if (p->rows && n == dn_param_size(p)) p->factor = factor;
+    if (p->rows && n == p->row_size && from % n == 0) note_row_change(p, from / n);
+    else dn__param_note_change(p);
     written(p->store);
     return 0;
 }
@@ -277,6 +307,7 @@ int dn_param_blend(dn_param *p, double a, const dn_real *x) {
     if (error) return error;
     dn__param_materialise(p);
     dn__blend((size_t)dn_param_size(p), (dn_real)a, x, storage(p));
+    dn__param_note_change(p);
     written(p->store);
     return 0;
 }
@@ -341,8 +372,9 @@ dn_real *dn_chunk_gradients(dn_store *r, int chunk) {
 
 void dn_store_as_dynet(dn_store *r, int on) { r->as_dynet = on; }
 
-void dn_store_changed(dn_store *r) {
-    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
+void dn_params_changed(dn_store *r, int n, dn_param *const *params) {
+    for (int i = 0; i < n; i++) dn__param_note_change(params[i]);
+    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELEASE);
     __atomic_add_fetch(&r->writes, 2, __ATOMIC_RELEASE);
 }
 

@@ -22,6 +22,10 @@ dn_real *dn__param_gradient(dn_param *, dn_real *beta);
 /* the same, zeroed if it was empty */
 dn_real *dn__param_filled(dn_param *);
 void dn__param_clear(dn_param *);
+/* Its values change with the store's next version; and whether they have since this one: of a table
+ * those of n rows, NULL: all. */
+void dn__param_note_change(dn_param *);
+int dn__param_changed_since(const dn_param *, int64_t version, const int *rows, int n);
 /* multiplies a table's factor into its rows */
 void dn__param_materialise(dn_param *);
 /* the gradient row of a table, zeroed if it is new; NULL: no memory */

@@ -293,8 +293,10 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
         }
     }
     update_range(t, s, &r);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        if (takes_part(t, params[i])) dn__param_note_change(params[i]);
         if (params[i]->updated || !t->store->as_dynet) dn__param_clear(params[i]);
+    }
     __atomic_add_fetch(&t->store->version, 1, __ATOMIC_RELAXED);
 }
 

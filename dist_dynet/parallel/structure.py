@@ -78,7 +78,7 @@ class Structure:
             ],
             what,
         )
-        self.root.changed()
+        self.root.changed(self.handles)
 
     def materialise(self, chosen: Iterable[bool] | None = None) -> None:
         """Multiplies the weight decay into the rows of these tables, as an update does now and then

@@ -117,7 +117,7 @@ class _ParameterBase(Expression):
 
     def changed(self) -> None:
         """Says that storage() was written to."""
-        self._root.changed()
+        self._root.changed([self._c])
 
     def _values(self, first: int = 0, n: int | None = None) -> NDArray[Any]:
         """A copy of n values (None: all), in storage order."""

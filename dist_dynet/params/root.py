@@ -12,7 +12,7 @@ program's own objects that hold parameters) refers to the same parameters afterw
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,9 +96,9 @@ class Root:
         """
         refuse(lib.dn_store_detach(self.c))
 
-    def changed(self) -> None:
-        """To be called after values were written from outside."""
-        lib.dn_store_changed(self.c)
+    def changed(self, params: Sequence[Any]) -> None:
+        """To be called after values of these parameters of C were written from outside."""
+        lib.dn_params_changed(self.c, len(params), params)
 
     def version(self) -> int:
         """Rises whenever values change. Waits for an update by another thread."""
