@@ -120,6 +120,8 @@ def real(value: Any, what: str) -> float:
     """One number as a float; text, which float() would read, is refused."""
     if isinstance(value, str | bytes):
         raise TypeError(f"{what}: takes numbers; got {value!r:.60}.")
+    if value is np.ma.masked:
+        raise TypeError(f"{what}: takes numbers; got a masked one.")
     if isinstance(value, calls.Node):
         raise TypeError(
             f"{what}: takes numbers; got an expression. For its value: float(x); no gradient flows"

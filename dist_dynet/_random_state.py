@@ -62,7 +62,8 @@ def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
         seed = int(state["seed"])
         counter = int(state["counter"])
         samples = int(state.get("samples", 0))
-        if words.shape != (lib.DN_RNG_STATE_WORDS,) or min(seed, counter, samples) < 0:
+        counts = (seed, counter, samples)
+        if words.shape != (lib.DN_RNG_STATE_WORDS,) or min(counts) < 0 or max(counts) >> 64:
             raise ValueError(
                 f"mt19937 = {words.shape}, seed = {seed}, counter = {counter}, samples = {samples}"
             )

@@ -69,7 +69,7 @@ def test_rows_out_of_range_are_refused():
     for wrong in (np.zeros((4, 2)), np.zeros((2, 3)), np.zeros(2), 1.0):
         with pytest.raises(ValueError, match="init_from_array"):
             table.init_from_array(wrong)
-    for wrong in (np.zeros(3), np.zeros((0, 2)), np.zeros((1,) * 8)):
+    for wrong in (np.zeros(()), np.zeros((0, 2)), np.zeros((1,) * 8)):
         with pytest.raises(ValueError, match="lookup_parameters_from_numpy"):
             dy.ParameterCollection().lookup_parameters_from_numpy(wrong)
 

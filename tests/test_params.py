@@ -5,6 +5,7 @@ How long: about four seconds.
 """
 
 import gc
+import pickle
 
 import numpy as np
 import pytest
@@ -240,9 +241,11 @@ def test_dense_parameter_reads_what_was_written(rng):
     np.testing.assert_allclose(w.as_array(), 2 * array, rtol=1e-6)
     w.clip_inplace(-0.5, 0.25)
     np.testing.assert_allclose(w.as_array(), np.clip(2 * array, -0.5, 0.25), rtol=1e-6)
-    for wrong in (np.zeros(24), np.zeros((3, 2, 4)), 5, [[1, 2], [3]]):
+    for wrong in (np.zeros(24), np.zeros((3, 2, 4)), 5):
         with pytest.raises(ValueError):
             w.set_value(wrong)
+    with pytest.raises(TypeError, match="set_value: takes numbers"):
+        w.set_value([[1, 2], [3]])
     np.testing.assert_allclose(w.as_array(), np.clip(2 * array, -0.5, 0.25), rtol=1e-6)
 
 
@@ -331,9 +334,67 @@ def test_table_refuses_rows_outside():
             t.init_from_array(array)
 
 
-def test_one_number_makes_a_table_of_single_numbers():
-    t = dy.ParameterCollection().add_lookup_parameters(4, init=2)
-    assert t.shape() == (4, 1) and t[1].value() == 2
+def test_one_number_makes_a_table_of_single_numbers(tmp_path):
+    """Whose rows arrays and files show without an axis, as in DyNet."""
+    m = dy.ParameterCollection()
+    t = m.add_lookup_parameters(4, init=2)
+    assert t.shape() == (4,) and t[1].value() == 2
+    t.init_row(1, [5])
+    t.init_row(2, 7)
+    dy.renew_cg()
+    dy.sum_batches(t[1] * dy.lookup_batch(t, [2, 2])).backward()
+    assert t.as_array().tolist() == [2, 5, 7, 2] and t.row_as_array(1).tolist() == [5]
+    assert t.grad_as_array().tolist() == [0, 14, 10, 0]
+    dy.SimpleSGDTrainer(m, 1).update()
+    m.save(tmp_path / "m")
+    assert (tmp_path / "m").read_text().startswith("#LookupParameter# /_0 {4} ")
+    read = dy.ParameterCollection().load_lookup_param(tmp_path / "m", "/_0")
+    copied = pickle.loads(pickle.dumps(m)).lookup_parameters_list()[0]
+    made = dy.ParameterCollection().lookup_parameters_from_numpy(t.as_array())
+    dy.save_safetensors(m, tmp_path / "s")
+    other = dy.ParameterCollection()
+    again = other.add_lookup_parameters((4,))
+    dy.load_safetensors(other, tmp_path / "s")
+    for table in (read, copied, made, again):
+        assert table.shape() == (4,) and (table.as_array() == t.as_array()).all()
+    with pytest.raises(RuntimeError, match=r"\{4\}.*do not match.*\{1,4\}"):
+        dy.ParameterCollection().add_lookup_parameters((4, 1)).populate(tmp_path / "m", "/_0")
+
+
+BAD = {
+    "masked": np.ma.array([[1.0, 2.0], [3.0, 4.0]], mask=[[0, 1], [0, 0]]),
+    "None": [[1, 2], [3, None]],
+    "text": np.array([["1", "2"], ["3", "4"]]),
+    "dates": np.zeros((2, 2), "M8[D]"),
+    "complex": 1j * np.ones((2, 2)),
+    "expressions": [[dy.ones(1)] * 2] * 2,
+}
+WRITES = {
+    "set_value": lambda m, p, t, x: p.set_value(x),
+    "set_gradient": lambda m, p, t, x: p.set_gradient(x),
+    "set_gradient of a table": lambda m, p, t, x: t.set_gradient(x),
+    "init_row": lambda m, p, t, x: m.add_lookup_parameters((3, 2, 2)).init_row(0, x),
+    "init_from_array": lambda m, p, t, x: t.init_from_array(x),
+    "add_gradients": lambda m, p, t, x: t.add_gradients([0, 1], x),
+    "init": lambda m, p, t, x: m.add_parameters((2, 2), init=dy.NumpyInitializer(x)),
+    "parameters_from_numpy": lambda m, p, t, x: m.parameters_from_numpy(x),
+    "lookup_parameters_from_numpy": lambda m, p, t, x: m.lookup_parameters_from_numpy(x),
+    "dy.function": lambda m, p, t, x: dy.function(lambda a: x, None, lambda d: d)(p).value(),
+}
+
+
+@pytest.mark.parametrize("given", BAD)
+@pytest.mark.parametrize("way", WRITES)
+def test_what_is_no_number_goes_into_no_parameter(way, given):
+    m = dy.ParameterCollection()
+    p, t = m.add_parameters((2, 2)), m.add_lookup_parameters((2, 2))
+    before = p.as_array(), t.as_array()
+    with pytest.raises(
+        TypeError, match=r"^[\w .<>]+: (takes|forward and backward must return) numbers; "
+    ):
+        WRITES[way](m, p, t, BAD[given])
+    assert all(map(np.array_equal, before, (p.as_array(), t.as_array())))
+    assert not p.has_gradient() and not t.has_gradient()
 
 
 # ---- frozen parameters, constants ------------------------------------------------------

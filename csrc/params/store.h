@@ -43,8 +43,8 @@ struct dn_param {
     int64_t hooked_changes; /* hooks.c: what `changes` was when it was complete */
     /* hooks.c: so many numbers, from the first, are complete in the watched backward (atomic) */
     int64_t ready;
-    /* the store's version since which its values are these; of rows of a table that were written one
-     * by one, NULL: none was (atomic) */
+    /* the store's version since which its values are these; the same of rows of a table that were
+     * written one by one, NULL: none was (atomic) */
     int64_t changed_at, *rows_changed_at;
     int64_t clears; /* see dn_gradient_marks */
     double scaled;

@@ -379,7 +379,7 @@ def _checksums(name: str, texts: dict[str, str]) -> dict[str, int]:
     try:
         checksums = json.loads(text)
         return {str(key): int(value) for key, value in checksums.items()}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         _damaged(name, "__metadata__", 8, "the checksums cannot be read")
 
 
@@ -402,7 +402,7 @@ def _diagnosis(head: bytes, length: int, size: int, error: Exception) -> tuple[s
             for key, e in entries
             if key != "__metadata__"
         )
-    except (ValueError, TypeError, LookupError, AttributeError) as fault:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as fault:
         return "(header)", 8, f"the header cannot be read ({fault or error})"
     for start, end, key in placed:
         if 8 + length + end > size:

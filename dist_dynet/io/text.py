@@ -28,7 +28,6 @@ from typing import Any, BinaryIO, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _random
 from .._ffi import DTYPE
 from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
@@ -317,7 +316,7 @@ class ModelFile:
         ok = (
             entry.size <= _MAX_SIZE
             and len(entry.dims) <= MAX_DIMS
-            and not (is_table and (len(entry.dims) < 2 or not entry.dims[-1]))
+            and not (is_table and not entry.dims[-1])
         )
         return entry if ok else None
 
@@ -476,8 +475,7 @@ def populate_collection(collection: CollectionLike, fname: FileName, key: str) -
 def new_parameter(collection: CollectionLike, file: ModelFile, entry: Entry) -> ParameterLike:
     """Adds to the collection the parameter that an entry describes."""
     values, gradient = file.numbers(entry)
-    if _random.dynet_order():  # there the parameter is made with values drawn for it, then read
-        GlorotInitializer().values(entry.dims, entry.is_table)
+    GlorotInitializer().values(entry.dims, entry.is_table)  # as in DyNet, which draws, then reads
     parameter = collection._new(entry.name, entry.dims, entry.is_table)
     parameter._write(values)
     parameter._set_flat_gradient(gradient)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .._integers import real
 from ..params.collection import ParameterCollection
 from ..params.dims import size
 from ..params.modes import switch
@@ -25,9 +26,10 @@ class Owner:
 
     def _rate(self, rate: float, what: str) -> float:
         """A dropout rate; `what` is the method that takes it."""
+        rate = real(rate, what)
         if not 0 <= rate <= 1:
             raise ValueError(f"{what}: the rate must lie in [0, 1]; got {rate}.")
-        return float(rate)
+        return rate
 
     def whoami(self) -> str:
         """The name of the class."""

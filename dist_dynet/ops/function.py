@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, callback, ffi, lib, view
+from .._integers import numbers
 from ..expression import Expression
 from ..graph import graph_of, kept
 from ..params.dims import as_dims
@@ -22,6 +23,7 @@ from ._nodes import listed, node, not_expression
 __all__ = ["function"]
 
 Array = NDArray[Any]
+_RETURN = "forward and backward must return numbers"
 Dims = int | Sequence[int]
 
 
@@ -127,7 +129,7 @@ class _Function:
                 _write(call.x[k].gradient, gradients[k])
 
     def _fit(self, given: Any, shape: tuple[int, ...], rule: str) -> Array:
-        array = np.asarray(given, DTYPE)
+        array: Array = numbers(given, self._what(), _RETURN)
         if array.shape == shape:
             return array
         if array.size == 1 and int(np.prod(shape)) == 1:
@@ -154,7 +156,7 @@ class _Function:
             if gradient is None or not wanted[k]:
                 result.append(np.zeros_like(x))
                 continue
-            array = np.asarray(gradient, DTYPE)
+            array = numbers(gradient, self._what(), _RETURN)
             if batch != 1 and array.shape == (*x.shape, batch):
                 array = array.sum(axis=-1)
             result.append(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import lib, pointer
+from .._integers import numbers
 from .._manner import dims_in_a_tuple
 from . import initializers
 from .dims import MAX_DIMS, as_dims, check_device, check_size
@@ -248,8 +249,8 @@ class ParameterCollection(Modes, Summarised):
         mean: float = 0.0,
         std: float = 1.0,
     ) -> LookupParameters:
-        """Adds a lookup table: dim = (rows, size, ...); one number n means (n, 1). `init` as in
-        add_parameters().
+        """Adds a lookup table: dim = (rows, size, ...); one number n: rows of one number, of which
+        arrays show no axis. `init` as in add_parameters().
 
         The default counts the rows as a dim, as DyNet does: numbers from +-sqrt(6 / (rows + size)),
         which are tiny where there are many rows. For embeddings pass
@@ -265,7 +266,6 @@ class ParameterCollection(Modes, Summarised):
         if isinstance(init, np.ndarray):
             return self.lookup_parameters_from_numpy(init, name, device)
         dims = as_dims(dim, "add_lookup_parameters")
-        dims = dims if len(dims) > 1 else (*dims, 1)
         if len(dims) > MAX_DIMS or dims[0] < 1:
             raise ValueError(
                 f"add_lookup_parameters: takes at least one row, of at most {MAX_DIMS - 1} dims;"
@@ -287,7 +287,9 @@ class ParameterCollection(Modes, Summarised):
         return table
 
     def _new(self, name: str, dims: tuple[int, ...], is_table: bool) -> AnyParameter:
-        """A parameter, or a table whose rows are the last dim, that is no member yet."""
+        """A parameter, or a table whose rows are the last dim, that is no member yet. As in DyNet
+        it takes up a number of those that name others."""
+        self._next_name("", self._counts)
         return (
             LookupParameters(self._root, name, dims[:-1], dims[-1])
             if is_table
@@ -329,7 +331,8 @@ class ParameterCollection(Modes, Summarised):
         self, array: ArrayLike, name: str = "", device: str = ""
     ) -> Parameters:
         """Adds a dense parameter with the shape and the values of an array."""
-        return self.add_parameters(np.shape(array), np.asarray(array), name, device)
+        values = numbers(array, "parameters_from_numpy")
+        return self.add_parameters(values.shape, values, name, device)
 
     def lookup_parameters_from_numpy(
         self, array: ArrayLike, name: str = "", device: str = ""
@@ -337,8 +340,8 @@ class ParameterCollection(Modes, Summarised):
         """Adds a lookup table with the rows of an array (its first axis)."""
         check_device(device, "lookup_parameters_from_numpy")
         _check_name(name)
-        values = np.asarray(array)
-        if not 2 <= values.ndim <= MAX_DIMS or not len(values):
+        values = numbers(array, "lookup_parameters_from_numpy")
+        if not 1 <= values.ndim <= MAX_DIMS or not len(values):
             raise ValueError(
                 f"lookup_parameters_from_numpy: the array must have rows, at most {MAX_DIMS} dims;"
                 f" got {values.shape}."
@@ -474,6 +477,10 @@ def _check_name(name: str) -> None:
     if any(c.isspace() or c == "#" for c in name):
         raise RuntimeError(
             f"parameter and collection names must not contain blanks or '#'; got {name!r}."
+        )
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        raise RuntimeError(
+            f"parameter and collection names must be text that a file can hold; got {name!r}."
         )
 
 

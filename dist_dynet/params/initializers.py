@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import _random
 from .._ffi import declines, ffi, lib
+from .._integers import numbers
 
 Values = NDArray[np.float32]
 """Flat, in storage order."""
@@ -371,7 +372,7 @@ class NumpyInitializer(PyInitializer):
     """
 
     def __init__(self, array: ArrayLike) -> None:
-        self.array = np.asarray(array)
+        self.array = numbers(array, "NumpyInitializer")
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> NDArray[Any]:
         """The flat values, in storage order."""

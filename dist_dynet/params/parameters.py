@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, accelerated, ffi, lib, pointer, shaped
-from .._integers import named
+from .._integers import floats, named, numbers
 from .._manner import manner
 from ..expression import Expression, Numbers, expression, resolved
 from .precision import check_precision, name_of_precision
@@ -187,7 +187,7 @@ class _ParameterBase(Expression):
         Raises:
             ValueError: the shape differs.
         """
-        array = np.asarray(gradient, DTYPE)
+        array = numbers(gradient, "set_gradient")
         if array.shape != self.shape():
             raise ValueError(
                 f"set_gradient: the array must have the parameter's shape; got array {array.shape},"
@@ -277,7 +277,7 @@ class Parameters(_ParameterBase):
         Raises:
             ValueError: the shape differs.
         """
-        array = np.asarray(arr, DTYPE)
+        array = numbers(arr, "set_value")
         if array.shape != self._dims:
             raise ValueError(
                 f"set_value: the array must have the parameter's shape; got array {array.shape},"
@@ -381,14 +381,14 @@ class LookupParameters(_ParameterBase):
         """Sets row i to these numbers, column-major."""
         i = self._row("init_row", i)
         size = prod(self._dims)
-        values = np.asarray(row, DTYPE).ravel(order="F")
+        values = numbers(row, "init_row").ravel(order="F")
         if values.size != size:
             raise ValueError(f"init_row: a row has {size} numbers; got {values.size}.")
         self._write(values, i * size)
 
     def init_from_array(self, arr: ArrayLike) -> None:
         """Sets the first rows, as many as `arr` has."""
-        array = np.asarray(arr, DTYPE)
+        array = numbers(arr, "init_from_array")
         if array.shape[1:] != self._dims or array.ndim == 0 or array.shape[0] > self._rows:
             sizes = ", ".join(map(str, self._dims))
             raise ValueError(
@@ -456,7 +456,7 @@ class LookupParameters(_ParameterBase):
     def add_gradients(self, rows: ArrayLike, gradients: ArrayLike) -> None:
         """Adds row gradients, one row of numbers each."""
         index = self._range("add_gradients", rows)
-        block = np.ascontiguousarray(gradients, DTYPE)
+        block = floats(gradients, "add_gradients")
         if block.size != index.size * prod(self._dims):
             raise ValueError(
                 f"add_gradients: {index.size} rows need {index.size * prod(self._dims)} numbers;"

@@ -53,8 +53,9 @@ class Root:
         return rebuilt_root, (type(self), _contents(self), *([own] if own else []))
 
     def new_parameter(self, dims: tuple[int, ...], rows: int = 0) -> Any:
-        """C's parameter of these dims, the last in `made`; with rows, a table."""
-        param = lib.dn_param_new(self.c, len(dims), dims, rows)
+        """C's parameter of these dims, the last in `made`; with rows, a table. In C there are no
+        dims without a size: () is (1,) there."""
+        param = lib.dn_param_new(self.c, max(1, len(dims)), dims or (1,), rows)
         if param == NULL:
             raise MemoryError(f"parameters: out of memory for dims {dims} x {rows or 1} rows")
         self.made.append((param, dims, rows))
