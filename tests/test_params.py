@@ -17,6 +17,14 @@ from dist_dynet._ffi import DTYPE, ffi, lib, view
 # ---- names and lists -------------------------------------------------------------------
 
 
+def test_a_parent_that_is_given_to_a_root_is_ignored():
+    """As in DyNet."""
+    m = dy.ParameterCollection()
+    for made in (dy.ParameterCollection(m), dy.ParameterCollection(parent=m), dy.Model(m)):
+        p = made.add_parameters(2)
+        assert (p.name(), made.parameters_list(), m.parameters_list()) == ("/_0", [p], [])
+
+
 def test_names_count_by_name():
     m = dy.ParameterCollection()
     made = [

@@ -482,3 +482,13 @@ def test_double_jacobian_of_the_lstm(way, batch, state_batch, rng):
 @pytest.mark.float32
 def test_gradients_in_the_double_build():
     assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 3 * len(WAYS)
+
+
+@pytest.mark.parametrize("cls", [dy.VanillaLSTMBuilder, dy.GRUBuilder, dy.SimpleRNNBuilder])
+def test_state_of_given_vectors_comes_after_the_empty_one(cls):
+    """As in DyNet: programs go back over prev() until it is None."""
+    builder = cls(1, 3, 4, dy.ParameterCollection())
+    start = builder.initial_state([dy.ones(4)])
+    assert start.prev().s() == () and start.prev().prev() is None
+    raw = builder.initial_state_from_raw_vectors([np.ones(4)])
+    assert raw.prev().s() == () and raw.add_input(dy.ones(3)).prev() is raw

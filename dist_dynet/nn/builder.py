@@ -225,7 +225,7 @@ class RecurrentBuilder(Owner):
         if in_order:
             return self._start.set_s(vecs)
         h, c = vectors(self, vecs, "initial_state")
-        return RNNState(step, masks, None, h or step.zeros(c or ()), c)
+        return RNNState(step, masks, self._start, h or step.zeros(c or ()), c)
 
     def _in_order(self, step: Step) -> Step:
         """As `step`, in DyNet's way: one sequence per graph, whose `update` the first call

@@ -67,12 +67,13 @@ class ParameterCollection(Modes, Summarised):
 
     _precision: str | None = None
 
-    def __init__(self, _parent: ParameterCollection | None = None, _name: str = "/") -> None:
-        if not isinstance(_parent, ParameterCollection | None):
+    def __init__(self, parent: ParameterCollection | None = None, _name: str = "/") -> None:
+        if not isinstance(parent, ParameterCollection | None):
             raise TypeError(
-                f"ParameterCollection: takes no arguments; got {type(_parent).__name__}. Use"
+                f"ParameterCollection: takes no arguments; got {type(parent).__name__}. Use"
                 " add_subcollection()."
             )
+        _parent = None if _name == "/" else parent  # a root has none, whatever is given: as DyNet
         self._parent, self._name = _parent, _name
         self._root: Root = _parent._root if _parent is not None else Root()
         self._parameters: list[Parameters] = []

@@ -372,7 +372,7 @@ class NumpyInitializer(PyInitializer):
     """
 
     def __init__(self, array: ArrayLike) -> None:
-        self.array = numbers(array, "NumpyInitializer")
+        self.array: NDArray[Any] = numbers(array, "NumpyInitializer")
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> NDArray[Any]:
         """The flat values, in storage order."""
