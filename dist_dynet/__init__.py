@@ -17,9 +17,10 @@ from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
 from ._tensor import Tensor
 from ._tracebacks import full_tracebacks
+from ._values import forward, npvalues, values
 from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
-from .expression import Expression, forward, npvalues, values
+from .expression import Expression
 from .graph import ComputationGraph, cg, cg_checkpoint, cg_revert, cg_version, renew_cg
 from .holders import *  # noqa: F403
 from .holders import __all__ as _holders

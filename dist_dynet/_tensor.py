@@ -44,7 +44,12 @@ class Tensor:
 
     def as_numpy(self) -> NDArray[Any]:
         """A copy of the numbers (float64, or int64 where they are indices): the dims, and the batch
-        as last axis if there is one."""
+        as last axis if there is one.
+
+        >>> import dist_dynet as dy
+        >>> dy.inputVector([1, 5, 3]).tensor_value().as_numpy().tolist()
+        [1.0, 5.0, 3.0]
+        """
         array = self._array
         return (array if array.shape[-1] != 1 else array[..., 0]).copy("K")
 
@@ -83,6 +88,11 @@ class Tensor:
 
         Raises:
             ValueError: there is no such dim, or num is not in 1 .. its size.
+
+        >>> import dist_dynet as dy
+        >>> t = dy.inputTensor([[1, 8], [5, 2]]).tensor_value()
+        >>> t.argmax().as_numpy().tolist(), t.argmax(dim=1).as_numpy().tolist()
+        ([[1, 0]], [[1], [0]])
         """
         return Tensor(self._largest("argmax", dim, num), self._uniform)
 
@@ -92,6 +102,11 @@ class Tensor:
 
         Raises:
             ValueError: there is no such dim, or num is not in 1 .. its size.
+
+        >>> import dist_dynet as dy
+        >>> values, indices = dy.inputVector([1, 5, 3]).tensor_value().topk(num=2)
+        >>> values.as_numpy().tolist(), indices.as_numpy().tolist()
+        ([5.0, 3.0], [1, 2])
         """
         indices = self._largest("topk", dim, num)
         values = np.take_along_axis(self._array, indices, count(dim, "topk", "dim"))
@@ -107,6 +122,11 @@ class Tensor:
         Raises:
             ValueError: there is no such dim; or NaN, or nothing but -inf, among the entries of a
                 draw.
+
+        >>> import dist_dynet as dy
+        >>> log_p = dy.log(dy.inputVector([0, 1, 0])).tensor_value()
+        >>> log_p.categorical_sample_log_prob(num=3).as_numpy().tolist()
+        [1, 1, 1]
         """
         dim, num = self._axis("categorical_sample_log_prob", dim, num)
         log_p = np.moveaxis(self._array, dim, -1)[..., None, :]

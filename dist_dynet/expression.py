@@ -8,7 +8,7 @@ Expression when they are imported.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _manner
+from ._array_interface import AsArray
 from ._ffi import (
     DIM,
     DTYPE,
@@ -33,8 +34,9 @@ from ._ffi import (
     shaped,
     view,
 )
+from ._large_graphs import INDEX, large, note_large
 from ._tensor import Tensor
-from .graph import INDEX, cg, current_graph, large, make_expressions_by, note_large
+from .graph import cg, current_graph, make_expressions_by
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
 OP_NAMES = {number: name for name, number in OPS.items()}
@@ -56,7 +58,7 @@ def _uniform(n: int) -> NDArray[np.float64]:
     return cg().uniform(n)
 
 
-class Expression(calls.Node):
+class Expression(calls.Node, AsArray):
     """A node of a graph. Made by inputs, parameters, functions and operators; computed when a value
     is asked for.
 
@@ -106,7 +108,13 @@ class Expression(calls.Node):
             ) from None
 
     def dim(self) -> tuple[tuple[int, ...], int]:
-        """((sizes), batch size)."""
+        """((sizes), batch size).
+
+        >>> import dist_dynet as dy
+        >>> x = dy.inputTensor([[1, 2, 3], [4, 5, 6]])
+        >>> x.dim(), dy.inputTensor([[1, 2, 3], [4, 5, 6]], batched=True).dim()
+        (((2, 3), 1), ((2,), 3))
+        """
         return dim_of(self)
 
     def _computed(self, recalculate: bool) -> tuple[Any, tuple[int, ...], int]:
@@ -132,7 +140,15 @@ class Expression(calls.Node):
 
     def forward(self, recalculate: bool = False) -> None:
         """Computes the value; returns nothing. recalculate: forget all values of the graph first
-        (random draws are made anew)."""
+        (random draws are made anew).
+
+        >>> import dist_dynet as dy
+        >>> x = dy.scalarInput(3)
+        >>> y = dy.square(x)
+        >>> y.forward()
+        >>> y.value()
+        9.0
+        """
         if recalculate:
             self._forget()
         compute(self)
@@ -143,6 +159,11 @@ class Expression(calls.Node):
 
         Values are kept: a parameter changed after the first call is seen only with recalculate=True
         or in a new graph.
+
+        >>> import dist_dynet as dy
+        >>> x = dy.inputVector([1, 2])
+        >>> dy.sum_elems(x).value(), (2 * x).value(), dy.transpose(x).value().tolist()
+        (3.0, [2.0, 4.0], [[1.0, 2.0]])
         """
         if recalculate:
             self.forward(True)
@@ -150,64 +171,40 @@ class Expression(calls.Node):
 
     def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
         """The value as a float64 array: the dims, and the batch as last axis if there is one. One
-        number has shape (1,)."""
+        number has shape (1,).
+
+        >>> import dist_dynet as dy
+        >>> x = dy.inputTensor([[1, 2, 3], [4, 5, 6]], batched=True)
+        >>> x.npvalue().tolist(), dy.sum_batches(x).npvalue().tolist()
+        ([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [6.0, 15.0])
+        """
         if recalculate:
             self.forward(True)
         return array_of(*numbers_of(self))
-
-    def _as_array(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """What np.asarray(x) gives: the value in the build's number type (float32), in the form of
-        npvalue().
-
-        A copy, since the graph uses its memory again; copy=False is an error. The values of a dense
-        parameter are a view that cannot be written to. No gradient flows through an array.
-
-        >>> import dist_dynet as dy, numpy as np
-        >>> _ = dy.renew_cg()
-        >>> np.asarray(dy.softmax(dy.inputVector([1, 1])))
-        array([0.5, 0.5], dtype=float32)
-        """
-        if copy is False:
-            raise ValueError(
-                "the value of an expression is always copied: the graph uses its memory again."
-                " Leave out copy=False."
-            )
-        values, dims, batch = self._computed(False)
-        size = batch * prod(dims)
-        return shaped(view(values, size).astype(DTYPE if dtype is None else dtype), dims, batch)
-
-    if not TYPE_CHECKING:  # checkers would take `array * x` for an array
-
-        def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-            return self._as_array(dtype, copy)
-
-    def __dlpack__(self, *, max_version: Any = None, copy: bool | None = None, **more: Any) -> Any:
-        """For torch.from_dlpack(x), jax.dlpack.from_dlpack(x) and the like: as __array__(); a view
-        that cannot be written to only for those who can say so, by DLPack 1.0."""
-        writable = max_version is None or tuple(max_version) < (1, 0)
-        array = self._as_array(copy=True if writable and copy is None else copy)
-        if not array.flags.writeable and not writable:
-            return array.__dlpack__(max_version=max_version, **more)
-        if not array.flags.writeable:
-            raise BufferError("a parameter is only given as a view that cannot be written to.")
-        return array.__dlpack__(**more)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        """The CPU, in DLPack's numbers."""
-        return 1, 0
 
     def __float__(self) -> float:
         """For float(loss): as scalar_value()."""
         return scalar_of(self)
 
     def vec_value(self, recalculate: bool = False) -> list[float]:
-        """The value as a flat list: column-major, batch element after batch element."""
+        """The value as a flat list: column-major, batch element after batch element.
+
+        >>> import dist_dynet as dy
+        >>> dy.inputTensor([[1, 2], [3, 4]]).vec_value(), dy.scalarInput(5).vec_value()
+        ([1.0, 3.0, 2.0, 4.0], [5.0])
+        """
         if recalculate:
             self.forward(True)
         return list_of(self)
 
     def tensor_value(self, recalculate: bool = False) -> Tensor:
-        """The value as a Tensor, for its largest entries and for samples."""
+        """The value as a Tensor, for its largest entries and for samples.
+
+        >>> import dist_dynet as dy
+        >>> scores = dy.inputVector([0.1, 0.7, 0.2]).tensor_value()
+        >>> scores.argmax().as_numpy().tolist()
+        [1]
+        """
         if recalculate:
             self.forward(True)
         numbers, dims, batch = numbers_of(self)
@@ -218,6 +215,11 @@ class Expression(calls.Node):
 
         Raises:
             ValueError: it has more elements.
+
+        >>> import dist_dynet as dy
+        >>> x = dy.inputVector([3, 4])
+        >>> dy.dot_product(x, x).scalar_value()
+        25.0
         """
         if recalculate:
             self.forward(True)
@@ -236,6 +238,13 @@ class Expression(calls.Node):
         A call that began and then failed (no memory, an exception in an operation of your own,
         Ctrl-C) leaves the parameters of this graph without gradient, whatever earlier calls had
         added: part of a sum is never taken for the sum.
+
+        >>> import dist_dynet as dy
+        >>> w = dy.ParameterCollection().add_parameters(2, init=1)
+        >>> _ = dy.renew_cg()
+        >>> dy.squared_distance(w, dy.inputVector([1, 3])).backward()
+        >>> w.grad_as_array().tolist()
+        [0.0, -4.0]
         """
         if full:
             self._computed(False)
@@ -267,11 +276,24 @@ class Expression(calls.Node):
             RuntimeError: no backward() since the graph's values were computed (set() and
                 value(recalculate=True) forget them, and the gradients with them); this node was
                 made after the loss; of a parameter, its own gradient was written to since.
+
+        >>> import dist_dynet as dy
+        >>> x = dy.inputVector([3, 4])
+        >>> dy.squared_norm(x).backward(full=True)
+        >>> x.gradient().tolist()
+        [6.0, 8.0]
         """
         return array_of(*gradient_of(self))
 
     def index(self) -> int:
-        """The number of this node in its graph."""
+        """The number of this node in its graph.
+
+        >>> import dist_dynet as dy
+        >>> _ = dy.renew_cg()
+        >>> x = dy.scalarInput(2)
+        >>> x.index(), dy.square(x).index()
+        (0, 1)
+        """
         h = self._node()
         index: int = lib.dn_node_index(h)
         if index < 0:
@@ -390,7 +412,11 @@ def _compute(h: int) -> None:
 
 @accelerated
 def scalar_of(x: Expression) -> float:
-    """The value of one number."""
+    """The value of one number.
+
+    Raises:
+        ValueError: there are more elements.
+    """
     values, dims, batch = x._computed(False)
     if batch != 1 or any(d != 1 for d in dims):
         raise ValueError(
@@ -450,46 +476,3 @@ def operator(*names: str) -> Callable[[Any], Any]:
         return f
 
     return attach
-
-
-def _computed(exps: Iterable[Expression], recalculate: bool, what: str) -> list[Expression]:
-    """A list of these expressions, all of which are computed in one pass."""
-    exps = list(exps)
-    for e in exps:
-        if not isinstance(e, Expression):
-            raise TypeError(f"{what}: takes a list of expressions; got {type(e).__name__} in it.")
-    if exps:
-        max(exps, key=lambda e: e.index()).forward(recalculate)
-    return exps
-
-
-def forward(exps: Iterable[Expression], recalculate: bool = False) -> None:
-    """Computes all of these expressions in one pass; returns nothing.
-
-    >>> import dist_dynet as dy
-    >>> x, y = dy.scalarInput(3), dy.scalarInput(4)
-    >>> dy.forward([x + y, x * y])
-    """
-    _computed(exps, recalculate, "forward")
-
-
-def values(exps: Iterable[Expression], recalculate: bool = False) -> list[Any]:
-    """The value() of each expression, computed in one pass.
-
-    >>> import dist_dynet as dy
-    >>> _ = dy.renew_cg()
-    >>> dy.values([dy.scalarInput(1), dy.inputVector([2, 3])])
-    [1.0, [2.0, 3.0]]
-    """
-    return [e.value() for e in _computed(exps, recalculate, "values")]
-
-
-def npvalues(exps: Iterable[Expression], recalculate: bool = False) -> list[NDArray[np.float64]]:
-    """The npvalue() of each expression, computed in one pass.
-
-    >>> import dist_dynet as dy
-    >>> x = dy.inputVector([1, 2])
-    >>> [a.tolist() for a in dy.npvalues([x, 2 * x])]
-    [[1.0, 2.0], [2.0, 4.0]]
-    """
-    return [e.npvalue() for e in _computed(exps, recalculate, "npvalues")]

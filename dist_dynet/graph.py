@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _manner, _random
+from . import _random
 from ._ffi import GRAPH_SHIFT, NULL, accelerated, calls, fail_in, ffi, lib
 from ._integers import count
 from .batching import strategy
@@ -79,7 +79,17 @@ class ComputationGraph:
 
     def draw_from(self, stream: int | None, counter: int) -> None:
         """From now on draws have this stream, of a micro-batch, and counters from this one on;
-        None: the stream of rank and thread."""
+        None: the stream of rank and thread.
+
+        >>> import dist_dynet as dy
+        >>> draws = []
+        >>> for _ in range(2):
+        ...     dy.renew_cg().draw_from(stream=7, counter=0)
+        ...     draws.append(dy.random_normal(3).value())
+        >>> dy.cg().draw_from(None, 0)
+        >>> draws[0] == draws[1]
+        True
+        """
         self._stream = stream
         self._seed()
         self._samples = counter
@@ -87,7 +97,17 @@ class ComputationGraph:
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones
-        at each call."""
+        at each call.
+
+        Raises:
+            ValueError: n is negative.
+            TypeError: n is not an integer.
+
+        >>> import dist_dynet as dy
+        >>> u = dy.cg().uniform(1000)
+        >>> len(u), bool((0 < u).all() and (u < 1).all())
+        (1000, True)
+        """
         n = count(n, "uniform", "n")
         out = np.empty(n, np.float32)
         generator = _random.node_generator(self._thread)
@@ -119,7 +139,14 @@ class ComputationGraph:
         check_validity: bool = False,
         autobatching: bool | int | None = None,
     ) -> ComputationGraph:
-        """As renew_cg()."""
+        """As renew_cg().
+
+        >>> import dist_dynet as dy
+        >>> graph = dy.cg()
+        >>> x = dy.scalarInput(1)
+        >>> graph.renew() is graph, len(graph)
+        (True, 0)
+        """
         number = (
             _defaults.autobatch
             if autobatching is None
@@ -130,15 +157,42 @@ class ComputationGraph:
         return self
 
     def version(self) -> int:
-        """The number of renewals of this graph."""
+        """The number of renewals of this graph.
+
+        >>> import dist_dynet as dy
+        >>> graph = dy.renew_cg()
+        >>> before = graph.version()
+        >>> graph.renew().version() - before
+        1
+        """
         return int(lib.dn_graph_version(self.number))
 
     def checkpoint(self) -> None:
-        """As cg_checkpoint()."""
+        """As cg_checkpoint().
+
+        >>> import dist_dynet as dy
+        >>> graph = dy.renew_cg()
+        >>> x = dy.scalarInput(3)
+        >>> graph.checkpoint()
+        >>> y = dy.square(x)
+        >>> graph.revert()
+        >>> len(graph), x.value()
+        (1, 3.0)
+        """
         self._check(lib.dn_graph_checkpoint(self.number))
 
     def revert(self) -> None:
-        """As cg_revert()."""
+        """As cg_revert().
+
+        >>> import dist_dynet as dy
+        >>> graph = dy.renew_cg()
+        >>> graph.checkpoint()
+        >>> x = dy.scalarInput(3)
+        >>> before = len(graph)
+        >>> graph.revert()
+        >>> before, len(graph)
+        (1, 0)
+        """
         self._check(lib.dn_graph_revert(self.number))
 
     def __len__(self) -> int:
@@ -173,12 +227,27 @@ class ComputationGraph:
 
     def memory(self) -> int:
         """Bytes held for nodes, values and gradients; they are kept and used again by the next
-        graph."""
+        graph.
+
+        >>> import dist_dynet as dy
+        >>> graph = dy.renew_cg()
+        >>> dy.zeros(1000).forward()
+        >>> graph.memory() >= 4000
+        True
+        """
         return int(lib.dn_graph_bytes(self.number))
 
     def keep(self, thing: Any) -> int:
         """A number by which nodes of this graph refer to a Python object (see kept()); the graph
-        keeps it alive until it is renewed."""
+        keeps it alive until it is renewed.
+
+        >>> import dist_dynet as dy
+        >>> from dist_dynet import graph as graphs
+        >>> graph, thing = dy.renew_cg(), "anything"
+        >>> number = graph.keep(thing)
+        >>> graphs.kept(number), graph.keep(thing) == number
+        ('anything', True)
+        """
         number = self._kept.get(thing)
         if number is None:
             lib.dn_graph_hold(self.number)
@@ -191,7 +260,18 @@ class ComputationGraph:
         return number
 
     def expression(self, index: int) -> Expression:
-        """The expression of a node of this graph, by its index."""
+        """The expression of a node of this graph, by its index.
+
+        Raises:
+            ValueError: there is no such node.
+            TypeError: index is not an integer.
+
+        >>> import dist_dynet as dy
+        >>> graph = dy.renew_cg()
+        >>> y = dy.square(dy.scalarInput(3))
+        >>> graph.expression(1).value()
+        9.0
+        """
         handle = lib.dn_graph_node(self.number, count(index, "ComputationGraph", "index"))
         self._check(handle)
         return _expression_of(handle)
@@ -404,39 +484,6 @@ def cg_revert() -> None:
     RuntimeError: Stale Expression: ...
     """
     cg().revert()
-
-
-# ---- graphs that grow ------------------------------------------------------------------
-
-INDEX = (1 << lib.DN_INDEX_BITS) - 1
-"""The bits of a handle that are its index."""
-
-
-class _Large:
-    """From which index on a node is one too many, until that was said."""
-
-    index = 1_000_000
-
-
-large = _Large()
-
-
-def note_large(handle: int) -> None:
-    """To be called with a handle whose index is `large.index` or more: warns of a graph that
-    grows, once in the life of the process."""
-    if handle >> GRAPH_SHIFT >= 1 << lib.DN_GRAPH_BITS:
-        return  # a parameter's
-    large.index = INDEX + 1
-    calls.set_large(large.index, note_large)
-    if not _manner.manner.dynet:
-        _manner.warn(
-            f"this graph has {(handle & INDEX) + 1:,} nodes: is a renew_cg() missing? Each example,"
-            " or batch, begins with one, in evaluation, too. If the graph is meant to be so large:"
-            " warnings.filterwarnings('ignore', 'this graph has'). This is said once."
-        )
-
-
-calls.set_large(large.index, note_large)
 
 
 def current_graph() -> int:

@@ -131,7 +131,11 @@ def dot(
     what: str = "print_graphviz",
 ) -> str:
     """The graph in the DOT language; with an expression, only what it is computed from. `what` is
-    the function that errors name."""
+    the function that errors name.
+
+    Raises:
+        TypeError: expr is not an expression, or expression_names no dict of names.
+    """
     if not isinstance(e, Expression | None):
         raise TypeError(f"{what}: expr must be an expression; got {type(e).__name__}.")
     if not isinstance(expression_names, dict | None):
@@ -157,7 +161,17 @@ def dot(
 
 
 def print_text_graphviz() -> None:
-    """Prints the graph in the DOT language on stderr."""
+    """Prints the graph in the DOT language on stderr.
+
+    >>> import contextlib, io
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> y, text = dy.square(dy.scalarInput(3)), io.StringIO()
+    >>> with contextlib.redirect_stderr(text):
+    ...     dy.print_text_graphviz()
+    >>> text.getvalue().splitlines()[-2].strip()
+    'N0 -> N1;'
+    """
     print(dot(), end="", file=sys.stderr)
 
 
@@ -173,6 +187,18 @@ def print_graphviz(
 
     compact, lookup_names and collapse_birnns are accepted for DyNet's sake and have no effect:
     parameters and tables are shown by name.
+
+    Raises:
+        TypeError: expression_names is not a dict.
+
+    >>> import contextlib, io
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> y, text = dy.square(dy.scalarInput(3)), io.StringIO()
+    >>> with contextlib.redirect_stderr(text):
+    ...     dy.print_graphviz(show_dims=False, expression_names={y: "loss"})
+    >>> text.getvalue().splitlines()[-3].strip()
+    'N1 [label="loss = square(v0)", shape=plaintext];'
     """
     print(dot(show_dims=show_dims, expression_names=expression_names), end="", file=sys.stderr)
 
@@ -341,7 +367,15 @@ def _dump_graph(
     show_gradients: bool = True,
     nan_check_only: bool = False,
 ) -> None:
-    """As dump_cg()."""
+    """As dump_cg().
+
+    >>> import dist_dynet as dy
+    >>> graph = dy.renew_cg()
+    >>> y = dy.square(dy.scalarInput(3))
+    >>> graph.dump(show_values=False, show_gradients=False)
+    Node 0: v0 = input(), (1,)
+    Node 1: v1 = square(v0), (1,)
+    """
     lines = _dump(self, show_values, show_gradients, nan_check_only)
     if filename == "":
         _write(lines, sys.stdout)
@@ -351,7 +385,17 @@ def _dump_graph(
 
 
 def _print_graph(self: ComputationGraph) -> None:
-    """As print_text_graphviz()."""
+    """As print_text_graphviz().
+
+    >>> import contextlib, io
+    >>> import dist_dynet as dy
+    >>> graph, text = dy.renew_cg(), io.StringIO()
+    >>> y = dy.square(dy.scalarInput(3))
+    >>> with contextlib.redirect_stderr(text):
+    ...     graph.print_graphviz()
+    >>> text.getvalue().splitlines()[0]
+    'digraph G {'
+    """
     print(dot(graph=self), end="", file=sys.stderr)
 
 

@@ -88,7 +88,14 @@ def _place(graph: ComputationGraph, index: int) -> Place | None:
 
 @dataclass(frozen=True)
 class NonFinite:
-    """A number that is not finite, where nothing before it was. str() says it as text."""
+    """A number that is not finite, where nothing before it was. str() says it as text.
+
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> found = dy.find_nonfinite(dy.log(dy.inputVector([1, 0])))
+    >>> found.kind, found.number, found.element
+    ('value', -inf, (1,))
+    """
 
     kind: str
     """value or gradient"""
@@ -201,6 +208,9 @@ def find_nonfinite(expr: Expression, infinite: bool = True) -> NonFinite | None:
     Args:
         expr: is computed if need be.
         infinite: False: infinities are meant (as in a mask of -inf), only NaN is looked for.
+
+    Raises:
+        TypeError: expr is not an expression.
 
     >>> import dist_dynet as dy
     >>> _ = dy.renew_cg()

@@ -153,7 +153,17 @@ class Profile:
         }
 
     def table(self, most: int = 20) -> str:
-        """The rows that take most, and the rest, as text."""
+        """The rows that take most, and the rest, as text.
+
+        Raises:
+            TypeError: most is not an integer.
+
+        >>> import dist_dynet as dy
+        >>> with dy.profile() as p:
+        ...     dy.square(dy.scalarInput(3)).forward()
+        >>> p.table().splitlines()[0].split(), "square" in p.table()
+        (['operation', 'calls', 'nodes', 'ms', '%', 'GFLOP/s', 'shapes'], True)
+        """
         most = named(most, "Profile.table", "most")
         lines = [("operation", "calls", "nodes", "ms", "%", "GFLOP/s", "shapes")]
         whole = self.seconds or 1.0
@@ -197,6 +207,16 @@ class Profile:
 
         Raises:
             OSError: it cannot be written.
+
+        >>> import json, pathlib, tempfile
+        >>> import dist_dynet as dy
+        >>> with dy.profile() as p:
+        ...     dy.square(dy.scalarInput(3)).forward()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     p.save(f"{folder}/trace.json")
+        ...     trace = json.loads(pathlib.Path(folder, "trace.json").read_text())
+        >>> "square" in {event["name"] for event in trace["traceEvents"]}
+        True
         """
         process = os.getpid()
         with Path(file).open("w", encoding="utf-8") as out:

@@ -52,7 +52,15 @@ class _Schedule:
 
     def rate(self) -> float:
         """The present learning rate: base (n + 1) / (warmup + 1) during the warm-up, then as the
-        class says."""
+        class says.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
+        >>> schedule = dy.schedules.Linear(trainer, steps=4)
+        >>> schedule.step()
+        >>> schedule.rate(), trainer.learning_rate
+        (0.75, 0.75)
+        """
         if self._n < self._warmup:
             return self._base * (self._n + 1) / (self._warmup + 1)
         return self._base * self._factor(self._n - self._warmup)
@@ -61,12 +69,28 @@ class _Schedule:
         self._trainer.learning_rate = self.rate()
 
     def step(self) -> None:
-        """To be called after each update: sets the learning rate of the next."""
+        """To be called after each update: sets the learning rate of the next.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
+        >>> schedule = dy.schedules.Linear(trainer, steps=4)
+        >>> schedule.step()
+        >>> trainer.learning_rate, schedule.steps_done
+        (0.75, 1)
+        """
         self._n += 1
         self._set()
 
     def state_dict(self) -> dict[str, float]:
-        """What load_state_dict() needs to go on from here."""
+        """What load_state_dict() needs to go on from here.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
+        >>> schedule = dy.schedules.Linear(trainer, steps=4)
+        >>> schedule.step()
+        >>> schedule.state_dict()
+        {'n': 1, 'base': 1.0}
+        """
         return {"n": self._n, "base": self._base}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
@@ -76,6 +100,13 @@ class _Schedule:
         Raises:
             ValueError: it has not all numbers; nothing is changed then.
             TypeError: it is not a dict.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
+        >>> schedule = dy.schedules.Linear(trainer, steps=4)
+        >>> schedule.load_state_dict({"n": 3, "base": 2.0})
+        >>> trainer.learning_rate
+        0.5
         """
         if not isinstance(state, Mapping):
             raise TypeError(

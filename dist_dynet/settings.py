@@ -185,7 +185,15 @@ class DynetParams:
 
     def given(self) -> dict[str, Any]:
         """The settings that were set, by name: rng, seed, autobatch, weight_decay,
-        precision, threads."""
+        precision, threads.
+
+        >>> import dist_dynet as dy
+        >>> settings = dy.DynetParams()
+        >>> settings.set_random_seed(5)
+        >>> settings.set_weight_decay(0.01)
+        >>> settings.given()
+        {'seed': 5, 'weight_decay': 0.01}
+        """
         return dict(self._values)
 
     def put(self, settings: Mapping[str, Any]) -> None:
@@ -202,6 +210,15 @@ class DynetParams:
         Raises:
             ValueError: an option without a value, or with one that makes no sense.
             RuntimeError: an option asks for a GPU.
+
+        >>> import sys
+        >>> import dist_dynet as dy
+        >>> settings, arguments = dy.DynetParams(), sys.argv
+        >>> sys.argv = ["train.py", "--dynet-seed", "5", "--dynet-autobatch=1"]
+        >>> settings.from_args()
+        >>> sys.argv = arguments
+        >>> settings.given()
+        {'seed': 5, 'autobatch': 1}
         """
         self.set_shared_parameters(shared_parameters)
         arguments = sys.argv[1:]
@@ -281,13 +298,21 @@ class DynetParams:
         self._values["seed"] = _whole(random_seed, what)
 
     def set_rng(self, rng: str, what: str = "set_rng") -> None:
-        """Which random numbers: "keyed" or "dynet", see init()."""
+        """Which random numbers: "keyed" or "dynet", see init().
+
+        Raises:
+            ValueError: it is neither.
+        """
         if rng not in ("keyed", "dynet"):
             raise ValueError(f"{what}: takes 'keyed' or 'dynet'; got {rng!r}.")
         self._values["rng"] = rng
 
     def set_threads(self, threads: int, what: str = "set_threads") -> None:
-        """How many threads compute at one thing, 1 or more: see init()."""
+        """How many threads compute at one thing, 1 or more: see init().
+
+        Raises:
+            ValueError: it is not an integer from 1 to the greatest number.
+        """
         self._values["threads"] = possible_threads(_whole(threads, what), what)
 
     def set_autobatch(self, autobatch: bool | int, what: str = "set_autobatch") -> None:
@@ -315,7 +340,12 @@ class DynetParams:
         _no_gpus(requested_gpus, what)
 
     def set_gpu_mask(self, gpu_mask: Iterable[int]) -> None:
-        """Only zeros: there is only the CPU."""
+        """Only zeros: there is only the CPU.
+
+        Raises:
+            RuntimeError: one is not zero.
+            ValueError: one is neither 0 nor 1.
+        """
         for item in gpu_mask:
             if _flag(item, "set_gpu_mask"):
                 raise RuntimeError("set_gpu_mask: there is only the CPU.")
@@ -329,7 +359,11 @@ class DynetParams:
 
 
 def init_from_params(params: DynetParams) -> None:
-    """As params.init()."""
+    """As params.init().
+
+    Raises:
+        TypeError: they are not DynetParams.
+    """
     if not isinstance(params, DynetParams):
         raise TypeError(f"init_from_params: takes DynetParams; got {type(params).__name__}.")
     params.init()
@@ -363,6 +397,10 @@ def get_device_info(name: str | bytes) -> DeviceInfo:
 
     Raises:
         RuntimeError: there is no such device.
+
+    >>> import dist_dynet as dy
+    >>> dy.get_device_info("CPU")
+    DeviceInfo(name=b'CPU', id=0, type=-1)
     """
     if name not in ("CPU", b"CPU"):
         raise RuntimeError(f"get_device_info: there is no device {name!r}, only CPU.")
@@ -374,6 +412,12 @@ def to_device(e: Expression, device_str: str) -> Expression:
 
     Raises:
         ValueError: the device is not "CPU" or "".
+        TypeError: e is not an expression.
+
+    >>> import dist_dynet as dy
+    >>> x = dy.scalarInput(2)
+    >>> dy.to_device(x, "CPU") is x
+    True
     """
     if not isinstance(e, Expression):
         raise TypeError(f"to_device: takes an expression; got {type(e).__name__}.")

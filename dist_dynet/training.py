@@ -21,12 +21,13 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
 from . import parallel
 from ._bar import Bar, NoBar, make_bar
+from ._entities import entities, entity_scores
 from ._state import count_in, number_in
 from .io import save
 from .io.files import FileName
@@ -174,6 +175,11 @@ class Run:
             batches: anything to loop over; of parallel.shard() the number of the epoch and the
                 position are known.
             description: in front of the bar; None: the number of the epoch.
+
+        >>> import dist_dynet as dy
+        >>> run = dy.training.Run(dy.SimpleSGDTrainer(dy.ParameterCollection()))
+        >>> [len(batch) for batch in run.epoch([[1, 2], [3]])]
+        [2, 1]
         """
         first = int(getattr(batches, "position", 0))
         total = len(batches) if isinstance(batches, Sized) else None
@@ -215,6 +221,13 @@ class Run:
 
         Raises:
             TypeError: a value is not a number.
+
+        >>> import dist_dynet as dy
+        >>> run = dy.training.Run(dy.SimpleSGDTrainer(dy.ParameterCollection()))
+        >>> run.log(3, loss=1.0)
+        >>> run.log(1, loss=2.0)
+        >>> run.means()
+        {'loss': 1.25}
         """
         self.trainer.log(**values)
         weight = self._weight if weight is None else float(weight)
@@ -224,7 +237,15 @@ class Run:
 
     def means(self) -> dict[str, float]:
         """The weighted means of what log() was given since the epoch began, over all ranks.
-        Collective."""
+        Collective.
+
+        >>> import dist_dynet as dy
+        >>> run = dy.training.Run(dy.SimpleSGDTrainer(dy.ParameterCollection()))
+        >>> for batch in run.epoch([[1, 2, 3], [4]]):
+        ...     run.log(loss=float(sum(batch)))
+        >>> run.means()  # (3 * 6 + 1 * 4) / 4
+        {'loss': 5.5}
+        """
         result: dict[str, tuple[float, float]] = {}
         for sums in parallel.gather(self._sums):
             for name, of_rank in sums.items():
@@ -233,7 +254,17 @@ class Run:
         return {name: s / w if w else math.nan for name, (s, w) in result.items()}
 
     def write(self, **values: float) -> None:
-        """Adds a line of metrics now, with these numbers: at the end of an epoch, say."""
+        """Adds a line of metrics now, with these numbers: at the end of an epoch, say.
+
+        >>> import json, pathlib, tempfile
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dy.training.Run(trainer, f"{folder}/metrics.jsonl").write(accuracy=0.5)
+        ...     line = json.loads(pathlib.Path(folder, "metrics.jsonl").read_text())
+        >>> line["update"], line["accuracy"]
+        (0, 0.5)
+        """
         self.trainer.log(**values)
         if self._report is not None:
             self._report.write()
@@ -247,7 +278,14 @@ class Run:
         return {"rate": rate}
 
     def state(self) -> dict[str, Any]:
-        """For Checkpointer.add(name, run, per_rank=True)."""
+        """For Checkpointer.add(name, run, per_rank=True).
+
+        >>> import dist_dynet as dy
+        >>> run = dy.training.Run(dy.SimpleSGDTrainer(dy.ParameterCollection()))
+        >>> run.log(3, loss=1.0)
+        >>> run.state()
+        {'sums': {'loss': [3.0, 3.0]}, 'attempt': 0}
+        """
         sums = {name: list(pair) for name, pair in self._sums.items()}
         return {"sums": sums, "attempt": self._attempt}
 
@@ -256,6 +294,13 @@ class Run:
 
         Raises:
             ValueError: it is no such state; nothing is changed then.
+
+        >>> import dist_dynet as dy
+        >>> run = dy.training.Run(dy.SimpleSGDTrainer(dy.ParameterCollection()))
+        >>> run.load_state({"sums": {"loss": [3.0, 3.0]}, "attempt": 0})
+        >>> run.log(1, loss=2.0)
+        >>> run.means(), run.state()["attempt"]
+        ({'loss': 1.25}, 1)
         """
         what = "training.Run.load_state"
         attempt = count_in(state, "attempt", what)
@@ -337,7 +382,13 @@ class Best:
 
     def update(self, score: float) -> bool:
         """Takes a score, the same on all ranks; if it is the best so far, keeps the model and
-        returns True. NaN is never the best."""
+        returns True. NaN is never the best.
+
+        >>> import dist_dynet as dy
+        >>> best = dy.training.Best(dy.ParameterCollection())
+        >>> [best.update(score) for score in (0.5, 0.7, 0.6)], best.score, best.number
+        ([True, True, False], 0.7, 2)
+        """
         score = float(score)
         self.count += 1
         better = not math.isnan(score) and (
@@ -373,6 +424,16 @@ class Best:
 
         Raises:
             RuntimeError: there was no score, or the best is not there any more.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w, best = m.add_parameters(1), dy.training.Best(m, lower=True)
+        >>> for loss in 2, 1, 3:
+        ...     w.set_value([loss])
+        ...     is_best = best.update(loss)
+        >>> best.restore()
+        >>> w.as_array().tolist()
+        [1.0]
         """
         if self.score is None:
             raise RuntimeError("training.Best.restore: there was no score yet.")
@@ -393,7 +454,14 @@ class Best:
                 now.copy_from(kept.param_collection())
 
     def state(self) -> dict[str, Any]:
-        """For Checkpointer.add(): the scores; the model is in its file."""
+        """For Checkpointer.add(): the scores; the model is in its file.
+
+        >>> import dist_dynet as dy
+        >>> best = dy.training.Best(dy.ParameterCollection())
+        >>> is_best = [best.update(score) for score in (0.5, 0.7, 0.6)]
+        >>> best.state()
+        {'score': 0.7, 'number': 2, 'count': 3}
+        """
         return {"score": self.score, "number": self.number, "count": self.count}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -401,6 +469,12 @@ class Best:
 
         Raises:
             ValueError: it is no such state; nothing is changed then.
+
+        >>> import dist_dynet as dy
+        >>> best = dy.training.Best(dy.ParameterCollection())
+        >>> best.load_state({"score": 0.7, "number": 2, "count": 3})
+        >>> best.update(0.6), best.score, best.count
+        (False, 0.7, 4)
         """
         what = "training.Best.load_state"
         known = None if state.get("score", 0) is None else number_in(state, "score", what)
@@ -409,50 +483,3 @@ class Best:
 
 
 # ---- scores of entities ----------------------------------------------------------------
-
-
-def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
-    """The entities of BIO tags: (begin, end, class), the end being behind the last word.
-
-    An I- that continues no entity of its class begins one, as in the CoNLL evaluation.
-
-    >>> from dist_dynet import training
-    >>> sorted(training.entities(["B-PER", "I-PER", "O", "I-LOC", "B-LOC"]))
-    [(0, 2, 'PER'), (3, 4, 'LOC'), (4, 5, 'LOC')]
-    """
-    found, begin, kind = set(), 0, None
-    for t, tag in enumerate([*tags, "O"]):
-        if kind is not None and tag == f"I-{kind}":
-            continue
-        if kind is not None:
-            found.add((begin, t, kind))
-        begin, kind = t, None if tag == "O" else tag.partition("-")[2]
-    return found
-
-
-def entity_scores(
-    gold: Iterable[Sequence[str]], guessed: Iterable[Sequence[str]]
-) -> tuple[float, float, float]:
-    """(precision, recall, F1) of whole entities over all sentences, from their BIO tags: an entity
-    is right if begin, end and class are. Without entities each is 0.
-
-    Raises:
-        ValueError: sentences differ in number or length.
-
-    >>> from dist_dynet import training
-    >>> training.entity_scores([["B-A", "I-A", "O", "B-B"]], [["B-A", "I-A", "B-B", "B-B"]])
-    (0.6666666666666666, 1.0, 0.8)
-    """
-    right = found = wanted = 0
-    for ours, theirs in zip(guessed, gold, strict=True):
-        if len(ours) != len(theirs):
-            raise ValueError(
-                f"entity_scores: a sentence has {len(theirs)} gold tags and {len(ours)} guessed."
-            )
-        mine, true = entities(ours), entities(theirs)
-        right, found, wanted = right + len(mine & true), found + len(mine), wanted + len(true)
-    return (
-        right / found if found else 0.0,
-        right / wanted if wanted else 0.0,
-        2 * right / (found + wanted) if found + wanted else 0.0,
-    )

@@ -119,6 +119,11 @@ class Vocabulary:
 
         Raises:
             KeyError: one is not there, and there is no unknown name.
+
+        >>> import dist_dynet as dy
+        >>> words = dy.Vocabulary("the cat saw the dog".split(), min_count=2)
+        >>> words.ids(["the", "cat"])
+        [1, 0]
         """
         return [self[name] for name in names]
 
@@ -127,6 +132,10 @@ class Vocabulary:
 
         Raises:
             IndexError: there is none.
+
+        >>> import dist_dynet as dy
+        >>> dy.Vocabulary(["the", "cat", "the"]).name(1)
+        'the'
         """
         number = named(number, "Vocabulary.name", "number")
         if not 0 <= number < len(self):
@@ -193,6 +202,14 @@ class Vocabulary:
 
         Raises:
             RuntimeError: the file cannot be written.
+
+        >>> import pathlib, tempfile
+        >>> import dist_dynet as dy
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dy.Vocabulary(["the", "cat", "the"]).save(f"{folder}/words.json")
+        ...     text = pathlib.Path(folder, "words.json").read_text()
+        >>> "".join(text.split())
+        '{"unknown":"<unk>","names":["<unk>","the","cat"],"counts":[0,2,1]}'
         """
         unknown, names, counts = self.spec
         content = {"unknown": unknown, "names": names, "counts": counts}
@@ -206,6 +223,14 @@ class Vocabulary:
         Raises:
             RuntimeError: there is no such file, or it cannot be read.
             ValueError: it holds no vocabulary.
+
+        >>> import tempfile
+        >>> import dist_dynet as dy
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dy.Vocabulary(["the", "cat", "the"]).save(f"{folder}/words.json")
+        ...     words = dy.Vocabulary.load(f"{folder}/words.json")
+        >>> words.names, words["cat"]
+        (['<unk>', 'the', 'cat'], 2)
         """
         try:
             content = json.loads(Path(name).read_text(encoding="utf-8"))

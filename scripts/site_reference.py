@@ -47,6 +47,7 @@ TITLES = {
 }
 """Page -> title, in the order of the navigation."""
 PAGES = {
+    "_entities": "training",
     "_random": "graphs",
     "_random_state": "graphs",
     "_tracebacks": "checks",
@@ -75,6 +76,7 @@ PAGES = {
     "profile": "checks",
     "schedules": "trainers",
     "_tensor": "graphs",
+    "_values": "graphs",
     "traced_functions": "graphs",
     "vocabulary": "text",
 }

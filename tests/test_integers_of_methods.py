@@ -486,7 +486,7 @@ METHODS = {
     ),
     "Tensor.topk.dim": (lambda n: dy.inputTensor(_tensor().topk(n)[0].as_numpy()), 1),
     "Tensor.topk.num": (lambda n: dy.inputTensor(_tensor().topk(0, n)[0].as_numpy()), 2),
-    "Trainer.set_accumulation.k": (_accumulated, 2),
+    "WithSettings.set_accumulation.k": (_accumulated, 2),
     "Trainer.update_subset.updated_lookups": (lambda n: _subset(n, lookups=True), 1),
     "Trainer.update_subset.updated_params": (_subset, 1),
     "TwoRates.set_dropout_masks.batch_size": (_masks, 3),

@@ -14,7 +14,7 @@ from processes import output_of, run_python
 
 import dist_dynet as dy
 from dist_dynet import graph, settings
-from dist_dynet.params import collection
+from dist_dynet.params import decay
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,7 +59,7 @@ def test_init_without_arguments_changes_nothing():
     assert (
         first_draws() == expected
         and not graph._defaults.autobatch
-        and collection._defaults.weight_decay == 0
+        and decay._defaults.weight_decay == 0
     )
 
 
@@ -194,11 +194,11 @@ def test_params_take_effect_at_init():
     params.set_requested_gpus(0)
     params.set_gpu_mask([0, 0])
     params.set_cpu_mode()
-    assert collection._defaults.weight_decay == 0
+    assert decay._defaults.weight_decay == 0
     for put in (params.init, lambda: dy.init_from_params(params)):
         dy.init(autobatch=False, weight_decay=0)
         put()
-        assert collection._defaults.weight_decay == 0.5 and graph._defaults.autobatch
+        assert decay._defaults.weight_decay == 0.5 and graph._defaults.autobatch
         dy.init(autobatch=False)
         draws = first_draws()
         dy.reset_random_seed(3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dist_dynet as dy
-from dist_dynet import _manner, graph
+from dist_dynet import _large_graphs, _manner
 from dist_dynet.nn.owner import Owner
 
 
@@ -262,12 +262,12 @@ def test_modes_are_of_collections():
 
 @pytest.fixture
 def small_limit():
-    before = graph.large.index
-    graph.large.index = 1000
-    graph.calls.set_large(1000, graph.note_large)
+    before = _large_graphs.large.index
+    _large_graphs.large.index = 1000
+    _large_graphs.calls.set_large(1000, _large_graphs.note_large)
     yield
-    graph.large.index = before
-    graph.calls.set_large(before, graph.note_large)
+    _large_graphs.large.index = before
+    _large_graphs.calls.set_large(before, _large_graphs.note_large)
 
 
 def grow():

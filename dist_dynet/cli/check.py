@@ -58,6 +58,9 @@ def check(arguments: list[str]) -> int:
 def parse_check(arguments: list[str]) -> tuple[Options, int]:
     """The options of the runs, and how many updates are compared.
 
+    Raises:
+        RefusedError: an option makes no sense here.
+
     >>> options, steps = parse_check(["train.py", "-n", "3", "--steps", "2", "--epochs", "4"])
     >>> options.ranks, steps, options.command[1:]
     (3, 2, ('train.py', '--epochs', '4'))

@@ -281,7 +281,11 @@ def _hosts(given: argparse.Namespace) -> tuple[tuple[str, int], ...]:
 
 
 def read_hosts(source: str | Path, what: str) -> tuple[tuple[str, int], ...]:
-    """Those of a file, or of a text like it."""
+    """Those of a file, or of a text like it.
+
+    Raises:
+        RefusedError: the file cannot be read, or names no host.
+    """
     if isinstance(source, Path):
         what = f"{what} {source}"
         try:

@@ -28,6 +28,7 @@ from ..params.root import unchanged
 from ..settings import say
 from . import pickles, text
 from ._classes import is_builder
+from ._protocols import ParameterLike
 from .files import FileName, atomic_writes, unreadable
 
 _PACKAGE = __name__.partition(".")[0]
@@ -209,7 +210,7 @@ def _stored_class(cls: Any) -> Any:
     return inspect.getmro(cls)[len(own)]
 
 
-def _described(thing: Any) -> tuple[bytes, list[tuple[str, text.ParameterLike]]]:
+def _described(thing: Any) -> tuple[bytes, list[tuple[str, ParameterLike]]]:
     """The pickle of an object, and its parameters by name."""
     for kind, cls in _KINDS.items():
         if isinstance(thing, cls):
@@ -354,7 +355,7 @@ def _load_parameter(
     at: int,
     kind: str,
     name: str,
-) -> tuple[text.ParameterLike, int]:
+) -> tuple[ParameterLike, int]:
     entry = text.find(file, _KINDS[kind] is LookupParameters, name, entries[at:] + entries[:at])
     return text.new_parameter(params, file, entry), entry.number + 1
 

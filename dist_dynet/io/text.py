@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NoReturn, Protocol
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,45 +31,11 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE
 from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
-from ..params.root import Root, unchanged
+from ..params.root import unchanged
+from ._protocols import CollectionLike, ParameterLike
 from .files import BUFFER, FileName, atomic_write, keeps_gradients, unreadable
 
 _MAX_SIZE = (1 << 31) - 1
-
-
-class ParameterLike(Protocol):
-    """What is asked of a parameter or a table here."""
-
-    _root: Root
-    _dims: tuple[int, ...]
-    _rows: int
-
-    def name(self) -> str:
-        """The full name."""
-
-    def has_gradient(self) -> bool:
-        """Whether one has come."""
-
-    def _values(self) -> NDArray[Any]: ...
-    def _write(self, values: NDArray[Any]) -> None: ...
-    def _flat_gradient(self) -> NDArray[Any]: ...
-    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None: ...
-
-
-class CollectionLike(Protocol):
-    """What is asked of a collection here."""
-
-    def name(self) -> str:
-        """The full name."""
-
-    def parameters_list(self) -> Sequence[ParameterLike]:
-        """The dense ones."""
-
-    def lookup_parameters_list(self) -> Sequence[ParameterLike]:
-        """The tables."""
-
-    def _new(self, name: str, dims: tuple[int, ...], is_table: bool) -> ParameterLike: ...
-    def _adopt(self, parameter: Any) -> None: ...
 
 
 # ---- writing ---------------------------------------------------------------------------
@@ -172,7 +138,11 @@ def collection_entries(
 
 
 def save_collection(collection: CollectionLike, fname: FileName, name: str, append: bool) -> None:
-    """Writes a collection: see ParameterCollection.save()."""
+    """Writes a collection: see ParameterCollection.save().
+
+    Raises:
+        ValueError: name cannot stand in front of names in a file.
+    """
     if name and not (name.startswith("/") and _is_word(name.rstrip("/"))):
         raise ValueError(
             "save: Key should start with '/' and could not include ' ' or '#', or be '/' alone;"
@@ -261,7 +231,11 @@ class ModelFile:
 
     def entries(self) -> Iterator[Entry]:
         """The entries from the first on. Each is checked for its header and for its lines being
-        there before it is given."""
+        there before it is given.
+
+        Raises:
+            RuntimeError: a header is damaged, lines are missing, or the file cannot be read.
+        """
         offset = 0
         for number in itertools.count():
             self._file.seek(offset)
@@ -396,7 +370,11 @@ def _spelt(words: Sequence[bytes]) -> tuple[NDArray[np.float64], str]:
 
 
 def find(file: ModelFile, is_table: bool, key: str, entries: Iterable[Entry]) -> Entry:
-    """The first entry of this kind and name."""
+    """The first entry of this kind and name.
+
+    Raises:
+        RuntimeError: there is none.
+    """
     for entry in entries:
         if entry.name == key and entry.is_table == is_table:
             return entry
@@ -411,7 +389,11 @@ def pair(
     collection: CollectionLike, file: ModelFile, entries: Iterable[Entry]
 ) -> list[tuple[ParameterLike, Entry]]:
     """Pairs the parameters of a collection with entries: each kind in order, equal in dims and in
-    number."""
+    number.
+
+    Raises:
+        RuntimeError: dims or numbers differ.
+    """
     parameters, tables = collection.parameters_list(), collection.lookup_parameters_list()
     pairs: list[tuple[ParameterLike, Entry]] = []
     found = {"Parameter": 0, "LookupParameter": 0}
@@ -486,7 +468,11 @@ def new_parameter(collection: CollectionLike, file: ModelFile, entry: Entry) -> 
 def load_parameter(
     collection: CollectionLike, fname: FileName, key: str, is_table: bool
 ) -> ParameterLike:
-    """Adds a parameter or a table: see ParameterCollection.load_param()."""
+    """Adds a parameter or a table: see ParameterCollection.load_param().
+
+    Raises:
+        ValueError: key is empty.
+    """
     if not key:
         raise ValueError(
             "load_param: requires a non-empty key; got ''. Give the name of an entry, such as"

@@ -65,7 +65,19 @@ class _Projections(Block):
         return cls(query_dim, key_dim, hidden_dim, model)
 
     def project(self, keys: Expression) -> Expression:
-        """The matrix Wk keys, to be computed once where many queries look at the same keys."""
+        """The matrix Wk keys, to be computed once where many queries look at the same keys.
+
+        Raises:
+            TypeError: the keys are not an expression.
+
+        >>> import dist_dynet as dy
+        >>> attention = dy.DotAttention(3, 2, 4, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> keys = dy.ones((2, 5))
+        >>> projected = attention.project(keys)
+        >>> projected.dim(), attention.attend(dy.zeros(3), keys, projected=projected).dim()
+        (((4, 5), 1), ((2,), 1))
+        """
         if not isinstance(keys, Expression):
             raise not_expression("project", keys)
         return self._Wk * keys
@@ -124,6 +136,17 @@ class AdditiveAttention(_Projections):
             mask: (n,), an array's second axis being the batch: 0 for keys that do not count, such
                 as padding. Where it leaves none, all weights are 0.
             projected: project(keys), if it is there already.
+
+        Raises:
+            TypeError: the query or the keys are not an expression.
+
+        >>> import dist_dynet as dy
+        >>> attention = dy.AdditiveAttention(3, 2, 4, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> attention.weights(dy.zeros(3), dy.ones((2, 4))).value()
+        [0.25, 0.25, 0.25, 0.25]
+        >>> attention.weights(dy.zeros(3), dy.ones((2, 4)), mask=[1, 1, 0, 0]).value()
+        [0.5, 0.5, 0.0, 0.0]
         """
         if not isinstance(query, Expression):
             raise not_expression("weights", query)
@@ -146,7 +169,18 @@ class AdditiveAttention(_Projections):
         mask: _Mask = None,
         projected: Expression | None = None,
     ) -> Expression:
-        """The sum of the columns of values (of keys, if there are none), weighted by weights()."""
+        """The sum of the columns of values (of keys, if there are none), weighted by weights().
+
+        Raises:
+            TypeError: the query or the keys are not an expression.
+
+        >>> import dist_dynet as dy
+        >>> attention = dy.AdditiveAttention(3, 2, 4, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> keys, values = dy.ones((2, 3)), dy.inputTensor([[3, 6, 9]])
+        >>> attention.attend(dy.zeros(3), keys, values).npvalue().round(4).tolist()
+        [6.0]
+        """
         return (keys if values is None else values) * self.weights(query, keys, mask, projected)
 
 
@@ -192,6 +226,17 @@ class DotAttention(_Projections):
             mask: (n,) or (n, m), the next axis of an array being the batch: 0 for keys that do not
                 count. Where it leaves none, all weights are 0.
             projected: project(keys), if it is there already.
+
+        Raises:
+            TypeError: the query or the keys are not an expression.
+
+        >>> import dist_dynet as dy
+        >>> attention = dy.DotAttention(3, 2, 4, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> attention.weights(dy.zeros(3), dy.ones((2, 4))).value()
+        [0.25, 0.25, 0.25, 0.25]
+        >>> attention.weights(dy.zeros(3), dy.ones((2, 4)), mask=[1, 1, 0, 0]).value()
+        [0.5, 0.5, 0.0, 0.0]
         """
         if not isinstance(query, Expression):
             raise not_expression("weights", query)
@@ -211,6 +256,16 @@ class DotAttention(_Projections):
         one node after the projections.
 
         An array's third axis is the mask's batch: (n, 1, B) masks the padding of B sentences.
+
+        Raises:
+            TypeError: the query or the keys are not an expression.
+
+        >>> import dist_dynet as dy
+        >>> attention = dy.DotAttention(3, 2, 4, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> keys, values = dy.ones((2, 3)), dy.inputTensor([[3, 6, 9]])
+        >>> round(attention.attend(dy.zeros(3), keys, values).value(), 4)
+        6.0
         """
         if not isinstance(query, Expression):
             raise not_expression("attend", query)

@@ -90,13 +90,31 @@ class BiRNNBuilder(Owner):
         return cls(num_layers, input_dim, hidden_dim, model, factory, *rest)
 
     def set_dropout(self, p: float) -> None:
-        """The dropout rate of all layers and directions."""
+        """The dropout rate of all layers and directions.
+
+        Raises:
+            ValueError: a rate outside of [0, 1].
+
+        >>> import dist_dynet as dy
+        >>> network = dy.BiRNNBuilder(1, 2, 6, dy.ParameterCollection(), dy.GRUBuilder)
+        >>> network.set_dropout(0.5)
+        >>> [builder.dropout_h for builder in network.builder_layers[0]]
+        [0.5, 0.5]
+        """
         for pair in self.builder_layers:
             for builder in pair:
                 builder.set_dropout(p)
 
     def disable_dropout(self) -> None:
-        """No dropout."""
+        """No dropout.
+
+        >>> import dist_dynet as dy
+        >>> network = dy.BiRNNBuilder(1, 2, 6, dy.ParameterCollection(), dy.GRUBuilder)
+        >>> network.set_dropout(0.5)
+        >>> network.disable_dropout()
+        >>> [builder.dropout_h for builder in network.builder_layers[0]]
+        [0.0, 0.0]
+        """
         for pair in self.builder_layers:
             for builder in pair:
                 builder.disable_dropout()
@@ -131,6 +149,14 @@ class BiRNNBuilder(Owner):
 
         The backward state at a position has read all that follows: where padding follows, it begins
         at the sentence's own end.
+
+        >>> import dist_dynet as dy
+        >>> network = dy.BiRNNBuilder(1, 2, 6, dy.ParameterCollection(), dy.VanillaLSTMBuilder)
+        >>> _ = dy.renew_cg()
+        >>> states = network.add_inputs([dy.ones(2)] * 4)
+        >>> forward, backward = states[0]
+        >>> len(states), forward.output().dim(), backward.output().dim()
+        (4, ((3,), 1), ((3,), 1))
         """
         xs = self._below(_inputs(es, mask, lengths, "add_inputs"))
         f, b = (builder.initial_state() for builder in self.builder_layers[-1])
@@ -146,7 +172,14 @@ class BiRNNBuilder(Owner):
         mask: ArrayLike | None = None,
         lengths: Iterable[int] | None = None,
     ) -> list[Expression]:
-        """The h of the last layer at each position; arguments as of RNNState.add_inputs()."""
+        """The h of the last layer at each position; arguments as of RNNState.add_inputs().
+
+        >>> import dist_dynet as dy
+        >>> network = dy.BiRNNBuilder(2, 2, 6, dy.ParameterCollection(), dy.VanillaLSTMBuilder)
+        >>> _ = dy.renew_cg()
+        >>> [h.dim() for h in network.transduce(dy.ones((2, 3)))]
+        [((6,), 1), ((6,), 1), ((6,), 1)]
+        """
         return _both_ways(
             *self.builder_layers[-1], self._below(_inputs(es, mask, lengths, "transduce"))
         )
@@ -159,6 +192,16 @@ class BiRNNBuilder(Owner):
 
         Shape: (input size, steps) -> (h, steps); batches alike. Arguments as of
         RNNState.add_inputs().
+
+        Raises:
+            TypeError: x is not an expression.
+
+        >>> import dist_dynet as dy
+        >>> network = dy.BiRNNBuilder(1, 2, 6, dy.ParameterCollection(), dy.VanillaLSTMBuilder)
+        >>> _ = dy.renew_cg()
+        >>> h, (forward, backward) = network.transduce_matrix(dy.ones((2, 5)))
+        >>> h.dim(), forward.output().dim()
+        (((6, 5), 1), ((3,), 1))
         """
         return self._joined(matrix_inputs(x, mask, lengths))
 
@@ -232,7 +275,16 @@ class StackedRNNState:
         self._prev = prev
 
     def add_input(self, x: Expression) -> StackedRNNState:
-        """The state after one more input."""
+        """The state after one more input.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> low, high = dy.GRUBuilder(1, 2, 3, m), dy.VanillaLSTMBuilder(1, 3, 4, m)
+        >>> _ = dy.renew_cg()
+        >>> start = StackedRNNState([low.initial_state(), high.initial_state()])
+        >>> start.add_input(dy.ones(2)).output().dim()
+        ((4,), 1)
+        """
         after: list[RNNState] = []
         for state in self.states:
             after.append(state.add_input(x))
@@ -246,7 +298,17 @@ class StackedRNNState:
         lengths: Iterable[int] | None = None,
     ) -> list[StackedRNNState]:
         """The states after each of these inputs; each network runs over the whole sequence before
-        the next. Arguments as of RNNState."""
+        the next. Arguments as of RNNState.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> low, high = dy.GRUBuilder(1, 2, 3, m), dy.VanillaLSTMBuilder(1, 3, 4, m)
+        >>> _ = dy.renew_cg()
+        >>> start = StackedRNNState([low.initial_state(), high.initial_state()])
+        >>> states = start.add_inputs([dy.ones(2)] * 3)
+        >>> len(states), states[2].prev() is states[1]
+        (3, True)
+        """
         layers: list[list[RNNState]] = []
         for state in self.states:
             layers.append(state.add_inputs(xs, mask, lengths))
@@ -264,23 +326,69 @@ class StackedRNNState:
         lengths: Iterable[int] | None = None,
     ) -> list[Expression]:
         """The outputs of the topmost network after each of these inputs. Arguments as of
-        RNNState.add_inputs()."""
+        RNNState.add_inputs().
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> low, high = dy.GRUBuilder(1, 2, 3, m), dy.VanillaLSTMBuilder(1, 3, 4, m)
+        >>> _ = dy.renew_cg()
+        >>> start = StackedRNNState([low.initial_state(), high.initial_state()])
+        >>> [y.dim() for y in start.transduce([dy.ones(2)] * 2)]
+        [((4,), 1), ((4,), 1)]
+        """
         for state in self.states:
             xs = state.transduce(xs, mask, lengths)
         return list(xs)
 
     def output(self) -> Expression | None:
-        """The output of the topmost network."""
+        """The output of the topmost network.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> low, high = dy.GRUBuilder(1, 2, 3, m), dy.VanillaLSTMBuilder(1, 3, 4, m)
+        >>> _ = dy.renew_cg()
+        >>> start = StackedRNNState([low.initial_state(), high.initial_state()])
+        >>> start.output() is None, start.add_input(dy.ones(2)).output().dim()
+        (True, ((4,), 1))
+        """
         return self.states[-1].output()
 
     def prev(self) -> StackedRNNState | None:
-        """The state before; None at the start."""
+        """The state before; None at the start.
+
+        >>> import dist_dynet as dy
+        >>> gru = dy.GRUBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> start = StackedRNNState([gru.initial_state()])
+        >>> start.prev() is None, start.add_input(dy.ones(2)).prev() is start
+        (True, True)
+        """
         return self._prev
 
     def h(self) -> list[tuple[Expression, ...]]:
-        """The h of each state."""
+        """The h of each state.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> low, high = dy.GRUBuilder(1, 2, 3, m), dy.VanillaLSTMBuilder(1, 3, 4, m)
+        >>> _ = dy.renew_cg()
+        >>> start = StackedRNNState([low.initial_state(), high.initial_state()])
+        >>> state = start.add_input(dy.ones(2))
+        >>> [h.dim() for (h,) in state.h()]
+        [((3,), 1), ((4,), 1)]
+        """
         return [state.h() for state in self.states]
 
     def s(self) -> list[tuple[Expression, ...]]:
-        """The s of each state."""
+        """The s of each state.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> low, high = dy.GRUBuilder(1, 2, 3, m), dy.VanillaLSTMBuilder(1, 3, 4, m)
+        >>> _ = dy.renew_cg()
+        >>> start = StackedRNNState([low.initial_state(), high.initial_state()])
+        >>> state = start.add_input(dy.ones(2))
+        >>> [len(s) for s in state.s()]  # h; c and h
+        [1, 2]
+        """
         return [state.s() for state in self.states]

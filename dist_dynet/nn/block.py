@@ -38,7 +38,13 @@ class Block(Owner):
         self._collection = subcollection(model, self._subcollection, precision)
 
     def get_parameters(self) -> list[Parameters]:
-        """The parameters, in the order that the class describes."""
+        """The parameters, in the order that the class describes.
+
+        >>> import dist_dynet as dy
+        >>> linear = dy.Linear(2, 3, dy.ParameterCollection())
+        >>> [p.shape() for p in linear.get_parameters()]
+        [(3, 2), (3,)]
+        """
         return self._collection.parameters_list()
 
     @property

@@ -155,7 +155,13 @@ class RecurrentBuilder(Owner):
         return cls(layers, input_dim, hidden_dim, model, *rest)
 
     def get_parameters(self) -> list[list[Parameters]]:
-        """The parameters of each layer, in the order that the class describes."""
+        """The parameters of each layer, in the order that the class describes.
+
+        >>> import dist_dynet as dy
+        >>> rnn = dy.SimpleRNNBuilder(2, 4, 3, dy.ParameterCollection())
+        >>> [[p.shape() for p in layer] for layer in rnn.get_parameters()]
+        [[(3, 4), (3, 3), (3,)], [(3, 3), (3, 3), (3,)]]
+        """
         return [list(layer) for layer in self._layers]
 
     def _begun(self) -> Step:
@@ -169,6 +175,13 @@ class RecurrentBuilder(Owner):
 
         Raises:
             ValueError: no initial_state() in this graph before.
+
+        >>> import dist_dynet as dy
+        >>> rnn = dy.SimpleRNNBuilder(1, 4, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> start = rnn.initial_state()
+        >>> [[e.dim() for e in layer] for layer in rnn.get_parameter_expressions()]
+        [[((3, 4), 1), ((3, 3), 1), ((3,), 1)]]
         """
         return [[expression(resolved(h)) for h in layer] for layer in self._begun().handles]
 
@@ -178,6 +191,12 @@ class RecurrentBuilder(Owner):
 
         Raises:
             ValueError: a rate outside of [0, 1].
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> lstm.set_dropout(0.25)
+        >>> lstm.dropout_x, lstm.dropout_h
+        (0.25, 0.25)
         """
         self.dropout_x = self.dropout_h = self._rate(f, "set_dropout")
 
@@ -201,6 +220,13 @@ class RecurrentBuilder(Owner):
 
         Raises:
             ValueError: a wrong number of vectors.
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> zeros, given = lstm.initial_state(), lstm.initial_state([dy.ones(3), dy.zeros(3)])
+        >>> zeros.s(), [v.value() for v in given.s()]
+        ((), [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
         """
         graph = this_graph()
         before, masks, step = self._start, [], self._last_step
@@ -237,7 +263,14 @@ class RecurrentBuilder(Owner):
     def initial_state_from_raw_vectors(
         self, vecs: Sequence[ArrayLike], update: bool = True
     ) -> RNNState:
-        """The same from lists of numbers or arrays."""
+        """The same from lists of numbers or arrays.
+
+        >>> import dist_dynet as dy
+        >>> gru = dy.GRUBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> gru.initial_state_from_raw_vectors([[1, 2, 3]]).h()[0].value()
+        [1.0, 2.0, 3.0]
+        """
         return self.initial_state([inputTensor(np.asarray(v, float)) for v in vecs], update)
 
 
@@ -254,13 +287,32 @@ class TwoRates(RecurrentBuilder):
 
         Raises:
             ValueError: a rate outside of [0, 1].
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> lstm.set_dropouts(0.25, 0.5)
+        >>> lstm.dropout_x, lstm.dropout_h
+        (0.25, 0.5)
         """
         rates = self._rate(d, "set_dropouts"), self._rate(d_r, "set_dropouts")
         self.dropout_x, self.dropout_h = rates  # both or none
 
     def set_dropout_masks(self, batch_size: int = 1) -> None:
         """Draws the masks of the sequence that the last initial_state() started, for this batch
-        size."""
+        size.
+
+        Raises:
+            ValueError: no initial_state() in this graph before.
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> lstm.set_dropout(0.5)
+        >>> _ = dy.renew_cg()
+        >>> start = lstm.initial_state()
+        >>> lstm.set_dropout_masks(batch_size=4)
+        >>> start.add_input(dy.ones(2, batch_size=4)).output().dim()
+        ((3,), 4)
+        """
         if self._start is None:
             raise ValueError("set_dropout_masks: call initial_state() first.")
         step, masks = self._start._step, self._start._masks

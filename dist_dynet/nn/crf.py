@@ -288,6 +288,13 @@ class CRF(Block):
 
         Raises:
             ValueError: a tag is unknown, or numbers of tags and steps differ.
+
+        >>> import dist_dynet as dy
+        >>> crf = dy.CRF(dy.ParameterCollection(), 2)
+        >>> _ = dy.renew_cg()
+        >>> loss = crf.neg_log_likelihood(dy.zeros((2, 3)), [0, 1, 1])
+        >>> round(loss.value(), 4)  # log 8: all sequences are alike
+        2.0794
         """
         return self._node(
             _CRF, self._matrix(emissions), self._rows(tags), lengths, (1.0, -1.0), update
@@ -300,7 +307,14 @@ class CRF(Block):
         lengths: Sequence[int] | None = None,
         update: bool = True,
     ) -> Expression:
-        """The score of a tag sequence; arguments as of neg_log_likelihood()."""
+        """The score of a tag sequence; arguments as of neg_log_likelihood().
+
+        >>> import dist_dynet as dy
+        >>> crf = dy.CRF(dy.ParameterCollection(), 2)
+        >>> _ = dy.renew_cg()
+        >>> crf.score(dy.inputTensor([[1, 2, 4], [8, 16, 32]]), [0, 1, 0]).value()
+        21.0
+        """
         return self._node(
             _CRF, self._matrix(emissions), self._rows(tags), lengths, (0.0, 1.0), update
         )
@@ -309,7 +323,14 @@ class CRF(Block):
         self, emissions: Emissions, lengths: Sequence[int] | None = None, update: bool = True
     ) -> Expression:
         """log Z: the log sum exp of the scores of all tag sequences. Its gradient to the emissions
-        is p(v_t = j | E)."""
+        is p(v_t = j | E).
+
+        >>> import dist_dynet as dy
+        >>> crf = dy.CRF(dy.ParameterCollection(), 2)
+        >>> _ = dy.renew_cg()
+        >>> round(crf.log_partition(dy.zeros((2, 3))).value(), 4)  # log 8
+        2.0794
+        """
         return self._node(_CRF, self._matrix(emissions), None, lengths, (1.0, 0.0), update)
 
     def viterbi(
@@ -320,6 +341,13 @@ class CRF(Block):
         The score is an expression with a gradient, so that score - crf.score(emissions, tags) is
         the loss of the structured perceptron. Of equal scores, the sequence that ends with the
         lowest tag wins.
+
+        >>> import dist_dynet as dy
+        >>> crf = dy.CRF(dy.ParameterCollection(), 2)
+        >>> _ = dy.renew_cg()
+        >>> path, score = crf.viterbi(dy.inputTensor([[1, 2, 4], [3, 0, 1]]))
+        >>> path, score.value()
+        ([1, 0, 0], 9.0)
         """
         E = self._matrix(emissions)
         node = self._node(_VITERBI, E, None, lengths, (), update)
@@ -331,7 +359,14 @@ class CRF(Block):
 
     def decode(self, emissions: Emissions, lengths: Sequence[int] | None = None) -> Any:
         """The best tag sequence as a list, of names if the tags have names; of a batch, a list of
-        lists. An empty sentence has none."""
+        lists. An empty sentence has none.
+
+        >>> import dist_dynet as dy
+        >>> crf = dy.CRF(dy.ParameterCollection(), ["N", "V"])
+        >>> _ = dy.renew_cg()
+        >>> crf.decode(dy.inputTensor([[1, 2, 4], [3, 0, 1]]))
+        ['V', 'N', 'N']
+        """
         if isinstance(emissions, Sequence) and not emissions:
             return []
         paths, score = self.viterbi(emissions, lengths, update=False)

@@ -64,6 +64,14 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
 
         Raises:
             ValueError: a negative std.
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.CompactVanillaLSTMBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> lstm.set_weightnoise(0.5)
+        >>> _ = dy.renew_cg()
+        >>> a, b = (lstm.initial_state().add_input(dy.ones(2)).output().value() for _ in range(2))
+        >>> a == b
+        False
         """
         if not std >= 0:
             raise ValueError(f"set_weightnoise: std must not be negative; got {std}.")
@@ -154,6 +162,12 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
 
         Raises:
             ValueError: a share outside of [0, 1].
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.SparseLSTMBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> lstm.set_sparsity(0.75)
+        >>> sum(int(mask.as_array().sum()) for mask in lstm.get_parameters()[0][3:])  # of 60
+        15
         """
         if not 0 <= sparsity <= 1:
             raise ValueError(f"set_sparsity: sparsity must lie in [0, 1]; got {sparsity}.")

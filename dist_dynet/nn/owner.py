@@ -32,7 +32,12 @@ class Owner:
         return rate
 
     def whoami(self) -> str:
-        """The name of the class."""
+        """The name of the class.
+
+        >>> import dist_dynet as dy
+        >>> dy.GRUBuilder(1, 2, 3, dy.ParameterCollection()).whoami()
+        'GRUBuilder'
+        """
         return type(self).__name__
 
     def _dense(self, role: str, dim: int | tuple[int, ...], init: Any = None) -> Parameters:
@@ -47,6 +52,12 @@ class Owner:
 
         Raises:
             ValueError: there is no such precision, or not with float64.
+
+        >>> import dist_dynet as dy
+        >>> linear = dy.Linear(2, 3, dy.ParameterCollection())
+        >>> linear.set_precision("float32")
+        >>> [p.precision() for p in linear.get_parameters()]
+        ['float32', 'float32']
         """
         self._collection.set_precision(precision)
 
@@ -76,14 +87,24 @@ class Owner:
         return not switch.used or self._collection.training
 
     def param_collection(self) -> ParameterCollection:
-        """The subcollection of its parameters."""
+        """The subcollection of its parameters.
+
+        >>> import dist_dynet as dy
+        >>> linear = dy.Linear(2, 3, dy.ParameterCollection())
+        >>> linear.param_collection().name(), linear.param_collection().parameter_count()
+        ('/linear/', 9)
+        """
         return self._collection
 
 
 def subcollection(
     model: ParameterCollection, name: str, precision: str | None = None
 ) -> ParameterCollection:
-    """A new subcollection, where builders keep their parameters."""
+    """A new subcollection, where builders keep their parameters.
+
+    Raises:
+        TypeError: model is not a ParameterCollection.
+    """
     if not isinstance(model, ParameterCollection):
         raise TypeError(f"{name}: model must be a ParameterCollection; got {type(model).__name__}.")
     return model.add_subcollection(name, precision)

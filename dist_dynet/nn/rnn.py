@@ -85,7 +85,13 @@ class VanillaLSTMBuilder(TwoRates):
         return self.layers, self.input_dim, self.hidden_dim, self.ln_lstm, self.forget_bias
 
     def get_parameters(self) -> list[list[Parameters]]:
-        """[Wx, Wh, b] of each layer; those of layer normalisation are in param_collection()."""
+        """[Wx, Wh, b] of each layer; those of layer normalisation are in param_collection().
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> [p.shape() for p in lstm.get_parameters()[0]]
+        [(12, 2), (12, 3), (12,)]
+        """
         return [list(layer[:3]) for layer in self._layers]
 
     def get_parameter_expressions(self) -> list[list[Expression]]:

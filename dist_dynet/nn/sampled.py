@@ -76,12 +76,27 @@ class Sampler:
         self._cumulative = np.cumsum(weights) / weights.sum()
 
     def log_probability(self, classes: Sequence[int]) -> NDArray[np.float64]:
-        """log q of each of these classes."""
+        """log q of each of these classes.
+
+        >>> import dist_dynet as dy
+        >>> dy.Sampler(4, "uniform").log_probability([0, 3]).round(4).tolist()
+        [-1.3863, -1.3863]
+        """
         return np.take(self._log, indices(classes, "log_probability"))
 
     def draw(self, n: int) -> list[int]:
         """n classes, drawn by the current graph's generator: reset_random_seed() repeats them,
-        ranks draw different ones."""
+        ranks draw different ones.
+
+        Raises:
+            ValueError: n is negative.
+            TypeError: n is not an integer.
+
+        >>> import dist_dynet as dy
+        >>> drawn = dy.Sampler(3, [1, 1, 2]).draw(100)
+        >>> len(drawn), sorted(set(drawn))
+        (100, [0, 1, 2])
+        """
         drawn = np.searchsorted(self._cumulative, cg().uniform(count(n, "draw", "n")), side="right")
         return [min(int(k), len(self._log) - 1) for k in drawn]
 
@@ -193,6 +208,12 @@ class _SampledBuilder(SoftmaxBuilder):
 
         Raises:
             ValueError: a class is outside of the classes.
+
+        >>> import dist_dynet as dy
+        >>> output = dy.SampledSoftmax(3, 100, dy.ParameterCollection(), distribution="uniform")
+        >>> _ = dy.renew_cg()
+        >>> round(output.loss(dy.zeros(3), 7, negatives=[1, 2, 3]).value(), 4)  # log 4
+        1.3863
         """
         return self.loss_batch(x, [c], negatives, update)
 
@@ -211,7 +232,17 @@ class _SampledBuilder(SoftmaxBuilder):
 
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
         """The scores of all classes. It reads all of W; in training, its gradient fills all
-        rows."""
+        rows.
+
+        Raises:
+            TypeError: x is not an expression.
+
+        >>> import dist_dynet as dy
+        >>> output = dy.SampledSoftmax(3, 100, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> output.full_logits(dy.zeros(3, batch_size=2)).dim()
+        ((100,), 2)
+        """
         if not isinstance(x, Expression):
             raise not_expression(self.whoami(), x)
         W = used(self._W, update)
@@ -262,7 +293,15 @@ class SampledSoftmax(_SampledBuilder):
         update: bool = True,
     ) -> Expression:
         """The same with one class per batch element; an unbatched x serves all classes. All share
-        the sampled classes."""
+        the sampled classes.
+
+        >>> import dist_dynet as dy
+        >>> output = dy.SampledSoftmax(3, 100, dy.ParameterCollection(), distribution="uniform")
+        >>> _ = dy.renew_cg()
+        >>> losses = output.loss_batch(dy.zeros(3), [7, 8], negatives=[1, 2, 3])
+        >>> losses.npvalue().round(4).tolist()
+        [[1.3863, 1.3863]]
+        """
         scores, _, batch = self._candidates(x, c, negatives, update, keep_hits=False)
         return pickneglogsoftmax_batch(scores, [0] * batch)
 
@@ -300,6 +339,13 @@ class NoiseContrastiveEstimation(_SampledBuilder):
         update: bool = True,
     ) -> Expression:
         """The same with one class per batch element; an unbatched x serves all classes. All share
-        the noise."""
+        the noise.
+
+        >>> import dist_dynet as dy
+        >>> output = dy.NoiseContrastiveEstimation(3, 4, dy.ParameterCollection(), 5)
+        >>> _ = dy.renew_cg()
+        >>> output.loss_batch(dy.zeros(3, batch_size=2), [0, 3]).dim()
+        ((1,), 2)
+        """
         scores, n, _ = self._candidates(x, c, negatives, update, keep_hits=True)
         return -sum_elems(log_sigmoid(cmult(scores, inputTensor([1.0] + [-1.0] * n))))

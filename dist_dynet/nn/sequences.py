@@ -202,6 +202,7 @@ def inputs_of(
     Raises:
         ValueError: a mask and lengths, or a mask of another shape or with other numbers than 0 and
             1.
+        TypeError: an input is not an expression.
     """
     if isinstance(xs, Expression):
         dims = xs.dim()[0]
@@ -239,6 +240,7 @@ def packed_inputs(x: Expression, lengths: Iterable[int], what: str) -> Inputs:
 
     Raises:
         ValueError: no word at all.
+        TypeError: x is not an expression.
     """
     if not isinstance(x, Expression):
         raise not_expression(what, x)

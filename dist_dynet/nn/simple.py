@@ -44,6 +44,12 @@ class SimpleRNNBuilder(TwoRates):
 
         Raises:
             ValueError: a rate outside of [0, 1].
+
+        >>> import dist_dynet as dy
+        >>> rnn = dy.SimpleRNNBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> rnn.set_dropouts(0.25, 0.5)
+        >>> rnn.dropout_x, rnn.dropout_h
+        (0.25, 0.5)
         """
         super().set_dropouts(d, d_h)
 

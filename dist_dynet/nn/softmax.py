@@ -66,21 +66,49 @@ class SoftmaxBuilder(Owner):
         return W, self._dense(f"{of}b", size, 0) if self.bias else None
 
     def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
-        """The loss -log p(c | x); with update=False the parameters get no gradient."""
+        """The loss -log p(c | x); with update=False the parameters get no gradient.
+
+        >>> import dist_dynet as dy
+        >>> output = dy.StandardSoftmaxBuilder(3, 4, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> round(output.neg_log_softmax(dy.zeros(3), 2).value(), 4)  # log 4
+        1.3863
+        """
         return pickneglogsoftmax(self.full_logits(x, update), c)
 
     def neg_log_softmax_batch(
         self, x: Expression, c: Iterable[int], update: bool = True
     ) -> Expression:
-        """The same with one class per batch element; an unbatched x serves all classes."""
+        """The same with one class per batch element; an unbatched x serves all classes.
+
+        >>> import dist_dynet as dy
+        >>> output = dy.StandardSoftmaxBuilder(3, 4, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> output.neg_log_softmax_batch(dy.zeros(3), [2, 0]).npvalue().round(4).tolist()
+        [[1.3863, 1.3863]]
+        """
         return pickneglogsoftmax_batch(self.full_logits(x, update), list(c))
 
     def sample(self, x: Expression) -> int:
-        """A class drawn from p( . | x), for x without batch."""
+        """A class drawn from p( . | x), for x without batch.
+
+        >>> import dist_dynet as dy
+        >>> output = dy.StandardSoftmaxBuilder(3, 4, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> output.sample(dy.zeros(3)) in range(4)
+        True
+        """
         return _draw(self.full_logits(x, False))
 
     def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
-        """The vector of log p(c | x) of all classes."""
+        """The vector of log p(c | x) of all classes.
+
+        >>> import dist_dynet as dy
+        >>> output = dy.StandardSoftmaxBuilder(3, 4, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> dy.exp(output.full_log_distribution(dy.zeros(3))).npvalue().round(4).tolist()
+        [0.25, 0.25, 0.25, 0.25]
+        """
         return log_softmax(self.full_logits(x, update))
 
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
@@ -188,7 +216,14 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
         return cls(input_dim, num_classes, model, bias)
 
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
-        """The vector W x + b."""
+        """The vector W x + b.
+
+        >>> import dist_dynet as dy
+        >>> output = dy.StandardSoftmaxBuilder(3, 4, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> output.full_logits(dy.zeros(3)).value()
+        [0.0, 0.0, 0.0, 0.0]
+        """
         return _logits(self._layer, x, update)
 
 
@@ -392,16 +427,52 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         return self.full_log_distribution(x, update)
 
     def class_logits(self, x: Expression, update: bool = True) -> Expression:
-        """The vector W x + b over classes."""
+        r"""The vector W x + b over classes.
+
+        >>> import pathlib, tempfile
+        >>> import dist_dynet as dy
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path, dic = pathlib.Path(folder, "clusters"), {"cat": 0, "dog": 1, "the": 2}
+        ...     _ = path.write_text("A the\nB cat\nB dog\n")
+        ...     output = dy.ClassFactoredSoftmaxBuilder(3, path, dic, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> output.class_logits(dy.zeros(3)).value()
+        [0.0, 0.0]
+        """
         return _logits(self._class_layer, x, update)
 
     def class_log_distribution(self, x: Expression, update: bool = True) -> Expression:
-        """The vector of log p(class | x)."""
+        r"""The vector of log p(class | x).
+
+        >>> import pathlib, tempfile
+        >>> import dist_dynet as dy
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path, dic = pathlib.Path(folder, "clusters"), {"cat": 0, "dog": 1, "the": 2}
+        ...     _ = path.write_text("A the\nB cat\nB dog\n")
+        ...     output = dy.ClassFactoredSoftmaxBuilder(3, path, dic, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> dy.exp(output.class_log_distribution(dy.zeros(3))).npvalue().round(4).tolist()
+        [0.5, 0.5]
+        """
         return log_softmax(self.class_logits(x, update))
 
     def subclass_logits(self, x: Expression, classid: int, update: bool = True) -> Expression:
-        """The vector W_k x + b_k over the words of a class, in the order of the file; 0 for the
-        only word of a class."""
+        r"""The vector W_k x + b_k over the words of a class, in the order of the file; 0 for the
+        only word of a class.
+
+        Raises:
+            TypeError: x is not an expression.
+
+        >>> import pathlib, tempfile
+        >>> import dist_dynet as dy
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path, dic = pathlib.Path(folder, "clusters"), {"cat": 0, "dog": 1, "the": 2}
+        ...     _ = path.write_text("A the\nB cat\nB dog\n")
+        ...     output = dy.ClassFactoredSoftmaxBuilder(3, path, dic, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> output.subclass_logits(dy.zeros(3), 1).value()
+        [0.0, 0.0]
+        """
         layer = self._class(classid)
         if not isinstance(x, Expression):
             raise not_expression("subclass_logits", x)
@@ -410,6 +481,17 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     def subclass_log_distribution(
         self, x: Expression, classid: int, update: bool = True
     ) -> Expression:
-        """The vector of log p(word | class, x) over the words of a class."""
+        r"""The vector of log p(word | class, x) over the words of a class.
+
+        >>> import pathlib, tempfile
+        >>> import dist_dynet as dy
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path, dic = pathlib.Path(folder, "clusters"), {"cat": 0, "dog": 1, "the": 2}
+        ...     _ = path.write_text("A the\nB cat\nB dog\n")
+        ...     output = dy.ClassFactoredSoftmaxBuilder(3, path, dic, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> dy.exp(output.subclass_log_distribution(dy.zeros(3), 1)).npvalue().round(4).tolist()
+        [0.5, 0.5]
+        """
         logits = self.subclass_logits(x, classid, update)
         return logits if self._class(classid) is None else log_softmax(logits)

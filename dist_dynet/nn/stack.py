@@ -49,6 +49,16 @@ class Stack:
         Args:
             x: the input (input_dim,).
             item: what top() is to return; x where it is None.
+
+        Raises:
+            TypeError: x is not an expression.
+
+        >>> import dist_dynet as dy
+        >>> stacks = dy.StackLSTM(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> stack = stacks.empty().push(dy.ones(2), "a").push(dy.zeros(2), "b")
+        >>> list(stack)
+        ['b', 'a']
         """
         if not isinstance(x, Expression):
             raise not_expression("push", x)
@@ -59,6 +69,13 @@ class Stack:
 
         Raises:
             IndexError: the stack is empty.
+
+        >>> import dist_dynet as dy
+        >>> stacks = dy.StackLSTM(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> stack = stacks.empty().push(dy.ones(2), "a").push(dy.zeros(2), "b")
+        >>> list(stack.pop()), list(stack)
+        (['a'], ['b', 'a'])
         """
         if self._below is None:
             raise IndexError("pop: the stack is empty. Look at len() first.")
@@ -69,6 +86,12 @@ class Stack:
 
         Raises:
             IndexError: the stack is empty.
+
+        >>> import dist_dynet as dy
+        >>> stacks = dy.StackLSTM(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> stacks.empty().push(dy.ones(2), "a").push(dy.zeros(2), "b").top()
+        'b'
         """
         if self._below is None:
             raise IndexError("top: the stack is empty. Look at len() first.")
@@ -76,12 +99,28 @@ class Stack:
 
     def summary(self) -> Expression:
         """The network's output after the items, from the bottom up; of the empty stack, after
-        `empty` alone."""
+        `empty` alone.
+
+        >>> import dist_dynet as dy
+        >>> stacks = dy.StackLSTM(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> stack = stacks.empty()
+        >>> longer = stack.push(dy.ones(2))
+        >>> longer.summary().dim(), longer.pop().summary().value() == stack.summary().value()
+        (((3,), 1), True)
+        """
         output: Any = self._state.output()
         return output  # type: ignore[no-any-return]
 
     def state(self) -> RNNState:
-        """The network's state after the items."""
+        """The network's state after the items.
+
+        >>> import dist_dynet as dy
+        >>> stacks = dy.StackLSTM(2, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> [h.dim() for h in stacks.empty().push(dy.ones(2)).state().h()]
+        [((3,), 1), ((3,), 1)]
+        """
         return self._state
 
     def __len__(self) -> int:
@@ -165,7 +204,13 @@ class StackLSTM(Block):
         return cls(layers, input_dim, hidden_dim, model, factory)
 
     def get_parameters(self) -> list[Parameters]:
-        """[empty]; those of the network are builder.get_parameters()."""
+        """[empty]; those of the network are builder.get_parameters().
+
+        >>> import dist_dynet as dy
+        >>> stacks = dy.StackLSTM(1, 2, 3, dy.ParameterCollection())
+        >>> [p.shape() for p in stacks.get_parameters()]
+        [(2,)]
+        """
         return [self._empty]
 
     def set_dropout(self, d: float) -> None:
@@ -182,7 +227,14 @@ class StackLSTM(Block):
 
     def empty(self, update: bool = True) -> Stack:
         """The empty stack in the current graph; with update=False the parameters get no
-        gradient."""
+        gradient.
+
+        >>> import dist_dynet as dy
+        >>> stacks = dy.StackLSTM(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> len(stacks.empty()), stacks.empty().summary().dim()
+        (0, ((3,), 1))
+        """
         return Stack(
             None,
             None,

@@ -111,6 +111,13 @@ class RNNState(State):
 
         Raises:
             ValueError: a mask or lengths that do not fit, or both.
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> states = lstm.initial_state().add_inputs([dy.ones(2)] * 4)
+        >>> len(states), states[3].output().dim(), states[3].prev() is states[2]
+        (4, ((3,), 1), True)
         """
         made: list[RNNState] | None = self._over_list(xs, True) if mask is None is lengths else None
         if made is None:
@@ -152,6 +159,9 @@ class RNNState(State):
         Nothing is cut or put together: an affine_transform() of the result is one product for all
         positions.
 
+        Raises:
+            TypeError: x is not an expression.
+
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
         >>> gru = dy.GRUBuilder(1, 2, 3, m)
@@ -188,26 +198,68 @@ class RNNState(State):
         return self._step.joined(self, xs)  # type: ignore[no-any-return]
 
     def h(self) -> Vectors:
-        """The h of each layer; empty at the start without given vectors."""
+        """The h of each layer; empty at the start without given vectors.
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(2, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> start = lstm.initial_state()
+        >>> start.h(), [h.dim() for h in start.add_input(dy.ones(2)).h()]
+        ((), [((3,), 1), ((3,), 1)])
+        """
         return self._h or ()
 
     def s(self) -> Vectors:
         """All of the state: of an LSTM c of each layer, then h of each layer; of others h.
 
         Empty at the start without given vectors.
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(2, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> state = lstm.initial_state().add_input(dy.ones(2))
+        >>> len(state.s()), state.s()[3] is state.output()
+        (4, True)
         """
         return (self._c or ()) + (self._h or ())
 
     def prev(self) -> RNNState | None:
-        """The state before; None at the start."""
+        """The state before; None at the start.
+
+        >>> import dist_dynet as dy
+        >>> gru = dy.GRUBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> start = gru.initial_state()
+        >>> start.prev() is None, start.add_input(dy.ones(2)).prev() is start
+        (True, True)
+        """
         return self._prev
 
     def b(self) -> Any:
-        """The builder."""
+        """The builder.
+
+        >>> import dist_dynet as dy
+        >>> gru = dy.GRUBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> gru.initial_state().b() is gru
+        True
+        """
         return self._step.builder
 
     def set_h(self, es: Sequence[Expression] | None = None) -> RNNState:
-        """A state with these h (one per layer); c stays."""
+        """A state with these h (one per layer); c stays.
+
+        Raises:
+            ValueError: a wrong number of vectors.
+
+        >>> import dist_dynet as dy
+        >>> lstm = dy.VanillaLSTMBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> state = lstm.initial_state().add_input(dy.ones(2))
+        >>> changed = state.set_h([dy.inputVector([1, 2, 3])])
+        >>> changed.output().value(), changed.s()[0].value() == state.s()[0].value()
+        ([1.0, 2.0, 3.0], True)
+        """
         h = expressions(es or [], "set_h", self._step.builder.layers)
         return self._step.with_vectors(self, h, None)  # type: ignore[no-any-return]
 
@@ -215,6 +267,16 @@ class RNNState(State):
         """A state with these parts.
 
         Of an LSTM c of each layer, then h of each layer (with c alone, h stays); of others h.
+
+        Raises:
+            ValueError: a wrong number of vectors.
+
+        >>> import dist_dynet as dy
+        >>> gru = dy.GRUBuilder(1, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> state = gru.initial_state().add_input(dy.ones(2))
+        >>> state.set_s([dy.inputVector([1, 2, 3])]).output().value()
+        [1.0, 2.0, 3.0]
         """
         h, c = vectors(self._step.builder, es or [], "set_s")
         return self._step.with_vectors(self, h, c)  # type: ignore[no-any-return]

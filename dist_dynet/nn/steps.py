@@ -67,6 +67,9 @@ class Step(NamedTuple):
         """The masks of each layer. The first input decides whether there are any.
 
         In DyNet's order rates count at each step; the first that needs masks draws them.
+
+        Raises:
+            TypeError: an input is not an expression.
         """
         if not all(map(has_handle, xs.inputs)):
             raise not_expression("add_input", *xs.inputs)

@@ -83,6 +83,13 @@ class _TreeBuilder(Block):
 
         Raises:
             ValueError: neither input nor children, or not as many children as places.
+
+        >>> import dist_dynet as dy
+        >>> tree = dy.NaryTreeLSTMBuilder(2, 2, 3, dy.ParameterCollection())
+        >>> _ = dy.renew_cg()
+        >>> leaf = tree.node(dy.ones(2))
+        >>> tree.node(children=[leaf, leaf]).output().dim()
+        ((3,), 1)
         """
         try:
             n = len(children)  # type: ignore[arg-type]  # what has no length is no frequent form

@@ -12,8 +12,9 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from .._ffi import NULL, OPS, accelerated, fail, fail_in, lib
+from .._large_graphs import INDEX, large, note_large
 from ..expression import NO_GRAPH, Expression, resolved
-from ..graph import INDEX, current_graph, large, note_large
+from ..graph import current_graph
 
 E = TypeVar("E", bound=Expression)
 Attribute = float | Sequence[float]

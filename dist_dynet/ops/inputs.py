@@ -108,6 +108,10 @@ def inputTensor(  # noqa: N802
         device: "" or "CPU".
         reusable_expr: `.set(...)` may change the numbers.
 
+    Raises:
+        ValueError: arrays of a list differ in shape, or a list has no elements.
+        TypeError: it is neither an array nor a nested list, or holds other things than numbers.
+
     >>> import dist_dynet as dy
     >>> dy.inputTensor([[1, 2, 3], [4, 5, 6]], batched=True).dim()
     ((2,), 3)
@@ -242,6 +246,7 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
 
     Raises:
         ValueError: sequences of different lengths, or an index outside of shape.
+        TypeError: idxs is not a sequence, or an index not an integer.
 
     >>> import dist_dynet as dy
     >>> dy.sparse_inputTensor([[0, 1], [2, 0]], [5, 6], (2, 3)).npvalue().tolist()
@@ -310,7 +315,12 @@ def _matrix_literal(
     batch_size: int = 1,
     device: str = "",
 ) -> Expression:
-    """As inputTensorTranspose(v, d, batch_size)."""
+    """As inputTensorTranspose(v, d, batch_size).
+
+    >>> import dist_dynet as dy
+    >>> dy.cg().inputMatrixLiteral([1, 2, 3, 4], (2, 2)).npvalue().tolist()
+    [[1.0, 3.0], [2.0, 4.0]]
+    """
     return inputTensorTranspose(v, d, batch_size, device)
 
 
@@ -324,7 +334,16 @@ def _sparse_literal(
     device: str = "",
 ) -> Expression:
     """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch
-    element after batch element."""
+    element after batch element.
+
+    Raises:
+        ValueError: there are not as many places as elements, or a place is outside of the tensor.
+        TypeError: a place is not an integer.
+
+    >>> import dist_dynet as dy
+    >>> dy.cg().inputSparseTensor([0, 3], [5, 6], (2, 2)).npvalue().tolist()
+    [[5.0, 0.0], [0.0, 6.0]]
+    """
     dims = as_dims(dim, "inputSparseTensor")
     batch_size = whole(batch_size, "inputSparseTensor", "batch_size")
     flat = np.full(int(np.prod(dims)) * batch_size, defval, DTYPE)
@@ -450,7 +469,14 @@ def _getitem(self: LookupParameters, index: int) -> _lookupExpression:
 
 
 def _batch(self: LookupParameters, i: Sequence[int], update: bool = True) -> _lookupBatchExpression:
-    """As lookup_batch()."""
+    """As lookup_batch().
+
+    >>> import dist_dynet as dy
+    >>> E = dy.ParameterCollection().lookup_parameters_from_numpy([[1, 2], [3, 4]])
+    >>> _ = dy.renew_cg()
+    >>> E.batch([1, 0, 1]).npvalue().tolist()
+    [[3.0, 1.0, 3.0], [4.0, 2.0, 4.0]]
+    """
     return lookup_batch(self, i, update)
 
 

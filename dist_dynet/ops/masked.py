@@ -27,7 +27,11 @@ def _mask(mask: Expression | ArrayLike, what: str, dims: int) -> Expression:
 
 
 def masked(op: str, what: str, x: Expression, mask: Expression | ArrayLike, d: int) -> Expression:
-    """A masked softmax for the function `what`."""
+    """A masked softmax for the function `what`.
+
+    Raises:
+        TypeError: x is not an expression.
+    """
     if not isinstance(x, Expression):
         raise not_expression(what, x)
     return node(
@@ -114,7 +118,7 @@ def attention(
     padding of B sentences. scale: 1 / sqrt(d) when not given.
     Gradient: with p = softmax(scale k' q): dv = dy p', ds = p (v' dy - <p, v' dy>) per query, dq =
     scale k ds, dk = scale q ds'.
-    Raises: ValueError for dims that do not fit.
+    Raises: ValueError for dims that do not fit; TypeError if q, k or v is not an expression.
 
     >>> import dist_dynet as dy
     >>> q, k, v = dy.zeros(2), dy.ones((2, 3)), dy.inputTensor([[1, 2, 6]])

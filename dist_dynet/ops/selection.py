@@ -199,7 +199,7 @@ def strided_select(
     shorter: what it does not name is from 0, to the end, with stride 1.
     Gradient: dy at those places, zero elsewhere.
     Raises: ValueError for a stride below 1, a range outside of the dim, more entries than dims and
-    the batch.
+    the batch; TypeError if x is not an expression.
 
     >>> import dist_dynet as dy
     >>> dy.strided_select(dy.inputVector([1, 2, 3, 4, 5]), [2], [0], [4]).value()

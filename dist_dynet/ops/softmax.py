@@ -74,7 +74,8 @@ def log_softmax(
     Shape: x -> x. restrict: a list of indices, or one list per batch element (then an unbatched x
     serves all).
     Gradient: dx = dy - exp(y) sum dy, over the entries that compete.
-    Raises: ValueError for an empty list or an index outside of the dim.
+    Raises: ValueError for an empty list or an index outside of the dim; TypeError if x is not an
+    expression.
 
     >>> import dist_dynet as dy
     >>> dy.log_softmax(dy.inputVector([0, 0])).npvalue().round(4).tolist()

@@ -9,8 +9,8 @@ structure, message, meters, negotiation, exchange, sync, batches, gradients, acc
 and trainer say how an update is made together, join, local_sgd and reproducible what some programs
 ask for beside it; engines chooses how gradients travel: memory, plan, communicator and shared on
 one host, layout, wire, compression, rounds, windows, rows, host_transport and hybrid between hosts.
-division, sampling, collectives and checkpoint, with _signals and _rng_streams, are what else user
-code calls; metrics, timeline and trace show where the time goes; _hosts, _world,
+division, sampling, evaluation, collectives and checkpoint, with _signals and _rng_streams, are what
+else user code calls; metrics, timeline and trace show where the time goes; _hosts, _world,
 _session, _places, _failures and _saving say what it is to be one of several processes.
 """
 
@@ -29,9 +29,10 @@ from .collectives import (
     rank,
     world_size,
 )
+from .evaluation import evaluate
 from .join import Join
 from .local_sgd import LocalSGD
-from .sampling import Shard, evaluate, shard
+from .sampling import Shard, shard
 from .trainer import DistributedTrainer
 
 __all__ = [

@@ -78,7 +78,11 @@ class Accumulation:
         self._doubt = doubt or self._doubt
 
     def keep(self, factor: float) -> None:
-        """Puts the gradients by, times factor."""
+        """Puts the gradients by, times factor.
+
+        Raises:
+            RuntimeError: earlier passes were not named, so that this one cannot be left out.
+        """
         if factor != 1 and self.in_place:
             raise RuntimeError(
                 "update: earlier passes of this accumulation were not named, so that this one"

@@ -1,6 +1,6 @@
 """Checkpointer: saves all that a run depends on, and goes on from there bit for bit.
 
-It knows when to save, that all ranks save at the same step, and which file is the newest good one.
+It knows that all ranks save at the same step, and which file is the newest good one.
 What the parts of a state are, their owners know: parameters, trainer, shard(), generators. Only
 rank 0 touches the directory; it sends the others what it reads.
 """
@@ -29,12 +29,12 @@ from ._failures import report
 from ._rng_streams import derive_rng_streams, draws, set_rng_streams
 from ._session import world
 from ._signals import tell_of_usr1
+from .checkpoint_by_itself import ByItself
 from .checkpoint_files import CheckpointFiles, tell_launcher
 from .checkpoint_parts import checked, copied, load_state_of, period, state_of, warn_of_hashes
 from .checkpoint_ranks import Room, collect, distribute, from_main
 from .compression import added_up, packed, unpacked
 from .environment import hash_indicator
-from .message import Flag
 from .sampling import Shard
 from .trainer import DistributedTrainer
 
@@ -44,7 +44,7 @@ _BESIDE = 1 << 24
 of a second."""
 
 
-class Checkpointer:
+class Checkpointer(ByItself):
     """Saves a run into a directory, and makes a run that was stopped at any moment go on as if it
     had not been.
 
@@ -183,6 +183,18 @@ class Checkpointer:
         Raises:
             ValueError: the name is taken.
             TypeError: the object is none of these.
+
+        >>> import tempfile
+        >>> import dist_dynet as dy
+        >>> import numpy as np
+        >>> m, noise = dy.ParameterCollection(), np.random.default_rng(1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpointer = dy.parallel.Checkpointer(folder, m, dy.SimpleSGDTrainer(m))
+        ...     checkpointer.add("noise", noise)
+        ...     saved, drawn = checkpointer.save(), noise.random()
+        ...     resumed = checkpointer.resume()
+        >>> resumed, noise.random() == drawn
+        (True, True)
         """
         if name in self._objects:
             raise ValueError(f"Checkpointer.add: names must differ; got {name!r} twice.")
@@ -193,57 +205,6 @@ class Checkpointer:
                 f" NumPy's generators; got {type(obj).__name__}."
             )
         self._objects[name] = obj, per_rank
-
-    # ---- when --------------------------------------------------------------------------
-
-    def mark(self) -> None:
-        """Asks for a save at the next step, on all ranks; what SIGUSR1 does."""
-        self._marked = True
-
-    def _asks(self) -> int:
-        return Flag.SAVE if self._wishes() else 0
-
-    def _on_flags(self, flags: int) -> None:
-        self._owed |= bool(flags & Flag.SAVE)
-
-    def _wishes(self) -> bool:
-        """Whether this rank wants a save: it was told to, or rank 0's clock says so."""
-        over = 0 < self._seconds < time.monotonic() - self._since
-        return self._marked or (over and self._world.rank == 0)
-
-    def _due(self) -> bool:
-        """The same on all ranks."""
-        if self._owed or (self._world.size == 1 and self._wishes()):
-            return True
-        return 0 < self._updates <= self._inner.updates - self._tried
-
-    def _save_if_due(self) -> None:
-        if self._due():
-            self._save(by_itself=True)
-
-    def _refuse_to_run_ahead(self) -> None:
-        """A loop that reads ahead does not say when its body is done, which is when to save."""
-        if self._sampler is not None and self._sampler.runs_ahead:
-            raise RuntimeError(
-                "Checkpointer: with `every` the loop over the sampler must work on each batch"
-                " before it asks for the next one; got a loop that reads ahead, as list(shard(...))"
-                " does. Leave `every` out, name the batches, update(batch), and call save() at the"
-                " end of the loop's body."
-            )
-
-    def step_ends(self) -> None:
-        """Told by the sampler when all of a step is done."""
-        assert self._sampler is not None
-        ended = self._epochs and (
-            self._sampler.epoch > self._epoch or self._sampler.position == len(self._sampler)
-        )
-        if self._due() or ended:
-            self._save(by_itself=True)
-
-    def _next_epoch(self) -> int:
-        """The epoch that the next step belongs to."""
-        sampler = self._sampler
-        return 0 if sampler is None else sampler.epoch + (0 < len(sampler) == sampler.position)
 
     def _trainers(self) -> list[Any]:
         """Those that the checkpoint has."""
@@ -265,6 +226,17 @@ class Checkpointer:
             RuntimeError: the ranks are at different steps; moving averages are swapped in; another
                 run saves into the directory.
             TypeError: something in `extra` or in the state of an object cannot be saved.
+
+        >>> import tempfile
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> trainer = dy.SimpleSGDTrainer(m)
+        >>> trainer.update()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpointer = dy.parallel.Checkpointer(folder, m, trainer)
+        ...     saved = checkpointer.save()
+        >>> saved, checkpointer.step
+        (True, 1)
         """
         return self._save(by_itself=False)
 
@@ -421,6 +393,18 @@ class Checkpointer:
             RuntimeError: there are checkpoints, and all are damaged; another run lives and
                 saves into the directory.
             OSError: the directory cannot be read.
+
+        >>> import tempfile
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpointer = dy.parallel.Checkpointer(folder, m, dy.SimpleSGDTrainer(m))
+        ...     was_there, saved = checkpointer.resume(), checkpointer.save()
+        ...     w.set_value([5])
+        ...     resumed = checkpointer.resume()
+        >>> was_there, resumed, w.as_array().tolist()
+        (False, True, [1.0])
         """
         what = self._world.collective("resume")
         room: Room | None = None

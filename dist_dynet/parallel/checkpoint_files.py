@@ -106,7 +106,11 @@ class CheckpointFiles:
         tell_launcher(f"{step}")
 
     def newest(self) -> tuple[str, Room | None]:
-        """Name and content of the newest good file; nothing if there is no file."""
+        """Name and content of the newest good file; nothing if there is no file.
+
+        Raises:
+            RuntimeError: there are files, and all are damaged.
+        """
         self.wait()
         self._directory.mkdir(parents=True, exist_ok=True)
         files = self._all()

@@ -26,6 +26,9 @@ def assign(costs: NDArray[Any], parts: int) -> NDArray[np.int32]:
     """The part of each position, so that the parts' sums of costs are about equal: the dearest
     first, each to the least loaded part.
 
+    Raises:
+        MemoryError: there is no memory for the division.
+
     >>> assign(np.array([1.0, 9.0, 5.0, 5.0]), 2).tolist()
     [0, 0, 1, 1]
     """

@@ -76,7 +76,11 @@ class MpiSum:
         self._structure: Structure | None = None
 
     def sum(self, negotiated: Negotiated | AsPlanned) -> None:
-        """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
+        """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective.
+
+        Raises:
+            MemoryError: there is no memory for the rows of a table.
+        """
         assert isinstance(negotiated, NegotiatedByRank)
         factor = float(negotiated.factors[self._here.rank])
         for handle in negotiated.structure.handles if factor != 1 else ():

@@ -220,7 +220,21 @@ class LocalSGD(TrainerWrapper):
 
     def average(self) -> None:
         """Averages now, as the k-th update() does. To be called on all ranks. If no rank has
-        changed anything, nothing changes but by momentum."""
+        changed anything, nothing changes but by momentum.
+
+        Raises:
+            RuntimeError: gradients wait to be applied.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=1)
+        >>> trainer = dy.parallel.LocalSGD(dy.SimpleSGDTrainer(m), every=8)
+        >>> averaged = trainer.update(1)
+        >>> before = trainer.position
+        >>> trainer.average()
+        >>> before, trainer.position
+        (1, 0)
+        """
         position, self._position = self._position, 0
         n, self._n = self._n, 0.0
         here, m = self.sync.here, self.collection
@@ -255,6 +269,9 @@ class LocalSGD(TrainerWrapper):
         """`with trainer.join():` stands around a loop of which ranks make different numbers of
         turns, as Join does. A rank that has ended adds what it has to the next average, and
         takes part in the others' with the weight 0. After it all ranks have the same parameters.
+
+        Raises:
+            ValueError: moments="average" or rows="touched", which need all ranks.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()

@@ -101,7 +101,12 @@ class Plan:
 
 
 def check(outcome: int) -> None:
-    """Raises what an error of C says."""
+    """Raises what an error of C says.
+
+    Raises:
+        MemoryError: there is no memory.
+        RuntimeError: C has refused its arguments, which is a fault of dist_dynet.
+    """
     if outcome == lib.DN_ERROR_MEMORY:
         raise MemoryError("gradient exchange: out of memory")
     if outcome:

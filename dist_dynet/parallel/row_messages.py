@@ -50,7 +50,11 @@ class RowMessages:
         self._widths = [int(np.prod(table.shape()[1:])) for table in self.tables]
 
     def give(self, weight: float, room: Room) -> Message:
-        """A window: this rank's rows, times weight."""
+        """A window: this rank's rows, times weight.
+
+        Raises:
+            ValueError: the rows take more bytes than can be sent.
+        """
         size = lib.dn_rows_room(self._c)
         if size > _MOST:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Which rank works on which examples: shard() for training, evaluate() for scoring.
+"""Which rank works on which examples of a training: shard().
 
 It knows the data's order, costs and the number of ranks. It sends nothing while training: every
 rank computes the same division by itself.
@@ -6,21 +6,18 @@ rank computes the same division by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import lib
 from .._state import count_in, number_in
 from ..graph import cg
-from ..meter import during
 from ..params.dims import size
 from . import trial
 from ._session import world
 from .batches import Batch, Loop, Part
-from .collectives import gather
 from .division import (
     Cost,
     Numbers,
@@ -34,13 +31,12 @@ from .division import (
 from .fingerprint import fingerprint
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 _GRAPHS_BITS = 24
 """A micro-batch may have 2^24 graphs before its random draws meet those of the next step."""
 
 
-def _is_sequence(data: object) -> bool:
+def is_sequence(data: object) -> bool:
     """Whether examples have numbers from 0."""
     return (
         hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
@@ -91,7 +87,7 @@ class Shard(Generic[T]):
         weight: Cost | None,
         bucket: int | None,
     ) -> None:
-        if not _is_sequence(data):
+        if not is_sequence(data):
             raise TypeError(
                 f"shard: data must be a sequence of examples; got {type(data).__name__}. Write"
                 " list(data)."
@@ -150,12 +146,36 @@ class Shard(Generic[T]):
     @property
     def runs_ahead(self) -> bool:
         """Whether a loop over it has gone past a batch before its update: it may ask for the next
-        one in the middle of its body, or never."""
+        one in the middle of its body, or never.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
+        >>> trainer = dy.parallel.DistributedTrainer(trainer)
+        >>> batches = dy.parallel.shard(range(4), batch_size=2)
+        >>> first, second = batches
+        >>> updated = trainer.update(first)
+        >>> batches.runs_ahead
+        True
+        """
         loop = self._loop
         return loop is not None and (loop.late or loop.steps_done() < 0)
 
     def listen(self, listener: Listener) -> None:
-        """Tells the listener of each step from now on."""
+        """Tells the listener of each step from now on.
+
+        >>> import dist_dynet as dy
+        >>> batches = dy.parallel.shard(range(4), batch_size=2, shuffle=False)
+        >>> class Printer:
+        ...     def step_ends(self):
+        ...         print("steps done:", batches.position)
+        >>> batches.listen(Printer())
+        >>> for batch in batches:
+        ...     print(batch)
+        [0, 1]
+        steps done: 1
+        [2, 3]
+        steps done: 2
+        """
         self._listeners.append(listener)
 
     def _settings(self) -> dict[str, int | bool]:
@@ -181,6 +201,14 @@ class Shard(Generic[T]):
         Raises:
             RuntimeError: the loop has read ahead, and updates did not name their batches, or not in
                 the order in which they were given.
+
+        >>> import dist_dynet as dy
+        >>> batches = dy.parallel.shard(range(6), batch_size=2)
+        >>> for batch in batches:
+        ...     if batches.position == 1:
+        ...         state = batches.state()
+        >>> state["epoch"], state["position"]
+        (0, 1)
         """
         epoch, position = self._place()
         return {"epoch": epoch, "position": position, **self._settings()}
@@ -206,6 +234,13 @@ class Shard(Generic[T]):
 
         Raises:
             ValueError: it is of a shard with other settings or other data; nothing is changed then.
+
+        >>> import dist_dynet as dy
+        >>> batches, other = (dy.parallel.shard(range(6), batch_size=2, seed=1) for _ in range(2))
+        >>> everything = list(batches)
+        >>> other.load_state({**other.state(), "position": 1})
+        >>> list(other) == everything[1:]
+        True
         """
         for name, value in self._settings().items():
             if number_in({"bucket": 0, **state}, name, "shard") != value:  # older ones have none
@@ -428,58 +463,3 @@ def shard(
     return Shard(
         data, batch_size, seed, epoch, cost, drop_last, shuffle, micro_batches, comm, weight, bucket
     )
-
-
-@during(lib.DN_EVALUATE)
-def evaluate(
-    fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, comm: Any = None
-) -> list[R]:
-    """[fn(example) for example in data] on every rank, computed by all of them together: each
-    example once, results in data order.
-
-    Args:
-        fn: computes one result; results are pickled.
-        data: the same on all ranks. What is not a sequence, such as a generator, is made a list
-            first.
-        cost: work of an example, as in shard().
-        comm: an mpi4py communicator; None: all ranks.
-
-    Raises:
-        ValueError: the ranks hold different numbers of examples.
-        RuntimeError: fn has raised an exception on another rank; here it passes through.
-
-    >>> from dist_dynet import parallel
-    >>> parallel.evaluate(len, ["a", "bcd"])
-    [1, 3]
-    """
-    here = world(comm)
-    examples: Any = data if _is_sequence(data) else list(data)
-    costs = Numbers(cost, examples, "cost", kept=True).all()
-    of = assign(costs, here.size)
-    mine = np.flatnonzero(of == here.rank).tolist()
-    failure: Exception | None = None
-    values: list[Any] = []
-    try:
-        values = [fn(examples[i]) for i in mine]
-    except Exception as error:
-        failure = error
-    every = gather(
-        (len(examples), values, failure and f"{type(failure).__name__}: {failure}"), comm
-    )
-    if failure:
-        raise failure
-    for rank, (count, _, words) in enumerate(every):
-        if words:
-            raise RuntimeError(
-                f"{here.name} evaluate: on rank {here.members[rank]} fn has raised {words}"
-            )
-        if count != len(examples):
-            raise ValueError(
-                f"{here.name} evaluate: the data must be the same on all ranks; got {len(examples)}"
-                f" examples here, {count} on rank {here.members[rank]}."
-            )
-    results: list[Any] = [None] * len(examples)
-    by_rank = (value for _, theirs, _ in every for value in theirs)
-    for i, value in zip(np.argsort(of, kind="stable").tolist(), by_rank, strict=True):
-        results[i] = value
-    return results

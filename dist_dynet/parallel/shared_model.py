@@ -389,7 +389,11 @@ def _blocks(root: Root, trainers: Sequence[Trainer]) -> list[Block]:
 
 
 def refuse_written() -> NoReturn:
-    """The model cannot be updated by its owners: another thread has gone private with it."""
+    """The model cannot be updated by its owners: another thread has gone private with it.
+
+    Raises:
+        RuntimeError: always.
+    """
     raise RuntimeError(
         "update: parameters were written while ranks agreed. Let threads take turns."
     )

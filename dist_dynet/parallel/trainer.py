@@ -375,6 +375,9 @@ class DistributedTrainer(TrainerWrapper):
         do not count towards accumulate. All ranks make equally many. Weights that are numbers are
         exchanged with each call; those of shard() are known.
 
+        Raises:
+            RuntimeError: with reproducible=True.
+
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
         >>> w = m.add_parameters(1, init=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,34 +18,19 @@ from .._ffi import lib, pointer
 from .._integers import numbers
 from .._manner import dims_in_a_tuple
 from . import initializers
-from .dims import MAX_DIMS, as_dims, check_device, check_size
+from .decay import Decays, default_weight_decay
+from .decay import check_weight_decay as check_weight_decay
+from .decay import set_default_weight_decay as set_default_weight_decay
+from .dims import MAX_DIMS, as_dims, check_device, check_name, check_size
 from .modes import Modes
-from .parameters import AnyParameter, FileName, LookupParameters, Parameters
+from .parameters import AnyParameter, LookupParameters, Parameters
 from .precision import check_precision
 from .root import Root, refuse, unchanged
 from .summary import Summarised
+from .text_files import InTextFiles
 
 
-class _Defaults:
-    weight_decay = 0.0
-
-
-_defaults = _Defaults()
-
-
-def check_weight_decay(what: str, lam: float) -> float:
-    """The strength as a float if it lies in [0, 1)."""
-    if not 0 <= lam < 1:
-        raise ValueError(f"{what}: the strength must lie in [0, 1); got {lam}.")
-    return float(lam)
-
-
-def set_default_weight_decay(lam: float) -> None:
-    """The strength that collections without a parent begin with."""
-    _defaults.weight_decay = check_weight_decay("weight decay", lam)
-
-
-class ParameterCollection(Modes, Summarised):
+class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
     """The parameters of a model, by name; subcollections group them.
 
     >>> import dist_dynet as dy
@@ -81,7 +66,7 @@ class ParameterCollection(Modes, Summarised):
         self._counts: dict[str, int] = {}
         self._subcollection_counts: dict[str, int] = {}
         self._weight_decay: float = (
-            _parent._weight_decay if _parent is not None else _defaults.weight_decay
+            _parent._weight_decay if _parent is not None else default_weight_decay()
         )
 
     def copy_from(self, other: ParameterCollection, share: float = 1.0) -> None:
@@ -135,26 +120,6 @@ class ParameterCollection(Modes, Summarised):
             else:
                 refuse(lib.dn_param_blend(p._c, share, pointer(source)))
 
-    def get_weight_decay(self) -> float:
-        """The strength of weight decay; 0 at the start."""
-        return self._weight_decay
-
-    def set_weight_decay(self, lam: float) -> None:
-        """After each update by a trainer of this collection all its values are multiplied by 1 -
-        lam.
-
-        This is decoupled decay, whatever the learning rate. Frozen parameters stay. Subcollections
-        take the strength over when they are made.
-
-        Raises:
-            ValueError: lam is not in [0, 1).
-        """
-        self._weight_decay = check_weight_decay("set_weight_decay", lam)
-
-    def set_weight_decay_lambda(self, lam: float) -> None:
-        """As set_weight_decay()."""
-        self.set_weight_decay(lam)
-
     def set_precision(self, precision: str | None) -> None:
         """Whether products with its matrices are rounded, "float32" or "bf16", whatever init()
         says: of all dense parameters that it has, subcollections included, and of those that are
@@ -178,7 +143,13 @@ class ParameterCollection(Modes, Summarised):
             p.set_precision(precision)
 
     def name(self) -> str:
-        """/ for the root, /name/ for a subcollection."""
+        """/ for the root, /name/ for a subcollection.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> m.name(), m.add_subcollection("encoder").add_subcollection("lstm").name()
+        ('/', '/encoder/lstm/')
+        """
         return self._name
 
     def _next_name(self, name: str, counts: dict[str, int]) -> str:
@@ -218,6 +189,18 @@ class ParameterCollection(Modes, Summarised):
             std: of 'normal'.
             precision: "float32" or "bf16": as set_precision() of the parameter; None: that of the
                 collection.
+
+        Raises:
+            ValueError: a dim, the initial values, the precision or the device make no sense.
+            TypeError: a dim is not an integer, or the name is not a string.
+            RuntimeError: a character of the name is not allowed, or 'saxe' is given for what is
+                no square matrix.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> W, b = m.add_parameters((3, 2)), m.add_parameters(3, init=0, name="b")
+        >>> W.shape(), b.name(), b.as_array().tolist()
+        ((3, 2), '/b', [0.0, 0.0, 0.0])
         """
         if precision is not None:
             check_precision(precision, "add_parameters")
@@ -225,7 +208,7 @@ class ParameterCollection(Modes, Summarised):
             check_device(device, "add_parameters")
         dims = as_dims(init.shape if isinstance(init, np.ndarray) else dim, "add_parameters")
         check_size(dims, "add_parameters")
-        _check_name(name)  # before anything is drawn
+        check_name(name)  # before anything is drawn
         initializer = initializers.make(init, dims, scale, mean, std)
         draw = initializers.in_place(initializer, dims, False)
         values = initializer.values(dims, False) if draw is None else None
@@ -257,6 +240,12 @@ class ParameterCollection(Modes, Summarised):
         which are tiny where there are many rows. For embeddings pass
         init=dy.GlorotInitializer(is_lookup=True), whose spread depends on the size alone.
 
+        Raises:
+            ValueError: there are no rows, a row has too many dims, or an argument makes no sense,
+                as in add_parameters().
+            TypeError: as in add_parameters().
+            RuntimeError: as in add_parameters().
+
         >>> import dist_dynet as dy
         >>> m, by_row = dy.ParameterCollection(), dy.GlorotInitializer(is_lookup=True)
         >>> tables = [m.add_lookup_parameters((50_000, 64), init=init) for init in (None, by_row)]
@@ -273,7 +262,7 @@ class ParameterCollection(Modes, Summarised):
                 f" got {dims}."
             )
         check_size(dims, "add_lookup_parameters")
-        _check_name(name)
+        check_name(name)
         storage_dims = (*dims[1:], dims[0])
         return self._add_lookup(
             dims, initializers.make(init, dims, scale, mean, std).values(storage_dims, True), name
@@ -331,16 +320,38 @@ class ParameterCollection(Modes, Summarised):
     def parameters_from_numpy(
         self, array: ArrayLike, name: str = "", device: str = ""
     ) -> Parameters:
-        """Adds a dense parameter with the shape and the values of an array."""
+        """Adds a dense parameter with the shape and the values of an array.
+
+        Raises:
+            ValueError: the array is too large, or has too many dims; or the device is unknown.
+            TypeError: the array is not of numbers, or the name is not a string.
+            RuntimeError: a character of the name is not allowed.
+
+        >>> import dist_dynet as dy
+        >>> W = dy.ParameterCollection().parameters_from_numpy([[1, 2, 3], [4, 5, 6]])
+        >>> W.shape(), W.as_array().tolist()
+        ((2, 3), [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+        """
         values = numbers(array, "parameters_from_numpy")
         return self.add_parameters(values.shape, values, name, device)
 
     def lookup_parameters_from_numpy(
         self, array: ArrayLike, name: str = "", device: str = ""
     ) -> LookupParameters:
-        """Adds a lookup table with the rows of an array (its first axis)."""
+        """Adds a lookup table with the rows of an array (its first axis).
+
+        Raises:
+            ValueError: the array has no rows, or too many dims; or the device is unknown.
+            TypeError: the array is not of numbers, or the name is not a string.
+            RuntimeError: a character of the name is not allowed.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().lookup_parameters_from_numpy([[1, 2], [3, 4], [5, 6]])
+        >>> len(E), E.row_as_array(2).tolist()
+        (3, [5.0, 6.0])
+        """
         check_device(device, "lookup_parameters_from_numpy")
-        _check_name(name)
+        check_name(name)
         values = numbers(array, "lookup_parameters_from_numpy")
         if not 1 <= values.ndim <= MAX_DIMS or not len(values):
             raise ValueError(
@@ -353,8 +364,21 @@ class ParameterCollection(Modes, Summarised):
         self, name: str | None = None, precision: str | None = None
     ) -> ParameterCollection:
         """A collection within this one: its parameters are also this one's, with `name` in front of
-        theirs. `precision` as set_precision(); None: that of this one."""
-        _check_name(name or "")
+        theirs. `precision` as set_precision(); None: that of this one.
+
+        Raises:
+            TypeError: the name is not a string.
+            RuntimeError: a character of the name is not allowed.
+            ValueError: there is no such precision.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> encoder = m.add_subcollection("encoder")
+        >>> W = encoder.add_parameters((2, 2), name="W")
+        >>> W.name(), m.parameters_list() == [W], encoder.parameters_list() == [W]
+        ('/encoder/W', True, True)
+        """
+        check_name(name or "")
         check_precision(precision, "add_subcollection")
         within = ParameterCollection(
             self, self._next_name(name or "", self._subcollection_counts) + "/"
@@ -363,11 +387,26 @@ class ParameterCollection(Modes, Summarised):
         return within
 
     def parameters_list(self) -> list[Parameters]:
-        """The dense parameters in the order they were added, those of subcollections included."""
+        """The dense parameters in the order they were added, those of subcollections included.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> W, b = m.add_parameters((3, 2)), m.add_subcollection("top").add_parameters(3, name="b")
+        >>> E = m.add_lookup_parameters((10, 2))
+        >>> [p.name() for p in m.parameters_list()]
+        ['/_0', '/top/b']
+        """
         return list(self._parameters)
 
     def lookup_parameters_list(self) -> list[LookupParameters]:
-        """The lookup tables in the order they were added, those of subcollections included."""
+        """The lookup tables in the order they were added, those of subcollections included.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> W, E = m.add_parameters((3, 2)), m.add_lookup_parameters((10, 2), name="E")
+        >>> [p.name() for p in m.lookup_parameters_list()]
+        ['/E']
+        """
         return list(self._lookups)
 
     def named_parameters(self) -> dict[str, AnyParameter]:
@@ -396,93 +435,34 @@ class ParameterCollection(Modes, Summarised):
         return named
 
     def parameter_count(self) -> int:
-        """How many numbers all parameters hold."""
+        """How many numbers all parameters hold.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> W, E = m.add_parameters((3, 2)), m.add_lookup_parameters((10, 2))
+        >>> m.parameter_count()
+        26
+        """
         return sum(int(lib.dn_param_size(p._c)) for p in (*self._parameters, *self._lookups))
 
     def reset_gradients(self) -> None:
-        """Forgets all gradients gathered since the last update."""
+        """Forgets all gradients gathered since the last update.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=1)
+        >>> _ = dy.renew_cg()
+        >>> w.backward()
+        >>> m.reset_gradients()
+        >>> w.has_gradient()
+        False
+        """
         for p in (*self._parameters, *self._lookups):
             p.clear_gradient()
-
-    def save(self, fname: FileName, name: str = "", append: bool = False) -> None:
-        """Writes all parameters to a file in DyNet's text format.
-
-        The file is written under a temporary name, flushed to disk, then renamed: a failed save
-        leaves the old file whole.
-
-        Args:
-            fname: the path.
-            name: replaces this collection's own name in front of the entries; must begin with '/'.
-            append: add to the entries that the file holds.
-
-        Raises:
-            ValueError: `name` does not begin with '/'.
-            RuntimeError: the file cannot be written.
-        """
-        from ..io import text
-
-        text.save_collection(self, fname, name, append)
-
-    def populate(self, fname: FileName, key: str = "") -> None:
-        """Reads the values of all parameters from a file in DyNet's text format: paired in order,
-        checked by dims.
-
-        Args:
-            fname: the path.
-            key: take only entries whose names begin with it.
-
-        Raises:
-            RuntimeError: the file is missing or damaged, or its parameters are not this model's;
-                the model then is as it was.
-        """
-        from ..io import text
-
-        text.populate_collection(self, fname, key)
-
-    def load_param(self, fname: FileName, key: str) -> Parameters:
-        """Adds a dense parameter with dims, values and name of a file's entry."""
-        from ..io import text
-
-        return cast("Parameters", text.load_parameter(self, fname, key, is_table=False))
-
-    def load_lookup_param(self, fname: FileName, key: str) -> LookupParameters:
-        """Adds a lookup table with dims, values and name of a file's entry."""
-        from ..io import text
-
-        return cast("LookupParameters", text.load_parameter(self, fname, key, is_table=True))
-
-    def write_to_textfile(self, fname: FileName, key: str = "", append: bool = False) -> None:
-        """As save()."""
-        self.save(fname, key, append)
-
-    def populate_from_textfile(self, fname: FileName, key: str = "") -> None:
-        """As populate()."""
-        self.populate(fname, key)
 
 
 Model = ParameterCollection
 """An older name of ParameterCollection."""
-
-
-def _check_name(name: str) -> None:
-    if type(name) is str and not name:  # nearly always
-        return
-    if not isinstance(name, str):
-        raise TypeError(
-            f"parameter and collection names must be strings; got {type(name).__name__}."
-        )
-    if "/" in name or "_" in name:
-        raise RuntimeError(
-            f"parameter and collection names must not contain '/' or '_'; got {name!r}."
-        )
-    if any(c.isspace() or c == "#" for c in name):
-        raise RuntimeError(
-            f"parameter and collection names must not contain blanks or '#'; got {name!r}."
-        )
-    if any("\ud800" <= c <= "\udfff" for c in name):
-        raise RuntimeError(
-            f"parameter and collection names must be text that a file can hold; got {name!r}."
-        )
 
 
 def root_of(m: ParameterCollection) -> Root:

@@ -1,5 +1,5 @@
 """Arguments of parameters and inputs: what counts as dims, how many numbers a parameter may hold,
-which device there is."""
+which device there is, what parameters may be called."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ MAX_DIMS: int = lib.DN_MAX_DIMS
 
 @accelerated
 def as_dims(dims: Any, what: str) -> tuple[int, ...]:
-    """Sizes from a number or a sequence of numbers; floats are taken where they are whole."""
+    """Sizes from a number or a sequence of numbers; floats are taken where they are whole.
+
+    Raises:
+        TypeError: they are neither, or a size is not an integer.
+        ValueError: a size is negative or has more than 31 bits, or there are none or too many.
+    """
     if isinstance(dims, str | bytes) or dims is None:
         raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
     alone = not isinstance(dims, Iterable) or (isinstance(dims, np.ndarray) and dims.ndim == 0)
@@ -39,7 +44,11 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
 
 
 def size(value: Any, what: str, where: str = "") -> int:
-    """One size, by the rule of integer()."""
+    """One size, by the rule of integer().
+
+    Raises:
+        TypeError: it is not an integer.
+    """
     try:
         return integer(value)
     except TypeError:
@@ -47,7 +56,8 @@ def size(value: Any, what: str, where: str = "") -> int:
 
 
 def check_size(dims: tuple[int, ...], what: str) -> None:
-    """ValueError for more numbers than a parameter holds; to be called before they are drawn."""
+    """Raises ValueError for more numbers than a parameter holds; to be called before they are
+    drawn."""
     if math.prod(dims) >= 1 << 31:
         raise ValueError(
             f"{what}: a parameter holds at most {(1 << 31) - 1} numbers; got dims {dims}."
@@ -59,4 +69,31 @@ def check_device(device: str, what: str) -> None:
     if device not in ("", "CPU"):
         raise ValueError(
             f"{what}: everything is computed on the CPU; got device = {device!r}. Leave it out."
+        )
+
+
+def check_name(name: str) -> None:
+    """Makes sure that a name can be part of a full one.
+
+    Raises:
+        TypeError: it is not a string.
+        RuntimeError: it has a character that names of files and of DyNet reserve.
+    """
+    if type(name) is str and not name:  # nearly always
+        return
+    if not isinstance(name, str):
+        raise TypeError(
+            f"parameter and collection names must be strings; got {type(name).__name__}."
+        )
+    if "/" in name or "_" in name:
+        raise RuntimeError(
+            f"parameter and collection names must not contain '/' or '_'; got {name!r}."
+        )
+    if any(c.isspace() or c == "#" for c in name):
+        raise RuntimeError(
+            f"parameter and collection names must not contain blanks or '#'; got {name!r}."
+        )
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        raise RuntimeError(
+            f"parameter and collection names must be text that a file can hold; got {name!r}."
         )

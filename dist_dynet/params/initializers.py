@@ -58,10 +58,22 @@ def _size(dims: tuple[int, ...]) -> int:
 
 
 class PyInitializer:
-    """The base of initialisers: subclasses give the values of a parameter of these dims."""
+    """The base of initialisers: subclasses give the values of a parameter of these dims.
+
+    >>> import dist_dynet as dy
+    >>> class Halves(dy.PyInitializer):
+    ...     def values(self, dims, is_lookup):
+    ...         return [0.5] * (dims[0] * dims[1])
+    >>> dy.ParameterCollection().add_parameters((2, 2), init=Halves()).as_array().tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+    """
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
-        """The flat values, in storage order."""
+        """The flat values, in storage order.
+
+        Raises:
+            AssertionError: the class has no values of its own.
+        """
         raise AssertionError("PyInitializer: use one of its subclasses, such as GlorotInitializer.")
 
 
@@ -73,7 +85,12 @@ class _Drawn(PyInitializer):
         raise NotImplementedError
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
-        """The flat values, in storage order."""
+        """The flat values, in storage order.
+
+        >>> import dist_dynet as dy
+        >>> dy.ConstInitializer(0.5).values((2, 2), False).tolist()
+        [0.5, 0.5, 0.5, 0.5]
+        """
         how, a, b = self._draw(dims, is_lookup)
         if how == _CONSTANT:
             return np.full(_size(dims), a, np.float32)
@@ -227,7 +244,15 @@ class IdentityInitializer(PyInitializer):
     """
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
-        """The flat values, in storage order."""
+        """The flat values, in storage order.
+
+        Raises:
+            ValueError: the dims are not those of a square matrix.
+
+        >>> import dist_dynet as dy
+        >>> dy.IdentityInitializer().values((2, 2), False).tolist()
+        [1.0, 0.0, 0.0, 1.0]
+        """
         if len(dims) != 2 or dims[0] != dims[1]:
             raise ValueError(
                 f"IdentityInitializer: the parameter must be a square matrix; got {dims}."
@@ -307,7 +332,16 @@ class SaxeInitializer(PyInitializer):
         self.scale = scale
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
-        """The flat values, in storage order."""
+        """The flat values, in storage order.
+
+        Raises:
+            RuntimeError: the dims are not those of a square matrix.
+
+        >>> import dist_dynet as dy
+        >>> u = dy.SaxeInitializer(scale=2).values((3, 3), False).reshape(3, 3)
+        >>> (u.T @ u).round(4).diagonal().tolist()
+        [4.0, 4.0, 4.0]
+        """
         if len(dims) != 2 or dims[0] != dims[1]:
             raise RuntimeError(
                 f"SaxeInitializer: the parameter must be a square matrix; got {dims}."
@@ -341,7 +375,21 @@ class FromFileInitializer(PyInitializer):
         self.path = Path(fname.decode() if isinstance(fname, bytes) else fname)
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
-        """The flat values, in storage order."""
+        """The flat values, in storage order.
+
+        Raises:
+            RuntimeError: the file cannot be read, or holds something other than numbers.
+            ValueError: it holds more or fewer numbers.
+
+        >>> import pathlib, tempfile
+        >>> import dist_dynet as dy
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder, "numbers")
+        ...     _ = file.write_text("1 2 3 4")
+        ...     values = dy.FromFileInitializer(file).values((2, 2), False)
+        >>> values.tolist()
+        [1.0, 2.0, 3.0, 4.0]
+        """
         try:
             numbers = np.array(self.path.read_text().split(), np.float32)
         except OSError as error:
@@ -375,7 +423,15 @@ class NumpyInitializer(PyInitializer):
         self.array: NDArray[Any] = numbers(array, "NumpyInitializer")
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> NDArray[Any]:
-        """The flat values, in storage order."""
+        """The flat values, in storage order.
+
+        Raises:
+            ValueError: the array has another shape, or it is a lookup table.
+
+        >>> import dist_dynet as dy
+        >>> dy.NumpyInitializer([[1, 2], [3, 4]]).values((2, 2), False).tolist()
+        [1.0, 3.0, 2.0, 4.0]
+        """
         if is_lookup:
             raise ValueError(
                 "NumpyInitializer: not for lookup tables. Use lookup_parameters_from_numpy() or"
@@ -394,7 +450,11 @@ _GLOROT = GlorotInitializer()
 
 
 def make(init: Any, dims: tuple[int, ...], scale: float, mean: float, std: float) -> PyInitializer:
-    """The initialiser that an `init` argument stands for. dims: as the user gave them."""
+    """The initialiser that an `init` argument stands for. dims: as the user gave them.
+
+    Raises:
+        ValueError: it stands for none.
+    """
     if init is None:
         return _GLOROT
     if isinstance(init, PyInitializer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
-from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -15,13 +14,12 @@ from .._ffi import DTYPE, NULL, accelerated, ffi, lib, pointer, shaped
 from .._integers import floats, named, numbers
 from .._manner import manner
 from ..expression import Expression, Numbers, expression, resolved
+from .base import _ParameterBase
 from .precision import check_precision, name_of_precision
-from .root import Root, refuse
+from .root import Root
 
 if TYPE_CHECKING:
     from ..ops._input_nodes import _lookupBatchExpression, _lookupExpression
-
-FileName = str | PathLike[str]
 
 
 @accelerated
@@ -47,216 +45,6 @@ def rebuilt_parameter(cls: Any, root: Root, index: int, name: str, role: str = "
     return parameter
 
 
-class _ParameterBase(Expression):
-    """What dense parameters and lookup tables have in common.
-
-    Used where an expression is due, each stands for its node in the current graph.
-    """
-
-    __slots__ = ("_c", "_dims", "_name", "_place", "_role", "_root", "_rows")
-
-    def __init__(self, root: Root, name: str, dims: tuple[int, ...], rows: int) -> None:
-        if not isinstance(root, Root):
-            raise TypeError(
-                f"{type(self).__name__}: made by ParameterCollection.add_parameters() and"
-                " add_lookup_parameters() only."
-            )
-        self._root, self._name, self._dims, self._rows = root, name, dims, rows
-        self._place = len(root.made)
-        self._c = root.new_parameter(dims, rows)
-        self._h = lib.dn_param_handle(self._c, 0)
-        self._play("")
-
-    def _play(self, role: str) -> None:
-        """Says what it is in its builder or block: 0/Wx, of the first layer. Empty: no part of
-        one, or one with a name of its own."""
-        self._role = role
-        self._root.names[self._h] = self.readable_name()
-
-    __copy__ = __deepcopy__ = None  # as __reduce__ says
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        role = (self._role,) if self._role else ()
-        return rebuilt_parameter, (type(self), self._root, self._place, self._name, *role)
-
-    def _node(self) -> int:
-        return resolved(self._h)
-
-    def name(self) -> str:
-        """The full name, such as /encoder/W: that of files, which is DyNet's."""
-        return self._name
-
-    def readable_name(self) -> str:
-        """As name(), but with what it is in its builder or block in place of a number; messages,
-        summaries and repr() show it.
-
-        >>> import dist_dynet as dy
-        >>> lstm = dy.VanillaLSTMBuilder(2, 4, 3, dy.ParameterCollection())
-        >>> b = lstm.get_parameters()[1][2]
-        >>> b.name(), b.readable_name()
-        ('/vanilla-lstm-builder/_5', '/vanilla-lstm-builder/1/b')
-        """
-        return self._name[: self._name.rindex("/") + 1] + self._role if self._role else self._name
-
-    def _shown_name(self) -> str:
-        return self._name if manner.dynet else self.readable_name()
-
-    def shape(self) -> tuple[int, ...]:
-        """The dims; of a table, the number of rows first."""
-        return (self._rows, *self._dims) if self._rows else self._dims
-
-    def storage(self) -> NDArray[Any]:
-        """The values themselves, flat in storage order (no copy). After writing, call changed().
-
-        While another thread updates, it shows what is written at that moment: as_array() and
-        set_value() wait for each other and for updates. While the program has it, ranks do not
-        share their parameters (docs/parallel.md).
-        """
-        self._root.detach()
-        return self._root.lend(self._root.values(self._c))
-
-    def changed(self) -> None:
-        """Says that storage() was written to."""
-        self._root.changed([self._c])
-
-    def _values(self, first: int = 0, n: int | None = None) -> NDArray[Any]:
-        """A copy of n values (None: all), in storage order."""
-        out = np.empty(lib.dn_param_size(self._c) if n is None else n, DTYPE)
-        lib.dn_param_copy(self._c, first, out.size, pointer(out))
-        return out
-
-    def _write(self, values: NDArray[Any], first: int = 0, factor: float = 1) -> None:
-        """Sets values, in storage order. factor: that of a whole table, which its values are these
-        numbers times."""
-        flat = np.ascontiguousarray(values, DTYPE)
-        refuse(lib.dn_param_write(self._c, first, flat.size, pointer(flat), factor))
-
-    def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
-        """A view, of shape(), of numbers in storage order."""
-        if self._rows:
-            return np.moveaxis(flat.reshape((*self._dims, self._rows), order="F"), -1, 0)
-        return flat.reshape(self._dims, order="F")
-
-    def _arrange(self, flat: NDArray[Any]) -> NDArray[np.float64]:
-        """Storage order -> a float64 copy of shape()."""
-        return self._shaped(flat.astype(np.float64))
-
-    def as_array(self) -> NDArray[np.float64]:
-        """A float64 copy of the values, of shape()."""
-        if self._rows:
-            return self._arrange(self._values())
-        numbers, dims, batch = stored(self, -1)
-        return shaped(np.frombuffer(numbers), dims, batch)
-
-    def _as_array(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """What np.asarray(p) gives: the values in the build's number type (float32), of shape().
-
-        Of a dense parameter a view, which follows later updates and cannot be written to; of a
-        table a copy, as weight decay is lazy there.
-
-        >>> import dist_dynet as dy, numpy as np
-        >>> w = dy.ParameterCollection().add_parameters(2, init=1)
-        >>> values = np.asarray(w)
-        >>> w.scale(3)
-        >>> values, np.array(w, dtype=int)
-        (array([3., 3.], dtype=float32), array([3, 3]))
-        """
-        shares = not self._rows and dtype in (None, DTYPE) and not copy
-        if copy is False and not shares:
-            raise ValueError(
-                f"{self!r} cannot be given as an array without a copy. Leave out copy=False."
-            )
-        array = self._shaped(self._root.values(self._c) if shares else self._values())
-        array.flags.writeable = not shares
-        return array if dtype is None else array.astype(dtype, copy=False)
-
-    def _flat_gradient(self) -> NDArray[Any]:
-        out = np.empty(lib.dn_param_size(self._c), DTYPE)
-        lib.dn_param_copy_gradient(self._c, pointer(out))
-        return out
-
-    def grad_as_array(self) -> NDArray[np.float64]:
-        """A float64 copy of the gradient gathered since the last update, of shape(); zeros where
-        there is none."""
-        return self._arrange(self._flat_gradient())
-
-    def set_gradient(self, gradient: ArrayLike) -> None:
-        """Replaces the gradient, as `p.grad = g` elsewhere; of a table, rows of zeros count as not
-        used. A frozen parameter has none.
-
-        Raises:
-            ValueError: the shape differs.
-        """
-        array = numbers(gradient, "set_gradient")
-        if array.shape != self.shape():
-            raise ValueError(
-                f"set_gradient: the array must have the parameter's shape; got array {array.shape},"
-                f" parameter {self.shape()}."
-            )
-        self._set_flat_gradient(
-            (np.moveaxis(array, 0, -1) if self._rows else array).ravel(order="F")
-        )
-
-    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
-        raise NotImplementedError
-
-    def has_gradient(self) -> bool:
-        """Whether a gradient was gathered since the last update."""
-        return not lib.dn_param_empty(self._c)
-
-    def scale(self, s: float) -> None:
-        """Multiplies the values by s."""
-        self._write(self._values() * DTYPE.type(s))
-
-    def scale_gradient(self, s: float) -> None:
-        """Multiplies the gradient by s."""
-        lib.dn_param_scale_gradient(self._c, s)
-
-    def clear_gradient(self) -> None:
-        """Forgets the gradient gathered since the last update."""
-        lib.dn_param_clear_gradient(self._c)
-
-    def is_updated(self) -> bool:
-        """Whether trainers change it."""
-        return bool(lib.dn_param_updated(self._c))
-
-    def set_updated(self, b: bool) -> None:
-        """False freezes it: no gradient is gathered or counted, trainers leave it; a pending
-        gradient is dropped."""
-        lib.dn_param_set_updated(self._c, bool(b))
-
-    def save(self, fname: FileName, key: str = "", append: bool = False) -> None:
-        """Writes it to a text file under `key` (its name if empty)."""
-        from ..io import text
-
-        text.save_parameters([(key or self._name, cast("AnyParameter", self))], fname, append)
-
-    def populate(self, fname: FileName, key: str = "") -> None:
-        """Reads values (and gradient, if stored) of the entry named `key`, of equal dims.
-
-        Raises:
-            RuntimeError: the file, the key or the numbers cannot be read; the parameter then is as
-                it was.
-        """
-        from ..io import text
-
-        text.populate_parameter(cast("AnyParameter", self), fname, key or self._name)
-
-    def write_to_textfile(self, fname: FileName, key: str = "", append: bool = False) -> None:
-        """As save()."""
-        self.save(fname, key, append)
-
-    def populate_from_textfile(self, fname: FileName, key: str = "") -> None:
-        """As populate()."""
-        self.populate(fname, key)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-
 class Parameters(_ParameterBase):
     """A dense parameter; made by ParameterCollection.add_parameters().
 
@@ -270,12 +58,30 @@ class Parameters(_ParameterBase):
     """
 
     __slots__ = ()
+    _rebuilt = staticmethod(rebuilt_parameter)
+
+    def as_array(self) -> NDArray[np.float64]:
+        """A float64 copy of the values, of shape().
+
+        >>> import dist_dynet as dy
+        >>> W = dy.ParameterCollection().add_parameters((2, 3), init=0.5)
+        >>> W.as_array().tolist()
+        [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
+        """
+        numbers, dims, batch = stored(self, -1)
+        return shaped(np.frombuffer(numbers), dims, batch)
 
     def set_value(self, arr: ArrayLike) -> None:
         """Sets the values. Graphs that have computed with the old ones do not see it.
 
         Raises:
             ValueError: the shape differs.
+
+        >>> import dist_dynet as dy
+        >>> W = dy.ParameterCollection().add_parameters((2, 2))
+        >>> W.set_value([[1, 2], [3, 4]])
+        >>> W.as_array().tolist()
+        [[1.0, 2.0], [3.0, 4.0]]
         """
         array = numbers(arr, "set_value")
         if array.shape != self._dims:
@@ -286,16 +92,38 @@ class Parameters(_ParameterBase):
         self._write(array.ravel(order="F"))
 
     def zero(self) -> None:
-        """Sets values and gradient to zero."""
+        """Sets values and gradient to zero.
+
+        >>> import dist_dynet as dy
+        >>> w = dy.ParameterCollection().add_parameters(2, init=1)
+        >>> w.set_gradient([1, 2])
+        >>> w.zero()
+        >>> w.as_array().tolist(), w.has_gradient()
+        ([0.0, 0.0], False)
+        """
         self._write(np.zeros(lib.dn_param_size(self._c), DTYPE))
         self.clear_gradient()
 
     def clip_inplace(self, left: float, right: float) -> None:
-        """Clips the values to [left, right]."""
+        """Clips the values to [left, right].
+
+        >>> import dist_dynet as dy
+        >>> w = dy.ParameterCollection().parameters_from_numpy([-3, 0.5, 2])
+        >>> w.clip_inplace(-1, 1)
+        >>> w.as_array().tolist()
+        [-1.0, 0.5, 1.0]
+        """
         self._write(np.clip(self._values(), left, right))
 
     def precision(self) -> str | None:
-        """What set_precision() has set; None: init() and the environment decide."""
+        """What set_precision() has set; None: init() and the environment decide.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> W, b = m.add_parameters((2, 3), precision="float32"), m.add_parameters(2)
+        >>> W.precision(), b.precision()
+        ('float32', None)
+        """
         return name_of_precision(lib.dn_param_precision(self._c))
 
     def set_precision(self, precision: str | None) -> None:
@@ -319,7 +147,15 @@ class Parameters(_ParameterBase):
             lib.dn_param_put(self._c, 1, pointer(np.ascontiguousarray(gradient, DTYPE)))
 
     def expr(self, update: bool = False) -> Expression:
-        """Its node in the current graph; by default as a constant, without gradient."""
+        """Its node in the current graph; by default as a constant, without gradient.
+
+        >>> import dist_dynet as dy
+        >>> w = dy.ParameterCollection().add_parameters(1, init=2)
+        >>> _ = dy.renew_cg()
+        >>> (w.expr() * w).backward()
+        >>> w.grad_as_array().tolist()
+        [2.0]
+        """
         constant_or_not = self._h if update else lib.dn_param_handle(self._c, 1)
         return expression(resolved(constant_or_not))
 
@@ -342,6 +178,7 @@ class LookupParameters(_ParameterBase):
     """
 
     __slots__ = ()
+    _rebuilt = staticmethod(rebuilt_parameter)
 
     if TYPE_CHECKING:  # attached by ops/inputs.py
 
@@ -377,8 +214,29 @@ class LookupParameters(_ParameterBase):
             raise ValueError(f"{what}: row {row} is outside the table of {self._rows} rows.")
         return row
 
+    def as_array(self) -> NDArray[np.float64]:
+        """A float64 copy of the values, of shape(): the row first.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().add_lookup_parameters((3, 2), init=0.5)
+        >>> E.as_array().tolist()
+        [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
+        """
+        return self._arrange(self._values())
+
     def init_row(self, i: int, row: ArrayLike) -> None:
-        """Sets row i to these numbers, column-major."""
+        """Sets row i to these numbers, column-major.
+
+        Raises:
+            ValueError: the row is not one of the table's, or has a different number of elements.
+            TypeError: i is not an integer.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().add_lookup_parameters((3, 2), init=0)
+        >>> E.init_row(1, [5, 6])
+        >>> E.as_array().tolist()
+        [[0.0, 0.0], [5.0, 6.0], [0.0, 0.0]]
+        """
         i = self._row("init_row", i)
         size = prod(self._dims)
         values = numbers(row, "init_row").ravel(order="F")
@@ -387,7 +245,17 @@ class LookupParameters(_ParameterBase):
         self._write(values, i * size)
 
     def init_from_array(self, arr: ArrayLike) -> None:
-        """Sets the first rows, as many as `arr` has."""
+        """Sets the first rows, as many as `arr` has.
+
+        Raises:
+            ValueError: the array has rows of another shape, or more than the table.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().add_lookup_parameters((3, 2), init=0)
+        >>> E.init_from_array([[1, 2], [3, 4]])
+        >>> E.as_array().tolist()
+        [[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]]
+        """
         array = numbers(arr, "init_from_array")
         if array.shape[1:] != self._dims or array.ndim == 0 or array.shape[0] > self._rows:
             sizes = ", ".join(map(str, self._dims))
@@ -398,12 +266,32 @@ class LookupParameters(_ParameterBase):
         self._write(np.moveaxis(array, 0, -1).ravel(order="F"))
 
     def row_as_array(self, row: int) -> NDArray[np.float64]:
-        """A copy of one row."""
+        """A copy of one row.
+
+        Raises:
+            ValueError: the row is not one of the table's.
+            TypeError: it is not an integer.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().lookup_parameters_from_numpy([[1, 2], [3, 4]])
+        >>> E.row_as_array(1).tolist()
+        [3.0, 4.0]
+        """
         numbers, dims, batch = stored(self, self._row("row_as_array", row))
         return shaped(np.frombuffer(numbers), dims, batch)
 
     def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
-        """Copies of these rows, the row first."""
+        """Copies of these rows, the row first.
+
+        Raises:
+            ValueError: a row is not one of the table's.
+            TypeError: one is not an integer.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().lookup_parameters_from_numpy([[1, 2], [3, 4], [5, 6]])
+        >>> E.rows_as_array([2, 0]).tolist()
+        [[5.0, 6.0], [1.0, 2.0]]
+        """
         return self._copied(lib.dn_lookup_copy_rows, self._range("rows_as_array", rows))
 
     def _copied(self, copy: Any, rows: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -421,20 +309,59 @@ class LookupParameters(_ParameterBase):
         return shaped
 
     def row_grad_as_array(self, row: int) -> NDArray[np.float64]:
-        """A copy of one row's gradient."""
+        """A copy of one row's gradient.
+
+        Raises:
+            ValueError: the row is not one of the table's.
+            TypeError: it is not an integer.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().add_lookup_parameters((3, 2), init=0)
+        >>> _ = dy.renew_cg()
+        >>> dy.dot_product(E[1], dy.inputVector([5, 6])).backward()
+        >>> E.row_grad_as_array(1).tolist(), E.row_grad_as_array(2).tolist()
+        ([5.0, 6.0], [0.0, 0.0])
+        """
         copied: NDArray[np.float64] = self.rows_grad_as_array([row])[0]
         return copied
 
     def rows_grad_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
-        """Copies of these rows' gradients."""
+        """Copies of these rows' gradients.
+
+        Raises:
+            ValueError: a row is not one of the table's.
+            TypeError: one is not an integer.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().add_lookup_parameters((4, 2), init=0)
+        >>> E.add_gradients([1, 3], [[1, 2], [3, 4]])
+        >>> E.rows_grad_as_array([3, 0]).tolist()
+        [[3.0, 4.0], [0.0, 0.0]]
+        """
         return self._copied(lib.dn_lookup_copy_gradients, self._range("rows_grad_as_array", rows))
 
     def touched_rows(self) -> NDArray[np.int32]:
-        """The rows that have a gradient since the last update, in order of first use."""
+        """The rows that have a gradient since the last update, in order of first use.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().add_lookup_parameters((10, 2), init=1)
+        >>> _ = dy.renew_cg()
+        >>> dy.dot_product(E[7], E[2]).backward()
+        >>> sorted(E.touched_rows().tolist())
+        [2, 7]
+        """
         return self._touched()[0]
 
     def touched_gradients(self) -> NDArray[Any]:
-        """A copy of their gradients, one row of numbers each."""
+        """A copy of their gradients, one row of numbers each.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().add_lookup_parameters((10, 2), init=1)
+        >>> _ = dy.renew_cg()
+        >>> dy.dot_product(E[7], dy.inputVector([3, 4])).backward()
+        >>> E.touched_rows().tolist(), E.touched_gradients().tolist()
+        ([7], [[3.0, 4.0]])
+        """
         return self._touched()[1]
 
     def _touched(self) -> tuple[NDArray[np.int32], NDArray[Any]]:
@@ -454,7 +381,20 @@ class LookupParameters(_ParameterBase):
             capacity = n
 
     def add_gradients(self, rows: ArrayLike, gradients: ArrayLike) -> None:
-        """Adds row gradients, one row of numbers each."""
+        """Adds row gradients, one row of numbers each.
+
+        Raises:
+            ValueError: a row is not one of the table's, or there are not as many elements as the
+                rows have.
+            TypeError: a row is not an integer.
+            MemoryError: there is no memory for them.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().add_lookup_parameters((10, 2), init=1)
+        >>> E.add_gradients([7, 2, 7], [[1, 1], [2, 2], [3, 3]])
+        >>> E.touched_rows().tolist(), E.touched_gradients().tolist()
+        ([7, 2], [[4.0, 4.0], [2.0, 2.0]])
+        """
         index = self._range("add_gradients", rows)
         block = floats(gradients, "add_gradients")
         if block.size != index.size * prod(self._dims):
@@ -477,11 +417,25 @@ class LookupParameters(_ParameterBase):
             self.add_gradients(touched, by_row[touched])
 
     def zero(self) -> None:
-        """Sets the values to zero."""
+        """Sets the values to zero.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().add_lookup_parameters((2, 2), init=1)
+        >>> E.zero()
+        >>> E.as_array().tolist()
+        [[0.0, 0.0], [0.0, 0.0]]
+        """
         self._write(np.zeros(lib.dn_param_size(self._c), DTYPE))
 
     def expr(self) -> LookupParameters:
-        """The whole table as an expression of dims (d..., rows): itself."""
+        """The whole table as an expression of dims (d..., rows): itself.
+
+        >>> import dist_dynet as dy
+        >>> E = dy.ParameterCollection().lookup_parameters_from_numpy([[1, 2], [3, 4], [5, 6]])
+        >>> _ = dy.renew_cg()
+        >>> E.expr().dim(), (dy.transpose(E.expr()) * dy.inputVector([1, 1])).value()
+        (((2, 3), 1), [3.0, 7.0, 11.0])
+        """
         return self
 
     def __repr__(self) -> str:

@@ -54,7 +54,11 @@ class Root:
 
     def new_parameter(self, dims: tuple[int, ...], rows: int = 0) -> Any:
         """C's parameter of these dims, the last in `made`; with rows, a table. In C there are no
-        dims without a size: () is (1,) there."""
+        dims without a size: () is (1,) there.
+
+        Raises:
+            MemoryError: there is no memory for it.
+        """
         param = lib.dn_param_new(self.c, max(1, len(dims)), dims or (1,), rows)
         if param == NULL:
             raise MemoryError(f"parameters: out of memory for dims {dims} x {rows or 1} rows")
@@ -72,7 +76,11 @@ class Root:
 
     def values(self, param: Any) -> NDArray[Any]:
         """The values of one of C's parameters, flat, without a copy. To be read, or to be written
-        after detach()."""
+        after detach().
+
+        Raises:
+            MemoryError: there is no memory for values of this process's own.
+        """
         memory = lib.dn_param_values(param)
         if memory == NULL:
             raise MemoryError("parameters: out of memory for values of this process's own")
@@ -107,7 +115,12 @@ class Root:
 
 
 def refuse(error: int) -> None:
-    """Raises what C says of a write."""
+    """Raises what C says of a write.
+
+    Raises:
+        MemoryError: there is no memory for values of this process's own.
+        RuntimeError: several processes are inside of an update.
+    """
     if error == lib.DN_ERROR_MEMORY:
         raise MemoryError("parameters: out of memory for values of this process's own")
     if error:

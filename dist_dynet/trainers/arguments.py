@@ -31,7 +31,12 @@ class Schedule(Protocol):
 
 def number(value: Any, what: str) -> float:
     """A setting as a float. NaN is refused: it would spread to all parameters, or pass for
-    "off"."""
+    "off".
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is NaN.
+    """
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -42,7 +47,12 @@ def number(value: Any, what: str) -> float:
 
 
 def chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[Any]:
-    """The members that are wanted, by position or themselves, each once and in order."""
+    """The members that are wanted, by position or themselves, each once and in order.
+
+    Raises:
+        ValueError: one is not a member.
+        TypeError: a position is not an integer.
+    """
     positions = set()
     for w in wanted:
         at = (

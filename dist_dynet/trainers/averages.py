@@ -97,6 +97,15 @@ class MovingAverage:
 
         Raises:
             RuntimeError: the averages are swapped in.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w, average = m.add_parameters(1), dy.MovingAverage(m, decay=None)
+        >>> for value in 1, 2:
+        ...     w.set_value([value])
+        ...     average.update()
+        >>> average.state()["average:/_0"].tolist()
+        [1.5]
         """
         if self._weights is not None:
             raise RuntimeError(
@@ -126,6 +135,16 @@ class MovingAverage:
 
         Raises:
             RuntimeError: they are in already, or there was no update yet.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w, average = m.add_parameters(1), dy.MovingAverage(m, decay=None)
+        >>> for value in 1, 2:
+        ...     w.set_value([value])
+        ...     average.update()
+        >>> average.swap_in()
+        >>> w.as_array().tolist(), average.is_in
+        ([1.5], True)
         """
         if self._weights is not None or not self._averaged:
             state = (
@@ -148,6 +167,17 @@ class MovingAverage:
 
         Raises:
             RuntimeError: the averages are not in.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w, average = m.add_parameters(1), dy.MovingAverage(m, decay=None)
+        >>> for value in 1, 2:
+        ...     w.set_value([value])
+        ...     average.update()
+        >>> average.swap_in()
+        >>> average.swap_out()
+        >>> w.as_array().tolist(), average.is_in
+        ([2.0], False)
         """
         if self._weights is None:
             raise RuntimeError(
@@ -159,7 +189,23 @@ class MovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Swaps in for the length of a with block."""
+        """Swaps in for the length of a with block.
+
+        Raises:
+            RuntimeError: as swap_in().
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w, average = m.add_parameters(1), dy.MovingAverage(m, decay=None)
+        >>> for value in 1, 2:
+        ...     w.set_value([value])
+        ...     average.update()
+        >>> with average.applied():
+        ...     print(w.as_array().tolist())
+        [1.5]
+        >>> w.as_array().tolist()
+        [2.0]
+        """
         self.swap_in()
         try:
             yield
@@ -215,6 +261,15 @@ class MovingAverage:
         Raises:
             ValueError: it is of another; nothing is changed then.
             RuntimeError: the averages are swapped in.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=2)
+        >>> average, other = dy.MovingAverage(m), dy.MovingAverage(m)
+        >>> average.update()
+        >>> other.load_state(average.state())
+        >>> other.state()["averaged"].tolist()
+        1
         """
         if self._weights is not None:
             raise RuntimeError(

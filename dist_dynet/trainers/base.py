@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from .. import meter
 from .._ffi import NULL, ffi, lib
-from .._integers import count
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .arguments import Follower, Schedule, chosen, number
+from .settings import WithSettings
 from .stats import WithStats
 
 if TYPE_CHECKING:
@@ -31,17 +31,21 @@ _SETTINGS = ffi.typeof("dn_settings *")
 _NO_CONSTANTS = (0.0,) * 4
 
 
-class Trainer(WithStats):
+class Trainer(WithSettings, WithStats):
     """What all trainers have in common. Use a subclass.
 
     Args:
         m: the collection whose parameters, subcollections' included, are updated.
         learning_rate: the rate of the rule.
+
+    >>> import dist_dynet as dy
+    >>> trainer = dy.AdamTrainer(dy.ParameterCollection())
+    >>> isinstance(trainer, dy.Trainer), trainer.learning_rate
+    (True, 0.001)
     """
 
     __slots__ = (  # so that a misspelt setting is an error
         "__weakref__",
-        "_accumulation",
         "_c",
         "_collection",
         "_constants",
@@ -49,9 +53,7 @@ class Trainer(WithStats):
         "_decay",
         "_first",
         "_followers",
-        "_gathered",
         "_is_plain",
-        "_known_settings",
         "_last",
         "_logged",
         "_refusals",
@@ -59,7 +61,6 @@ class Trainer(WithStats):
         "_settings",
         "_shown",
         "_since",
-        "_skip_nonfinite",
         "_skipped",
     )
     _rule: ClassVar[int] = -1
@@ -135,15 +136,15 @@ class Trainer(WithStats):
             or self._collection._parent is not None
         )
 
-    def _set(self, **settings: float) -> None:
-        for name, value in settings.items():
-            setattr(self._settings, name, value)
-        self._known_settings = None
-        lib.dn_trainer_set(self._c, self._settings)
-
     @property
     def collection(self) -> ParameterCollection:
-        """The collection that is trained."""
+        """The collection that is trained.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> dy.SimpleSGDTrainer(m).collection is m
+        True
+        """
         return self._collection
 
     def _members(self) -> tuple[AnyParameter, ...]:
@@ -159,111 +160,36 @@ class Trainer(WithStats):
                 raise MemoryError(f"{type(self).__name__}: out of memory")
             self._count = count
 
-    # ---- settings ----------------------------------------------------------------------
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate of the next update."""
-        return float(self._settings.rate)
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._set(rate=number(value, "learning_rate: the rate"))
-
-    def set_learning_rate(self, value: float) -> None:
-        """As `learning_rate = value`."""
-        self.learning_rate = value
-
-    def set_clip_threshold(self, thr: float) -> None:
-        """The greatest L2 norm of all gradients together; longer ones are shortened to it. 0 or
-        less: no clipping. 5 at the start."""
-        self._set(clip=max(0.0, number(thr, "set_clip_threshold: the norm")))
-
-    def get_clip_threshold(self) -> float:
-        """The greatest norm; 0: no clipping."""
-        return float(self._settings.clip)
-
-    def set_clip_value(self, limit: float) -> None:
-        """Clips every element of the gradients to [-limit, limit], before the norm is clipped. 0 or
-        less: does not. Off at the start.
-
-        >>> import dist_dynet as dy
-        >>> m = dy.ParameterCollection()
-        >>> w = m.add_parameters(2, init=0)
-        >>> trainer = dy.SimpleSGDTrainer(m, learning_rate=1)
-        >>> trainer.set_clip_value(0.5)
-        >>> _ = dy.renew_cg()
-        >>> dy.dot_product(w, dy.inputVector([0.25, 3])).backward()
-        >>> trainer.update()
-        >>> w.as_array().tolist()
-        [-0.25, -0.5]
-        """
-        self._set(clip_value=max(0.0, number(limit, "set_clip_value: the limit")))
-
-    def get_clip_value(self) -> float:
-        """The greatest size of one element of a gradient; 0: any."""
-        return float(self._settings.clip_value)
-
-    def set_sparse_updates(self, su: bool) -> None:
-        """True (at the start): of a lookup table only rows with a gradient are updated. False: all
-        rows."""
-        self._set(sparse=bool(su))
-
-    def set_accumulation(self, k: int) -> None:
-        """Makes update() apply only at every k-th call, by the gradients of all k backward passes
-        divided by k (before clipping).
-
-        So k batches of n examples, each with the mean as its loss, do what one batch of k n
-        examples does. A change of k begins a new accumulation. Gradients gathered so far are kept.
-
-        Raises:
-            ValueError: k is below 1.
-            TypeError: k is not an integer.
-
-        >>> import dist_dynet as dy
-        >>> m = dy.ParameterCollection()
-        >>> w = m.add_parameters(1, init=0)
-        >>> trainer = dy.SimpleSGDTrainer(m, learning_rate=1)
-        >>> trainer.set_accumulation(2)
-        >>> for x in (1, 3):
-        ...     _ = dy.renew_cg()
-        ...     (w * dy.scalarInput(x)).backward()
-        ...     trainer.update()
-        ...     print(w.as_array().tolist(), trainer.updates)
-        [0.0] 0
-        [-2.0] 1
-        """
-        k = count(k, "set_accumulation", "k")
-        if k < 1:
-            raise ValueError(f"set_accumulation: k must be 1 or more; got {k}.")
-        self._accumulation, self._gathered = k, 0
-        self._set_plain()
-        self._set(share=1 / k)
-
-    @property
-    def accumulation(self) -> int:
-        """How many calls of update() make one update."""
-        return self._accumulation
-
-    @property
-    def skip_nonfinite(self) -> bool:
-        """Whether update() leaves out steps whose gradients hold NaN or infinity, rather than
-        raising an error. `skipped` counts them."""
-        return self._skip_nonfinite
-
-    @skip_nonfinite.setter
-    def skip_nonfinite(self, skip: bool) -> None:
-        self._skip_nonfinite = bool(skip)
-        self._set(check=bool(skip))
+    # ---- counts ------------------------------------------------------------------------
 
     @property
     def skipped(self) -> int:
-        """How many steps were left out because of gradients that are not finite."""
+        """How many steps were left out because of gradients that are not finite.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1)
+        >>> trainer = dy.SimpleSGDTrainer(m)
+        >>> trainer.skip_nonfinite = True
+        >>> for gradient in 1.0, float("inf"):
+        ...     w.set_gradient([gradient])
+        ...     trainer.update()
+        >>> trainer.skipped, trainer.updates
+        (1, 1)
+        """
         return self._skipped
 
     @property
     def updates(self) -> int:
-        """How many updates were done; the bias correction of Adam and its kin depends on it."""
+        """How many updates were done; the bias correction of Adam and its kin depends on it.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
+        >>> for _ in range(3):
+        ...     trainer.update()
+        >>> trainer.updates
+        3
+        """
         return int(lib.dn_trainer_updates(self._c))
 
     @property
@@ -287,7 +213,14 @@ class Trainer(WithStats):
     # ---- updates -----------------------------------------------------------------------
 
     def gradient_norm(self) -> float:
-        """The L2 norm of all gradients gathered since the last update."""
+        """The L2 norm of all gradients gathered since the last update.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> m.add_parameters(2).set_gradient([3, 4])
+        >>> dy.SimpleSGDTrainer(m).gradient_norm()
+        5.0
+        """
         self._select()
         return float(lib.dn_trainer_norm(self._c))
 
@@ -301,6 +234,16 @@ class Trainer(WithStats):
         Raises:
             RuntimeError: the norm of the gradients is not finite (with clipping on, without
                 skip_nonfinite); nothing was changed then.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=1)
+        >>> trainer = dy.SimpleSGDTrainer(m, learning_rate=0.25)
+        >>> _ = dy.renew_cg()
+        >>> dy.square(w).backward()
+        >>> trainer.update()
+        >>> w.as_array().tolist(), w.has_gradient()
+        ([0.5], False)
         """
         if self._is_plain and self._collection._weight_decay == self._decay:  # nearly always
             code = _update(self._c)
@@ -371,7 +314,17 @@ class Trainer(WithStats):
         return False
 
     def update_epoch(self, r: float = 1.0) -> None:
-        """Does nothing, as in DyNet, and warns of it with a DeprecationWarning."""
+        """Does nothing, as in DyNet, and warns of it with a DeprecationWarning.
+
+        >>> import warnings
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=0.5)
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     trainer.update_epoch()
+        >>> [w.category.__name__ for w in caught], trainer.learning_rate
+        (['DeprecationWarning'], 0.5)
+        """
         warnings.warn(
             "update_epoch: does nothing, as in DyNet. Set trainer.learning_rate.",
             DeprecationWarning,
@@ -427,7 +380,18 @@ class Trainer(WithStats):
 
     def restart(self, learning_rate: float | None = None) -> None:
         """Sets the moments to zero, and the learning rate if given. The count of updates goes on,
-        as in DyNet."""
+        as in DyNet.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=0, name="w")
+        >>> trainer = dy.MomentumSGDTrainer(m, learning_rate=0.5)
+        >>> w.set_gradient([1])
+        >>> trainer.update()
+        >>> trainer.restart(learning_rate=0.25)
+        >>> "v:/w" in trainer.state(), trainer.learning_rate, trainer.updates
+        (False, 0.25, 1)
+        """
         lib.dn_trainer_restart(self._c)
         if learning_rate is not None:
             self.learning_rate = learning_rate
@@ -464,6 +428,14 @@ class Trainer(WithStats):
         Raises:
             ValueError: it is of another class or another model; the trainer then is as it was.
             TypeError: it is not a dict.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> old, new = dy.AdamTrainer(m, alpha=0.5), dy.AdamTrainer(m)
+        >>> old.update()
+        >>> new.load_state(old.state())
+        >>> new.learning_rate, new.updates
+        (0.5, 1)
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"load_state: takes what state() gave; got {type(state).__name__}.")
@@ -486,7 +458,16 @@ class Trainer(WithStats):
 
     def status(self) -> None:
         """Prints on stderr the learning rate, and how many updates were clipped and done since the
-        last call, as DyNet does."""
+        last call, as DyNet does.
+
+        >>> import contextlib, sys
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
+        >>> trainer.update()
+        >>> with contextlib.redirect_stderr(sys.stdout):
+        ...     trainer.status()
+        [lr=0.1 clips=0 updates=1]
+        """
         updates, clips = self.updates, self.clips
         print(
             f"[lr={self.learning_rate:g} clips={clips - self._shown[1]}"
@@ -496,5 +477,10 @@ class Trainer(WithStats):
         self._shown = updates, clips
 
     def whoami(self) -> str:
-        """The name of the class."""
+        """The name of the class.
+
+        >>> import dist_dynet as dy
+        >>> dy.AdamTrainer(dy.ParameterCollection()).whoami()
+        'AdamTrainer'
+        """
         return type(self).__name__

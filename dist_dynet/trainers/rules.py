@@ -328,6 +328,16 @@ class AdamWTrainer(Trainer):
 
         Raises:
             ValueError: one of them is not in the trainer's collection.
+            MemoryError: there is no memory for their list.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> W, b = m.add_parameters((1, 1), init=1), m.add_parameters(1, init=1)
+        >>> trainer = dy.AdamWTrainer(m, alpha=0.5, weight_decay=0.5)
+        >>> trainer.exclude_from_decay([b])
+        >>> trainer.update()
+        >>> W.as_array().tolist(), b.as_array().tolist()
+        ([[0.75]], [1.0])
         """
         excluded = [*self._excluded, *parameters]
         members = set(self._members())

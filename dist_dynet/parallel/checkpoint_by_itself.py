@@ -1,0 +1,106 @@
+"""When a Checkpointer saves by itself: after updates, a time, an epoch, or a signal."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ..trainers import Trainer
+from ._world import World
+from .message import Flag
+from .sampling import Shard
+
+
+class ByItself:
+    """The part of a Checkpointer that knows when a save is due."""
+
+    _epoch: int
+    _epochs: bool
+    _inner: Trainer
+    _marked: bool
+    _owed: bool
+    _sampler: Shard[Any] | None
+    _seconds: float
+    _since: float
+    _tried: int
+    _updates: int
+    _world: World
+
+    def _save(self, by_itself: bool) -> bool:
+        raise NotImplementedError
+
+    def mark(self) -> None:
+        """Asks for a save at the next step, on all ranks; what SIGUSR1 does.
+
+        >>> import tempfile
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> trainer = dy.SimpleSGDTrainer(m)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpointer = dy.parallel.Checkpointer(folder, m, trainer)
+        ...     for _ in range(3):
+        ...         trainer.update()
+        ...         if trainer.updates == 1:
+        ...             checkpointer.mark()
+        >>> checkpointer.step  # saved at the end of the update after it
+        2
+        """
+        self._marked = True
+
+    def _asks(self) -> int:
+        return Flag.SAVE if self._wishes() else 0
+
+    def _on_flags(self, flags: int) -> None:
+        self._owed |= bool(flags & Flag.SAVE)
+
+    def _wishes(self) -> bool:
+        """Whether this rank wants a save: it was told to, or rank 0's clock says so."""
+        over = 0 < self._seconds < time.monotonic() - self._since
+        return self._marked or (over and self._world.rank == 0)
+
+    def _due(self) -> bool:
+        """The same on all ranks."""
+        if self._owed or (self._world.size == 1 and self._wishes()):
+            return True
+        return 0 < self._updates <= self._inner.updates - self._tried
+
+    def _save_if_due(self) -> None:
+        if self._due():
+            self._save(by_itself=True)
+
+    def _refuse_to_run_ahead(self) -> None:
+        """A loop that reads ahead does not say when its body is done, which is when to save."""
+        if self._sampler is not None and self._sampler.runs_ahead:
+            raise RuntimeError(
+                "Checkpointer: with `every` the loop over the sampler must work on each batch"
+                " before it asks for the next one; got a loop that reads ahead, as list(shard(...))"
+                " does. Leave `every` out, name the batches, update(batch), and call save() at the"
+                " end of the loop's body."
+            )
+
+    def step_ends(self) -> None:
+        """Told by the sampler when all of a step is done.
+
+        >>> import tempfile
+        >>> import dist_dynet as dy
+        >>> m, batches = dy.ParameterCollection(), dy.parallel.shard(range(6), batch_size=2)
+        >>> trainer = dy.SimpleSGDTrainer(m)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpointer = dy.parallel.Checkpointer(folder, m, trainer, batches)
+        ...     trainer.update()
+        ...     checkpointer.mark()
+        ...     checkpointer.step_ends()
+        >>> checkpointer.step
+        1
+        """
+        assert self._sampler is not None
+        ended = self._epochs and (
+            self._sampler.epoch > self._epoch or self._sampler.position == len(self._sampler)
+        )
+        if self._due() or ended:
+            self._save(by_itself=True)
+
+    def _next_epoch(self) -> int:
+        """The epoch that the next step belongs to."""
+        sampler = self._sampler
+        return 0 if sampler is None else sampler.epoch + (0 < len(sampler) == sampler.position)

@@ -1,0 +1,72 @@
+"""The weight decay of collections, and what new ones begin with. Trainers apply it."""
+
+from __future__ import annotations
+
+
+class _Defaults:
+    weight_decay = 0.0
+
+
+_defaults = _Defaults()
+
+
+def check_weight_decay(what: str, lam: float) -> float:
+    """The strength as a float if it lies in [0, 1).
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not 0 <= lam < 1:
+        raise ValueError(f"{what}: the strength must lie in [0, 1); got {lam}.")
+    return float(lam)
+
+
+def set_default_weight_decay(lam: float) -> None:
+    """The strength that collections without a parent begin with."""
+    _defaults.weight_decay = check_weight_decay("weight decay", lam)
+
+
+def default_weight_decay() -> float:
+    """That strength."""
+    return _defaults.weight_decay
+
+
+class Decays:
+    """The part of a collection that has a strength of weight decay."""
+
+    _weight_decay: float
+
+    def get_weight_decay(self) -> float:
+        """The strength of weight decay; 0 at the start.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> m.set_weight_decay(0.01)
+        >>> m.get_weight_decay(), m.add_subcollection().get_weight_decay()
+        (0.01, 0.01)
+        """
+        return self._weight_decay
+
+    def set_weight_decay(self, lam: float) -> None:
+        """After each update by a trainer of this collection all its values are multiplied by 1 -
+        lam.
+
+        This is decoupled decay, whatever the learning rate. Frozen parameters stay. Subcollections
+        take the strength over when they are made.
+
+        Raises:
+            ValueError: lam is not in [0, 1).
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=2)
+        >>> m.set_weight_decay(0.25)
+        >>> dy.SimpleSGDTrainer(m).update()  # without a gradient, only the decay is left
+        >>> w.as_array().tolist()
+        [1.5]
+        """
+        self._weight_decay = check_weight_decay("set_weight_decay", lam)
+
+    def set_weight_decay_lambda(self, lam: float) -> None:
+        """As set_weight_decay()."""
+        self.set_weight_decay(lam)
