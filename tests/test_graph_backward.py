@@ -381,6 +381,23 @@ def test_change_of_what_the_loss_does_not_use_is_none(change, autobatching):
         loss.backward()
 
 
+def test_values_that_are_read_after_a_change_are_those_of_the_loss():
+    """A word that comes up while the graph is made, with a vector of its own."""
+    m = dy.ParameterCollection()
+    w, table = m.add_parameters((2, 2), init=1), m.add_lookup_parameters((3, 2), init=1)
+    h = w * table[1]
+    h.value()
+    table.init_row(0, [5, 6])
+    loss = dy.dot_product(h, table[0])
+    loss.backward()
+    close(w.grad_as_array(), [[5, 5], [6, 6]])
+    table.init_row(0, [7, 7])
+    again = loss + dy.sum_elems(h)
+    assert again.value() == 26  # what is computed stays
+    with pytest.raises(RuntimeError, match="parameters were changed"):
+        again.backward()
+
+
 def test_parameters_that_backward_itself_changes_are_an_error():
     m = dy.ParameterCollection()
     w, v = m.add_parameters((3, 3)), m.add_parameters((3, 3))

@@ -53,9 +53,7 @@ static int has_changed(dn_tape *t, int i, const dn_used_store *used) {
     for (; i >= 0 && !found; i--) {
         const dn_node *node = &t->nodes[i];
         if (!leads[i]) continue;
-        found = node->param && node->param->store == used->store &&
-                dn__param_changed_since(node->param, used->version,
-                                        node->n_ints ? t->ints + node->ints : NULL, node->n_ints);
+        found = dn__reads_changed(t, node, used);
         for (int k = 0; k < node->n_args; k++) leads[t->args[node->args + k]] = 1;
     }
     free(leads);

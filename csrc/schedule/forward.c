@@ -78,10 +78,22 @@ static int forward_in_order(dn_tape *t, int last) {
     return t->schedule->any_failed && t->nodes[last].failed ? retry(t, last, work) : 0;
 }
 
+/* What was computed before may be of the store's present values, too: then what comes now is of the
+ * same, and backward may go through both. */
+static void renew_version(const dn_tape *t, dn_used_store *used) {
+    const int64_t version = __atomic_load_n(&used->store->version, __ATOMIC_RELAXED);
+    const int ahead = t->schedule->ahead_end, evaluated = t->schedule->evaluated;
+    if (used->version < 0 || used->version == version) return;
+    for (int i = 0; i < t->n.nodes && (i < evaluated || i < ahead); i++)
+        if (dn__reads_changed(t, &t->nodes[i], used)) return;
+    used->version = version;
+}
+
 /* Another thread may be writing parameters: they are read when it is done. */
 static void note_writes(dn_tape *t) {
     for (int r = 0; r < t->n.stores; r++) {
         dn_store *store = t->stores[r].store;
+        renew_version(t, &t->stores[r]);
         while ((t->stores[r].writes = dn__writes_of(store)) & 1) {
             dn__lock(store);
             dn__unlock(store);

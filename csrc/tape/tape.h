@@ -50,8 +50,8 @@ struct dn_node {
 };
 _Static_assert(sizeof(dn_node) <= 128, "a node has two cache lines");
 
-/* A parameter store, and what its version was when the first node that reads it, `reader`, was
- * computed; version -1: none was. */
+/* A parameter store, and a version of it since when no value has changed that a computed node was
+ * made of, or that of the first node that reads it, `reader`; version -1: none was computed. */
 typedef struct dn_used_store {
     dn_store *store;
     int64_t version;
@@ -131,6 +131,8 @@ struct dn_tape {
     const dn_upper *upper;
     char message[DN_MESSAGE];
 };
+/* graph/leaves.c: whether a node reads values of this store that have changed since. */
+int dn__reads_changed(const dn_tape *, const dn_node *, const dn_used_store *);
 
 dn_tape *dn__graph_tape(int graph); /* NULL: no such graph */
 /* NULL: a parameter's handle, or no handle at all */
