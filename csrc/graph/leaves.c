@@ -17,12 +17,6 @@ static void use_store(dn_tape *t, dn_store *store) {
         }
 }
 
-int dn__reads_changed(const dn_tape *t, const dn_node *node, const dn_used_store *used) {
-    return node->param && node->param->store == used->store &&
-           dn__param_changed_since(node->param, used->version,
-                                   node->n_ints ? t->ints + node->ints : NULL, node->n_ints);
-}
-
 DN_OP(input, 0, DN_LEAF | DN_VIEW | DN_NO_GRAD, "y = the data given")
 static int input_dims(dn_shape *s) {
     return dn__set_dims(s, s->n_ints - 1, s->ints + 1, s->ints[0]);

@@ -100,6 +100,12 @@ int dn__retain_store(dn_tape *t, dn_store *store) {
     return 0;
 }
 
+int dn__reads_changed(const dn_tape *t, const dn_node *node, const dn_used_store *used) {
+    return node->param && node->param->store == used->store &&
+           dn__param_changed_since(node->param, used->version,
+                                   node->n_ints ? t->ints + node->ints : NULL, node->n_ints);
+}
+
 /* Another thread may hold some of the same stores and wait for others: so nobody waits while
  * holding one. */
 void dn__lock_stores(dn_tape *t) {

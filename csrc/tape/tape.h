@@ -131,7 +131,7 @@ struct dn_tape {
     const dn_upper *upper;
     char message[DN_MESSAGE];
 };
-/* graph/leaves.c: whether a node reads values of this store that have changed since. */
+/* Whether a node reads values of this store that have changed since. */
 int dn__reads_changed(const dn_tape *, const dn_node *, const dn_used_store *);
 
 dn_tape *dn__graph_tape(int graph); /* NULL: no such graph */
