@@ -374,9 +374,8 @@ def test_updates_of_tables_cost_what_the_touched_rows_cost(name):
     update of all rows."""
     m = dy.ParameterCollection()
     table = m.add_lookup_parameters((400_000, 16), init=1 / 16)
-    trainer = TRAINERS[name].make(m)
 
-    def seconds(sparse):
+    def seconds(trainer, sparse):
         dy.renew_cg()
         dy.sum_elems(table[7] + table[9] + table[399_999]).backward()
         trainer.set_sparse_updates(sparse)
@@ -384,8 +383,53 @@ def test_updates_of_tables_cost_what_the_touched_rows_cost(name):
         trainer.update()
         return time.process_time() - start
 
-    seconds(True)
-    assert min(seconds(True) for _ in range(5)) < 0.05 * min(seconds(False) for _ in range(2))
+    trainer, moves_all_rows = TRAINERS[name].make(m), dy.MomentumSGDTrainer(m)
+    seconds(trainer, True)
+    assert min(seconds(trainer, True) for _ in range(5)) < 0.05 * min(
+        seconds(moves_all_rows, False) for _ in range(2)
+    )
+
+
+@pytest.mark.parametrize("size", [1, 5, 300, 700, 2500])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_dense_updates_of_tables_are_those_of_a_parameter_for_each_row(name, size, rng):
+    """Whichever rows have a gradient: none, a few or all. To the bit."""
+    values = rng.random((900 if size < 10 else 20, size))
+    values /= values.sum(1, keepdims=True)
+    by_table, by_row = dy.ParameterCollection(), dy.ParameterCollection()
+    table = by_table.lookup_parameters_from_numpy(values)
+    rows = [by_row.parameters_from_numpy(v) for v in values]
+    trainers = [TRAINERS[name].make(m) for m in (by_table, by_row)]
+    trainers[0].set_sparse_updates(False)
+    for n in (3, 0, len(values), 5, 0):
+        chosen = rng.permutation(len(values))[:n]
+        target = rng.normal(size=size)
+        for at in (table, rows):
+            dy.renew_cg()
+            for i in chosen:
+                dy.dot_product(at[int(i)], dy.inputVector(target)).backward()
+        for trainer in trainers:
+            trainer.set_clip_threshold(0)
+            trainer.update()
+        assert not table.has_gradient()
+    assert np.array_equal(table.as_array(), np.stack([p.as_array() for p in rows]))
+
+
+@pytest.mark.parametrize("name", [name for name, row in TRAINERS.items() if not row.distributions])
+def test_dense_updates_of_tables_cost_what_those_of_a_matrix_cost(name):
+    m, of_matrix = dy.ParameterCollection(), dy.ParameterCollection()
+    table, matrix = m.add_lookup_parameters((200_000, 2)), of_matrix.add_parameters((2, 200_000))
+    trainers = {table: TRAINERS[name].make(m), matrix: TRAINERS[name].make(of_matrix)}
+    trainers[table].set_sparse_updates(False)
+
+    def seconds(p):
+        dy.renew_cg()
+        dy.sum_elems(table[7] if p is table else matrix).backward()
+        start = time.process_time()
+        trainers[p].update()
+        return time.process_time() - start
+
+    assert min(seconds(table) for _ in range(9)) < 3 * min(seconds(matrix) for _ in range(9))
 
 
 # ---- state -----------------------------------------------------------------------------

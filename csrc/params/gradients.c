@@ -62,6 +62,12 @@ dn_real *dn__lookup_new_row(dn_param *p, int64_t row) {
     return p->block + p->slot[row] * p->row_size;
 }
 
+const dn_real *dn__lookup_spare_row(dn_param *p) {
+    dn_real *row = p->block + p->n_touched * p->row_size;
+    dn__fill((size_t)p->row_size, 0, row);
+    return row;
+}
+
 dn_real *dn__lookup_row(dn_param *p, int64_t row) {
     if (p->slot[row] < 0) {
         if (p->n_touched == p->touched_capacity) {
@@ -81,17 +87,6 @@ static void untouch(dn_param *p, int64_t n, int empty) {
     for (int64_t i = n; i < p->n_touched; i++) p->slot[p->touched[i]] = -1;
     p->n_touched = n;
     p->empty = empty;
-}
-
-int dn__lookup_all_rows(dn_param *p) {
-    const int64_t n = p->n_touched;
-    const int empty = p->empty;
-    for (int64_t row = 0; row < p->rows; row++) {
-        if (dn__lookup_row(p, row)) continue;
-        untouch(p, n, empty);
-        return DN_ERROR_MEMORY;
-    }
-    return 0;
 }
 
 void dn__param_clear(dn_param *p) {

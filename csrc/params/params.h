@@ -40,8 +40,8 @@ int dn__lookup_sum_ranks(dn_param *, int ranks, const int32_t *counts, size_t st
                          int *const *ids, dn_real *const *rows, const double *factors,
                          int own_alone);
 dn_real *dn__lookup_new_row(dn_param *, int64_t row);
-/* all rows of a table get a gradient row; negative: no memory, and no row has got one */
-int dn__lookup_all_rows(dn_param *);
+/* memory for the gradient of one row more, which is no row's: there is room, and it is zeroed */
+const dn_real *dn__lookup_spare_row(dn_param *);
 
 /* ---- packed.c: a dense matrix rounded to bfloat16 (kernels/bf16.h), or its transpose. Not in the
  * double build. */

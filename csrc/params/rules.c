@@ -35,16 +35,26 @@ APPLY(adamw) {
 }
 APPLY(eg) { dn__update_eg(n, s, C(0), p, g, moments[0]); }
 
+/* Times zero these are zero, in each bit: where a product with an infinite rate is NaN, or the step
+ * is a division by zero, a zero gradient is no rest. */
+static int sgd_rests(const dn_trainer *t, const dn_step *s) {
+    const dn_real step = s->rate * s->scale * s->push;
+    return (void)t, step >= 0 && isfinite(step);
+}
+static int adagrad_rests(const dn_trainer *t, const dn_step *s) {
+    return sgd_rests(t, s) && C(0) > 0;
+}
+
 static const dn_rule RULES[] = {
-    [DN_RULE_SGD] = {0, 0, plain_rate, sgd},
-    [DN_RULE_MOMENTUM] = {1, 0, plain_rate, momentum},
-    [DN_RULE_ADAGRAD] = {1, 0, plain_rate, adagrad},
-    [DN_RULE_ADADELTA] = {2, 0, plain_rate, adadelta},
-    [DN_RULE_RMSPROP] = {1, 0, plain_rate, rmsprop},
-    [DN_RULE_ADAM] = {2, 0, adam_rate, adam},
-    [DN_RULE_AMSGRAD] = {3, 0, adam_rate, amsgrad},
-    [DN_RULE_ADAMW] = {2, 0, adam_rate, adamw},
-    [DN_RULE_EG] = {1, 1, plain_rate, eg},
+    [DN_RULE_SGD] = {0, 0, plain_rate, sgd_rests, sgd},
+    [DN_RULE_MOMENTUM] = {1, 0, plain_rate, NULL, momentum},
+    [DN_RULE_ADAGRAD] = {1, 0, plain_rate, adagrad_rests, adagrad},
+    [DN_RULE_ADADELTA] = {2, 0, plain_rate, NULL, adadelta},
+    [DN_RULE_RMSPROP] = {1, 0, plain_rate, NULL, rmsprop},
+    [DN_RULE_ADAM] = {2, 0, adam_rate, NULL, adam},
+    [DN_RULE_AMSGRAD] = {3, 0, adam_rate, NULL, amsgrad},
+    [DN_RULE_ADAMW] = {2, 0, adam_rate, NULL, adamw},
+    [DN_RULE_EG] = {1, 1, plain_rate, NULL, eg},
 };
 
 const dn_rule *dn__rule(int rule) {

@@ -17,6 +17,8 @@ static const double WORK_PER_NUMBER = 0.5;
 enum { RANGE_UNIT = 64 };
 /* so many rows of a table before they are updated they are fetched, of each its first numbers */
 enum { AHEAD = 3, FETCHED = 256 };
+/* numbers of a table that are updated at once, where all its rows are: no more than a few pages */
+enum { GATHERED = 2048 };
 /* of a table's decay, before it is multiplied into the rows: keeps all digits */
 static const double SMALLEST_FACTOR = 0.25;
 
@@ -156,7 +158,9 @@ typedef struct application {
     dn_real *values;
     const dn_real *gradient;
     dn_real *const *moments;
-    const int *rows; /* of a table */
+    const int *rows;      /* of a table: those with a gradient, */
+    const int *slot;      /* where in the gradient each row is, or negative, */
+    const dn_real *zeros; /* and what stands for that of the others, one by one */
     int has_owners;
     size_t row_size;
 } application;
@@ -181,16 +185,50 @@ static void fetch_row(const application *a, size_t i) {
     for (int k = 0; k < a->t->rule.moments; k++) fetch(a->moments[k] + offset, a->row_size);
 }
 
+/* n rows of a table, which follow one another as their gradients do */
+static void apply_from_row(const application *a, int64_t row, size_t n, const dn_real *gradient) {
+    const int64_t offset = row * (int64_t)a->row_size;
+    dn_real *moments[DN_MOST_MOMENTS];
+    at(a->moments, a->t->rule.moments, offset, moments);
+    a->t->rule.apply(a->t, a->s, n * a->row_size, a->values + offset, gradient, moments);
+}
+
 static void apply_to_rows(const void *context, size_t from, size_t n) {
     const application *a = context;
-    dn_real *moments[DN_MOST_MOMENTS];
     for (size_t i = from; i < from + n; i++) {
         if (i + AHEAD < from + n) fetch_row(a, i + AHEAD);
         if (a->has_owners && !dn__is_own_row(a->t->store, a->rows[i])) continue;
-        int64_t offset = a->rows[i] * (int64_t)a->row_size;
-        at(a->moments, a->t->rule.moments, offset, moments);
-        a->t->rule.apply(a->t, a->s, a->row_size, a->values + offset, a->gradient + i * a->row_size,
-                         moments);
+        apply_from_row(a, a->rows[i], 1, a->gradient + i * a->row_size);
+    }
+}
+
+/* All rows, those without a gradient with zero. */
+static void apply_to_each_row(const void *context, size_t from, size_t n) {
+    const application *a = context;
+    for (size_t i = from; i < from + n; i++) {
+        if (a->has_owners && !dn__is_own_row(a->t->store, (int64_t)i)) continue;
+        const int slot = a->slot[i];
+        apply_from_row(a, (int64_t)i, 1,
+                       slot < 0 ? a->zeros : a->gradient + (size_t)slot * a->row_size);
+    }
+}
+
+/* The same several rows at a time, as short ones are not worth a call each. */
+static void apply_to_gathered_rows(const void *context, size_t from, size_t n) {
+    const application *a = context;
+    const size_t size = a->row_size, most = GATHERED / size;
+    dn_real gathered[GATHERED] = {0};
+    for (size_t end = from + n; from < end; from += n) {
+        int filled = 0;
+        n = end - from < most ? end - from : most;
+        for (size_t i = 0; i < n; i++) {
+            const int slot = a->slot[from + i];
+            if (slot < 0) continue;
+            memcpy(gathered + i * size, a->gradient + (size_t)slot * size, size * sizeof *gathered);
+            filled = 1;
+        }
+        apply_from_row(a, (int64_t)from, n, gathered);
+        if (filled) memset(gathered, 0, n * size * sizeof *gathered);
     }
 }
 
@@ -221,16 +259,22 @@ static void update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
                           .push = (dn_real)(1 / p->factor),
                           .keep = keep_of(t, p),
                           .decay = 1};
-    const application a = {.t = t,
-                           .s = &in_storage,
-                           .values = p->table,
-                           .gradient = p->block,
-                           .moments = t->table_moments[p->id],
-                           .rows = p->touched,
-                           .has_owners = dn__has_owners(p),
-                           .row_size = (size_t)p->row_size};
-    dn__parallel_ranges((size_t)p->n_touched, WORK_PER_NUMBER * (double)p->row_size, 1,
-                        apply_to_rows, &a);
+    application a = {.t = t,
+                     .s = &in_storage,
+                     .values = p->table,
+                     .gradient = p->block,
+                     .moments = t->table_moments[p->id],
+                     .rows = p->touched,
+                     .slot = p->slot,
+                     .has_owners = dn__has_owners(p),
+                     .row_size = (size_t)p->row_size};
+    const double work = WORK_PER_NUMBER * (double)p->row_size;
+    if (t->set.sparse || (t->rule.rests && t->rule.rests(t, &in_storage)))
+        dn__parallel_ranges((size_t)p->n_touched, work, 1, apply_to_rows, &a);
+    else if (a.has_owners || t->rule.whole || 2 * p->row_size > GATHERED) {
+        if (p->n_touched < p->rows) a.zeros = dn__lookup_spare_row(p);
+        dn__parallel_ranges((size_t)p->rows, work, 1, apply_to_each_row, &a);
+    } else dn__parallel_ranges((size_t)p->rows, work, 1, apply_to_gathered_rows, &a);
     p->factor *= t->set.decay;
     if (p->factor < SMALLEST_FACTOR) dn__param_materialise(p);
 }
@@ -262,7 +306,8 @@ static int prepare_all(dn_trainer *t, int n, dn_param *const *params) {
     for (int i = 0; i < n; i++) {
         dn_param *p = params[i];
         if (takes_part(t, p) && prepare(t, p)) return DN_ERROR_MEMORY;
-        if (takes_part(t, p) && p->rows && !t->set.sparse && dn__lookup_all_rows(p))
+        if (takes_part(t, p) && p->rows && !t->set.sparse &&
+            dn__lookup_reserve(p, p->n_touched + 1))
             return DN_ERROR_MEMORY;
     }
     return 0;
