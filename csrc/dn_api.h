@@ -164,11 +164,14 @@ typedef struct dn_traced dn_traced;
     /* the node of a parameter's handle in this graph, made if need be; other handles are checked \
      * and returned */ \
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
+    /* the same of a parameter, given by its handle; constant: without a gradient */ \
+    X(int64_t, resolve_param, (int graph, int64_t a, int constant), (graph, a, constant)) \
     X(int, node_dim, (int64_t a, dn_dim *out), (a, out)) \
     /* Where the work is so small that to give the lock up would cost more, else DN_FALLBACK: \
      * dn_forward; the value of a node, computed if need be, as `capacity` numbers at most; that \
      * of a softmax, by dn_normalize; a gradient in the last backward, likewise; the values of a \
-     * parameter, given by its handle, or one of its rows (row < 0: all of them); dn_backward. */ \
+     * parameter, given by its handle, or one of its rows (row < 0: all of them); new values of \
+     * such a row; dn_backward. */ \
     X(int, fast_forward, (int64_t a), (a)) \
     X(int, fast_value, (int64_t a, dn_dim *dim, int capacity, double *out), \
       (a, dim, capacity, out)) \
@@ -178,6 +181,8 @@ typedef struct dn_traced dn_traced;
       (a, dim, capacity, out)) \
     X(int, fast_param, (int64_t a, int64_t row, dn_dim *dim, int capacity, double *out), \
       (a, row, dim, capacity, out)) \
+    X(int, fast_row_set, (int64_t a, int64_t row, int64_t n, const double *data), \
+      (a, row, n, data)) \
     X(int, fast_backward, (int64_t a), (a)) \
     /* how many graphs this slot has started since dn_graph_new */ \
     X(int64_t, graph_version, (int graph), (graph)) \

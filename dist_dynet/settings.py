@@ -437,10 +437,11 @@ def parameter(*args: Any) -> Any:
     >>> dy.parameter(W) is W
     True
     """
-    say(
-        "parameter",
-        "parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.",
-    )
+    if "parameter" not in _said:  # it is called at each use of a parameter
+        say(
+            "parameter",
+            "parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.",
+        )
     return args[0] if len(args) == 1 else args
 
 

@@ -107,6 +107,12 @@ def set_anew():
     return vector
 
 
+def row_set_anew():
+    table = dy.ParameterCollection().add_lookup_parameters((4, 2), init=0.5)
+    table.init_row(2, [3, 0.25])
+    return table.as_array().tolist()
+
+
 def after_backward(read):
     y = W * x()
     dy.squared_norm(y).backward()
@@ -184,11 +190,13 @@ USES = {
         numbers_of=lambda: x().npvalue(),
         real=lambda: dy.elu(x(), 1),
         renew_current=renewed,
-        resolved=lambda: W.expr(),
+        parameter_node=lambda: [W.expr(), W.expr(True)],
+        resolved=lambda: W.dim(),
         row=lambda: dy.lookup(TABLE, 2),
         rows=lambda: dy.lookup_batch(TABLE, [2, 1]),
         scalar_of=lambda: dy.scalarInput(3).scalar_value(),
         set_numbers=set_anew,
+        set_row=row_set_anew,
         stored=lambda: [W.as_array().tolist(), TABLE.row_as_array(1).tolist()],
         this_graph=lambda: LSTM.initial_state().add_input(x()).output(),
         tree_node=children,

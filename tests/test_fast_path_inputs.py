@@ -81,6 +81,81 @@ def test_rows_are_read_with_their_decay():
     assert table.row_as_array(1).tolist() == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("row_dims", [(3,), (2, 3), (1,), (100,)])
+@pytest.mark.parametrize("decay", [0, 0.5])
+def test_rows_are_set(row_dims, decay):
+    """From all that holds numbers, column-major; the others stay, also with a decay."""
+    m = dy.ParameterCollection()
+    m.set_weight_decay(decay)
+    values = np.random.default_rng(3).normal(size=(5, *row_dims)).astype(DTYPE)
+    table = m.lookup_parameters_from_numpy(values)
+    dy.SimpleSGDTrainer(m).update()
+    dy.renew_cg()
+    looked_up = [table[3], table[4]]
+    before = [x.npvalue() for x in looked_up]
+    row = np.random.default_rng(4).normal(size=row_dims).astype(DTYPE)
+    flat = row.ravel(order="F").tolist()
+    for given in (flat, tuple(flat), row, row.tolist(), np.array(flat)):
+        table.init_row(3, np.zeros(len(flat)))
+        table.init_row(3, given)
+        np.testing.assert_array_equal(table.row_as_array(3), row)
+        expected = (1 - decay) * values
+        expected[3] = row
+        np.testing.assert_array_equal(table.as_array(), expected)
+    for x, value in zip(looked_up, before, strict=True):
+        np.testing.assert_array_equal(x.npvalue(), value)
+    dy.renew_cg()
+    np.testing.assert_array_equal(table[3].npvalue(), row)
+
+
+def test_rows_are_set_to_all_that_are_numbers():
+    table = dy.ParameterCollection().add_lookup_parameters((5, 2))
+    for given, expected in {
+        (1, True): [1, 1],
+        (2, -3.5): [2, -3.5],
+        (float("inf"), -1): [np.inf, -1],
+        (np.float32(0.25), np.int64(7)): [0.25, 7],
+    }.items():
+        table.init_row(np.int64(1), list(given))
+        assert table.row_as_array(1).tolist() == expected
+    table.init_row(1, [float("nan"), 0])
+    assert np.isnan(table.row_as_array(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((5, [1, 2]), ValueError, "row 5 is outside the table of 5 rows"),
+        ((-1, [1, 2]), ValueError, "row -1 is outside the table of 5 rows"),
+        ((2**40, [1, 2]), ValueError, "row 1099511627776 is outside the table of 5 rows"),
+        (("a", [1, 2]), TypeError, "row must be an integer"),
+        ((1, [1]), ValueError, "a row has 2 numbers; got 1"),
+        ((1, []), ValueError, "a row has 2 numbers; got 0"),
+        ((1, [1] * 200), ValueError, "a row has 2 numbers; got 200"),
+        ((1, [1, None]), TypeError, "init_row: takes numbers"),
+        ((1, "ab"), TypeError, "init_row: takes numbers"),
+    ],
+)
+def test_rows_that_cannot_be_set_stay(arguments, error, message):
+    table = dy.ParameterCollection().add_lookup_parameters((5, 2), init=3)
+    with pytest.raises(error, match=message):
+        table.init_row(*arguments)
+    assert (table.as_array() == 3).all()
+
+
+def test_nodes_of_parameters_are_one_for_each_kind():
+    w = dy.ParameterCollection().add_parameters(2, init=1)
+    dy.renew_cg()
+    assert w.expr(True).index() == w.expr(1).index() == w.expr(update=True).index()
+    assert w.expr().index() == w.expr(0).index() == w.expr(False).index()
+    assert w.expr().index() != w.expr(True).index()
+    assert type(w.expr()) is type(w.expr(True)) is dy.Expression
+    dy.sum_elems(w.expr()).backward()
+    assert not w.has_gradient()
+    dy.sum_elems(w.expr(True)).backward()
+    assert w.has_gradient()
+
+
 # name: (call with numbers as users write them, the same with arguments that only the slow path
 # takes)
 FACTORIES = {

@@ -328,6 +328,25 @@ int dn_fast_param(int64_t a, int64_t row, dn_dim *dim, int capacity, double *out
     dn__unlock(p->store);
     return 0;
 }
+
+int dn_fast_row_set(int64_t a, int64_t row, int64_t n, const double *data) {
+    int constant;
+    dn_param *p = dn__handle_param(a, &constant);
+    if (!p || row < 0 || row >= p->rows || n != p->row_size || dn__try_lock(p->store))
+        return DN_FALLBACK;
+    if (dn__detach(p->store)) {
+        dn__unlock(p->store);
+        return DN_FALLBACK;
+    }
+    dn__begin_writing(p->store);
+    dn__param_materialise(p);
+    dn_real *to = p->table + row * n;
+    for (int64_t i = 0; i < n; i++) to[i] = (dn_real)data[i];
+    note_row_change(p, row);
+    written(p->store);
+    return 0;
+}
+
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
 /* Four lanes of multiply and shift, so that memory is the limit. The multiplier is the odd number
  * nearest to 2^64 / golden ratio. */

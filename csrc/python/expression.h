@@ -94,8 +94,12 @@ static inline int as_int(PyObject *o, int *out) {
 
 /* A number of Python's own as a double; 0: it is none, or too large. */
 static inline int as_double(PyObject *o, double *out) {
-    if (!PyFloat_CheckExact(o) && !PyLong_CheckExact(o)) return 0;
-    *out = PyFloat_CheckExact(o) ? PyFloat_AsDouble(o) : PyLong_AsDouble(o);
+    if (PyFloat_CheckExact(o)) {
+        *out = PyFloat_AsDouble(o);
+        return 1;
+    }
+    if (!PyLong_CheckExact(o)) return 0;
+    *out = PyLong_AsDouble(o);
     if (*out != -1 || !PyErr_Occurred()) return 1;
     PyErr_Clear();
     return 0;

@@ -302,6 +302,17 @@ static PyObject *resolved(PyObject *self, PyObject *const *args, Py_ssize_t n, P
     return handle >= 0 ? PyLong_FromLongLong(handle) : dn__general(self, args, n, names);
 }
 
+/* parameter_node(p, update) */
+static PyObject *parameter_node(PyObject *self, PyObject *const *args, Py_ssize_t n,
+                                PyObject *names) {
+    const int64_t a =
+        n == 2 && !names && dn__current >= 0 && PyBool_Check(args[1]) ? handle_of(args[0]) : -1;
+    const int64_t handle =
+        a >= 0 ? dn__calls->resolve_param(dn__current, a, args[1] == Py_False) : NOT_HANDLED;
+    return handle >= 0 ? dn__new_node(dn__expression_type, handle)
+                       : dn__general(self, args, n, names);
+}
+
 /* traced_call(cell, *handles): a handle, or the error of C */
 static PyObject *traced_call(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int64_t handles[FEW];
@@ -337,6 +348,7 @@ PyMethodDef dn__fast_nodes[] = {
     {"row", DN_FAST_NAMED(row)},
     {"rows", DN_FAST_NAMED(rows)},
     {"resolved", DN_FAST_NAMED(resolved)},
+    {"parameter_node", DN_FAST_NAMED(parameter_node)},
     {"traced_call", DN_FAST_NAMED(traced_call)},
     {"tree_node", DN_FAST_NAMED(tree_node)},
     {NULL, NULL, 0, NULL},

@@ -7,10 +7,12 @@
 
 double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
     if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
-    *n = length(from);
-    double *out = *n <= DN_FEW ? few : malloc((size_t)*n * sizeof *out);
-    for (Py_ssize_t i = 0; out && i < *n; i++)
-        if (!as_double(item(from, i), &out[i])) {
+    PyObject *(*const get)(PyObject *, Py_ssize_t) =
+        PyList_CheckExact(from) ? PyList_GetItem : PyTuple_GetItem;
+    const Py_ssize_t size = *n = length(from);
+    double *out = size <= DN_FEW ? few : malloc((size_t)size * sizeof *out);
+    for (Py_ssize_t i = 0; out && i < size; i++)
+        if (!as_double(get(from, i), &out[i])) {
             if (out != few) free(out);
             return NULL;
         }

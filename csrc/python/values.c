@@ -140,6 +140,20 @@ static PyObject *stored(PyObject *self, PyObject *const *args, Py_ssize_t n_args
     return array_of(&dim, values);
 }
 
+/* set_row(table, i, numbers) */
+static PyObject *set_row(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
+                         PyObject *names) {
+    double few[DN_FEW], *x = NULL;
+    Py_ssize_t n;
+    int row, code = DN_FALLBACK;
+    const int64_t a = n_args == 3 && !names ? handle_of(args[0]) : -1;
+    if (a >= 0 && as_int(args[1], &row) && (x = dn__numbers(args[2], few, &n)))
+        code = dn__calls->fast_row_set(a, row, n, x);
+    if (x != few) free(x);
+    if (code) return dn__general(self, args, n_args, names);
+    Py_RETURN_NONE;
+}
+
 /* dim_of(x): ((sizes), batch size) */
 static PyObject *dim_of(PyObject *self, PyObject *x) {
     dn_dim dim;
@@ -181,6 +195,7 @@ PyMethodDef dn__fast_values[] = {
     {"probabilities_of", probabilities_of, METH_O, NULL},
     {"gradient_of", gradient_of, METH_O, NULL},
     {"stored", DN_FAST_NAMED(stored)},
+    {"set_row", DN_FAST_NAMED(set_row)},
     {"dim_of", dim_of, METH_O, NULL},
     {"begin_backward", begin_backward, METH_O, NULL},
     {"renew_current", renew_current, METH_NOARGS, NULL},

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from .._ffi import lib
-from ..expression import Expression, expression, resolved
+from ..expression import Expression
+from ..params.access import parameter_node
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, Parameters
 from .owner import Owner, subcollection
@@ -60,4 +60,4 @@ class Block(Owner):
 
 def used(p: AnyParameter, update: bool) -> Expression:
     """A parameter as an expression; a constant where it is not to be updated."""
-    return p if update else expression(resolved(lib.dn_param_handle(p._c, 1)))
+    return p if update else parameter_node(p, False)

@@ -10,24 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, NULL, accelerated, ffi, lib, pointer, shaped
+from .._ffi import DTYPE, NULL, ffi, lib, pointer, shaped
 from .._integers import floats, named, numbers
 from .._manner import manner
-from ..expression import Expression, Numbers, expression, resolved
+from ..expression import Expression
+from .access import parameter_node, set_row, stored
 from .base import _ParameterBase
 from .precision import check_precision, name_of_precision
 from .root import Root
 
 if TYPE_CHECKING:
     from ..ops._input_nodes import _lookupBatchExpression, _lookupExpression
-
-
-@accelerated
-def stored(p: Any, row: int) -> Numbers:
-    """The values of a parameter (row -1) or of a row of a table, as they are stored."""
-    row = int(p._range("row_as_array", [row])[0]) if p._rows else 0
-    size = prod(p._dims)
-    return p._values(row * size, size).astype(np.float64), p._dims, 1
 
 
 def rebuilt_parameter(cls: Any, root: Root, index: int, name: str, role: str = "") -> Any:
@@ -156,8 +149,7 @@ class Parameters(_ParameterBase):
         >>> w.grad_as_array().tolist()
         [2.0]
         """
-        constant_or_not = self._h if update else lib.dn_param_handle(self._c, 1)
-        return expression(resolved(constant_or_not))
+        return parameter_node(self, update)
 
     def __repr__(self) -> str:
         return _shown("Parameter", self)
@@ -229,7 +221,7 @@ class LookupParameters(_ParameterBase):
 
         Raises:
             ValueError: the row is not one of the table's, or has a different number of elements.
-            TypeError: i is not an integer.
+            TypeError: i is not an integer, or the row not of numbers.
 
         >>> import dist_dynet as dy
         >>> E = dy.ParameterCollection().add_lookup_parameters((3, 2), init=0)
@@ -237,12 +229,7 @@ class LookupParameters(_ParameterBase):
         >>> E.as_array().tolist()
         [[0.0, 0.0], [5.0, 6.0], [0.0, 0.0]]
         """
-        i = self._row("init_row", i)
-        size = prod(self._dims)
-        values = numbers(row, "init_row").ravel(order="F")
-        if values.size != size:
-            raise ValueError(f"init_row: a row has {size} numbers; got {values.size}.")
-        self._write(values, i * size)
+        set_row(self, i, row)
 
     def init_from_array(self, arr: ArrayLike) -> None:
         """Sets the first rows, as many as `arr` has.

@@ -1,0 +1,38 @@
+"""What programs ask most often of single parameters: values, a row's, a node of one. Each function
+has one in C that stands for it."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .._ffi import accelerated, lib
+from .._integers import numbers
+from ..expression import Expression, Numbers, expression, resolved
+
+
+@accelerated
+def stored(p: Any, row: int) -> Numbers:
+    """The values of a parameter (row -1) or of a row of a table, as they are stored."""
+    row = int(p._range("row_as_array", [row])[0]) if p._rows else 0
+    size = prod(p._dims)
+    return p._values(row * size, size).astype(np.float64), p._dims, 1
+
+
+@accelerated
+def set_row(table: Any, i: Any, row: Any) -> None:
+    """Sets a row of a table to these numbers, column-major."""
+    i = table._row("init_row", i)
+    size = prod(table._dims)
+    values = numbers(row, "init_row").ravel(order="F")
+    if values.size != size:
+        raise ValueError(f"init_row: a row has {size} numbers; got {values.size}.")
+    table._write(values, i * size)
+
+
+@accelerated
+def parameter_node(p: Any, update: bool) -> Expression:
+    """The node of a parameter in the current graph; without update a constant."""
+    return expression(resolved(p._h if update else lib.dn_param_handle(p._c, 1)))
