@@ -14,6 +14,13 @@ from ._integers import count
 __all__ = ["Tensor"]
 
 
+def _highest(log_p: NDArray[Any], u: NDArray[np.float64]) -> Any:
+    """The places along the last axis that are drawn with these probabilities, by these numbers from
+    (0, 1)."""
+    with np.errstate(divide="ignore"):  # u may be 0, which wins never
+        return (log_p - np.log(-np.log(u))).argmax(axis=-1)
+
+
 class Tensor:
     """The value of an expression at the time it was read: dims, and a batch. Made by
     Expression.tensor_value().
@@ -64,9 +71,25 @@ class Tensor:
             raise ValueError(f"{what}: num must be positive; got {num}.")
         return dim, num
 
+    def _vector(self, dim: int, num: int) -> tuple[NDArray[Any] | None, int]:
+        """In the usual case, one index along the numbers of a vector: these numbers, and the place
+        of the first that is the largest. Else None: also where there is no number above -inf, or
+        NaN among them, as that is then the largest to NumPy."""
+        array = self._array
+        if type(dim) is int and dim == 0 and type(num) is int and num == 1 and array.ndim == 2:
+            n, batch = array.shape
+            if batch == 1 and n:
+                place = int(array.argmax())
+                if array[place, 0] > -np.inf:
+                    return array[:, 0], place
+        return None, -1
+
     def _largest(self, what: str, dim: int, num: int) -> NDArray[np.int64]:
         """Indices of the num largest entries along dim, in falling order; of equal ones the first;
         NaN is smaller than all numbers."""
+        numbers, place = self._vector(dim, num)
+        if numbers is not None:
+            return np.array([[place]], np.int64)
         dim, num = self._axis(what, dim, num)
         if num > self._array.shape[dim]:
             raise ValueError(
@@ -128,6 +151,11 @@ class Tensor:
         >>> log_p.categorical_sample_log_prob(num=3).as_numpy().tolist()
         [1, 1, 1]
         """
+        numbers, _ = self._vector(dim, num)
+        if numbers is not None:
+            return Tensor(
+                np.array([[_highest(numbers, self._uniform(len(numbers)))]]), self._uniform
+            )
         dim, num = self._axis("categorical_sample_log_prob", dim, num)
         log_p = np.moveaxis(self._array, dim, -1)[..., None, :]
         if log_p.shape[-1] == 0 or not (np.max(log_p, axis=-1, initial=-np.inf) > -np.inf).all():
@@ -137,9 +165,7 @@ class Tensor:
             )
         shape = (*self._array.shape, num)
         u = np.moveaxis(self._uniform(int(np.prod(shape))).reshape(shape, order="F"), dim, -1)
-        with np.errstate(divide="ignore"):  # u may be 0, which wins never
-            drawn = np.argmax(log_p - np.log(-np.log(u)), axis=-1)
-        return Tensor(np.moveaxis(drawn, -1, dim), self._uniform)
+        return Tensor(np.moveaxis(_highest(log_p, u), -1, dim), self._uniform)
 
     def __repr__(self) -> str:
         return f"<Dynet Tensor:{'int' if self._array.dtype.kind == 'i' else 'float'}>"

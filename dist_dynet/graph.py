@@ -118,12 +118,7 @@ class ComputationGraph:
         # Draws of nodes have counters and node numbers far below these.
         draw = ffi.new(
             "dn_rng_key *",
-            {
-                "seed": seed,
-                "stream": stream,
-                "counter": (1 << 63) + self._samples,
-                "node": (1 << 32) - 1,
-            },
+            (seed, stream, (1 << 63) + self._samples, (1 << 32) - 1),
         )
         self._samples += 1
         lib.dn_draw_uniform(draw, 0, n, ffi.from_buffer("float *", out) if n else NULL)

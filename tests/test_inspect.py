@@ -155,6 +155,32 @@ def test_samples_repeat_with_the_seed_and_differ_from_draw_to_draw():
     assert first != second != third
 
 
+@pytest.mark.parametrize("how", ["keyed", "dynet"])
+def test_vectors_have_the_samples_and_places_of_a_matrix_of_one_column(how):
+    """Vectors have a short way."""
+    special = [[np.nan, 1], [-np.inf, 2], [-np.inf, -np.inf], [np.inf, 1, np.inf], [3, 3], [1]]
+    drawn = [dy.log_softmax(dy.random_normal(20)).npvalue() for _ in range(20)]
+
+    def read(make):
+        dy.reset_random_seed(3)
+        dy.renew_cg()
+        for numbers in special + drawn:
+            t = make(np.array(numbers)).tensor_value()
+            for call in (t.argmax, t.categorical_sample_log_prob):
+                try:
+                    yield call().as_numpy().ravel().tolist()
+                except ValueError as error:
+                    yield str(error)
+
+    dy.init(rng=how)
+    try:
+        vectors = list(read(dy.inputVector))
+        assert vectors == list(read(lambda numbers: dy.inputTensor(numbers[:, None])))
+        assert len({v[0] for v in vectors[-40:]}) > 3
+    finally:
+        dy.init(rng="keyed")
+
+
 def test_sampling_leaves_the_draws_of_nodes_alone():
     def noise(sample):
         dy.reset_random_seed(3)
