@@ -135,6 +135,7 @@ typedef struct dn_gradient_routes {
     const uint16_t *(*packed)(dn_call *, int k, int transposed);
     void (*let_go)(dn_call *, int begin);
     int (*put_off)(dn_call *, int k, dn_columns_fn *); /* NULL: never */
+    int (*beside_loss)(const dn_call *, int output);
 } dn_gradient_routes;
 
 typedef struct dn_op {
@@ -231,6 +232,12 @@ static inline const uint16_t *dn__packed(dn_call *c, int k, int transposed) {
  * time: by `columns`, to which a call equal to this one is given. Else it is to be written now. */
 static inline int dn__put_off(dn_call *c, int k, dn_columns_fn *columns) {
     return c->routes->put_off && c->routes->put_off(c, k, columns);
+}
+
+/* Whether the loss does not depend on this output, one of several, which has got nothing: to hand
+ * on that nothing might multiply it by infinity. It is looked up, so ask where it matters only. */
+static inline int dn__beside_loss(const dn_call *c, int output) {
+    return c->routes->beside_loss(c, output);
 }
 
 /* Random numbers in [0, 1) for the elements of this node; the same for every evaluation order. */

@@ -53,6 +53,9 @@ typedef struct dn_program {
     dn_inner *nodes;
     dn_traced_output *outputs;
     dn_block *blocks; /* the outputs, as blocks of the traced function's value */
+    /* of each output, n_captured + n_given + n_nodes: which of them it is computed from, itself
+     * included; NULL: there is one output */
+    uint8_t *leads;
     int32_t *args;
     int *ints;
     double *floats;
@@ -61,3 +64,11 @@ typedef struct dn_program {
     size_t saved;
     int64_t work;
 } dn_program;
+
+/* Input k of the traced function, as inputs of operations name it. */
+static inline int32_t dn__input_source(int k) { return -1 - k; }
+/* Whether output `output`, one of several, is computed from `source`, or is that. */
+static inline int dn__leads(const dn_program *p, int32_t source, int output) {
+    const int n_inputs = p->n_captured + p->n_given;
+    return p->leads[(size_t)output * (size_t)(n_inputs + p->n_nodes) + (size_t)(source + n_inputs)];
+}

@@ -135,6 +135,7 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     t->backward->full = full;
     t->backward->last_loss = i;
     t->backward->position = t->schedule->n.order ? t->schedule->n_done - 1 : i;
+    t->backward->views = NULL;
     dn__arena_reset(&t->workspace.grads, (dn_arena_mark){0});
     dn_grad g = dn__gradient_slot(t, i);
     if (g.dx) g.dx[0] = 1;

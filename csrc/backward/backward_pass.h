@@ -66,9 +66,10 @@ typedef struct dn_backward_pass {
     int64_t columns_used; /* counts their uses */
     dn_transposed transposed[DN_MOST_TRANSPOSED];
     int n_transposed;
-    int position; /* the place in the order that comes next; -1: none */
-    int reached;  /* seats say which nodes the loss depends on */
-    int full;     /* gradients of all nodes are wanted */
+    int position;   /* the place in the order that comes next; -1: none */
+    int reached;    /* seats say which nodes the loss depends on */
+    int32_t *views; /* reached.c: which outputs it depends on; NULL: not known yet */
+    int full;       /* gradients of all nodes are wanted */
     /* hooks.c, in a backward that is watched, else NULL: the parameters' nodes that were last used
      * at each place of the backward pass, as lists */
     struct {
@@ -90,8 +91,6 @@ dn_grad dn__gradient_slot(dn_tape *, int i);
 /* Where node i's gradient is, or NULL: nothing has come. That of a parameter may be elsewhere, see
  * dn_gradient. */
 const dn_real *dn__arrived(const dn_tape *, int i);
-/* Whether the gradient of the loss does not come to node i. Negative: no memory. */
-int dn__is_beside_loss(dn_tape *, int i);
 /* The memory of a group's gradients, not set; the same, zeros before anything has come; NULL: out
  * of memory. */
 dn_real *dn__group_new_grads(dn_tape *, dn_group *);
@@ -103,6 +102,18 @@ dn_grad dn__route_dx(dn_call *, int k);
 int dn__route_group_wants(const dn_call *, int k);
 dn_grad dn__route_group_dx(dn_call *, int k);
 int dn__group_gathers(const dn_call *, int k);
+
+/* ---- reached.c: what the loss depends on. Negative: no memory */
+/* Whether the gradient of the loss does not come to node i. */
+int dn__is_beside_loss(dn_tape *, int i);
+/* Whether the loss does not depend on this output of node i, one of several. Whether it does not
+ * depend on node i: it is beside the loss, or read only for such outputs. */
+int dn__is_output_beside_loss(dn_tape *, int i, int output);
+int dn__is_unneeded(dn_tape *, int i);
+/* Whether it is a recurrent network over several steps, or one with several outputs of a step. */
+int dn__is_sequence(const dn_node *);
+int dn__route_beside_loss(const dn_call *, int output);
+int dn__route_group_beside_loss(const dn_call *, int output);
 
 /* ---- hooks.c: gradient-ready hooks */
 /* of parameter node i, whose last use has passed, so many numbers have their gradient; its hook is

@@ -81,28 +81,6 @@ const dn_real *dn__arrived(const dn_tape *t, int i) {
     return g ? g->grads + (node->value - g->value) : node->grad;
 }
 
-/* Finds the nodes that the gradient of the loss comes to. Negative: no memory. */
-static int reach(dn_tape *t) {
-    if (t->backward->reached) return 0;
-    if (dn__schedule_see(t)) return -1;
-    dn_seat *seats = t->schedule->seats;
-    for (int i = 0; i <= t->backward->last_loss; i++)
-        seats[i].reached = i == t->backward->last_loss;
-    for (int i = t->backward->last_loss; i >= 0; i--) {
-        const dn_node *node = &t->nodes[i];
-        if (!seats[i].reached || node->op->flags & DN_NO_GRAD) continue;
-        for (int k = 0; k < node->n_args; k++)
-            seats[dn__input(t, i, k)].reached |=
-                (uint8_t)dn__node_wants(t, &t->nodes[dn__input(t, i, k)]);
-    }
-    return !(t->backward->reached = 1);
-}
-
-int dn__is_beside_loss(dn_tape *t, int i) {
-    if (i > t->backward->last_loss) return 1;
-    return reach(t) ? -1 : !t->schedule->seats[i].reached;
-}
-
 int dn__route_wants(const dn_call *c, int k) {
     const dn_tape *t = c->tape;
     return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);

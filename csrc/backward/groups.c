@@ -98,7 +98,8 @@ static void call_backward(dn_tape *t, int group) {
  * A member on which the loss does not depend has zeros as its gradient. Its derivatives may be
  * infinite, and zero times infinity is NaN, which would go into the gradients of what it shares
  * with the other members. A group that has such a member is therefore done member by member, and
- * those beside the loss are left out, as they are where nothing is batched. */
+ * those beside the loss are left out, as they are where nothing is batched. The same holds for
+ * single outputs of members. */
 
 /* Where a block of a member's value begins when it is by itself, and how many numbers it has. */
 static size_t block_of(const dn_tape *t, const dn_node *member, int part, size_t *n) {
@@ -107,22 +108,94 @@ static size_t block_of(const dn_tape *t, const dn_node *member, int part, size_t
     return b.at;
 }
 
+static int has_zeros(const dn_tape *t, const dn_node *member, int part) {
+    size_t n;
+    const size_t at = block_of(t, member, part, &n);
+    return !n || dn__is_zero(n, dn__output_view_address(t, member, (int)at, 1));
+}
+
 static int has_zeros_alone(const dn_tape *t, const dn_node *member) {
-    for (int part = 0; part < member->parts; part++) {
-        size_t n;
-        const size_t at = block_of(t, member, part, &n);
-        const dn_real *dy = n ? dn__output_view_address(t, member, (int)at, 1) : NULL;
-        for (size_t i = 0; i < n; i++)
-            if (dy[i] != 0) return 0;
+    int part = 0;
+    while (part < member->parts && has_zeros(t, member, part)) part++;
+    return part == member->parts;
+}
+
+static int has_finite(const dn_tape *t, const dn_node *member, int part) {
+    size_t n;
+    const size_t at = block_of(t, member, part, &n);
+    return !n || dn__is_finite(n, dn__output_view_address(t, member, (int)at, 0));
+}
+
+/* What was found out of nodes and outputs; without memory the backward fails. */
+static int checked(dn_tape *t, int beside) {
+    t->workspace.out_of_memory |= beside < 0;
+    return beside != 0;
+}
+
+/* Members that are read only for outputs that nobody needs are taken as the others, for they are
+ * frequent, unless their values are not finite. */
+static int is_beside_loss(dn_tape *t, int i) {
+    if (checked(t, dn__is_beside_loss(t, i))) return 1;
+    const dn_node *member = &t->nodes[i];
+    int part = 0;
+    while (part < member->parts && has_finite(t, member, part)) part++;
+    return part < member->parts && checked(t, dn__is_unneeded(t, i));
+}
+
+/* Whether the loss does not depend on an output of a traced function, and nothing has come to what
+ * is computed from it. */
+static int is_output_beside_loss(dn_tape *t, int i, int output) {
+    const dn_node *member = &t->nodes[i];
+    const dn_program *p = dn__own(t, member);
+    if (!has_zeros(t, member, output)) return 0; /* nearly always */
+    for (int k = 0; k < member->parts; k++)
+        if (dn__leads(p, p->outputs[output].source, k) && !has_zeros(t, member, k)) return 0;
+    return checked(t, dn__is_output_beside_loss(t, i, output));
+}
+
+/* Whether the loss depends on an output of some members, but not on that of others. */
+static int differs_in_outputs(dn_tape *t, const dn_group *g) {
+    const dn_node *node = dn__representative_of(t, g);
+    if (!dn__blocks(t, node)) return 0;
+    for (int output = 0; output < node->parts; output++) {
+        int beside = 0;
+        for (int m = 0; m < g->n; m++)
+            beside += is_output_beside_loss(t, dn__members_of(t, g)[m], output);
+        if (beside && beside < g->n) return 1;
     }
+    return 0;
+}
+
+/* Whether nothing has come to any output of a step of a network over several. */
+static int is_zero_step(const dn_tape *t, const dn_node *node, int step) {
+    const int steps = t->ints[node->ints];
+    for (int part = step; part < node->parts; part += steps)
+        if (!has_zeros(t, node, part)) return 0;
     return 1;
 }
 
-/* As dn__is_beside_loss(); without memory the backward fails. */
-static int is_beside_loss(dn_tape *t, int i) {
-    const int beside = dn__is_beside_loss(t, i);
-    t->workspace.out_of_memory |= beside < 0;
-    return beside != 0;
+static int is_finite_step(const dn_tape *t, const dn_node *node, int step) {
+    const int steps = t->ints[node->ints];
+    const dn_node *x = &t->nodes[t->args[node->args + node->n_args - steps + step]];
+    for (int part = step; part < node->parts; part += steps)
+        if (!has_finite(t, node, part)) return 0;
+    return dn__is_finite(dn__elements(&x->dim), x->value);
+}
+
+/* Whether a network over several steps has numbers that are not finite behind the last step that
+ * the loss depends on. Other such steps are harmless, and frequent. */
+static int has_bad_steps(dn_tape *t, int i) {
+    const dn_node *node = &t->nodes[i];
+    const int steps = t->ints[node->ints];
+    int bad = -1;
+    for (int s = steps - 1; s >= 0 && is_zero_step(t, node, s); s--)
+        if (!is_finite_step(t, node, s)) bad = s;
+    for (int s = steps - 1; bad >= 0 && s >= 0; s--) {
+        for (int part = s; part < node->parts; part += steps)
+            if (!checked(t, dn__is_output_beside_loss(t, i, part))) return 0;
+        if (!is_finite_step(t, node, s)) return 1;
+    }
+    return 0;
 }
 
 /* Whether a traced function with draws inside would make other ones if it were run once more. */
@@ -134,11 +207,14 @@ static int would_draw_anew(const dn_tape *t, const dn_node *node) {
 static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
     const int32_t *members = dn__members_of(t, g);
     if (would_draw_anew(t, dn__representative_of(t, g))) return 0;
+    if (differs_in_outputs(t, g)) return 1;
+    const int sequences = g->as != DN_AS_STEPS && dn__is_sequence(dn__representative_of(t, g));
     const size_t step = g->batch == g->n && !g->as
                             ? (size_t)(dn__representative_of(t, g)->dim.size) /
                                   (size_t)dn__representative_of(t, g)->parts
                             : 0;
     for (int m = 0; m < g->n; m++) {
+        if (sequences && has_bad_steps(t, members[m])) return 1;
         if (step && g->grads[(size_t)m * step] != 0) continue; /* nearly always */
         /* whatever the last step of a chain is computed from is not beside the loss if that is
          * not */

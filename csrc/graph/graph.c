@@ -39,12 +39,12 @@ static int defers_weight(const dn_call *c, int k) { return (void)c, (void)k, 1; 
 static const dn_gradient_routes NODE = {
     ROUTES_OF_BOTH,     .wants = dn__route_wants,
     .dx = dn__route_dx, .operand_gradient = dn__route_operand_gradient,
-    .ordinal = ordinal,
+    .ordinal = ordinal, .beside_loss = dn__route_beside_loss,
 };
 static const dn_gradient_routes GROUP = {
     ROUTES_OF_BOTH,           .wants = dn__route_group_wants,
     .dx = dn__route_group_dx, .operand_gradient = dn__route_group_operand_gradient,
-    .ordinal = group_ordinal,
+    .ordinal = group_ordinal, .beside_loss = dn__route_group_beside_loss,
 };
 static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward, dn__unkept_forward};
 

@@ -27,6 +27,7 @@ static void release(void *program) {
     free(p->nodes);
     free(p->outputs);
     free(p->blocks);
+    free(p->leads);
     free(p->args);
     free(p->ints);
     free(p->floats);
@@ -247,6 +248,22 @@ static int place_outputs(trace *r, const int *given, const int *outputs) {
     return 0;
 }
 
+/* What each of several outputs is computed from. Negative: no memory. */
+static int find_leads(dn_program *p) {
+    const int n_inputs = p->n_captured + p->n_given;
+    const size_t n = (size_t)(n_inputs + p->n_nodes);
+    if (p->n_outputs == 1) return 0;
+    if (!(p->leads = calloc((size_t)p->n_outputs * n, 1))) return DN_ERROR_MEMORY;
+    for (int output = 0; output < p->n_outputs; output++) {
+        uint8_t *leads = p->leads + (size_t)output * n + n_inputs; /* [source] */
+        leads[p->outputs[output].source] = 1;
+        for (int at = p->outputs[output].source; at >= 0; at--)
+            for (int k = 0; leads[at] && k < p->nodes[at].n_args; k++)
+                leads[p->args[p->nodes[at].args + k]] = 1;
+    }
+    return 0;
+}
+
 static int fill_program(trace *r, const int *given, const int *outputs) {
     dn_program *p = r->p;
     int error = mark_needed(r, given, outputs);
@@ -263,7 +280,8 @@ static int fill_program(trace *r, const int *given, const int *outputs) {
         !p->ints || !p->floats || copy_nodes(r))
         return dn__no_memory(r->t);
     for (int k = 0; k < p->n_given; k++) p->given[k] = r->t->nodes[given[k]].dim;
-    return place_outputs(r, given, outputs);
+    error = place_outputs(r, given, outputs);
+    return error ? error : find_leads(p) ? dn__no_memory(r->t) : 0;
 }
 
 static int find_all(dn_tape *t, int n, const int64_t *handles, int *indices) {

@@ -85,6 +85,16 @@ DN_MULTIVERSION void dn__affine(size_t n, dn_real a, dn_real b, const dn_real *x
 
 /* ---- several arrays ------------------------------------------------------------------- */
 DN_MULTIVERSION void dn__fill(size_t n, dn_real a, dn_real *y) { EACH(y, a); }
+int dn__is_zero(size_t n, const dn_real *x) {
+    for (size_t i = 0; i < n; i++)
+        if (x[i] != 0) return 0;
+    return 1;
+}
+int dn__is_finite(size_t n, const dn_real *x) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return 0;
+    return 1;
+}
 
 DN_MULTIVERSION void dn__axpy(size_t n, dn_real a, const dn_real *x, dn_real beta, dn_real *y) {
     EACH_BETA(y, a * x[i]);

@@ -143,6 +143,9 @@ double dn__digamma(double x);
 
 /* ---- elementwise, several arrays (kernels/elementwise.c); z may be x or y ------------- */
 void dn__fill(size_t n, dn_real a, dn_real *y);
+/* Whether all x_i are 0; and whether all are finite. */
+int dn__is_zero(size_t n, const dn_real *x);
+int dn__is_finite(size_t n, const dn_real *x);
 /* y = a x + beta y */
 void dn__axpy(size_t n, dn_real a, const dn_real *x, dn_real beta, dn_real *y);
 /* z = x + y */
@@ -298,7 +301,8 @@ void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c
 /* ---- recurrent networks over sequences of different lengths (kernels/recurrent.c) ---------
  * The sequences are sorted by falling length: step s has the first active[s] of them, active[0] >=
  * active[1] >= ... An array of n x columns holds the columns of step 0, then those of step 1, ...;
- * columns is the sum of active. So what step s reads of step s - 1 is the beginning of its columns,
+ * columns is the sum of active (the gradient may be of the first steps alone: then of more than
+ * those). So what step s reads of step s - 1 is the beginning of its columns,
  * and no column is computed that no sequence has. h_0 and c_0 (h x sequences) are always there;
  * where they are `given` they may differ from zero. */
 typedef struct dn_sequence {

@@ -16,8 +16,9 @@ static step next_step(const dn_sequence *q, step t) {
     return (step){t.s + 1, q->active[t.s + 1], t.at + (size_t)t.n, t.at};
 }
 static step last_step(const dn_sequence *q) {
-    int s = q->steps - 1;
-    size_t at = q->columns - (size_t)q->active[s];
+    const int s = q->steps - 1;
+    size_t at = 0; /* other than the columns less those of s if there are steps behind it */
+    for (int before = 0; before < s; before++) at += (size_t)q->active[before];
     return (step){s, q->active[s], at, s ? at - (size_t)q->active[s - 1] : 0};
 }
 static step step_before(const dn_sequence *q, step t) {

@@ -202,6 +202,35 @@ static dn_real *mask_gradient(dn_call *c, int i, size_t n) {
     return d;
 }
 
+/* Whether the loss does not depend on position t, of which it has got nothing. */
+static int is_beside_loss(const dn_call *c, const dn_network *net, const dn_sizes *z, int t) {
+    return dn__beside_loss(c, t) && (!net->has_c || dn__beside_loss(c, z->steps + t));
+}
+
+/* Leaves out the steps behind the last one that the loss depends on: they have zeros, which might
+ * be multiplied by infinity. The last step has got something nearly always. */
+static void leave_out_steps(const dn_call *c, const dn_network *net, dn_sizes *z, const dn_plan *p,
+                            dn_sequence *q) {
+    const size_t h = (size_t)z->h;
+    z->live = z->columns;
+    if (z->by_element || !z->columns) return;
+    const size_t last = (size_t)q->active[q->steps - 1] * h, at = z->columns * h - last;
+    if (!dn__is_zero(last, q->dh + at) || (net->has_c && !dn__is_zero(last, q->dc + at))) return;
+    const int reversed = z->options & DN_SEQUENCE_REVERSED;
+    int n = z->steps; /* of the positions as they are read */
+    while (n && is_beside_loss(c, net, z, reversed ? z->steps - n : n - 1)) n--;
+    if (!n || n == z->steps) return;
+    for (; q->steps > 1; q->steps--) {
+        const size_t step = (size_t)q->active[q->steps - 1];
+        for (size_t j = z->live - step; j < z->live; j++) {
+            int t, b;
+            dn__whose(z, p, j, &t, &b);
+            if ((reversed ? z->steps - 1 - t : t) < n) return;
+        }
+        z->live -= step;
+    }
+}
+
 /* Gradients of matrices that multiply the state. */
 static void recurrent_gradients(dn_call *c, const dn_network *net, const dn_sizes *z,
                                 const dn_sequence *q) {
@@ -219,47 +248,54 @@ static void recurrent_gradients(dn_call *c, const dn_network *net, const dn_size
         case DN_OF_C_BEFORE: x = q->c_seen, initial = q->c0; break;
         }
         if (!initial) {
-            dn__weight_gradient(c, w, rows, z->h, (int)z->columns, dy, x);
+            dn__weight_gradient(c, w, rows, z->h, (int)z->live, dy, x);
         } else if (x) { /* without a given state the first step multiplied nothing */
             size_t from = q->given ? 0 : begun;
-            dn__weight_gradient(c, w, rows, z->h, (int)(z->columns - from),
-                                dy + from * (size_t)rows, x + from * h);
+            dn__weight_gradient(c, w, rows, z->h, (int)(z->live - from), dy + from * (size_t)rows,
+                                x + from * h);
         } else { /* plain: step s has multiplied what step s - 1 gave */
-            dn__weight_gradient(c, w, rows, z->h, (int)(z->columns - begun),
-                                dy + begun * (size_t)rows, initial == q->h0 ? q->h_out : q->c);
+            dn__weight_gradient(c, w, rows, z->h, (int)(z->live - begun), dy + begun * (size_t)rows,
+                                initial == q->h0 ? q->h_out : q->c);
             if (q->given) dn__weight_gradient(c, w, rows, z->h, (int)begun, dy, initial);
         }
     }
 }
 
+/* Gradients of gates, of columns or of distinct rows: blocks of `apart` columns, of which the first
+ * `n` are used. */
+typedef struct gate_gradients {
+    const dn_real *dy;
+    size_t n, apart;
+} gate_gradients;
+
 /* dx of all columns = sum over blocks of Wx' dgates */
-static void input_products(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns,
-                           const dn_real *dgates, dn_real beta, dn_real *dx) {
+static void input_products(dn_call *c, const dn_network *net, const dn_sizes *z, gate_gradients g,
+                           dn_real beta, dn_real *dx) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
-        dn__product_dx(rows, z->k, (int)columns, weight(c, net->blocks[i].wx, 1), dgates, rows,
+        dn__product_dx(rows, z->k, (int)g.n, weight(c, net->blocks[i].wx, 1), g.dy, rows,
                        i ? 1 : beta, dx, z->k);
-        dgates += columns * (size_t)rows;
+        g.dy += g.apart * (size_t)rows;
     }
 }
 
 /* Gradients of Wx and b: gates = Wx x + b. */
 static void projection_gradients(dn_call *c, const dn_network *net, const dn_sizes *z,
-                                 size_t columns, const dn_real *dgates, const dn_real *x) {
+                                 gate_gradients g, const dn_real *x) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
         if (dn__wants(c, net->blocks[i].wx))
-            dn__weight_gradient(c, net->blocks[i].wx, rows, z->k, (int)columns, dgates, x);
-        dn_grad g = dn__dx(c, net->blocks[i].b);
-        if (g.dx) dn__sum_columns(rows, (int)columns, dgates, g.beta, g.dx);
-        dgates += columns * (size_t)rows;
+            dn__weight_gradient(c, net->blocks[i].wx, rows, z->k, (int)g.n, g.dy, x);
+        const dn_grad b = dn__dx(c, net->blocks[i].b);
+        if (b.dx) dn__sum_columns(rows, (int)g.n, g.dy, b.beta, b.dx);
+        g.dy += g.apart * (size_t)rows;
     }
 }
 
 static void give_back_inputs(dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *dx) {
     size_t k = (size_t)z->k;
     if (z->plain && z->form == DN_SEQUENCE_LIST) { /* the columns of a step are one input */
-        for (int t = 0; t < z->steps; t++) {
+        for (int t = 0; t < (int)(z->live / (size_t)z->batch); t++) {
             dn_grad g = dn__dx(c, z->first + t);
             if (!g.dx) continue;
             const dn_real *from = dx + (size_t)t * k * (size_t)z->batch;
@@ -272,10 +308,12 @@ static void give_back_inputs(dn_call *c, const dn_sizes *z, const dn_plan *p, co
     int list = z->form == DN_SEQUENCE_LIST, n = list ? z->steps : 1;
     dn_real **to = (dn_real **)dn__scratch(c, (size_t)n * 2 + 2); /* 2 numbers a pointer */
     if (!to) return;
-    for (int i = 0; i < n; i++) to[i] = dn__dx_zeroed(c, z->first + i);
-    for (size_t j = 0; j < z->columns; j++) {
+    const int each = z->live == z->columns || !list; /* else those of the live columns alone */
+    for (int i = 0; i < n; i++) to[i] = each ? dn__dx_zeroed(c, z->first + i) : NULL;
+    for (size_t j = 0; j < z->live; j++) {
         int t, b;
         dn__whose(z, p, j, &t, &b);
+        if (!each && !to[t]) to[t] = dn__dx_zeroed(c, z->first + t);
         dn_real *base = to[list ? t : 0];
         if (!base) continue;
         base += dn__x_at(c, z, p, t, b) - c->x[z->first + (list ? t : 0)].v; /* as x lies */
@@ -289,36 +327,47 @@ static int wants_inputs(const dn_call *c, const dn_sizes *z) {
     return 0;
 }
 
+/* How many distinct rows the live columns have: those come first. */
+static size_t live_rows(const dn_sizes *z, const kept *s) {
+    int last = *s->distinct - 1;
+    if (z->live == z->columns) return (size_t)(last + 1);
+    last = -1;
+    for (size_t j = 0; j < z->live; j++)
+        if (s->slots[j] > last) last = s->slots[j];
+    return (size_t)(last + 1);
+}
+
 /* Gradients of gates added up for each distinct row: (rows x distinct) blocks. */
-static dn_real *sum_by_row(dn_call *c, const dn_network *net, const dn_sizes *z, const kept *s,
-                           const dn_real *dgates) {
-    size_t distinct = (size_t)*s->distinct, total = (size_t)net->gates * (size_t)z->h * distinct;
+static gate_gradients sum_by_row(dn_call *c, const dn_network *net, const dn_sizes *z,
+                                 const kept *s, const dn_real *dgates) {
+    size_t distinct = live_rows(z, s), total = (size_t)net->gates * (size_t)z->h * distinct;
     dn_real *sums = dn__backward_memory(c, total), *to = sums;
-    if (!sums) return NULL;
+    if (!sums) return (gate_gradients){0};
     dn__fill(total, 0, sums);
     for (int i = 0; i < net->n_blocks; i++) {
         size_t rows = (size_t)(net->blocks[i].rows * z->h);
-        for (size_t j = 0; j < z->columns; j++) {
+        for (size_t j = 0; j < z->live; j++) {
             dn_real *sum = to + (size_t)s->slots[j] * rows;
             dn__add(rows, sum, dgates + j * rows, sum);
         }
         dgates += z->columns * rows;
         to += distinct * rows;
     }
-    return sums;
+    return (gate_gradients){sums, distinct, distinct};
 }
 
 /* Brings dx (k x distinct) to the rows of the table. */
 static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p,
-                           const kept *s, const dn_real *dgates, const dn_real *dx) {
+                           const kept *s, size_t distinct, const dn_real *dgates,
+                           const dn_real *dx) {
     int n = z->form == DN_SEQUENCE_LIST ? z->steps : 1;
     size_t places = (size_t)z->steps * (size_t)z->batch;
-    int *rows = dn__take_ints(c, places), *distinct_rows = dn__take_ints(c, (size_t)*s->distinct);
+    int *rows = dn__take_ints(c, places), *distinct_rows = dn__take_ints(c, distinct);
     int *column = (int *)dn__backward_memory(c, places + 1);
     if (!rows || !distinct_rows || !column) return;
     int count = dn__table_rows(c, z->first, n, (int)places, rows);
     for (size_t i = 0; i < places; i++) column[i] = -1;
-    for (size_t j = 0; j < z->columns; j++) {
+    for (size_t j = 0; j < z->live; j++) {
         int t, b;
         dn__whose(z, p, j, &t, &b);
         size_t at = row_at(z, p, count, t, b);
@@ -333,7 +382,7 @@ static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z,
         m.dy[i] = dgates;
         dgates += (size_t)m.rows[i] * z->columns;
     }
-    dn__rows_gradient(c, z->first, n, count, *s->distinct, distinct_rows, dx, &m);
+    dn__rows_gradient(c, z->first, n, count, (int)distinct, distinct_rows, dx, &m);
 }
 
 void dn__network_backward(dn_call *c, const dn_network *net) {
@@ -355,6 +404,7 @@ void dn__network_backward(dn_call *c, const dn_network *net) {
     q.dc_mask = mask_gradient(c, s.c_mask ? z.first - 1 : -1, state);
     if (!q.dgates || !q.dh || !q.dc || !q.dh0 || !q.dc0 || !q.work) return;
     dn__gather_gradients(c, net, &z, &p, &q);
+    leave_out_steps(c, net, &z, &p, &q);
     weights_of(c, net, 1, w);
     if (z.columns) net->backward(&q, w);
     dn__show_gradients(c, net, &z, &p, &q);
@@ -364,24 +414,23 @@ void dn__network_backward(dn_call *c, const dn_network *net) {
     if (given && net->has_c) dn__give_back(c, &z, &p, z.state + 1, q.dc0);
     if (q.dh_mask) dn__give_back(c, &z, &p, z.mask, q.dh_mask);
     if (q.dc_mask) dn__give_back(c, &z, &p, z.first - 1, q.dc_mask);
-    const dn_real *x = z.direct && !*s.distinct ? c->x[z.first].v : s.x, *dgates = q.dgates;
-    size_t columns = z.columns;
-    if (*s.distinct) {
-        columns = (size_t)*s.distinct;
-        if (!(dgates = sum_by_row(c, net, &z, &s, dgates))) return;
-    }
-    projection_gradients(c, net, &z, columns, dgates, x);
+    const dn_real *x = z.direct && !*s.distinct ? c->x[z.first].v : s.x;
+    const gate_gradients by_column = {q.dgates, z.live, z.columns};
+    gate_gradients dgates = by_column;
+    if (*s.distinct && !(dgates = sum_by_row(c, net, &z, &s, q.dgates)).dy) return;
+    projection_gradients(c, net, &z, dgates, x);
     if (!wants_inputs(c, &z)) return;
     if (z.direct && !*s.distinct) {
         dn_grad g = dn__dx(c, z.first);
-        input_products(c, net, &z, columns, dgates, g.beta, g.dx);
+        input_products(c, net, &z, dgates, g.beta, g.dx);
+        if (g.beta == 0) dn__fill((z.columns - z.live) * k, 0, g.dx + z.live * k);
         return;
     }
     int by_row = *s.distinct && !dn__wants_each(c);
-    if (!by_row) columns = z.columns, dgates = q.dgates;
-    dn_real *dx = dn__scratch(c, columns * k);
+    if (!by_row) dgates = by_column;
+    dn_real *dx = dn__scratch(c, dgates.n * k);
     if (!dx) return;
-    input_products(c, net, &z, columns, dgates, 0, dx);
-    if (by_row) give_back_rows(c, net, &z, &p, &s, q.dgates, dx);
+    input_products(c, net, &z, dgates, 0, dx);
+    if (by_row) give_back_rows(c, net, &z, &p, &s, dgates.n, q.dgates, dx);
     else give_back_inputs(c, &z, &p, dx);
 }

@@ -38,6 +38,7 @@ typedef struct dn_sizes {
     int plain;
     int direct;                /* and x lies as the kernels want it */
     size_t columns, positions; /* real positions; those of the result */
+    size_t live; /* in backward: columns before the steps that the loss does not need */
 } dn_sizes;
 
 /* Batch elements in the order of falling length; `step` of a column is its place within its own

@@ -260,7 +260,9 @@ static dn_grad inner_gradient_slot(dn_traced_run *run, int at) {
         const int owner = inner_input_of(p, at, 0);
         dn_grad whole = inner_gradient_slot(run, owner);
         if (whole.dx && whole.beta == 0) dn__fill(dn__elements(&run->dims[owner]), 0, whole.dx);
-        return (dn_grad){whole.dx ? whole.dx + (run->values[at] - run->values[owner]) : NULL, 1};
+        /* noted for inner_beside_loss */
+        run->grads[at] = whole.dx ? whole.dx + (run->values[at] - run->values[owner]) : NULL;
+        return (dn_grad){run->grads[at], 1};
     }
     if (run->grads[at]) return (dn_grad){run->grads[at], 1};
     run->grads[at] = dn__backward_memory(run->outer, dn__elements(&run->dims[at]));
@@ -348,6 +350,26 @@ static const uint16_t *inner_packed(dn_call *c, int k, int transposed) {
     return source < 0 ? dn__packed(run->outer, -1 - source, transposed) : NULL;
 }
 
+/* Of a node with several outputs: whether nothing has come to one of them. */
+static int inner_beside_loss(const dn_call *c, int output) {
+    const dn_traced_run *run = c->inner->run;
+    const dn_program *p = run->program;
+    const int owner = c->inner->at;
+    const size_t block =
+        (size_t)(p->nodes[owner].dim.size / p->nodes[owner].parts * p->nodes[owner].dim.batch);
+    for (int k = 0; k < p->n_outputs; k++)
+        if (p->outputs[k].source == owner) return 0;
+    for (int at = owner + 1; at < p->n_nodes; at++) {
+        const int is_view = p->nodes[at].op == dn_ops[DN_OP_output_view];
+        for (int k = 0; k < p->nodes[at].n_args; k++)
+            if (inner_input_of(p, at, k) == owner &&
+                (!is_view || (run->grads[at] && block &&
+                              (size_t)p->ints[p->nodes[at].ints] / block == (size_t)output)))
+                return 0;
+    }
+    return 1;
+}
+
 /* What is not here is never asked for: there are no rows, operations written in Python cannot be
  * traced, and nothing is put off. */
 static const dn_gradient_routes INNER = {
@@ -362,6 +384,7 @@ static const dn_gradient_routes INNER = {
     .wants_each = inner_wants_each,
     .rounds = inner_rounds,
     .packed = inner_packed,
+    .beside_loss = inner_beside_loss,
 };
 
 /* What came to an output goes to what it was computed from: a sum over the members where that is
@@ -380,6 +403,22 @@ static void add_output(dn_traced_run *run, const dn_traced_output *output) {
     dn_grad g = source_slot(run, source);
     for (size_t from = 0; g.dx && from < all; from += n, g.beta = 1)
         dn__axpy(n, 1, dy + from, g.beta, g.dx);
+}
+
+static int has_come(const dn_traced_run *run, int k) {
+    const dn_traced_output *output = &run->program->outputs[k];
+    const size_t n = dn__elements(&output->dim) * (size_t)run->members;
+    return !dn__is_zero(n, run->outer->dy + offset_of(run, output->at));
+}
+
+/* Whether nothing has come to an output on which the loss does not depend, nor to one that is
+ * computed from it. */
+static int is_beside_loss(const dn_traced_run *run, int output) {
+    const dn_program *p = run->program;
+    if (p->n_outputs == 1 || has_come(run, output)) return 0;
+    for (int k = 0; k < p->n_outputs; k++)
+        if (dn__leads(p, p->outputs[output].source, k) && has_come(run, k)) return 0;
+    return dn__beside_loss(run->outer, output);
 }
 
 static void find_wanted(dn_traced_run *run) {
@@ -420,7 +459,7 @@ static void traced_backward(dn_call *c) {
         find_value(&run, &ic);
     }
     for (int k = 0; k < p->n_outputs && !c->workspace->out_of_memory; k++)
-        add_output(&run, &p->outputs[k]);
+        if (!is_beside_loss(&run, k)) add_output(&run, &p->outputs[k]);
     const dn_arena_mark mark = dn__arena_mark(&c->workspace->scratch);
     for (ic.at = p->n_nodes - 1; ic.at >= 0 && !c->workspace->out_of_memory; ic.at--) {
         propagate(&run, &ic);
