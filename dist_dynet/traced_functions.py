@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import numpy as np
@@ -135,7 +137,7 @@ class TracedFunction:
         key: list[Any] = []
         for a in args:
             self._flatten(a, handles, key)
-        for option in sorted(options):
+        for option in options:  # in their order, which a function with **options may see
             key.append(option)
             self._flatten(options[option], handles, key)
         if callback.tracing or not handles:  # the one within becomes part of the one around it
@@ -184,7 +186,7 @@ class TracedFunction:
             for one in given:
                 self._flatten(one, handles, key)
         else:
-            key.append((type(given), given))
+            key.append(_exact(given))
 
     def _trace(
         self, variant: _Variant, handles: list[int], args: tuple[Any, ...], options: dict[str, Any]
@@ -219,7 +221,7 @@ class TracedFunction:
         given = [_placeholder(graph, d, batch) for d, batch in dims]
         rest = iter(given)
         stand = [_replaced(a, rest) for a in args]
-        options = {o: _replaced(options[o], rest) for o in sorted(options)}
+        options = {o: _replaced(given, rest) for o, given in options.items()}
         result = self._function(*self._instance, *stand, **options)
         if _generators() != before:
             return False
@@ -255,6 +257,28 @@ class TracedFunction:
         variant.form = form
         variant.is_pair = form is tuple and len(outputs) == 2
         return outputs
+
+
+def _exact(given: Any) -> Any:
+    """What a hashable argument is in a form: with its type, and that of what it holds, as 0.0,
+    -0.0, 0 and False are equal. A NaN is like any other."""
+    kind = type(given)
+    if isinstance(given, float):
+        return kind, float.hex(given)
+    if isinstance(given, complex):
+        return kind, float.hex(given.real), float.hex(given.imag)
+    if isinstance(given, Decimal):
+        return kind, given, str(given)
+    if isinstance(given, np.generic):
+        return kind, given, given.tobytes()
+    if isinstance(given, frozenset):
+        return kind, given, frozenset(map(_exact, given))
+    if isinstance(given, tuple):
+        return kind, given, tuple(map(_exact, given))
+    if is_dataclass(given) and not isinstance(given, type):
+        held = (getattr(given, field.name, None) for field in fields(given) if field.compare)
+        return kind, given, *map(_exact, held)
+    return kind, given
 
 
 def _generators() -> tuple[Any, ...]:
