@@ -16,17 +16,6 @@ static const int64_t PARAM_TAG = (int64_t)1 << 62, CONSTANT_TAG = (int64_t)1 << 
 
 /* ---- life ----------------------------------------------------------------------------- */
 
-static void make_watch(dn_store *r) {
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-#ifndef __APPLE__
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-#endif
-    pthread_cond_init(&r->hook_moved, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    pthread_mutex_init(&r->hook_lock, NULL);
-}
-
 static void end_watch(dn_store *r) {
     pthread_cond_destroy(&r->hook_moved);
     pthread_mutex_destroy(&r->hook_lock);
@@ -37,12 +26,10 @@ dn_store *dn_store_new(void) {
     if (!r) return NULL;
     r->references = 1;
     r->chunks = r->few_chunks;
-    pthread_mutex_init(&r->lock, NULL);
-    pthread_mutex_init(&r->pack_lock, NULL);
-    pthread_mutex_init(&r->shared_lock, NULL);
-    pthread_cond_init(&r->window_closed, NULL);
-    make_watch(r);
-    return r;
+    dn__make_locks(r);
+    if (!dn__list_store(r)) return r;
+    dn__store_release(r);
+    return NULL;
 }
 
 static void param_free(dn_param *p) {
@@ -59,6 +46,7 @@ void dn__store_retain(dn_store *r) { __atomic_add_fetch(&r->references, 1, __ATO
 
 void dn__store_release(dn_store *r) {
     if (__atomic_sub_fetch(&r->references, 1, __ATOMIC_ACQ_REL)) return;
+    dn__unlist_store(r);
     for (int i = 0; i < r->n_params; i++) {
         dn__forget_shared(r, r->params[i]->table);
         param_free(r->params[i]);

@@ -15,7 +15,7 @@ typedef struct dn_chunk {
     int64_t size, capacity;
 } dn_chunk;
 
-enum { DN_FEW_CHUNKS = 6 };
+enum { DN_FEW_CHUNKS = 6, DN_STORE_LOCKS = 4 };
 
 /* A packed form of a matrix; NULL: none was asked for. */
 typedef struct dn_packed {
@@ -101,6 +101,9 @@ struct dn_store {
     dn_real *squares;
     struct dn_exact_sum *row_squares; /* by table, then rank; as squares */
     int64_t n_pieces, n_tables;       /* pieces are those of all dense parameters */
+    /* forks.c: the list of all stores, and which locks the forking thread has taken */
+    dn_store *next, *before;
+    uint8_t forking[DN_STORE_LOCKS];
 };
 
 /* The lock of a store. While several processes update it together (shared.c), it is the updating
@@ -141,3 +144,11 @@ static inline void dn__begin_writing(dn_store *r) {
 static inline void dn__end_writing(dn_store *r) {
     __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELEASE);
 }
+
+/* ---- forks.c */
+/* Locks that nobody has. */
+void dn__make_locks(dn_store *);
+/* From here on, until it is freed, forks wait for the locks of a store. Negative: no
+ * memory. */
+int dn__list_store(dn_store *);
+void dn__unlist_store(dn_store *);
