@@ -1,5 +1,5 @@
 """LocalSGD: alone it is the wrapped trainer; mpi/local_sgd.py has what several ranks do. How long:
-seconds, some ten with MPI."""
+seconds, some twenty with MPI."""
 
 import numpy as np
 import pytest
@@ -60,6 +60,16 @@ def test_arguments_are_checked():
 @pytest.mark.parametrize("layout", ["ab", "aab"])
 def test_several_ranks(layout, tmp_path):
     status, output, _ = mpirun(len(layout), "as_hosts.py", layout, "local_sgd.py", tmp_path)
+    assert (status, output) == (0, "ok\n")
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("layout", ["aa", "ab"])
+def test_ranks_that_do_unlike_things(layout):
+    status, output, _ = mpirun(
+        2, "as_hosts.py", layout, "local_sgd_unlike.py", DIST_DYNET_DTYPE="float64"
+    )
     assert (status, output) == (0, "ok\n")
 
 

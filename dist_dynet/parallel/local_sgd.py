@@ -156,7 +156,10 @@ class LocalSGD(TrainerWrapper):
         if here.size > 1:
             what = here.collective("LocalSGD")
             here.agree(
-                here.comm, f"{trainer.whoami()} with every={every}, {moments=}, {rows=}", what
+                here.comm,
+                f"{trainer.whoami()} with {every=}, momentum={float(momentum)}, {moments=},"
+                f" {rows=}",
+                what,
             )
             broadcast_state(here, here.comm, trainer)
             self._remember()

@@ -1,0 +1,69 @@
+"""LocalSGD where ranks do unlike things, or the program writes parameters: local_sgd_unlike.py
+[TEST ...], on two ranks. Rank 0 prints "ok" in the end."""
+
+import sys
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet.parallel import LocalSGD
+
+rank, size = parallel.rank(), parallel.world_size()
+
+
+def one(init=0, learning_rate=1.0, rule=dy.SimpleSGDTrainer, **settings):
+    """A model of one number, and its trainer."""
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1, init=init)
+    return w, LocalSGD(rule(m, learning_rate), **settings)
+
+
+def step(trainer, w, gradient=1.0, weight=None):
+    dy.renew_cg()
+    (w * float(gradient)).backward()
+    return trainer.update(weight)
+
+
+def value(w):
+    return float(w.as_array()[0])
+
+
+def everywhere(w, expected):
+    """Whether all ranks have this value, to rounding, and the same bits."""
+    every = parallel.gather(value(w))
+    assert every == [every[0]] * size and np.isclose(every[0], expected), (every, expected)
+
+
+def refusal(call, *arguments):
+    """The message with which all ranks refuse a call; none may go on."""
+    try:
+        call(*arguments)
+    except (RuntimeError, ValueError) as error:
+        message = str(error)
+    else:
+        message = ""
+    every = parallel.gather(message)
+    assert all(every), every
+    return message
+
+
+# ---- construction ----------------------------------------------------------------------
+
+
+def test_momentum_must_be_alike():
+    m = dy.ParameterCollection()
+    m.add_parameters(1)
+    message = refusal(lambda: LocalSGD(dy.SimpleSGDTrainer(m), momentum=0.5 + 0.25 * rank))
+    assert "momentum=0.5" in message and "momentum=0.75" in message, message
+
+
+TESTS = [test for name, test in globals().items() if name.startswith("test_")]
+
+if __name__ == "__main__":
+    for test in TESTS:
+        if not sys.argv[1:] or test.__name__ in sys.argv[1:]:
+            test()
+    parallel.barrier()
+    if rank == 0:
+        print("ok")
