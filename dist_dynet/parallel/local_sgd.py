@@ -181,7 +181,8 @@ class LocalSGD(TrainerWrapper):
 
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
         """Updates this rank's parameters as the wrapped trainer does; the k-th call averages. A
-        batch without examples changes nothing, and counts as a call.
+        batch without examples changes nothing, and counts as a call: gradients are discarded, as
+        those of a term of the loss that needs no examples.
 
         Args:
             weight: what the gradients come from: a batch of shard(), or how much they count. None:
@@ -210,8 +211,10 @@ class LocalSGD(TrainerWrapper):
             raise RuntimeError(f"{self.sync.here.name} update: {problem}")
         else:
             n = 1.0 if batch is None else float(batch.n)
-        if n > 0 or self.sync.here.size == 1:
+        if n > 0:
             self._inner.update()
+        else:
+            self.collection.reset_gradients()
         self.sync.sources.clear()
         update_called(batch)
         self._position += 1

@@ -58,6 +58,18 @@ def test_momentum_must_be_alike():
     assert "momentum=0.5" in message and "momentum=0.75" in message, message
 
 
+# ---- calls -----------------------------------------------------------------------------
+
+
+def test_gradients_without_examples_are_discarded():
+    w, trainer = one(every=3)
+    step(trainer, w, 5, weight=rank)  # rank 0 has no example
+    assert not w.has_gradient() and value(w) == -5.0 * rank
+    step(trainer, w, 1, weight=1)
+    trainer.average()
+    everywhere(w, (-1 - 2 * 6) / 3)
+
+
 TESTS = [test for name, test in globals().items() if name.startswith("test_")]
 
 if __name__ == "__main__":
