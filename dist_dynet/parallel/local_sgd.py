@@ -43,12 +43,12 @@ class LocalSGD(TrainerWrapper):
 
         g = sum n_r (a - w_r) / sum n_r,    v = momentum v - g,    a = a + v,    w_r = a
 
-    n_r is how many examples (or what weight) rank r has used since then. Without momentum a is the
-    weighted mean of the w_r (local SGD: Stich 2019; McMahan et al. 2017). With it, it is slow
-    momentum (Wang et al. 2020, SlowMo; Chen and Huo 2016, BMUF); 0.5 to 0.9 are usual. With k = 1
-    and SimpleSGDTrainer it does, to rounding, what DistributedTrainer does, as long as nothing is
-    clipped: here each rank clips by itself. With one process it is the wrapped trainer, bit for
-    bit.
+    n_r is how many examples (or what weight) rank r has used since then; those of steps that
+    skip_nonfinite leaves out do not count. Without momentum a is the weighted mean of the w_r
+    (local SGD: Stich 2019; McMahan et al. 2017). With it, it is slow momentum (Wang et al. 2020,
+    SlowMo; Chen and Huo 2016, BMUF); 0.5 to 0.9 are usual. With k = 1 and SimpleSGDTrainer it does,
+    to rounding, what DistributedTrainer does, as long as nothing is clipped: here each rank clips
+    by itself. With one process it is the wrapped trainer, bit for bit.
 
     Only what has changed since the last average is sent: of a table the rows that differ from a. A
     row that a rank has not used counts with a - w_r = 0 and that rank's full weight, as a gradient
@@ -192,8 +192,10 @@ class LocalSGD(TrainerWrapper):
             Whether this call has averaged.
 
         Raises:
-            RuntimeError: of the wrapped trainer, on this rank; it accumulates; it is not known
-                which batch the gradients come from.
+            RuntimeError: of the wrapped trainer, on this rank: with several, the gradients are
+                discarded and the call counts, without its examples, so that a program that catches
+                the error stays in step; an average that is due is made before. It accumulates; it
+                is not known which batch the gradients come from: these calls do not count.
             ValueError: the weight is negative, infinite or NaN.
             TypeError: it is neither a number nor a batch of shard().
         """
@@ -211,10 +213,21 @@ class LocalSGD(TrainerWrapper):
             raise RuntimeError(f"{self.sync.here.name} update: {problem}")
         else:
             n = 1.0 if batch is None else float(batch.n)
-        if n > 0:
-            self._inner.update()
-        else:
-            self.collection.reset_gradients()
+        before = self._inner.updates
+        try:
+            if n > 0:
+                self._inner.update()
+            else:
+                self.collection.reset_gradients()
+        except RuntimeError:  # on this rank: the others go on, and wait for it at the average
+            if self.sync.here.size > 1:
+                self.collection.reset_gradients()
+            self._count(batch, n if self._inner.updates > before else 0.0)
+            raise
+        return self._count(batch, n if self._inner.updates > before else 0.0)
+
+    def _count(self, batch: Batch[Any] | None, n: float) -> bool:
+        """A call of update() is done, which has used n examples: whether it averages."""
         self.sync.sources.clear()
         update_called(batch)
         self._position += 1

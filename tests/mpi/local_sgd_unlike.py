@@ -70,6 +70,34 @@ def test_gradients_without_examples_are_discarded():
     everywhere(w, (-1 - 2 * 6) / 3)
 
 
+def test_rank_that_catches_an_error_stays_in_step():
+    """Also where the average is due: it takes part, and then has the error."""
+    for bad in (0, 1):
+        w, trainer = one(every=2)
+        log = []
+        for i in range(4):
+            try:
+                log.append(step(trainer, w, np.nan if rank == 1 and i == bad else 1))
+            except RuntimeError as error:
+                assert "Magnitude of gradient is bad" in str(error)
+                trainer.collection.reset_gradients()
+                log.append(None)
+            if i % 2:
+                everywhere(w, (-5 / 3, -11 / 3)[i // 2])
+        expected = [False, True, False, True]
+        if rank == 1:
+            expected[bad] = None
+        assert log == expected and trainer.position == 0, log
+
+
+def test_steps_that_are_left_out_do_not_count():
+    w, trainer = one(every=2)
+    trainer.skip_nonfinite = True
+    for gradient in (np.nan if rank == 1 else 1, 1):
+        step(trainer, w, gradient)
+    everywhere(w, -5 / 3)
+
+
 TESTS = [test for name, test in globals().items() if name.startswith("test_")]
 
 if __name__ == "__main__":
