@@ -435,7 +435,8 @@ class LocalSGD(TrainerWrapper):
         """The mean of all ranks' moments; of a parameter that a rank has not updated they are
         zero."""
         comm, state = self.sync.here.comm, self._inner.state()
-        mine = {name: array for name, array in state.items() if ":" in name}
+        named = self.collection.named_parameters()  # else it is of the schedule, say
+        mine = {name: array for name, array in state.items() if name.partition(":")[2] in named}
         shapes: dict[str, tuple[int, ...]] = {}
         for theirs in gather({name: array.shape for name, array in mine.items()}, comm):
             shapes |= theirs

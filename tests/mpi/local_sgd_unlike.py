@@ -98,6 +98,20 @@ def test_steps_that_are_left_out_do_not_count():
     everywhere(w, -5 / 3)
 
 
+# ---- moments ---------------------------------------------------------------------------
+
+
+def test_only_moments_are_averaged():
+    w, trainer = one(rule=dy.MomentumSGDTrainer, every=1, moments="average")
+    schedule = dy.schedules.Plateau(trainer)
+    schedule.step(3.0)
+    before = schedule.state_dict()
+    schedule.load_state_dict(here := {**before, "bad": 2 * rank})
+    step(trainer, w, rank + 1)
+    assert schedule.state_dict() == here
+    assert np.isclose(trainer.inner.state()["v:/_0"], -1.5)
+
+
 TESTS = [test for name, test in globals().items() if name.startswith("test_")]
 
 if __name__ == "__main__":
