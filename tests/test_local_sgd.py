@@ -48,6 +48,8 @@ def test_arguments_are_checked():
     trainer = parallel.LocalSGD(dy.AdamTrainer(m))
     with pytest.raises(ValueError, match="the weight"):
         trainer.update(-1)
+    with pytest.raises(RuntimeError, match="takes no micro-batches"):
+        trainer.update(next(iter(parallel.shard([1, 2], 2, micro_batches=2))))
     trainer.inner.set_accumulation(2)
     dy.renew_cg()
     dy.squared_norm(w).backward()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,10 +19,12 @@ from .._ffi import DTYPE
 from .._hints import OF_TRAINERS, explain
 from .._integers import count
 from ..params.parameters import AnyParameter, LookupParameters
-from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
+from ..trainers import CyclicalSGDTrainer, MomentumSGDTrainer, SimpleSGDTrainer, Trainer
 from ..trainers.hooks import Hooks
+from ..trainers.state import Settings
+from .anchor import Anchor, Difference
+from .averaging import AfterAverage, Batches, Moments, agree, compare, weigh_rows
 from .batches import Batch, checked_weight, update_called
-from .collectives import all_reduce, gather
 from .engines import Compression, Engine
 from .join import Join
 from .structure import broadcast_state
@@ -29,11 +32,7 @@ from .sync import Sync
 from .trainer import DistributedTrainer
 from .wrapper import TrainerWrapper
 
-Moments = Literal["local", "average", "reset"]
 Rows = Literal["all", "touched"]
-
-_Difference = tuple[NDArray[np.intp], NDArray[Any]]
-"""Rows, and how far each has come: what it was - what it is."""
 
 
 class LocalSGD(TrainerWrapper):
@@ -54,7 +53,16 @@ class LocalSGD(TrainerWrapper):
     row that a rank has not used counts with a - w_r = 0 and that rank's full weight, as a gradient
     would that it does not have. So a row moves by the mean over all ranks. Weight decay changes
     all rows. A parameter that is frozen keeps its value; what has changed before it was frozen is
-    averaged once more.
+    averaged once more. One that is added later begins with rank 0's value.
+
+    What the program itself writes (set_value(), populate(), Best.restore(), scale()) between an
+    average and the next update() becomes a, so that no momentum carries it on; so does what it
+    writes between the last update() and a call of average(), if it is the same on all ranks then.
+    Before the next update() it must be the same: else the average is an error on all ranks. In
+    between, and inside of join(), it is part of w_r.
+
+    At each average the ranks compare data, settings, epoch and steps of their batches since the
+    last one, and the settings of the wrapped trainer; inside of join() only when it begins.
 
     Between averages the ranks' parameters differ: evaluate and save after `average()`. To save in
     the middle as well, a Checkpointer takes `outer` and, with per_rank=True, this object, which
@@ -102,7 +110,19 @@ class LocalSGD(TrainerWrapper):
     [1.4]
     """
 
-    __slots__ = ("_anchor", "_moments", "_n", "_outer", "_position", "_rows", "_rule", "every")
+    __slots__ = (
+        "_after",
+        "_anchor",
+        "_batches",
+        "_calls",
+        "_moments",
+        "_n",
+        "_outer",
+        "_position",
+        "_rows",
+        "_rule",
+        "every",
+    )
 
     def __init__(
         self,
@@ -150,9 +170,10 @@ class LocalSGD(TrainerWrapper):
             comm=comm,
             timeout=timeout,
         )
-        self._position, self._n = 0, 0.0
-        self._anchor: dict[AnyParameter, NDArray[Any]] = {}
+        self._position, self._n, self._calls = 0, 0.0, 0
+        self._batches, self._anchor = Batches(), Anchor(m)
         here = self._outer.sync.here
+        self._after = AfterAverage(self._anchor, trainer, moments, here)
         if here.size > 1:
             what = here.collective("LocalSGD")
             here.agree(
@@ -162,7 +183,8 @@ class LocalSGD(TrainerWrapper):
                 what,
             )
             broadcast_state(here, here.comm, trainer)
-            self._remember()
+            self._anchor.remember()
+            Hooks(self._rule).follow(self._after)
 
     @property
     def outer(self) -> DistributedTrainer:
@@ -205,6 +227,12 @@ class LocalSGD(TrainerWrapper):
                 f" set_accumulation({self._inner.accumulation}). Set it to 1, and every= higher."
             )
         batch, problem = self.sync.sources.find(weight is not None)
+        named = weight if isinstance(weight, Batch) else batch
+        if named is not None and named.part is not None:
+            raise RuntimeError(
+                "update: LocalSGD takes no micro-batches, of shard(..., micro_batches=G); got one."
+                " Leave it out."
+            )
         if isinstance(weight, Batch):
             batch, n = weight, float(weight.n)
         elif weight is not None:
@@ -213,6 +241,8 @@ class LocalSGD(TrainerWrapper):
             raise RuntimeError(f"{self.sync.here.name} update: {problem}")
         else:
             n = 1.0 if batch is None else float(batch.n)
+        if self.sync.here.size > 1:
+            self._anchor.look(self._is_first)
         before = self._inner.updates
         try:
             if n > 0:
@@ -231,18 +261,25 @@ class LocalSGD(TrainerWrapper):
         self.sync.sources.clear()
         update_called(batch)
         self._position += 1
+        self._calls += 1
         self._n += n
+        if self.sync.here.size > 1:
+            self._anchor.mark()
+            if batch is not None:
+                self._batches = self._batches.after(batch.description)
         if self._position < self.every:
             return False
         self.average()
         return True
 
     def average(self) -> None:
-        """Averages now, as the k-th update() does. To be called on all ranks. If no rank has
-        changed anything, nothing changes but by momentum.
+        """Averages now, as the k-th update() does. To be called on all ranks. If no rank has used
+        an example since the last average, nothing changes.
 
         Raises:
-            RuntimeError: gradients wait to be applied.
+            RuntimeError: on all ranks, which are as they were: they come from different batches of
+                shard() or have different settings; the program has written different values into
+                parameters; gradients wait to be applied.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -254,40 +291,74 @@ class LocalSGD(TrainerWrapper):
         >>> before, trainer.position
         (1, 0)
         """
-        position, self._position = self._position, 0
-        n, self._n = self._n, 0.0
-        here, m = self.sync.here, self.collection
-        if here.size == 1:
-            return
-        if Hooks(self._inner).waits():
-            self._position, self._n = position, n
-            raise RuntimeError(
-                "average: gradients wait to be applied. Call average() between update() and the"
-                " next backward()."
-            )
-        came = self._came()
+        here, anchor = self.sync.here, self._anchor
+        if here.size > 1:
+            anchor.look(self._is_first)
+            if self.sync.joins:
+                if Hooks(self._inner).waits():
+                    raise RuntimeError(
+                        "average: gradients wait to be applied. Call average() between update() and"
+                        " the next backward()."
+                    )
+                self._average()
+                return
+            assert self.sync.negotiation is not None
+            structure = self.sync.negotiation.structure
+            waits = Hooks(self._inner).waits()
+            if compare(here, anchor, self._n, self._said(), waits, self._is_first, structure):
+                self._average()
+                return
+            anchor.remember()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Another round of updates, up to the next average."""
+        self._position, self._n, self._batches = 0, 0.0, Batches()
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether what changes parameters now comes before the first update after an average. Ranks
+        that have run out of data cannot be asked what they have written."""
+        return self._position == 0 and not self.sync.joins
+
+    def _said(self) -> list[str]:
+        """What must be alike on all ranks."""
+        settings = Settings.of(self._inner)
+        said = [self._batches.words(), f"every={self.every}"]
+        for k, name in enumerate(Settings._fields):
+            # the rate of this one depends on each rank's own updates
+            if name != "learning_rate" or not isinstance(self._inner, CyclicalSGDTrainer):
+                said.append(settings.words(np.arange(len(settings)) == k))
+        return said
+
+    def _average(self) -> None:
+        """The exchange, when it is known that there is one. If it is refused all is as it was."""
+        n, since, m = self._n, (self._position, self._n, self._batches), self.collection
+        came, averages = self._anchor.came(), self._rule.updates
         if self._rows == "touched":
-            self._weigh_rows(n, came)
-        thawed = self._take_back(came)
-        decay = m.get_weight_decay()
-        m.set_weight_decay(0)
+            weigh_rows(self.sync.here, m.lookup_parameters_list(), n, came)
+        self._begin()
         try:
+            self._hand_over(came)
+            self._after.undo.append(partial(m.set_weight_decay, m.get_weight_decay()))
+            m.set_weight_decay(0)
             self._outer.update(n)
+        except RuntimeError:
+            if self._rule.updates == averages:
+                for p in came:
+                    p.clear_gradient()
+                self._anchor.swap(came)
+                self._position, self._n, self._batches = since
+            raise
         finally:
-            m.set_weight_decay(decay)
-            for p in thawed:
-                p.set_updated(False)
-        if self._moments == "reset":
-            self._inner.restart()
-        elif self._moments == "average":
-            self._average_moments()
-        self._remember()
+            self._after.give_back()
 
     @contextmanager
     def join(self) -> Iterator[None]:
         """`with trainer.join():` stands around a loop of which ranks make different numbers of
         turns, as Join does. A rank that has ended adds what it has to the next average, and
-        takes part in the others' with the weight 0. After it all ranks have the same parameters.
+        takes part in the others' with the weight 0. After it all ranks have the same parameters,
+        and the schedule, learning rate and weight decay of the rank that made the most calls.
 
         Raises:
             ValueError: moments="average" or rows="touched", which need all ranks.
@@ -314,22 +385,44 @@ class LocalSGD(TrainerWrapper):
                 'join: ranks that have ended cannot tell which rows they have; got rows="touched".'
                 ' Use rows="all".'
             )
+        here, m, calls = self.sync.here, self.collection, self._calls
+        if here.size > 1:
+            agree(here, self._said(), here.collective("join of LocalSGD"))
         with Join(self._outer):
             yield
             if self._position:
                 self.average()
-        self._remember()
+            decay = m.get_weight_decay()  # while it takes part it has what averages have
+        if here.size > 1:
+            self._take_over(self._calls - calls, decay)
+
+    def _take_over(self, calls: int, decay: float) -> None:
+        """Schedule and settings become those of the rank that has made the most calls."""
+        here, inner, schedule = self.sync.here, self._inner, Hooks(self._inner).schedule
+        state = schedule.state_dict() if schedule else {}
+        what = here.collective("end of join of LocalSGD")
+        with here.whole(what):
+            every = here.gather(here.comm, (calls, inner.learning_rate, state, decay), what)
+        most, rate, state, decay = max(every, key=lambda told: told[0])
+        self.collection.set_weight_decay(decay)
+        if most > calls:
+            if schedule and state:
+                schedule.load_state_dict(state)
+            inner.learning_rate = rate
 
     # ---- state -------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What this rank needs to go on: the wrapped trainer's state as "inner:...", with several
-        ranks the parameters as they are, "now:/w", and after the last average, "then:/w", and what
-        was counted since then. It differs from rank to rank."""
+        ranks the parameters as they are, "now:/w", and after the last average, "then:/w", where the
+        program has written them before the first update since then, "written:/w", and what was
+        counted since then. It differs from rank to rank."""
         kept = {f"inner:{name}": values for name, values in self._inner.state().items()}
-        for p, anchor in self._anchor.items():
+        for p, anchor in self._anchor.values.items():
             kept[f"now:{p.name()}"] = p.storage().copy()
             kept[f"then:{p.name()}"] = anchor.copy()
+        for p, written in self._anchor.written.items():
+            kept[f"written:{p.name()}"] = written.copy()
         return {**kept, "since": np.array([self._position, self._n])}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -344,61 +437,49 @@ class LocalSGD(TrainerWrapper):
                 "load_state: the state must be of a LocalSGD, with two numbers 'since'; got"
                 f" {state.get('since')!r}."
             )
+        anchor = self._anchor
         kept = {
-            p: [np.asarray(state[f"{when}:{p.name()}"]) for when in ("now", "then")]
-            for p in self._anchor
+            p: {
+                when: np.asarray(state[f"{when}:{p.name()}"])
+                for when in ("now", "then", "written")
+                if f"{when}:{p.name()}" in state
+            }
+            for p in anchor.values
             if f"now:{p.name()}" in state and f"then:{p.name()}" in state
         }
-        for p, pair in kept.items():
-            if any(a.shape != self._anchor[p].shape or a.dtype.kind not in "biuf" for a in pair):
+        for p, of in kept.items():
+            if any(
+                a.shape != anchor.values[p].shape or a.dtype.kind not in "biuf" for a in of.values()
+            ):
                 raise ValueError(
-                    f"load_state: the values kept of {p.name()} must be {self._anchor[p].size}"
-                    f" numbers; got {[(a.dtype.name, a.shape) for a in pair]}."
+                    f"load_state: the values kept of {p.name()} must be {anchor.values[p].size}"
+                    f" numbers; got {[(a.dtype.name, a.shape) for a in of.values()]}."
                 )
         self._inner.load_state(
             {name[6:]: values for name, values in state.items() if name.startswith("inner:")}
         )
+        self._begin()
         self._position, self._n = int(since[0]), float(since[1])
-        self._remember()
-        for p, (now, then) in kept.items():
-            p.storage()[:], self._anchor[p][:] = now, then
+        if self.sync.here.size > 1:
+            anchor.remember()
+        for p, of in kept.items():
+            p.storage()[:], anchor.values[p][:] = of["now"], of["then"]
             p.changed()
+            if "written" in of:
+                anchor.written[p] = of["written"].astype(DTYPE)
+        anchor.mark()
 
     # ---- what is averaged --------------------------------------------------------------
 
-    def _remember(self) -> None:
-        """The parameters are those of all ranks now."""
-        if self.sync.here.size == 1:
-            return
-        for p in Hooks(self._rule).members():
-            values, anchor = p.storage(), self._anchor.get(p)
-            if anchor is None or anchor.size != values.size:
-                self._anchor[p] = values.copy()
-            else:
-                anchor[:] = values
-
-    def _came(self) -> dict[AnyParameter, _Difference]:
-        """How far this rank has come since the last average, of what has changed."""
-        came: dict[AnyParameter, _Difference] = {}
-        for p in Hooks(self._rule).members():
-            if p not in self._anchor:  # added since then, alike on all ranks
-                self._anchor[p] = p.storage().copy()
-            values, anchor = _by_row(p, p.storage()), _by_row(p, self._anchor[p])
-            rows = np.flatnonzero((values != anchor).any(axis=1))
-            if len(rows):
-                came[p] = rows, anchor[rows] - values[rows]
-        return came
-
-    def _take_back(self, came: Mapping[AnyParameter, _Difference]) -> list[AnyParameter]:
+    def _hand_over(self, came: Mapping[AnyParameter, Difference]) -> None:
         """Parameters go back to what they were after the last average, and how far this rank has
         come becomes their gradient. Those that are frozen and have changed are not any more, and
         are given back."""
-        thawed: list[AnyParameter] = []
         try:
             for p, (rows, difference) in came.items():
                 if not p.is_updated():
                     p.set_updated(True)
-                    thawed.append(p)
+                    self._after.undo.append(partial(p.set_updated, False))
                 p.clear_gradient()
                 if isinstance(p, LookupParameters):
                     p.add_gradients(rows, difference)
@@ -407,48 +488,8 @@ class LocalSGD(TrainerWrapper):
         except MemoryError:
             for p in came:
                 p.clear_gradient()
-            for p in thawed:
-                p.set_updated(False)
             raise
-        for p, (rows, _) in came.items():
-            _by_row(p, p.storage())[rows] = _by_row(p, self._anchor[p])[rows]
-            p.changed()
-        return thawed
-
-    def _weigh_rows(self, n: float, came: dict[AnyParameter, _Difference]) -> None:
-        """Rows count as if only the ranks that have changed them had a weight."""
-        tables = self.collection.lookup_parameters_list()
-        none = np.empty(0, np.int64), np.empty(0)
-        mine = [np.asarray(came.get(table, none)[0], np.uint32) for table in tables]
-        every = gather((n, mine), self.sync.here.comm)
-        total = sum(weight for weight, _ in every)
-        for k, table in enumerate(tables):
-            if table not in came:
-                continue
-            weights = np.zeros(len(table))
-            for weight, rows in every:
-                weights[rows[k]] += weight
-            rows, difference = came[table]
-            difference *= (total / np.maximum(weights[rows], np.finfo(DTYPE).tiny))[:, None]
-
-    def _average_moments(self) -> None:
-        """The mean of all ranks' moments; of a parameter that a rank has not updated they are
-        zero."""
-        comm, state = self.sync.here.comm, self._inner.state()
-        named = self.collection.named_parameters()  # else it is of the schedule, say
-        mine = {name: array for name, array in state.items() if name.partition(":")[2] in named}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for theirs in gather({name: array.shape for name, array in mine.items()}, comm):
-            shapes |= theirs
-        for name in sorted(shapes):
-            array = mine.get(name, np.zeros(shapes[name]))
-            state[name] = all_reduce(np.asarray(array, np.float64), "mean", comm)
-        self._inner.load_state(state)
-
-
-def _by_row(p: AnyParameter, flat: NDArray[Any]) -> NDArray[Any]:
-    """A view: of a table its rows, of a dense parameter one row."""
-    return flat.reshape(len(p) if isinstance(p, LookupParameters) else 1, -1)
+        self._anchor.swap(came)
 
 
 explain(LocalSGD, OF_TRAINERS)

@@ -112,6 +112,213 @@ def test_only_moments_are_averaged():
     assert np.isclose(trainer.inner.state()["v:/_0"], -1.5)
 
 
+# ---- parameters that are added later ---------------------------------------------------
+
+
+def test_parameters_that_are_added_later_keep_what_ranks_learn():
+    """They begin with rank 0's values, and move by the mean of all."""
+    w, trainer = one(every=2)
+    step(trainer, w, 0)
+    v = trainer.collection.add_parameters(1, init=5 + rank)
+    step(trainer, v, 2 * rank + 1)
+    everywhere(v, 5 - 2)
+    u = trainer.collection.add_parameters(1, init=5 + rank)
+    trainer.average()  # of nothing
+    everywhere(u, 5)
+    step(trainer, u, 2 * rank + 1)
+    trainer.average()
+    everywhere(u, 3)
+
+
+# ---- what is compared ------------------------------------------------------------------
+
+
+def test_ranks_that_train_on_different_data_are_refused():
+    for differs in ({"seed": rank}, {"epoch": rank}, {"drop_last": bool(rank)}):
+        w, trainer = one(every=2)
+        batches = iter(parallel.shard(range(9), 2, **differs))
+        next(batches)
+        step(trainer, w)
+        next(batches)
+        message = refusal(step, trainer, w)
+        assert "2 batches" in message and "of shard() of 9 examples" in message, message
+        assert (trainer.position, value(w)) == (2, -2)  # all is as it was
+        batches.close()
+
+
+def test_ranks_at_different_steps_are_refused():
+    w, trainer = one(every=9)
+    for batch in parallel.shard(range(8), 2):
+        if batch.step == 2 + rank:
+            break
+        step(trainer, w)
+    message = refusal(trainer.average)
+    assert "2 batches" in message and "3 batches" in message, message
+
+
+def test_settings_must_be_alike():
+    for name, word in (("learning_rate", "learning rate 2"), ("every", "every=2")):
+        w, trainer = one(every=9)
+        setattr(trainer, name, 1 + rank)
+        message = refusal(lambda t=trainer, p=w: (step(t, p), t.average()))
+        assert word in message, message
+
+
+def test_order_of_batches_must_be_alike():
+    """Where the last is the same one."""
+    w, trainer = one(every=3)
+    shard = parallel.shard(range(12), 2, shuffle=False)
+    batches = list(shard)
+    order = (0, 1, 2) if rank else (1, 0, 2)
+    for i in order[:2]:
+        step(trainer, w, 1, batches[i])
+    assert "all of them" in refusal(step, trainer, w, 1, batches[2])
+
+
+def test_refusals_leave_all_as_it_was():
+    """Also those of the exchange: frozen on one rank alone, which has not moved."""
+    w, trainer = one(every=9)
+    trainer.collection.set_weight_decay(0.125)
+    step(trainer, w, 1 - rank)
+    before = value(w)
+    w.set_updated(rank == 0)
+    assert "is frozen on rank 1" in refusal(trainer.average)
+    assert (value(w), trainer.position, w.has_gradient()) == (before, 1, False)
+    assert trainer.collection.get_weight_decay() == 0.125 and w.is_updated() == (rank == 0)
+    w.set_updated(True)
+    trainer.average()
+    everywhere(w, np.mean(parallel.gather(before)))
+
+
+def test_gradients_that_wait_on_one_rank_are_refused_on_all():
+    w, trainer = one(every=9)
+    step(trainer, w)
+    if rank == 1:
+        dy.renew_cg()
+        w.backward()
+    assert "gradients wait to be applied on rank 1" in refusal(trainer.average)
+
+
+def test_ranks_that_end_early_go_on_alike():
+    """With the weight decay, the schedule and the rate of the rank with the most calls."""
+    w, trainer = one(rule=dy.MomentumSGDTrainer, every=2)
+    schedule = dy.schedules.Linear(trainer, steps=10)
+    trainer.collection.set_weight_decay(0.25)
+    with trainer.join():
+        for _ in range(2 + 3 * rank):
+            step(trainer, w)
+            schedule.step()
+    everywhere(w, value(w))
+    assert trainer.learning_rate == 0.5 and schedule.steps_done == 5
+    assert trainer.collection.get_weight_decay() == 0.25
+    step(trainer, w)
+    trainer.average()
+    everywhere(w, value(w))
+
+
+def test_trainers_that_set_their_own_rate():
+    """Which depends on how many updates each rank has made."""
+    w, trainer = one(rule=lambda m, rate: dy.CyclicalSGDTrainer(m, rate, 2, 2), every=4)
+    for i in range(4):
+        step(trainer, w, weight=float(i != 2 or rank == 0))
+    everywhere(w, value(w))
+
+
+# ---- what the program writes -----------------------------------------------------------
+
+
+def test_what_the_program_writes_alike_is_no_training():
+    """However far the ranks have come: before the first update, or after the last one."""
+    for momentum in (0.0, 0.5):
+        w, trainer = one(every=2, momentum=momentum)
+        w.set_value([7.0])
+        trainer.average()
+        everywhere(w, 7)
+        step(trainer, w)
+        step(trainer, w)
+        everywhere(w, 5)
+        velocity = -2 * momentum
+        w.scale(2)
+        trainer.average()
+        trainer.average()
+        everywhere(w, 10)
+        w.set_value([1.0])
+        step(trainer, w)
+        step(trainer, w)
+        everywhere(w, 1 - 2 + velocity)
+        velocity = (velocity - 2) * momentum
+        step(trainer, w, rank + 1)
+        w.set_value([3.0])
+        trainer.average()
+        everywhere(w, 3 + velocity)
+
+
+def test_what_the_program_writes_while_it_trains_is_averaged():
+    """A projection of each rank's own values, say."""
+    w, trainer = one(every=2)
+    step(trainer, w, rank + 1)
+    w.scale(3)
+    step(trainer, w)
+    everywhere(w, -1.5 * 3 - 1)
+
+
+def test_rows_that_the_program_writes_are_kept():
+    m = dy.ParameterCollection()
+    table = m.add_lookup_parameters((5, 2), init=0)
+    table.init_from_array(np.zeros((5, 2)))
+    trainer = LocalSGD(dy.SimpleSGDTrainer(m, 1.0), every=1, momentum=0.5)
+    table.init_row(3, [7, 8])
+    dy.renew_cg()
+    dy.sum_elems(table[rank]).backward()
+    trainer.update()
+    assert table.as_array()[:, 0].tolist() == [-0.5, -0.5, 0, 7, 0]
+    parallel.assert_in_sync(m)
+
+
+def test_what_ranks_write_differently_is_refused():
+    w, trainer = one(every=1)
+    w.set_value([7.0 * rank])
+    for call, expected in ((trainer.average, 7 * rank), (lambda: step(trainer, w), 7 * rank - 1)):
+        message = refusal(call)
+        assert 'has changed "/_0" between an average and the next update()' in message, message
+        assert value(w) == expected
+    parallel.broadcast_parameters(trainer.collection)
+    trainer.average()
+    everywhere(w, -1)
+
+
+def test_changes_without_examples_are_refused_where_ranks_differ():
+    w, trainer = one(every=9)
+    step(trainer, w, weight=0)
+    w.set_value([rank])
+    assert "no update() has used an example" in refusal(trainer.average)
+
+
+def test_updates_by_another_trainer_are_averaged():
+    w, trainer = one(every=1)
+    other = dy.SimpleSGDTrainer(trainer.collection, 1.0)
+    dy.renew_cg()
+    (w * (rank + 1.0)).backward()
+    other.update()
+    step(trainer, w)
+    everywhere(w, -2.5)
+
+
+def test_what_was_written_is_resumed():
+    w, trainer = one(every=2, momentum=0.5)
+    w.set_value([7.0])
+    step(trainer, w)
+    state = trainer.state()
+    v, other = one(every=2, momentum=0.5)
+    other.load_state(state)
+    for p, t in ((w, trainer), (v, other)):
+        step(t, p)
+        everywhere(p, 5)
+        step(t, p)
+        step(t, p)
+        everywhere(p, 2)
+
+
 TESTS = [test for name, test in globals().items() if name.startswith("test_")]
 
 if __name__ == "__main__":

@@ -1,0 +1,209 @@
+"""What the ranks of LocalSGD tell one another beside an average: before it whether they come from
+the same batches with the same settings, and what the program has written into parameters meanwhile,
+and which rows they have changed; after it their moments.
+
+If something is refused before it, nothing was changed. The average itself is local_sgd.py's
+business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from .._ffi import DTYPE
+from ..params.parameters import AnyParameter, LookupParameters
+from ..trainers import Trainer
+from ._world import World, format_ranks, hash_of
+from .anchor import Anchor, Difference, Mark
+from .collectives import all_reduce, gather
+from .negotiation import Step
+from .structure import Structure
+
+Moments = Literal["local", "average", "reset"]
+
+_MESSAGE = np.dtype(
+    [
+        ("n", np.float64),  # examples since the last average
+        ("said", np.int64),  # hashes of what must be alike,
+        ("marks", np.int64),  # and of what was written; 0: nothing
+        ("waits", np.int64),  # whether gradients wait,
+        ("new", np.int64),  # and parameters were added
+    ]
+)
+
+
+class Batches(NamedTuple):
+    """Which batches of shard() a rank has used since the last average."""
+
+    steps: int = 0
+    last: tuple[int, ...] = ()  # its description
+    order: int = 0  # a hash of all their descriptions
+
+    def after(self, description: tuple[int, ...]) -> Batches:
+        """With one more."""
+        return Batches(self.steps + 1, description, hash_of(f"{self.order} {description}"))
+
+    def words(self) -> str:
+        """For an error."""
+        if not self.steps:
+            return Step().words()
+        few = "1 batch" if self.steps == 1 else f"{self.steps} batches"
+        order = f" (all of them: {self.order & 0xFFFFFFFF:x})" if self.steps > 1 else ""
+        return f"{few}{order} since the last average, the last {Step(self.last).words()}"
+
+
+def compare(
+    here: World,
+    anchor: Anchor,
+    n: float,
+    said: Sequence[str],
+    waits: bool,
+    is_first: bool,
+    structure: Structure,
+) -> bool:
+    """Makes sure that all ranks can average: whether any has used examples since the last average.
+    If not, parameters are alike on all. Collective.
+
+    Args:
+        here: the ranks.
+        anchor: of this rank's parameters; becomes what the program has written on all alike.
+        n: how many examples this rank has used since the last average.
+        said: what must be alike, each as a message shows it.
+        waits: gradients wait to be applied.
+        is_first: this rank has not called update() since the last average.
+        structure: of the parameters that the ranks have in common.
+
+    Raises:
+        RuntimeError: on all ranks, naming ranks and what is not alike.
+    """
+    what = here.collective("average of LocalSGD")
+    with here.whole(what):
+        marks = anchor.marks(is_first)
+        marked = hash_of(repr(sorted(marks.items()))) if marks else 0
+        mine = np.array([(n, hash_of(repr(said)), marked, waits, len(anchor.new))], _MESSAGE)
+        every = np.empty(here.size, _MESSAGE)
+        here.wait([here.comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
+        if every["waits"].any():
+            where = format_ranks([here.members[r] for r in np.flatnonzero(every["waits"]).tolist()])
+            raise RuntimeError(
+                f"{here.name} {what}: gradients wait to be applied on {where}. Call average()"
+                " between update() and the next backward()."
+            )
+        if (every["said"] != every["said"][0]).any():
+            agree(here, said, what)
+        if (every["marks"] != every["marks"][0]).any():
+            _accept(here, anchor, marks, what)
+        else:
+            anchor.accept({name: now > 0 for name, (_, now) in marks.items()})
+        if every["n"].any():
+            return True
+        _refuse_changed(here, anchor, what)
+        if every["new"].any():
+            added = Structure(anchor.collection)
+            added.check(here, here.comm, what)
+            added.broadcast(here, here.comm, what, structure.parameters)
+    return False
+
+
+def agree(here: World, said: Sequence[str], what: str) -> None:
+    """Makes sure that all ranks say the same; an error shows what differs. Collective."""
+    every = here.gather(here.comm, said, what)
+    unlike = [k for k in range(len(said)) if any(theirs[k] != every[0][k] for theirs in every)]
+    here.agree(here.comm, ", ".join(said[k] for k in unlike), what)
+
+
+def _accept(here: World, anchor: Anchor, marks: dict[str, Mark], what: str) -> None:
+    """Ranks have written different things."""
+    every = here.gather(here.comm, (anchor.is_foreign, marks), what)
+    may_differ = any(is_foreign for is_foreign, _ in every)
+    accepted: dict[str, bool] = {}
+    for name in sorted({name for _, theirs in every for name in theirs}):
+        then, now = zip(*(theirs.get(name, (0, 0)) for _, theirs in every), strict=True)
+        if _are_alike(now):
+            accepted[name] = True
+        elif _are_alike(then):
+            accepted[name] = False
+        elif any(then) and not may_differ:
+            other = next(r for r in range(here.size) if then[r] != then[0])
+            raise RuntimeError(
+                f'{here.name} {what}: the program has changed "{name}" between an average and the'
+                f" next update(), but not alike on rank {here.members[other]} and rank"
+                f" {here.members[0]}. Change parameters alike on all ranks."
+            )
+    anchor.accept(accepted)
+
+
+def _are_alike(checksums: Sequence[int]) -> bool:
+    return checksums[0] > 0 and len(set(checksums)) == 1
+
+
+def _refuse_changed(here: World, anchor: Anchor, what: str) -> None:
+    """What no example weighs cannot be averaged."""
+    first = next((p.readable_name() for p in anchor.came()), "")
+    every = here.gather(here.comm, first, what)
+    if any(every):
+        other = next(r for r in range(here.size) if every[r])
+        raise RuntimeError(
+            f'{here.name} {what}: "{every[other]}" has changed on rank {here.members[other]}, but'
+            " no update() has used an example since the last average, and the ranks differ."
+            " Change parameters by update(), or alike on all ranks."
+        )
+
+
+def weigh_rows(
+    here: World, tables: list[LookupParameters], n: float, came: Mapping[AnyParameter, Difference]
+) -> None:
+    """Rows count as if only the ranks that have changed them had a weight."""
+    none = np.empty(0, np.int64), np.empty(0)
+    mine = [np.asarray(came.get(table, none)[0], np.uint32) for table in tables]
+    every = gather((n, mine), here.comm)
+    total = sum(weight for weight, _ in every)
+    for k, table in enumerate(tables):
+        if table not in came:
+            continue
+        weights = np.zeros(len(table))
+        for weight, rows in every:
+            weights[rows[k]] += weight
+        rows, difference = came[table]
+        difference *= (total / np.maximum(weights[rows], np.finfo(DTYPE).tiny))[:, None]
+
+
+class AfterAverage:
+    """The first thing that follows an average, on ranks that have run out of data as well: what
+    comes next, such as a checkpoint, sees all ranks alike."""
+
+    def __init__(self, anchor: Anchor, inner: Trainer, moments: Moments, here: World) -> None:
+        self._anchor, self._inner, self._moments, self._here = anchor, inner, moments, here
+        self.undo: list[Callable[[], object]] = []
+        """What gives back what was set for the average alone."""
+
+    def give_back(self) -> None:
+        """Calls undo, once."""
+        while self.undo:
+            self.undo.pop()()
+
+    def update(self) -> None:
+        """As a follower of the trainer that averages."""
+        self.give_back()
+        if self._moments == "reset":
+            self._inner.restart()
+        elif self._moments == "average":
+            _average_moments(self._inner, self._here)
+        self._anchor.remember()
+
+
+def _average_moments(inner: Trainer, here: World) -> None:
+    """The mean of all ranks' moments; of a parameter that a rank has not updated they are zero."""
+    state, named = inner.state(), inner.collection.named_parameters()
+    # what names no parameter is of the schedule, say
+    mine = {name: array for name, array in state.items() if name.partition(":")[2] in named}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for theirs in gather({name: array.shape for name, array in mine.items()}, here.comm):
+        shapes |= theirs
+    for name in sorted(shapes):
+        array = mine.get(name, np.zeros(shapes[name]))
+        state[name] = all_reduce(np.asarray(array, np.float64), "mean", here.comm)
+    inner.load_state(state)
