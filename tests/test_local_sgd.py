@@ -32,6 +32,24 @@ def test_one_rank_is_the_wrapped_trainer(momentum):
     assert np.array_equal(*ends)
 
 
+def test_moving_averages_follow_the_averages():
+    """As with several ranks."""
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1, init=0)
+    trainer = parallel.LocalSGD(dy.SimpleSGDTrainer(m, 1), every=2)
+    average = dy.MovingAverage(trainer, decay=None)
+    for _ in range(5):
+        dy.renew_cg()
+        w.backward()
+        trainer.update()
+    trainer.average()
+    trainer.average()  # of nothing
+    with average.applied():
+        assert np.allclose(w.as_array(), -(2 + 4 + 5) / 3)
+        with pytest.raises(RuntimeError, match="swapped in"):
+            trainer.update()
+
+
 def test_arguments_are_checked():
     m = dy.ParameterCollection()
     w = m.add_parameters(2)

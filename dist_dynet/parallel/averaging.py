@@ -15,7 +15,8 @@ import numpy as np
 
 from .._ffi import DTYPE
 from ..params.parameters import AnyParameter, LookupParameters
-from ..trainers import Trainer
+from ..trainers import MovingAverage, Trainer
+from ..trainers.hooks import Hooks
 from ._world import World, format_ranks, hash_of
 from .anchor import Anchor, Difference, Mark
 from .collectives import all_reduce, gather
@@ -169,6 +170,21 @@ def weigh_rows(
             weights[rows[k]] += weight
         rows, difference = came[table]
         difference *= (total / np.maximum(weights[rows], np.finfo(DTYPE).tiny))[:, None]
+
+
+def refuse_averages(inner: Trainer, outer: Trainer, ranks: int) -> None:
+    """Moving averages follow the trainer that averages, since the updates of the one within differ
+    from rank to rank, and are in their places while ranks train."""
+    if ranks > 1 and any(isinstance(f, MovingAverage) for f in Hooks(inner).followers):
+        raise RuntimeError(
+            "LocalSGD: a MovingAverage must be of the LocalSGD, whose averages are the same on all"
+            " ranks; got one of the wrapped trainer. Write MovingAverage(LocalSGD(trainer))."
+        )
+    if any(isinstance(f, MovingAverage) and f.is_in for f in Hooks(outer).followers):
+        raise RuntimeError(
+            "LocalSGD: training must go on with the values; the averages of a MovingAverage are"
+            " swapped in. Call swap_out() before."
+        )
 
 
 class AfterAverage:

@@ -19,11 +19,16 @@ from .._ffi import DTYPE
 from .._hints import OF_TRAINERS, explain
 from .._integers import count
 from ..params.parameters import AnyParameter, LookupParameters
-from ..trainers import CyclicalSGDTrainer, MomentumSGDTrainer, SimpleSGDTrainer, Trainer
+from ..trainers import (
+    CyclicalSGDTrainer,
+    MomentumSGDTrainer,
+    SimpleSGDTrainer,
+    Trainer,
+)
 from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
 from .anchor import Anchor, Difference
-from .averaging import AfterAverage, Batches, Moments, agree, compare, weigh_rows
+from .averaging import AfterAverage, Batches, Moments, agree, compare, refuse_averages, weigh_rows
 from .batches import Batch, checked_weight, update_called
 from .engines import Compression, Engine
 from .join import Join
@@ -64,6 +69,9 @@ class LocalSGD(TrainerWrapper):
     At each average the ranks compare data, settings, epoch and steps of their batches since the
     last one, and the settings of the wrapped trainer; inside of join() only when it begins.
 
+    MovingAverage(this object) follows the averages, in one process as well: those with examples.
+    One of the wrapped trainer, whose updates differ from rank to rank, is an error.
+
     Between averages the ranks' parameters differ: evaluate and save after `average()`. To save in
     the middle as well, a Checkpointer takes `outer` and, with per_rank=True, this object, which
     resume to the same bits on as many ranks:
@@ -95,6 +103,7 @@ class LocalSGD(TrainerWrapper):
     Raises:
         ValueError: every is below 1, momentum not in [0, 1), moments unknown.
         TypeError: not a trainer.
+        RuntimeError: on all ranks: they differ; a MovingAverage follows the wrapped trainer.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -173,6 +182,7 @@ class LocalSGD(TrainerWrapper):
         self._position, self._n, self._calls = 0, 0.0, 0
         self._batches, self._anchor = Batches(), Anchor(m)
         here = self._outer.sync.here
+        refuse_averages(trainer, self._rule, here.size)
         self._after = AfterAverage(self._anchor, trainer, moments, here)
         if here.size > 1:
             what = here.collective("LocalSGD")
@@ -221,6 +231,7 @@ class LocalSGD(TrainerWrapper):
             ValueError: the weight is negative, infinite or NaN.
             TypeError: it is neither a number nor a batch of shard().
         """
+        refuse_averages(self._inner, self._rule, self.sync.here.size)
         if self._inner.accumulation > 1:
             raise RuntimeError(
                 "update: LocalSGD takes no part in accumulation; got"
@@ -292,6 +303,7 @@ class LocalSGD(TrainerWrapper):
         (1, 0)
         """
         here, anchor = self.sync.here, self._anchor
+        refuse_averages(self._inner, self._rule, self.sync.here.size)
         if here.size > 1:
             anchor.look(self._is_first)
             if self.sync.joins:
@@ -309,6 +321,9 @@ class LocalSGD(TrainerWrapper):
                 self._average()
                 return
             anchor.remember()
+        elif self._n:
+            for follower in Hooks(self._rule).followers:
+                follower.update()
         self._begin()
 
     def _begin(self) -> None:

@@ -32,7 +32,8 @@ class MovingAverage:
     all the past.
 
     Args:
-        of: a trainer (a DistributedTrainer, too), or a collection.
+        of: a trainer (a DistributedTrainer, too; of a LocalSGD it follows the averages), or a
+            collection.
         decay: None: cumulative.
         every: average at every so many updates.
         bias_correction: False: a itself is used, which starts near zero.
@@ -68,6 +69,7 @@ class MovingAverage:
         every = count(every, "MovingAverage", "every")
         if every < 1:
             raise ValueError(f"MovingAverage: every must be 1 or more; got {every}.")
+        of = getattr(of, "outer", of)  # of a LocalSGD, whose averages it follows
         of = getattr(of, "inner", of)  # of a DistributedTrainer
         if isinstance(of, Trainer):
             self._collection = of.collection

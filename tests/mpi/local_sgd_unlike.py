@@ -319,6 +319,35 @@ def test_what_was_written_is_resumed():
         everywhere(p, 2)
 
 
+# ---- moving averages -------------------------------------------------------------------
+
+
+def test_moving_averages_follow_the_averages():
+    w, trainer = one(every=2)
+    average = dy.MovingAverage(trainer, decay=None)
+    for _ in range(5):
+        step(trainer, w, rank + 1)
+    trainer.average()
+    trainer.average()  # of nothing
+    with average.applied():
+        everywhere(w, -1.5 * (2 + 4 + 5) / 3)
+        assert "swapped" in refusal(step, trainer, w)
+        assert "swapped" in refusal(trainer.average)
+    everywhere(w, -1.5 * 5)
+    trainer.collection.reset_gradients()
+    step(trainer, w)
+    step(trainer, w)
+    everywhere(w, -1.5 * 5 - 2)
+
+
+def test_moving_averages_of_the_wrapped_trainer_are_refused():
+    w, trainer = one(every=1)
+    dy.MovingAverage(trainer.inner)
+    for call in (lambda: step(trainer, w), lambda: LocalSGD(trainer.inner)):
+        assert "MovingAverage must be of the LocalSGD" in refusal(call)
+    assert value(w) == 0
+
+
 TESTS = [test for name, test in globals().items() if name.startswith("test_")]
 
 if __name__ == "__main__":
