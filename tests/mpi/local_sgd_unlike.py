@@ -1,7 +1,9 @@
 """LocalSGD where ranks do unlike things, or the program writes parameters: local_sgd_unlike.py
 [TEST ...], on two ranks. Rank 0 prints "ok" in the end."""
 
+import shutil
 import sys
+import tempfile
 
 import numpy as np
 
@@ -317,6 +319,28 @@ def test_what_was_written_is_resumed():
         step(t, p)
         step(t, p)
         everywhere(p, 2)
+
+
+def test_checkpoints_of_an_average_hold_what_follows_it():
+    """They are written in it: with the weight decay, the moments and the anchor of afterwards."""
+    folder = parallel.gather(tempfile.mkdtemp() if rank == 0 else "")[0]
+
+    def run(steps, saves=True):
+        w, trainer = one(init=1, rule=dy.MomentumSGDTrainer, every=2, momentum=0.5, moments="reset")
+        trainer.collection.set_weight_decay(0.25)
+        if saves:
+            checkpointer = parallel.Checkpointer(folder, trainer.collection, trainer.outer, every=2)
+            checkpointer.add("local", trainer, per_rank=True)
+            checkpointer.resume()
+        while trainer.outer.updates < steps:
+            step(trainer, w, rank + 1)
+        return w
+
+    expected = value(run(4, saves=False))
+    run(2)
+    everywhere(run(4), expected)
+    if rank == 0:
+        shutil.rmtree(folder)
 
 
 # ---- moving averages -------------------------------------------------------------------
