@@ -32,6 +32,17 @@ def test_one_rank_is_the_wrapped_trainer(momentum):
     assert np.array_equal(*ends)
 
 
+def test_gradients_without_examples_are_discarded():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1, init=0)
+    trainer = parallel.LocalSGD(dy.MomentumSGDTrainer(m, 1))
+    for n in (1, 0, 1):
+        dy.renew_cg()
+        w.backward()
+        trainer.update(n)
+    assert np.allclose(w.as_array(), -2.9) and trainer.updates == 2
+
+
 def test_moving_averages_follow_the_averages():
     """As with several ranks."""
     m = dy.ParameterCollection()

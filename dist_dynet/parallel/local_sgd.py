@@ -52,7 +52,8 @@ class LocalSGD(TrainerWrapper):
     (local SGD: Stich 2019; McMahan et al. 2017). With it, it is slow momentum (Wang et al. 2020,
     SlowMo; Chen and Huo 2016, BMUF); 0.5 to 0.9 are usual. With k = 1 and SimpleSGDTrainer it does,
     to rounding, what DistributedTrainer does, as long as nothing is clipped: here each rank clips
-    by itself. With one process it is the wrapped trainer, bit for bit.
+    by itself. With one process it is the wrapped trainer, bit for bit, but that batches without
+    examples change nothing there, too.
 
     Only what has changed since the last average is sent: of a table the rows that differ from a. A
     row that a rank has not used counts with a - w_r = 0 and that rank's full weight, as a gradient
