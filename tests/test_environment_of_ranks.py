@@ -36,7 +36,7 @@ def test_other_versions_are_said_once(name):
     ), output
 
 
-@pytest.mark.parametrize("name", ["dist_dynet", "dtype"])
+@pytest.mark.parametrize("name", ["dist_dynet", "dtype", "precision"])
 def test_another_version_of_the_package_is_an_error(name):
     status, output, _ = mpirun(2, "environment.py", name, PYTHONHASHSEED="0")
     assert (
@@ -44,6 +44,26 @@ def test_another_version_of_the_package_is_an_error(name):
         and f"all ranks must have the same {name}; got {environment.describe()[name]} on rank 0, another on rank 1"  # noqa: E501
         in output
     )
+
+
+def test_precision_is_that_of_the_process():
+    program = "from dist_dynet.parallel.environment import describe; print(describe()['precision'])"
+    for precision in ("float32", "bf16"):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(PACKAGE),
+            "DIST_DYNET_DTYPE": "float32",
+            "DIST_DYNET_PRECISION": precision,
+        }
+        said = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, check=True
+        ).stdout
+        assert said.decode().strip() == precision
+
+
+def test_everything_that_trainers_are_given_is_compared():
+    status, output, _ = mpirun(2, "constants.py")
+    assert status == 0 and output == "ok\n", output
 
 
 def test_indicator_tells_seeds():

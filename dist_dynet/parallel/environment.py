@@ -16,10 +16,11 @@ import numpy as np
 
 from .._ffi import DTYPE
 from .._version import __version__
+from ..params.precision import rounding
 from ._world import World, format_ranks
 
 _HASHES = "string hashes"
-_ERRORS = ("dist_dynet", "dtype")
+_ERRORS = ("dist_dynet", "dtype", "precision")
 """Where ranks must not differ."""
 
 _warned: set[str] = set()
@@ -39,11 +40,12 @@ def describe() -> dict[str, str]:
     """What is compared.
 
     >>> sorted(describe())
-    ['NumPy', 'Python', 'dist_dynet', 'dtype', 'string hashes']
+    ['NumPy', 'Python', 'dist_dynet', 'dtype', 'precision', 'string hashes']
     """
     versions = {
         "dist_dynet": __version__,
         "dtype": DTYPE.name,
+        "precision": "bf16" if rounding([None]) else "float32",
         "Python": platform.python_version(),
         "NumPy": np.__version__,
     }
@@ -60,7 +62,8 @@ def compare(here: World, comm: Any, what: str) -> None:
         what: the name of the collective operation.
 
     Raises:
-        RuntimeError: on all ranks: they have different versions of dist_dynet, or another dtype.
+        RuntimeError: on all ranks: they have different versions of dist_dynet, another dtype, or
+            another precision.
     """
     every = [
         json.loads(b) for b in here.exchange_bytes(comm, json.dumps(describe()).encode(), what)

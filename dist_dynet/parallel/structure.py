@@ -13,8 +13,9 @@ import numpy as np
 
 from .._ffi import lib
 from ..params.collection import ParameterCollection, counts_of, handles_of, root_of
-from ..params.parameters import AnyParameter
+from ..params.parameters import AnyParameter, Parameters
 from ..trainers import Trainer
+from ..trainers.hooks import Hooks
 from ._world import World, hash_of
 
 
@@ -34,7 +35,7 @@ class Structure:
         ]
         """(chunk, offset, length) of the dense parameters' values and gradients."""
         self._counts = counts_of(m)
-        self._entries = [(p.readable_name(), p.shape()) for p in self.parameters]
+        self._entries = [(p.readable_name(), _kind_of(p)) for p in self.parameters]
         self.hash = hash_of(repr(self._entries))
 
     def fits(self, m: ParameterCollection) -> bool:
@@ -108,6 +109,12 @@ class Structure:
             )
 
 
+def _kind_of(p: AnyParameter) -> str:
+    """What must be alike on all ranks beside the name."""
+    precision = p.precision() if isinstance(p, Parameters) else None
+    return f"{p.shape()}" + ("" if precision is None else f" with precision {precision!r}")
+
+
 def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> str:
     names, names_0 = {name for name, _ in theirs}, {name for name, _ in first}
     counts = f"{who} has {len(theirs)} parameters, {who_0} has {len(first)}"
@@ -117,18 +124,23 @@ def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> st
     extra = next((name for name, _ in theirs if name not in names_0), None)
     if extra is not None:
         return f'{counts}; first that {who_0} lacks "{extra}".'
-    (name, dims), (name_0, dims_0) = next(
+    (name, kind), (name_0, kind_0) = next(
         (a, b) for a, b in zip(theirs, first, strict=True) if a != b
     )
     return (
-        f'parameters must be made in one order, with one shape; {who} has "{name}" {dims} where'
-        f' {who_0} has "{name_0}" {dims_0}.'
+        "parameters must be made in one order, with one shape and precision;"
+        f' {who} has "{name}" {kind} where {who_0} has "{name_0}" {kind_0}.'
     )
 
 
 def broadcast_state(here: World, comm: Any, trainer: Trainer) -> None:
-    """Gives every rank rank 0's trainer state, if any rank has made updates. Collective."""
+    """Gives every rank rank 0's trainer state, if any rank has made updates. Collective.
+
+    Raises:
+        RuntimeError: on all ranks: the trainers were made with different constants.
+    """
     what = here.collective("DistributedTrainer")
+    here.agree(comm, Hooks(trainer).constants, what)
     every = here.gather(comm, (trainer.updates, trainer.state() if here.rank == 0 else None), what)
     if any(updates for updates, _ in every) and here.rank > 0:
         trainer.load_state(every[0][1])

@@ -53,6 +53,23 @@ class Hooks:
         return self._trainer._c
 
     @property
+    def constants(self) -> str:
+        """What the trainer was given for good, for messages: all but collection and learning rate.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> Hooks(dy.AdamWTrainer(m, no_decay=[m.add_parameters(1, name="b")])).constants
+        'AdamWTrainer with constants 0.9, 0.999, 1e-08, 0.01, without decay of /b'
+        """
+        constants = ", ".join(repr(float(constant)) for constant in self._trainer._constants)
+        excluded = sorted({p.readable_name() for p in getattr(self._trainer, "_excluded", ())})
+        return (
+            self._trainer.whoami()
+            + (f" with constants {constants}" if constants else "")
+            + (f", without decay of {', '.join(excluded)}" if excluded else "")
+        )
+
+    @property
     def moments(self) -> int:
         """How many the rule has of each number."""
         return len(self._trainer._moments)

@@ -74,7 +74,7 @@ class CyclicalSGDTrainer(Trainer):
     [0.1, 0.1, 0.3, 0.5, 0.3, 0.1]
     """
 
-    __slots__ = ("_bounds", "_gamma", "_iteration", "_step_size")
+    __slots__ = ("_iteration",)
     _rule, _watches = lib.DN_RULE_SGD, True
 
     def __init__(
@@ -87,19 +87,19 @@ class CyclicalSGDTrainer(Trainer):
     ) -> None:
         if not step_size > 0:
             raise ValueError(f"CyclicalSGDTrainer: step_size must be above 0; got {step_size}.")
-        super().__init__(m, learning_rate_min)
-        self._bounds = float(learning_rate_min), float(learning_rate_max)
-        self._step_size, self._gamma, self._iteration = float(step_size), float(gamma), 0
+        bounds = float(learning_rate_min), float(learning_rate_max)
+        super().__init__(m, learning_rate_min, *bounds, float(step_size), float(gamma))
+        self._iteration = 0
 
     def _done(self) -> None:
         super()._done()
         self._cycle()
 
     def _cycle(self) -> None:
-        low, high = self._bounds
-        steps = self._iteration / self._step_size
+        low, high, step_size, gamma = self._constants
+        steps = self._iteration / step_size
         x = abs(steps - 2 * ((1 + steps / 2) // 1) + 1)
-        self.learning_rate = low + (high - low) * max(0.0, 1 - x) * self._gamma**self._iteration
+        self.learning_rate = low + (high - low) * max(0.0, 1 - x) * gamma**self._iteration
         self._iteration += 1
 
     def _own_state(self) -> dict[str, int]:
