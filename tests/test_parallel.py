@@ -18,8 +18,7 @@ from jobs import launch, mpirun, needs_mpi, run_program
 from table_trainers import TRAINERS
 
 import dist_dynet as dy
-from dist_dynet import parallel
-from dist_dynet.parallel import _launcher
+from dist_dynet import _launcher, parallel
 from dist_dynet.parallel.division import divide
 from dist_dynet.parallel.exchange import merge_ranges
 

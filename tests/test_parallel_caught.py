@@ -28,6 +28,10 @@ def test_program_continues(engine, ranks):
     assert mpirun(ranks, "caught.py", engine, *CAUGHT)[:2] == (0, "ok\n")
 
 
+def test_all_ranks_hear_of_what_one_gives_wrongly():
+    assert mpirun(2, "out_of_step.py")[:2] == (0, "ok\n")
+
+
 @pytest.mark.parametrize(
     ("engine", "what"),
     [

@@ -11,8 +11,8 @@ what some programs ask for beside it; engines chooses how gradients travel: memo
 communicator and shared on one host, layout, wire, compression, rounds, windows, rows,
 host_transport and hybrid between hosts. division, sampling, evaluation, collectives and checkpoint,
 with _signals and _rng_streams, are what else user code calls; metrics, timeline and trace show
-where the time goes; _hosts, _world, _session, _places, _failures and _saving say what it is to be
-one of several processes.
+where the time goes; _hosts, _lines, _world, _session, _places, _failures and _saving say what it is
+to be one of several processes.
 """
 
 from .._described import counted, describe

@@ -25,9 +25,10 @@ from typing import Any, ClassVar, NoReturn
 from .. import _launcher
 from .._environment import number
 from . import _alive
+from ._lines import line_of_user
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi
 from ._places import Places, Whereabouts, boards, find_hosts
-from ._world import FEW, Answer, Place, World, format_ranks, line_of_user, pause
+from ._world import FEW, Answer, Place, World, format_ranks, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
 """Status of the job after an uncaught exception, after a rank that gives no answer, after one that

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ import numpy as np
 from .. import meter
 from .._launcher import Launch
 from .._version import __version__
+from ._lines import line_of_user
 from ._mpi import TIMEOUT, import_mpi
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
@@ -280,6 +280,11 @@ class World:
             raise
         self._collectives.interrupted = ""
 
+    def is_left(self, what: str) -> None:
+        """Notes that this rank has left a collective operation which the others have begun or will
+        begin: it meets them no more."""
+        self._collectives.interrupted = what if self.size > 1 else ""
+
     def _refuse_interrupted(self) -> None:
         if self._collectives.interrupted:
             raise RuntimeError(
@@ -448,16 +453,6 @@ def _remedy(launch: Launch, library: str) -> str:
 def pause(polled: float, now: float) -> float:
     """For how many of the seconds between two polls this process was stopped."""
     return now - polled if now - polled > _PAUSE else 0.0
-
-
-def line_of_user(frame: FrameType) -> str:
-    """The text ' at train.py:12' of the innermost line outside of this package that this frame is
-    in."""
-    while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith(
-        f"{__package__.partition('.')[0]}."
-    ):
-        frame = frame.f_back
-    return f" at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
 def hash_of(text: str) -> int:

@@ -259,16 +259,15 @@ class Checkpointer(ByItself):
             ),
             "written": self._files.written,
         }
-        part = {
-            "draws": draws(),
-            "rests": packed(self._sync.residuals() if self._sync else {}),
-            "objects": {
-                name: state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank
-            },
-        }
-        sealed = memoryview(add_checksum(part))
-        mine["size"] = len(sealed)
         with self._world.whole(what):
+            own = {k: state_of(o) for k, (o, per_rank) in self._objects.items() if per_rank}
+            part = {
+                "draws": draws(),
+                "rests": packed(self._sync.residuals() if self._sync else {}),
+                "objects": own,
+            }
+            sealed = memoryview(add_checksum(part))
+            mine["size"] = len(sealed)
             written, failure = self._save_together(mine, sealed, sampler, by_itself, what)
         if not self._owed:
             self._tried, self._epoch = self._inner.updates, self._next_epoch()

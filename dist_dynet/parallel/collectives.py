@@ -68,6 +68,10 @@ def is_main() -> bool:
 def gather(obj: Any, comm: Any = None) -> list[Any]:
     """The objects of all ranks in rank order, on every rank. They are pickled.
 
+    Raises:
+        RuntimeError: the object of another rank cannot be pickled; on that rank the exception of
+            pickle.
+
     >>> from dist_dynet import parallel
     >>> parallel.gather("a")
     ['a']
@@ -75,10 +79,33 @@ def gather(obj: Any, comm: Any = None) -> list[Any]:
     here = world(comm)
     if here.size == 1:
         return [obj]
-    mine, what = pickle.dumps(obj), here.collective("gather")
+    what = here.collective("gather")
     with here.whole(what):
+        mine, failure = _pickled(obj)
         every = by_host.exchange_bytes(here, here.comm, mine, what)
+    if failure is not None:
+        raise failure
+    for rank, text in enumerate(every):
+        if text.startswith(_FAILED):
+            words = text.removeprefix(_FAILED).decode()
+            raise RuntimeError(
+                f"{here.name} {what}: all ranks must give what can be pickled; on rank"
+                f" {here.members[rank]} got {words}."
+            )
     return [pickle.loads(b) for b in every]
+
+
+_FAILED = b"failed "
+"""Begins what a rank sends whose object cannot be pickled. No pickle does."""
+
+
+def _pickled(obj: Any) -> tuple[bytes, Exception | None]:
+    """What other ranks get, and why it is not the object. A rank that fails meets the others all
+    the same, so that all stay in step."""
+    try:
+        return pickle.dumps(obj), None
+    except Exception as error:
+        return _FAILED + f"{type(error).__name__}: {error}".encode(errors="replace"), error
 
 
 _OPERATIONS = {"sum": "SUM", "mean": "SUM", "max": "MAX", "min": "MIN", "prod": "PROD"}
@@ -88,6 +115,8 @@ def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
     """The sum, "mean", "max", "min" or "prod" (product) over the ranks, on every rank: of a number,
     or of arrays elementwise (in a new one).
 
+    Sums and products of integers have 64 bits, means are floats.
+
     Args:
         value: a number, or an array of one shape and kind of number on all ranks. True and False
             count as 1 and 0.
@@ -96,12 +125,41 @@ def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
 
     Raises:
         ValueError: the shapes or kinds of number differ between the ranks; an unknown operation.
-        TypeError: not numbers.
+        TypeError: not numbers. If it is so on one rank, the others raise a ValueError.
+        OverflowError: on all ranks: a sum or product of integers does not fit into 64 bits.
 
     >>> from dist_dynet import parallel
     >>> parallel.all_reduce(3), parallel.all_reduce([1.0, 2.0], "mean")
     (3, array([1., 2.]))
     """
+    here, array, failure = world(comm), np.empty(0), None
+    try:
+        array = _as_numbers(value, op)
+        mine = f"{op} of {array.dtype} {array.shape}"
+    except Exception as error:
+        mine, failure = f"{type(error).__name__}: {error}", error
+    overflows = False
+    if here.size > 1:
+        what = here.collective(f"all_reduce {op}")
+        with here.whole(what):
+            # without check=True, too: unlike lengths may kill a process
+            is_same = _same_kind(here, mine, what, failure is not None)
+            if is_same and failure is None:
+                array, overflows = _reduced(here, array, op, what)
+        if overflows:
+            raise OverflowError(
+                f"{here.name} {what}: the {op} must fit into {array.dtype}; got a larger one."
+                " Give floats."
+            )
+    if failure is not None:
+        raise failure
+    if op == "mean":
+        array = array / here.size
+    return array.item() if array.ndim == 0 and not isinstance(value, np.ndarray) else array
+
+
+def _as_numbers(value: ArrayLike, op: str) -> NDArray[Any]:
+    """A new array of a kind that MPI adds, and that has room for the result."""
     if op not in _OPERATIONS:
         raise ValueError(f"all_reduce: op must be one of {', '.join(_OPERATIONS)}; got {op!r}.")
     array = np.array(value, order="C")
@@ -112,26 +170,33 @@ def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
             f"all_reduce: takes numbers and arrays of numbers; got {type(value).__name__} of"
             f" {array.dtype}."
         )
-    if array.dtype == np.float16 or array.dtype.byteorder == ">":  # kinds that MPI does not add
-        array = array.astype(
-            np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("=")
-        )
-    here = world(comm)
-    if here.size > 1:
-        what = here.collective(f"all_reduce {op}")
-        with here.whole(what):
-            # without check=True, too: unlike lengths may kill a process
-            _same_kind(here, f"{op} of {array.dtype} {array.shape}", what)
-            marked = (
-                _mark_nan(array, op) if op in ("max", "min") and array.dtype.kind == "f" else array
-            )
-            operation = getattr(here.mpi, _OPERATIONS[op])
-            here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, marked, op=operation)], what)
-            if marked is not array:
-                array = np.where(marked[1] == 0, marked[0], np.nan).astype(array.dtype)
-    if op == "mean":
-        array = array / here.size
-    return array.item() if array.ndim == 0 and not isinstance(value, np.ndarray) else array
+    if array.dtype.kind in "iu" and op == "mean":
+        return array.astype(np.float64)
+    if array.dtype.kind in "iu" and op in ("sum", "prod") and array.itemsize < 8:
+        return array.astype(np.int64)
+    return array.astype(
+        np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("="), copy=False
+    )
+
+
+def _reduced(here: World, array: NDArray[Any], op: str, what: str) -> tuple[NDArray[Any], bool]:
+    """The sum and so on, and whether it does not fit, alike on all ranks."""
+    operation, kind = getattr(here.mpi, _OPERATIONS[op]), array.dtype.kind
+    if op in ("max", "min") and kind == "f":
+        marked = _mark_nan(array, op)
+        here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, marked, op=operation)], what)
+        return np.where(marked[1] == 0, marked[0], np.nan).astype(array.dtype), False
+    # of integers beside the result modulo 2^64 about what it is: if it fits both are near
+    about = array.astype(np.float64) if kind in "iu" and op in ("sum", "prod") else None
+    here.wait(
+        [
+            here.comm.Iallreduce(here.mpi.IN_PLACE, each, op=operation)
+            for each in (array, about)
+            if each is not None
+        ],
+        what,
+    )
+    return array, about is not None and bool((abs(about - array) > 2.0**62).any())
 
 
 def _mark_nan(array: NDArray[Any], op: str) -> NDArray[Any]:
@@ -141,13 +206,16 @@ def _mark_nan(array: NDArray[Any], op: str) -> NDArray[Any]:
     return np.stack([np.where(is_nan, -end * np.inf, array), end * is_nan]).astype(array.dtype)
 
 
-def _same_kind(here: World, mine: str, what: str) -> None:
+def _same_kind(here: World, mine: str, what: str, failed: bool) -> bool:
+    """Whether all ranks say the same; if not, an error on those that have not failed."""
     marks = np.empty(here.size, np.int64)
     here.wait([here.comm.Iallgather(np.array([hash_of(mine)]), marks)], what)
     if (marks == marks[0]).all():
-        return
+        return True
     every = [b.decode() for b in here.exchange_bytes(here.comm, mine.encode(), what)]
     other = next(rank for rank, theirs in enumerate(every) if theirs != mine)
+    if failed:
+        return False
     raise ValueError(
         f"{here.name} {what}: all ranks must give the same kind of value; got {mine} here,"
         f" {every[other]} on rank {here.members[other]}."
@@ -190,8 +258,8 @@ def broadcast_parameters(m: ParameterCollection, comm: Any = None) -> None:
     here = world(comm)
     if here.size > 1:
         what = here.collective("broadcast_parameters")
-        structure = Structure(m)
         with here.whole(what):
+            structure = Structure(m)
             structure.check(here, here.comm, what)
             structure.broadcast(here, here.comm, what)
 
@@ -208,8 +276,8 @@ def assert_in_sync(m: ParameterCollection, comm: Any = None) -> None:
     here = world(comm)
     if here.size > 1:
         what = here.collective("assert_in_sync")
-        structure = Structure(m)
         with here.whole(what):
+            structure = Structure(m)
             structure.check(here, here.comm, what)
             structure.materialise()
             structure.compare(here, here.comm, what)

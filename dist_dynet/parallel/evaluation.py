@@ -1,7 +1,12 @@
-"""Scoring: evaluate() divides examples over the ranks and gives the results to all."""
+"""evaluate(): all ranks score the examples of one data set together.
+
+It knows which rank computes what, and that all ranks hear of it if one fails. What is computed is
+the program's business.
+"""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -10,9 +15,10 @@ import numpy as np
 from .._ffi import lib
 from ..meter import during
 from ._session import world
+from ._world import World, hash_of
 from .collectives import gather
 from .division import Cost, Numbers, assign
-from .sampling import is_sequence
+from .fingerprint import is_sequence, stable_fingerprint
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,7 +39,7 @@ def evaluate(
         comm: an mpi4py communicator; None: all ranks.
 
     Raises:
-        ValueError: the ranks hold different numbers of examples.
+        ValueError: on all ranks: they hold different data, or have different costs.
         RuntimeError: fn has raised an exception on another rank; here it passes through.
 
     >>> from dist_dynet import parallel
@@ -41,33 +47,55 @@ def evaluate(
     [1, 3]
     """
     here = world(comm)
-    examples: Any = data if is_sequence(data) else list(data)
-    costs = Numbers(cost, examples, "cost", kept=True).all()
-    of = assign(costs, here.size)
-    mine = np.flatnonzero(of == here.rank).tolist()
     failure: Exception | None = None
-    values: list[Any] = []
-    try:
-        values = [fn(examples[i]) for i in mine]
+    values: list[R] = []
+    examples: Any = ()
+    of, said = np.empty(0, np.int32), (0, 0, 0)
+    mine = b""
+    try:  # a rank that fails meets the others all the same, so that all stay in step
+        examples = data if is_sequence(data) else list(data)
+        of = assign(Numbers(cost, examples, "cost", kept=True).all(), here.size)
+        if here.size > 1:
+            said = len(examples), stable_fingerprint(examples), hash_of(of.tobytes().hex())
+        values = [fn(examples[i]) for i in np.flatnonzero(of == here.rank).tolist()]
+        mine = pickle.dumps(values) if here.size > 1 else b""
     except Exception as error:
         failure = error
-    every = gather(
-        (len(examples), values, failure and f"{type(failure).__name__}: {failure}"), comm
-    )
-    if failure:
+    except BaseException:
+        here.is_left("evaluate")
+        raise
+    if here.size == 1 and failure is None:
+        return values
+    every = gather((said, mine, failure and f"{type(failure).__name__}: {failure}"), comm)
+    if failure is not None:
         raise failure
-    for rank, (count, _, words) in enumerate(every):
-        if words:
-            raise RuntimeError(
-                f"{here.name} evaluate: on rank {here.members[rank]} fn has raised {words}"
-            )
-        if count != len(examples):
-            raise ValueError(
-                f"{here.name} evaluate: the data must be the same on all ranks; got {len(examples)}"
-                f" examples here, {count} on rank {here.members[rank]}."
-            )
+    _compare(here, said, every)
     results: list[Any] = [None] * len(examples)
-    by_rank = (value for _, theirs, _ in every for value in theirs)
+    by_rank = (value for _, theirs, _ in every for value in pickle.loads(theirs))
     for i, value in zip(np.argsort(of, kind="stable").tolist(), by_rank, strict=True):
         results[i] = value
     return results
+
+
+def _compare(here: World, said: tuple[int, int, int], every: list[Any]) -> None:
+    """Makes sure that all ranks have evaluated, the same data in one division."""
+    for rank, (theirs, _, words) in enumerate(every):
+        name = f"rank {here.members[rank]}"
+        if words:
+            raise RuntimeError(f"{here.name} evaluate: on {name} it has raised {words}")
+        if theirs[0] != said[0]:
+            raise ValueError(
+                f"{here.name} evaluate: the data must be the same on all ranks; got {said[0]}"
+                f" examples here, {theirs[0]} on {name}."
+            )
+        if theirs[1] != said[1]:
+            raise ValueError(
+                f"{here.name} evaluate: the data must be the same on all ranks, in one order; got"
+                f" {said[0]} examples with fingerprint {said[1]:x} here, {theirs[1]:x} on {name}."
+            )
+        if theirs[2] != said[2]:
+            raise ValueError(
+                f"{here.name} evaluate: cost must be the same on all ranks; got other costs on"
+                f" {name} than here. Give an array, or a function of the example alone; None where"
+                " all count alike."
+            )

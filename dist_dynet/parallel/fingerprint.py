@@ -13,7 +13,7 @@ import datetime
 import hashlib
 import struct
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import PurePath
 from typing import Any, Protocol
@@ -61,6 +61,23 @@ def fingerprint(data: Sequence) -> int:
     for i in chosen:
         total.update(_digest(data[int(i)], _VALUES, 0)[0])
     return int.from_bytes(total.digest(), "little") >> 1
+
+
+def stable_fingerprint(data: Sequence) -> int:
+    """The fingerprint; 0 for examples that change each time, which tell nothing."""
+    first = fingerprint(data)
+    return first if fingerprint(data) == first else 0
+
+
+def is_sequence(data: object) -> bool:
+    """Whether examples have numbers from 0.
+
+    >>> is_sequence("ab"), is_sequence({"a": 1}), is_sequence(iter("ab"))
+    (True, False, False)
+    """
+    return (
+        hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
+    )
 
 
 def _digest(value: Any, values: int, depth: int) -> tuple[bytes, int]:

@@ -1,4 +1,4 @@
-"""Which rank works on which examples of a training: shard().
+"""Which rank works on which examples in training: shard().
 
 It knows the data's order, costs and the number of ranks. It sends nothing while training: every
 rank computes the same division by itself.
@@ -28,19 +28,12 @@ from .division import (
     spread,
     total_of,
 )
-from .fingerprint import fingerprint
+from .fingerprint import is_sequence, stable_fingerprint
 
 T = TypeVar("T")
 
 _GRAPHS_BITS = 24
 """A micro-batch may have 2^24 graphs before its random draws meet those of the next step."""
-
-
-def is_sequence(data: object) -> bool:
-    """Whether examples have numbers from 0."""
-    return (
-        hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
-    )
 
 
 class Listener(Protocol):
@@ -339,9 +332,7 @@ class Shard(Generic[T]):
     def _described(self) -> tuple[int, ...]:
         """What must be alike on all ranks: the data, and how they are divided."""
         if self._fingerprint is None:
-            first = fingerprint(self._data)
-            # examples that change each time tell nothing
-            self._fingerprint = first if fingerprint(self._data) == first else 0
+            self._fingerprint = stable_fingerprint(self._data)
         settings = self._settings()
         return settings.pop("examples"), self._fingerprint, *settings.values()
 

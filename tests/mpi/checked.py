@@ -59,6 +59,14 @@ with unlike(
 ):
     (parallel.gather if rank == 0 else lambda _: parallel.barrier())(1)
 
+# two evaluations, swapped: they are told apart by the line that calls evaluate()
+a = b = r"gather \(collective \d+\) at checked.py:\d+"
+with unlike(a, b):
+    if rank == 0:
+        parallel.evaluate(int, [1, 2, 3])
+    else:
+        parallel.evaluate(int, [1, 2, 3])
+
 # two trainers in another order
 a_pass()
 with unlike(
