@@ -38,3 +38,7 @@ def test_ranks_that_read_other_data_get_an_error(tmp_path):
         (tmp_path / str(rank)).write_text(os.linesep.join(lines))
     status, output, _ = mpirun(2, "other_data.py", tmp_path)
     assert status == 0 and output == "ok\n", output
+
+
+def test_ranks_whose_costs_or_weights_differ_are_refused():
+    assert mpirun(2, "other_costs.py")[:2] == (0, "ok\n")

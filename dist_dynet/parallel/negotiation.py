@@ -69,7 +69,7 @@ class Step(NamedTuple):
 
     description: tuple[int, ...] = ()
     """Of the batch: how many examples the data have, their fingerprint, the settings of shard(),
-    epoch and step; () without shard()."""
+    what costs and weights divide the step, epoch and step; () without shard()."""
     passes: int = 1
     """How many calls of update() have gathered them."""
     subset: int = 0  # a number of the parameters that are updated; 0: all
@@ -78,11 +78,12 @@ class Step(NamedTuple):
         """For an error."""
         words = "no batch of shard()"
         if self.description:
-            examples, data, *settings, epoch, step = self.description
+            examples, data, *settings, division, epoch, step = self.description
             words = (
                 f"step {step} of epoch {epoch} of shard() of {examples} examples (fingerprint"
                 f" {data:x}; where it differs, the ranks' data or their order do), settings"
-                f" {settings}"
+                f" {settings}, costs and weights {division:x} (where they differ, give arrays, or"
+                " functions of the example alone)"
             )
         passes = f", {self.passes} passes" if self.passes > 1 else ""
         return (

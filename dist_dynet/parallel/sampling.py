@@ -6,6 +6,7 @@ rank computes the same division by itself.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from .division import (
     assign,
     bucketed,
     checked_weights,
+    compact,
     deal,
     spread,
     total_of,
@@ -298,7 +300,8 @@ class Shard(Generic[T]):
     def _steps(self, loop: Loop) -> Iterator[Batch[T]]:
         """The batches of a loop for this rank."""
         here, order = world(self._comm), self._order()
-        described = self._described() if here.size > 1 or trial.present() else (0, 0)
+        compares = here.size > 1 or trial.present() is not None
+        described = self._described() if compares else (0, 0)
         for step in range(loop.given, loop.steps):
             numbers = order[step * self._batch_size : (step + 1) * self._batch_size]
             fetches = self._costs.fetches(numbers) or (
@@ -311,6 +314,7 @@ class Shard(Generic[T]):
             if self._weights is not None:
                 weights = checked_weights(self._weights.of(numbers, examples))
             total = len(numbers) if weights is None else total_of(weights)
+            division = self._division(numbers, costs, weights) if compares else 0
             for positions, part in self._divided(costs, here.rank, here.size, loop):
                 yield Batch(
                     self._fetched(numbers[positions])
@@ -322,7 +326,7 @@ class Shard(Generic[T]):
                     step,
                     is_weighted=weights is not None,
                     part=part,
-                    description=(*described, loop.epoch, step),
+                    description=(*described, division, loop.epoch, step),
                     loop=loop,
                 )
 
@@ -335,6 +339,15 @@ class Shard(Generic[T]):
             self._fingerprint = stable_fingerprint(self._data)
         settings = self._settings()
         return settings.pop("examples"), self._fingerprint, *settings.values()
+
+    def _division(
+        self, numbers: NDArray[Any], costs: NDArray[Any], weights: NDArray[Any] | None
+    ) -> int:
+        """A number of all that the division of a step is made from, in every process the same."""
+        mark = zlib.crc32(compact(costs).data)
+        if weights is not None:
+            mark = zlib.crc32(weights.astype(np.float64).data, mark)
+        return zlib.crc32(numbers.data, mark) if self._bucket else mark
 
     def _divided(
         self, costs: NDArray[Any], rank: int, ranks: int, loop: Loop
