@@ -326,6 +326,7 @@ class Best:
         file: to which the best is saved, its folder being made; None: kept in memory.
         patience: the run is over after so many scores in a row that were not better; None: never.
         lower: whether lower scores are better, as of a loss.
+        comm: an mpi4py communicator whose ranks train this model; None: all.
 
     Raises:
         TypeError: model is none of these.
@@ -352,6 +353,7 @@ class Best:
         *,
         patience: int | None = None,
         lower: bool = False,
+        comm: Any = None,
     ) -> None:
         if patience is not None and not patience >= 1:
             raise ValueError(f"training.Best: patience must be 1 or more; got {patience!r}.")
@@ -366,7 +368,7 @@ class Best:
                 )
         self._objects, self._is_collection = objects, isinstance(model, ParameterCollection)
         self._file = None if file is None else os.fspath(file)
-        self._patience, self._lower = patience, lower
+        self._patience, self._lower, self._comm = patience, lower, comm
         self._kept: list[ParameterCollection] = []
         self.score: float | None = None
         """The best so far; None: there was none."""
@@ -382,14 +384,17 @@ class Best:
 
     def update(self, score: float) -> bool:
         """Takes a score, the same on all ranks; if it is the best so far, keeps the model and
-        returns True. NaN is never the best.
+        returns True. NaN is never the best. Collective.
+
+        Raises:
+            RuntimeError: on all ranks: the ranks have different scores; nothing is changed then.
 
         >>> import dist_dynet as dy
         >>> best = dy.training.Best(dy.ParameterCollection())
         >>> [best.update(score) for score in (0.5, 0.7, 0.6)], best.score, best.number
         ([True, True, False], 0.7, 2)
         """
-        score = float(score)
+        score = self._common(score)
         self.count += 1
         better = not math.isnan(score) and (
             self.score is None or (score < self.score if self._lower else score > self.score)
@@ -398,6 +403,26 @@ class Best:
             self.score, self.number = score, self.count
             self._keep()
         return better
+
+    def _common(self, score: float) -> float:
+        """The score, which is that of all ranks."""
+        failure: Exception | None = None
+        try:
+            score = float(score)
+        except (TypeError, ValueError) as error:  # meets the other ranks all the same
+            failure = error
+        every = parallel.gather(repr(score), self._comm)
+        if failure is not None:
+            raise failure
+        mine = repr(score)
+        for rank, other in enumerate(every):
+            if other != mine:
+                raise RuntimeError(
+                    f"training.Best: the score must be the same on all ranks; got {mine:.60} here,"
+                    f" {other:.60} on rank {rank}. Score all examples by parallel.evaluate(), or"
+                    " add the ranks' numbers up by parallel.all_reduce()."
+                )
+        return score
 
     def _collections(self) -> list[ParameterCollection]:
         return [

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from jobs import mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import training
@@ -264,6 +265,12 @@ def test_the_best_refuses_what_it_cannot_keep():
     resumed.load_state({"score": 1.0, "number": 1, "count": 1})
     with pytest.raises(RuntimeError, match="in a file alone"):
         resumed.restore()
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_the_best_of_several_ranks_has_one_score():
+    assert mpirun(2, "best.py")[:2] == (0, "ok\n")
 
 
 # ---- entities --------------------------------------------------------------------------
