@@ -42,3 +42,7 @@ def test_ranks_that_read_other_data_get_an_error(tmp_path):
 
 def test_ranks_whose_costs_or_weights_differ_are_refused():
     assert mpirun(2, "other_costs.py")[:2] == (0, "ok\n")
+
+
+def test_shards_and_trainers_over_other_ranks():
+    assert mpirun(4, "other_ranks.py")[:2] == (0, "ok\n")

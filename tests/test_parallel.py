@@ -19,6 +19,7 @@ from table_trainers import TRAINERS
 
 import dist_dynet as dy
 from dist_dynet import _launcher, parallel
+from dist_dynet.parallel import watched_list
 from dist_dynet.parallel.division import divide
 from dist_dynet.parallel.exchange import merge_ranges
 
@@ -274,6 +275,52 @@ def test_batches_know_what_they_are_part_of():
         for batch in parallel.shard([[1], [2, 3], [4]], batch_size=2, shuffle=False, weight=len)
     ]
     assert weighted == [(3, 3), (1, 1)]
+
+
+UNSEEN = {
+    *("__class__", "__class_getitem__", "__dir__", "__doc__", "__format__", "__getattribute__"),
+    *("__getstate__", "__hash__", "__init__", "__init_subclass__", "__new__", "__reduce__"),
+    *("__delattr__", "__setattr__", "__sizeof__", "__str__", "__repr__", "__subclasshook__"),
+    *("__contains__", "__eq__", "__ge__", "__gt__", "__le__", "__lt__", "__ne__"),
+    *("__len__", "count", "index"),  # comparisons hand over no examples
+    *("reverse", "sort"),  # n stays as it is
+}
+"""Methods of list that neither hand over examples nor change their number."""
+
+
+def test_batches_notice_every_method_of_lists():
+    """A method that Python adds to list is to be sorted into one of the groups."""
+    written = {"__iter__", "__getitem__", "__reduce_ex__"}
+    seen = {*watched_list.READING, *watched_list.CHANGING}
+    assert {*dir(list)} - UNSEEN == seen | written and not seen & UNSEEN
+    arguments = {
+        "__add__": ([3],),
+        "__mul__": (2,),
+        "__rmul__": (2,),
+        "__delitem__": (0,),
+        "__iadd__": ([3],),
+        "__imul__": (2,),
+        "__setitem__": (slice(0, 1), [4, 5]),
+        "append": (3,),
+        "extend": ([3],),
+        "insert": (0, 3),
+        "remove": (1,),
+    }
+    for name in seen:
+        plain, calls = [1, 2], []
+        watched = type("Watched", (watched_list.WatchedList,), {})([1, 2])
+        type(watched).on_read = lambda _, calls=calls: calls.append("read")
+        type(watched).on_change = lambda _, calls=calls: calls.append("changed")
+        expected = getattr(plain, name)(*arguments.get(name, ()))
+        found = getattr(watched, name)(*arguments.get(name, ()))
+        if name == "__reversed__":
+            expected, found = list(expected), list(found)
+        assert (found, list.copy(watched)) == (expected, plain), name
+        reads, changes = name in watched_list.READING, name in watched_list.CHANGING
+        assert calls == ["read"] * reads + ["changed"] * changes, name
+        for batch in parallel.shard([1, 2], batch_size=2, shuffle=False):
+            getattr(batch, name)(*arguments.get(name, ()))
+            assert bool(batch.problem) == changes, name
 
 
 def test_ranges_are_cut_at_chunks_gaps_and_foreign_parameters():

@@ -21,6 +21,7 @@ from ..params.parameters import AnyParameter
 from ..params.root import Root
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
+from ._world import World, format_ranks
 from .batches import Batch
 from .gradients import FlatLayout, Node, add_up, put_back, take_out
 from .negotiation import Step
@@ -43,6 +44,33 @@ class Pass(NamedTuple):
         if self.batch is None and passes == 1 and not subset:
             return _NO_BATCH
         return Step(self.batch.description if self.batch is not None else (), passes, subset)
+
+
+def odd_pass(batch: Batch[Any], here: World, named: bool, counts: bool) -> Pass:
+    """What was gathered from a batch that was changed in place, or is of a shard() over other ranks
+    than the trainer's.
+
+    Args:
+        batch: the batch.
+        here: the trainer's ranks.
+        named: as in Pass.
+        counts: whether n matters.
+
+    Raises:
+        RuntimeError: shard() has given examples to ranks that do not train the model.
+    """
+    ranks = here.members if batch.ranks is None else batch.ranks
+    problem = batch.problem if counts else ""
+    if list(ranks) == list(here.members):
+        return Pass(batch, batch.n, batch.total, named, problem)
+    if len(ranks) > 1 and not {*ranks} <= {*here.members}:
+        raise RuntimeError(
+            f"{here.name} update: the batch must be of a shard() over the trainer's"
+            f" {format_ranks(here.members)}; got one over {format_ranks(ranks)}. Give shard() the"
+            " same comm= as the trainer."
+        )
+    # each rank, or each group, has data of its own: what all of them count is asked for
+    return Pass(batch, batch.n, batch.n if here.size == 1 else None, named, problem)
 
 
 class Accumulation:

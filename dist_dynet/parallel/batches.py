@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from .._ffi import lib
 from ..graph import cg
 from ..params.collection import ParameterCollection, handles_of, root_of
+from .watched_list import WatchedList
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ def checked_weight(value: Any, what: str) -> float:
     return weight
 
 
-class Batch(list[T], Generic[T]):
+class Batch(WatchedList[T], Generic[T]):
     """The examples of one rank in one step: a list that knows what it is part of. shard() makes
     them; `update(batch)` names one. Copies and slices are plain lists. epoch is that of shard();
     step counts from 0 in each; part is the micro-batch of a step, description for messages.
@@ -74,12 +75,15 @@ class Batch(list[T], Generic[T]):
 
     __slots__ = (
         "__weakref__",
+        "_count",
         "_loop",
         "_n",
         "description",
         "epoch",
         "is_weighted",
         "part",
+        "problem",
+        "ranks",
         "step",
         "total",
     )
@@ -96,9 +100,15 @@ class Batch(list[T], Generic[T]):
         part: Part | None = None,
         description: tuple[int, ...] = (),
         loop: Loop | None = None,
+        ranks: Sequence[int] | None = None,
     ) -> None:
         super().__init__(examples)
         self._n = float(n)
+        self._count: int | None = len(self)  # None: n is the program's
+        self.problem = ""
+        """Why n is not known, for an error."""
+        self.ranks = ranks
+        """Of the job, among which shard() has divided the data; None: not known."""
         self.total: float | None = float(total)
         """The same over all ranks; None: not known, since n was set."""
         self.epoch = epoch
@@ -125,25 +135,25 @@ class Batch(list[T], Generic[T]):
     @n.setter
     def n(self, n: float) -> None:
         self._n, self.total, self.is_weighted = checked_weight(n, "batch.n"), None, True
+        self._count, self.problem = None, ""
 
-    def __iter__(self) -> Iterator[T]:
-        _is_read(self)
-        return super().__iter__()
+    def on_read(self) -> None:
+        """The program looks at the examples."""
+        for loop in _process.loops:
+            if loop.present is self:
+                return
+        _process.readers.add(threading.get_ident())
 
-    def __getitem__(self, i: Any) -> Any:
-        _is_read(self)
-        return super().__getitem__(i)
+    def on_change(self) -> None:
+        """The program has changed the list in place."""
+        if self._count is not None:
+            self.problem = "" if len(self) == self._count else _CHANGED
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return list, (list(self),)
 
-    def __copy__(self) -> list[T]:
-        return list(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> list[T]:
-        from copy import deepcopy
-
-        return deepcopy(list(self), memo)
+_CHANGED = (
+    "a batch of shard() has another number of examples than it was given, so that its n is not"
+    " known. Write trainer.update(n), with this rank's number of examples, or set batch.n."
+)
 
 
 # ---- loops -----------------------------------------------------------------------------
@@ -213,14 +223,6 @@ def update_called(batch: Batch[Any] | None) -> None:
     _process.readers.discard(me)
     if batch is not None and batch._loop is not None:
         batch._loop.is_used(batch._loop, batch)
-
-
-def _is_read(batch: Batch[Any]) -> None:
-    """The program looks at the examples of a batch."""
-    for loop in _process.loops:
-        if loop.present is batch:
-            return
-    _process.readers.add(threading.get_ident())
 
 
 class Loop:

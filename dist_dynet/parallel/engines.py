@@ -3,6 +3,7 @@ MPI alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from .._environment import choice
@@ -28,6 +29,18 @@ DEFAULT = choice("DIST_DYNET_EXCHANGE", ENGINES)
 Compression = Literal["bf16", "int8"]
 
 Exchange = MpiExchange | SharedExchange | HybridExchange
+
+
+def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
+    """An argument of DistributedTrainer is one of those that are known.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value not in known:
+        names = [repr(each) if each is None or None in known else each for each in known]
+        words = f"{', '.join(names[:-1])}{',' if None in known else ' or'} {names[-1]}"
+        raise ValueError(f"DistributedTrainer: {name} must be {words}; got {value!r}.")
 
 
 def ranks_of_host(here: World, comm: Any, what: str) -> list[int] | None:

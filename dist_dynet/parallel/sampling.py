@@ -328,6 +328,7 @@ class Shard(Generic[T]):
                     part=part,
                     description=(*described, division, loop.epoch, step),
                     loop=loop,
+                    ranks=here.members,
                 )
 
     def _fetched(self, numbers: NDArray[Any]) -> list[T]:

@@ -22,10 +22,10 @@ from ..trainers import Trainer
 from . import _saving, environment, metrics, trial
 from ._session import world
 from ._world import hash_of
-from .accumulation import Pass
+from .accumulation import Pass, odd_pass
 from .batches import Batch, checked_weight, update_called
 from .compression import CODES
-from .engines import ENGINES, Compression, Engine, choose, ranks_of_host
+from .engines import ENGINES, Compression, Engine, check_choice, choose, ranks_of_host
 from .hybrid import HybridExchange
 from .message import Flag
 from .negotiation import Negotiation
@@ -125,18 +125,9 @@ class DistributedTrainer(TrainerWrapper):
                 "DistributedTrainer: takes a trainer such as AdamTrainer(m); got"
                 f" {type(trainer).__name__}."
             )
-        for name, value, known in (
-            ("average", average, get_args(Average)),
-            ("exchange", exchange or ENGINES[0], ENGINES),
-        ):
-            if value not in known:
-                raise ValueError(
-                    f"DistributedTrainer: {name} must be {', '.join(known[:-1])} or {known[-1]};"
-                    f" got {value!r}."
-                )
-        if compression not in (None, *CODES):
-            codes = f"None, {', '.join(map(repr, CODES))}; got {compression!r}."
-            raise ValueError(f"DistributedTrainer: compression must be {codes}")
+        check_choice("average", average, get_args(Average))
+        check_choice("exchange", exchange or ENGINES[0], ENGINES)
+        check_choice("compression", compression, (None, *CODES))
         self._inner, self._average = trainer, average
         if accumulate != 1:
             trainer.set_accumulation(accumulate)
@@ -227,8 +218,11 @@ class DistributedTrainer(TrainerWrapper):
     def _conclude(self, weight: Batch[Any] | float | None) -> Pass:
         """Which batch the gradients come from, and how much they count."""
         batch, problem = self.sync.sources.find(weight is not None)
+        here, counts = self._world, self._world.size > 1 or self.sync.reproducible is not None
         if isinstance(weight, Batch):
-            return Pass(weight, weight.n, weight.n if self._world.size == 1 else weight.total, True)
+            if weight.problem or weight.ranks is not here.members:
+                return odd_pass(weight, here, True, counts)
+            return Pass(weight, weight.n, weight.n if here.size == 1 else weight.total, True)
         if weight is not None:
             if self._average == "sum":
                 raise ValueError(
@@ -247,11 +241,15 @@ class DistributedTrainer(TrainerWrapper):
             )
             if self._world.size == 1:
                 raise ValueError(problem)
-        if self._world.size == 1 and self.sync.reproducible is None:
+        if not counts:
             problem = ""  # whatever it is, it is all there is
         if problem:
             return self._unbatched._replace(problem=problem)
-        return self._unbatched if batch is None else Pass(batch, batch.n, batch.total, False)
+        if batch is None:
+            return self._unbatched
+        if batch.problem or batch.ranks is not here.members:
+            return odd_pass(batch, here, False, counts)
+        return Pass(batch, batch.n, batch.total, False)
 
     def _end_pass(self, this: Pass) -> None:
         """It was taken: what comes next is another one."""
@@ -359,8 +357,11 @@ class DistributedTrainer(TrainerWrapper):
         if self._average == "sum":
             return 1.0
         batch, certain = self.sync.sources.peek(thread)
-        if not certain or (
-            self._average == "weighted" and (batch is None or not batch.is_weighted)
+        odd = batch is not None and (batch.problem or batch.ranks is not self._world.members)
+        if (
+            not certain
+            or odd
+            or (self._average == "weighted" and (batch is None or not batch.is_weighted))
         ):
             return None
         return 1.0 if batch is None else batch.n

@@ -4,6 +4,7 @@ first update() on all ranks.
 The right end is computed by NumPy: least squares by gradient descent on the whole batches.
 """
 
+import copy
 import itertools
 import queue
 import threading
@@ -264,6 +265,100 @@ def test_again():
         a.step(batch, batch)
     expect(a, *EPOCH, *EPOCH)
     refused("looked into a batch", lambda: [a.step(batch) for batch in kept])
+
+
+READS = {  # every way to the examples of a batch, or to another list of them
+    "copy()": lambda b: b.copy(),
+    "copy.copy": copy.copy,
+    "slice": lambda b: b[:],
+    "index": lambda b: [b[i] for i in range(len(b))],
+    "list": list,
+    "+": lambda b: b + [],  # noqa: RUF005
+    "r+": lambda b: [] + b,  # noqa: RUF005
+    "*": lambda b: b * 1,
+    "r*": lambda b: 1 * b,
+    "pop": lambda b: [b.pop() for _ in range(len(b))],
+    "reversed": lambda b: [*reversed(b)],
+    "array": lambda b: np.array(b) if len(b) else [],
+}
+
+
+def test_again_by_every_method():
+    """A kept batch is trained on again, however it is read."""
+    for what, read in READS.items():
+        a, kept = Model(), []
+        for batch in a.shard:
+            a.step(batch)
+            kept.append(batch)
+        examples = list(read(kept[0]))
+        assert parallel.gather(len(examples)) == parallel.gather(int(kept[0].n)), what
+        if parallel.world_size() > 1:
+            refused("looked into a batch", lambda a=a, examples=examples: a.step(examples))
+        expect(a, *EPOCH)
+
+
+def keeps_one(b):
+    """Removes all but one."""
+    b[:] = b[:1]
+
+
+CHANGES = {
+    "slice": keeps_one,
+    "del": lambda b: b.__delitem__(slice(0, 1)),
+    "+=": lambda b: b.__iadd__(list(b)[:1]),
+    "*=": lambda b: b.__imul__(3 if len(b) != 2 else 2),
+    "append": lambda b: b.append(DATA[0]),
+    "extend": lambda b: b.extend([DATA[0]]),
+    "insert": lambda b: b.insert(0, DATA[0]),
+    "pop": lambda b: b.pop() if len(b) else None,
+    "clear": lambda b: b.clear(),
+}
+
+
+def test_changed_in_place():
+    """The number of examples is another one then: nothing is averaged with the old one."""
+    for what, change in CHANGES.items():
+        for named, options in itertools.product((False, True), ({}, {"accumulate": 2})):
+            a = Model(**options)
+            several = parallel.world_size() > 1
+            for batch in a.shard:
+                a.backward(batch)
+                change(batch)
+                try:
+                    a.trainer.update(*([batch] if named else []))
+                    updated = not options or batch.step == 1
+                except RuntimeError as error:
+                    words = ("another number of examples", "it is not known which batch")
+                    assert several and any(w in str(error) for w in words), (what, error)
+                    break
+                if updated:
+                    assert not several, what
+                    break
+            if several:
+                expect(a)
+    for change in (  # of the same length, or told
+        lambda b: b.sort(key=lambda x: x[0]),
+        lambda b: b.reverse(),
+        lambda b: b.__setitem__(slice(None), list(b)),
+        lambda b: (b.append(DATA[0]), b.pop()),
+    ):
+        a = Model()
+        for batch in a.shard:
+            change(batch)
+            a.step(batch)
+        expect(a, *EPOCH)
+    a = Model()
+    for batch in a.shard:
+        batch[:] = [x for x in batch if x[0] > 0]
+        batch.n = len(batch)
+        a.step(batch)
+    b = Model()
+    for batch in b.shard:
+        batch[:] = [x for x in batch if x[0] > 0]
+        b.step(batch, len(batch))
+    positive = [[x[x[:, 0] > 0]] for x in steps()]
+    expect(a, *positive)
+    expect(b, *positive)
 
 
 def test_gradients_of_two_batches():

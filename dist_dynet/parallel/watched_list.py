@@ -1,0 +1,82 @@
+"""A list that notices when its elements are read, and when it is changed in place.
+
+It knows the methods of list, and not what a subclass makes of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import wraps
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+READING = ("__add__", "__mul__", "__reversed__", "__rmul__", "copy", "pop")
+"""Methods that hand over elements, beside those that WatchedList writes out. Comparisons and
+searches hand over none."""
+CHANGING = (
+    *("__delitem__", "__iadd__", "__imul__", "__setitem__", "append", "clear", "extend", "insert"),
+    *("pop", "remove"),
+)
+"""Methods after which the list may have another length."""
+
+
+class WatchedList(list[T], Generic[T]):
+    """Calls on_read() before elements are handed over, on_change() after the list has changed.
+    Copies and slices are plain lists."""
+
+    __slots__ = ()
+
+    def on_read(self) -> None:
+        """Elements are about to be read."""
+
+    def on_change(self) -> None:
+        """The list may have another length now."""
+
+    def __iter__(self) -> Iterator[T]:
+        self.on_read()
+        return super().__iter__()
+
+    def __getitem__(self, i: Any) -> Any:
+        self.on_read()
+        return super().__getitem__(i)
+
+    def __radd__(self, other: list[Any]) -> list[Any]:
+        return [*other, *self]
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.array(list(self), dtype)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+    def __copy__(self) -> list[T]:
+        return list(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> list[T]:
+        from copy import deepcopy
+
+        return deepcopy(list(self), memo)
+
+
+def _watched(name: str) -> Any:
+    """The method of list of this name, which says so."""
+    method = getattr(list, name)
+    reads, changes = name in READING, name in CHANGING
+
+    @wraps(method)
+    def call(self: WatchedList[Any], *args: Any) -> Any:
+        if reads:
+            self.on_read()
+        result = method(self, *args)
+        if changes:
+            self.on_change()
+        return result
+
+    return call
+
+
+for _name in {*READING, *CHANGING}:
+    setattr(WatchedList, _name, _watched(_name))
