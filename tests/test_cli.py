@@ -532,6 +532,25 @@ def test_logs_that_cannot_be_written_are_named(tmp_path):
     assert job.stderr.count("end here: No space left on device.") == 1
 
 
+@pytest.mark.parametrize("command", ["run", "info"])
+def test_standard_output_that_cannot_be_written_is_named(command, python):
+    arguments = ["run", "-n", "2", str(SCRIPT), "-", "lines"] if command == "run" else ["info"]
+    with open("/dev/full", "wb", 0) as full:  # noqa: PTH123
+        job = subprocess.run(
+            [python, "-m", "dist_dynet", *arguments],
+            env=environment_of(python),
+            cwd=PROGRAMS,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert job.returncode == 1
+    words = "dist-dynet: standard output cannot be written: No space left on device."
+    assert words in job.stderr.splitlines() and "Traceback" not in job.stderr, job.stderr
+
+
 def test_stdin_ends_on_all_ranks(python):
     """mpirun gives it to rank 0; the others of MPICH would wait for its end for ever."""
     job = launch(python, "run", "-n", 2, SCRIPT, "-", "stdin", limit=30)

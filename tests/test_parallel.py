@@ -241,6 +241,17 @@ def test_shard_takes_sequences_and_integers():
             TypeError, match=f"^shard: sizes must be integers; got .* for {list(arguments)[-1]}"
         ):
             parallel.shard(range(9), **arguments)
+    for name in ("seed", "epoch"):
+        assert len(parallel.shard(range(9), 3, **{name: np.int64(2)})) == 3
+        with pytest.raises(ValueError, match=f"^shard: {name} must be 0 or more; got -1"):
+            parallel.shard(range(9), 3, **{name: -1})
+        for bad in (None, "1", 1.5):
+            with pytest.raises(TypeError, match=f"^shard: {name} must be an integer; got {bad!r}"):
+                parallel.shard(range(9), 3, **{name: bad})
+    batches = parallel.shard(range(9), 3)
+    with pytest.raises(ValueError, match=r"^shard: epoch must be 0 or more; got -1"):
+        batches.epoch = -1
+    assert batches.epoch == 0
     for data in ((x for x in "abc"), {"a": 1}, {1, 2}, 3):
         with pytest.raises(
             TypeError,
@@ -366,6 +377,14 @@ def test_trainer_with_one_process_is_the_wrapped_one(capfd):
     trainer.status()
     assert "lr=0.125" in capfd.readouterr().err
     assert trainer.whoami() == "SimpleSGDTrainer" and trainer.collection is trainer.inner.collection
+
+
+@pytest.mark.parametrize("act", [pickle.dumps, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("wrapper", [parallel.DistributedTrainer, parallel.LocalSGD])
+def test_trainers_cannot_be_copied(act, wrapper):
+    trainer = wrapper(dy.SimpleSGDTrainer(dy.ParameterCollection()))
+    with pytest.raises(TypeError, match=f"^{wrapper.__name__}: trainers cannot be copied or"):
+        act(trainer)
 
 
 def test_trainer_has_the_whole_interface_of_trainers():

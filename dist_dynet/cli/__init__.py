@@ -10,6 +10,8 @@ them, comparison says what differs, pace where the time goes. docs/launching.md 
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 __all__ = ["main"]
@@ -24,6 +26,10 @@ USAGE = """usage: dist-dynet run [options] script.py [arguments of the script]
 `dist-dynet run --help` lists the options."""
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a write to a full or broken disk comes to. Without a file's name it is standard output."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The program `dist-dynet`, also `python -m dist_dynet`: returns its exit status.
 
@@ -31,7 +37,23 @@ def main(arguments: list[str] | None = None) -> int:
     dist-dynet ...
     0
     """
-    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        return _run(*((sys.argv[1:] if arguments is None else arguments) or ["--help"]))
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        from ._messages import print_message
+
+        print_message(f"standard output cannot be written: {error.strerror}.")
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # Python would complain once more at its end
+        os.close(nowhere)
+        return 1
+
+
+def _run(command: str, *arguments: str) -> int:
+    """One of the commands."""
+    rest = [*arguments]
     if command == "run":
         from .run import run
 

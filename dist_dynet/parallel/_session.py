@@ -28,6 +28,7 @@ def world(comm: Any = None) -> World:
 
     Raises:
         TypeError: not a communicator of mpi4py, or one between two groups.
+        ValueError: MPI.COMM_NULL.
     """
     whole = _whole()
     return whole if comm is None else _part(whole, comm)
@@ -35,6 +36,12 @@ def world(comm: Any = None) -> World:
 
 def _part(whole: World, comm: Any) -> World:
     global _key
+    if callable(getattr(comm, "Get_size", None)) and not comm:
+        raise ValueError(
+            "comm must be a communicator with this rank among its ranks; got MPI.COMM_NULL, as"
+            " Split(MPI.UNDEFINED) gives it to ranks that belong to no group, and Free() leaves it."
+            " Leave out the call on such a rank."
+        )
     if not callable(getattr(comm, "Get_size", None)) or comm.Is_inter():
         raise TypeError(
             "comm must be a communicator of mpi4py such as MPI.COMM_WORLD.Split(color); got"

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .._integers import named
 from .._state import count_in, number_in
 from ..graph import cg
 from ..params.dims import size
@@ -36,6 +37,14 @@ T = TypeVar("T")
 
 _GRAPHS_BITS = 24
 """A micro-batch may have 2^24 graphs before its random draws meet those of the next step."""
+
+
+def _number(name: str, value: Any) -> int:
+    """An argument that random orders are made from."""
+    number = named(value, "shard", name)
+    if number < 0:
+        raise ValueError(f"shard: {name} must be 0 or more; got {number}.")
+    return number
 
 
 class Listener(Protocol):
@@ -109,11 +118,11 @@ class Shard(Generic[T]):
             )
         # numbers of micro-batches, in the order in which costs are divided over them
         self._groups = {number: i for i, number in enumerate(spread(self._micro_batches or 0))}
-        self._data, self._seed = data, int(seed)
+        self._data, self._seed = data, _number("seed", seed)
         self._costs = Numbers(cost, data, "cost", kept=True)
         self._weights = None if weight is None else Numbers(weight, data, "weight", kept=False)
         self._drop_last, self._shuffle, self._comm = bool(drop_last), bool(shuffle), comm
-        self._epoch, self._position = int(epoch), 0
+        self._epoch, self._position = _number("epoch", epoch), 0
         self._resumes = False  # the next loop begins at _position
         self._fingerprint: int | None = None
         self._loop: Loop | None = None  # the one that state() speaks of
@@ -129,7 +138,7 @@ class Shard(Generic[T]):
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
-            self._epoch, self._position, self._resumes = int(epoch), 0, False
+            self._epoch, self._position, self._resumes = _number("epoch", epoch), 0, False
             self._loop = self._newest = None
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from ..params.collection import ParameterCollection
 from ..trainers import Trainer
 from ..trainers.stats import Stats
@@ -85,6 +87,12 @@ class TrainerWrapper:
     def clips(self) -> int:
         """In how many updates the averaged gradients were longer than the clip threshold."""
         return self._inner.clips
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__}: trainers cannot be copied or pickled. Make a new one for the"
+            " copied collection, on all ranks, then new.load_state(trainer.state())."
+        )
 
     def update_epoch(self, r: float = 1.0) -> None:
         """Does nothing, and warns of it, as Trainer.update_epoch()."""

@@ -56,6 +56,12 @@ assert Path(sys.argv[1], f"alone {rank}.txt").exists()
 assert parallel.gather(rank, comm=alone) == [rank] and parallel.all_reduce(2, comm=alone) == 2
 with pytest.raises(TypeError, match="comm must be a communicator of mpi4py"):
     parallel.barrier(comm="world")
+some = MPI.COMM_WORLD.Split(0 if rank < 2 else MPI.UNDEFINED)
+if rank < 2:
+    parallel.barrier(comm=some)
+else:
+    with pytest.raises(ValueError, match=r"this rank among its ranks; got MPI\.COMM_NULL"):
+        parallel.barrier(comm=some)
 
 # the other group has long left its loop; waiting longer than a watchdog's patience does not disturb
 # it
