@@ -77,9 +77,9 @@ class ComputationGraph:
         lib.dn_graph_generator(self.number, _random.node_generator(self._thread))
         self._samples = 0
 
-    def draw_from(self, stream: int | None, counter: int) -> None:
+    def draw_from(self, stream: int | None, counter: int, samples: int | None = None) -> None:
         """From now on draws have this stream, of a micro-batch, and counters from this one on;
-        None: the stream of rank and thread.
+        None: the stream of rank and thread. samples: the counter of uniform(), if it is another.
 
         >>> import dist_dynet as dy
         >>> draws = []
@@ -92,8 +92,20 @@ class ComputationGraph:
         """
         self._stream = stream
         self._seed()
-        self._samples = counter
+        self._samples = counter if samples is None else samples
         lib.dn_graph_set_counter(self.number, counter)
+
+    def draws(self) -> tuple[int | None, int, int]:
+        """Where draws are, for draw_from(): stream, counter, counter of uniform().
+
+        >>> import dist_dynet as dy
+        >>> before = dy.renew_cg().draws()
+        >>> x = dy.random_normal(3).value()
+        >>> dy.renew_cg().draw_from(*before)
+        >>> dy.random_normal(3).value() == x
+        True
+        """
+        return self._stream, int(lib.dn_graph_counter(self.number)), self._samples
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones

@@ -639,6 +639,7 @@ OTHER = {
     ),
     "SoftmaxBuilder.__init__.input_dim": "an abstract class",
     "ComputationGraph.draw_from.counter": MADE_HERE,
+    "ComputationGraph.draw_from.samples": MADE_HERE,
     "ComputationGraph.draw_from.stream": MADE_HERE,
     "DeviceInfo.__init__.id": MADE_HERE,
     "DeviceInfo.__init__.type": MADE_HERE,

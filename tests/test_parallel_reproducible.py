@@ -176,6 +176,29 @@ def test_draws_depend_on_step_and_micro_batch_only():
     assert draws(2) == (every[6:], after)
 
 
+@pytest.mark.parametrize("inside", ["shard", "micro-batches", "evaluate"])
+def test_a_loop_inside_of_a_micro_batch_gives_its_draws_back(inside):
+    def draw():
+        dy.renew_cg()
+        return (*dy.random_normal(2).value(), *dy.cg().uniform(1))
+
+    def draws(inside):
+        dy.reset_random_seed(4)
+        result = []
+        for _ in parallel.shard(range(6), batch_size=3, micro_batches=2):
+            result.append(draw())
+            if inside == "evaluate":
+                parallel.evaluate(lambda _: draw(), range(3))
+            elif inside:
+                for _ in parallel.shard(range(4), 2, micro_batches=2 if inside[0] == "m" else None):
+                    draw()
+            result.append(draw())
+        return result
+
+    expected = draws(None)
+    assert draws(inside) == expected and len({*expected}) == len(expected)
+
+
 @pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_result_is_that_of_whole_batches(average, accumulate):
@@ -258,7 +281,7 @@ def test_calls_that_do_not_fit_are_errors():
 def test_every_number_of_ranks_gives_the_same_bits(mpi):
     alone = run_python(str(HERE / "mpi" / "reproducible.py"))
     ways = dict(line.rsplit(" ", 1) for line in alone.stdout.splitlines())
-    assert len(ways) == len(set(ways.values())) == 8, alone.stdout + alone.stderr
+    assert len(ways) == len(set(ways.values())) == 12, alone.stdout + alone.stderr
     for ranks, engine in ((2, "shared"), (3, "mpi"), (4, "shared")):
         status, output, _ = mpirun(ranks, "reproducible.py", engine, mpi=mpi)
         assert (status, output) == (0, alone.stdout), ranks

@@ -5,14 +5,14 @@ together.
     for batch in dy.parallel.shard(data, batch_size=32): ...
 
 Without a launcher all of it works with one process and mpi4py is not imported. In reading order:
-structure, message, meters, negotiation, exchange, sync, batches, gradients, accumulation, wrapper
-and trainer say how an update is made together, join, anchor, averaging, local_sgd and reproducible
-what some programs ask for beside it; engines chooses how gradients travel: memory, plan,
-communicator and shared on one host, layout, wire, compression, rounds, windows, rows,
-host_transport and hybrid between hosts. division, sampling, evaluation, collectives and checkpoint,
-with _signals and _rng_streams, are what else user code calls; metrics, timeline and trace show
-where the time goes; _hosts, _lines, _world, _session, _places, _failures and _saving say what it is
-to be one of several processes.
+structure, message, meters, negotiation, exchange, sync, batches (lists that watched_list observes),
+gradients, accumulation, wrapper and trainer say how an update is made together, join, anchor,
+averaging, local_sgd, reproducible and micro_draws what some programs ask for beside it; engines
+chooses how gradients travel: memory, plan, communicator and shared on one host, layout, wire,
+compression, rounds, windows, rows, host_transport and hybrid between hosts. division, sampling,
+evaluation, collectives and checkpoint, with _signals and _rng_streams, are what else user code
+calls; metrics, timeline and trace show where the time goes; _hosts, _lines, _world, _session,
+_places, _failures and _saving say what it is to be one of several processes.
 """
 
 from .._described import counted, describe

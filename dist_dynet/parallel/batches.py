@@ -13,32 +13,15 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from .._ffi import lib
 from ..graph import cg
 from ..params.collection import ParameterCollection, handles_of, root_of
+from .micro_draws import Part
 from .watched_list import WatchedList
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which of a step's micro-batches this is: the turn-th of `turns` that this rank is given."""
-
-    number: int | None
-    """Among those of all ranks, from 0 to of - 1; None: none is left for this turn."""
-    of: int
-    turn: int
-    turns: int
-    loop: object  # the loop over the shard that it comes from
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the step ends with it."""
-        return self.turn == self.turns - 1
 
 
 def checked_weight(value: Any, what: str) -> float:
@@ -137,8 +120,15 @@ class Batch(WatchedList[T], Generic[T]):
         self._n, self.total, self.is_weighted = checked_weight(n, "batch.n"), None, True
         self._count, self.problem = None, ""
 
+    def __bool__(self) -> bool:
+        if self.part is not None:
+            self.part.draws.begin()
+        return len(self) > 0
+
     def on_read(self) -> None:
         """The program looks at the examples."""
+        if self.part is not None:
+            self.part.draws.begin()
         for loop in _process.loops:
             if loop.present is self:
                 return
@@ -221,6 +211,8 @@ def update_called(batch: Batch[Any] | None) -> None:
     me = threading.get_ident()
     _process.calls[me] = _process.calls.get(me, 0) + 1
     _process.readers.discard(me)
+    if batch is not None and batch.part is not None:
+        batch.part.draws.is_over = True
     if batch is not None and batch._loop is not None:
         batch._loop.is_used(batch._loop, batch)
 

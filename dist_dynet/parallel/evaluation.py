@@ -19,6 +19,7 @@ from ._world import World, hash_of
 from .collectives import gather
 from .division import Cost, Numbers, assign
 from .fingerprint import is_sequence, stable_fingerprint
+from .micro_draws import Outside
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,7 +52,8 @@ def evaluate(
     values: list[R] = []
     examples: Any = ()
     of, said = np.empty(0, np.int32), (0, 0, 0)
-    mine = b""
+    mine, outside = b"", Outside()
+    outside.begin_batch(None)  # whatever fn draws, a micro-batch around this goes on where it was
     try:  # a rank that fails meets the others all the same, so that all stay in step
         examples = data if is_sequence(data) else list(data)
         of = assign(Numbers(cost, examples, "cost", kept=True).all(), here.size)
@@ -64,6 +66,7 @@ def evaluate(
     except BaseException:
         here.is_left("evaluate")
         raise
+    outside.ends(None)
     if here.size == 1 and failure is None:
         return values
     every = gather((said, mine, failure and f"{type(failure).__name__}: {failure}"), comm)

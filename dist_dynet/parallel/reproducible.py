@@ -23,8 +23,8 @@ from ..meter import hand_over, switch
 from ..params.collection import ParameterCollection
 from ..params.precision import rounding
 from ._world import World
-from .batches import Part
 from .gradients import SHARE, FlatLayout, Node, Rows, add_up, put_back, take_out
+from .micro_draws import Part
 from .structure import Structure
 
 

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from .._integers import named
 from .._state import count_in, number_in
-from ..graph import cg
 from ..params.dims import size
 from . import trial
 from ._session import world
-from .batches import Batch, Loop, Part
+from .batches import Batch, Loop
 from .division import (
     Cost,
     Numbers,
@@ -32,6 +31,7 @@ from .division import (
     total_of,
 )
 from .fingerprint import is_sequence, stable_fingerprint
+from .micro_draws import MicroDraws, Outside, Part
 
 T = TypeVar("T")
 
@@ -297,14 +297,13 @@ class Shard(Generic[T]):
         for listener in self._listeners:
             listener.step_ends()
 
-    def _loop_ends(self, loop: Loop, begun: bool) -> None:
+    def _loop_ends(self, loop: Loop, begun: bool, outside: Outside) -> None:
         """The loop has ended, or was left; begun: it was asked for a batch, as one that zip() makes
         need not be."""
         loop.end()
         if loop.epoch == self._epoch and loop.whole and (loop is self._newest or not begun):
             self._epoch, self._position = loop.epoch + 1, 0
-        if self._micro_batches:
-            cg().draw_from(None, self._counter(self._epoch, self._position))
+        outside.ends(self._counter(self._epoch, self._position) if self._micro_batches else None)
 
     def _steps(self, loop: Loop) -> Iterator[Batch[T]]:
         """The batches of a loop for this rank."""
@@ -324,7 +323,8 @@ class Shard(Generic[T]):
                 weights = checked_weights(self._weights.of(numbers, examples))
             total = len(numbers) if weights is None else total_of(weights)
             division = self._division(numbers, costs, weights) if compares else 0
-            for positions, part in self._divided(costs, here.rank, here.size, loop):
+            counter = self._counter(loop.epoch, step)
+            for positions, part in self._divided(costs, here.rank, here.size, loop, counter):
                 yield Batch(
                     self._fetched(numbers[positions])
                     if examples is None
@@ -360,19 +360,22 @@ class Shard(Generic[T]):
         return zlib.crc32(numbers.data, mark) if self._bucket else mark
 
     def _divided(
-        self, costs: NDArray[Any], rank: int, ranks: int, loop: Loop
+        self, costs: NDArray[Any], rank: int, ranks: int, loop: Loop, counter: int
     ) -> Iterator[tuple[NDArray[np.intp], Part | None]]:
         """What this rank is given of a step's examples: one batch, or micro-batches one after the
-        other."""
+        other. counter: of random draws."""
         if not self._micro_batches:
             yield (assign(costs, ranks) == rank).nonzero()[0], None
             return
         of = assign(costs, self._micro_batches)
         mine = deal(self._micro_batches, rank, ranks)
         for turn, number in enumerate(mine):
+            stream = self._micro_batches if number is None else number
             yield (
                 np.flatnonzero(of == (-1 if number is None else self._groups[number])),
-                Part(number, self._micro_batches, turn, len(mine), loop),
+                Part(
+                    number, self._micro_batches, turn, len(mine), loop, MicroDraws(stream, counter)
+                ),
             )
 
     def _counter(self, epoch: int, step: int) -> int:
@@ -389,6 +392,7 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
         self._shard, self._loop = shard_, loop
         self._steps = shard_._steps(loop)
         self._begun = self._ended = False
+        self._outside = Outside()
 
     def __next__(self) -> Batch[T]:
         if self._ended:
@@ -405,11 +409,7 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
         except StopIteration:
             self.close()
             raise
-        if (part := batch.part) is not None:
-            cg().draw_from(
-                part.of if part.number is None else part.number,
-                shard_._counter(batch.epoch, batch.step),
-            )
+        self._outside.begin_batch(None if batch.part is None else batch.part.draws)
         loop.give(batch, before is not None)
         return batch
 
@@ -417,7 +417,7 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
         """Nothing more is asked for."""
         if not self._ended:
             self._ended = True
-            self._shard._loop_ends(self._loop, self._begun)
+            self._shard._loop_ends(self._loop, self._begun, self._outside)
 
     def __del__(self) -> None:
         if getattr(self, "_ended", True) is False:

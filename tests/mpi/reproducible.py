@@ -28,6 +28,8 @@ def trained(
     epochs=3,
     clip=0.5,
     decay=1e-3,
+    inside="",
+    listed=False,
 ):
     """A tagger of a kind: two tables, an LSTM, a parameter that few examples use; the model."""
     dy.reset_random_seed(7 if rank == 0 else 99)
@@ -56,9 +58,25 @@ def trained(
             dy.affine_transform([b, V, dy.dropout(h, dropout)]), number % 40
         )
 
+    def score(example):
+        dy.renew_cg()
+        return loss_of(example).value() + dy.cg().uniform(1)[0]
+
+    def score_all():
+        """What comes between a batch and its backward pass, with draws of its own."""
+        if inside == "evaluate":
+            parallel.evaluate(score, DATA[:7])
+        elif inside == "shard":
+            for others in parallel.shard(DATA[:7], 5):
+                [score(example) for example in others]
+        elif inside:
+            for others in parallel.shard(DATA[:7], 5, micro_batches=3):
+                [score(example) for example in others]
+
     shard = parallel.shard(DATA, batch_size, seed=2, micro_batches=micro_batches)
     for _ in range(epochs):
-        for batch in shard:
+        for batch in list(shard) if listed else shard:
+            score_all()
             words = float(sum(map(len, batch)))
             if batch and batch[0][0] % 2:  # one graph per example
                 for example in batch:
@@ -77,7 +95,8 @@ def trained(
                     if average == "sum"
                     else loss / (len(batch) if average == "mean" else words)
                 ).backward()
-            updates += trainer.update(*([words] if average == "weighted" else []))
+            named = [batch] if listed or inside else [words] if average == "weighted" else []
+            updates += trainer.update(*named)
     assert updates == trainer.updates == epochs * len(shard) // accumulate
     parallel.assert_in_sync(model)
     assert unused.as_array().any()  # drawn, and left alone
@@ -100,6 +119,10 @@ WAYS = {
     "one": {"micro_batches": 1, "batch_size": 5},
     "more than examples": {"micro_batches": 16, "batch_size": 9},
     "accumulated": {"accumulate": 3, "micro_batches": 5},
+    "evaluated inside": {"inside": "evaluate", "dropout": 0.1},
+    "shard inside": {"inside": "shard", "dropout": 0.2},
+    "micro-batches inside": {"inside": "micro-batches", "dropout": 0.4},
+    "listed": {"listed": True, "dropout": 0.5},
 }
 for name, options in WAYS.items():
     result = checksum(trained(**options))

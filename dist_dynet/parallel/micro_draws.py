@@ -1,0 +1,112 @@
+"""Micro-batches, and which random draws belong to them: with reproducible=True draws must not
+depend on the number of ranks.
+
+It knows streams and counters of graphs. Loops say when micro-batches begin and end; batches say
+when they are read, as those of a list are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from ..graph import ComputationGraph, cg
+
+_present: WeakValueDictionary[int, MicroDraws] = WeakValueDictionary()
+"""Of each graph, by its number, the micro-batch that it draws for."""
+
+
+class MicroDraws:
+    """Where the draws of one micro-batch are.
+
+    Args:
+        stream: that of the micro-batch.
+        counter: of its first graph.
+    """
+
+    __slots__ = ("__weakref__", "_place", "is_over")
+
+    def __init__(self, stream: int, counter: int) -> None:
+        self._place: tuple[int | None, int, int] = stream, counter, counter
+        self.is_over = False
+        """Nothing more is expected of it: its gradients were used, or its loop has gone on."""
+
+    def begin(self) -> None:
+        """The graph of this thread draws for this micro-batch from now on, from where it was."""
+        graph = cg()
+        before = _present.get(graph.number)
+        if before is not self:
+            if before is not None:
+                before.hold(graph)
+            _present[graph.number] = self
+            self.resume(graph)
+        self.is_over = False
+
+    def hold(self, graph: ComputationGraph) -> None:
+        """Keeps where it is: others draw from now on."""
+        self._place = graph.draws()
+
+    def resume(self, graph: ComputationGraph) -> None:
+        """Draws from where it was."""
+        graph.draw_from(*self._place)
+
+
+class Outside:
+    """What a loop over a shard, or an evaluation, finds when it begins, and gives back at its end:
+    it may stand within a micro-batch of another loop."""
+
+    __slots__ = ("_mine", "_outer")
+
+    def __init__(self) -> None:
+        self._outer: MicroDraws | None = None
+        self._mine: MicroDraws | None = None
+
+    def begin_batch(self, mine: MicroDraws | None) -> None:
+        """Asked for its next batch, a micro-batch with these draws or a plain one."""
+        if mine is None and not _present:  # nearly always
+            return
+        graph = cg()
+        present = _present.get(graph.number)
+        if self._mine is not None:
+            self._mine.is_over = True
+        if present is not self._mine and present is not self._outer:
+            self._outer = present
+            if present is not None and mine is None:
+                present.hold(graph)
+        self._mine = mine
+        if mine is not None:
+            mine.begin()
+
+    def ends(self, counter: int | None) -> None:
+        """The loop has ended; counter: of draws after it, if it had micro-batches."""
+        outer = self._outer
+        if self._mine is not None:
+            self._mine.is_over = True
+        if outer is None and counter is None:  # nearly always
+            return
+        graph = cg()
+        if outer is not None and not outer.is_over:
+            _present[graph.number] = outer
+            outer.resume(graph)
+        elif counter is not None:
+            _present.pop(graph.number, None)
+            graph.draw_from(None, counter)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which of a step's micro-batches this is: the turn-th of `turns` that this rank is given."""
+
+    number: int | None
+    """Among those of all ranks, from 0 to of - 1; None: none is left for this turn."""
+    of: int
+    turn: int
+    turns: int
+    loop: object  # the loop over the shard that it comes from
+    draws: MicroDraws
+    """Its random draws."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the step ends with it."""
+        return self.turn == self.turns - 1
