@@ -75,6 +75,11 @@ class Sync:
         """The ranks of each host, where they exchange by the wire."""
         return self.wire.hosts.ranks if self.wire else []
 
+    def leave(self) -> None:
+        """Notes that this rank makes no update that the others may make now: it meets them no
+        more."""
+        self._is_amid = True
+
     def waits(self) -> bool:
         """Whether gradients wait to be applied; then there is no checkpoint."""
         return self.passes.waits() or (self.reproducible is not None and self.reproducible.pending)

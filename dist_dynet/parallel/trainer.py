@@ -195,8 +195,9 @@ class DistributedTrainer(TrainerWrapper):
             RuntimeError: it is not known which batch the gradients come from; the ranks have
                 different parameters, settings of the trainer or steps of shard(); the norm of the
                 gradients is not finite. Parameters are as they were then.
-            ValueError: the weight is negative, infinite or NaN, or, in one process, missing.
-            TypeError: it is neither a number nor a batch of shard().
+            ValueError: in one process the weight is negative, infinite or NaN, or missing. With
+                several that is a RuntimeError on all.
+            TypeError: it is neither a number nor a batch of shard(), likewise.
         """
         this, sync = self._conclude(weight), self.sync
         passes = sync.passes
@@ -225,11 +226,17 @@ class DistributedTrainer(TrainerWrapper):
             return Pass(weight, weight.n, weight.n if here.size == 1 else weight.total, True)
         if weight is not None:
             if self._average == "sum":
+                self.sync.leave()
                 raise ValueError(
                     f'update: with average="sum" nothing is weighted; got weight {weight!r:.60}.'
                     " Leave it out."
                 )
-            n = checked_weight(weight, "update: the weight")
+            try:
+                n = checked_weight(weight, "update: the weight")
+            except (TypeError, ValueError) as error:
+                if here.size == 1:
+                    raise
+                return Pass(None, 0.0, None, True, f"{error}"[len("update: ") :])
             if self.sync.reproducible is not None:
                 batch, problem = self.sync.sources.find()  # which micro-batch it is
             return Pass(batch, n, n if self._world.size == 1 else None, True, problem)
@@ -479,13 +486,8 @@ class DistributedTrainer(TrainerWrapper):
             for name, rest in state.items()
             if name.startswith("rest:")
         }
-        self._inner.load_state(
-            {
-                name: values
-                for name, values in state.items()
-                if not name.startswith(("rest:", "rest_rank"))
-            }
-        )
+        own = {k: v for k, v in state.items() if not k.startswith(("rest:", "rest_rank"))}
+        self._inner.load_state(own)
         if self.sync.wire:
             self.sync.wire.load_residuals(
                 residuals if int(state.get("rest_rank", -1)) == self._world.rank else {}

@@ -91,6 +91,31 @@ for value, op in (
         parallel.all_reduce(value, op)
     assert parallel.all_reduce(1) == size
 
+# updates by what is no weight
+w = m.parameters_list()[0]
+for accumulate in (1, 2):
+    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1), accumulate=accumulate)
+    before = w.as_array()
+    for wrong in ("x", -1, float("nan"), None):
+        for _ in range(accumulate):
+            dy.renew_cg()
+            dy.sum_elems(w).backward()
+            if wrong is None:
+                trainer.update(2)
+                continue
+            words = "the weight must be a number" if bad else "on rank 1 it is not known which"
+            with pytest.raises(RuntimeError, match=words):
+                trainer.update(wrong if bad else 1)
+            m.reset_gradients()
+    assert trainer.updates == 1 and np.allclose(w.as_array(), before - 1, atol=1e-5)
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1), average="sum")
+trainer.update()
+if bad:
+    with pytest.raises(ValueError, match="nothing is weighted"):
+        trainer.update(2)
+    with pytest.raises(RuntimeError, match="this rank is out of step"):
+        trainer.update()
+
 # what only this rank knows to have left
 if bad:
 
