@@ -164,8 +164,9 @@ typedef struct dn_traced dn_traced;
     /* the node of a parameter's handle in this graph, made if need be; other handles are checked \
      * and returned */ \
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
-    /* the same of a parameter, given by its handle; constant: without a gradient */ \
-    X(int64_t, resolve_param, (int graph, int64_t a, int constant), (graph, a, constant)) \
+    /* of a parameter's handle that of the same as a constant, which gets no gradient; \
+     * DN_ERROR_VALUE: it is none */ \
+    X(int64_t, constant_of, (int64_t a), (a)) \
     X(int, node_dim, (int64_t a, dn_dim *out), (a, out)) \
     /* Where the work is so small that to give the lock up would cost more, else DN_FALLBACK: \
      * dn_forward; the value of a node, computed if need be, as `capacity` numbers at most; that \

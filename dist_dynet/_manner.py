@@ -65,7 +65,7 @@ def dims_in_a_tuple(second: str, of: int = 0) -> Callable[[Callable[P, R]], Call
                     f" write {name}(({a}, {b})), else {name}({a}, {second}={b})."
                     " This is said once."
                 )
-            return function(*args, **named)
+            return function(*args, **named) if named else function(*args)  # type: ignore[call-arg]
 
         return checked
 

@@ -158,6 +158,7 @@ USES = {
             .transduce([x()])[0]
             .dim()
         ),
+        constant_of=lambda: dy.lookup(TABLE, 2, update=False),
         dim_of=lambda: x().dim(),
         expressions_from=lambda: expressions_from(x()._h, 1),
         gradient_of=lambda: after_backward(lambda y: y.gradient()),
@@ -167,6 +168,15 @@ USES = {
             dy.vecInput(3),
             dy.inputVector([1, 2]),
             dy.inputTensor(np.eye(2)),
+        ],
+        leaf=lambda: [
+            dy.zeros(2),
+            dy.ones((2, 2), batch_size=3),
+            dy.constant([2], 7),
+            dy.random_normal((2, 3)),
+            dy.random_uniform(3, -1, 1),
+            dy.random_bernoulli((4,), 0.5),
+            dy.random_gumbel(3, batch_size=2),
         ],
         list_of=lambda: x().vec_value(),
         listed=lambda: dy.vanilla_lstm_gates_concat(

@@ -196,6 +196,24 @@ def test_sampling_leaves_the_draws_of_nodes_alone():
     assert noise(False) == noise(True)
 
 
+def test_forward_of_a_list_computes_all_of_it_and_refuses_what_is_stale():
+    m = dy.ParameterCollection()
+    w, table = m.add_parameters(2, init=1), m.add_lookup_parameters((3, 2), init=1)
+    dy.renew_cg()
+    xs = [w + 1, dy.inputVector([1, 2]), w * 3, w + 4]
+    dy.forward([xs[3], w, xs[0], table, xs[2]])
+    assert dy.values([w, *xs, w]) == [[1, 1], [2, 2], [1, 2], [3, 3], [5, 5], [1, 1]]
+    dy.forward([w, table])
+    with pytest.raises(AttributeError, match="no handle"):
+        dy.forward([xs[0], dy.Expression()])
+    with pytest.raises(TypeError, match="takes a list of expressions; got int"):
+        dy.forward([xs[0], 1])
+    dy.renew_cg()
+    for given in (xs, [*xs, w + 1], [w + 1, *xs], [w, *xs]):
+        with pytest.raises(RuntimeError, match="renew_cg"):
+            dy.forward(given)
+
+
 # ---- lists -----------------------------------------------------------------------------
 
 

@@ -266,12 +266,6 @@ int64_t dn_resolve(int graph, int64_t a) {
     return i < 0 ? i : dn__handle(t, i);
 }
 
-int64_t dn_resolve_param(int graph, int64_t a, int constant) {
-    int is_constant;
-    dn_param *p = dn__handle_param(a, &is_constant);
-    return p ? dn_resolve(graph, dn_param_handle(p, constant)) : DN_ERROR_VALUE;
-}
-
 int dn_node_index(int64_t a) {
     DN_ENTER_NODE(a);
     return i;

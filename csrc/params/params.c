@@ -185,6 +185,12 @@ dn_param *dn__handle_param(int64_t handle, int *constant) {
     return (dn_param *)(intptr_t)(handle & ~(PARAM_TAG | CONSTANT_TAG));
 }
 
+int64_t dn_constant_of(int64_t handle) {
+    int constant;
+    dn_param *p = dn__handle_param(handle, &constant);
+    return p ? dn_param_handle(p, 1) : DN_ERROR_VALUE;
+}
+
 static dn_real *storage(const dn_param *p) {
     return p->rows ? p->table : p->store->chunks[p->chunk].values + p->offset;
 }

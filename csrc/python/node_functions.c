@@ -263,6 +263,25 @@ static PyObject *input_node(PyObject *self, PyObject *const *args, Py_ssize_t n_
                        : dn__general(self, args, n_args, names);
 }
 
+/* leaf(op, what, dims, batch_size, *floats) */
+static PyObject *leaf(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    enum { MOST_FLOATS = 4 };
+    int ints[DN_MAX_DIMS + 2];
+    double floats[MOST_FLOATS];
+    const int n_floats = (int)n - 4;
+    const Op *op = n_floats >= 0 && n_floats <= MOST_FLOATS && !names && dn__current >= 0
+                       ? find_op(args[0])
+                       : NULL;
+    const int n_dims = op && as_int(args[3], ints) ? sizes_of(args[2], ints + 1) : 0;
+    int good = n_dims > 0 && n_dims <= DN_MAX_DIMS;
+    for (int i = 0; good && i < n_floats; i++) good = as_double(args[4 + i], &floats[i]);
+    const int64_t handle =
+        good ? dn__calls->leaf(dn__current, op->number, 1 + n_dims, ints, n_floats, floats)
+             : NOT_HANDLED;
+    return handle >= 0 ? dn__new_node(dn__expression_type, handle)
+                       : dn__general(self, args, n, names);
+}
+
 int64_t dn__row(PyObject *table, PyObject *index) {
     int i;
     const int64_t a = handle_of(table);
@@ -305,10 +324,18 @@ static PyObject *resolved(PyObject *self, PyObject *const *args, Py_ssize_t n, P
 /* parameter_node(p, update) */
 static PyObject *parameter_node(PyObject *self, PyObject *const *args, Py_ssize_t n,
                                 PyObject *names) {
-    const int64_t a =
-        n == 2 && !names && dn__current >= 0 && PyBool_Check(args[1]) ? handle_of(args[0]) : -1;
+    int64_t a = n == 2 && !names && PyBool_Check(args[1]) ? handle_of(args[0]) : -1;
+    if (a >= 0 && args[1] == Py_False) a = dn__calls->constant_of(a);
     const int64_t handle =
-        a >= 0 ? dn__calls->resolve_param(dn__current, a, args[1] == Py_False) : NOT_HANDLED;
+        a >= 0 && dn__current >= 0 ? dn__calls->resolve(dn__current, a) : NOT_HANDLED;
+    return handle >= 0 ? dn__new_node(dn__expression_type, handle)
+                       : dn__general(self, args, n, names);
+}
+
+/* constant_of(p) */
+static PyObject *constant_of(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    const int64_t a = n == 1 && !names ? handle_of(args[0]) : -1,
+                  handle = a >= 0 ? dn__calls->constant_of(a) : NOT_HANDLED;
     return handle >= 0 ? dn__new_node(dn__expression_type, handle)
                        : dn__general(self, args, n, names);
 }
@@ -345,10 +372,12 @@ PyMethodDef dn__fast_nodes[] = {
     {"concatenate_pairs", DN_FAST_NAMED(pairs)},
     {"expressions_from", DN_FAST_NAMED(consecutive)},
     {"input_node", DN_FAST_NAMED(input_node)},
+    {"leaf", DN_FAST_NAMED(leaf)},
     {"row", DN_FAST_NAMED(row)},
     {"rows", DN_FAST_NAMED(rows)},
     {"resolved", DN_FAST_NAMED(resolved)},
     {"parameter_node", DN_FAST_NAMED(parameter_node)},
+    {"constant_of", DN_FAST_NAMED(constant_of)},
     {"traced_call", DN_FAST_NAMED(traced_call)},
     {"tree_node", DN_FAST_NAMED(tree_node)},
     {NULL, NULL, 0, NULL},

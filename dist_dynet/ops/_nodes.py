@@ -12,9 +12,11 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from .._ffi import NULL, OPS, accelerated, fail, fail_in, lib
+from .._integers import real, whole
 from .._large_graphs import INDEX, large, note_large
 from ..expression import NO_GRAPH, Expression, resolved
 from ..graph import current_graph
+from ..params.dims import as_dims
 
 E = TypeVar("E", bound=Expression)
 Attribute = float | Sequence[float]
@@ -114,6 +116,13 @@ def node(op: str, *given: Any, what: str = "", cls: Any = Expression) -> Any:
         *handles,
         what=what,
     )
+
+
+@accelerated
+def leaf(op: str, what: str, dim: Any, batch_size: Any, *numbers: Any) -> Expression:
+    """A node of an operation without inputs, of these dims: constants and draws."""
+    batch_size, dims = whole(batch_size, what, "batch_size"), as_dims(dim, what)
+    return node(op, batch_size, dims, *(real(number, what) for number in numbers), what=what)
 
 
 def _attributes(given: tuple[Attribute, ...]) -> tuple[list[int], list[float]]:

@@ -13,8 +13,9 @@ from .._ffi import DTYPE, accelerated, calls, lib
 from .._integers import indices as integers_of
 from .._integers import numbers, one_or_more, real, whole
 from .._manner import dims_in_a_tuple
-from ..expression import Expression, expression
+from ..expression import Expression
 from ..graph import ComputationGraph, current_graph
+from ..params.access import constant_of
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
 from ._input_nodes import (
@@ -30,7 +31,7 @@ from ._input_nodes import (
     made,
     vector,
 )
-from ._nodes import E, node
+from ._nodes import E, leaf
 
 __all__ = [
     "constant",
@@ -368,10 +369,6 @@ ComputationGraph.inputMatrixLiteral = _matrix_literal  # type: ignore[method-ass
 ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[method-assign]
 
 
-def _filled(what: str, dim: int | Sequence[int], batch_size: int, val: float) -> Expression:
-    return node("fill", whole(batch_size, what, "batch_size"), as_dims(dim, what), val, what=what)
-
-
 def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expression:
     """All elements `val`: dims x batch_size.
 
@@ -379,7 +376,7 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     >>> dy.constant((2, 1), 3).npvalue().tolist()
     [[3.0], [3.0]]
     """
-    return _filled("constant", dim, batch_size, real(val, "constant"))
+    return leaf("fill", "constant", dim, batch_size, val)
 
 
 @dims_in_a_tuple("batch_size")
@@ -390,7 +387,7 @@ def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     >>> dy.zeros((2, 2)).npvalue().tolist()
     [[0.0, 0.0], [0.0, 0.0]]
     """
-    return _filled("zeros", dim, batch_size, 0.0)
+    return leaf("fill", "zeros", dim, batch_size, 0.0)
 
 
 zeroes = zeros
@@ -404,14 +401,14 @@ def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     >>> dy.ones(2).value()
     [1.0, 1.0]
     """
-    return _filled("ones", dim, batch_size, 1.0)
+    return leaf("fill", "ones", dim, batch_size, 1.0)
 
 
 def _table(p: LookupParameters, update: bool, what: str) -> Expression:
     """The table, or what stands for it where no gradient is wanted."""
     if not isinstance(p, LookupParameters):
         raise TypeError(f"{what}: takes LookupParameters; got {type(p).__name__}.")
-    return p if update else expression(lib.dn_param_handle(p._c, 1))
+    return p if update else constant_of(p)
 
 
 def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupExpression:

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from .._integers import real, whole
 from .._manner import dims_in_a_tuple
 from ..expression import Expression
-from ..params.dims import as_dims
-from ._nodes import node
+from ._nodes import leaf, node
 
 __all__ = [
     "block_dropout",
@@ -99,10 +98,6 @@ def noise(x: Expression, stddev: float) -> Expression:
     return node("noise", x, real(stddev, "noise"), 0.0)
 
 
-def _drawn(op: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
-    return node(op, whole(batch_size, op, "batch_size"), as_dims(dim, op), real(a, op), real(b, op))
-
-
 @dims_in_a_tuple("mean")
 def random_normal(
     dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1
@@ -113,7 +108,7 @@ def random_normal(
     >>> dy.random_normal((2, 3), batch_size=4).dim()
     ((2, 3), 4)
     """
-    return _drawn("random_normal", dim, batch_size, mean, stddev)
+    return leaf("random_normal", "random_normal", dim, batch_size, mean, stddev)
 
 
 def random_uniform(
@@ -125,7 +120,7 @@ def random_uniform(
     >>> all(2 <= y <= 3 for y in dy.random_uniform(10, 2, 3).value())
     True
     """
-    return _drawn("random_uniform", dim, batch_size, left, right)
+    return leaf("random_uniform", "random_uniform", dim, batch_size, left, right)
 
 
 def random_bernoulli(
@@ -139,7 +134,7 @@ def random_bernoulli(
     >>> set(dy.random_bernoulli(100, 0.5, scale=3).value()) == {0.0, 3.0}
     True
     """
-    return _drawn("random_bernoulli", dim, batch_size, p, scale)
+    return leaf("random_bernoulli", "random_bernoulli", dim, batch_size, p, scale)
 
 
 @dims_in_a_tuple("mu")
@@ -152,4 +147,4 @@ def random_gumbel(
     >>> dy.random_gumbel((2, 3)).dim()
     ((2, 3), 1)
     """
-    return _drawn("random_gumbel", dim, batch_size, mu, beta)
+    return leaf("random_gumbel", "random_gumbel", dim, batch_size, mu, beta)

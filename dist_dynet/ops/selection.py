@@ -187,7 +187,8 @@ def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
 def _slice(x: Expression, ranges: list[tuple[int, int, int, int]], what: str) -> Expression:
     """Cuts the (dim, from, to, step); dim -1 is the batch."""
     op = "slice_batch" if ranges and ranges[-1][0] < 0 else "slice"
-    return node(op, x, [n for r in ranges for n in r], what=what)
+    places = ranges[0] if len(ranges) == 1 else [n for r in ranges for n in r]
+    return node(op, x, places, what=what)
 
 
 def strided_select(
@@ -205,11 +206,11 @@ def strided_select(
     >>> dy.strided_select(dy.inputVector([1, 2, 3, 4, 5]), [2], [0], [4]).value()
     [1.0, 3.0]
     """
-    steps, starts, stops = (
-        integers_of(v, "strided_select") for v in (strides, range_from, range_to)
-    )
+    what = "strided_select"
+    steps, starts = integers_of(strides, what), integers_of(range_from, what)
+    stops = integers_of(range_to, what)
     if not isinstance(x, Expression):
-        raise not_expression("strided_select", x)
+        raise not_expression(what, x)
     dims, batch = x.dim()
     sizes = (*dims, batch)
     n = max(len(steps), len(starts), len(stops))
@@ -224,7 +225,7 @@ def strided_select(
         if 0 <= stop < start <= sizes[i]:
             stop = start
         ranges.append((i if i < len(dims) else -1, start, stop, steps[i] if i < len(steps) else 1))
-    return _slice(x, ranges, "strided_select")
+    return _slice(x, ranges, what)
 
 
 def _one_index(i: int, size: int, d: int, dims: tuple[int, ...]) -> int:

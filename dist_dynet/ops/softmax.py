@@ -55,6 +55,8 @@ def softmax(x: Expression, d: int = 0) -> Expression:
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[Sequence[int]]:
     """One list of indices for all batch elements, or a list of lists, one for each."""
+    if isinstance(values, list) and values and type(values[0]) is int:  # nearly always
+        return [indices(values, what)]
     if not isinstance(values, Iterable):
         raise TypeError(
             f"{what}: takes a list of indices, or one for each batch element; got {values!r:.60}."
@@ -98,10 +100,10 @@ def log_softmax(
             raise ValueError(
                 "log_softmax: restrict must name at least one entry; got an empty list."
             )
-        outside = [i for i in kept if not 0 <= i < n]
-        if outside:
+        if min(kept) < 0 or max(kept) >= n:
+            outside = next(i for i in kept if not 0 <= i < n)
             raise ValueError(
-                f"log_softmax: index {outside[0]} of restrict is outside dim {d} of x = {dims}."
+                f"log_softmax: index {outside} of restrict is outside dim {d} of x = {dims}."
                 f" Indices run from 0 to {n - 1}."
             )
     if len(dims) == len(lists) == 1:
@@ -127,7 +129,7 @@ def sparsemax(x: Expression, d: int | None = None) -> Expression:
     """
     if d is None:
         dims = x.dim()[0] if has_handle(x) else ()
-        if any(n != 1 for n in dims[1:]):
+        if len(dims) > 1 and any(n != 1 for n in dims[1:]):
             raise ValueError(
                 f"sparsemax: x must be a vector where d is not given; got x = {dims}. Name the dim:"
                 " sparsemax(x, 0)."

@@ -36,3 +36,9 @@ def set_row(table: Any, i: Any, row: Any) -> None:
 def parameter_node(p: Any, update: bool) -> Expression:
     """The node of a parameter in the current graph; without update a constant."""
     return expression(resolved(p._h if update else lib.dn_param_handle(p._c, 1)))
+
+
+@accelerated
+def constant_of(p: Any) -> Expression:
+    """What stands for a parameter, in every graph, where no gradient is wanted."""
+    return expression(lib.dn_param_handle(p._c, 1))
