@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -187,8 +188,7 @@ def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
 def _slice(x: Expression, ranges: list[tuple[int, int, int, int]], what: str) -> Expression:
     """Cuts the (dim, from, to, step); dim -1 is the batch."""
     op = "slice_batch" if ranges and ranges[-1][0] < 0 else "slice"
-    places = ranges[0] if len(ranges) == 1 else [n for r in ranges for n in r]
-    return node(op, x, places, what=what)
+    return node(op, x, [n for r in ranges for n in r], what=what)
 
 
 def strided_select(
@@ -219,13 +219,13 @@ def strided_select(
             f"strided_select: takes at most one entry per dim and one for the batch; got {n}"
             f" entries, x = {dims}."
         )
-    ranges = []
-    for i in range(n):
-        start, stop = starts[i] if i < len(starts) else 0, stops[i] if i < len(stops) else sizes[i]
+    places: list[int] = []
+    for i, (step, start, stop) in enumerate(zip_longest(steps, starts, stops)):
+        start, stop = start or 0, sizes[i] if stop is None else stop
         if 0 <= stop < start <= sizes[i]:
             stop = start
-        ranges.append((i if i < len(dims) else -1, start, stop, steps[i] if i < len(steps) else 1))
-    return _slice(x, ranges, what)
+        places += i if i < len(dims) else -1, start, stop, 1 if step is None else step
+    return node("slice_batch" if n > len(dims) else "slice", x, places, what=what)
 
 
 def _one_index(i: int, size: int, d: int, dims: tuple[int, ...]) -> int:
