@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ._ffi import ffi, lib
@@ -72,6 +74,20 @@ def reset_random_seed(seed: int) -> None:
     [[-0.681, 0.9081], [-1.0896, 0.8116]]
     """
     _state.reset(named(seed, "reset_random_seed", "seed") or _unforeseen())
+
+
+@contextmanager
+def put_back_on_error() -> Iterator[None]:
+    """If the with block fails, the generator of initial values is where it was."""
+    before = ffi.new("uint32_t[]", lib.DN_RNG_STATE_WORDS)
+    with _state.lock:
+        lib.dn_rng_get_state(_state.generator, before)
+    try:
+        yield
+    except BaseException:
+        with _state.lock:
+            lib.dn_rng_set_state(_state.generator, before)
+        raise
 
 
 def seed() -> int:

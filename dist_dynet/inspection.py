@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from ._ffi import OPS, fail, ffi, lib
 from .expression import Expression
 from .graph import ComputationGraph, cg, graph_of, kept
+from .io.files import OneProcess, atomic_write, file_path
 from .params.root import name_of
 
 __all__ = ["draw_graph", "dump_cg", "print_graphviz", "print_text_graphviz"]
@@ -239,11 +239,11 @@ def draw_graph(
       N0 -> N1;
     }
     """
-    path = Path(filename)
+    path = file_path(filename, "draw_graph")
     form = path.suffix.removeprefix(".")
     text = dot(expr, show_dims=show_dims, expression_names=expression_names, what="draw_graph")
     if form in ("dot", "gv"):
-        path.write_text(text, encoding="utf-8")
+        _write_file(path, text.encode(), "draw_graph")
         return
     if form not in ("svg", "png", "pdf"):
         raise ValueError(
@@ -266,7 +266,13 @@ def draw_graph(
         raise RuntimeError(
             f"draw_graph: dot failed: {drawn.stderr.decode(errors='replace').strip()}"
         )
-    path.write_bytes(drawn.stdout)
+    _write_file(path, drawn.stdout, "draw_graph")
+
+
+def _write_file(path: str | PathLike[str], content: bytes, what: str) -> None:
+    """All of it or nothing, on whichever ranks ask for it."""
+    with atomic_write(path, policy=OneProcess(), what=what) as file:
+        file.write(content)
 
 
 # ---- values and gradients --------------------------------------------------------------
@@ -348,6 +354,9 @@ def dump_cg(
         show_gradients: write gradients.
         nan_check_only: instead of the numbers, write where NaN or infinity is among them.
 
+    Raises:
+        RuntimeError: the file cannot be written; the one of before, if there was one, is whole.
+
     >>> import dist_dynet as dy
     >>> _ = dy.renew_cg()
     >>> y = dy.log(dy.inputVector([1, 0]))
@@ -380,8 +389,9 @@ def _dump_graph(
     if filename == "":
         _write(lines, sys.stdout)
         return
-    with Path(filename).open("w", encoding="utf-8") as out:
-        _write(lines, out)
+    with atomic_write(filename, policy=OneProcess(), what="dump_cg") as file:
+        for line in lines:
+            file.write(f"{line}\n".encode())
 
 
 def _print_graph(self: ComputationGraph) -> None:

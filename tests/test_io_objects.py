@@ -324,3 +324,38 @@ def test_failed_load_takes_out_what_it_has_added(tmp_path):
     assert (state(root), sub._counts, sub._subcollection_counts) == before
     sub.add_subcollection("affine")
     assert sub.add_parameters(1).name() == f"{sub.name()}_0"
+
+
+def test_meta_file_that_is_cut_short(tmp_path):
+    m = dy.ParameterCollection()
+    things = [dy.LSTMBuilder(1, 2, 2, m), m.add_parameters(2), m.add_lookup_parameters((3, 2))]
+    things += [dy.LSTMBuilder(1, 2, 2, dy.ParameterCollection()), things[1]]
+    things[0].param_collection().add_parameters(3, name="more")  # which the class does not make
+    save(tmp_path / "z", things)
+    assert len(load(tmp_path / "z", dy.ParameterCollection())) == 5
+    meta = (tmp_path / "z.meta").read_bytes()
+    ends = [i + 1 for i, byte in enumerate(meta) if byte == ord(".")]
+    cut = 0
+    for end in (0, *ends[:-1]):
+        (tmp_path / "z.meta").write_bytes(meta[:end])
+        target = dy.ParameterCollection()
+        with pytest.raises(RuntimeError, match="load: ") as info:
+            load(tmp_path / "z", target)
+        cut += "must describe all that the .data file holds" in str(info.value)
+        assert not target.parameters_list() and not target.lookup_parameters_list()
+    assert cut == 5
+
+
+def test_failed_load_draws_nothing(tmp_path):
+    m = dy.ParameterCollection()
+    save(tmp_path / "z", [dy.LSTMBuilder(1, 2, 2, m), m.add_parameters(2)])
+    damaged = (tmp_path / "z.data").read_bytes()[:-40]
+    (tmp_path / "z.data").write_bytes(damaged)
+    dy.reset_random_seed(3)
+    want = dy.ParameterCollection().add_parameters(4).as_array()
+    dy.reset_random_seed(3)
+    with pytest.raises(RuntimeError):
+        load(tmp_path / "z", dy.ParameterCollection())
+    with pytest.raises(RuntimeError):
+        next(load_generator(tmp_path / "z", dy.ParameterCollection()))
+    assert (dy.ParameterCollection().add_parameters(4).as_array() == want).all()

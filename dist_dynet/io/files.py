@@ -22,6 +22,27 @@ BUFFER = 1 << 20
 """Bytes of a file's buffer."""
 
 
+def file_path(name: FileName, what: str) -> Path:
+    """The path of a file; `what` names the call in errors.
+
+    Raises:
+        TypeError: the name is no text and no path of text.
+        ValueError: no file can have this name.
+
+    >>> file_path("model.data", "save").name
+    'model.data'
+    """
+    text: object = os.fspath(name) if isinstance(name, PathLike) else name
+    if not isinstance(text, str):
+        hint = " Write os.fsdecode(name)." if isinstance(text, bytes) else ""
+        raise TypeError(f"{what}: a file name must be text or a path; got {name!r:.60}.{hint}")
+    if "\0" in text:
+        raise ValueError(
+            f"{what}: a file name must not contain the character with number 0; got {text!r:.200}."
+        )
+    return Path(text)
+
+
 class Policy(Protocol):
     """Which processes write, and what happens when a file is done."""
 
@@ -169,14 +190,17 @@ def atomic_writes(
     append: bool = False,
     policy: Policy | None = None,
     last: Callable[[], object] = bool,
+    what: str = "save",
 ) -> Iterator[list[BinaryIO]]:
     """Files open for writing that take their names at the end of the with block, one right after
     the other, if nothing failed.
 
     `policy` says who writes; None: what set_policy() was given. `last` is called when all is on the
-    disk, right before the first name; what it raises passes through.
+    disk, right before the first name; what it raises passes through. `what` names the call in
+    errors.
 
     Raises:
+        TypeError, ValueError: no file can have such a name.
         RuntimeError: the operating system refused (its error is the cause). Other exceptions of the
             block pass through. The old files are whole.
     """
@@ -185,7 +209,8 @@ def atomic_writes(
     drafts: list[_Draft] = []
     failure: BaseException | None = None
     try:
-        drafts += [_Draft(path if writes else os.devnull) for path in paths]
+        checked = [file_path(path, what) for path in paths]
+        drafts += [_Draft(path if writes else os.devnull) for path in checked]
         yield [draft.open(append) for draft in drafts]
         for draft in drafts:
             draft.settle()
@@ -195,7 +220,7 @@ def atomic_writes(
     except OSError as error:
         names = " and ".join(f"'{os.fspath(path)}'" for path in paths)
         failure = _of_kind(error)(
-            f"save: could not write {names}: {error.strerror or error}. Check the folder, its"
+            f"{what}: could not write {names}: {error.strerror or error}. Check the folder, its"
             " permissions and the free space; the file of before, if there was one, is untouched."
         )
         raise failure from error
@@ -214,10 +239,11 @@ def atomic_write(
     append: bool = False,
     policy: Policy | None = None,
     last: Callable[[], object] = bool,
+    what: str = "save",
 ) -> Iterator[BinaryIO]:
     """A file open for writing that takes its name at the end of the with block, if nothing failed.
 
-    With `append`, what was there before comes first; `policy` and `last` as in atomic_writes().
+    With `append`, what was there before comes first; all else as in atomic_writes().
     Temporary files (.name.*.tmp) outlive a kill.
 
     Raises:
@@ -233,5 +259,5 @@ def atomic_write(
     ...     path.read_text(), [p.name for p in path.parent.iterdir()]
     ('one two', ['a.txt'])
     """
-    with atomic_writes([path], append, policy, last) as (file,):
+    with atomic_writes([path], append, policy, last, what) as (file,):
         yield file

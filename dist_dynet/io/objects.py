@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 import io
 import itertools
-import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, ClassVar, cast
 
+from .._random import put_back_on_error
 from ..expression import Expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
@@ -29,7 +29,7 @@ from ..settings import say
 from . import pickles, text
 from ._classes import is_builder
 from ._protocols import ParameterLike
-from .files import FileName, atomic_writes, unreadable
+from .files import FileName, atomic_writes, file_path, unreadable
 
 _PACKAGE = __name__.partition(".")[0]
 _KINDS: dict[str, type[AnyParameter]] = {
@@ -193,8 +193,8 @@ def _is_record(record: Any) -> bool:
 # ---- saving ----------------------------------------------------------------------------
 
 
-def _path(basename: FileName, suffix: str) -> Path:
-    return Path(f"{os.fspath(basename)}{suffix}")
+def _path(basename: FileName, suffix: str, what: str) -> Path:
+    return Path(f"{file_path(basename, what)}{suffix}")
 
 
 def _stored_class(cls: Any) -> Any:
@@ -271,8 +271,9 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
         )
     described = [_described(thing) for thing in objects]
     roots = {parameter._root for _, entries in described for _, parameter in entries}
+    data_path = _path(basename, ".data", "save")
     with (
-        atomic_writes([_path(basename, ".data"), _path(basename, ".meta")]) as (data, meta),
+        atomic_writes([data_path, _path(basename, ".meta", "save")]) as (data, meta),
         unchanged(roots, "save"),
     ):
         for record, entries in described:
@@ -316,7 +317,7 @@ def load(
     >>> E2.row_as_array(2).tolist()
     [0.5, 0.5]
     """
-    with params._all_or_nothing():
+    with params._all_or_nothing(), put_back_on_error():
         return list(load_generator(basename, params, allow_pickle))
 
 
@@ -336,16 +337,38 @@ def load_generator(
     ...     [p.name() for p in dy.load_generator(f"{folder}/model", dy.ParameterCollection())]
     ['/b']
     """
-    records = _records(_path(basename, ".meta"), allow_pickle)
-    with text.ModelFile(_path(basename, ".data")) as file:
+    meta = _path(basename, ".meta", "load")
+    records = _records(meta, allow_pickle)
+    with text.ModelFile(_path(basename, ".data", "load")) as file:
         entries, at = list(file.entries()), 0
+        used: set[int] = set()
         for record in records:
-            with params._all_or_nothing():
+            with params._all_or_nothing(), put_back_on_error():
                 if len(record) == 2:
-                    thing, at = _load_parameter(params, file, entries, at, *record)
+                    thing, of_it = _load_parameter(params, file, entries, at, *record)
                 else:
-                    thing, at = _load_builder(params, file, entries, at, *record)
+                    thing, of_it = _load_builder(params, file, entries, at, *record)
+            used |= {entry.number for entry in of_it}
+            at = of_it[-1].number + 1 if of_it else at
             yield thing
+    _check_all_used(meta, records, entries, used)
+
+
+def _check_all_used(
+    meta: Path, records: list[tuple[Any, ...]], entries: list[text.Entry], used: set[int]
+) -> None:
+    """A file of records that is cut short leaves entries without an object. That a builder's
+    collection has more than the class makes again is no fault."""
+    collections = tuple(record[2] for record in records if len(record) > 2)
+    names = {entries[number].name for number in used}
+    for entry in entries:
+        is_more = entry.name.startswith(collections) and entry.name not in names
+        if entry.number not in used and not is_more:
+            raise RuntimeError(
+                f"load: '{meta}' must describe all that the .data file holds; got {len(records)}"
+                f" objects, and none for entry {entry.number}, {entry.name}. The file was cut short"
+                " or belongs to another one."
+            )
 
 
 def _load_parameter(
@@ -355,9 +378,9 @@ def _load_parameter(
     at: int,
     kind: str,
     name: str,
-) -> tuple[ParameterLike, int]:
+) -> tuple[ParameterLike, list[text.Entry]]:
     entry = text.find(file, _KINDS[kind] is LookupParameters, name, entries[at:] + entries[:at])
-    return text.new_parameter(params, file, entry), entry.number + 1
+    return text.new_parameter(params, file, entry), [entry]
 
 
 def _load_builder(
@@ -368,7 +391,7 @@ def _load_builder(
     cls: Any,
     spec: Any,
     name: str,
-) -> tuple[Any, int]:
+) -> tuple[Any, list[text.Entry]]:
     builder = cls.from_spec(spec, params)
     collection = builder.param_collection()
     room = {
@@ -383,4 +406,4 @@ def _load_builder(
             room[entry.tag] -= 1
             chosen.append(entry)
     text.fill(file, text.pair(collection, file, chosen))
-    return builder, chosen[-1].number + 1 if chosen else at
+    return builder, chosen

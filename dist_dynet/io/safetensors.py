@@ -27,7 +27,7 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from ..params.root import unchanged
 from ..trainers import Trainer
-from .files import FileName, atomic_write, unreadable
+from .files import FileName, atomic_write, file_path, unreadable
 
 _CHECKSUMS = "dist_dynet.crc32"
 _TRAINER, _RANDOM = "trainer:", "random:"
@@ -119,7 +119,7 @@ def save_safetensors(
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     texts[_CHECKSUMS] = json.dumps({name: zlib.crc32(array.data) for name, array in arrays.items()})
     content = serialized(arrays, texts)
-    with atomic_write(path) as file:
+    with atomic_write(path, what="save_safetensors") as file:
         file.write(content)
 
 
@@ -266,14 +266,15 @@ class _File:
     def __init__(self, path: FileName) -> None:
         import safetensors  # here, since few programs need it
 
+        path = file_path(path, "load_safetensors")
         self.name = os.fspath(path)
         try:
-            with Path(path).open("rb") as file:
+            with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 first = file.read(8)
                 length = int.from_bytes(first, "little")
                 head = file.read(length) if 8 + length <= size else b""
-            if not Path(path).is_file():
+            if not path.is_file():
                 raise OSError(errno.EINVAL, "not a file")
             with safetensors.safe_open(self.name, framework="numpy"):
                 header = json.loads(head)

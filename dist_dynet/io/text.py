@@ -21,7 +21,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn
 
@@ -33,7 +32,7 @@ from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
 from ..params.root import unchanged
 from ._protocols import CollectionLike, ParameterLike
-from .files import BUFFER, FileName, atomic_write, keeps_gradients, unreadable
+from .files import BUFFER, FileName, atomic_write, file_path, keeps_gradients, unreadable
 
 _MAX_SIZE = (1 << 31) - 1
 
@@ -197,9 +196,10 @@ class ModelFile:
     """
 
     def __init__(self, fname: FileName) -> None:
+        path = file_path(fname, "load")
         self.name = os.fspath(fname)
         try:
-            self._file = Path(fname).open("rb", BUFFER)  # noqa: SIM115 - closed by __exit__
+            self._file = path.open("rb", BUFFER)
         except OSError as error:
             raise self._unreadable(error) from error
 

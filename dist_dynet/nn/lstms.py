@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._ffi import OPS
+from .._integers import real
 from ..expression import Expression, expression, resolved
 from ..ops import cmult, vanilla_lstm_c, vanilla_lstm_gates, vanilla_lstm_h, zeros
 from ..params.collection import ParameterCollection
@@ -161,6 +162,7 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
         layers.
 
         Raises:
+            TypeError: no number.
             ValueError: a share outside of [0, 1].
 
         >>> import dist_dynet as dy
@@ -169,6 +171,7 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
         >>> sum(int(mask.as_array().sum()) for mask in lstm.get_parameters()[0][3:])  # of 60
         15
         """
+        sparsity = real(sparsity, "set_sparsity")
         if not 0 <= sparsity <= 1:
             raise ValueError(f"set_sparsity: sparsity must lie in [0, 1]; got {sparsity}.")
         pairs = [(layer[i], layer[i + 3]) for layer in self._layers for i in (0, 1)]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, shaped
-from .._integers import floats, named, numbers
+from .._integers import floats, named, numbers, real
 from .._manner import manner
 from ..expression import Expression
 from .access import parameter_node, set_row, stored
@@ -27,8 +27,7 @@ def rebuilt_parameter(cls: Any, root: Root, index: int, name: str, role: str = "
     """The object that stands for the parameter at this place of a root."""
     c, dims, rows = root.made[index]
     parameter = cls.__new__(cls)
-    parameter._root = root
-    parameter._place = index
+    parameter._root, parameter._place = root, index
     parameter._name = name
     parameter._dims = dims
     parameter._rows = rows
@@ -106,7 +105,8 @@ class Parameters(_ParameterBase):
         >>> w.as_array().tolist()
         [-1.0, 0.5, 1.0]
         """
-        self._write(np.clip(self._values(), left, right))
+        low, high = real(left, "clip_inplace"), real(right, "clip_inplace")
+        self._write(np.clip(self._values(), low, high))
 
     def precision(self) -> str | None:
         """What set_precision() has set; None: init() and the environment decide.

@@ -1,0 +1,88 @@
+"""What is written is whole or not written at all, and names that no file can have are refused with
+a message."""
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+
+
+def _limited(write):
+    """With no space for more than 64 bytes in a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("write", [dy.dump_cg, dy.draw_graph], ids=lambda f: f.__name__)
+def test_graph_files_are_written_whole_or_not_at_all(write, tmp_path):
+    dy.renew_cg()
+    y = dy.tanh(dy.inputVector(np.ones(50)))
+    y.value()
+    path = tmp_path / "graph.dot"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match=rf"{write.__name__}: could not write '.*graph.dot'"):
+        _limited(lambda: write(path))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(RuntimeError, match=r"no/graph\.dot"):
+        write(tmp_path / "no" / "graph.dot")
+    write(path)
+    assert "tanh" in path.read_text()
+
+
+def test_dump_to_a_full_device():
+    dy.renew_cg()
+    dy.inputVector([1])
+    with pytest.raises(RuntimeError, match="dump_cg: could not write '/dev/full'"):
+        dy.dump_cg("/dev/full")
+
+
+CALLS = {
+    "save": lambda m, name: dy.save(name, m.parameters_list()),
+    "load": lambda m, name: dy.load(name, m),
+    "collection.save": lambda m, name: m.save(name),
+    "collection.populate": lambda m, name: m.populate(name),
+    "save_safetensors": lambda m, name: dy.save_safetensors(m, name),
+    "load_safetensors": lambda m, name: dy.load_safetensors(m, name),
+    "draw_graph": lambda m, name: dy.draw_graph(name),
+    "dump_cg": lambda m, name: dy.dump_cg(name),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_names_that_no_file_can_have(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    m = dy.ParameterCollection()
+    m.add_parameters(2)
+    dy.renew_cg()
+    dy.inputVector([1])
+    with pytest.raises(TypeError, match=r"a file name must be text or a path; got b'model\.dot'"):
+        call(m, b"model.dot")
+    with pytest.raises(TypeError, match="a file name must be text or a path; got 3"):
+        call(m, 3)
+    with pytest.raises(ValueError, match="must not contain the character with number 0"):
+        call(m, "model\0.dot")
+    assert not list(Path().iterdir())
+
+
+def test_numbers_that_are_none():
+    m = dy.ParameterCollection()
+    w, lstm = m.add_parameters(2), dy.SparseLSTMBuilder(1, 2, 2, m)
+    before = w.as_array()
+    for value in ("a", "1", None, [1, 2]):
+        with pytest.raises(TypeError, match="clip_inplace: takes numbers"):
+            w.clip_inplace(value, 1)
+        with pytest.raises(TypeError, match="clip_inplace: takes numbers"):
+            w.clip_inplace(0, value)
+        with pytest.raises(TypeError, match="set_sparsity: takes numbers"):
+            lstm.set_sparsity(value)
+    assert (w.as_array() == before).all()
+    with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\]"):
+        lstm.set_sparsity(float("nan"))
