@@ -15,12 +15,10 @@ It shows, counts and keeps; what is computed, and when a loop ends, is the progr
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import os
 import sys
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +26,7 @@ from typing import Any, TypeVar
 from . import parallel
 from ._bar import Bar, NoBar, make_bar
 from ._entities import entities, entity_scores
+from ._events import Events
 from ._state import count_in, number_in
 from .io import save
 from .io.files import FileName
@@ -38,49 +37,6 @@ from .trainers import Trainer
 __all__ = ["Best", "Run", "entities", "entity_scores"]
 
 T = TypeVar("T")
-
-# ---- event files -----------------------------------------------------------------------
-
-
-_numbers = itertools.count(1)
-
-
-class _Events:
-    """Writes the numbers of lines to a file of TensorBoard's events, each line before it returns:
-    SummaryWriter's own thread would lose the last ones when a process ends without a farewell."""
-
-    def __init__(self, folder: FileName) -> None:
-        try:
-            from tensorboardX import event_file_writer, summary
-            from tensorboardX.proto import event_pb2
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "training.Run: tensorboard= needs tensorboardX: pip install tensorboardX"
-            ) from None
-        self._folder = Path(folder).absolute()
-        self._event, self._scalar = event_pb2.Event, summary.scalar
-        self._folder.mkdir(parents=True, exist_ok=True)
-        number = f".{os.getpid()}.{next(_numbers)}"  # two files of one second
-        self._writer = event_file_writer.EventsWriter(str(self._folder / "events"), number)
-        weakref.finalize(self, self._writer.close)
-
-    def __str__(self) -> str:
-        return str(self._folder)
-
-    def __call__(self, line: dict[str, Any]) -> None:
-        """Those of one line."""
-        own = ("run", "attempt", "trainer", "update", "updates", "time")
-        for name, value in line.items():
-            if name not in own and isinstance(value, int | float) and not isinstance(value, bool):
-                self._writer.write_event(
-                    self._event(
-                        wall_time=line["time"],
-                        step=line["update"],
-                        summary=self._scalar(name, value),
-                    )
-                )
-        self._writer.flush()
-
 
 # ---- a run -----------------------------------------------------------------------------
 
@@ -165,7 +121,7 @@ class Run:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 self._report.write_to(LinesOfFile(str(file)), every)
             if tensorboard is not None:
-                self._report.write_to(_Events(tensorboard), every)
+                self._report.write_to(Events(tensorboard), every)
 
     def epoch(self, batches: Iterable[T], description: str | None = None) -> Iterator[T]:
         """The batches, while a bar shows how far they are. What means() has begins anew, unless

@@ -61,6 +61,32 @@ class Anchor:
         self.is_foreign = False
         self.mark()
 
+    def kept_in(
+        self, state: Mapping[str, NDArray[Any]]
+    ) -> dict[AnyParameter, dict[str, NDArray[Any]]]:
+        """What a state() of LocalSGD has kept of parameters: "now", "then" and perhaps "written".
+
+        Raises:
+            ValueError: some of it are not the numbers of its parameter.
+        """
+        kept = {
+            p: {
+                when: np.asarray(state[f"{when}:{p.name()}"])
+                for when in ("now", "then", "written")
+                if f"{when}:{p.name()}" in state
+            }
+            for p in self.values
+            if f"now:{p.name()}" in state and f"then:{p.name()}" in state
+        }
+        for p, of in kept.items():
+            shape = self.values[p].shape
+            if any(a.shape != shape or a.dtype.kind not in "biuf" for a in of.values()):
+                raise ValueError(
+                    f"load_state: the values kept of {p.name()} must be {self.values[p].size}"
+                    f" numbers; got {[(a.dtype.name, a.shape) for a in of.values()]}."
+                )
+        return kept
+
     def mark(self) -> None:
         """What has changed up to now was an update or an average."""
         self._version, self._updates = self._root.version(), lib.dn_updates_made()

@@ -453,24 +453,7 @@ class LocalSGD(TrainerWrapper):
                 "load_state: the state must be of a LocalSGD, with two numbers 'since'; got"
                 f" {state.get('since')!r}."
             )
-        anchor = self._anchor
-        kept = {
-            p: {
-                when: np.asarray(state[f"{when}:{p.name()}"])
-                for when in ("now", "then", "written")
-                if f"{when}:{p.name()}" in state
-            }
-            for p in anchor.values
-            if f"now:{p.name()}" in state and f"then:{p.name()}" in state
-        }
-        for p, of in kept.items():
-            if any(
-                a.shape != anchor.values[p].shape or a.dtype.kind not in "biuf" for a in of.values()
-            ):
-                raise ValueError(
-                    f"load_state: the values kept of {p.name()} must be {anchor.values[p].size}"
-                    f" numbers; got {[(a.dtype.name, a.shape) for a in of.values()]}."
-                )
+        anchor, kept = self._anchor, self._anchor.kept_in(state)
         self._inner.load_state(
             {name[6:]: values for name, values in state.items() if name.startswith("inner:")}
         )

@@ -472,11 +472,9 @@ class DistributedTrainer(TrainerWrapper):
         so on, which differs from rank to rank, and "rest_rank", the rank that it belongs to.
         """
         named = {f"rest:{name}": rest.copy() for name, rest in self.sync.residuals().items()}
-        return {
-            **self._inner.state(),
-            **named,
-            **({"rest_rank": np.array(self._world.rank)} if named else {}),
-        }
+        if named:
+            named["rest_rank"] = np.array(self._world.rank)
+        return {**self._inner.state(), **named}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """As Trainer.load_state(). To be called on all ranks with the same state; what another
@@ -489,9 +487,8 @@ class DistributedTrainer(TrainerWrapper):
         own = {k: v for k, v in state.items() if not k.startswith(("rest:", "rest_rank"))}
         self._inner.load_state(own)
         if self.sync.wire:
-            self.sync.wire.load_residuals(
-                residuals if int(state.get("rest_rank", -1)) == self._world.rank else {}
-            )
+            is_own = int(state.get("rest_rank", -1)) == self._world.rank
+            self.sync.wire.load_residuals(residuals if is_own else {})
 
     def status(self) -> None:
         """Prints on stderr, on rank 0, the learning rate, and how many updates were clipped and
