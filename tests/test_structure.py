@@ -129,6 +129,24 @@ def calls():
     return edges
 
 
+def names_in_two_files(texts):
+    """Static functions of several C files that have one name."""
+    where = {}
+    for name, text in texts.items():
+        for function, is_static in definitions(plain(text)).items():
+            if is_static:
+                where.setdefault(function, []).append(name)
+    return {function: names for function, names in where.items() if len(names) > 1}
+
+
+def test_static_functions_have_names_of_their_own():
+    text = "static int f(int x) { return x; }\n"
+    assert names_in_two_files({"a.c": text, "b.c": text}) == {"f": ["a.c", "b.c"]}
+    assert not (
+        found := names_in_two_files({p.name: p.read_text() for p in files() if p.suffix == ".c"})
+    ), found
+
+
 def called(name, text):
     """Whether the name stands in the body of a function or a macro: a declaration is no call."""
     for m in re.finditer(rf"(?<![\w.>]){name}\s*\(", text):

@@ -7,7 +7,7 @@
 #include "backward_pass.h"
 
 /* dy of the distinct members: the sum over equal ones. */
-static void add_up(const dn_tape *t, const dn_group *g, dn_real *dy) {
+static void sum_equal_members(const dn_tape *t, const dn_group *g, dn_real *dy) {
     const struct dn_deduplicated *deduplicated = g->deduplicated;
     const dn_node *node = &t->nodes[t->schedule->members[g->first]];
     for (int k = 0; k < node->parts; k++) {
@@ -25,7 +25,7 @@ static void add_up(const dn_tape *t, const dn_group *g, dn_real *dy) {
 }
 
 /* dy of one member alone. */
-static void put(const dn_tape *t, const dn_group *g, int m, dn_real *dy) {
+static void put_member_alone(const dn_tape *t, const dn_group *g, int m, dn_real *dy) {
     const dn_node *node = &t->nodes[t->schedule->members[g->first]];
     for (int k = 0; k < node->parts; k++) {
         const dn_block b = dn__block(t, node, k);
@@ -51,7 +51,7 @@ static dn_grad gathered_dx(dn_call *c, int k) {
 
 enum only { ALL_INPUTS, ONLY_BROADCAST, ONLY_GATHERED };
 
-static void call_backward(dn_call *c, enum only only) {
+static void backward_of_inputs(dn_call *c, enum only only) {
     const dn_gradient_routes *all = c->routes;
     const dn_arena_mark mark = dn__arena_mark(&c->workspace->scratch);
     dn_gradient_routes routes = *all;
@@ -93,8 +93,8 @@ static void for_each_member(dn_tape *t, const dn_group *g, dn_call *c, dn_real *
     for (int r = 0; r < rounds && !t->workspace.out_of_memory; r++) {
         dn__fill(c->total, 0, dy);
         for (int m = 0; m < g->n; m++)
-            if (rank[m] == r) put(t, g, m, dy);
-        call_backward(c, ONLY_GATHERED);
+            if (rank[m] == r) put_member_alone(t, g, m, dy);
+        backward_of_inputs(c, ONLY_GATHERED);
         for (int k = 0; k < c->n; k++) {
             for (int m = 0; m < g->n && !t->workspace.out_of_memory && dn__is_gathered(t, g, k);
                  m++) {
@@ -113,14 +113,14 @@ void dn__deduplicated_backward(dn_tape *t, int group, dn_call *c) {
     const dn_group *g = &t->schedule->groups[group];
     dn_real *dy = dn__backward_memory(c, c->total);
     if (!dy) return;
-    add_up(t, g, dy);
+    sum_equal_members(t, g, dy);
     c->dy = dy;
     if (!t->backward->full) {
-        call_backward(c, ALL_INPUTS);
+        backward_of_inputs(c, ALL_INPUTS);
         dn__deferred_group(c);
         return;
     }
-    call_backward(c, ONLY_BROADCAST);
+    backward_of_inputs(c, ONLY_BROADCAST);
     c->dy = dy = dn__backward_memory(c, c->total); /* what was put off still needs the sums */
     if (dy) for_each_member(t, g, c, dy);
 }
@@ -140,9 +140,9 @@ void dn__deduplicated_add(dn_tape *t, int group, int i, dn_real *out) {
         dn_real *dy = uses && !t->workspace.out_of_memory ? dn__backward_memory(&c, c.total) : NULL;
         if (!dy) continue;
         dn__fill(c.total, 0, dy);
-        put(t, g, m, dy);
+        put_member_alone(t, g, m, dy);
         c.dy = dy;
-        call_backward(&c, ONLY_GATHERED);
+        backward_of_inputs(&c, ONLY_GATHERED);
         for (int k = 0; k < c.n && !t->workspace.out_of_memory; k++) {
             const int is_input = dn__input(t, t->schedule->members[g->first + m], k) == i &&
                                  dn__is_gathered(t, g, k);

@@ -81,7 +81,7 @@ static void scatter(dn_tape *t, int at, const dn_group *g) {
     }
 }
 
-static void call_backward(dn_tape *t, int group) {
+static void backward_of_all(dn_tape *t, int group) {
     const dn_group *g = &t->schedule->groups[group];
     dn_call c;
     dn_dim y_dim;
@@ -226,7 +226,7 @@ static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
 
 /* The gradient of a member into memory where it is by itself, or from there to those of the
  * others. */
-static void copy_gradient(dn_tape *t, const dn_node *member, dn_real *alone, int to_alone) {
+static void copy_member_gradient(dn_tape *t, const dn_node *member, dn_real *alone, int to_alone) {
     for (int part = 0; part < member->parts; part++) {
         size_t n;
         const size_t at = block_of(t, member, part, &n);
@@ -248,7 +248,7 @@ static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call 
         c->saved = c->y + dn__aligned(c->total);
     if (!dy || t->workspace.out_of_memory) return;
     c->dy = dy;
-    copy_gradient(t, member, dy, 1);
+    copy_member_gradient(t, member, dy, 1);
     if (!draws) member->op->forward(c);
 }
 
@@ -282,7 +282,7 @@ static void member_backward(dn_tape *t, const dn_group *g, int i, dn_real *saved
         if (x) x->grad = NULL;
     }
     member->op->backward(&c);
-    copy_gradient(t, member, c.dy, 0);
+    copy_member_gradient(t, member, c.dy, 0);
     for (int k = 0; k < member->n_args; k++) { /* once where an input is the same row as another */
         dn_node *x = passed_row(t, g, i, k);
         after[k] = x ? x->grad : NULL;
@@ -316,7 +316,7 @@ void dn__group_backward(dn_tape *t, int group) {
     const int in_blocks = g->put_off && !g->grads && dn__group_in_blocks(t, group);
     if (g->grads && !in_blocks && !(node->op->flags & DN_NO_GRAD)) {
         if (has_members_beside_loss(t, g)) members_backward(t, g);
-        else call_backward(t, group);
+        else backward_of_all(t, group);
     }
     /* also where nothing came to this group: later users of its gathers may have got something */
     const int n = dn__inputs_of(t, g);

@@ -18,7 +18,7 @@ static dn_group *group_of(const dn_tape *t, const dn_node *node) {
 }
 
 /* The first entry of what is put off of a group or, NULL, of a node by itself; 0: nothing is. */
-static int32_t *first_of(const dn_tape *t, int i, dn_group *g) {
+static int32_t *first_put_off(const dn_tape *t, int i, dn_group *g) {
     return g ? &g->put_off : &t->schedule->seats[i].put_off;
 }
 
@@ -48,7 +48,7 @@ int dn__route_put_off(dn_call *c, int k, dn_columns_fn *columns) {
         t->workspace.out_of_memory = 1;
         return 1;
     }
-    int32_t *first = first_of(t, i, g);
+    int32_t *first = first_put_off(t, i, g);
     pass->put_off[pass->n_put_off] = (dn_put_off){.next = *first,
                                                   .to = i,
                                                   .user = (int32_t)(c->node - t->nodes),
@@ -84,7 +84,7 @@ void dn__put_off_columns(dn_tape *t, const dn_put_off *p, int from, int n, dn_re
 }
 
 void dn__write_put_off(dn_tape *t, int i, dn_group *g) {
-    int32_t *first = first_of(t, i, g);
+    int32_t *first = first_put_off(t, i, g);
     const size_t size = (size_t)t->nodes[i].dim.size;
     for (int32_t at = *first; at && !t->workspace.out_of_memory;) {
         const dn_put_off *p = &t->backward->put_off[at - 1];

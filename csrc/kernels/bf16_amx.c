@@ -193,7 +193,7 @@ ISA static void product(int m, int n, int tiles, const uint32_t *a, size_t a_ste
 }
 
 /* ---- the processor and the system ----------------------------------------------------- */
-static int is_here(void) {
+static int has_amx(void) {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
     unsigned a, b, c, d, low, high;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return 0;
@@ -205,7 +205,7 @@ static int is_here(void) {
 const dn_bf16_way *dn__bf16_amx(void) {
     static dn_bf16_way way;
     const dn_bf16_way *other = dn__bf16_avx512();
-    if (!other || !is_here()) return NULL;
+    if (!other || !has_amx()) return NULL;
     way = (dn_bf16_way){"amx", other->columns, other->rows, product};
     return &way;
 }

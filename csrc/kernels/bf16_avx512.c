@@ -191,7 +191,7 @@ ISA static void product(int m, int n, int tiles, const uint32_t *a, size_t a_ste
 }
 
 /* ---- the processor -------------------------------------------------------------------- */
-static int is_here(void) {
+static int has_avx512_bf16(void) {
     unsigned a, b, c, d, low, high;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -204,7 +204,7 @@ static int is_here(void) {
 
 const dn_bf16_way *dn__bf16_avx512(void) {
     static const dn_bf16_way way = {"avx512", columns, rows, product};
-    return is_here() ? &way : NULL;
+    return has_avx512_bf16() ? &way : NULL;
 }
 #else
 const dn_bf16_way *dn__bf16_avx512(void) { return NULL; }

@@ -59,7 +59,7 @@ static void columns(int k, int n, const float *x, size_t ldx, int by_pairs, uint
         }
 }
 
-static void rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
+static void pack_rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
     static const float none[LINES];
     for (int r = 0; r < m; r += LINES)
         for (int j = 0; j < k; j += DEPTH, to += TILE) {
@@ -157,7 +157,7 @@ static DN_NOT_INLINE void product(int m, int n, int tiles, const uint32_t *a, si
 }
 
 const dn_bf16_way *dn__bf16_plain(void) {
-    static const dn_bf16_way way = {"plain", columns, rows, product};
+    static const dn_bf16_way way = {"plain", columns, pack_rows, product};
     return &way;
 }
 #endif

@@ -24,5 +24,5 @@ void dn__each_grad_shared(dn_function_grad *f, size_t n, const dn_real *known, c
     dn__shared_ranges(n, DN_WORK_OF_EACH, DN_EACH_UNIT, each_of, &e);
 }
 
-static void copy(size_t n, const dn_real *x, dn_real *y) { memcpy(y, x, n * sizeof *y); }
-void dn__copy(size_t n, const dn_real *x, dn_real *y) { dn__each(copy, n, x, y); }
+static void copy_range(size_t n, const dn_real *x, dn_real *y) { memcpy(y, x, n * sizeof *y); }
+void dn__copy(size_t n, const dn_real *x, dn_real *y) { dn__each(copy_range, n, x, y); }

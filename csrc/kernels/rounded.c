@@ -22,7 +22,7 @@ static void some_rows(const void *context, size_t from, size_t count) {
     dn__bf16_mm((int)count, p->k, p->n, p->packed + dn__bf16_packed((int)from, p->k), p->b, p->ldb,
                 p->beta, p->c + from, p->ldc);
 }
-static void some_columns(const void *context, size_t from, size_t count) {
+static void product_columns(const void *context, size_t from, size_t count) {
     const rounded_product *p = context;
     dn__bf16_mm(p->m, p->k, (int)count, p->packed, p->b + from * (size_t)p->ldb, p->ldb, p->beta,
                 p->c + from * (size_t)p->ldc, p->ldc);
@@ -46,7 +46,7 @@ void dn__rounded_mm(int m, int k, int n, const dn_bf16 *packed, const dn_real *x
                                .ldc = ldy};
     const double each = (double)k / PER_NANOSECOND;
     if (m >= n) dn__parallel_ranges((size_t)m, each * n, UNIT, some_rows, &p);
-    else dn__parallel_ranges((size_t)n, each * m, UNIT, some_columns, &p);
+    else dn__parallel_ranges((size_t)n, each * m, UNIT, product_columns, &p);
 }
 
 void dn__rounded_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,

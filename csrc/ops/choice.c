@@ -42,7 +42,7 @@ static void sink(int *heap, int k, const dn_real *x, size_t step, int index) {
     heap[at] = index;
 }
 /* the k first of n in order */
-static void first_of(int n, int k, const dn_real *x, size_t step, int *heap) {
+static void k_first(int n, int k, const dn_real *x, size_t step, int *heap) {
     int size = 0;
     for (; size < k; size++) { /* let it rise */
         int at = size;
@@ -61,7 +61,7 @@ static void first_of(int n, int k, const dn_real *x, size_t step, int *heap) {
 
 /* the same chosen, in the order that they have in x */
 static void first_in_place(int n, int k, const dn_real *x, size_t step, int *chosen) {
-    first_of(n, k, x, step, chosen);
+    k_first(n, k, x, step, chosen);
     int last = chosen[k - 1];
     for (int i = 0, found = 0; found < k; i++)
         if (!comes_after(x, step, i, last)) chosen[found++] = i;
@@ -103,7 +103,7 @@ static void greatest_backward(dn_call *c) {
 DN_OP(topk, 1, DN_BATCHES,
       "y = the k largest entries of x along dim d, the largest first; the earlier of equal ones")
 static int topk_dims(dn_shape *s) { return greatest_dims(s); }
-static void topk_forward(dn_call *c) { greatest_forward(c, first_of); }
+static void topk_forward(dn_call *c) { greatest_forward(c, k_first); }
 static void topk_backward(dn_call *c) { greatest_backward(c); }
 
 DN_OP(kmax_pooling, 1, DN_BATCHES,

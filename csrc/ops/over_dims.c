@@ -196,12 +196,12 @@ static void reduce(const dn_call *c, int with_batch, double n, const dn_real *x,
     for_tiles(c, with_batch, &(work){.x = x, .to_y = to_y}, f);
     divide_by_count(c->total, n, to_y);
 }
-static void sum_forward(dn_call *c, int with_batch, double n) {
+static void sums_forward(dn_call *c, int with_batch, double n) {
     reduce(c, with_batch, n, c->x[0].v, c->y, add_tile);
 }
 
 /* dx = dy / n */
-static void sum_backward(dn_call *c, int with_batch, double n) {
+static void sums_backward(dn_call *c, int with_batch, double n) {
     dn_grad g = dn__dx(c, 0);
     dn_real *dy = g.dx ? dn__scratch(c, c->total) : NULL;
     if (!dy) return;
@@ -215,7 +215,7 @@ static void moment_forward(dn_call *c, int with_batch) {
     size_t size = elements(c->x[0].dim);
     double n = divisor_of(c, with_batch);
     if (c->ints[ORDER] == 1) {
-        sum_forward(c, with_batch, n);
+        sums_forward(c, with_batch, n);
         return;
     }
     dn_real *power = dn__scratch(c, size);
@@ -228,7 +228,7 @@ static void moment_backward(dn_call *c, int with_batch) {
     size_t size = elements(c->x[0].dim);
     double n = divisor_of(c, with_batch);
     if (c->ints[ORDER] == 1) {
-        sum_backward(c, with_batch, n);
+        sums_backward(c, with_batch, n);
         return;
     }
     dn_grad g = dn__dx(c, 0);
@@ -294,23 +294,23 @@ static int std_dims(dn_shape *s, int with_batch) {
 
 DN_OP(sum_dim, 1, DN_BATCHES, "y = sum of x over the dims d")
 static int sum_dim_dims(dn_shape *s) { return over_dims(s, 0); }
-static void sum_dim_forward(dn_call *c) { sum_forward(c, 0, 1); }
-static void sum_dim_backward(dn_call *c) { sum_backward(c, 0, 1); }
+static void sum_dim_forward(dn_call *c) { sums_forward(c, 0, 1); }
+static void sum_dim_backward(dn_call *c) { sums_backward(c, 0, 1); }
 
 DN_OP(sum_dim_and_batch, 1, 0, "y = sum of x over the dims d and the batch")
 static int sum_dim_and_batch_dims(dn_shape *s) { return s->op = "sum_dim", over_dims(s, 1); }
-static void sum_dim_and_batch_forward(dn_call *c) { sum_forward(c, 1, 1); }
-static void sum_dim_and_batch_backward(dn_call *c) { sum_backward(c, 1, 1); }
+static void sum_dim_and_batch_forward(dn_call *c) { sums_forward(c, 1, 1); }
+static void sum_dim_and_batch_backward(dn_call *c) { sums_backward(c, 1, 1); }
 
 DN_OP(mean_dim, 1, DN_BATCHES, "y = sum of x over the dims d / n, n their size or as given")
 static int mean_dim_dims(dn_shape *s) { return over_dims(s, 0); }
-static void mean_dim_forward(dn_call *c) { sum_forward(c, 0, divisor_of(c, 0)); }
-static void mean_dim_backward(dn_call *c) { sum_backward(c, 0, divisor_of(c, 0)); }
+static void mean_dim_forward(dn_call *c) { sums_forward(c, 0, divisor_of(c, 0)); }
+static void mean_dim_backward(dn_call *c) { sums_backward(c, 0, divisor_of(c, 0)); }
 
 DN_OP(mean_dim_and_batch, 1, 0, "y = sum of x over the dims d and the batch / n")
 static int mean_dim_and_batch_dims(dn_shape *s) { return s->op = "mean_dim", over_dims(s, 1); }
-static void mean_dim_and_batch_forward(dn_call *c) { sum_forward(c, 1, divisor_of(c, 1)); }
-static void mean_dim_and_batch_backward(dn_call *c) { sum_backward(c, 1, divisor_of(c, 1)); }
+static void mean_dim_and_batch_forward(dn_call *c) { sums_forward(c, 1, divisor_of(c, 1)); }
+static void mean_dim_and_batch_backward(dn_call *c) { sums_backward(c, 1, divisor_of(c, 1)); }
 
 DN_OP(moment_dim, 1, DN_BATCHES, "y = sum of x^r over the dims d / n")
 static int moment_dim_dims(dn_shape *s) { return over_dims(s, 0); }

@@ -160,7 +160,7 @@ static int is_real(const dn_call *c, const dn_sizes *z, int t, int b) {
 }
 
 /* Sorts by falling length, equal ones in their order; fills active. */
-static int sort(dn_call *c, const dn_sizes *z, dn_plan *p) {
+static int sort_by_length(dn_call *c, const dn_sizes *z, dn_plan *p) {
     int *length = dn__take_ints(c, (size_t)z->batch),
         *place = dn__take_ints(c, (size_t)z->steps + 2);
     if (!length || !place) return 0;
@@ -196,7 +196,7 @@ int dn__make_plan(dn_call *c, const dn_sizes *z, dn_plan *p) {
     p->last = dn__take_ints(c, (size_t)z->batch);
     int *at = dn__take_ints(c, (size_t)z->steps);
     if (!p->element || !p->position || !p->order || !p->start || !p->shown || !p->last || !at ||
-        !sort(c, z, p))
+        !sort_by_length(c, z, p))
         return 0;
     for (int s = 0, next = 0; s < p->steps; next += p->active[s++]) at[s] = next;
     for (int b = 0, next = 0; z->form == DN_SEQUENCE_PACKED && b < z->batch;

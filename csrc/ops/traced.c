@@ -44,7 +44,7 @@ static int inner_input_of(const dn_program *p, int at, int k) {
     return p->args[p->nodes[at].args + k];
 }
 
-static dn_in value_of(const dn_traced_run *run, int32_t source) {
+static dn_in source_value(const dn_traced_run *run, int32_t source) {
     if (source < 0) return run->outer->x[-1 - source];
     const dn_dim *d = &run->dims[source];
     return (dn_in){d, run->values[source], d->batch == 1 ? 0 : (size_t)d->size};
@@ -80,7 +80,7 @@ static int fill_call(dn_traced_run *run, dn_inner_call *ic, dn_call *c) {
     const dn_inner *inner = &p->nodes[ic->at];
     const dn_dim *dim = &run->dims[ic->at];
     for (int k = 0; k < inner->n_args; k++)
-        run->in[k] = value_of(run, inner_input_of(p, ic->at, k));
+        run->in[k] = source_value(run, inner_input_of(p, ic->at, k));
     *c = (dn_call){.n = inner->n_args,
                    .x = run->in,
                    .dim = dim,
@@ -130,7 +130,7 @@ static void *scratch(dn_call *c, size_t n, size_t size) {
     return dn__scratch(c, ((n + 1) * size + sizeof(dn_real) - 1) / sizeof(dn_real));
 }
 
-static int begin(dn_traced_run *run, dn_call *c) {
+static int begin_run(dn_traced_run *run, dn_call *c) {
     const dn_program *p = c->own;
     const size_t n = (size_t)p->n_nodes, most = (size_t)p->most_inputs;
     *run = (dn_traced_run){.outer = c, .program = p, .members = c->members};
@@ -217,7 +217,7 @@ static void for_members(dn_traced_run *run, dn_inner_call *ic, void (*pass)(dn_c
     ic->member = -1;
 }
 
-static void compute(dn_traced_run *run, dn_inner_call *ic) {
+static void compute_inner(dn_traced_run *run, dn_inner_call *ic) {
     const dn_inner *inner = &run->program->nodes[ic->at];
     if (inner->op->flags & DN_VIEW) return;
     dn_call c;
@@ -227,7 +227,7 @@ static void compute(dn_traced_run *run, dn_inner_call *ic) {
 
 /* y of an output: what was not computed into it. */
 static void copy_output(const dn_traced_run *run, const dn_traced_output *output) {
-    const dn_in x = value_of(run, output->source);
+    const dn_in x = source_value(run, output->source);
     dn_real *y = run->outer->y + offset_of(run, output->at);
     if (x.v == y) return;
     const size_t n = dn__elements(x.dim), all = dn__elements(&output->dim) * (size_t)run->members;
@@ -236,14 +236,14 @@ static void copy_output(const dn_traced_run *run, const dn_traced_output *output
 
 static void traced_forward(dn_call *c) {
     dn_traced_run run;
-    if (begin(&run, c)) return;
+    if (begin_run(&run, c)) return;
     const dn_program *p = run.program;
     dn_inner_call ic = {&run, 0, -1};
     const dn_arena_mark mark = dn__arena_mark(&c->workspace->scratch);
     for (ic.at = 0; ic.at < p->n_nodes && !c->workspace->out_of_memory; ic.at++) {
         find_dim(&run, ic.at);
         find_value(&run, &ic);
-        compute(&run, &ic);
+        compute_inner(&run, &ic);
         dn__arena_reset(&c->workspace->scratch, mark);
     }
     for (int k = 0; k < p->n_outputs && !c->workspace->out_of_memory; k++)
@@ -283,7 +283,7 @@ static int inner_wants(const dn_call *c, int k) {
 static dn_grad inner_dx(dn_call *c, int k) {
     dn_traced_run *run = c->inner->run;
     const int32_t source = inner_input_of(run->program, c->inner->at, k);
-    const dn_dim *dim = value_of(run, source).dim;
+    const dn_dim *dim = source_value(run, source).dim;
     dn_grad g = source_slot(run, source);
     /* not all of it is written now */
     if (g.dx && g.beta == 0 && (c->inner->member >= 0 || !c->total)) {
@@ -392,7 +392,7 @@ static const dn_gradient_routes INNER = {
 static void add_output(dn_traced_run *run, const dn_traced_output *output) {
     const int32_t source = output->source;
     const dn_real *dy = run->outer->dy + offset_of(run, output->at);
-    const size_t n = dn__elements(value_of(run, source).dim),
+    const size_t n = dn__elements(source_value(run, source).dim),
                  all = dn__elements(&output->dim) * (size_t)run->members;
     if (!n) return;
     if (source >= 0 && run->wants[source] && !run->program->nodes[source].consumed && n == all &&
@@ -447,7 +447,7 @@ static void propagate(dn_traced_run *run, dn_inner_call *ic) {
 
 static void traced_backward(dn_call *c) {
     dn_traced_run run;
-    if (begin(&run, c)) return;
+    if (begin_run(&run, c)) return;
     const dn_program *p = run.program;
     run.wants = scratch(c, (size_t)p->n_nodes, sizeof *run.wants);
     run.grads = scratch(c, (size_t)p->n_nodes, sizeof *run.grads);

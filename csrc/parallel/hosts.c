@@ -6,7 +6,8 @@
 #include "params/params.h"
 #include "params/shared.h"
 
-static void take(const dn_param *p, double factor, int64_t from, int64_t to, dn_real *out) {
+static void take_gradient(const dn_param *p, double factor, int64_t from, int64_t to,
+                          dn_real *out) {
     size_t n = (size_t)(to - from);
     if (p->empty || factor == 0) dn__fill(n, 0, out);
     else dn__axpy(n, (dn_real)factor, p->store->chunks[p->chunk].grads + p->offset + from, 0, out);
@@ -14,10 +15,10 @@ static void take(const dn_param *p, double factor, int64_t from, int64_t to, dn_
 
 void dn_params_take(int n, const dn_span_taken *spans, double factor, dn_real *out) {
     for (int i = 0; i < n; i++)
-        take(spans[i].param, factor, spans[i].from, spans[i].to, out + spans[i].at);
+        take_gradient(spans[i].param, factor, spans[i].from, spans[i].to, out + spans[i].at);
 }
 
-static void put(dn_param *p, double factor, const dn_real *in, int own) {
+static void put_gradient(dn_param *p, double factor, const dn_real *in, int own) {
     dn_real beta, *g = dn__param_gradient(p, &beta);
     if (!own || !dn__is_in_pieces(p)) {
         dn__axpy((size_t)p->row_size, (dn_real)factor, in, 0, g);
@@ -31,13 +32,13 @@ static void put(dn_param *p, double factor, const dn_real *in, int own) {
 
 void dn_param_put(dn_param *p, double factor, const dn_real *in) {
     DN_HOLD(p->store);
-    put(p, factor, in, 0);
+    put_gradient(p, factor, in, 0);
 }
 
 void dn_params_put(int n, const dn_span_taken *spans, double factor, const dn_real *in, int own) {
     for (int i = 0; i < n; i++) {
         DN_HOLD(spans[i].param->store);
-        put(spans[i].param, factor, in + spans[i].at, own);
+        put_gradient(spans[i].param, factor, in + spans[i].at, own);
     }
 }
 

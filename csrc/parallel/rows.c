@@ -72,7 +72,7 @@ void dn_rows_free(dn_rows *c) {
 /* ---- what a rank gives --------------------------------------------------------------- */
 
 /* The present order of n numbers that differ from the bit PLACE on, by these; in c->order[0]. */
-static void sort(uint64_t *a, uint64_t *room, int64_t n, int bits) {
+static void sort_by_bits(uint64_t *a, uint64_t *room, int64_t n, int bits) {
     if (n <= FEW) {
         for (int64_t i = 1; i < n; i++) {
             const uint64_t x = a[i];
@@ -109,7 +109,7 @@ static void put_in_order(dn_rows *c, int k, int64_t n, uint64_t *order, uint64_t
         order[i] = ((uint64_t)owner << t->bits | key) << PLACE | (uint64_t)i;
         counts[owner]++;
     }
-    sort(order, room, n, bits);
+    sort_by_bits(order, room, n, bits);
 }
 
 int64_t dn_rows_room(const dn_rows *c) {

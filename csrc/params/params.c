@@ -209,7 +209,7 @@ void dn__param_materialise(dn_param *p) {
 }
 
 /* n values from element `from` on. */
-static void copy(const dn_param *p, int64_t from, int64_t n, dn_real *out) {
+static void copy_values(const dn_param *p, int64_t from, int64_t n, dn_real *out) {
     const dn_real *values = storage(p) + from;
     if (p->factor != 1) dn__axpy((size_t)n, (dn_real)p->factor, values, 0, out);
     else if (n) memcpy(out, values, (size_t)n * sizeof *out);
@@ -233,13 +233,13 @@ dn_real *dn_param_storage(dn_param *p, double *factor) {
 
 void dn_param_copy(dn_param *p, int64_t from, int64_t n, dn_real *out) {
     DN_HOLD(p->store);
-    copy(p, from, n, out);
+    copy_values(p, from, n, out);
 }
 
 void dn_lookup_copy_rows(dn_param *p, int64_t n, const int *rows, dn_real *out) {
     DN_HOLD(p->store);
     for (int64_t i = 0; i < n; i++)
-        copy(p, rows[i] * p->row_size, p->row_size, out + i * p->row_size);
+        copy_values(p, rows[i] * p->row_size, p->row_size, out + i * p->row_size);
 }
 
 static int64_t next_version(const dn_param *p) {
@@ -276,7 +276,7 @@ static void written(dn_store *r) {
 }
 
 /* Locks a store for writing values; negative: no memory. */
-static int begin(dn_store *r) {
+static int begin_write(dn_store *r) {
     dn__lock(r);
     const int error = dn__detach(r);
     if (error) dn__unlock(r);
@@ -285,7 +285,7 @@ static int begin(dn_store *r) {
 }
 
 int dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *in, double factor) {
-    const int error = begin(p->store);
+    const int error = begin_write(p->store);
     if (error) return error;
     if (n < dn_param_size(p)) dn__param_materialise(p);
     if (n) memcpy(storage(p) + from, in, (size_t)n * sizeof *in);
@@ -297,7 +297,7 @@ int dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *in, doub
 }
 
 int dn_param_blend(dn_param *p, double a, const dn_real *x) {
-    const int error = begin(p->store);
+    const int error = begin_write(p->store);
     if (error) return error;
     dn__param_materialise(p);
     dn__blend((size_t)dn_param_size(p), (dn_real)a, x, storage(p));

@@ -77,7 +77,7 @@ typedef struct {
 } Given;
 
 /* An argument, or an item of a list; 0: it is none of the three. */
-static int take(Given *g, PyObject *o) {
+static int take_argument(Given *g, PyObject *o) {
     if (is_node(o)) return (g->handles[g->n++] = ((Node *)o)->handle) >= 0;
     if (PyFloat_CheckExact(o)) g->floats[g->n_floats++] = PyFloat_AsDouble(o);
     else if (as_int(o, &g->ints[g->n_ints])) g->n_ints++;
@@ -90,7 +90,7 @@ static int take_list(Given *g, PyObject *list, int inputs) {
     const Py_ssize_t n = length(list);
     const int before[] = {g->n, g->n_ints, g->n_floats};
     for (Py_ssize_t i = 0; i < n; i++)
-        if (!take(g, item(list, i))) return 0;
+        if (!take_argument(g, item(list, i))) return 0;
     return inputs ? g->n == n : g->n_ints - before[1] == n || g->n_floats - before[2] == n;
 }
 
@@ -109,7 +109,8 @@ static int take_all(Given *g, PyObject *const *args, Py_ssize_t n, int inputs_li
     }
     for (Py_ssize_t i = 0; i < n; i++) {
         const int is_list = PyList_CheckExact(args[i]) || PyTuple_CheckExact(args[i]);
-        if (!(is_list ? take_list(g, args[i], inputs_listed && !i) : take(g, args[i]))) return 0;
+        if (!(is_list ? take_list(g, args[i], inputs_listed && !i) : take_argument(g, args[i])))
+            return 0;
         if (inputs_listed && g->n && !i && !is_list) return 0;
     }
     return 1;
@@ -298,7 +299,7 @@ static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObje
 }
 
 /* rows(cls, table, rows) */
-static PyObject *rows(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+static PyObject *row_nodes(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     Given g = {0};
     const int64_t table =
         n == 3 && !names && dn__current >= 0 && is_class(args[0]) ? handle_of(args[1]) : -1;
@@ -374,7 +375,7 @@ PyMethodDef dn__fast_nodes[] = {
     {"input_node", DN_FAST_NAMED(input_node)},
     {"leaf", DN_FAST_NAMED(leaf)},
     {"row", DN_FAST_NAMED(row)},
-    {"rows", DN_FAST_NAMED(rows)},
+    {"rows", DN_FAST_NAMED(row_nodes)},
     {"resolved", DN_FAST_NAMED(resolved)},
     {"parameter_node", DN_FAST_NAMED(parameter_node)},
     {"constant_of", DN_FAST_NAMED(constant_of)},

@@ -31,7 +31,7 @@ static int fast_numbers(PyObject *x, dn_dim *dim, int capacity, double *out) {
 }
 
 /* compute(x) */
-static PyObject *compute(PyObject *self, PyObject *x) {
+static PyObject *compute_node(PyObject *self, PyObject *x) {
     const int64_t a = handle_of(x);
     if (a < 0 || dn__calls->fast_forward(a)) return general(self, x);
     Py_RETURN_NONE;
@@ -91,7 +91,7 @@ static PyObject *long_list(PyObject *function, PyObject *x, int vectors) {
 }
 
 /* value_of(x): a number, or a list of the numbers of vectors; arrays are for Python */
-static PyObject *value_of(PyObject *self, PyObject *x) {
+static PyObject *number_or_list(PyObject *self, PyObject *x) {
     dn_dim dim;
     double values[DN_FAST_CAPACITY];
     if (fast_numbers(x, &dim, DN_FAST_CAPACITY, values)) return long_list(self, x, 1);
@@ -187,9 +187,9 @@ static PyObject *get_this_graph(PyObject *self, PyObject *unused) {
 PyMethodDef dn__fast_values[] = {
     {"this_graph", get_this_graph, METH_NOARGS, NULL},
     {"set_numbers", DN_FAST_NAMED(set_numbers)},
-    {"compute", compute, METH_O, NULL},
+    {"compute", compute_node, METH_O, NULL},
     {"scalar_of", scalar_of, METH_O, NULL},
-    {"value_of", value_of, METH_O, NULL},
+    {"value_of", number_or_list, METH_O, NULL},
     {"list_of", flat_list, METH_O, NULL},
     {"numbers_of", numbers_of, METH_O, NULL},
     {"probabilities_of", probabilities_of, METH_O, NULL},

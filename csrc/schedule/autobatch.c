@@ -172,7 +172,7 @@ static int ends_before(const dn_agenda *s, inputs_seen *in, int m, int i) {
 }
 
 /* Node i, and the steps that it begins, become members. */
-static void take(dn_agenda *s, int i) {
+static void take_member(dn_agenda *s, int i) {
     dn_schedule *schedule = s->t->schedule;
     for (int step = i; step >= 0; step = s->chains.next ? s->chains.next[step] : -1) {
         schedule->members[schedule->n.members++] = s->first + step;
@@ -196,7 +196,7 @@ static int take_group(dn_agenda *s, dn_signature *g) {
         const int64_t more = all_fit ? 0 : dn__numbers_of(s, i);
         /* the group's batch elements are counted in 32 bits */
         if (numbers && numbers + more > INT32_MAX) break;
-        take(s, i);
+        take_member(s, i);
         numbers += more;
         taken++;
     }

@@ -26,7 +26,7 @@ static int longest_chain(const dn_agenda *s, int g, int first, int last, int32_t
     return longest;
 }
 
-static int64_t add_up(dn_agenda *s) {
+static int64_t sum_over_signatures(dn_agenda *s) {
     if (dn__count_edges(s) || (!s->as_dynet && dn__find_chains(s)) || dn__find_signatures(s, 0))
         return DN_ERROR_MEMORY;
     int32_t *on_way = dn__plan_take(s->t, (size_t)s->n, sizeof *on_way),
@@ -50,7 +50,7 @@ static int64_t add_up(dn_agenda *s) {
 int64_t dn__least_batches(dn_tape *t) {
     const dn_arena_mark mark = dn__memory_mark(t, DN_PLAN);
     dn_agenda s = {.t = t, .n = t->schedule->evaluated, .as_dynet = t->schedule->as_dynet};
-    const int64_t batches = s.n ? add_up(&s) : 0;
+    const int64_t batches = s.n ? sum_over_signatures(&s) : 0;
     dn__memory_back_to(t, DN_PLAN, mark);
     return batches < 0 ? dn__no_memory(t) : batches;
 }

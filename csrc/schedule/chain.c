@@ -39,7 +39,7 @@ static int owner_of(const dn_tape *t, int x, int part) {
 }
 
 /* The single step whose h, and c, node i goes on from, or -1: node i is no such step. */
-static int step_before(const dn_tape *t, int i) {
+static int single_step_before(const dn_tape *t, int i) {
     const dn_node *node = &t->nodes[i];
     if (!is_step(t, node) || !(t->ints[node->ints + 1] & DN_SEQUENCE_STATE)) return -1;
     const int32_t *state = t->args + node->args + state_of(t, node);
@@ -59,7 +59,7 @@ int dn__same_network(const dn_tape *t, int first, int before, int i) {
     const dn_node *a = &t->nodes[first], *b = &t->nodes[i];
     const int masks = masks_of(t, a), weights = state_of(t, a);
     const int32_t *x = t->args + a->args, *y = t->args + b->args;
-    return step_before(t, i) == before && weights == state_of(t, b) &&
+    return single_step_before(t, i) == before && weights == state_of(t, b) &&
            ((t->ints[a->ints + 1] ^ t->ints[b->ints + 1]) | DN_SEQUENCE_STATE) ==
                DN_SEQUENCE_STATE &&
            !memcmp(x, y, (size_t)weights * sizeof *x) &&
@@ -72,11 +72,11 @@ int dn__same_network(const dn_tape *t, int first, int before, int i) {
 }
 
 void dn__link_step(dn_tape *t, int i) {
-    const int before = step_before(t, i);
+    const int before = single_step_before(t, i);
     if (before < 0) return;
     int32_t *next = &t->schedule->seats[before].next_user;
     /* after a revert, another node may have its index */
-    if (*next < 0 || *next >= i || step_before(t, *next) != before) *next = i;
+    if (*next < 0 || *next >= i || single_step_before(t, *next) != before) *next = i;
 }
 
 /* What another step alone reads (of the layer above) is read if that one is. */
@@ -154,7 +154,7 @@ int dn__find_chains(dn_agenda *s) {
             if (s->depth[x] >= s->depth[i]) s->depth[i] = s->depth[x] + 1;
         }
         if (!is_step(t, node)) continue;
-        const int before = step_before(t, s->first + i) - s->first;
+        const int before = single_step_before(t, s->first + i) - s->first;
         s->chains.length[i] = 1;
         if (node->dim.batch == 1 && before >= 0 && continues(s, latest, before, i))
             append_step(s, before, i);

@@ -166,7 +166,7 @@ static int gather_input(dn_tape *t, int group, int k, dn_group_input *in) {
 }
 
 /* The steps of all members, one after another. */
-static int gather_steps(dn_tape *t, int group, dn_group_input *in) {
+static int gather_sequences(dn_tape *t, int group, dn_group_input *in) {
     const dn_group *g = &t->schedule->groups[group];
     const int32_t *members = dn__members_of(t, g);
     const int all = g->as == DN_AS_STEPS ? g->n : g->batch;
@@ -207,7 +207,7 @@ static int find_inputs(dn_tape *t, int group) {
     for (int k = 0; k < each && !error; k++)
         if (in[k].gather != DN_BROADCAST_INPUT) error = gather_input(t, group, k, &in[k]);
     if (error) return error;
-    if (g->as) return gather_steps(t, group, &in[each]);
+    if (g->as) return gather_sequences(t, group, &in[each]);
     return gathered || last < 0 ? 0 : gather_input(t, group, last, &in[last]);
 }
 
