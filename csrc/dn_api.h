@@ -188,7 +188,12 @@ typedef struct dn_traced dn_traced;
     /* how many graphs this slot has started since dn_graph_new */ \
     X(int64_t, graph_version, (int graph), (graph)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \
-    X(int, renew, (int graph), (graph))
+    X(int, renew, (int graph), (graph)) \
+    /* how many nodes there are */ \
+    X(int, graph_size, (int graph), (graph)) \
+    /* A call failed that has made the nodes from n on, which nobody has. They are as if never \
+     * made, so that later draws are those without it; unless others are computed with them */ \
+    X(int, take_back, (int graph, int n), (graph, n))
 #define DN_NODE_PROTOTYPE(result, name, params, args) result dn_##name params;
 #ifndef DN_CDEF
 #define DN_NODE_FIELD(result, name, params, args) result(*name) params;
@@ -313,7 +318,6 @@ dn_work dn_thread_work(int graph);
 /* Updates of all threads. */
 int64_t dn_updates_made(void);
 const char *dn_message(int graph);
-int dn_graph_size(int graph);
 void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out);
 /* A lower bound on the batches, in any order, of the nodes that are computed; 0 where nothing is
  * batched. Takes about as long as to plan their order; the tape is busy meanwhile. */

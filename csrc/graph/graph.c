@@ -173,6 +173,17 @@ int dn_graph_revert(int graph) {
     return 0;
 }
 
+int dn_take_back(int graph, int n) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    if (n < 0 || n >= t->n.nodes || t->backward->last_loss >= n) return 0;
+    if (dn__schedule_take_back(t, n)) return 0;
+    const dn_node *first = &t->nodes[n];
+    t->n = (dn_extent){n, first->args, first->ints, first->floats, t->n.stores};
+    next_epoch(t); /* somebody may have them after all: an exception's frames */
+    return 0;
+}
+
 int dn_graph_invalidate(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);

@@ -162,16 +162,21 @@ static int make_layers(State *s, const Rates *r, int n, int64_t *xs, int parts, 
     return handles && good;
 }
 
-/* The same, with all that comes before. */
+/* The same, with all that comes before; what was made is taken back if it is not handled. */
 static int advance(State *s, int n, int64_t *xs, int parts, int64_t *first) {
     Rates r;
     for (int t = 0; t < n; t++)
         if (xs[t] < 0) return 0;
-    if (!find_rates(s, xs[0], &r)) return 0;
     /* the c of a list: of all layers before the first node */
     PyObject *c = s->n ? get_c((PyObject *)s, NULL) : or_none(NULL);
     Py_XDECREF(c);
-    return c && make_layers(s, &r, n, xs, parts, first);
+    if (!c || dn__current < 0) return 0;
+    const int size = dn__calls->graph_size(dn__current);
+    const Py_ssize_t masks = PyList_Size(s->masks);
+    if (find_rates(s, xs[0], &r) && make_layers(s, &r, n, xs, parts, first)) return 1;
+    dn__calls->take_back(dn__current, size);
+    if (!masks) PyList_SetSlice(s->masks, 0, PyList_Size(s->masks), NULL);
+    return 0;
 }
 
 /* The state after `before`, of output t of each layer's node; top: the handle of its output(). */

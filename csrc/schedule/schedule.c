@@ -126,6 +126,18 @@ void dn__schedule_revert(dn_tape *t) {
         if (t->stores[i].reader >= s->evaluated) t->stores[i].version = -1;
 }
 
+int dn__schedule_take_back(dn_tape *t, int n) {
+    dn_schedule *s = t->schedule;
+    if ((s->evaluated > n || s->ahead_end > n) && (s->n.order || s->n.groups)) return -1;
+    dn__abandon_plan(t);
+    if (s->evaluated > n) s->evaluated = n;
+    if (s->ahead_end > n) s->ahead_end = n;
+    if (s->seen > n) s->seen = n;
+    for (int i = 0; i < t->n.stores; i++)
+        if (t->stores[i].reader >= n) t->stores[i].version = -1;
+    return 0;
+}
+
 void dn__schedule_free(dn_tape *t) {
     dn_schedule *s = t->schedule;
     for (int k = 0; k < DN_SCRATCH; k++) dn__arena_free(&s->memory[k]);

@@ -211,6 +211,8 @@ void dn__forget_values(dn_tape *);
 /* Notes where all stands; back to the last note. Negative: no memory. */
 int dn__schedule_mark(dn_tape *);
 void dn__schedule_revert(dn_tape *);
+/* Nodes from n on go, or, negative, cannot: others were computed with them. */
+int dn__schedule_take_back(dn_tape *, int n);
 /* The value of node i lies where it was not foreseen: a revert forgets it, and all behind it. */
 void dn__lower_marks(dn_tape *, int i);
 /* Forgets an order that is being made; all else is as it was before. */

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from .._ffi import fail, lib
 from ..expression import Expression, expression, expressions_from
+from ..graph import cg
 from ..ops import (
     cmult,
     concatenate_to_batch,
@@ -31,6 +32,7 @@ from .state import RNNState, Vectors
 
 LayerMasks = tuple[Expression | None, ...]
 _MASKS = lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @functools.lru_cache(64)
@@ -38,6 +40,27 @@ def _kept(rate: float) -> tuple[float, float]:
     """The share of what is kept, and what that is multiplied by."""
     share = float(np.float32(1) - np.float32(rate))
     return share, 1 / share if share else 0.0
+
+
+def _whole(method: F) -> F:
+    """A method of a Step whose nodes, and masks, are taken back if it fails."""
+
+    @functools.wraps(method)
+    def called(self: Any, state: RNNState, given: Any) -> Any:
+        if state._n:
+            _ = state._c  # which the state keeps
+        graph, masks, last = cg().number, [*state._masks], self.last and self.last[0]
+        size = lib.dn_graph_size(graph)
+        try:
+            return method(self, state, given)
+        except BaseException:
+            lib.dn_take_back(graph, size)
+            state._masks[:] = masks
+            if self.last is not None:
+                self.last[0] = last
+            raise
+
+    return called  # type: ignore[return-value]
 
 
 class Step(NamedTuple):
@@ -180,11 +203,13 @@ class NodeStep(Step):
         output = self._output(h[-1]) if h else None
         return RNNState(self, before._masks, before, h, c, output, t, n)
 
+    @_whole
     def after(self, state: RNNState, x: Expression) -> RNNState:
         """The state after x."""
         firsts = self._layers(state, Inputs([x], 1), 1 + self.has_cells)
         return self.made(self._state(state, tuple(map(expression, firsts))))
 
+    @_whole
     def states(self, state: RNNState, xs: Inputs) -> list[RNNState]:
         """The state at each position."""
         if not xs.steps or not self.builder.layers:
@@ -199,6 +224,7 @@ class NodeStep(Step):
         self.made(state)
         return states
 
+    @_whole
     def outputs(self, state: RNNState, xs: Inputs) -> list[Expression]:
         """The output at each position."""
         if not xs.steps or not self.builder.layers:
@@ -208,6 +234,7 @@ class NodeStep(Step):
         first = self._layers(state, xs, xs.steps)[-1]
         return [self._output(h) for h in expressions_from(first, xs.steps)]
 
+    @_whole
     def joined(self, state: RNNState, xs: Inputs) -> tuple[Expression, RNNState]:
         """The outputs as one expression in the form of the inputs, and the last state.
 
@@ -231,6 +258,7 @@ class CellStep(Step):
 
     __slots__ = ()
 
+    @_whole
     def after(self, state: RNNState, x: Expression) -> RNNState:
         """The state after x."""
         h0, c0 = state._h, state._c
@@ -244,6 +272,7 @@ class CellStep(Step):
         c = tuple(cs) if self.has_cells else None
         return self.made(RNNState(self, state._masks, state, tuple(hs), c))
 
+    @_whole
     def states(self, state: RNNState, xs: Inputs) -> list[RNNState]:
         """The state at each position; where a batch element is padding, its state stays."""
         real, inputs = xs.real(), xs.listed()
@@ -299,11 +328,13 @@ class CellStep(Step):
         c = chosen(before._c, after._c) if self.has_cells else None
         return RNNState(self, before._masks, before, chosen(before._h, after._h), c)
 
+    @_whole
     def outputs(self, state: RNNState, xs: Inputs) -> list[Expression]:
         """The output at each position."""
         states = self.states(state, xs) if self.builder.layers else ()
         return [s.output() for s in states]  # type: ignore[misc]
 
+    @_whole
     def joined(self, state: RNNState, xs: Inputs) -> tuple[Expression, RNNState]:
         """The outputs as one expression in the form of the inputs, and the last state."""
         states = self.states(state, xs)
