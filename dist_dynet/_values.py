@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._ffi import GRAPH_SHIFT, lib
 from ._large_graphs import INDEX
 from .expression import Expression
 
@@ -20,9 +19,9 @@ def _computed(exps: Iterable[Expression], recalculate: bool, what: str) -> list[
         if not isinstance(e, Expression):
             raise TypeError(f"{what}: takes a list of expressions; got {type(e).__name__} in it.")
     if exps:
-        handles = [e._h for e in exps]
+        handles = [e._node() for e in exps]
         last = max(handles)
-        if min(handles) | INDEX == last | INDEX and last >> GRAPH_SHIFT < 1 << lib.DN_GRAPH_BITS:
+        if min(handles) | INDEX == last | INDEX:
             exps[handles.index(last)].forward(recalculate)  # nearly always: nodes of one graph
         else:
             max(exps, key=lambda e: e.index()).forward(recalculate)

@@ -204,7 +204,7 @@ def test_forward_of_a_list_computes_all_of_it_and_refuses_what_is_stale():
     dy.forward([xs[3], w, xs[0], table, xs[2]])
     assert dy.values([w, *xs, w]) == [[1, 1], [2, 2], [1, 2], [3, 3], [5, 5], [1, 1]]
     dy.forward([w, table])
-    with pytest.raises(AttributeError, match="no handle"):
+    with pytest.raises(ValueError, match="stands for nothing"):
         dy.forward([xs[0], dy.Expression()])
     with pytest.raises(TypeError, match="takes a list of expressions; got int"):
         dy.forward([xs[0], 1])

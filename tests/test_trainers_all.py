@@ -415,6 +415,22 @@ def test_dense_updates_of_tables_are_those_of_a_parameter_for_each_row(name, siz
     assert np.array_equal(table.as_array(), np.stack([p.as_array() for p in rows]))
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_tables_of_rows_without_numbers_are_updated(name, sparse):
+    m = dy.ParameterCollection()
+    table = m.add_lookup_parameters((100, 0))
+    trainer = TRAINERS[name].make(m)
+    trainer.set_sparse_updates(sparse)
+    for n in (0, 1, 3, 90):
+        dy.renew_cg()
+        dy.sum_elems(
+            dy.esum([dy.concatenate([table[i], dy.ones(1)]) for i in range(n)] or [dy.ones(1)])
+        ).backward()
+        trainer.update()
+    assert table.as_array().shape == (100, 0)
+
+
 @pytest.mark.parametrize("name", [name for name, row in TRAINERS.items() if not row.distributions])
 def test_dense_updates_of_tables_cost_what_those_of_a_matrix_cost(name):
     m, of_matrix = dy.ParameterCollection(), dy.ParameterCollection()

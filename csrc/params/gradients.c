@@ -43,7 +43,8 @@ static int make_room(dn_param *p, int64_t capacity) {
     int *touched = realloc(p->touched, (size_t)capacity * sizeof *touched);
     if (!touched) return DN_ERROR_MEMORY;
     p->touched = touched;
-    dn_real *block = realloc(p->block, (size_t)(capacity * p->row_size) * sizeof *block);
+    const int64_t size = p->row_size ? p->row_size : 1; /* of nothing realloc gives NULL */
+    dn_real *block = realloc(p->block, (size_t)(capacity * size) * sizeof *block);
     if (!block) return DN_ERROR_MEMORY;
     p->block = block;
     p->touched_capacity = capacity;

@@ -271,7 +271,7 @@ static void update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
     const double work = WORK_PER_NUMBER * (double)p->row_size;
     if (t->set.sparse || (t->rule.rests && t->rule.rests(t, &in_storage)))
         dn__parallel_ranges((size_t)p->n_touched, work, 1, apply_to_rows, &a);
-    else if (a.has_owners || t->rule.whole || 2 * p->row_size > GATHERED) {
+    else if (a.has_owners || t->rule.whole || !p->row_size || 2 * p->row_size > GATHERED) {
         if (p->n_touched < p->rows) a.zeros = dn__lookup_spare_row(p);
         dn__parallel_ranges((size_t)p->rows, work, 1, apply_to_each_row, &a);
     } else dn__parallel_ranges((size_t)p->rows, work, 1, apply_to_gathered_rows, &a);
