@@ -217,7 +217,9 @@ def sharding(ranks):
     data, kept, most = [[0] * n for n in lengths], sampling.world, 0.0
     try:
         for rank in {0, ranks // 2, ranks - 1}:
-            sampling.world = lambda comm, rank=rank: SimpleNamespace(rank=rank, size=ranks)
+            sampling.world = lambda comm, rank=rank: SimpleNamespace(
+                rank=rank, size=ranks, members=range(ranks)
+            )
             batches, times = iter(dy.parallel.shard(data, bench.BATCH * ranks)), []
             next(batches)
             for _ in range(6):

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 INSTALL = "pip install mpi4py mpich"
 """What brings all that several ranks need, wherever this package came from."""
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """What the launcher says: rank of size processes, local_rank-th on its host."""
 
     rank: int

@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
-from decimal import Decimal
 from typing import Any, TypeVar
 
 import numpy as np
@@ -267,7 +265,7 @@ def _exact(given: Any) -> Any:
         return kind, float.hex(given)
     if isinstance(given, complex):
         return kind, float.hex(given.real), float.hex(given.imag)
-    if isinstance(given, Decimal):
+    if kind.__name__ == "Decimal":  # which few programs import
         return kind, given, str(given)
     if isinstance(given, np.generic):
         return kind, given, given.tobytes()
@@ -275,8 +273,9 @@ def _exact(given: Any) -> Any:
         return kind, given, frozenset(map(_exact, given))
     if isinstance(given, tuple):
         return kind, given, tuple(map(_exact, given))
-    if is_dataclass(given) and not isinstance(given, type):
-        held = (getattr(given, field.name, None) for field in fields(given) if field.compare)
+    fields: Any = getattr(kind, "__dataclass_fields__", None)
+    if fields is not None:
+        held = (getattr(given, name, None) for name, field in fields.items() if field.compare)
         return kind, given, *map(_exact, held)
     return kind, given
 

@@ -19,7 +19,8 @@ def as_rank(monkeypatch):
     """Makes shard() believe that this is a rank of many."""
 
     def become(rank, ranks):
-        monkeypatch.setattr(sampling, "world", lambda comm: SimpleNamespace(rank=rank, size=ranks))
+        here = SimpleNamespace(rank=rank, size=ranks, members=range(ranks))
+        monkeypatch.setattr(sampling, "world", lambda comm: here)
 
     return become
 

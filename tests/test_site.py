@@ -74,6 +74,8 @@ def missing_members(known):
             is_hint = type(vars(owner)[name]).__module__ == "dist_dynet._hints"
             if is_hint or not owner.__module__.startswith("dist_dynet"):
                 continue
+            if any(name in vars(base) for base in cls.__mro__ if base.__module__ == "builtins"):
+                continue  # such as list's
             base = paths.get(owner, f"{owner.__module__}.{owner.__qualname__}")
             if not {f"{path}.{name}", f"{base}.{name}"} & known:
                 missing.append(f"{path}.{name}")

@@ -174,8 +174,8 @@ ISA static void square_at(int rows, int columns, int second, int tiles, const ui
     else square(0, 0, tiles, a, a_step, b, b_step, add, s);
 }
 
-ISA static void product(int m, int n, int tiles, const uint32_t *a, size_t a_step,
-                        const uint32_t *b, size_t b_step, int add, float *y, size_t ldy) {
+ISA static void amx_product(int m, int n, int tiles, const uint32_t *a, size_t a_step,
+                            const uint32_t *b, size_t b_step, int add, float *y, size_t ldy) {
     enum { PAIR = 2 * LINES };
     int group = PAIR * (tiles < GROUP_TILES / 2 ? GROUP_TILES / 2 / tiles : 1);
     edge copy __attribute__((aligned(64)));
@@ -206,7 +206,7 @@ const dn_bf16_way *dn__bf16_amx(void) {
     static dn_bf16_way way;
     const dn_bf16_way *other = dn__bf16_avx512();
     if (!other || !has_amx()) return NULL;
-    way = (dn_bf16_way){"amx", other->columns, other->rows, product};
+    way = (dn_bf16_way){"amx", other->columns, other->rows, amx_product};
     return &way;
 }
 #else

@@ -50,7 +50,8 @@ INLINE __m512i line_of(__mmask16 lows, __mmask16 highs, const float *low, const 
                                         _mm512_maskz_loadu_ps(lows, low));
 }
 
-ISA static void columns(int k, int n, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
+ISA static void avx512_columns(int k, int n, const float *x, size_t ldx, int by_pairs,
+                               uint32_t *to) {
     for (int c = 0; c < n; c += LINES, x += LINES * ldx)
         for (int j = 0; j < k; j += DEPTH, to += TILE) {
             __mmask16 low = first(k - j), high = first(k - j - 16);
@@ -73,7 +74,7 @@ INLINE __m512i pairs_of(__mmask16 evens, const float *even, __mmask16 odds, cons
     return _mm512_permutexvar_epi16(order, line_of(evens, odds, even, odd));
 }
 
-ISA static void rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
+ISA static void avx512_rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
     size_t step = (size_t)dn_bf16_blocks(k, DEPTH) * TILE;
     __m512i even_places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
             order =
@@ -171,8 +172,8 @@ static block_fn *const BLOCKS[4][8] = {
     {block_8_1, block_8_2, NULL, NULL, NULL, NULL, NULL, NULL},
 };
 
-ISA static void product(int m, int n, int tiles, const uint32_t *a, size_t a_step,
-                        const uint32_t *b, size_t b_step, int add, float *y, size_t ldy) {
+ISA static void avx512_product(int m, int n, int tiles, const uint32_t *a, size_t a_step,
+                               const uint32_t *b, size_t b_step, int add, float *y, size_t ldy) {
     /* few columns: as many sums as hide the latency of one, by more rows */
     int most = n <= 2 ? 3 : n <= 4 ? 2 : 1;
     for (int i = 0; i < m;) {
@@ -203,7 +204,7 @@ static int has_avx512_bf16(void) {
 }
 
 const dn_bf16_way *dn__bf16_avx512(void) {
-    static const dn_bf16_way way = {"avx512", columns, rows, product};
+    static const dn_bf16_way way = {"avx512", avx512_columns, avx512_rows, avx512_product};
     return has_avx512_bf16() ? &way : NULL;
 }
 #else

@@ -44,7 +44,7 @@ static void flip(uint32_t *tile) {
         }
 }
 
-static void columns(int k, int n, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
+static void plain_columns(int k, int n, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
     for (int c = 0; c < n; c += LINES, x += LINES * ldx)
         for (int j = 0; j < k; j += DEPTH, to += TILE) {
             int count = dn_bf16_least(k - j, DEPTH), lines = dn_bf16_least(n - c, LINES);
@@ -59,7 +59,7 @@ static void columns(int k, int n, const float *x, size_t ldx, int by_pairs, uint
         }
 }
 
-static void pack_rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
+static void plain_rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
     static const float none[LINES];
     for (int r = 0; r < m; r += LINES)
         for (int j = 0; j < k; j += DEPTH, to += TILE) {
@@ -141,8 +141,9 @@ static void restore_mode(uint64_t was) {
 #endif
 }
 
-static DN_NOT_INLINE void product(int m, int n, int tiles, const uint32_t *a, size_t a_step,
-                                  const uint32_t *b, size_t b_step, int add, float *y, size_t ldy) {
+static DN_NOT_INLINE void plain_product(int m, int n, int tiles, const uint32_t *a, size_t a_step,
+                                        const uint32_t *b, size_t b_step, int add, float *y,
+                                        size_t ldy) {
     uint64_t was = set_mode();
 #ifdef CHOOSE_ISA
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
@@ -157,7 +158,7 @@ static DN_NOT_INLINE void product(int m, int n, int tiles, const uint32_t *a, si
 }
 
 const dn_bf16_way *dn__bf16_plain(void) {
-    static const dn_bf16_way way = {"plain", columns, pack_rows, product};
+    static const dn_bf16_way way = {"plain", plain_columns, plain_rows, plain_product};
     return &way;
 }
 #endif

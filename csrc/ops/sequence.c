@@ -203,7 +203,7 @@ static dn_real *mask_gradient(dn_call *c, int i, size_t n) {
 }
 
 /* Whether the loss does not depend on position t, of which it has got nothing. */
-static int is_beside_loss(const dn_call *c, const dn_network *net, const dn_sizes *z, int t) {
+static int is_step_unread(const dn_call *c, const dn_network *net, const dn_sizes *z, int t) {
     return dn__beside_loss(c, t) && (!net->has_c || dn__beside_loss(c, z->steps + t));
 }
 
@@ -218,7 +218,7 @@ static void leave_out_steps(const dn_call *c, const dn_network *net, dn_sizes *z
     if (!dn__is_zero(last, q->dh + at) || (net->has_c && !dn__is_zero(last, q->dc + at))) return;
     const int reversed = z->options & DN_SEQUENCE_REVERSED;
     int n = z->steps; /* of the positions as they are read */
-    while (n && is_beside_loss(c, net, z, reversed ? z->steps - n : n - 1)) n--;
+    while (n && is_step_unread(c, net, z, reversed ? z->steps - n : n - 1)) n--;
     if (!n || n == z->steps) return;
     for (; q->steps > 1; q->steps--) {
         const size_t step = (size_t)q->active[q->steps - 1];
@@ -295,7 +295,8 @@ static void projection_gradients(dn_call *c, const dn_network *net, const dn_siz
 static void give_back_inputs(dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *dx) {
     size_t k = (size_t)z->k;
     if (z->plain && z->form == DN_SEQUENCE_LIST) { /* the columns of a step are one input */
-        for (int t = 0; t < (int)(z->live / (size_t)z->batch); t++) {
+        const int steps = z->batch ? (int)(z->live / (size_t)z->batch) : z->steps;
+        for (int t = 0; t < steps; t++) {
             dn_grad g = dn__dx(c, z->first + t);
             if (!g.dx) continue;
             const dn_real *from = dx + (size_t)t * k * (size_t)z->batch;

@@ -413,7 +413,7 @@ static int has_come(const dn_traced_run *run, int k) {
 
 /* Whether nothing has come to an output on which the loss does not depend, nor to one that is
  * computed from it. */
-static int is_beside_loss(const dn_traced_run *run, int output) {
+static int is_output_unread(const dn_traced_run *run, int output) {
     const dn_program *p = run->program;
     if (p->n_outputs == 1 || has_come(run, output)) return 0;
     for (int k = 0; k < p->n_outputs; k++)
@@ -459,7 +459,7 @@ static void traced_backward(dn_call *c) {
         find_value(&run, &ic);
     }
     for (int k = 0; k < p->n_outputs && !c->workspace->out_of_memory; k++)
-        if (!is_beside_loss(&run, k)) add_output(&run, &p->outputs[k]);
+        if (!is_output_unread(&run, k)) add_output(&run, &p->outputs[k]);
     const dn_arena_mark mark = dn__arena_mark(&c->workspace->scratch);
     for (ic.at = p->n_nodes - 1; ic.at >= 0 && !c->workspace->out_of_memory; ic.at--) {
         propagate(&run, &ic);

@@ -46,15 +46,15 @@ static int adagrad_rests(const dn_trainer *t, const dn_step *s) {
 }
 
 static const dn_rule RULES[] = {
-    [DN_RULE_SGD] = {0, 0, plain_rate, sgd_rests, sgd},
-    [DN_RULE_MOMENTUM] = {1, 0, plain_rate, NULL, momentum},
-    [DN_RULE_ADAGRAD] = {1, 0, plain_rate, adagrad_rests, adagrad},
-    [DN_RULE_ADADELTA] = {2, 0, plain_rate, NULL, adadelta},
-    [DN_RULE_RMSPROP] = {1, 0, plain_rate, NULL, rmsprop},
-    [DN_RULE_ADAM] = {2, 0, adam_rate, NULL, adam},
-    [DN_RULE_AMSGRAD] = {3, 0, adam_rate, NULL, amsgrad},
-    [DN_RULE_ADAMW] = {2, 0, adam_rate, NULL, adamw},
-    [DN_RULE_EG] = {1, 1, plain_rate, NULL, eg},
+    [DN_RULE_SGD] = {0, 0, plain_rate, sgd, sgd_rests},
+    [DN_RULE_MOMENTUM] = {1, 0, plain_rate, momentum},
+    [DN_RULE_ADAGRAD] = {1, 0, plain_rate, adagrad, adagrad_rests},
+    [DN_RULE_ADADELTA] = {2, 0, plain_rate, adadelta},
+    [DN_RULE_RMSPROP] = {1, 0, plain_rate, rmsprop},
+    [DN_RULE_ADAM] = {2, 0, adam_rate, adam},
+    [DN_RULE_AMSGRAD] = {3, 0, adam_rate, amsgrad},
+    [DN_RULE_ADAMW] = {2, 0, adam_rate, adamw},
+    [DN_RULE_EG] = {1, 1, plain_rate, eg},
 };
 
 const dn_rule *dn__rule(int rule) {

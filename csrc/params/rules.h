@@ -14,11 +14,11 @@ typedef struct dn_rule {
     int whole;
     /* what the step is multiplied by in update number `updates` */
     double (*rate)(const dn_trainer *);
+    void (*apply)(const dn_trainer *, const dn_step *, size_t n, dn_real *p, const dn_real *g,
+                  dn_real *const *moments);
     /* whether this step leaves numbers and moments as they are where the gradient is zero; NULL: it
      * never does */
     int (*rests)(const dn_trainer *, const dn_step *);
-    void (*apply)(const dn_trainer *, const dn_step *, size_t n, dn_real *p, const dn_real *g,
-                  dn_real *const *moments);
 } dn_rule;
 
 struct dn_trainer {

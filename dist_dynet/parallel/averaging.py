@@ -174,7 +174,11 @@ def weigh_rows(
 
 def refuse_averages(inner: Trainer, outer: Trainer, ranks: int) -> None:
     """Moving averages follow the trainer that averages, since the updates of the one within differ
-    from rank to rank, and are in their places while ranks train."""
+    from rank to rank, and are in their places while ranks train.
+
+    Raises:
+        RuntimeError: one does not, or is not.
+    """
     if ranks > 1 and any(isinstance(f, MovingAverage) for f in Hooks(inner).followers):
         raise RuntimeError(
             "LocalSGD: a MovingAverage must be of the LocalSGD, whose averages are the same on all"

@@ -125,7 +125,7 @@ class Batch(WatchedList[T], Generic[T]):
             self.part.draws.begin()
         return len(self) > 0
 
-    def on_read(self) -> None:
+    def _on_read(self) -> None:
         """The program looks at the examples."""
         if self.part is not None:
             self.part.draws.begin()
@@ -134,7 +134,7 @@ class Batch(WatchedList[T], Generic[T]):
                 return
         _process.readers.add(threading.get_ident())
 
-    def on_change(self) -> None:
+    def _on_change(self) -> None:
         """The program has changed the list in place."""
         if self._count is not None:
             self.problem = "" if len(self) == self._count else _CHANGED

@@ -24,23 +24,23 @@ CHANGING = (
 
 
 class WatchedList(list[T], Generic[T]):
-    """Calls on_read() before elements are handed over, on_change() after the list has changed.
+    """Calls _on_read() before elements are handed over, _on_change() after the list has changed.
     Copies and slices are plain lists."""
 
     __slots__ = ()
 
-    def on_read(self) -> None:
+    def _on_read(self) -> None:
         """Elements are about to be read."""
 
-    def on_change(self) -> None:
+    def _on_change(self) -> None:
         """The list may have another length now."""
 
     def __iter__(self) -> Iterator[T]:
-        self.on_read()
+        self._on_read()
         return super().__iter__()
 
     def __getitem__(self, i: Any) -> Any:
-        self.on_read()
+        self._on_read()
         return super().__getitem__(i)
 
     def __radd__(self, other: list[Any]) -> list[Any]:
@@ -69,10 +69,10 @@ def _watched(name: str) -> Any:
     @wraps(method)
     def call(self: WatchedList[Any], *args: Any) -> Any:
         if reads:
-            self.on_read()
+            self._on_read()
         result = method(self, *args)
         if changes:
-            self.on_change()
+            self._on_change()
         return result
 
     return call

@@ -23,7 +23,11 @@ def stored(p: Any, row: int) -> Numbers:
 
 @accelerated
 def set_row(table: Any, i: Any, row: Any) -> None:
-    """Sets a row of a table to these numbers, column-major."""
+    """Sets a row of a table to these numbers, column-major.
+
+    Raises:
+        ValueError: they are more or fewer than a row has.
+    """
     i = table._row("init_row", i)
     size = prod(table._dims)
     values = numbers(row, "init_row").ravel(order="F")
