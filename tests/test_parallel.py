@@ -320,8 +320,8 @@ def test_batches_notice_every_method_of_lists():
     for name in seen:
         plain, calls = [1, 2], []
         watched = type("Watched", (watched_list.WatchedList,), {})([1, 2])
-        type(watched).on_read = lambda _, calls=calls: calls.append("read")
-        type(watched).on_change = lambda _, calls=calls: calls.append("changed")
+        type(watched)._on_read = lambda _, calls=calls: calls.append("read")
+        type(watched)._on_change = lambda _, calls=calls: calls.append("changed")
         expected = getattr(plain, name)(*arguments.get(name, ()))
         found = getattr(watched, name)(*arguments.get(name, ()))
         if name == "__reversed__":

@@ -189,8 +189,7 @@ class LocalSGD(TrainerWrapper):
             what = here.collective("LocalSGD")
             here.agree(
                 here.comm,
-                f"{trainer.whoami()} with {every=}, momentum={float(momentum)}, {moments=},"
-                f" {rows=}",
+                f"{trainer.whoami()} with {every=}, {moments=}, {rows=}",
                 what,
             )
             broadcast_state(here, here.comm, trainer)

@@ -57,7 +57,7 @@ def test_momentum_must_be_alike():
     m = dy.ParameterCollection()
     m.add_parameters(1)
     message = refusal(lambda: LocalSGD(dy.SimpleSGDTrainer(m), momentum=0.5 + 0.25 * rank))
-    assert "momentum=0.5" in message and "momentum=0.75" in message, message
+    assert "with constants 0.5" in message and "with constants 0.75" in message, message
 
 
 # ---- calls -----------------------------------------------------------------------------
