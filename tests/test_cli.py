@@ -532,13 +532,33 @@ def test_logs_that_cannot_be_written_are_named(tmp_path):
     assert job.stderr.count("end here: No space left on device.") == 1
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("stdout", ["closed", "nobody reads"])
+def test_standard_output_that_nobody_reads_is_no_traceback(stdout, unbuffered):
+    reads, writes = os.pipe()
+    os.close(reads)
+    job = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m dist_dynet info' + " >&-" * (stdout == "closed")],
+        env=environment_of(sys.executable, PYTHONUNBUFFERED=unbuffered),
+        cwd=PROGRAMS,
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writes)
+    assert (job.returncode, job.stderr) == (0 if stdout == "closed" else 1, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["run", "info"])
-def test_standard_output_that_cannot_be_written_is_named(command, python):
+def test_standard_output_that_cannot_be_written_is_named(command, unbuffered, python):
     arguments = ["run", "-n", "2", str(SCRIPT), "-", "lines"] if command == "run" else ["info"]
     with open("/dev/full", "wb", 0) as full:  # noqa: PTH123
         job = subprocess.run(
             [python, "-m", "dist_dynet", *arguments],
-            env=environment_of(python),
+            env=environment_of(python, PYTHONUNBUFFERED=unbuffered),
             cwd=PROGRAMS,
             stdout=full,
             stderr=subprocess.PIPE,

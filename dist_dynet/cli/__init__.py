@@ -38,13 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
     0
     """
     try:
-        return _run(*((sys.argv[1:] if arguments is None else arguments) or ["--help"]))
+        status = _run(*((sys.argv[1:] if arguments is None else arguments) or ["--help"]))
+        if sys.stdout is not None:  # what is still in its buffer may not be written either
+            sys.stdout.flush()
+        return status
     except OSError as error:
-        if error.filename is not None or error.errno not in _FULL:
+        if error.filename is not None or error.errno not in (*_FULL, errno.EPIPE):
             raise
-        from ._messages import print_message
+        if error.errno != errno.EPIPE:  # the reader has enough, as `| head`
+            from ._messages import print_message
 
-        print_message(f"standard output cannot be written: {error.strerror}.")
+            print_message(f"standard output cannot be written: {error.strerror}.")
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)  # Python would complain once more at its end
         os.close(nowhere)
