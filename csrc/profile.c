@@ -41,12 +41,10 @@ static void keep(const dn_profiled *record) {
     pthread_mutex_unlock(&kept.lock);
 }
 
-static int second_size(const dn_dim *d) { return d->nd > 1 ? d->d[1] : 1; }
-
 /* Of y = W x, or of dx = W' dy and dW = dy x' as far as they are wanted and computed in this call;
  * W is input w and x the next one. */
 static int64_t of_product(const dn_call *c, int w, int backward) {
-    const int64_t one = (int64_t)c->total * second_size(c->x[w].dim);
+    const int64_t one = (int64_t)c->total * dn__columns_of(c->x[w].dim);
     if (!backward) return one;
     const int shared = !c->x[w].stride && (c->x[w + 1].stride || c->dim->batch == 1),
               dw = dn__wants(c, w) && !(shared && dn__defers_weight(c, w));

@@ -6,18 +6,10 @@ import os
 import numpy as np
 import pytest
 from processes import passing_tests
+from test_states import BUILDERS
 
 import dist_dynet as dy
 
-BUILDERS = [
-    dy.VanillaLSTMBuilder,
-    dy.CompactVanillaLSTMBuilder,
-    dy.SparseLSTMBuilder,
-    dy.CoupledLSTMBuilder,
-    dy.FastLSTMBuilder,
-    dy.GRUBuilder,
-    dy.SimpleRNNBuilder,
-]
 CALLS = {
     "add_input": lambda s, good, bad, matrix: s.add_input(bad),
     "add_inputs": lambda s, good, bad, matrix: s.add_inputs([good, bad]),

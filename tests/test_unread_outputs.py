@@ -6,18 +6,10 @@ The same made of single nodes gives what must come. How long: some seconds.
 
 import numpy as np
 import pytest
+from test_states import BUILDERS
 
 import dist_dynet as dy
 
-BUILDERS = [
-    dy.VanillaLSTMBuilder,
-    dy.CompactVanillaLSTMBuilder,
-    dy.SparseLSTMBuilder,
-    dy.CoupledLSTMBuilder,
-    dy.FastLSTMBuilder,
-    dy.GRUBuilder,
-    dy.SimpleRNNBuilder,
-]
 SIZE = 3
 
 

@@ -6,9 +6,9 @@
 #ifndef DN_DOUBLE
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "bf16_ways.h"
+#include "math.h"
 
 /* ---- the choice ----------------------------------------------------------------------- */
 typedef const dn_bf16_way *way_fn(void);
@@ -84,10 +84,6 @@ void dn__bf16_pack_transposed(int m, int k, const dn_real *w, int ldw, dn_bf16 *
 }
 
 /* ---- products ------------------------------------------------------------------------- */
-static void zero_columns(int rows, int cols, dn_real *y, int ld) {
-    for (int c = 0; c < cols; c++) memset(y + (size_t)c * ld, 0, sizeof *y * (size_t)rows);
-}
-
 void dn__bf16_mm(int m, int k, int n, const dn_bf16 *packed, const dn_real *x, int ldx,
                  dn_real beta, dn_real *y, int ldy) {
     const dn_bf16_way *w = way();
@@ -96,7 +92,7 @@ void dn__bf16_mm(int m, int k, int n, const dn_bf16 *packed, const dn_real *x, i
     int tiles = dn_bf16_blocks(k, DEPTH), depth = dn_bf16_least(tiles, MOST_DEPTH);
     if (m == 0 || n == 0) return;
     if (k == 0) {
-        if (beta == 0) zero_columns(m, n, y, ldy);
+        if (beta == 0) dn__zero_matrix(m, n, y, ldy);
         return;
     }
     int columns = LINES * dn_bf16_least(dn_bf16_blocks(n, LINES), MOST_TILES / depth);
@@ -121,7 +117,7 @@ void dn__bf16_mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_r
     int tiles = dn_bf16_blocks(n, DEPTH), depth = dn_bf16_least(tiles, MOST_DEPTH);
     if (m == 0 || k == 0) return;
     if (n == 0) {
-        if (beta == 0) zero_columns(m, k, dw, lddw);
+        if (beta == 0) dn__zero_matrix(m, k, dw, lddw);
         return;
     }
     int x_blocks = dn_bf16_least(dn_bf16_blocks(k, LINES), MOST_TILES / depth);

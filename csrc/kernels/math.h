@@ -46,6 +46,11 @@ DN_INLINE dn_real dn__sum_lanes(dn_real *lane) {
     return lane[0];
 }
 
+/* y_ij = 0 */
+DN_INLINE void dn__zero_matrix(int rows, int cols, dn_real *y, int ld) {
+    for (int c = 0; c < cols; c++) memset(y + (size_t)c * (size_t)ld, 0, sizeof *y * (size_t)rows);
+}
+
 #ifdef DN_DOUBLE
 
 #define DN_MATH(name) name

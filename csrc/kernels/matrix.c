@@ -98,13 +98,9 @@ void dn__set_blas(void *gemm_address, void *gemv_address) {
 }
 
 /* ---- plain loops: tiny products, rows fewer than a vector, and dW of one column ------- */
-static void zero_matrix(int rows, int cols, dn_real *y, int ld) {
-    for (int c = 0; c < cols; c++) memset(y + (size_t)c * ld, 0, sizeof *y * (size_t)rows);
-}
-
 DN_MULTIVERSION static void plain_mm(int m, int k, int n, const dn_real *w, int ldw,
                                      const dn_real *x, int ldx, dn_real beta, dn_real *y, int ldy) {
-    if (beta == 0) zero_matrix(m, n, y, ldy);
+    if (beta == 0) dn__zero_matrix(m, n, y, ldy);
     for (int c = 0; c < n; c++, x += ldx, y += ldy) {
         for (int j = 0; j < k; j++) {
             const dn_real *wj = w + (size_t)j * ldw;
@@ -449,7 +445,7 @@ int dn__is_better_transposed(int m, int k, int n) {
 void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
                dn_real beta, dn_real *dw, int lddw) {
     if (m == 0 || k == 0) return;
-    if (n == 0 && beta == 0) zero_matrix(m, k, dw, lddw);
+    if (n == 0 && beta == 0) dn__zero_matrix(m, k, dw, lddw);
     else if (m == 1 && n > 1 && lddy == 1 && (lddw == 1 || k == 1)) /* dW' = x dy' */
         dn__mm(k, n, 1, x, ldx, dy, n, beta, dw, k);
     else multiply(dw_kernel(m, k, n), DW, m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
