@@ -21,7 +21,7 @@ from processes import HERE
 import dist_dynet as dy
 from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD
 
-ONE_WORKER = ("test_recipes.py", "test_fast_paths.py")
+ONE_WORKER = ("test_build.py", "test_fast_paths.py", "test_recipes.py", "test_site.py")
 """Modules whose tests share what takes long to make; of pytest-xdist one process runs all of such a
 module."""
 
@@ -41,6 +41,17 @@ def pytest_xdist_make_scheduler(config, log):
                 return module
             return f"{nodeid.partition('[')[0]}{crc32(nodeid.encode()) % PIECES}"
 
+        def mark_test_complete(self, node, item_index, duration=0):
+            # what is done is forgotten: the base class counts all that a worker has ever got
+            nodeid = self.registered_collections[node][item_index]
+            scope, work = self._split_scope(nodeid), self.assigned_work[node]
+            del work[scope][nodeid]
+            if not work[scope]:
+                del work[scope]
+            self._reschedule(node)
+
+    # as collected, which is what takes long first, not the scopes of most tests
+    config.option.loadscopereorder = False
     return Scheduling(config, log)
 
 
@@ -76,6 +87,8 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=deselected)
         left_out = set(map(id, deselected))
         items[:] = [item for item in items if id(item) not in left_out]
+    # first what takes long, so that no process waits at the end for another one
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
