@@ -37,6 +37,7 @@ from .trainers import *  # noqa: F403
 from .trainers import __all__ as _trainers
 
 if TYPE_CHECKING:
+    from . import compat, parallel, training  # noqa: F401 - attributes of this package
     from .checking import GradientCheckError, check_gradient
     from .inspection import draw_graph, dump_cg, print_graphviz, print_text_graphviz
     from .io import load, load_generator, load_safetensors, save, save_safetensors
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _LATER = {
     "checking": ("GradientCheckError", "check_gradient"),
+    "compat": (),
     "inspection": ("draw_graph", "dump_cg", "print_graphviz", "print_text_graphviz"),
     "io": ("load", "load_generator", "load_safetensors", "save", "save_safetensors"),
     "nonfinite": ("NonFinite", "NonFiniteError", "find_nonfinite", "trace_nonfinite"),
@@ -57,8 +59,8 @@ _LATER = {
 """Modules that most programs do not need, imported when they, or these names of theirs, are first
 asked for."""
 
-_PACKAGES = ("compat", "io", "nn", "ops", "parallel", "schedules", "trainers")
-"""What users may import by itself."""
+_PACKAGES = ("compat", "io", "nn", "ops", "parallel", "schedules", "trainers", "training")
+"""What users may import by itself, or use as an attribute of this package."""
 
 __all__ = [
     "AutobatchStats",

@@ -300,6 +300,7 @@ def test_dir_shows_public_names():
     assert {*dir(dy)} == {*dy.__all__, *dy._PACKAGES}
     for module in PACKAGES:
         assert dir(module) == sorted(module.__all__)
+    for module in [dy, *PACKAGES]:
         assert all(hasattr(module, name) for name in dir(module))
 
 

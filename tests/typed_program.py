@@ -96,6 +96,8 @@ for batch in parallel.shard([(1, 2), (3, 4)], batch_size=2, seed=3):
         assert_type(example, tuple[int, int])
     ranks.update()
 assert_type(parallel.rank(), int)
+assert_type(dy.training.Best(m, "best"), dy.training.Best)
+dy.compat.install()
 dy.save("model", [lstm])
 assert_type(dy.load("model", m), list[Any])
 dy.cg().dump("graph.txt")

@@ -1,6 +1,5 @@
 """Programs written for DyNet run on dist_dynet: `import dynet` means this package, in this process
-and
-its children.
+and its children.
 
     python -m dist_dynet.compat train.py --dynet-seed 1        a program, unchanged
     import dist_dynet.compat; dist_dynet.compat.install()      from within: a sitecustomize.py, a
