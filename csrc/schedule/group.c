@@ -85,32 +85,60 @@ static int find_gather(dn_tape *t, int group, const dn_group_input *in, const in
     return -1;
 }
 
-/* sources[n_sources ...] side by side, `count` nodes. */
-static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
-    const int32_t *sources = t->schedule->sources + t->schedule->n.sources;
-    int apart = 0, mirrored = 1;
-    size_t total = 0;
-    const dn_real *first = t->nodes[sources[0]].value, *expected = first;
+/* How values lie that a group needs side by side: `total` numbers from `first` on, one after
+ * another, or apart. mirrored: gradients may lie likewise. */
+typedef struct placement {
+    const dn_real *first;
+    size_t total;
+    int apart, mirrored;
+} placement;
+
+static placement placement_of(dn_tape *t, const int32_t *sources, int count) {
+    placement p = {.first = t->nodes[sources[0]].value, .mirrored = 1};
+    const dn_real *expected = p.first;
     for (int m = 0; m < count; m++) {
         dn__ask_for(t, sources, m, count);
         const dn_node *node = &t->nodes[sources[m]];
         const size_t n = dn__elements(&node->dim);
-        apart |= node->value != expected;
-        mirrored &= node->op == dn_ops[DN_OP_output_view] ||
-                    (dn__grouped(t, node) && !(node->op->flags & DN_VIEW));
+        p.apart |= node->value != expected;
+        p.mirrored &= node->op == dn_ops[DN_OP_output_view] ||
+                      (dn__grouped(t, node) && !(node->op->flags & DN_VIEW));
         expected = node->value + n;
-        total += n;
+        p.total += n;
     }
+    return p;
+}
+
+/* Whether the values are a part of one block, as their gradients are, which are used in place. */
+static int is_in_block(const dn_tape *t, const dn_node *first, const placement *p) {
+    if (p->apart || !p->mirrored) return 0;
+    size_t n;
+    const dn_real *block = dn__block_of(t, first, &n);
+    return block && p->first >= block && p->first + p->total <= block + n;
+}
+
+/* Kept as long as values: later groups and backward read it. NULL: no memory. */
+static dn_real *copy_of_values(dn_tape *t, const int32_t *sources, int count, size_t total) {
+    dn_real *copy = dn__memory(t, DN_VALUES, total * sizeof *copy), *to = copy;
+    for (int m = 0; copy && m < count; m++) {
+        const dn_node *node = &t->nodes[sources[m]];
+        const size_t n = dn__elements(&node->dim);
+        memcpy(to, node->value, n * sizeof *to);
+        to += n;
+    }
+    return copy;
+}
+
+/* sources[n_sources ...] side by side, `count` nodes. */
+static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
+    const int32_t *sources = t->schedule->sources + t->schedule->n.sources;
+    const placement p = placement_of(t, sources, count);
     in->source = sources[0];
-    in->value = first;
-    if (!apart && mirrored) {
-        size_t n;
-        const dn_real *block = dn__block_of(t, &t->nodes[sources[0]], &n);
-        if (block && first >= block && first + total <= block + n) {
-            in->gather = DN_MIRRORED;
-            t->schedule->counts.avoided++;
-            return 0;
-        }
+    in->value = p.first;
+    if (is_in_block(t, &t->nodes[sources[0]], &p)) {
+        in->gather = DN_MIRRORED;
+        t->schedule->counts.avoided++;
+        return 0;
     }
     in->gather = find_gather(t, group, in, sources, count);
     if (in->gather == DN_ERROR_INTERNAL) return in->gather;
@@ -121,20 +149,10 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
     }
     if (DN_GROW(t->schedule->gathers, t->schedule->capacity.gathers, t->schedule->n.gathers + 1))
         return dn__no_memory(t);
-    if (apart) { /* kept as long as values: later groups and backward read it */
-        dn_real *copy = dn__memory(t, DN_VALUES, total * sizeof *copy), *to = copy;
-        if (!copy) return dn__no_memory(t);
-        for (int m = 0; m < count; m++) {
-            const dn_node *node = &t->nodes[sources[m]];
-            const size_t n = dn__elements(&node->dim);
-            memcpy(to, node->value, n * sizeof *to);
-            to += n;
-        }
-        in->value = copy;
-        t->schedule->counts.copied++;
-    } else {
-        t->schedule->counts.avoided++;
-    }
+    if (p.apart && !(in->value = copy_of_values(t, sources, count, p.total)))
+        return dn__no_memory(t);
+    if (p.apart) t->schedule->counts.copied++;
+    else t->schedule->counts.avoided++;
     const int32_t next = last_gather(t, sources[0]);
     in->gather = t->schedule->n.gathers++;
     t->schedule->gathers[in->gather] =
@@ -144,7 +162,7 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
                     .deduplicated = t->schedule->groups[group].deduplicated != NULL,
                     .group = group,
                     .value = in->value,
-                    .total = total};
+                    .total = p.total};
     t->schedule->seats[sources[0]].gathers = in->gather;
     t->schedule->n.sources += count;
     return 0;
@@ -183,7 +201,7 @@ static int gather_sequences(dn_tape *t, int group, dn_group_input *in) {
     return lay_out(t, group, all, in);
 }
 
-/* Finds out what each input is. One is always collected: from it the op learns how many batch
+/* Finds out what each input is. One is always gathered: from it the op learns how many batch
  * elements there are. Negative: an error. */
 static int find_inputs(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];

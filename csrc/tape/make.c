@@ -4,9 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static inline __attribute__((always_inline)) int
-append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints,
-            int n_floats, const double *floats, const dn_origin *origin) {
+#define INLINE static inline __attribute__((always_inline))
+
+/* Memory for one more node with so many inputs and attributes. */
+INLINE int reserve(dn_tape *t, int n, int n_ints, int n_floats) {
     if (t->n.nodes >= 1 << DN_INDEX_BITS)
         return dn__tape_fail(
             t, DN_ERROR_VALUE,
@@ -24,38 +25,61 @@ append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, c
         if (DN_GROW(t->call.xdims, capacity, n + 1)) return dn__no_memory(t);
         t->call.capacity = capacity;
     }
-    dn_shape s;
-    s.op = op->name;
-    s.n = n;
-    s.n_ints = n_ints;
-    s.n_floats = n_floats;
-    s.x = t->call.xdims;
-    s.ints = ints;
-    s.floats = floats;
-    s.saved = 0;
-    s.parts = 1;
-    s.not_batchable = 0;
-    s.rng = 0;
-    s.work = 0;
-    s.own = origin->own;
-    s.message = t->message;
-    int needs_grad = 0;
-    int64_t work = 64; /* see dn_node */
+    return 0;
+}
+
+/* What a node gets of its inputs: whether it needs a gradient, and their elements. */
+typedef struct from_inputs {
+    int needs_grad;
+    int64_t elements;
+} from_inputs;
+
+/* Fills what dims() sees, and calls it. */
+INLINE int infer_dims(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints,
+                      const int *ints, int n_floats, const double *floats, const dn_origin *origin,
+                      dn_shape *s, from_inputs *from) {
+    s->op = op->name;
+    s->n = n;
+    s->n_ints = n_ints;
+    s->n_floats = n_floats;
+    s->x = t->call.xdims;
+    s->ints = ints;
+    s->floats = floats;
+    s->saved = 0;
+    s->parts = 1;
+    s->not_batchable = 0;
+    s->rng = 0;
+    s->work = 0;
+    s->own = origin->own;
+    s->message = t->message;
+    *from = (from_inputs){0};
     for (int i = 0; i < n; i++) {
         t->call.xdims[i] = &t->nodes[inputs[i]].dim;
-        needs_grad |= t->nodes[inputs[i]].needs_grad;
-        work += (int64_t)dn__elements(t->call.xdims[i]);
+        from->needs_grad |= t->nodes[inputs[i]].needs_grad;
+        from->elements += (int64_t)dn__elements(t->call.xdims[i]);
     }
     if (origin->param) {
         t->call.xdims[0] = &origin->param->dim;
-        s.n = 1;
-        needs_grad = dn__param_gathers(origin->param) && !origin->constant;
+        s->n = 1;
+        from->needs_grad = dn__param_gathers(origin->param) && !origin->constant;
     }
-    int error = op->dims(&s);
+    int error = op->dims(s);
     if (error < 0) return error;
-    if (s.y.size * (int64_t)s.y.batch + (int64_t)s.saved > PTRDIFF_MAX / (int64_t)sizeof(dn_real))
+    if (s->y.size * (int64_t)s->y.batch + (int64_t)s->saved >
+        PTRDIFF_MAX / (int64_t)sizeof(dn_real))
         return dn__no_memory(t);
+    return 0;
+}
 
+INLINE int append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints,
+                       const int *ints, int n_floats, const double *floats,
+                       const dn_origin *origin) {
+    dn_shape s;
+    from_inputs from;
+    int error = reserve(t, n, n_ints, n_floats);
+    if (error < 0) return error;
+    error = infer_dims(t, op, n, inputs, n_ints, ints, n_floats, floats, origin, &s, &from);
+    if (error < 0) return error;
     int index = t->n.nodes;
     dn_node *node = &t->nodes[index];
     /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than all the
@@ -79,7 +103,7 @@ append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, c
     node->floats = t->n.floats;
     node->products = -1;
     node->saved = s.saved;
-    node->needs_grad = (uint8_t)(needs_grad && !(op->flags & DN_NO_GRAD));
+    node->needs_grad = (uint8_t)(from.needs_grad && !(op->flags & DN_NO_GRAD));
     node->constant = (uint8_t)origin->constant;
     node->copied = node->in_chunk = node->finished = node->failed = 0;
     node->param = origin->param;
@@ -92,7 +116,8 @@ append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, c
     if (dn__draws(node)) t->ints[t->n.ints++] = (int)(t->dropped + (uint32_t)index);
     for (int i = 0; i < n_floats; i++) t->floats[t->n.floats++] = floats[i];
     t->n.nodes++;
-    work = (s.work ? 64 + s.work : work) + (int64_t)dn__elements(&s.y);
+    /* 64: see dn_node */
+    const int64_t work = 64 + (s.work ? s.work : from.elements) + (int64_t)dn__elements(&s.y);
     node->work = work < INT32_MAX ? (int32_t)work : INT32_MAX;
     t->work_made += node->work;
     if (op->flags & DN_JOINED) t->may_join = 1;

@@ -231,7 +231,7 @@ class Negotiation:
                 what its gradients belong to.
         """
         self._updates += 1
-        plannable, name = self._begin_collective("gradient exchange of update", flags), self._named
+        plannable = self._begin_collective("gradient exchange of update", flags)
         average = self._average and not flags & Flag.WEIGHED
         if problem:
             flags |= Flag.UNKNOWN
@@ -251,35 +251,53 @@ class Negotiation:
             c.flags = flags
             self._said = said
         c.weight = weight
-        outcome = self._transport.send(self._layout, c, average, plannable, name, follow_up)
+        outcome = self._transport.send(self._layout, c, average, plannable, self._named, follow_up)
         if outcome is True:
             self.meters.take(self._transport.meters(), self._updates)
-            for callback in self.on_flags:
-                callback(flags)
+            self._notify(flags)
             return self._planned
         if isinstance(outcome, Summary):
-            self.meters.begin(self._updates)
-            for callback in self.on_flags:
-                callback(outcome.of_any)
-            own, scale = _counting(weight, outcome.weights, average)
-            return Negotiated(
-                name(),
-                self._structure,
-                own,
-                scale,
-                outcome.used,
-                outcome.of_any,
-                outcome.of_all,
-                settings,
-            )
-        what, every = name(), self._transport.received(self._layout)
+            return self._summarised(outcome, weight, settings, average)
+        return self._compared(current, weight, settings, step, flags, problem, average)
+
+    def _summarised(
+        self, summary: Summary, weight: float, settings: Settings, average: bool
+    ) -> Negotiated:
+        """What reach() gives of a summary."""
+        self.meters.begin(self._updates)
+        self._notify(summary.of_any)
+        own, scale = _counting(weight, summary.weights, average)
+        return Negotiated(
+            self._named(),
+            self._structure,
+            own,
+            scale,
+            summary.used,
+            summary.of_any,
+            summary.of_all,
+            settings,
+        )
+
+    def _compared(
+        self,
+        current: Structure,
+        weight: float,
+        settings: Settings,
+        step: Step,
+        flags: int,
+        problem: str,
+        average: bool,
+    ) -> NegotiatedByRank:
+        """What reach() gives of the messages of all ranks; where parameters have changed, they are
+        sent once more."""
+        what, every = self._named(), self._transport.received(self._layout)
         self.meters.take(every["meter"], self._updates)
         alike = self._begin_alike(every)
         if current.hash != self._structure.hash or (
             not alike and (every["structure"] != self._structure.hash).any()
         ):
             self._adopt(current, what, self._structure.parameters)
-            self._transport.send(self._layout, c, average, False, name)
+            self._transport.send(self._layout, self._message, average, False, self._named)
             every = self._transport.received(self._layout)
             alike = self._begin_alike(every)
         negotiated = settings
@@ -292,8 +310,7 @@ class Negotiation:
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
         of_any = int(np.bitwise_or.reduce(every["flags"]))
-        for callback in self.on_flags:
-            callback(of_any)
+        self._notify(of_any)
         total = sum(every["weight"].tolist())  # one after another, as C adds them up
         weights = every["weight"] if average else (every["weight"] > 0).astype(np.float64)
         own, scale = _counting(weight, total, average)
@@ -310,6 +327,10 @@ class Negotiation:
             every["filled"],
             every["rows"],
         )
+
+    def _notify(self, flags: int) -> None:
+        for callback in self.on_flags:
+            callback(flags)
 
     def gather_weights(
         self, weight: float, flags: int, problem: str = ""
