@@ -17,16 +17,27 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from ._integers import count
 from ._state import count_in, number_in
 
 
+class HasRate(Protocol):
+    """A trainer, or what takes one along: DistributedTrainer, LocalSGD."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None: ...
+
+
 class _Schedule:
     """What all schedules share: a rate that depends on n, after a linear warm-up."""
 
-    def __init__(self, trainer: Any, base: float | None = None, warmup: int = 0) -> None:
+    def __init__(self, trainer: HasRate, base: float | None = None, warmup: int = 0) -> None:
         warmup = count(warmup, type(self).__name__, "warmup")
         if warmup < 0:
             raise ValueError(
@@ -38,7 +49,8 @@ class _Schedule:
             )
         self._trainer, self._warmup, self._n = trainer, warmup, 0
         self._base = float(trainer.learning_rate if base is None else base)
-        getattr(trainer, "inner", trainer)._schedule = weakref.ref(self)
+        inner: Any = getattr(trainer, "inner", trainer)
+        inner._schedule = weakref.ref(self)
         self._set()
 
     @property
@@ -156,7 +168,12 @@ class Linear(_Schedule):
     """
 
     def __init__(
-        self, trainer: Any, steps: int, end: float = 0.0, base: float | None = None, warmup: int = 0
+        self,
+        trainer: HasRate,
+        steps: int,
+        end: float = 0.0,
+        base: float | None = None,
+        warmup: int = 0,
     ) -> None:
         steps = count(steps, type(self).__name__, "steps")
         if steps < 1:
@@ -200,7 +217,7 @@ class InverseSquareRoot(_Schedule):
     (0.25, 1.0, 0.5)
     """
 
-    def __init__(self, trainer: Any, base: float | None = None, warmup: int = 0) -> None:
+    def __init__(self, trainer: HasRate, base: float | None = None, warmup: int = 0) -> None:
         super().__init__(trainer, base, warmup)
 
     def _factor(self, n: int) -> float:
@@ -237,7 +254,7 @@ class Plateau(_Schedule):
 
     def __init__(
         self,
-        trainer: Any,
+        trainer: HasRate,
         factor: float = 0.5,
         patience: int = 5,
         threshold: float = 0.0,

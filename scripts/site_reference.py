@@ -73,7 +73,7 @@ PAGES = {
     "nn": "layers",
     "nonfinite": "checks",
     "params": "parameters",
-    "profile": "checks",
+    "profiling": "checks",
     "schedules": "trainers",
     "_tensor": "graphs",
     "_values": "graphs",

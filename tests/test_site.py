@@ -12,12 +12,14 @@ import subprocess
 import sys
 import zlib
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import make_charts
 import pytest
+import site_reference
 from site_markdown import escaped, nested_by_four, of_docstring, relinked
 
 import dist_dynet as dy
@@ -95,6 +97,11 @@ def test_reference_has_every_public_method(site):
     assert missing_members(known) == []
     without = known - {"dist_dynet.CRF.viterbi"}
     assert missing_members(without) == ["dist_dynet.CRF.viterbi"]
+
+
+def test_pages_are_of_modules_that_are_there():
+    gone = [name for name in site_reference.PAGES if find_spec(f"dist_dynet.{name}") is None]
+    assert gone == [], "scripts/site_reference.py: PAGES"
 
 
 # ---- documents -------------------------------------------------------------------------

@@ -410,6 +410,14 @@ def test_data_parallel_training_uses_what_others_offer(path):
     )
 
 
+def test_the_map_of_parallel_names_its_modules_once():
+    text = ast.get_docstring(ast.parse((PACKAGE / "parallel" / "__init__.py").read_text()))
+    listed = re.findall(r"\w+", text[text.index("In reading order") :])
+    modules = {p.stem for p in (PACKAGE / "parallel").glob("*.py")} - {"__init__"}
+    unlike = {name: listed.count(name) for name in modules if listed.count(name) != 1}
+    assert not unlike, f"parallel/__init__.py must name each module once; got {unlike}"
+
+
 # ---- files that are mentioned ----------------------------------------------------------
 
 MENTION = re.compile(r"(?<![\w./$~>-])((?:[\w-]+/)+[\w-]+\.(?:py|c|h|md|sh))\b")

@@ -90,12 +90,17 @@ trainer.update()
 dy.AdamTrainer(m, lr=0.01)  # error
 schedule = dy.schedules.Cosine(trainer, steps=100, warmup=10)
 schedule.step()
+dy.schedules.Cosine(m, steps=100)  # error
 ranks = parallel.DistributedTrainer(trainer)
 for batch in parallel.shard([(1, 2), (3, 4)], batch_size=2, seed=3):
     for example in batch:
         assert_type(example, tuple[int, int])
     ranks.update()
 assert_type(parallel.rank(), int)
+assert_type(parallel.gather(3), list[int])
+total = parallel.all_reduce(total)
+parallel.all_reduce(total, "average")  # error
+dy.schedules.Linear(ranks, steps=100)
 assert_type(dy.training.Best(m, "best"), dy.training.Best)
 dy.compat.install()
 dy.save("model", [lstm])

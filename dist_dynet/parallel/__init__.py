@@ -5,14 +5,21 @@ together.
     for batch in dy.parallel.shard(data, batch_size=32): ...
 
 Without a launcher all of it works with one process and mpi4py is not imported. In reading order:
-structure, message, meters, negotiation, exchange, sync, batches (lists that watched_list observes),
-gradients, accumulation, wrapper and trainer say how an update is made together, join, anchor,
-averaging, local_sgd, reproducible and micro_draws what some programs ask for beside it; engines
-chooses how gradients travel: memory, plan, communicator and shared on one host, layout, wire,
-compression, rounds, windows, rows, host_transport and hybrid between hosts. division, sampling,
-evaluation, collectives and checkpoint, with _signals and _rng_streams, are what else user code
-calls; metrics, timeline and trace show where the time goes; _hosts, _lines, _world, _session,
-_places, _failures and _saving say what it is to be one of several processes.
+
+- what it is to be one of several processes: _hosts, _lines, _mpi, _world, _session, _places,
+  _alive, _failures, _saving, _signals, _rng_streams, environment
+- how an update is made together: structure, message, meters, negotiation, exchange, sync,
+  gradients, accumulation, wrapper, trainer
+- which batch an update is of: watched_list, batches
+- what some programs ask for beside it: join, anchor, averaging, local_sgd, reproducible,
+  micro_draws
+- how sums are made, which engines chooses; on one host: memory, plan, shm_comm, shared,
+  shared_model; between hosts: layout, wire, joining, by_host, windows, compression, rounds,
+  row_messages, rows, rows_coded, host_transport, hybrid
+- what else programs call: division, fingerprint, sampling, evaluation, collectives
+- checkpoints: lease, checkpoint_files, checkpoint_parts, checkpoint_ranks, checkpoint_by_itself,
+  checkpoint
+- where the time goes: metrics, timeline, trace, and trial for `dist-dynet check`
 """
 
 from .._described import counted, describe

@@ -166,8 +166,8 @@ def weigh_rows(
         if table not in came:
             continue
         weights = np.zeros(len(table))
-        for weight, rows in every:
-            weights[rows[k]] += weight
+        for weight, changed in every:
+            weights[changed[k]] += weight
         rows, difference = came[table]
         difference *= (total / np.maximum(weights[rows], np.finfo(DTYPE).tiny))[:, None]
 

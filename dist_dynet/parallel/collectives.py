@@ -8,7 +8,7 @@ communicator, on all of its ranks. With one process each is a plain local comput
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,9 @@ from . import by_host
 from ._session import world
 from ._world import World, hash_of
 from .structure import Structure
+
+T = TypeVar("T")
+Operation = Literal["sum", "mean", "max", "min", "prod"]
 
 
 def rank() -> int:
@@ -65,7 +68,7 @@ def is_main() -> bool:
 # ---- values ----------------------------------------------------------------------------
 
 
-def gather(obj: Any, comm: Any = None) -> list[Any]:
+def gather(obj: T, comm: Any = None) -> list[T]:
     """The objects of all ranks in rank order, on every rank. They are pickled.
 
     Raises:
@@ -108,10 +111,7 @@ def _pickled(obj: Any) -> tuple[bytes, Exception | None]:
         return _FAILED + f"{type(error).__name__}: {error}".encode(errors="replace"), error
 
 
-_OPERATIONS = {"sum": "SUM", "mean": "SUM", "max": "MAX", "min": "MIN", "prod": "PROD"}
-
-
-def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
+def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any:
     """The sum, "mean", "max", "min" or "prod" (product) over the ranks, on every rank: of a number,
     or of arrays elementwise (in a new one).
 
@@ -160,8 +160,8 @@ def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
 
 def _as_numbers(value: ArrayLike, op: str) -> NDArray[Any]:
     """A new array of a kind that MPI adds, and that has room for the result."""
-    if op not in _OPERATIONS:
-        raise ValueError(f"all_reduce: op must be one of {', '.join(_OPERATIONS)}; got {op!r}.")
+    if op not in (operations := get_args(Operation)):
+        raise ValueError(f"all_reduce: op must be one of {', '.join(operations)}; got {op!r}.")
     array = np.array(value, order="C")
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
@@ -181,7 +181,7 @@ def _as_numbers(value: ArrayLike, op: str) -> NDArray[Any]:
 
 def _reduced(here: World, array: NDArray[Any], op: str, what: str) -> tuple[NDArray[Any], bool]:
     """The sum and so on, and whether it does not fit, alike on all ranks."""
-    operation, kind = getattr(here.mpi, _OPERATIONS[op]), array.dtype.kind
+    operation, kind = getattr(here.mpi, "SUM" if op == "mean" else op.upper()), array.dtype.kind
     if op in ("max", "min") and kind == "f":
         marked = _mark_nan(array, op)
         here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, marked, op=operation)], what)
