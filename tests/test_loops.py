@@ -46,3 +46,8 @@ def test_ranks_whose_costs_or_weights_differ_are_refused():
 
 def test_shards_and_trainers_over_other_ranks():
     assert mpirun(4, "other_ranks.py")[:2] == (0, "ok\n")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_that_train_each_by_itself_are_warned_of(ranks):
+    assert mpirun(ranks, "plain_trainers.py")[:2] == (0, "ok\n")

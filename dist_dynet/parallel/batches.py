@@ -328,6 +328,12 @@ class Loop:
             else self.used
         )
 
+    def is_used_alone(self) -> bool:
+        """Whether this thread has, since the batch was given, called the update() of a trainer of
+        one process, and of no other."""
+        work, before = _work_of_thread(), self._work
+        return work[0] == before[0] and work[1] != before[1] and work[2] == before[2]
+
     def is_awaited(self) -> bool:
         """Whether batches that it has gone past may still come to an update."""
         return self.used < self.given and (self.exact or self.runs_ahead)

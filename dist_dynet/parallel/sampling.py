@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._integers import named
+from .._manner import manner, warn
 from .._state import count_in, number_in
 from ..params.dims import size
 from . import trial
 from ._session import world
+from ._world import World
 from .batches import Batch, Loop
 from .division import (
     Cost,
@@ -384,6 +386,19 @@ class Shard(Generic[T]):
         return (epoch * len(self) + step) << _GRAPHS_BITS
 
 
+def _warn_of_ranks_alone(loop: Loop, here: World) -> None:
+    """Warns if each rank trains on its examples and by itself."""
+    if here.rank == 0 and "shard" not in manner.said and loop.is_used_alone():
+        manner.said.add("shard")
+        warn(
+            f"shard: the examples are divided among {here.size} ranks, and the update() that was"
+            " called is that of a trainer of one process, so that each rank trains a model of its"
+            " own on its part. Write trainer = dy.parallel.DistributedTrainer(trainer), and"
+            " call update() of that, unless the program averages gradients itself. This is said"
+            " once."
+        )
+
+
 class _Batches(Iterator[Batch[T]], Generic[T]):
     """One loop over a shard, as Python asks for it. A loop that is left ends when nobody refers to
     it any more."""
@@ -401,6 +416,8 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
         if not self._begun:
             self._begun = True
             shard_._begins(loop)
+        if before is not None and world(shard_._comm).size > 1:
+            _warn_of_ranks_alone(loop, world(shard_._comm))
         loop.ask()
         if before is not None and before.ends_step:
             shard_._step_ends(before.step)
