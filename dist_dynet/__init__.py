@@ -26,6 +26,7 @@ from .holders import *  # noqa: F403
 from .holders import __all__ as _holders
 from .nn import *  # noqa: F403
 from .nn import __all__ as _builders
+from .nn.builder import RecurrentBuilder
 from .nn.owner import Owner
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
@@ -136,6 +137,8 @@ for _class, _attributes in (
     (ParameterCollection, _hints.OF_COLLECTIONS),  # noqa: F405
     (Trainer, _hints.OF_TRAINERS),  # noqa: F405
     (Owner, _hints.OF_OWNERS),
+    (RecurrentBuilder, _hints.OF_RECURRENT_BUILDERS),
+    (BiRNNBuilder, _hints.OF_BIRNN_BUILDERS),  # noqa: F405
 ):
     _hints.explain(_class, _attributes)
 _hints.explain_arguments(Trainer, _hints.ARGUMENTS_OF_TRAINERS)  # noqa: F405

@@ -253,6 +253,7 @@ OF_COLLECTIONS = {
     "modules": "m.named_parameters()",
     "requires_grad_": "p.set_updated()",
     "to": _ONLY_CPU,
+    "load": "m.populate()",
     "load_state_dict": "m.populate()",
     "parameters": "m.parameters_list()",
     "state_dict": "m.save()",
@@ -281,6 +282,10 @@ OF_OWNERS = {
     "to": _ONLY_CPU,
     "weight": "get_parameters()",
 }
+OF_RECURRENT_BUILDERS = {
+    name: f"builder.initial_state().{name}()" for name in ("add_input", "add_inputs", "transduce")
+}
+OF_BIRNN_BUILDERS = {"initial_state": "birnn.transduce(), or birnn.add_inputs()"}
 """An attribute in PyTorch, NumPy or old DyNet -> what is written here, or a sentence."""
 ARGUMENTS_OF_TRAINERS = {
     "betas": "beta_1= and beta_2=",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,16 @@ watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
 
 def _uniform(n: int) -> NDArray[np.float64]:
     return cg().uniform(n)
+
+
+def _no_order(sign: str) -> Any:
+    def compare(x: Expression, other: object) -> NoReturn:
+        raise TypeError(
+            f"expressions have no order; got {type(x).__name__!r} {sign} {type(other).__name__!r}."
+            " Compare values, as by x.value()."
+        )
+
+    return compare
 
 
 class Expression(calls.Node, AsArray):
@@ -313,8 +323,14 @@ class Expression(calls.Node, AsArray):
 
     __str__ = __repr__
 
+    def __format__(self, spec: str) -> str:
+        """For f"{loss:.3f}": the number, as by scalar_value(); without a spec as repr()."""
+        return format(scalar_of(self), spec) if spec else str(self)
+
     def __bool__(self) -> bool:
         return True
+
+    __lt__, __le__, __gt__, __ge__ = map(_no_order, ("<", "<=", ">", ">="))
 
     def _same(self, memo: Any = None) -> Any:
         return self

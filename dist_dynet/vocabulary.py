@@ -22,6 +22,27 @@ from .io.files import FileName, atomic_write, unreadable
 __all__ = ["Vocabulary"]
 
 
+def _check(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(
+            f"Vocabulary: names must be texts; got {name!r:.60}."
+            + " For sentences: a flat list of their words." * isinstance(name, list | tuple)
+        )
+
+
+def _counted(names: Any) -> Counter[str]:
+    try:
+        return Counter(names)
+    except TypeError:  # of what cannot be hashed, or iterated over
+        if not isinstance(names, Iterable):
+            raise TypeError(
+                f"Vocabulary: names must be texts in a list; got {names!r:.60}."
+            ) from None
+        for name in names:
+            _check(name)
+        raise
+
+
 class Vocabulary:
     """Names and their numbers from 0 on: the unknown name, special ones, then the others, the most
     frequent first; of those that are as frequent, the one that came first.
@@ -58,10 +79,9 @@ class Vocabulary:
         min_count = named(min_count, "Vocabulary", "min_count")
         if max_size is not None:
             max_size = named(max_size, "Vocabulary", "max_size")
-        counts = Counter(names)
+        counts = _counted(names)
         for name in (*counts, *special, *(() if unknown is None else (unknown,))):
-            if not isinstance(name, str):
-                raise TypeError(f"Vocabulary: names must be texts; got {name!r:.60}.")
+            _check(name)
         first = [*(() if unknown is None else (unknown,)), *special]
         if len(set(first)) < len(first):
             raise ValueError(f"Vocabulary: special names must differ; got {first!r:.200}.")
@@ -89,7 +109,9 @@ class Vocabulary:
 
         Raises:
             KeyError: it is not there, and there is no unknown name.
+            TypeError: it is no text.
         """
+        _check(name)
         number = self._numbers.get(name)
         if number is None:
             if self.unknown is None:

@@ -332,6 +332,49 @@ MISTAKES = [
     ("trainer.lr", AttributeError, "has no attribute 'lr'. Write trainer.learning_rate here."),
     ("dy.nonsense(x)", AttributeError, "module 'dist_dynet' has no attribute 'nonsense'."),
     ("dy.esum([[x]])", TypeError, "esum: takes expressions; got list."),
+    (
+        "lstm.transduce([x])",
+        AttributeError,
+        "has no attribute 'transduce'. Write builder.initial_state().transduce() here.",
+    ),
+    (
+        "lstm.add_input(x)",
+        AttributeError,
+        "has no attribute 'add_input'. Write builder.initial_state().add_input() here.",
+    ),
+    (
+        "dy.BiRNNBuilder(1, 3, 4, m, dy.GRUBuilder).initial_state()",
+        AttributeError,
+        "has no attribute 'initial_state'. Write birnn.transduce(), or birnn.add_inputs() here.",
+    ),
+    ("m.load('file')", AttributeError, "has no attribute 'load'. Write m.populate() here."),
+    # values
+    (
+        "s > 0",
+        TypeError,
+        "expressions have no order; got 'Expression' > 'int'. Compare values, as by x.value().",
+    ),
+    ("if 0 >= W: pass", TypeError, "expressions have no order; got 'Parameters' <= 'int'."),
+    ("max([s, s])", TypeError, "Compare values, as by x.value()."),
+    ("sorted([(1, x), (1, y)])", TypeError, "Compare values, as by x.value()."),
+    ("f'{x:.3f}'", ValueError, "the expression must be one number; got (3,) x 1."),
+    (
+        "W * [1, 2, 3]",
+        TypeError,
+        "matmul: takes expressions, numbers and arrays; got list. Make one of numbers by inputVec",
+    ),
+    ("(1, 2, 3) * x", TypeError, "matmul: takes expressions, numbers and arrays; got tuple."),
+    ("x - [1, 2, 3]", TypeError, "subtract: takes expressions, numbers and arrays; got list."),
+    # names in a vocabulary
+    ("dy.Vocabulary(['a'])[5]", TypeError, "Vocabulary: names must be texts; got 5."),
+    ("dy.Vocabulary(['a']).ids([['a']])", TypeError, "texts; got ['a']. For sentences: a flat"),
+    ("dy.Vocabulary(['a']).ids([None])", TypeError, "Vocabulary: names must be texts; got None."),
+    (
+        "dy.Vocabulary([['a', 'b'], ['c']])",
+        TypeError,
+        "Vocabulary: names must be texts; got ['a', 'b']. For sentences: a flat list of their",
+    ),
+    ("dy.Vocabulary(3)", TypeError, "Vocabulary: names must be texts in a list; got 3."),
     # a graph for each example
     (
         "for _ in range(2): loss = dy.squared_norm(W * x); loss.backward(); trainer.update()",
@@ -388,6 +431,8 @@ MEANT = [
         True,
     ),
     ("pickle.loads(pickle.dumps(W)).shape()", (2, 3)),
+    ("f'{dy.scalarInput(1.5):.2f} {dy.scalarInput(3):8.1e}'", "1.50  3.0e+00"),
+    ("f'{x}'", "input (3,)"),
 ]
 
 

@@ -51,6 +51,11 @@ def _operator(op: str, ways: _Ways, is_reflected: bool) -> Callable[[Any, Any], 
         n = _number(y)
         if n is not None:
             return of_number(x, n) if of_number else NotImplemented
+        if isinstance(y, list | tuple) and op != "add":  # lists have a + of their own
+            raise TypeError(
+                f"{op}: takes expressions, numbers and arrays; got {type(y).__name__}. Make one of"
+                " numbers by inputVector() or inputTensor()."
+            )
         return (
             of_array(x, inputTensor(y))
             if of_array and isinstance(y, np.ndarray)
