@@ -125,6 +125,13 @@ def test_killed_rank_ends_the_job(how, mpi):
     assert seconds < LIMIT, output
 
 
+def test_killed_rank_leaves_no_segment_in_shm(mpi):
+    status, output, _ = mpirun(2, "segments.py", mpi=mpi)
+    segments = re.findall(r"^/dev/shm/\S+", output, re.MULTILINE)
+    assert status != 0 and segments, output
+    assert not any(map(os.path.exists, segments)), output
+
+
 @pytest.mark.parametrize("how", ["nothing", "late end", "fork", "fork leave", "busy call"])
 def test_normal_end_is_not_disturbed(how, mpi):
     status, output, _ = mpirun(4 if how == "nothing" else 2, "fail.py", how, mpi=mpi, **SHORT)

@@ -26,7 +26,7 @@ from .. import _launcher
 from .._environment import number
 from . import _alive
 from ._lines import line_of_user
-from ._mpi import TIMEOUT, finalize_mpi, import_mpi
+from ._mpi import TIMEOUT, finalize_mpi, import_mpi, unlink_segments
 from ._places import Places, Whereabouts, boards, find_hosts
 from ._world import FEW, Answer, Place, World, format_ranks, pause
 
@@ -109,7 +109,9 @@ def abort(code: int) -> None:
         # they can say who has failed
         _exit(code)
     try:
-        import_mpi(_State.launch).COMM_WORLD.Abort(code)
+        mpi = import_mpi(_State.launch)
+        unlink_segments()
+        mpi.COMM_WORLD.Abort(code)
     finally:
         _exit(code)
 

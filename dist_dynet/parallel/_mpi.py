@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from .._environment import number
@@ -58,6 +61,17 @@ def import_mpi(launch: Launch) -> Any:
     if not MPI.Is_initialized():
         MPI.Init_thread(MPI.THREAD_MULTIPLE)
     return MPI
+
+
+def unlink_segments() -> None:
+    """Takes the name of MPICH's segment off /dev/shm, which would stay there with its memory when a
+    rank is killed. To be called when all ranks of this host have come through MPI_Init: none opens
+    it any more, and it goes with the last process that has mapped it."""
+    with suppress(OSError):  # no /proc
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if segment := re.search(r" (/dev/shm/mpich_\S+)$", line):
+                with suppress(OSError):  # another rank was faster
+                    Path(segment[1]).unlink()
 
 
 def finalize_mpi() -> None:

@@ -27,7 +27,7 @@ from .. import meter
 from .._launcher import Launch
 from .._version import __version__
 from ._lines import line_of_user
-from ._mpi import TIMEOUT, import_mpi
+from ._mpi import TIMEOUT, import_mpi, unlink_segments
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
 """Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something
@@ -135,6 +135,7 @@ class World:
         self._job.begins()
         self.comm = self.duplicate(mpi.COMM_WORLD)
         self.agree(self.comm, f"dist_dynet {__version__}", "start of MPI")
+        unlink_segments()
 
     def part(self, comm: Any) -> World:
         """The ranks of this mpi4py communicator as a world of their own, which counts its own
