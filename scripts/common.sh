@@ -129,6 +129,12 @@ new_venv() { # makes .venv if need be
     need_compiler
 }
 
+# put_back FOLDER: the libraries that make_venv has moved there, where it was not done.
+put_back() {
+    find "$1" -name '*.so' -exec mv -t "$ROOT/dist_dynet" {} +
+    rm -r "$1"
+}
+
 # make_venv EXTRAS: makes .venv if need be and installs the project with these extras, compiled in
 # place.
 make_venv() {
@@ -141,13 +147,16 @@ make_venv() {
     # setuptools would keep old libraries, in place or in build/, when only a header has changed.
     rm -rf "$ROOT"/build/lib* "$ROOT"/build/temp* "$ROOT"/build/bdist*
     old="$(mktemp -d)"
+    # shellcheck disable=SC2064 # now: the trap outlives the variable
+    trap "put_back '$old'" EXIT # after Ctrl-C, too
     find "$ROOT/dist_dynet" -maxdepth 1 -name '*.so' -exec mv -t "$old" {} +
     if "$VENV/bin/python" -m pip install -q -e "${ROOT}[$1]"; then
+        trap - EXIT
         rm -r "$old"
         return
     fi
-    find "$old" -name '*.so' -exec mv -t "$ROOT/dist_dynet" {} +
-    rm -r "$old"
+    trap - EXIT
+    put_back "$old"
     AGE=any is_complete "$1" || die "installation failed; see the message above. Without a package index: make .venv on a host that has one"
     echo "installation failed; going on with what ${VENV##*/} has, which is older than the sources" >&2
 }

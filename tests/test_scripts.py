@@ -42,3 +42,29 @@ def test_help_of_a_script_ends_well_and_changes_nothing(tmp_path, script):
     assert (ran.returncode, ran.stderr) == (0, "")
     assert script.name in ran.stdout and "How long" in ran.stdout
     assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("pip", "status"), [("kill -TERM $PPID", -15), ("kill -INT $PPID $$", -2), ("exit 1", 1)]
+)
+def test_installation_that_is_ended_leaves_the_compiled_libraries(tmp_path, pip, status):
+    clone = tmp_path / "clone"
+    shutil.copytree(SCRIPTS, clone / "scripts")
+    (library := clone / "dist_dynet" / "_core_float32.abi3.so").parent.mkdir()
+    library.write_text("compiled")
+    (python := clone / ".venv" / "bin" / "python").parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n[ ! -e '{library}' ] && {pip}\nsleep 1\n")
+    python.chmod(0o755)
+    program = """source scripts/common.sh; new_venv() { :; }; is_complete() { false; }
+        make_venv mpi"""
+    (tmp_path / "tmp").mkdir()
+    ran = subprocess.run(
+        ["bash", "-c", program],
+        cwd=clone,
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == status and library.read_text() == "compiled", ran
+    assert not list((tmp_path / "tmp").iterdir())
