@@ -4,6 +4,7 @@ other's files.
 How long: ten seconds.
 """
 
+import errno
 import json
 import os
 import subprocess
@@ -176,6 +177,25 @@ def test_lease_that_names_nobody_is_taken_and_an_emptied_directory_claimed_again
     assert mine.claim() and not mine.claim()
     (tmp_path / lease.NAME).unlink()
     assert not mine.claim() and Owner.read(tmp_path / lease.NAME).process == os.getpid()
+
+
+def test_directory_that_cannot_be_made_or_written_to_is_said(tmp_path, monkeypatch):
+    words = r"checkpoint: the directory must be one .* got: (.*)\. Allow that, or give Checkpointer"
+    (tmp_path / "file").write_text("")
+    for folder in tmp_path / "file", tmp_path / "file" / "x":
+        with pytest.raises(OSError, match=words) as raised:
+            run_here(folder)[2].resume()
+        assert raised.value.filename == str(folder)
+
+    def refused(path, *arguments, **named):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / lease.NAME).write_text("{")
+    for method in "write_text", "unlink":
+        monkeypatch.setattr(Path, method, refused)
+    with pytest.raises(PermissionError, match=words) as raised:
+        run_here(tmp_path)[2].resume()
+    assert {path.name for path in tmp_path.iterdir()} == {"file", lease.NAME}
 
 
 def test_lease_is_touched_and_given_back(tmp_path):

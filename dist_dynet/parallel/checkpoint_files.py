@@ -7,8 +7,8 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..io.checksummed import Copied, DamagedError, check
@@ -112,8 +112,8 @@ class CheckpointFiles:
             RuntimeError: there are files, and all are damaged.
         """
         self.wait()
-        self._directory.mkdir(parents=True, exist_ok=True)
-        files = self._all()
+        with self._in_directory():
+            files = self._all()
         for _, path in reversed(files):
             try:
                 return path.name, _read(path)
@@ -130,11 +130,24 @@ class CheckpointFiles:
 
     def _claim(self) -> None:
         """Whoever gets the lease takes away what killed runs have left."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        if self._lease.claim():
-            for left in self._directory.glob(".checkpoint*.tmp"):
-                with suppress(OSError):
-                    left.unlink()
+        with self._in_directory():
+            if self._lease.claim():
+                for left in self._directory.glob(".checkpoint*.tmp"):
+                    with suppress(OSError):
+                        left.unlink()
+
+    @contextmanager
+    def _in_directory(self) -> Iterator[None]:
+        """Makes the directory if need be; errors of the block and of that say what to do."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            words = (
+                "checkpoint: the directory must be one that this run can read and write; got:"
+                f" {error.strerror}. Allow that, or give Checkpointer another one"
+            )
+            raise OSError(error.errno or errno.EIO, words, str(self._directory)) from error
 
     def _all(self) -> list[tuple[int, Path]]:
         """Number and path of all files with a checkpoint's name, the oldest first."""

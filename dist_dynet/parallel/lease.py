@@ -178,7 +178,8 @@ class Lease:
         except FileNotFoundError:
             return float("inf"), 0.0
         finally:
-            probe.unlink(missing_ok=True)
+            with suppress(OSError):
+                probe.unlink()
 
     def _keep(self, here: Owner) -> None:
         """Puts the file there in one step, and touches it from now on."""
@@ -187,7 +188,8 @@ class Lease:
             draft.write_text(json.dumps(asdict(here)))
             draft.replace(self._path)
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink()
         if self._process != here.process:
             self._process, ended = here.process, threading.Event()
             weakref.finalize(self, _release, self._path, here, ended)
