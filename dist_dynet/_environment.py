@@ -1,13 +1,22 @@
 """The DIST_DYNET_* variables of the environment as what they mean: read once, at import. A value
-that makes no sense is an ImportError.
+that makes no sense is an ImportError, a name that is misspelt a warning.
 
-An empty value counts as none. It knows what values look like, and not what they are for.
+An empty value counts as none. It knows names and what values look like, and not what they are for.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
+
+_PREFIX = "DIST_DYNET_"
+SETTINGS = (
+    "ATTEMPT AUTOBATCH BARS BLAS CFLAGS CHECK CLONES DTYPE END EXCHANGE FAST_PATHS INTERFACE"
+    " LAUNCH_AGENT METRICS METRICS_EVERY PRECISION PROFILE PROGRESS RANK RNG SEED SHARED_LIMIT"
+    " SHARED_MODEL SILENCE THREADS TIMELINE TIMEOUT TRACEBACKS WEIGHT_DECAY"
+).split()
+"""What may follow the prefix; docs/settings.md says what each is."""
 
 
 def number(name: str, default: float, *, least: float | None = None) -> float:
@@ -53,3 +62,17 @@ def choice(name: str, choices: Sequence[str]) -> str:
             f"{name}: must be {', '.join(choices[:-1])} or {choices[-1]}; got {text!r}."
         )
     return text
+
+
+def warn_of_misspelt() -> None:
+    """Warns of variables that look like a setting and are none: nobody reads them."""
+    for name in os.environ:
+        if name.startswith(_PREFIX) and name not in map(f"{_PREFIX}{{}}".format, SETTINGS):
+            from difflib import get_close_matches  # not for everybody
+
+            for near in get_close_matches(name[len(_PREFIX) :], SETTINGS, 1, 0.8):
+                warnings.warn(
+                    f"{name}: there is no such setting. Did you mean {_PREFIX}{near}?",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )

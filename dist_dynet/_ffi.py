@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections import Counter
 from importlib import import_module
@@ -36,6 +37,10 @@ try:
     else:
         from . import _plain as _calls
 except ModuleNotFoundError as error:
+    if error.name == "_cffi_backend":
+        raise ImportError(
+            f"dist_dynet: needs cffi, which {sys.executable} does not have. Run: pip install cffi"
+        ) from error
     raise ImportError(
         f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}."
         f" To compile them in place: pip install -e {Path(__file__).parents[1]}. If another version"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from . import _random
+from ._environment import warn_of_misspelt
 from ._ffi import possible_threads
 from ._ffi import set_threads as use_threads
 from ._integers import integer
@@ -487,3 +488,4 @@ def from_environment() -> DynetParams:
 
 
 from_environment().init()
+warn_of_misspelt()

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import PACKAGE, output_of
+from processes import PACKAGE, output_of, run_python
 
 from dist_dynet.cli import options
 
@@ -285,6 +285,12 @@ def checkout(tmp_path):
         )
 
     return tmp_path, run
+
+
+def test_missing_cffi_is_said():
+    job = run_python("-c", "import sys; sys.modules['_cffi_backend'] = None; import dist_dynet")
+    words = f"dist_dynet: needs cffi, which {sys.executable} does not have. Run: pip install cffi"
+    assert job.stderr.endswith(f"ImportError: {words}\n"), job.stderr
 
 
 def test_checkout_that_is_not_compiled_uses_the_installed_package(checkout):

@@ -14,6 +14,7 @@ from processes import output_of, run_python
 
 import dist_dynet as dy
 from dist_dynet import graph, settings
+from dist_dynet._environment import SETTINGS
 from dist_dynet.params import decay
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -363,6 +364,14 @@ def test_all_variables_are_documented():
     ]
     names = {name for p in sources for name in re.findall(r"DIST_DYNET_[A-Z_]+", p.read_text())}
     assert not {n for n in names if f"`{n}=" not in text}
+    assert {f"DIST_DYNET_{name}" for name in SETTINGS} == names
+
+
+def test_variable_that_is_misspelt_is_warned_of():
+    result = run_python("-c", "import dist_dynet", DIST_DYNET_THREDS="2", DIST_DYNET_MINE="1")
+    assert result.returncode == 0 and re.findall("RuntimeWarning: (.*)", result.stderr) == [
+        "DIST_DYNET_THREDS: there is no such setting. Did you mean DIST_DYNET_THREADS?"
+    ]
 
 
 # ---- what DyNet has beside -------------------------------------------------------------
