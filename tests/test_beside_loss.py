@@ -98,6 +98,46 @@ def test_what_is_beside_the_loss_adds_nothing(row, case, factors, rng):
                 np.testing.assert_allclose(g, x, rtol=1e-4, atol=1e-4, err_msg=where)
 
 
+STEEP = {"0": (0, 0), "tiny": (1e-40, 1e-40), "tiny and 0": (1e-40, 0), "edge": (None, 1)}
+"""So that values are finite, and derivatives are not; None: the first number becomes 1."""
+
+
+def _by_steps(given, row, builder, factors, autobatching, lists):
+    """The gradients of a loss that reads the first of two steps of two sequences. By lists of the
+    inputs of both, or of the first one alone, in which nothing is beside the loss."""
+    dy.renew_cg(autobatching=autobatching)
+    given.parameters.reset_gradients()
+    losses = []
+    for _ in range(2):
+        xs = []
+        for numbers in ((1, 1), factors) if lists else ((1, 1),):
+            y = row.build(*given.times(numbers), **given.case.attributes)
+            xs.append(dy.reshape(dy.mean_batches(dy.sum_elems(y)), (1,)))
+        losses.append(dy.squared_norm(builder.initial_state().transduce(xs)[0]))
+    with np.errstate(all="ignore"):
+        dy.esum(losses).backward()
+    return given.gradients()
+
+
+@pytest.mark.parametrize("factors", STEEP.values(), ids=STEEP.keys())
+@pytest.mark.parametrize(("row", "case"), [*_cases()])
+def test_what_steps_beside_the_loss_read_adds_nothing(row, case, factors, rng):
+    """Their inputs get zeros from the sequences, which derivatives must not make NaN of."""
+    arrays = drawn(row, case, rng)
+    if factors[0] is None:
+        first = next(a.flat[0] for a in arrays if a.size)
+        factors = (1 / first if first else 1, 1)
+    given = Given(case, arrays)
+    builder = dy.SimpleRNNBuilder(1, 1, 2, given.parameters)
+    want, rows = _by_steps(given, row, builder, factors, 0, False)
+    for autobatching in (0, 1, 2):
+        got = _by_steps(given, row, builder, factors, autobatching, True)
+        for g, x in zip(got[0], want, strict=True):
+            where = f"autobatching={autobatching}"
+            np.testing.assert_allclose(g, x, rtol=1e-4, atol=1e-4, err_msg=where)
+        assert got[1] == rows
+
+
 DRAWS = """
 import numpy as np, dist_dynet as dy
 traced = dy.traced(lambda x: dy.dropout(dy.square(x), 0.5))

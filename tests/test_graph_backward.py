@@ -398,6 +398,63 @@ def test_values_that_are_read_after_a_change_are_those_of_the_loss():
         again.backward()
 
 
+FORMS = (
+    lambda W, v, w, row: W * v,
+    lambda W, v, w, row: W * row,
+    lambda W, v, w, row: dy.square(v),
+    lambda W, v, w, row: dy.cmult(dy.tanh(v), w),
+    lambda W, v, w, row: dy.affine_transform([w, W, dy.tanh(v)]),
+    lambda W, v, w, row: dy.concatenate([v, w, row])[1:4],
+)
+
+
+@pytest.mark.parametrize("autobatching", [0, 1, 2, 3])
+@pytest.mark.parametrize("seed", range(12))
+def test_graph_that_is_continued_after_changes(seed, autobatching):
+    """Each part of a graph, before and after changes of the parameters that all of them read, gives
+    what it gives by itself; a loss that depends on several parts has no gradient."""
+    rng = np.random.default_rng(seed)
+    m = dy.ParameterCollection()
+    W, table = m.add_parameters((3, 3)), m.add_lookup_parameters((4, 3))
+    vectors = [m.add_parameters(3) for _ in range(3)]
+    form = FORMS[rng.integers(len(FORMS))]
+    forms = [form if rng.random() < 0.7 else f for f in rng.choice(FORMS, 15)]
+    parts = [
+        [(f, *rng.permutation(3)[:2], int(rng.integers(4))) for f in forms[k::3]] for k in range(3)
+    ]
+
+    def of(part):
+        made = [f(W, vectors[i], vectors[j], table[row]) for f, i, j, row in part]
+        return dy.esum([dy.squared_norm(y) for y in made])
+
+    def numbers_of(loss):
+        m.reset_gradients()
+        loss.backward()
+        every = (W, *vectors, table)
+        return [loss.value(), *(p.grad_as_array().copy() for p in every)]
+
+    def change(k):
+        numbers = np.random.default_rng([seed, k])
+        for p in (W, *vectors):
+            p.set_value(numbers.normal(size=p.shape()))
+        table.init_from_array(numbers.normal(size=(4, 3)))
+
+    dy.renew_cg(autobatching=autobatching)
+    losses, got = [], []
+    for k, part in enumerate(parts):
+        change(k)
+        losses.append(of(part))
+        got.append(numbers_of(losses[-1]))
+    for loss in (losses[0], losses[1] + losses[2]):
+        with pytest.raises(RuntimeError, match="parameters were changed"):
+            loss.backward()
+    for k, part in enumerate(parts):
+        change(k)
+        dy.renew_cg(autobatching=0)
+        for g, want in zip(got[k], numbers_of(of(part)), strict=True):
+            close(g, want)
+
+
 def test_parameters_that_backward_itself_changes_are_an_error():
     m = dy.ParameterCollection()
     w, v = m.add_parameters((3, 3)), m.add_parameters((3, 3))

@@ -377,7 +377,7 @@ MISTAKES = [
     ("dy.Vocabulary(3)", TypeError, "Vocabulary: names must be texts in a list; got 3."),
     # a graph for each example
     (
-        "for _ in range(2): loss = dy.squared_norm(W * x); loss.backward(); trainer.update()",
+        "for loss in [dy.squared_norm(W * x)] * 2: loss.backward(); trainer.update()",
         RuntimeError,
         "renew_cg()",
     ),

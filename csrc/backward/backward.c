@@ -36,7 +36,7 @@ static void backward_node(dn_tape *t, int i) {
         dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
         return;
     }
-    if (node->op->flags & DN_NO_GRAD) return;
+    if (node->op->flags & DN_NO_GRAD || dn__is_unread(t, i, node->grad)) return;
     dn_call c;
     dn__prepare_call(t, node, &c);
     node->op->backward(&c);
@@ -53,7 +53,7 @@ static int has_changed(dn_tape *t, int i, const dn_used_store *used) {
     for (; i >= 0 && !found; i--) {
         const dn_node *node = &t->nodes[i];
         if (!leads[i]) continue;
-        found = dn__reads_changed(t, node, used);
+        found = dn__reads_changed(t, i, used);
         for (int k = 0; k < node->n_args; k++) leads[t->args[node->args + k]] = 1;
     }
     free(leads);
@@ -128,7 +128,7 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     for (int r = 0; r < t->n.stores; r++)
         __atomic_fetch_add(&t->stores[r].store->passes, 1, __ATOMIC_RELAXED);
     t->backward->first_new_node = t->n.nodes;
-    t->backward->n_products = t->backward->n_transposed = t->backward->reached = 0;
+    t->backward->n_products = t->backward->n_transposed = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->backward->columns[j].first = -1;
     t->backward->deferred = NULL;
     t->workspace.out_of_memory = 0;

@@ -67,7 +67,6 @@ typedef struct dn_backward_pass {
     dn_transposed transposed[DN_MOST_TRANSPOSED];
     int n_transposed;
     int position;   /* the place in the order that comes next; -1: none */
-    int reached;    /* seats say which nodes the loss depends on */
     int32_t *views; /* reached.c: which outputs it depends on; NULL: not known yet */
     int full;       /* gradients of all nodes are wanted */
     /* hooks.c, in a backward that is watched, else NULL: the parameters' nodes that were last used
@@ -104,12 +103,15 @@ dn_grad dn__route_group_dx(dn_call *, int k);
 int dn__group_gathers(const dn_call *, int k);
 
 /* ---- reached.c: what the loss depends on. Negative: no memory */
-/* Whether the gradient of the loss does not come to node i. */
-int dn__is_beside_loss(dn_tape *, int i);
 /* Whether the loss does not depend on this output of node i, one of several. Whether it does not
- * depend on node i: it is beside the loss, or read only for such outputs. */
+ * depend on node i: nothing reads it, or only such outputs. */
 int dn__is_output_beside_loss(dn_tape *, int i, int output);
 int dn__is_unneeded(dn_tape *, int i);
+/* Whether dx, what has come to node i, is zeros, of calls that have read it for what the loss does
+ * not depend on. They must go no further: zero times an infinite derivative is NaN, and a row has
+ * no gradient, not even zero, if the loss does not depend on it. Without memory the backward
+ * fails. */
+int dn__is_unread(dn_tape *, int i, const dn_real *dx);
 /* Whether it is a recurrent network over several steps, or one with several outputs of a step. */
 int dn__is_sequence(const dn_node *);
 int dn__route_beside_loss(const dn_call *, int output);
@@ -180,6 +182,8 @@ void dn__deferred_add(const dn_tape *, const dn_deferred *, int i, dn_real *out)
 /* ---- deduplicated.c: backward of groups whose equal members were computed once */
 /* by `c`, a call for the distinct members */
 void dn__deduplicated_backward(dn_tape *, int group, dn_call *c);
+/* Whether dx, of row x and those of equal members, is zeros that nobody reads (dn__is_unread). */
+int dn__deduplicated_unread(dn_tape *, const dn_group *, int x, const dn_real *dx);
 /* Adds to `out` what node i, a row, would have got from the group. */
 void dn__deduplicated_add(dn_tape *, int group, int i, dn_real *out);
 

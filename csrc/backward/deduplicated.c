@@ -125,6 +125,24 @@ void dn__deduplicated_backward(dn_tape *t, int group, dn_call *c) {
     if (dy) for_each_member(t, g, c, dy);
 }
 
+int dn__deduplicated_unread(dn_tape *t, const dn_group *g, int x, const dn_real *dx) {
+    const dn_node *row = &t->nodes[x];
+    if (!dn__is_unread(t, x, dx)) return 0;
+    for (int m = 0; m < g->n; m++) {
+        const dn_node *member = &t->nodes[t->schedule->members[g->first + m]];
+        for (int k = 0; k < member->n_args; k++) {
+            const int y = t->args[member->args + k];
+            const dn_node *other = &t->nodes[y];
+            if (other->param == row->param && other->n_ints == row->n_ints &&
+                !memcmp(t->ints + other->ints, t->ints + row->ints,
+                        (size_t)row->n_ints * sizeof *t->ints) &&
+                !dn__is_unread(t, y, dx))
+                return 0;
+        }
+    }
+    return 1;
+}
+
 void dn__deduplicated_add(dn_tape *t, int group, int i, dn_real *out) {
     const dn_group *g = &t->schedule->groups[group];
     const size_t n = dn__elements(&t->nodes[i].dim);

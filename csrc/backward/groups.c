@@ -64,7 +64,7 @@ static void scatter(dn_tape *t, int at, const dn_group *g) {
         const size_t n = dn__elements(&node->dim);
         if (dn__node_wants(t, node)) {
             if (gather->deduplicated) {
-                add_to_row(t, x, dx);
+                if (!dn__deduplicated_unread(t, g, x, dx)) add_to_row(t, x, dx);
             } else if (!node->grad && !dn__grouped(t, node) &&
                        node->op != dn_ops[DN_OP_parameter] &&
                        node->op != dn_ops[DN_OP_output_view]) {
@@ -74,7 +74,8 @@ static void scatter(dn_tape *t, int at, const dn_group *g) {
                 if (slot.dx) dn__axpy(n, 1, dx, slot.beta, slot.dx);
                 else t->workspace.out_of_memory = 1;
             }
-            if (g->batched_gemm == DN_IN_NODE_ORDER && x > representative && node->param)
+            if (g->batched_gemm == DN_IN_NODE_ORDER && x > representative && node->param &&
+                !dn__is_unread(t, x, dx))
                 add_to_row(t, x, dx);
         }
         dx += n;
@@ -130,16 +131,6 @@ static int has_finite(const dn_tape *t, const dn_node *member, int part) {
 static int checked(dn_tape *t, int beside) {
     t->workspace.out_of_memory |= beside < 0;
     return beside != 0;
-}
-
-/* Members that are read only for outputs that nobody needs are taken as the others, for they are
- * frequent, unless their values are not finite. */
-static int is_beside_loss(dn_tape *t, int i) {
-    if (checked(t, dn__is_beside_loss(t, i))) return 1;
-    const dn_node *member = &t->nodes[i];
-    int part = 0;
-    while (part < member->parts && has_finite(t, member, part)) part++;
-    return part < member->parts && checked(t, dn__is_unneeded(t, i));
 }
 
 /* Whether the loss does not depend on an output of a traced function, and nothing has come to what
@@ -198,32 +189,6 @@ static int has_bad_steps(dn_tape *t, int i) {
     return 0;
 }
 
-/* Whether a traced function with draws inside would make other ones if it were run once more. */
-static int would_draw_anew(const dn_tape *t, const dn_node *node) {
-    return node->rng && t->workspace.rng.generator;
-}
-
-/* Whether a member is beside the loss. That is looked up only for members that got nothing. */
-static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
-    const int32_t *members = dn__members_of(t, g);
-    if (would_draw_anew(t, dn__representative_of(t, g))) return 0;
-    if (differs_in_outputs(t, g)) return 1;
-    const int sequences = g->as != DN_AS_STEPS && dn__is_sequence(dn__representative_of(t, g));
-    const size_t step = g->batch == g->n && !g->as
-                            ? (size_t)(dn__representative_of(t, g)->dim.size) /
-                                  (size_t)dn__representative_of(t, g)->parts
-                            : 0;
-    for (int m = 0; m < g->n; m++) {
-        if (sequences && has_bad_steps(t, members[m])) return 1;
-        if (step && g->grads[(size_t)m * step] != 0) continue; /* nearly always */
-        /* whatever the last step of a chain is computed from is not beside the loss if that is
-         * not */
-        if (g->as == DN_AS_STEPS && m + 1 < g->n && !dn__begins_sequence(t, g, m + 1)) continue;
-        if (has_zeros_alone(t, &t->nodes[members[m]]) && is_beside_loss(t, members[m])) return 1;
-    }
-    return 0;
-}
-
 /* The gradient of a member into memory where it is by itself, or from there to those of the
  * others. */
 static void copy_member_gradient(dn_tape *t, const dn_node *member, dn_real *alone, int to_alone) {
@@ -252,7 +217,100 @@ static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call 
     if (!draws) member->op->forward(c);
 }
 
+/* ---- what becomes of zeros
+ * Most members beside the loss are harmless: zeros come to their inputs. That is found out by a call
+ * that adds to memory of its own. */
+
+typedef struct trial {
+    dn_gradient_routes routes; /* of the call, which finds the rest by them */
+    dn_real **dx;              /* of each input; NULL: not asked for */
+    int *harmless;
+} trial;
+static const trial *trial_of(const dn_call *c) { return (const trial *)(const void *)c->routes; }
+
+static dn_grad try_dx(dn_call *c, int k) {
+    dn_real **dx = &trial_of(c)->dx[k];
+    if (!dn__wants(c, k)) return (dn_grad){0};
+    const size_t n = dn__elements(c->x[k].dim);
+    if (!*dx && (*dx = dn__backward_memory(c, n))) dn__fill(n, 0, *dx);
+    return (dn_grad){*dx, 1};
+}
+
+static void try_products(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
+                         const dn_real *x) {
+    (void)k;
+    *trial_of(c)->harmless &=
+        dn__is_zero((size_t)m * (size_t)n, dy) && dn__is_finite((size_t)kk * (size_t)n, x);
+}
+
+static void try_operand(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, dn_grad g) {
+    dn__mm_dx(m, kk, n, c->x[k].v, m, dy, m, g.beta, g.dx, kk);
+}
+
+static void try_rows(dn_call *c, int first, int n, int count, int n_rows, const int *rows,
+                     const dn_real *dx, const dn_row_products *products) {
+    (void)first, (void)n, (void)count, (void)rows;
+    *trial_of(c)->harmless &= dn__is_zero((size_t)n_rows * (size_t)products->k, dx);
+}
+
 static void not_yet(dn_call *c, int k) { (void)c, (void)k; }
+
+/* Whether the zeros that have come to a member come to its inputs as zeros. */
+static int hands_on_zeros(dn_tape *t, int i, dn_real *saved) {
+    dn_node *member = &t->nodes[i];
+    const dn_arena_mark mark = dn__arena_mark(&t->workspace.grads);
+    dn_call c;
+    int harmless = 1;
+    prepare_member(t, member, saved, &c);
+    trial tried = {.routes = *c.routes, .harmless = &harmless};
+    tried.dx = dn__arena_take(&t->workspace.grads, (size_t)member->n_args * sizeof *tried.dx);
+    t->workspace.out_of_memory |= !tried.dx;
+    for (int k = 0; tried.dx && k < member->n_args; k++) tried.dx[k] = NULL;
+    tried.routes.dx = try_dx;
+    tried.routes.weight_gradient = try_products;
+    tried.routes.operand_gradient = try_operand;
+    tried.routes.input_done = not_yet;
+    tried.routes.rows_gradient = try_rows;
+    tried.routes.put_off = NULL;
+    c.routes = &tried.routes;
+    if (!t->workspace.out_of_memory) member->op->backward(&c);
+    for (int k = 0; harmless && !t->workspace.out_of_memory && k < member->n_args; k++)
+        harmless = !tried.dx[k] || dn__is_zero(dn__elements(c.x[k].dim), tried.dx[k]);
+    dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
+    dn__arena_reset(&t->workspace.grads, mark);
+    return harmless;
+}
+
+/* Whether a traced function with draws inside would make other ones if it were run once more. */
+static int would_draw_anew(const dn_tape *t, const dn_node *node) {
+    return node->rng && t->workspace.rng.generator;
+}
+
+/* Whether a member is beside the loss. That is looked up only for members that got nothing. */
+static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
+    const int32_t *members = dn__members_of(t, g);
+    if (would_draw_anew(t, dn__representative_of(t, g))) return 0;
+    if (differs_in_outputs(t, g)) return 1;
+    const int sequences = g->as != DN_AS_STEPS && dn__is_sequence(dn__representative_of(t, g));
+    const size_t step = g->batch == g->n && !g->as
+                            ? (size_t)(dn__representative_of(t, g)->dim.size) /
+                                  (size_t)dn__representative_of(t, g)->parts
+                            : 0;
+    dn_real *saved = g->saved;
+    for (int m = 0; m < g->n; saved += t->nodes[members[m++]].saved) {
+        if (sequences && has_bad_steps(t, members[m])) return 1;
+        if (step && g->grads[(size_t)m * step] != 0) continue; /* nearly always */
+        /* whatever the last step of a chain is computed from is not beside the loss if that is
+         * not */
+        if (g->as == DN_AS_STEPS && m + 1 < g->n && !dn__begins_sequence(t, g, m + 1)) continue;
+        if (has_zeros_alone(t, &t->nodes[members[m]]) &&
+            checked(t, dn__is_unneeded(t, members[m])) && !hands_on_zeros(t, members[m], saved))
+            return 1;
+    }
+    return 0;
+}
+
+/* ---- member by member */
 
 /* The row that is input k of joined member i and that the backward pass, which goes in the order of
  * the nodes there, has passed; else NULL. */
@@ -305,7 +363,7 @@ static void members_backward(dn_tape *t, const dn_group *g) {
     for (int m = g->n - 1; m >= 0 && !t->workspace.out_of_memory; m--) {
         const int i = members[m];
         saved -= t->nodes[i].saved;
-        if (!is_beside_loss(t, i)) member_backward(t, g, i, saved);
+        if (!checked(t, dn__is_unneeded(t, i))) member_backward(t, g, i, saved);
         dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
     }
 }

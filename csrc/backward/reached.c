@@ -1,31 +1,9 @@
 /* What the loss depends on: nodes, and single outputs of nodes that have several. */
 #include "schedule/group.h"
+#include "kernels/kernels.h"
 #include "backward_pass.h"
 
-/* Finds the nodes that the gradient of the loss comes to. Negative: no memory. */
-static int reach(dn_tape *t) {
-    if (t->backward->reached) return 0;
-    if (dn__schedule_see(t)) return -1;
-    dn_seat *seats = t->schedule->seats;
-    for (int i = 0; i <= t->backward->last_loss; i++)
-        seats[i].reached = i == t->backward->last_loss;
-    for (int i = t->backward->last_loss; i >= 0; i--) {
-        const dn_node *node = &t->nodes[i];
-        if (!seats[i].reached || node->op->flags & DN_NO_GRAD) continue;
-        for (int k = 0; k < node->n_args; k++)
-            seats[dn__input(t, i, k)].reached |=
-                (uint8_t)dn__node_wants(t, &t->nodes[dn__input(t, i, k)]);
-    }
-    return !(t->backward->reached = 1);
-}
-
-int dn__is_beside_loss(dn_tape *t, int i) {
-    if (i > t->backward->last_loss) return 1;
-    return reach(t) ? -1 : !t->schedule->seats[i].reached;
-}
-
-/* ---- outputs --------------------------------------------------------------------------
- * Of a node whose outputs are read by `output_view` nodes, the loss depends on those outputs, and
+/* Of a node whose outputs are read by `output_view` nodes, the loss depends on those outputs, and
  * on the inputs that they are computed from. t->backward->views has a number for each node:
  * BESIDE; WHOLE, also the end of a list; of such a node the last of its views that the loss depends
  * on, of a view the one before it. */
@@ -115,6 +93,14 @@ static int find_views(dn_tape *t) {
 int dn__is_unneeded(dn_tape *t, int i) {
     if (i > t->backward->last_loss) return 1;
     return find_views(t) ? -1 : t->backward->views[i] == BESIDE;
+}
+
+int dn__is_unread(dn_tape *t, int i, const dn_real *dx) {
+    const size_t n = dn__elements(&t->nodes[i].dim);
+    if (!n || dx[0] != 0 || !dn__is_zero(n, dx)) return 0; /* nearly always */
+    const int unread = dn__is_unneeded(t, i);
+    t->workspace.out_of_memory |= unread < 0;
+    return unread;
 }
 
 int dn__is_output_beside_loss(dn_tape *t, int i, int output) {

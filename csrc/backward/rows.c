@@ -1,4 +1,5 @@
 /* Rows of tables as inputs of one call, see op.h: found, and their gradients added up by row. */
+#include "kernels/kernels.h"
 #include "kernels/rounded.h"
 #include "backward_pass.h"
 
@@ -49,6 +50,23 @@ void dn__add_to_row(dn_tape *t, dn_param *p, int row, const dn_real *dx) {
     else t->workspace.out_of_memory = 1;
 }
 
+/* Whether dx, the gradient of a row, is zeros of inputs that nobody reads (dn__is_unread). */
+static int is_row_unread(const dn_call *c, int first, int n, int row, const dn_real *dx) {
+    dn_tape *t = c->tape;
+    const size_t size = (size_t)row_input_of(t, c->node, first)->param->row_size;
+    if (!size || dx[0] != 0 || !dn__is_zero(size, dx)) return 0; /* nearly always */
+    for (int k = first; k < first + n; k++) {
+        const int32_t *sources;
+        const int n_sources = sources_of(t, (int)(c->node - t->nodes), c->group, k, &sources);
+        for (int m = 0; m < n_sources; m++) {
+            const dn_node *x = &t->nodes[sources[m]];
+            for (int i = 0; i < x->n_ints; i++)
+                if (t->ints[x->ints + i] == row && dn__is_unneeded(t, sources[m]) != 1) return 0;
+        }
+    }
+    return 1;
+}
+
 void dn__route_rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows,
                              const dn_real *dx, const dn_row_products *m) {
     dn_tape *t = c->tape;
@@ -56,7 +74,8 @@ void dn__route_rows_gradient(dn_call *c, int first, int n, int count, int n_rows
     dn_deferred *deferred = dn__arena_take(&t->workspace.grads, sizeof *deferred);
     t->workspace.out_of_memory |= !deferred;
     for (int i = 0; i < n_rows && !t->workspace.out_of_memory; i++)
-        dn__add_to_row(t, p, rows[i], dx + i * p->row_size);
+        if (!is_row_unread(c, first, n, rows[i], dx + i * p->row_size))
+            dn__add_to_row(t, p, rows[i], dx + i * p->row_size);
     if (t->workspace.out_of_memory) return;
     *deferred = (dn_deferred){
         t->backward->deferred, (int)(c->node - t->nodes), c->group, first, n, count, *m};

@@ -13,7 +13,9 @@ static void use_store(dn_tape *t, dn_store *store) {
     for (int i = 0; i < t->n.stores; i++)
         if (t->stores[i].store == store && t->stores[i].version < 0) {
             t->stores[i].version = __atomic_load_n(&store->version, __ATOMIC_RELAXED);
+            t->stores[i].latest = t->stores[i].version;
             t->stores[i].reader = t->schedule->evaluated;
+            t->stores[i].from_latest = 0;
         }
 }
 

@@ -79,14 +79,21 @@ static int forward_in_order(dn_tape *t, int last) {
 }
 
 /* What was computed before may be of the store's present values, too: then what comes now is of the
- * same, and backward may go through both. */
+ * same, and backward may go through both. Else it may go through what comes now, which copies the
+ * parameters anew. */
 static void renew_version(const dn_tape *t, dn_used_store *used) {
     const int64_t version = __atomic_load_n(&used->store->version, __ATOMIC_RELAXED);
-    const int ahead = t->schedule->ahead_end, evaluated = t->schedule->evaluated;
-    if (used->version < 0 || used->version == version) return;
-    for (int i = 0; i < t->n.nodes && (i < evaluated || i < ahead); i++)
-        if (dn__reads_changed(t, &t->nodes[i], used)) return;
-    used->version = version;
+    if (used->version < 0 || used->latest == version) return;
+    int end = t->schedule->evaluated, i = used->from_latest;
+    if (end < t->schedule->ahead_end) end = t->schedule->ahead_end;
+    if (end > t->n.nodes) end = t->n.nodes;
+    while (i < end && !dn__reads_changed(t, i, used)) i++;
+    if (i < end) {
+        used->from_latest = end;
+        t->schedule->first_gather = t->schedule->n.gathers;
+    }
+    used->latest = version;
+    if (!used->from_latest) used->version = version;
 }
 
 /* Another thread may be writing parameters: they are read when it is done. */

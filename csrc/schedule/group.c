@@ -72,8 +72,8 @@ static int find_gather(dn_tape *t, int group, const dn_group_input *in, const in
                        int n) {
     const int deduplicated = t->schedule->groups[group].deduplicated != NULL;
     int seen = 0;
-    for (int at = last_gather(t, sources[0]), next; at >= 0 && seen < MOST_GATHERS_SEEN;
-         at = next, seen++) {
+    for (int at = last_gather(t, sources[0]), next;
+         at >= t->schedule->first_gather && seen < MOST_GATHERS_SEEN; at = next, seen++) {
         const dn_gather *gather = &t->schedule->gathers[at];
         next = gather->next;
         if (next >= at) return dn__internal_error(t, "gathers of a node are in a circle");
@@ -154,6 +154,8 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
     if (p.apart) t->schedule->counts.copied++;
     else t->schedule->counts.avoided++;
     const int32_t next = last_gather(t, sources[0]);
+    if (t->schedule->first_gather > t->schedule->n.gathers) /* those have been dropped */
+        t->schedule->first_gather = t->schedule->n.gathers;
     in->gather = t->schedule->n.gathers++;
     t->schedule->gathers[in->gather] =
         (dn_gather){.first = t->schedule->n.sources,

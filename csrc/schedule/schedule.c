@@ -59,11 +59,19 @@ static void forget_all(dn_tape *t) {
     dn__memory_back_to(t, DN_COPIES, (dn_arena_mark){0});
 }
 
+/* Of parameters that nodes from n on were computed from. */
+static void forget_versions(dn_tape *t, int n) {
+    for (dn_used_store *s = t->stores; s < t->stores + t->n.stores; s++) {
+        if (s->reader >= n) s->version = -1;
+        if (s->from_latest > n) s->from_latest = n;
+    }
+}
+
 void dn__forget_values(dn_tape *t) {
     t->upper->values_go(t);
     forget_all(t);
     t->workspace.rng.counter++;
-    for (int i = 0; i < t->n.stores; i++) t->stores[i].version = -1;
+    forget_versions(t, 0);
     /* marks that point above the bottom would keep what is now forgotten: let them begin at the
      * bottom, too */
     if (t->schedule->marks.n)
@@ -122,8 +130,7 @@ void dn__schedule_revert(dn_tape *t) {
     ungroup(t, m.evaluated, t->n.nodes, m.n.groups);
     return_to(t, &m);
     dn__memory_back_to(t, DN_COPIES, m.copies);
-    for (int i = 0; i < t->n.stores; i++)
-        if (t->stores[i].reader >= s->evaluated) t->stores[i].version = -1;
+    forget_versions(t, s->evaluated);
 }
 
 int dn__schedule_take_back(dn_tape *t, int n) {
@@ -133,8 +140,7 @@ int dn__schedule_take_back(dn_tape *t, int n) {
     if (s->evaluated > n) s->evaluated = n;
     if (s->ahead_end > n) s->ahead_end = n;
     if (s->seen > n) s->seen = n;
-    for (int i = 0; i < t->n.stores; i++)
-        if (t->stores[i].reader >= n) t->stores[i].version = -1;
+    forget_versions(t, n);
     return 0;
 }
 

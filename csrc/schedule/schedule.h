@@ -23,12 +23,10 @@ typedef struct dn_seat {
     /* batched_gemm.h: how many misses a search that begins here passes over before it finds the
      * first that fits */
     uint8_t lookahead;
-    /* backward.c: the gradient of the loss comes to it; groups.c: a gather has it as a source; each
-     * of use within one function */
-    uint8_t reached : 1, is_source : 1;
-    uint8_t ahead : 1;  /* it was computed before its turn */
-    uint8_t begins : 1; /* of a step in a group of steps: the first of its chain */
-    uint8_t search;     /* batched_gemm.c; of use within one function */
+    uint8_t is_source : 1; /* groups.c: a gather has it as a source; of use within one function */
+    uint8_t ahead : 1;     /* it was computed before its turn */
+    uint8_t begins : 1;    /* of a step in a group of steps: the first of its chain */
+    uint8_t search;        /* batched_gemm.c; of use within one function */
 } dn_seat;
 
 /* Of dn_seat.lookahead: in a long chain no input is known. So each search in vain halves it for the
@@ -140,6 +138,7 @@ typedef struct dn_schedule {
     int32_t *members, *sources;
     dn_group_input *group_inputs;
     dn_gather *gathers;
+    int first_gather; /* those before it may have copies of parameters that have changed */
     dn_scheduled n, capacity;
     /* the plan is made in the order in which DyNet computes, for the sake of the generator that it
      * draws from */

@@ -100,10 +100,21 @@ int dn__retain_store(dn_tape *t, dn_store *store) {
     return 0;
 }
 
-int dn__reads_changed(const dn_tape *t, const dn_node *node, const dn_used_store *used) {
-    return node->param && node->param->store == used->store &&
-           dn__param_changed_since(node->param, used->version,
-                                   node->n_ints ? t->ints + node->ints : NULL, node->n_ints);
+/* Rows are read when their own node is computed, dense values, which are never copied, when what
+ * has them as an input is. */
+int dn__reads_changed(const dn_tape *t, int i, const dn_used_store *used) {
+    const dn_node *node = &t->nodes[i];
+    const int64_t version = i < used->from_latest ? used->version : used->latest;
+    if (node->param && node->param->store == used->store && node->param->rows)
+        return dn__param_changed_since(node->param, version,
+                                       node->n_ints ? t->ints + node->ints : NULL, node->n_ints);
+    for (int k = 0; k < node->n_args; k++) {
+        const dn_param *p = t->nodes[t->args[node->args + k]].param;
+        if (p && p->store == used->store && !p->rows &&
+            dn__param_changed_since(p, version, NULL, 0))
+            return 1;
+    }
+    return 0;
 }
 
 /* Another thread may hold some of the same stores and wait for others: so nobody waits while

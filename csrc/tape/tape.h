@@ -50,13 +50,14 @@ struct dn_node {
 };
 _Static_assert(sizeof(dn_node) <= 128, "a node has two cache lines");
 
-/* A parameter store, and a version of it since when no value has changed that a computed node was
- * made of, or that of the first node that reads it, `reader`; version -1: none was computed. */
+/* A parameter store, and versions of it since when no value has changed that computed nodes were
+ * made of: `latest` of the nodes from `from_latest` on, `version` of those before. `reader`: the
+ * first node that reads it; version -1: none was computed. */
 typedef struct dn_used_store {
     dn_store *store;
-    int64_t version;
+    int64_t version, latest;
     int64_t writes; /* forward.c: the store's when the present forward began */
-    int reader;
+    int reader, from_latest;
     int hooked; /* hooks.c: in the present backward */
 } dn_used_store;
 
@@ -131,8 +132,8 @@ struct dn_tape {
     const dn_upper *upper;
     char message[DN_MESSAGE];
 };
-/* Whether a node reads values of this store that have changed since. */
-int dn__reads_changed(const dn_tape *, const dn_node *, const dn_used_store *);
+/* Whether node i was computed from values of this store that have changed since. */
+int dn__reads_changed(const dn_tape *, int i, const dn_used_store *);
 
 dn_tape *dn__graph_tape(int graph); /* NULL: no such graph */
 /* NULL: a parameter's handle, or no handle at all */
