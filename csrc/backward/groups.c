@@ -218,8 +218,8 @@ static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call 
 }
 
 /* ---- what becomes of zeros
- * Most members beside the loss are harmless: zeros come to their inputs. That is found out by a call
- * that adds to memory of its own. */
+ * Most members beside the loss are harmless: zeros come to their inputs. A call that adds to memory
+ * of its own finds it out. */
 
 typedef struct trial {
     dn_gradient_routes routes; /* of the call, which finds the rest by them */
