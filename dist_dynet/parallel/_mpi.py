@@ -66,7 +66,7 @@ def import_mpi(launch: Launch) -> Any:
 def unlink_segments() -> None:
     """Takes the name of MPICH's segment off /dev/shm, which would stay there with its memory when a
     rank is killed. To be called when all ranks of this host have come through MPI_Init: none opens
-    it any more, and it goes with the last process that has mapped it."""
+    it any more, and it goes with the last process that has mapped it. MPICH before 5.0 does so."""
     with suppress(OSError):  # no /proc
         for line in Path("/proc/self/maps").read_text().splitlines():
             if segment := re.search(r" (/dev/shm/mpich_\S+)$", line):
