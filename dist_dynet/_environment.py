@@ -11,37 +11,12 @@ import warnings
 from collections.abc import Sequence
 
 _PREFIX = "DIST_DYNET_"
-SETTINGS = [
-    "ATTEMPT",
-    "AUTOBATCH",
-    "BARS",
-    "BLAS",
-    "CFLAGS",
-    "CHECK",
-    "CLONES",
-    "DTYPE",
-    "END",
-    "EXCHANGE",
-    "FAST_PATHS",
-    "INTERFACE",
-    "LAUNCH_AGENT",
-    "METRICS",
-    "METRICS_EVERY",
-    "PRECISION",
-    "PROFILE",
-    "PROGRESS",
-    "RANK",
-    "RNG",
-    "SEED",
-    "SHARED_LIMIT",
-    "SHARED_MODEL",
-    "SILENCE",
-    "THREADS",
-    "TIMELINE",
-    "TIMEOUT",
-    "TRACEBACKS",
-    "WEIGHT_DECAY",
-]
+_NAMES = """
+    ATTEMPT AUTOBATCH BARS BLAS CFLAGS CHECK CLONES DTYPE END EXCHANGE FAST_PATHS INTERFACE
+    LAUNCH_AGENT METRICS METRICS_EVERY PRECISION PROFILE PROGRESS RANK RNG SEED SHARED_LIMIT
+    SHARED_MODEL SILENCE THREADS TIMELINE TIMEOUT TRACEBACKS WEIGHT_DECAY
+"""
+SETTINGS = _NAMES.split()
 """What may follow the prefix; docs/settings.md says what each is."""
 
 

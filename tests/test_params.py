@@ -197,6 +197,18 @@ def test_init_variants():
     assert np.abs(drawn(5, init=dy.UniformInitializer(0))).max() == 0
 
 
+@pytest.mark.parametrize("values", [[[1, 2, 3], [4, 5, 6]], 0.5])
+def test_init_may_be_an_array_of_another_library(values):
+    class Tensor:
+        def __array__(self, dtype=None, copy=None):
+            return np.array(values, dtype or np.float32)
+
+    m = dy.ParameterCollection()
+    for add in m.add_parameters, m.add_lookup_parameters:
+        added = add((2, 3), init=Tensor())
+        assert np.array_equal(added.as_array(), np.broadcast_to(values, (2, 3)))
+
+
 @pytest.mark.parametrize(
     ("dim", "init", "error"),
     [

@@ -206,6 +206,7 @@ class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
             check_precision(precision, "add_parameters")
         if device:
             check_device(device, "add_parameters")
+        init = initializers.read(init)
         dims = as_dims(init.shape if isinstance(init, np.ndarray) else dim, "add_parameters")
         check_size(dims, "add_parameters")
         check_name(name)  # before anything is drawn
@@ -253,6 +254,7 @@ class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
         [0.01, 0.22]
         """
         check_device(device, "add_lookup_parameters")
+        init = initializers.read(init)
         if isinstance(init, np.ndarray):
             return self.lookup_parameters_from_numpy(init, name, device)
         dims = as_dims(dim, "add_lookup_parameters")

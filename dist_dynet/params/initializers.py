@@ -449,6 +449,14 @@ class NumpyInitializer(PyInitializer):
 _GLOROT = GlorotInitializer()
 
 
+def read(init: Any) -> Any:
+    """An `init` argument, of which arrays of other libraries are NumPy's, or numbers if they have
+    no dims."""
+    if hasattr(init, "__array__") and not isinstance(init, np.ndarray | np.generic):
+        return np.asarray(init)[()]
+    return init
+
+
 def make(init: Any, dims: tuple[int, ...], scale: float, mean: float, std: float) -> PyInitializer:
     """The initialiser that an `init` argument stands for. dims: as the user gave them.
 
