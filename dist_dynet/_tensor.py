@@ -60,6 +60,39 @@ class Tensor:
         array = self._array
         return (array if array.shape[-1] != 1 else array[..., 0]).copy("K")
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """For np.asarray(t): as as_numpy()."""
+        if copy is False:
+            raise ValueError("Tensor: its numbers are always copied. Leave out copy=False.")
+        return self.as_numpy() if dtype is None else self.as_numpy().astype(dtype)
+
+    def _one(self, kind: str, kinds: str) -> Any:
+        if self._array.size != 1 or self._array.dtype.kind not in kinds:
+            of = "integers" if self._array.dtype.kind == "i" else "them"
+            raise TypeError(
+                f"Tensor: must hold one {kind}; got {self.as_numpy().shape} of {of}. Use"
+                " as_numpy()."
+            )
+        return self._array.item()
+
+    def __index__(self) -> int:
+        """For names[t], E[t] and int(t): the one integer that it holds."""
+        index: int = self._one("integer", "i")
+        return index
+
+    def __float__(self) -> float:
+        """For float(t): the one number that it holds."""
+        return float(self._one("number", "if"))
+
+    def __eq__(self, other: object) -> Any:
+        """Compares the numbers, as NumPy does; True or False if there is one."""
+        if not isinstance(other, Tensor | int | float | np.number | np.ndarray | list | tuple):
+            return NotImplemented
+        equal = self.as_numpy() == np.asarray(other)
+        return bool(equal) if np.size(equal) == 1 else equal
+
+    __hash__ = object.__hash__
+
     def _axis(self, what: str, dim: int, num: int) -> tuple[int, int]:
         dims = self._array.shape[:-1]
         dim, num = count(dim, what, "dim"), count(num, what, "num")

@@ -365,6 +365,9 @@ MISTAKES = [
     ),
     ("(1, 2, 3) * x", TypeError, "matmul: takes expressions, numbers and arrays; got tuple."),
     ("x - [1, 2, 3]", TypeError, "subtract: takes expressions, numbers and arrays; got list."),
+    ("E[x.tensor_value()]", TypeError, "lookup: the index must be an integer; got <Dynet"),
+    ("int(xb.tensor_value().argmax())", TypeError, "Tensor: must hold one integer; got (1, 2) of"),
+    ("float(x.tensor_value())", TypeError, "Tensor: must hold one number; got (3,) of them."),
     # names in a vocabulary
     ("dy.Vocabulary(['a'])[5]", TypeError, "Vocabulary: names must be texts; got 5."),
     ("dy.Vocabulary(['a']).ids([['a']])", TypeError, "texts; got ['a']. For sentences: a flat"),
@@ -433,6 +436,13 @@ MEANT = [
     ("pickle.loads(pickle.dumps(W)).shape()", (2, 3)),
     ("f'{dy.scalarInput(1.5):.2f} {dy.scalarInput(3):8.1e}'", "1.50  3.0e+00"),
     ("f'{x}'", "input (3,)"),
+    # indices that are tensors
+    ("x.tensor_value().argmax() == 2, x.tensor_value().argmax() != 1", (True, True)),
+    ("(xb.tensor_value().argmax() == [0, 1]).tolist()", [[True, False]]),
+    ("x.tensor_value().argmax() in (0, None, 2), x.tensor_value() == None", (True, False)),
+    ("E[x.tensor_value().argmax()].value() == E[2].value()", True),
+    ("'abc'[x.tensor_value().argmax()], float(dy.ones(1).tensor_value())", ("c", 1)),
+    ("np.argmax(x.tensor_value()), np.asarray(y.tensor_value()).tolist()", (2, [3, 2, 1])),
 ]
 
 
