@@ -96,7 +96,7 @@ class Run:
 
     def __init__(
         self,
-        trainer: Trainer | parallel.DistributedTrainer,
+        trainer: Trainer | parallel.DistributedTrainer | parallel.LocalSGD,
         metrics: FileName | None = None,
         *,
         every: float = EVERY,
@@ -111,7 +111,7 @@ class Run:
         self._bar: Bar = NoBar()
         self._weight, self._examples, self._seconds = 1.0, 0.0, 0.0
         self._attempt = 0
-        inner = trainer.inner if isinstance(trainer, parallel.DistributedTrainer) else trainer
+        inner = trainer if isinstance(trainer, Trainer) else trainer.inner
         wanted = metrics is not None or tensorboard is not None
         self._report = report_on(inner) if wanted and parallel.is_main() else None
         if self._report is not None:

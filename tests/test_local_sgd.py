@@ -61,6 +61,16 @@ def test_moving_averages_follow_the_averages():
             trainer.update()
 
 
+def test_run_logs_one_rank(tmp_path):
+    m = dy.ParameterCollection()
+    trainer = parallel.LocalSGD(dy.SimpleSGDTrainer(m))
+    run = dy.training.Run(trainer, str(tmp_path / "metrics.jsonl"))
+    for _ in run.epoch(parallel.shard([1], 1)):
+        run.log(loss=2)
+        trainer.update()
+    assert run.means() == {"loss": 2}
+
+
 def test_arguments_are_checked():
     m = dy.ParameterCollection()
     w = m.add_parameters(2)

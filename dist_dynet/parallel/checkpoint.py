@@ -150,7 +150,12 @@ class Checkpointer(ByItself):
             if negotiation is None:
                 raise TypeError(
                     f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer;"
-                    f" got {type(trainer).__name__}."
+                    f" got {type(trainer).__name__}. "
+                    + (
+                        'Give it trainer.outer, and add("local", trainer, per_rank=True).'
+                        if hasattr(trainer, "outer")
+                        else "Wrap it: DistributedTrainer(trainer)."
+                    )
                 )
             negotiation.asks.append(self._asks)
             negotiation.on_flags.append(self._on_flags)

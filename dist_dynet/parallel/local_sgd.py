@@ -32,6 +32,7 @@ from .averaging import AfterAverage, Batches, Moments, agree, compare, refuse_av
 from .batches import Batch, checked_weight, update_called
 from .engines import Compression, Engine
 from .join import Join
+from .metrics import show_in_place
 from .structure import broadcast_state
 from .sync import Sync
 from .trainer import DistributedTrainer
@@ -121,6 +122,7 @@ class LocalSGD(TrainerWrapper):
     """
 
     __slots__ = (
+        "__weakref__",
         "_after",
         "_anchor",
         "_batches",
@@ -195,6 +197,7 @@ class LocalSGD(TrainerWrapper):
             broadcast_state(here, here.comm, trainer)
             self._anchor.remember()
             Hooks(self._rule).follow(self._after)
+            show_in_place(self._rule, trainer)
 
     @property
     def outer(self) -> DistributedTrainer:

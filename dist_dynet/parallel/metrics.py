@@ -131,6 +131,10 @@ class Report:
         if every is not None and every < self._every:
             self._every, self._next = every, min(self._next, self._count + every)
 
+    def show(self, trainer: Trainer) -> None:
+        """From now on updates, rate, norm and logged numbers of lines are those of this one."""
+        self._trainer, self._hooks = weakref.ref(trainer), Hooks(trainer)
+
     def updated(self) -> None:
         """Told after each update."""
         self._count += 1
@@ -327,6 +331,13 @@ def follow_negotiated(trainer: Trainer, here: World, negotiation: Negotiation) -
         hosts = [here.hosts[member] for member in here.members]
         meters = negotiation.meters
         follow(trainer, hosts, here.members, lambda: (meters.latest, meters.update))
+
+
+def show_in_place(averages: Trainer, trainer: Trainer) -> None:
+    """The report on a trainer whose updates are averages shows the one that is averaged."""
+    if report_ := _reports.get(id(averages)):
+        report_.show(trainer)
+        _reports[id(trainer)] = report_
 
 
 def follow_all_of_this_process() -> None:

@@ -1,9 +1,12 @@
 """LocalSGD on several ranks: as_hosts.py LAYOUT local_sgd.py FOLDER [nan]. Rank 0 prints "ok" in
 the end; with "nan" rank 1 fails."""
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -170,6 +173,8 @@ def test_resumes_to_the_same_bits():
             trainer.update()
 
     m, trainer, checkpointer, rng = start()
+    with pytest.raises(TypeError, match=r'trainer\.outer, and add\("local", trainer, per_rank='):
+        parallel.Checkpointer(sys.argv[1], m, trainer)
     run(4, m, trainer, rng)
     assert checkpointer.save() and trainer.position == 1
     run(6, m, trainer, rng)
@@ -179,6 +184,22 @@ def test_resumes_to_the_same_bits():
     assert everywhere(equal(values(m), values(m2)))
     trainer2.average()
     parallel.assert_in_sync(m2)
+
+
+def test_lines_of_metrics_are_those_of_the_wrapped_trainer():
+    m = model()
+    trainer = LocalSGD(dy.SimpleSGDTrainer(m, 0.25), every=2)
+    run = dy.training.Run(trainer, metrics := f"{sys.argv[1]}/metrics.jsonl", every=1)
+    for step in run.epoch(range(4)):
+        dy.renew_cg()
+        dy.sum_elems(parameters(m)["b"]).backward()
+        run.log(loss=step)
+        trainer.update()
+    run.write(score=5)
+    if rank == 0:
+        lines = [json.loads(line) for line in Path(metrics).read_text().splitlines()]
+        assert [line["update"] for line in lines] == [4, 4] and lines[1]["score"] == 5
+        assert lines[0]["learning_rate"] == 0.25 and lines[0]["loss"] == 1.5
 
 
 if "nan" in sys.argv:
@@ -197,6 +218,7 @@ else:
         test_ranks_that_end_early,
         test_moments,
         test_resumes_to_the_same_bits,
+        test_lines_of_metrics_are_those_of_the_wrapped_trainer,
     ):
         test()
     parallel.barrier()
