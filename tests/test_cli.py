@@ -630,6 +630,7 @@ def test_hosts_are_read(tmp_path):
             r"argument --max-restarts: takes an integer, at least 0; got '-1'",
         ),
         ("-n 2", r"there is no script to run"),
+        ("-n 2 python3 train.py", r"takes a script, which this Python runs: leave out python3"),
         ("-n 2 --mpi lam train.py", r"argument --mpi: invalid choice"),
     ],
 )

@@ -219,6 +219,8 @@ def parse(arguments: list[str]) -> Options:
     given = parser.parse_args(ours)
     if not program or program == ["-m"]:
         parser.error("there is no script to run")
+    if re.fullmatch(r"python[0-9.]*", Path(program[0]).name):
+        parser.error(f"takes a script, which this Python runs: leave out {program[0]}")
     hosts = _hosts(given)
     places = sum(count for _, count in hosts)
     if given.ranks and hosts and given.ranks > places:
