@@ -214,6 +214,24 @@ def test_normal_end_says_nothing(python):
     assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
 
 
+def test_ranks_that_train_without_a_word_to_one_another_are_noted(tmp_path, python):
+    (script := tmp_path / "train.py").write_text(
+        "import sys, dist_dynet as dy\n"
+        "trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())\n"
+        "if 'parallel' in sys.argv: trainer = dy.parallel.DistributedTrainer(trainer)\n"
+        "if 'update' in sys.argv: trainer.update()\n"
+    )
+    for words in [], ["update", "parallel"]:
+        job = launch(python, "run", "-n", 2, script, *words)
+        assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+    job = launch(python, "run", "-n", 2, script, "update")
+    assert job.returncode == 0 and job.stderr == (
+        "[0] dist_dynet: each of the 2 ranks has trained a model of its own, as the program does"
+        " not use dist_dynet.parallel. Write trainer = dy.parallel.DistributedTrainer(trainer), and"
+        " loop over dy.parallel.shard().\n"
+    )
+
+
 def test_exception_of_a_rank_that_uses_mpi_is_named(python):
     """mpirun kills relays when a rank calls MPI_Abort."""
     job = launch(python, "run", "-n", 3, "fail.py", "raise")
