@@ -423,6 +423,9 @@ def test_graph_that_is_continued_after_changes(seed, autobatching):
         [(f, *rng.permutation(3)[:2], int(rng.integers(4))) for f in forms[k::3]] for k in range(3)
     ]
 
+    if seed % 2:  # equal lists of inputs
+        parts[1] = parts[2] = parts[0]
+
     def of(part):
         made = [f(W, vectors[i], vectors[j], table[row]) for f, i, j, row in part]
         return dy.esum([dy.squared_norm(y) for y in made])
