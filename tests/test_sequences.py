@@ -39,6 +39,15 @@ def weight_dims(op):
     return [(4 * H, K), (4 * H, H), (4 * H,)] if op == "lstm" else recurrent.weights(op, H, K)
 
 
+MASKED = {"lstm": "h", "simple_rnn": "h", "coupled_lstm": "hc", "fast_lstm": "h"}
+"""What masks, one for all steps, the networks take: for h, and for c, where products see them."""
+SEES = {
+    "h": {"lstm": [1], "simple_rnn": [1], "coupled_lstm": [1, 5, 9], "fast_lstm": [1, 4, 7]},
+    "c": {"coupled_lstm": [2, 6]},
+}
+"""Which of the weights multiply it."""
+
+
 def reference(op, w, xs, real, start, reverse=False):
     """(h, c) at each position and at the end of one batch element; c is None for networks
     without."""
@@ -55,7 +64,7 @@ def reference(op, w, xs, real, start, reverse=False):
 class Case:
     """One node: its inputs as arrays, and what it must give."""
 
-    def __init__(self, op, form, by_element, reverse, real, rng, state=True):
+    def __init__(self, op, form, by_element, reverse, real, rng, state=True, masked=""):
         self.op, self.form, self.by_element, self.reverse, self.state = (
             op,
             form,
@@ -70,6 +79,7 @@ class Case:
         self.starts = (
             [rng.normal(size=(H, self.batch)) for _ in range(1 + has_c(op))] if state else []
         )
+        self.masks = {m: rng.choice([0, 1.5], size=(H, self.batch)) for m in masked}
 
     @property
     def lengths(self):
@@ -89,10 +99,12 @@ class Case:
         ]
 
     def arrays(self):
-        return [*self.weights, *self.starts, *self.inputs()]
+        return [*self.weights, *self.starts, *self.masks.values(), *self.inputs()]
 
     def ints(self, as_mask):
         options = FORMS[self.form] | lib.DN_SEQUENCE_STATE * self.state
+        options |= lib.DN_SEQUENCE_H_MASK * ("h" in self.masks)
+        options |= lib.DN_SEQUENCE_C_MASK * ("c" in self.masks)
         options |= (
             lib.DN_SEQUENCE_REVERSED * self.reverse | lib.DN_SEQUENCE_BY_ELEMENT * self.by_element
         )
@@ -119,9 +131,13 @@ class Case:
 
     def expected(self):
         """The node's value as a flat array."""
-        w, cs = self.weights, has_c(self.op)
+        cs = has_c(self.op)
         runs = []
         for b in range(self.batch):
+            w = list(self.weights)
+            for what, mask in self.masks.items():
+                for k in SEES[what][self.op]:
+                    w[k] = w[k] * mask[:, b]
             start = [s[:, b : b + 1] for s in self.starts] if self.state else [np.zeros((H, 1))] * 2
             h, c = start[0], start[1] if cs else None
             runs.append(reference(self.op, w, self.x[:, b], self.real[:, b], (h, c), self.reverse))
@@ -167,9 +183,19 @@ def cases(op, rng, forms=FORMS):
         )
 
 
+def masked_cases(op, rng):
+    """With every choice of masks."""
+    for masks, form, state, kind in itertools.product(
+        ("h", "c", "hc"), FORMS, (False, True), ("one", "all", "lengths")
+    ):
+        if set(masks) <= set(MASKED.get(op, "")):
+            case = Case(op, form, False, False, floats(kind), rng, state, masks)
+            yield f"{form}, {kind}, {state=}, {masks=}", case
+
+
 @pytest.mark.parametrize("op", NETWORKS)
 def test_every_form_gives_what_steps_give(op, rng):
-    for name, case in cases(op, rng):
+    for name, case in [*cases(op, rng), *masked_cases(op, rng)]:
         dy.renew_cg()
         masks = [True] if name.startswith(("list, holes", "matrix, holes")) else [False]
         if case.form != "packed" and not masks[0]:
@@ -201,7 +227,7 @@ def test_padding_is_not_read_and_gets_no_gradient(op, rng):
 @pytest.mark.float64
 @pytest.mark.parametrize("op", NETWORKS)
 def test_double_gradient_of_every_form(op, rng):
-    for name, case in cases(op, rng):
+    for name, case in [*cases(op, rng), *masked_cases(op, rng)]:
         arrays, as_mask = case.arrays(), "holes" in name
 
         def value(*arrays, case=case, as_mask=as_mask):
