@@ -106,6 +106,20 @@ def test_steps_give_the_same_bits_whatever_was_foreseen(model):
 
 
 @on_a_new_graph
+def test_parameters_that_are_frozen_before_backward_get_no_gradient(model):
+    first = model.step()
+    model.step()
+    model.m.reset_gradients()
+    dy.renew_cg()
+    total = dy.sum_batches(model.loss(model.scores()))
+    total.value()
+    model.W.set_updated(False)
+    total.backward()
+    assert not model.W.has_gradient()
+    equal(model.gradients()[1:], first[2:])
+
+
+@on_a_new_graph
 def test_scores_are_not_in_memory(model):
     for _ in range(3):
         model.step()

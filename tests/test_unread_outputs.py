@@ -123,6 +123,33 @@ def test_rows_behind_the_loss(of, rng):
     assert got[1] == want[1]
 
 
+@pytest.mark.parametrize("autobatching", [0, 1, 2, 3])
+@pytest.mark.parametrize("between", ["product", "traced", "function"])
+def test_rows_of_what_is_behind_the_loss(between, autobatching, rng):
+    """What is computed of rows, of equal ones once, and read behind the loss alone."""
+    parameters = dy.ParameterCollection()
+    builder = dy.GRUBuilder(1, SIZE, SIZE, parameters)
+    w = parameters.parameters_from_numpy(rng.normal(size=(SIZE, SIZE)))
+    table = parameters.lookup_parameters_from_numpy(rng.normal(size=(6, SIZE)))
+    words = rng.integers(5, size=(3, 12))
+    words[:, 10:] = 5, 1
+    words[0, :10] %= 4  # 4 is behind the loss in one of them alone
+    words[0, 11] = 4
+    of = {"product": lambda x: w * x, "function": dy.tanh}.get(between)
+    of = of or dy.traced(lambda x: dy.cmult(dy.tanh(w * x), x))
+
+    def gradients(n):
+        dy.renew_cg(autobatching=autobatching)
+        hs = [builder.initial_state().transduce([of(table[i]) for i in s[:n]]) for s in words]
+        losses = [dy.squared_norm(h) for sequence in hs for h in sequence[:10]]
+        got = _gradients(parameters, dy.esum(losses))
+        return got, sorted(table.touched_rows())
+
+    want, got = gradients(10), gradients(12)
+    _assert_equal(got[0], want[0])
+    assert got[1] == want[1]
+
+
 @pytest.mark.parametrize("of", BUILDERS)
 def test_padded_steps_behind_the_loss(of, rng):
     parameters = dy.ParameterCollection()
