@@ -677,6 +677,30 @@ def test_deferred_gradients_of_matrices_that_share_outputs_and_inputs(rng, size,
             )
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_deferred_gradients_of_columns_of_any_width(seed):
+    """Columns that are wide enough are multiplied by themselves, others side by side: from 64 on,
+    from more on with larger matrices. So one list of columns is parted in other ways for matrices
+    of other sizes."""
+    rng = np.random.default_rng(seed)
+    m = dy.ParameterCollection()
+    rows = int(rng.choice([3, 64, 200, 300]))
+    sizes = rng.choice([2, 65, 100, 300], 2)
+    matrices = [m.add_parameters((rows, int(k))) for k in sizes]
+    want = [np.zeros((rows, k)) for k in sizes]
+    losses = []
+    for width in rng.choice([1, 3, 63, 64, 65, 66, 67, 80, 119, 120, 121, 150], 4):
+        g, *xs = (rng.normal(size=(k, width)) for k in (rows, *sizes))
+        pairs = zip(matrices, [dy.inputTensor(x, batched=True) for x in xs], strict=True)
+        y = dy.affine_transform([dy.zeros(rows), *(e for pair in pairs for e in pair)])
+        losses.append(dy.sum_batches(dy.dot_product(y, dy.inputTensor(g, batched=True))))
+        for total, x in zip(want, xs, strict=True):
+            total += g @ x.T
+    dy.esum(losses).backward()
+    for p, total in zip(matrices, want, strict=True):
+        close(p.grad_as_array(), total, 1e-3)
+
+
 def test_gradient_of_a_batched_matrix(rng):
     W = dy.ParameterCollection().add_parameters((4, 3))
     scale, x, g = rng.normal(size=5), rng.normal(size=(3, 2)), rng.normal(size=(4, 2, 5))

@@ -167,6 +167,25 @@ def check_product(rng, m, k, n):
 
 ROWS = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 63, 65, 97]
 INNER = [1, 2, 3, 5, 8, 13, 33]
+
+
+def check_infinities(rng, m, k, n):
+    """Each number of a product whose factors are positive is infinite where one of its own is."""
+    w, x, dy_ = (rng.uniform(1, 2, size) for size in ((m, k), (k, n), (m, n)))
+    for a in (w, x, dy_):
+        a.flat[rng.integers(a.size)] = np.inf
+    dy.renew_cg()
+    W, X = dy.inputTensor(w), dy.inputTensor(x)
+    y = W * X
+    dy.dot_product(y, dy.inputTensor(dy_)).backward(full=True)
+    pairs = (y.npvalue(), w, x), (X.gradient(), w.T, dy_), (W.gradient(), dy_, x.T)
+    for got, a, b in pairs:
+        exact = np.einsum("ij,jk->ik", a, b)
+        got = got.reshape(exact.shape)
+        assert not np.isnan(got).any()
+        assert np.array_equal(np.isinf(got), np.isinf(exact))
+
+
 LARGE = [(256, 128, n) for n in (1, 2, 3, 16, 17, 64, 65, 128, 129)] + [
     (515, 300, n) for n in (1, 4, 33)
 ]
@@ -178,6 +197,13 @@ def check_products(columns):
     rng = np.random.default_rng(17)
     sizes = [(m, k, n) for m in ROWS for k in INNER for n in columns]
     return next((text for size in (*sizes, *LARGE) if (text := check_product(rng, *size))), None)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 17, 65])
+def test_infinities_stay_where_they_are(n, rng):
+    for m in ROWS:
+        for k in INNER:
+            check_infinities(rng, m, k, n)
 
 
 def test_matrix_products_of_all_sizes():
