@@ -285,6 +285,7 @@ typedef struct dn_autobatch_counts {
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
 /* The dn_autobatch of all later dn_renew, and of the present graph if it has no nodes yet. */
 void dn_graph_autobatch(int graph, int strategy);
+int dn_graph_strategy(int graph); /* the dn_autobatch of the present graph */
 /* What products with parameters that have no precision of their own are rounded to, a dn_precision:
  * in graphs that have not used a parameter yet. Not in the double build. */
 void dn_set_precision(int precision);

@@ -208,6 +208,8 @@ void dn_graph_autobatch(int graph, int strategy) {
     if (!t->n.nodes) t->schedule->autobatch = strategy;
 }
 
+int dn_graph_strategy(int graph) { return dn__graph_tape(graph)->schedule->autobatch; }
+
 void dn_graph_hold(int graph) { dn__graph_tape(graph)->holds = 1; }
 
 int64_t dn_graph_version(int graph) { return dn__graph_tape(graph)->version; }

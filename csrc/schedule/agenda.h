@@ -13,6 +13,7 @@ typedef struct dn_signature {
     int64_t numbers; /* of all values */
     double average;  /* of the depths, or what DyNet takes for it */
     int64_t tie;     /* the order where averages are equal */
+    int32_t one;     /* the signature whose lists its nodes join: its own, or what DyNet joins */
     int32_t node, count, rank, ready, last_ready;
     int32_t apart; /* what else its nodes have in common: their depth, if that counts, and whether
                       they are beside the loss */
@@ -60,6 +61,10 @@ typedef struct dn_agenda {
      * group */
     int by_share;
     int32_t *places;
+    /* as_dynet: leaves that DyNet batches, those of the signature that came last first, of one
+     * signature in their order; how many of them are not taken yet, at the end */
+    int32_t *batched_leaves;
+    int n_batched_leaves;
     /* as_dynet, in graphs with nodes that are whole sequences: when DyNet, step by step, is done
      * with a node */
     dn_moment *when;
@@ -123,15 +128,19 @@ int dn__find_signatures(dn_agenda *, int by_depth);
 int dn__find_chains(dn_agenda *);
 
 /* ---- as_dynet.c: draws come from a generator, and the order of computation is DyNet's */
-/* Whether DyNet batches nodes of this op that draws, and the inputs of an op that DyNet does not
- * batch, as of DN_BROADCAST. */
-int dn__dynet_batches(const dn_op *);
+/* Whether DyNet batches such nodes, and the inputs of an op that DyNet does not batch, as of
+ * DN_BROADCAST. */
+int dn__dynet_batches(const dn_tape *, const dn_node *);
 int dn__dynet_broadcasts(const dn_op *);
 /* Whether nodes first ... last draw from the generator. */
 int dn__dynet_samples(const dn_tape *, int first, int last);
 /* Its averages of depths, and its order where they are equal: products last, of the others the
  * latest first. */
 void dn__dynet_averages(dn_agenda *);
+/* Whether DyNet computes leaf i by itself, before all that it batches; the others, in
+ * s->batched_leaves. Negative: no memory. */
+int dn__dynet_leaf_alone(const dn_agenda *, int i);
+int dn__dynet_leaves(dn_agenda *);
 /* It computes sequences step by step: where there are any, the moments of nodes are noted.
  * Negative: no memory. */
 int dn__dynet_note(dn_agenda *);

@@ -2,7 +2,62 @@
  * from. Only here are operations known by their names: those that DyNet treats by themselves. */
 #include "agenda.h"
 
-int dn__dynet_batches(const dn_op *op) { return op == dn_ops[DN_OP_dropout]; }
+/* What DyNet computes by itself. `slice` is both there: x[i:j], by itself, and pick_range(). */
+static const int alone[] = {DN_OP_argmax,
+                            DN_OP_average,
+                            DN_OP_binary_log_loss,
+                            DN_OP_bmax,
+                            DN_OP_bmin,
+                            DN_OP_cdiv,
+                            DN_OP_circ_conv,
+                            DN_OP_circ_corr,
+                            DN_OP_constrained_softmax,
+                            DN_OP_cumsum,
+                            DN_OP_dot_product,
+                            DN_OP_emax,
+                            DN_OP_hinge,
+                            DN_OP_hinge_dim,
+                            DN_OP_huber_distance,
+                            DN_OP_l1_distance,
+                            DN_OP_l2_norm,
+                            DN_OP_log_softmax,
+                            DN_OP_logsumexp,
+                            DN_OP_logsumexp_dim,
+                            DN_OP_max_dim,
+                            DN_OP_mean_dim,
+                            DN_OP_mean_elems,
+                            DN_OP_min_dim,
+                            DN_OP_moment_dim,
+                            DN_OP_pick,
+                            DN_OP_poisson_loss,
+                            DN_OP_pow,
+                            DN_OP_restricted_log_softmax,
+                            DN_OP_select,
+                            DN_OP_slice,
+                            DN_OP_sparsemax,
+                            DN_OP_squared_norm,
+                            DN_OP_std_dim,
+                            DN_OP_sum_dim,
+                            DN_OP_sum_elems,
+                            DN_OP_weight_norm};
+
+static int is_sum(const dn_op *op) {
+    return op == dn_ops[DN_OP_add] || op == dn_ops[DN_OP_subtract] || op == dn_ops[DN_OP_sum];
+}
+
+int dn__dynet_batches(const dn_tape *t, const dn_node *node) {
+    const dn_op *op = node->op;
+    if (op->flags & DN_RANDOM) return op == dn_ops[DN_OP_dropout];
+    if (!(op->flags & DN_BATCHES) || op->flags & (DN_VIEW | DN_LEAF)) return 0;
+    if (op == dn_ops[DN_OP_matmul]) return node->dim.batch == 1;
+    for (size_t i = 0; i < sizeof alone / sizeof *alone; i++)
+        if (op == dn_ops[alone[i]]) return 0;
+    for (int k = 0; (is_sum(op) || op == dn_ops[DN_OP_cmult]) && k < node->n_args; k++) {
+        const dn_dim *x = &t->nodes[t->args[node->args + k]].dim;
+        if (x->batch != node->dim.batch || !dn__equal_sizes(x, &node->dim)) return 0;
+    }
+    return 1;
+}
 
 /* Beside what cannot be batched the matrices of products. */
 int dn__dynet_broadcasts(const dn_op *op) {
@@ -22,15 +77,15 @@ int dn__dynet_samples(const dn_tape *t, int first, int last) {
  * average. */
 static int of_all_sizes(const dn_tape *t, const dn_node *node) {
     const dn_op *op = node->op;
-    if (op == dn_ops[DN_OP_cmult] || op == dn_ops[DN_OP_add] || op == dn_ops[DN_OP_sum] ||
-        op == dn_ops[DN_OP_dropout])
-        return 1;
-    return op->inputs == 1 && !node->n_ints && !node->n_floats &&
+    if (op == dn_ops[DN_OP_cmult] || is_sum(op) || op == dn_ops[DN_OP_dropout]) return 1;
+    return op->inputs == 1 && !node->n_ints &&
            dn__equal_sizes(&node->dim, &t->nodes[t->args[node->args]].dim);
 }
 static int one_in_dynet(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    return a->op == b->op && a->n_args == b->n_args &&
-           (a->op != dn_ops[DN_OP_dropout] || t->floats[a->floats] == t->floats[b->floats]);
+    return (a->op == b->op || (is_sum(a->op) && is_sum(b->op))) && a->n_args == b->n_args &&
+           a->n_floats == b->n_floats &&
+           !memcmp(t->floats + a->floats, t->floats + b->floats,
+                   (size_t)a->n_floats * sizeof *t->floats);
 }
 void dn__dynet_averages(dn_agenda *s) {
     const dn_tape *t = s->t;
@@ -47,10 +102,52 @@ void dn__dynet_averages(dn_agenda *s) {
             count += other->count;
         }
         if (count) g->average = (double)depths / (double)count;
+        g->one = same;
         const int product =
             node->op == dn_ops[DN_OP_matmul] || node->op == dn_ops[DN_OP_affine_transform];
         g->tie = product ? (int64_t)s->n * s->n + i : (int64_t)(s->n - 1 - same) * s->n + i;
     }
+}
+
+/* ---- leaves: DyNet computes them, too, and what waits for them is ready in that order ------ */
+
+static int is_row(const dn_op *op) {
+    return op == dn_ops[DN_OP_lookup] || op == dn_ops[DN_OP_lookup_batch];
+}
+int dn__dynet_leaf_alone(const dn_agenda *s, int i) {
+    const dn_op *op = s->t->nodes[s->first + i].op;
+    return op != dn_ops[DN_OP_input] && !is_row(op);
+}
+
+/* Rows of one table are one signature, numbers are, and so are all other inputs. */
+static int is_number(const dn_node *x) { return x->dim.nd == 1 && dn__elements(&x->dim) == 1; }
+static int leaves_alike(const dn_node *a, const dn_node *b) {
+    if (is_row(a->op) != is_row(b->op)) return 0;
+    return is_row(a->op) ? a->param == b->param : is_number(a) == is_number(b);
+}
+
+int dn__dynet_leaves(dn_agenda *s) {
+    const dn_tape *t = s->t;
+    const size_t n = (size_t)s->leaves;
+    int32_t *leaves = dn__plan_take(s->t, n, sizeof *leaves),
+            *kind = dn__plan_take(s->t, n, sizeof *kind),
+            *first = dn__plan_take(s->t, n, sizeof *first), /* leaf of each kind */
+                *end = dn__plan_zeroed(s->t, n, sizeof *end);
+    s->batched_leaves = dn__plan_take(s->t, n, sizeof *s->batched_leaves);
+    if (!leaves || !kind || !first || !end || !s->batched_leaves) return DN_ERROR_MEMORY;
+    int found = 0, kinds = 0;
+    for (int i = 0; i < s->n; i++) {
+        if (s->sign[i] != DN_LEAF_NODE || dn__dynet_leaf_alone(s, i)) continue;
+        int k = kinds - 1; /* mostly like one of the last */
+        while (k >= 0 && !leaves_alike(&t->nodes[s->first + first[k]], &t->nodes[s->first + i]))
+            k--;
+        if (k < 0) first[k = kinds++] = i;
+        leaves[found] = i, kind[found++] = k, end[k]++;
+    }
+    for (int k = 1; k < kinds; k++) end[k] += end[k - 1];
+    for (int i = 0; i < found; i++) s->batched_leaves[--end[kind[i]]] = leaves[i];
+    s->n_batched_leaves = found;
+    return 0;
 }
 
 static int is_later(const dn_moment *a, const dn_moment *b) {

@@ -36,7 +36,7 @@ static int link_users(dn_agenda *s) {
         const dn_inputs *in = &s->inputs[i];
         for (int k = 0; k < in->n; k++) {
             const int x = t->args[in->at + k] - s->first;
-            if (x >= 0 && s->sign[x] != DN_LEAF_NODE)
+            if (x >= 0 && (s->as_dynet || s->sign[x] != DN_LEAF_NODE))
                 s->users[--s->user_at[x + 1]] = dn__begin_of(s, i);
         }
     }
@@ -65,7 +65,7 @@ static int rank_signatures(dn_agenda *s) {
         dn_signature *g = &s->signatures[i];
         g->left = g->count;
         g->average = (double)g->depths / g->count; /* to compare products, they might overflow */
-        g->tie = i;
+        g->tie = g->one = i;
     }
     if (s->as_dynet && s->t->schedule->autobatch != DN_DYNET_DEPTH) dn__dynet_averages(s);
     s->by_rank = dn__plan_take(s->t, (size_t)s->n_signatures, sizeof *s->by_rank);
@@ -86,7 +86,7 @@ static void make_ready(dn_agenda *s, int i) {
         else dn__dynet_insert(s, &s->not_batchable, &s->last_not_batchable, i);
         return;
     }
-    dn_signature *g = &s->signatures[s->sign[i]];
+    dn_signature *g = &s->signatures[s->signatures[s->sign[i]].one];
     g->n_ready++;
     if (g->ready < 0) {
         const int word = g->rank / 64;
@@ -100,8 +100,11 @@ static void make_ready(dn_agenda *s, int i) {
 
 static void done(dn_agenda *s, int i) {
     if (s->turns) s->turns[i] = ++s->turn;
-    for (int u = s->user_at[i]; u < s->user_at[i + 1]; u++)
-        if (--s->waits[s->users[u]] == 0) make_ready(s, s->users[u]);
+    const int first = s->user_at[i], n = s->user_at[i + 1] - first;
+    for (int k = 0; k < n; k++) { /* DyNet begins with the node that was made last */
+        const int user = s->users[first + (s->as_dynet ? n - 1 - k : k)];
+        if (--s->waits[user] == 0) make_ready(s, user);
+    }
 }
 
 /* Of the first signatures by rank that have nodes ready, the one with the largest share of its
@@ -180,18 +183,19 @@ static void take_member(dn_agenda *s, int i) {
     }
 }
 
-/* Takes nodes that are ready off the front of a signature's list: a group, or one node by
+/* Takes nodes that are ready, of one signature, off the front of a list: a group, or one node by
  * itself. */
-static int take_group(dn_agenda *s, dn_signature *g) {
+static int take_group(dn_agenda *s, dn_signature *list) {
     dn_tape *t = s->t;
     const int first = t->schedule->n.members;
-    int taken = 0;
+    int taken = 0, i = list->ready;
+    const dn_signature *g = &s->signatures[s->sign[i]];
     const int all_fit = g->numbers <= MOST_NUMBERS;
     int64_t numbers = 0;
-    int i = g->ready;
     inputs_seen in;
     look_at_inputs(s, g, &in);
     for (; i >= 0 && numbers < MOST_NUMBERS; i = s->next_ready[i]) {
+        if (&s->signatures[s->sign[i]] != g) break;
         if (in.n && ends_before(s, &in, t->schedule->n.members - first, i)) break;
         const int64_t more = all_fit ? 0 : dn__numbers_of(s, i);
         /* the group's batch elements are counted in 32 bits */
@@ -200,11 +204,11 @@ static int take_group(dn_agenda *s, dn_signature *g) {
         numbers += more;
         taken++;
     }
-    g->ready = i;
-    if (i < 0) s->active[g->rank / 64] &= ~((uint64_t)1 << g->rank % 64);
+    list->ready = i;
+    if (i < 0) s->active[list->rank / 64] &= ~((uint64_t)1 << list->rank % 64);
     const int n = t->schedule->n.members - first, last = t->schedule->n.members;
-    g->n_ready -= taken;
-    g->left -= taken;
+    list->n_ready -= taken;
+    list->left -= taken;
     if (n == 1) {
         t->schedule->order[t->schedule->n.order++] = t->schedule->members[--t->schedule->n.members];
     } else {
@@ -221,7 +225,20 @@ static int take_group(dn_agenda *s, dn_signature *g) {
         const int member = t->schedule->members[m] - s->first;
         /* between groups a place stays free */
         if (s->places) s->places[member] = n == 1 ? DN_NO_PLACE : m + t->schedule->n.order;
-        done(s, member);
+        if (!s->as_dynet) done(s, member);
+    }
+    return 0;
+}
+
+/* As DyNet: all that a list has, whatever of it can be one group here. Only then is any of it
+ * done. */
+static int take_whole_list(dn_agenda *s, dn_signature *list) {
+    int i = list->ready;
+    while (list->ready >= 0)
+        if (take_group(s, list)) return DN_ERROR_MEMORY;
+    for (int next; i >= 0; i = next) {
+        next = s->next_ready[i];
+        done(s, i);
     }
     return 0;
 }
@@ -242,8 +259,11 @@ static void begin_order(dn_agenda *s) {
         t->schedule->n.order = t->schedule->n_done = s->first;
     }
     for (int i = 0; i < s->n; i++) {
-        if (s->sign[i] == DN_LEAF_NODE) t->schedule->order[t->schedule->n.order++] = s->first + i;
-        else if (!s->waits[i] && s->sign[i] != DN_IN_CHAIN) make_ready(s, i);
+        const int leaf = s->sign[i] == DN_LEAF_NODE;
+        if (leaf) t->schedule->order[t->schedule->n.order++] = s->first + i;
+        if (!s->waits[i] && s->sign[i] != DN_IN_CHAIN &&
+            (!leaf || (s->as_dynet && dn__dynet_leaf_alone(s, i))))
+            make_ready(s, i);
     }
 }
 
@@ -254,15 +274,21 @@ static int extend_order(dn_agenda *s) {
         if (s->not_batchable >= 0) {
             int i = s->not_batchable;
             s->not_batchable = s->next_ready[i];
-            t->schedule->order[t->schedule->n.order++] = s->first + i;
+            if (s->sign[i] != DN_LEAF_NODE)
+                t->schedule->order[t->schedule->n.order++] = s->first + i;
             done(s, i);
+            work--;
+            continue;
+        }
+        if (s->n_batched_leaves) {
+            done(s, s->batched_leaves[--s->n_batched_leaves]);
             work--;
             continue;
         }
         const int members = t->schedule->n.members;
         dn_signature *g = next_signature(s);
         if (!g) return 0;
-        if (take_group(s, g)) return DN_ERROR_MEMORY;
+        if (s->as_dynet ? take_whole_list(s, g) : take_group(s, g)) return DN_ERROR_MEMORY;
         work -= 1 + t->schedule->n.members - members;
     }
     return 1;
@@ -294,7 +320,8 @@ static int append_part(dn_agenda *s) {
                    ? dn__no_memory(t)
                    : 1;
     case 3:
-        if (rank_signatures(s) || (s->as_dynet && dn__dynet_note(s))) return dn__no_memory(t);
+        if (rank_signatures(s) || (s->as_dynet && (dn__dynet_note(s) || dn__dynet_leaves(s))))
+            return dn__no_memory(t);
         begin_order(s);
         return 1;
     default: return extend_order(s);

@@ -19,10 +19,7 @@ int dn__count_edges(dn_agenda *s) {
         for (int k = 0; k < node->n_args; k++) {
             const int x = t->args[node->args + k] - s->first;
             if (x < 0) continue;
-            if (s->sign[x] == DN_LEAF_NODE) {
-                if (s->as_dynet && !depth) depth = 1; /* there leaves count */
-                continue;
-            }
+            if (s->sign[x] == DN_LEAF_NODE && !s->as_dynet) continue; /* there leaves count */
             s->user_at[x + 1]++;
             waits++;
             if (s->depth[x] >= depth) depth = s->depth[x] + 1;
@@ -101,7 +98,6 @@ static uint64_t hash_signature(const dn_agenda *s, int i, int apart) {
     const dn_tape *t = s->t;
     const dn_node *node = &t->nodes[s->first + i];
     const int flags = node->op->flags, ints = dn__node_ints(node);
-    if (flags & DN_RANDOM && t->workspace.rng.generator && !dn__dynet_batches(node->op)) return 0;
     if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF) || node->not_batchable ||
         !dn__elements(&node->dim))
         return 0;
@@ -182,6 +178,7 @@ static int signature_of(dn_agenda *s, int i, uint64_t h, int apart, int32_t *tab
 }
 
 int dn__find_signatures(dn_agenda *s, int by_depth) {
+    const dn_tape *t = s->t;
     size_t slots = 64;
     while (slots < 2 * (size_t)(s->n - s->leaves)) slots *= 2;
     int32_t *table = dn__plan_zeroed(s->t, slots, sizeof *table); /* signature + 1 */
@@ -197,9 +194,14 @@ int dn__find_signatures(dn_agenda *s, int by_depth) {
         const int apart = (by_depth ? 2 * s->depth[i] : 0) + (s->beside && s->beside[i]);
         dn_signature *g = at < n ? &s->signatures[seen[at]] : NULL;
         if (!g || g->apart != apart || !alike(s, g->node - s->first, i)) {
-            const uint64_t h = hash_signature(s, i, apart);
+            uint64_t h = hash_signature(s, i, apart);
+            int own = apart;
+            if (s->as_dynet) { /* which has a list for what is computed by itself here */
+                if (!dn__dynet_batches(t, &t->nodes[s->first + i])) continue;
+                if (!h) h = dn__mix(1, (uint64_t)i) | 1, own = -1 - i;
+            }
             if (!h) continue;
-            g = &s->signatures[signature_of(s, i, h, apart, table, slots)];
+            g = &s->signatures[signature_of(s, i, h, own, table, slots)];
             at = g->last;
         }
         at++;

@@ -237,6 +237,7 @@ class RecurrentBuilder(Owner):
             step is None
             or step.update is not update
             or step.floats != self._floats()
+            or self._composes()
             or (switch.used and step.drops is not self.training)
         ):
             step = self._new_step(bool(update))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .._ffi import OPS
+from .. import _random
+from .._ffi import OPS, lib
+from ..expression import Expression
+from ..graph import cg
+from ..ops import affine_transform, cmult, logistic, tanh
 from ..params.parameters import Parameters
 from .builder import RecurrentBuilder, TwoRates
 
@@ -104,3 +108,30 @@ class GRUBuilder(RecurrentBuilder):
             ValueError: a rate outside of [0, 1].
         """
         super().set_dropout(f)
+
+    def _composes(self) -> bool:
+        """In DyNet's order, with autobatching, where the draws of a step come between the
+        operations of others."""
+        in_order = _random.dynet_order() and self._fresh_rate() > 0
+        return in_order and lib.dn_graph_strategy(cg().number) != lib.DN_AUTOBATCH_OFF
+
+    def _cell(
+        self,
+        weights: list[Expression],
+        masks: tuple[Expression | None, ...],
+        x: Expression,
+        h: Expression | None,
+        c: Expression | None,
+    ) -> tuple[Expression, None]:
+        """A step by DyNet's operations, in its order."""
+        Wzx, Wzh, bz, Wrx, Wrh, br, Whx, Whh, bh = weights
+
+        def products(b: Expression, W: Expression, of_h: list[Expression]) -> Expression:
+            return affine_transform([b, W, x, *of_h])
+
+        z = logistic(products(bz, Wzx, [] if h is None else [Wzh, h]))
+        keep = 1 - z
+        r = logistic(products(br, Wrx, [] if h is None else [Wrh, h]))
+        candidate = tanh(products(bh, Whx, [] if h is None else [Whh, cmult(r, h)]))
+        new = cmult(z, candidate)
+        return (new if h is None else cmult(keep, h) + new), None

@@ -86,6 +86,11 @@ class Step(NamedTuple):
         """The rate of what is drawn anew at each step."""
         return self.builder._fresh_rate() if self.drops else 0.0
 
+    def _dropped(self, h: Expression) -> Expression:
+        """With the dropout that is drawn anew at each step."""
+        rate = self._fresh_rate()
+        return dropout(h, rate) if rate else h
+
     def masks(self, state: RNNState, xs: Inputs) -> list[LayerMasks]:
         """The masks of each layer. The first input decides whether there are any.
 
@@ -193,14 +198,10 @@ class NodeStep(Step):
             xs = xs.replaced(expressions_from(made[-1], xs.steps), LIST)
         return made
 
-    def _output(self, h: Expression) -> Expression:
-        rate = self._fresh_rate()
-        return dropout(h, rate) if rate else h
-
     def _state(
         self, before: RNNState, h: Vectors, c: Vectors | None = None, t: int = 0, n: int = 0
     ) -> RNNState:
-        output = self._output(h[-1]) if h else None
+        output = self._dropped(h[-1]) if h else None
         return RNNState(self, before._masks, before, h, c, output, t, n)
 
     @_whole
@@ -232,7 +233,7 @@ class NodeStep(Step):
         if self.last is not None:
             return [s.output() for s in self.states(state, xs)]  # type: ignore[misc]
         first = self._layers(state, xs, xs.steps)[-1]
-        return [self._output(h) for h in expressions_from(first, xs.steps)]
+        return [self._dropped(h) for h in expressions_from(first, xs.steps)]
 
     @_whole
     def joined(self, state: RNNState, xs: Inputs) -> tuple[Expression, RNNState]:
@@ -247,7 +248,7 @@ class NodeStep(Step):
             ends.append([xs.last(owner, size, block) for block in range(1 + self.has_cells)])
         h = tuple(end[0] for end in ends)
         c = tuple(end[1] for end in ends) if self.has_cells else None
-        return self._output(xs.inputs[0]), self._state(state, h, c)
+        return self._dropped(xs.inputs[0]), self._state(state, h, c)
 
 
 class CellStep(Step):
@@ -265,12 +266,13 @@ class CellStep(Step):
         hs, cs = [], []
         for layer, masks in enumerate(self.masks(state, Inputs([x], 1))):
             before = h0[layer] if h0 else None, c0[layer] if c0 else None
-            masks = masks or (None,) * len(self.rates)
+            masks, x = masks or (None,) * len(self.rates), self._dropped(x)
             x, c = self.builder._cell(self.weights[layer], masks, x, *before)
             hs.append(x)
             cs.append(c)
         c = tuple(cs) if self.has_cells else None
-        return self.made(RNNState(self, state._masks, state, tuple(hs), c))
+        output = self._dropped(x) if hs and self._fresh_rate() else None
+        return self.made(RNNState(self, state._masks, state, tuple(hs), c, output))
 
     @_whole
     def states(self, state: RNNState, xs: Inputs) -> list[RNNState]:

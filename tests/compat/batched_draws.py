@@ -94,6 +94,37 @@ def tagger(m):
     return losses
 
 
+def gru(m, layers=2):
+    E, V, rnn = m.add_lookup_parameters((7, 4)), m.add_parameters((3, 5)), dy.GRUBuilder(layers, 4, 5, m)
+
+    def losses():
+        rnn.set_dropout(0.3)
+        for words in SENTENCES:
+            s = rnn.initial_state()
+            for w in words:
+                s = s.add_input(E[w])
+                yield dy.pickneglogsoftmax(V * s.output(), w % 3)
+            for h in s.h():
+                yield dy.squared_norm(h)
+
+    return losses
+
+
+def gru_tagger(m):
+    E, V = m.add_lookup_parameters((7, 4)), m.add_parameters((3, 6))
+    rnn = dy.BiRNNBuilder(1, 4, 6, m, dy.GRUBuilder)
+
+    def losses():
+        for builders in rnn.builder_layers:
+            for builder in builders:
+                builder.set_dropout(0.2)
+        for words in SENTENCES:
+            for w, h in zip(words, rnn.transduce([E[w] for w in words])):
+                yield dy.pickneglogsoftmax(V * h, w % 3)
+
+    return losses
+
+
 def trees(m):
     E, W, V = m.add_lookup_parameters((7, 4)), m.add_parameters((4, 8)), m.add_parameters((3, 4))
 
@@ -173,8 +204,55 @@ def incremental(m):
     return losses
 
 
+def branches(m):
+    A, B, V = m.add_parameters((3, 4)), m.add_parameters((5, 4)), m.add_parameters((2, 8))
+
+    def losses():
+        for k in range(3):
+            x = dy.inputVector([k, 1, 2, 3])
+            both = [dy.dropout(dy.tanh(W * dy.dropout(x, 0.3)), 0.3) for W in (A, B)]
+            yield dy.pickneglogsoftmax(V * dy.concatenate(both), k % 2)
+
+    return losses
+
+
+def leaves(m):
+    E, F, W = m.add_lookup_parameters((4, 3)), m.add_lookup_parameters((4, 3)), m.add_parameters((2, 3))
+
+    def losses():
+        for k in range(3):
+            xs = [E[k], dy.inputVector([k, 1, 2]), F[k], dy.ones(3), E[k + 1], dy.inputTensor([1, k, -1])]
+            x = dy.concatenate([dy.dropout(x, 0.4) for x in (*xs, xs[0], dy.scalarInput(k + 1))])
+            yield dy.squared_norm(dy.dropout(W, 0.4) * x[4:7]) + dy.squared_norm(x)
+
+    return losses
+
+
+def by_themselves(m):
+    """What DyNet computes at once, since it batches none of it, and the functions that it batches."""
+    E, W, b = m.add_lookup_parameters((4, 4)), m.add_parameters((4, 4)), m.add_parameters(4)
+    functions = [
+        lambda y: dy.cumsum(y), lambda y: dy.log_softmax(y), lambda y: dy.cdiv(y, y + 2), lambda y: dy.pow(y + 2, dy.scalarInput(2)),
+        lambda y: dy.average([y, y]), lambda y: dy.logsumexp([y, y]), lambda y: dy.bmax(y, b), lambda y: dy.bmin(y, b),
+        lambda y: y[0:2], lambda y: dy.pick(y, 1), lambda y: dy.dot_product(y, b), lambda y: dy.l1_distance(y, b), lambda y: dy.huber_distance(y, b),
+        lambda y: dy.squared_norm(y), lambda y: dy.l2_norm(y), lambda y: dy.sum_elems(y), lambda y: dy.mean_elems(y), lambda y: dy.std_elems(y),
+        lambda y: dy.sum_dim(y, [0]), lambda y: dy.max_dim(y), lambda y: dy.logsumexp_dim(y, 0), lambda y: dy.hinge(y, 1),
+        lambda y: dy.binary_log_loss(dy.logistic(y), dy.logistic(b)), lambda y: dy.select_rows(y, [1]), lambda y: dy.circ_conv(y, b), lambda y: y + dy.pick(y, 0),
+        lambda y: dy.exp(y), lambda y: W * y, lambda y: dy.affine_transform([b, W, y]), lambda y: y + b, lambda y: dy.cmult(y, y), lambda y: y * 0.5, lambda y: -y,
+        lambda y: dy.softmax(y), lambda y: dy.squared_distance(y, b), lambda y: dy.pickneglogsoftmax(y, 2), lambda y: dy.concatenate([y, y]),
+    ]  # fmt: skip
+
+    def losses():
+        for k, function in enumerate(functions):
+            y, z = (dy.tanh(dy.tanh(E[(k + j) % 4])) for j in range(2))
+            yield (dy.squared_norm(dy.dropout(E[k % 4], 0.3)) + dy.squared_norm(dy.dropout(z, 0.3))) * 0.05
+            yield dy.squared_norm(dy.noise(function(y), 0.5)) * 0.05
+
+    return losses
+
+
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, branches, leaves, by_themselves):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
