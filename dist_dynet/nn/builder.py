@@ -13,7 +13,7 @@ from .. import _random
 from .._ffi import ffi, lib
 from .._integers import count
 from ..expression import Expression, expression, resolved
-from ..graph import this_graph
+from ..graph import cg, this_graph
 from ..ops import inputTensor
 from ..params.collection import ParameterCollection
 from ..params.modes import switch
@@ -85,6 +85,14 @@ class RecurrentBuilder(Owner):
     def _composes(self) -> bool:
         """Whether a step is composed by `_cell`, where it is not the operation `_op`."""
         return not hasattr(self, "_op")
+
+    def _draws_in_order(self) -> bool:
+        """Whether steps draw, in DyNet's order and with autobatching: then they are composed of
+        DyNet's operations, since the draws of others may come between these."""
+        in_order = _random.dynet_order() and self._drops()
+        if not in_order or not (self._fresh_rate() or any(self._rates())):
+            return False
+        return bool(lib.dn_graph_strategy(cg().number) != lib.DN_AUTOBATCH_OFF)
 
     def _new_step(self, update: bool) -> Step:
         handles = [

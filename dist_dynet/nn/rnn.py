@@ -12,7 +12,17 @@ import numpy as np
 
 from .._ffi import OPS
 from ..expression import Expression
-from ..ops import cmult, inputVector, layer_norm, tanh, vanilla_lstm_c, zeros
+from ..ops import (
+    affine_transform,
+    cmult,
+    inputVector,
+    layer_norm,
+    logistic,
+    pick_range,
+    tanh,
+    vanilla_lstm_c,
+    zeros,
+)
 from ..ops.lstm import lstm_gates
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
@@ -103,12 +113,14 @@ class VanillaLSTMBuilder(TwoRates):
         return [layer[:3] for layer in super().get_parameter_expressions()]
 
     def _composes(self) -> bool:
-        return self.ln_lstm
+        return self.ln_lstm or self._draws_in_order()
 
     def _floats(self) -> tuple[float, ...]:
         return (self.forget_bias,)
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:
+        if not self.ln_lstm:
+            return parameters
         bias = np.zeros(4 * self.hidden_dim)
         # lstm_gates() adds the 1
         bias[self.hidden_dim : 2 * self.hidden_dim] = self.forget_bias - 1
@@ -123,9 +135,18 @@ class VanillaLSTMBuilder(TwoRates):
         h: Expression | None,
         c: Expression | None,
     ) -> tuple[Expression, Expression]:
-        """A step of the layer-normalised LSTM."""
-        Wx, Wh, b, gain_h, shift_h, gain_x, shift_x, gain_c, shift_c = weights
+        """A step of the layer-normalised LSTM, or by DyNet's operations, in its order."""
         size = self.hidden_dim
+        if not self.ln_lstm:
+            Wx, Wh, b = weights[:3]
+            x = masked(x, masks[0])
+            of_h = [] if h is None else [Wh, masked(h, masks[1])]
+            sums = affine_transform([b, Wx, x, *of_h])
+            i, f, o, g = (pick_range(sums, k * size, (k + 1) * size) for k in range(4))
+            i, f, o, g = logistic(i), logistic(f + self.forget_bias), logistic(o), tanh(g)
+            new = cmult(i, g) if c is None else cmult(f, c) + cmult(i, g)
+            return cmult(o, tanh(new)), new
+        Wx, Wh, b, gain_h, shift_h, gain_x, shift_x, gain_c, shift_c = weights
         before = layer_norm(Wx * masked(x, masks[0]), gain_x, shift_x) + b
         if h is not None:
             before = before + layer_norm(Wh * masked(h, masks[1]), gain_h, shift_h)

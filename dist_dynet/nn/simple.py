@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .. import _random
-from .._ffi import OPS, lib
+from .._ffi import OPS
 from ..expression import Expression
-from ..graph import cg
 from ..ops import affine_transform, cmult, logistic, tanh
 from ..params.parameters import Parameters
 from .builder import RecurrentBuilder, TwoRates
+from .state import masked
 
 
 class SimpleRNNBuilder(TwoRates):
@@ -56,6 +55,23 @@ class SimpleRNNBuilder(TwoRates):
         (0.25, 0.5)
         """
         super().set_dropouts(d, d_h)
+
+    def _composes(self) -> bool:
+        return self._draws_in_order()
+
+    def _cell(
+        self,
+        weights: list[Expression],
+        masks: tuple[Expression | None, ...],
+        x: Expression,
+        h: Expression | None,
+        c: Expression | None,
+    ) -> tuple[Expression, None]:
+        """A step by DyNet's operations, in its order."""
+        Wx, Wh, b = weights
+        x = masked(x, masks[0])
+        of_h = [] if h is None else [Wh, masked(h, masks[1])]
+        return tanh(affine_transform([b, Wx, x, *of_h])), None
 
 
 class GRUBuilder(RecurrentBuilder):
@@ -110,10 +126,7 @@ class GRUBuilder(RecurrentBuilder):
         super().set_dropout(f)
 
     def _composes(self) -> bool:
-        """In DyNet's order, with autobatching, where the draws of a step come between the
-        operations of others."""
-        in_order = _random.dynet_order() and self._fresh_rate() > 0
-        return in_order and lib.dn_graph_strategy(cg().number) != lib.DN_AUTOBATCH_OFF
+        return self._draws_in_order()
 
     def _cell(
         self,

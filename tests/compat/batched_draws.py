@@ -204,6 +204,25 @@ def incremental(m):
     return losses
 
 
+def decoder(m):
+    E, V = m.add_lookup_parameters((7, 4)), m.add_parameters((7, 5))
+    W, U, v = m.add_parameters((5, 5)), m.add_parameters((5, 5)), m.add_parameters((1, 5))
+    encoder, rnn = dy.SimpleRNNBuilder(1, 4, 5, m), dy.VanillaLSTMBuilder(2, 9, 5, m)
+
+    def losses():
+        encoder.set_dropout(0.2)
+        rnn.set_dropouts(0.2, 0.3)
+        for words in SENTENCES:
+            H = dy.concatenate_cols(encoder.initial_state().transduce([E[w] for w in words]))
+            s = rnn.initial_state().add_input(dy.concatenate([dy.zeros(5), E[0]]))
+            for w in words:
+                scores = dy.transpose(v * dy.tanh(dy.colwise_add(W * H, U * s.output())))
+                s = s.add_input(dy.concatenate([dy.dropout(H * dy.softmax(scores), 0.3), E[w]]))
+                yield dy.pickneglogsoftmax(V * dy.dropout(s.output(), 0.3), w)
+
+    return losses
+
+
 def branches(m):
     A, B, V = m.add_parameters((3, 4)), m.add_parameters((5, 4)), m.add_parameters((2, 8))
 
@@ -252,7 +271,7 @@ def by_themselves(m):
 
 
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, branches, leaves, by_themselves):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, by_themselves):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
