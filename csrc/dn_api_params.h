@@ -329,8 +329,15 @@ typedef struct dn_rank_message {
     double settings[7];      /* of the trainer: Settings of trainers/state.py */
     int64_t flags;           /* Flag of parallel/message.py */
 } dn_rank_message;
+/* what a message says of a parameter: a sum of these, and DN_PRECISION_IS times its precision */
+enum dn_param_state {
+    DN_IS_FROZEN = 1,
+    DN_IS_EXCLUDED = 2, /* from the trainer's decay */
+    DN_IS_WRITTEN = 4,  /* by this process alone, since ranks have compared it */
+    DN_PRECISION_IS = 8
+};
 typedef struct dn_rank_message_layout { /* in bytes, where the arrays begin */
-    int64_t frozen;                     /* a byte per parameter: whether it is frozen */
+    int64_t states;                     /* a byte per parameter: a dn_param_state */
     /* a byte per table: whether weight decay is multiplied into its rows */
     int64_t settled, end_alike;
     int64_t rows;         /* an int32_t per table: how many rows have a gradient */
@@ -340,8 +347,13 @@ typedef struct dn_rank_message_layout { /* in bytes, where the arrays begin */
 typedef struct dn_members {
     int n_dense, n_tables;
     dn_param *const *params;
+    const dn_trainer *trainer; /* NULL: none */
+    /* dn_store_alone and dn_trainer_resets as of which ranks have compared values and moments */
+    int64_t alone, resets;
 } dn_members;
 dn_rank_message_layout dn_rank_message_layout_of(int n_dense, int n_tables);
+/* Sets DN_RANK_WRITTEN among the flags where a parameter is written, or the trainer was reset. */
+enum { DN_RANK_WRITTEN = 2048 };
 void dn_rank_message_write(const dn_rank_message *, const dn_members *, void *out);
 
 /* The cached plan of the steady state: how the ranks of one host add up gradients. All pointers are

@@ -113,7 +113,7 @@ def test_a_summary_has_what_all_ranks_have_together():
         ("structure", 4),
         ("step", 7),
         ("settings", 0.5),
-        ("frozen", True),
+        ("states", 1),
         ("settled", False),
         ("flags", Flag.ENDED),
         ("flags", Flag.UNKNOWN),

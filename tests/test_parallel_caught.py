@@ -15,8 +15,12 @@ CAUGHT = (
     "frozen_table",
     "frozen_without_gradient",
     "gradients_that_are_not_finite",
+    "decay",
+    "moments",
     "parameters",
+    "precision",
     "settings",
+    "values",
     "interrupted_after_the_exchange",
 )
 

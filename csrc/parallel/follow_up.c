@@ -16,7 +16,12 @@ static int go_on(dn_shm_comm *comm, dn_shm_comm_plan *plan, dn_follow_up *u, dou
         if (outcome == DN_SHM_COMM_DONE) dn_meter_switch(DN_UPDATE);
         return outcome;
     }
-    case DN_FOLLOW_UP_UPDATE: return dn_trainer_update(u->trainer);
+    case DN_FOLLOW_UP_UPDATE: {
+        dn_trainer_together(u->trainer, 1);
+        const int outcome = dn_trainer_update(u->trainer);
+        dn_trainer_together(u->trainer, 0);
+        return outcome;
+    }
     default: return u->window ? dn_shm_comm_close(u->window, u->store, seconds) : DN_SHM_COMM_DONE;
     }
 }

@@ -40,8 +40,8 @@ struct dn_shm_comm {
 /* ---- messages ------------------------------------------------------------------------- */
 
 dn_rank_message_layout dn_rank_message_layout_of(int n_dense, int n_tables) {
-    dn_rank_message_layout l = {.frozen = sizeof(dn_rank_message)};
-    l.settled = l.frozen + n_dense + n_tables;
+    dn_rank_message_layout l = {.states = sizeof(dn_rank_message)};
+    l.settled = l.states + n_dense + n_tables;
     l.end_alike = l.settled + n_tables;
     l.rows = (l.end_alike + (int64_t)sizeof(int32_t) - 1) / (int64_t)sizeof(int32_t) *
              (int64_t)sizeof(int32_t);
@@ -56,8 +56,12 @@ void dn_rank_message_write(const dn_rank_message *message, const dn_members *of,
     int32_t *rows = (int32_t *)(bytes + l.rows);
     memcpy(bytes, message, sizeof *message);
     dn_meter_read((dn_reading *)(bytes + offsetof(dn_rank_message, meter)));
-    for (int k = 0; k < of->n_dense + of->n_tables; k++)
-        bytes[l.frozen + k] = !of->params[k]->updated;
+    int written = dn__was_reset(of);
+    for (int k = 0; k < of->n_dense + of->n_tables; k++) {
+        bytes[l.states + k] = (uint8_t)dn__param_state(of, of->params[k]);
+        written |= bytes[l.states + k] & DN_IS_WRITTEN;
+    }
+    if (written) ((dn_rank_message *)bytes)->flags |= DN_RANK_WRITTEN;
     for (int k = 0; k < of->n_tables; k++) {
         const dn_param *table = of->params[of->n_dense + k];
         bytes[l.settled + k] = table->factor == 1;
@@ -275,6 +279,7 @@ static int is_as_planned(const dn_shm_comm *comm, dn_shm_comm_plan *plan,
                          const dn_rank_message_layout *l) {
     const size_t from = offsetof(dn_rank_message, structure), bytes = (size_t)l->end_alike - from;
     const uint8_t *mine = message_of(comm, comm->rank, comm->sent);
+    if (((const dn_rank_message *)mine)->flags & DN_RANK_WRITTEN) return 0; /* alike, or not */
     for (int r = 0; r < comm->ranks; r++) {
         const uint8_t *theirs = message_of(comm, r, comm->sent);
         if (memcmp(theirs + from, mine + from, bytes)) return 0;

@@ -250,8 +250,19 @@ void dn__param_note_change(dn_param *p) {
     __atomic_store_n(&p->changed_at, next_version(p), __ATOMIC_RELAXED);
 }
 
+void dn__param_note_alone(dn_param *p) {
+    const int64_t alone = __atomic_add_fetch(&p->store->alone, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&p->alone_at, alone, __ATOMIC_RELAXED);
+}
+
+static void note_write(dn_param *p) {
+    dn__param_note_change(p);
+    dn__param_note_alone(p);
+}
+
 /* the same of one row */
-static void note_row_change(dn_param *p, int64_t row) {
+static void note_row_write(dn_param *p, int64_t row) {
+    dn__param_note_alone(p);
     if (!p->rows_changed_at) {
         int64_t *new = calloc((size_t)p->rows, sizeof *new);
         if (!new) return dn__param_note_change(p);
@@ -290,8 +301,8 @@ int dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *in, doub
     if (n < dn_param_size(p)) dn__param_materialise(p);
     if (n) memcpy(storage(p) + from, in, (size_t)n * sizeof *in);
     if (p->rows && n == dn_param_size(p)) p->factor = factor;
-    if (p->rows && n == p->row_size && from % n == 0) note_row_change(p, from / n);
-    else dn__param_note_change(p);
+    if (p->rows && n == p->row_size && from % n == 0) note_row_write(p, from / n);
+    else note_write(p);
     written(p->store);
     return 0;
 }
@@ -301,7 +312,7 @@ int dn_param_blend(dn_param *p, double a, const dn_real *x) {
     if (error) return error;
     dn__param_materialise(p);
     dn__blend((size_t)dn_param_size(p), (dn_real)a, x, storage(p));
-    dn__param_note_change(p);
+    note_write(p);
     written(p->store);
     return 0;
 }
@@ -336,7 +347,7 @@ int dn_fast_row_set(int64_t a, int64_t row, int64_t n, const double *data) {
     dn__param_materialise(p);
     dn_real *to = p->table + row * n;
     for (int64_t i = 0; i < n; i++) to[i] = (dn_real)data[i];
-    note_row_change(p, row);
+    note_row_write(p, row);
     written(p->store);
     return 0;
 }
@@ -386,7 +397,7 @@ dn_real *dn_chunk_gradients(dn_store *r, int chunk) {
 void dn_store_as_dynet(dn_store *r, int on) { r->as_dynet = on; }
 
 void dn_params_changed(dn_store *r, int n, dn_param *const *params) {
-    for (int i = 0; i < n; i++) dn__param_note_change(params[i]);
+    for (int i = 0; i < n; i++) note_write(params[i]);
     __atomic_add_fetch(&r->version, 1, __ATOMIC_RELEASE);
     __atomic_add_fetch(&r->writes, 2, __ATOMIC_RELEASE);
 }

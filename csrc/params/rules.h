@@ -38,6 +38,8 @@ struct dn_trainer {
     dn_real *(*table_moments)[DN_MOST_MOMENTS]; /* by parameter id */
     int n_params;
     int64_t sharing; /* the store's when moments were shared */
+    int together;    /* the present update is one of several processes */
+    int64_t resets;  /* how often moments were cleared, or counts set */
 };
 
 /* NULL: there is none of this number. */

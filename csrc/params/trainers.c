@@ -68,7 +68,6 @@ void dn_trainer_set(dn_trainer *t, const dn_settings *set) { t->set = *set; }
 int64_t dn_trainer_updates(dn_trainer *t) { return t->updates; }
 int64_t dn_trainer_clips(dn_trainer *t) { return t->clips; }
 double dn_trainer_last_norm(dn_trainer *t) { return t->last_norm; }
-void dn_trainer_set_updates(dn_trainer *t, int64_t updates) { t->updates = updates; }
 
 static void free_of(dn_trainer *t, dn_real *const *moments) {
     for (int k = 0; k < t->rule.moments; k++) {
@@ -99,6 +98,7 @@ void dn_trainer_free(dn_trainer *t) {
 void dn_trainer_restart(dn_trainer *t) {
     DN_HOLD(t->store);
     free_moments(t);
+    t->resets++;
 }
 
 /* Room for one entry per chunk and per parameter; moments themselves are made when they are first
@@ -339,7 +339,10 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
     }
     update_range(t, s, &r);
     for (int i = 0; i < n; i++) {
-        if (takes_part(t, params[i])) dn__param_note_change(params[i]);
+        if (takes_part(t, params[i])) {
+            dn__param_note_change(params[i]);
+            if (!t->together) dn__param_note_alone(params[i]);
+        }
         if (params[i]->updated || !t->store->as_dynet) dn__param_clear(params[i]);
     }
     __atomic_add_fetch(&t->store->version, 1, __ATOMIC_RELAXED);

@@ -24,7 +24,8 @@ from ..trainers.hooks import Hooks
 from ._world import World, format_ranks
 from .batches import Batch
 from .gradients import FlatLayout, Node, add_up, put_back, take_out
-from .negotiation import Step
+from .message import Flag
+from .negotiation import Negotiation, Step
 from .structure import Structure
 
 _NO_BATCH = Step()
@@ -73,6 +74,38 @@ def odd_pass(batch: Batch[Any], here: World, named: bool, counts: bool) -> Pass:
     return Pass(batch, batch.n, batch.n if here.size == 1 else None, named, problem)
 
 
+def share(
+    this: Pass, negotiation: Negotiation | None, flags: int, is_last: bool, joins: bool = False
+) -> tuple[float, str]:
+    """What the gradients of a pass are multiplied by, n_r / sum of n_r; and why that, or what was
+    taken for the sums of earlier passes, is not known.
+
+    Waits for the others where the sum is not known, and before an exchange.
+
+    Args:
+        this: the pass.
+        negotiation: with the other ranks; None: there are none.
+        flags: of the pass.
+        is_last: an exchange follows.
+        joins: it is inside of Join.
+    """
+    total, problem = this.total, this.problem
+    if negotiation is None:
+        if not this.named:
+            return 1.0, problem
+    elif joins or total is None:
+        asked = negotiation.gather_weights(this.n, flags | Flag.JOIN * joins, problem)
+        total = asked[0]
+        if total is None and not problem:
+            problem = "another rank does not know which batch its gradients come from."
+    else:
+        negotiation.tell_weight(this.n, total, flags, problem)
+    if negotiation is not None and is_last:
+        of_earlier = negotiation.weights_problem()
+        problem = problem or of_earlier
+    return (this.n / total if total else 0.0), problem
+
+
 class Accumulation:
     """The passes since the last update of a trainer."""
 
@@ -82,6 +115,7 @@ class Accumulation:
         self.passes = 0  # calls of update() since the last exchange
         self.in_place = 0  # of these, whose gradients lie where they were made
         self.silent = False  # inside of no_sync()
+        self.begun = False  # there are passes, alike on all ranks, also where an update was refused
         self._doubt = ""
 
     @property

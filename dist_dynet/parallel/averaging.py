@@ -9,19 +9,23 @@ business.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from .._ffi import DTYPE
 from ..params.parameters import AnyParameter, LookupParameters
-from ..trainers import MovingAverage, Trainer
+from ..trainers import CyclicalSGDTrainer, MovingAverage, Trainer
 from ..trainers.hooks import Hooks
+from ..trainers.state import Settings
 from ._world import World, format_ranks, hash_of
+from .accumulation import odd_pass
 from .anchor import Anchor, Difference, Mark
+from .batches import Batch, checked_weight
 from .collectives import all_reduce, gather
 from .negotiation import Step
 from .structure import Structure
+from .sync import Sync
 
 Moments = Literal["local", "average", "reset"]
 
@@ -31,7 +35,8 @@ _MESSAGE = np.dtype(
         ("said", np.int64),  # hashes of what must be alike,
         ("marks", np.int64),  # and of what was written; 0: nothing
         ("waits", np.int64),  # whether gradients wait,
-        ("new", np.int64),  # and parameters were added
+        ("new", np.int64),  # parameters were added,
+        ("doubt", np.int64),  # and it is not known which batches were used
     ]
 )
 
@@ -56,35 +61,81 @@ class Batches(NamedTuple):
         return f"{few}{order} since the last average, the last {Step(self.last).words()}"
 
 
-def compare(
-    here: World,
-    anchor: Anchor,
-    n: float,
-    said: Sequence[str],
-    waits: bool,
-    is_first: bool,
-    structure: Structure,
-) -> bool:
+class Now(NamedTuple):
+    """What a rank tells the others before an average."""
+
+    n: float  # how many examples it has used since the last average
+    said: Sequence[str]  # what must be alike, each as a message shows it
+    waits: bool  # gradients wait to be applied
+    is_first: bool  # it has not called update() since the last average
+    doubt: str  # why it is not known which batches it has used
+
+
+def used(weight: Batch[Any] | float | None, sync: Sync) -> tuple[Batch[Any] | None, float, str]:
+    """The batch that gradients come from, how much they count, and why that is not known.
+
+    Raises:
+        RuntimeError: it is a micro-batch, or shard() has given examples to other ranks.
+        ValueError: the weight is negative, infinite or NaN.
+        TypeError: it is neither a number nor a batch of shard().
+    """
+    here = sync.here
+    batch, doubt = sync.sources.find(weight is not None)
+    batch = weight if isinstance(weight, Batch) else batch
+    if batch is not None and batch.part is not None:
+        raise RuntimeError(
+            "update: LocalSGD takes no micro-batches, of shard(..., micro_batches=G); got one."
+            " Leave it out."
+        )
+    if weight is not None and not isinstance(weight, Batch):
+        return None, checked_weight(weight, "update: the weight"), ""
+    if batch is None:
+        return None, 1.0, doubt if here.size > 1 else ""
+    if here.size > 1 and (batch.problem or batch.ranks is not here.members):
+        doubt = odd_pass(batch, here, weight is not None, True).problem
+    return batch, float(batch.n), doubt if here.size > 1 else ""
+
+
+def said_of(trainer: Trainer) -> list[str]:
+    """What must be alike of the wrapped trainer, in words."""
+    settings, said = Settings.of(trainer), [Hooks(trainer).constants]
+    for k, name in enumerate(Settings._fields):
+        # the rate of this one depends on each rank's own updates
+        if name != "learning_rate" or not isinstance(trainer, CyclicalSGDTrainer):
+            said.append(settings.words(np.arange(len(settings)) == k))
+    return said
+
+
+def numbers_of(trainer: Trainer) -> tuple[float, ...]:
+    """What the program has set of a trainer, and a hash of its constants. The rate of one that
+    follows its own updates differs between ranks."""
+    settings = Settings.of(trainer)
+    if isinstance(trainer, CyclicalSGDTrainer):
+        settings = settings._replace(learning_rate=0.0)
+    return (*settings, float(hash_of(Hooks(trainer).constants)))
+
+
+def compare(here: World, anchor: Anchor, now: Now, structure: Structure) -> bool:
     """Makes sure that all ranks can average: whether any has used examples since the last average.
     If not, parameters are alike on all. Collective.
 
     Args:
         here: the ranks.
         anchor: of this rank's parameters; becomes what the program has written on all alike.
-        n: how many examples this rank has used since the last average.
-        said: what must be alike, each as a message shows it.
-        waits: gradients wait to be applied.
-        is_first: this rank has not called update() since the last average.
+        now: of this rank.
         structure: of the parameters that the ranks have in common.
 
     Raises:
         RuntimeError: on all ranks, naming ranks and what is not alike.
     """
     what = here.collective("average of LocalSGD")
+    n, said, waits, is_first, doubt = now
     with here.whole(what):
         marks = anchor.marks(is_first)
         marked = hash_of(repr(sorted(marks.items()))) if marks else 0
-        mine = np.array([(n, hash_of(repr(said)), marked, waits, len(anchor.new))], _MESSAGE)
+        mine = np.array(
+            [(n, hash_of(repr(said)), marked, waits, len(anchor.new), bool(doubt))], _MESSAGE
+        )
         every = np.empty(here.size, _MESSAGE)
         here.wait([here.comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
         if every["waits"].any():
@@ -93,6 +144,10 @@ def compare(
                 f"{here.name} {what}: gradients wait to be applied on {where}. Call average()"
                 " between update() and the next backward()."
             )
+        if every["doubt"].any():
+            where = format_ranks([here.members[r] for r in np.flatnonzero(every["doubt"]).tolist()])
+            words = doubt or f"on {where} it is not known which batch of shard() was used."
+            raise RuntimeError(f"{here.name} {what}: {words}")
         if (every["said"] != every["said"][0]).any():
             agree(here, said, what)
         if (every["marks"] != every["marks"][0]).any():

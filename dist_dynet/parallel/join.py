@@ -95,7 +95,7 @@ class Join:
         if sync.negotiation is None or not sync.weighted:
             begun = hooks.gathered
             passes.complete(begun if sync.weighted and begun < self._trainer.accumulation else 0)
-            return sync.step(float(passes.in_place > 0), Step(), Flag.ENDED)[1]
+            return sync.step(float(passes.passes > 0), Step(), Flag.ENDED)[1]
         _, of_any, of_all = sync.negotiation.gather_weights(0.0, Flag.JOIN | Flag.ENDED)
         over = bool(of_all & Flag.ENDED)
         if not over:

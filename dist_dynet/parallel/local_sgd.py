@@ -19,17 +19,23 @@ from .._ffi import DTYPE
 from .._hints import OF_TRAINERS, explain
 from .._integers import count
 from ..params.parameters import AnyParameter, LookupParameters
-from ..trainers import (
-    CyclicalSGDTrainer,
-    MomentumSGDTrainer,
-    SimpleSGDTrainer,
-    Trainer,
-)
+from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
 from ..trainers.hooks import Hooks
-from ..trainers.state import Settings
 from .anchor import Anchor, Difference
-from .averaging import AfterAverage, Batches, Moments, agree, compare, refuse_averages, weigh_rows
-from .batches import Batch, checked_weight, update_called
+from .averaging import (
+    AfterAverage,
+    Batches,
+    Moments,
+    Now,
+    agree,
+    compare,
+    numbers_of,
+    refuse_averages,
+    said_of,
+    used,
+    weigh_rows,
+)
+from .batches import Batch, update_called
 from .engines import Compression, Engine
 from .join import Join
 from .metrics import show_in_place
@@ -69,7 +75,8 @@ class LocalSGD(TrainerWrapper):
     between, and inside of join(), it is part of w_r.
 
     At each average the ranks compare data, settings, epoch and steps of their batches since the
-    last one, and the settings of the wrapped trainer; inside of join() only when it begins.
+    last one, and the settings of the wrapped trainer; inside of join() the settings alone, of those
+    ranks whose loops go on.
 
     MovingAverage(this object) follows the averages, in one process as well: those with examples.
     One of the wrapped trainer, whose updates differ from rank to rank, is an error.
@@ -127,6 +134,7 @@ class LocalSGD(TrainerWrapper):
         "_anchor",
         "_batches",
         "_calls",
+        "_doubt",
         "_moments",
         "_n",
         "_outer",
@@ -182,7 +190,9 @@ class LocalSGD(TrainerWrapper):
             comm=comm,
             timeout=timeout,
         )
-        self._position, self._n, self._calls = 0, 0.0, 0
+        if self._outer.sync.negotiation is not None:  # compare() knows what the program has written
+            self._outer.sync.negotiation.trust_values()
+        self._position, self._n, self._calls, self._doubt = 0, 0.0, 0, ""
         self._batches, self._anchor = Batches(), Anchor(m)
         here = self._outer.sync.here
         refuse_averages(trainer, self._rule, here.size)
@@ -229,8 +239,9 @@ class LocalSGD(TrainerWrapper):
         Raises:
             RuntimeError: of the wrapped trainer, on this rank: with several, the gradients are
                 discarded and the call counts, without its examples, so that a program that catches
-                the error stays in step; an average that is due is made before. It accumulates; it
-                is not known which batch the gradients come from: these calls do not count.
+                the error stays in step; an average that is due is made before. It accumulates,
+                or the batch is of micro-batches or of ranks that do not train the model: these
+                calls do not count. As average(), where one is due.
             ValueError: the weight is negative, infinite or NaN.
             TypeError: it is neither a number nor a batch of shard().
         """
@@ -240,21 +251,8 @@ class LocalSGD(TrainerWrapper):
                 "update: LocalSGD takes no part in accumulation; got"
                 f" set_accumulation({self._inner.accumulation}). Set it to 1, and every= higher."
             )
-        batch, problem = self.sync.sources.find(weight is not None)
-        named = weight if isinstance(weight, Batch) else batch
-        if named is not None and named.part is not None:
-            raise RuntimeError(
-                "update: LocalSGD takes no micro-batches, of shard(..., micro_batches=G); got one."
-                " Leave it out."
-            )
-        if isinstance(weight, Batch):
-            batch, n = weight, float(weight.n)
-        elif weight is not None:
-            n = checked_weight(weight, "update: the weight")
-        elif problem and self.sync.here.size > 1:
-            raise RuntimeError(f"{self.sync.here.name} update: {problem}")
-        else:
-            n = 1.0 if batch is None else float(batch.n)
+        batch, n, doubt = used(weight, self.sync)
+        self._doubt = self._doubt or doubt
         if self.sync.here.size > 1:
             self._anchor.look(self._is_first)
         before = self._inner.updates
@@ -292,8 +290,8 @@ class LocalSGD(TrainerWrapper):
 
         Raises:
             RuntimeError: on all ranks, which are as they were: they come from different batches of
-                shard() or have different settings; the program has written different values into
-                parameters; gradients wait to be applied.
+                shard(), or it is not known from which; they have different settings; the program
+                has written different values into parameters; gradients wait to be applied.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -320,7 +318,8 @@ class LocalSGD(TrainerWrapper):
             assert self.sync.negotiation is not None
             structure = self.sync.negotiation.structure
             waits = Hooks(self._inner).waits()
-            if compare(here, anchor, self._n, self._said(), waits, self._is_first, structure):
+            now = Now(self._n, self._said(), waits, self._is_first, self._doubt)
+            if compare(here, anchor, now, structure):
                 self._average()
                 return
             anchor.remember()
@@ -331,7 +330,7 @@ class LocalSGD(TrainerWrapper):
 
     def _begin(self) -> None:
         """Another round of updates, up to the next average."""
-        self._position, self._n, self._batches = 0, 0.0, Batches()
+        self._position, self._n, self._batches, self._doubt = 0, 0.0, Batches(), ""
 
     @property
     def _is_first(self) -> bool:
@@ -341,17 +340,15 @@ class LocalSGD(TrainerWrapper):
 
     def _said(self) -> list[str]:
         """What must be alike on all ranks."""
-        settings = Settings.of(self._inner)
-        said = [self._batches.words(), f"every={self.every}"]
-        for k, name in enumerate(Settings._fields):
-            # the rate of this one depends on each rank's own updates
-            if name != "learning_rate" or not isinstance(self._inner, CyclicalSGDTrainer):
-                said.append(settings.words(np.arange(len(settings)) == k))
-        return said
+        return [self._batches.words(), f"every={self.every}", *said_of(self._inner)]
 
     def _average(self) -> None:
         """The exchange, when it is known that there is one. If it is refused all is as it was."""
-        n, since, m = self._n, (self._position, self._n, self._batches), self.collection
+        n, m, sync = self._n, self.collection, self.sync
+        since = self._position, self._n, self._batches, self._doubt
+        if sync.joins:  # with the ranks that go on
+            sync.refusal, sync.beside = self._doubt, numbers_of(self._inner)
+            sync.may_differ = self._position < self.every  # the loop has ended here
         came, averages = self._anchor.came(), self._rule.updates
         if self._rows == "touched":
             weigh_rows(self.sync.here, m.lookup_parameters_list(), n, came)
@@ -366,9 +363,10 @@ class LocalSGD(TrainerWrapper):
                 for p in came:
                     p.clear_gradient()
                 self._anchor.swap(came)
-                self._position, self._n, self._batches = since
+                self._position, self._n, self._batches, self._doubt = since
             raise
         finally:
+            sync.refusal, sync.beside, sync.may_differ = "", (), False
             self._after.give_back()
 
     @contextmanager

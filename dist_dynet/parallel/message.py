@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import ffi, lib
+from .._ffi import NULL, ffi, lib
 from .structure import Structure
 
 
@@ -21,13 +21,17 @@ class Flag:
     AHEAD = 16  # of that some was complete long before the end of backward
     WEIGHED = 32  # its gradients are as they count in the sum already
     UNKNOWN = 64  # it does not know which batch its gradients come from
-    # after this pass gradients are exchanged; this one and the next are told in passes only
+    # after this pass gradients are exchanged; this one, the next and ASKS are told in passes only
     LAST = 128
     SILENT = 256  # the pass does not count towards an accumulation
     APART = 512  # its values are no longer those of its host
     OTHER = 1024  # it holds other parameters than those that the ranks have agreed on
+    ASKS = 4096  # it waits for the weights of a pass
+    MAY_DIFFER = 8192  # what its gradients belong to is not compared
+    # it has changed values by itself, or a trainer's moments; C says so
+    WRITTEN = lib.DN_RANK_WRITTEN
 
-    UNPLANNED = ENDED | UNKNOWN | OTHER
+    UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN
     """With one of these on any rank, all read the messages of all."""
 
 
@@ -56,19 +60,24 @@ class MessageLayout:
     >>> _ = m.add_parameters(2), m.add_lookup_parameters((3, 1))
     >>> names = MessageLayout(Structure(m)).dtype.names
     >>> names[:5], names[-4:]
-    (('weight', 'meter', 'structure', 'step', 'settings'), ('frozen', 'settled', 'rows', 'filled'))
+    (('weight', 'meter', 'structure', 'step', 'settings'), ('states', 'settled', 'rows', 'filled'))
+
+    Args:
+        structure: the parameters.
+        trainer: dn_trainer * of which the messages are; NULL: of none.
     """
 
-    def __init__(self, structure: Structure) -> None:
+    def __init__(self, structure: Structure, trainer: Any = NULL) -> None:
         self.structure = structure
         dense, tables = len(structure.dense), len(structure.tables)
         # a struct of pointers keeps nothing alive
         self._params = ffi.new("dn_param *[]", structure.handles)
-        self.members = ffi.new("dn_members *", (dense, tables, self._params))  # what C takes
+        self.members = ffi.new("dn_members *", (dense, tables, self._params, trainer))
+        """What C takes."""
         at = lib.dn_rank_message_layout_of(dense, tables)
         fields = {
             **_FIELDS,
-            "frozen": ((np.bool_, (dense + tables,)), at.frozen),
+            "states": ((np.uint8, (dense + tables,)), at.states),
             "settled": ((np.bool_, (tables,)), at.settled),
             "rows": ((np.int32, (tables,)), at.rows),
             "filled": ((np.bool_, (dense,)), at.filled),

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import ffi, lib
-from ..params.collection import ParameterCollection
+from ..trainers import Trainer
+from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
-from ._world import World, format_ranks
+from ._world import World, format_ranks, hash_of
 from .message import Flag, MessageLayout
 from .meters import Meters
+from .pass_weights import PassWeights
 from .structure import Structure
 
 
@@ -55,6 +57,10 @@ class NegotiatedByRank(Negotiated):
     rows: NDArray[np.int32]  # (rank, table): of how many rows the rank has a gradient
 
 
+_NEVER = 2**63 - 1
+"""No count of changes is greater."""
+
+
 class Summary(NamedTuple):
     """What all ranks have told together, where nothing else matters."""
 
@@ -73,6 +79,8 @@ class Step(NamedTuple):
     passes: int = 1
     """How many calls of update() have gathered them."""
     subset: int = 0  # a number of the parameters that are updated; 0: all
+    beside: tuple[float, ...] = ()
+    """Settings of a trainer that ranks use each for itself, and a hash of its constants."""
 
     def words(self) -> str:
         """For an error."""
@@ -90,6 +98,7 @@ class Step(NamedTuple):
             words
             + passes
             + (f", parameters of update_subset {self.subset:x}" if self.subset else "")
+            + (f", settings of the wrapped trainer {[*self.beside]}" if self.beside else "")
         )
 
 
@@ -170,14 +179,15 @@ class MpiTransport:
 
 
 class Negotiation:
-    """Reaches agreement over one collection, update after update."""
+    """Reaches agreement over the collection of one trainer, update after update."""
 
     def __init__(
-        self, here: World, comm: Any, m: ParameterCollection, average: bool, transport: Transport
+        self, here: World, comm: Any, trainer: Trainer, average: bool, transport: Transport
     ) -> None:
         self._here = here
         self._comm = comm
-        self._m = m
+        self._trainer, self._m = trainer, trainer.collection
+        self._trusts = False
         self._average = average
         self._transport = transport
         self._updates, self._which = 0, here.number_trainer()
@@ -186,12 +196,15 @@ class Negotiation:
         self.on_flags: list[Callable[[int], object]] = []
         """Told the flags of all ranks together, at each agreement."""
         self._said: Any = None  # in the last update
+        self._layout: MessageLayout = None  # type: ignore[assignment]
         # of the present collective operation: its name, or kind, update and number
         self._name: str | tuple[str, int, int] = ""
         self._message = ffi.new("dn_rank_message *")
         self._planned = AsPlanned()
         self.meters = Meters(here, comm)
-        self._adopt(Structure(m), here.collective("DistributedTrainer"), ())
+        self._passes = PassWeights(here, comm)
+        self._adopt(Structure(self._m), here.collective("DistributedTrainer"), ())
+        self._mark()
 
     @property
     def structure(self) -> Structure:
@@ -203,7 +216,22 @@ class Negotiation:
         Else all is as it was."""
         structure.check(self._here, self._comm, what)
         structure.broadcast(self._here, self._comm, what, known)
-        self._structure, self._layout = structure, MessageLayout(structure)
+        before = self._layout.members if self._layout else None
+        self._structure = structure
+        self._layout = MessageLayout(structure, Hooks(self._trainer).c)
+        if before is not None:
+            self._layout.members.alone, self._layout.members.resets = before.alone, before.resets
+
+    def _mark(self) -> None:
+        """Values and moments are the same on all ranks now."""
+        members = self._layout.members
+        members.alone = _NEVER if self._trusts else lib.dn_store_alone(self._structure.root.c)
+        members.resets = lib.dn_trainer_resets(Hooks(self._trainer).c)
+
+    def trust_values(self) -> None:
+        """Who calls update() sees to it that parameters are the same on all ranks then."""
+        self._trusts = True
+        self._mark()
 
     def reach(
         self,
@@ -310,6 +338,8 @@ class Negotiation:
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
         of_any = int(np.bitwise_or.reduce(every["flags"]))
+        if of_any & Flag.WRITTEN:
+            self._compare_written(every["states"], what)
         self._notify(of_any)
         total = sum(every["weight"].tolist())  # one after another, as C adds them up
         weights = every["weight"] if average else (every["weight"] > 0).astype(np.float64)
@@ -334,21 +364,34 @@ class Negotiation:
 
     def gather_weights(
         self, weight: float, flags: int, problem: str = ""
-    ) -> tuple[float, int, int]:
-        """The sum of all ranks' weights in one pass of an accumulation, whose flags are set on any
-        rank, and whose on all. Collective.
+    ) -> tuple[float | None, int, int]:
+        """The sum of all ranks' weights in one pass of an accumulation, None where a rank that does
+        not ask cannot know its own; which flags are set on any rank, and which on all. Collective.
 
         Raises:
-            RuntimeError: on all ranks: one does not know which batch its gradients come from.
+            RuntimeError: on all ranks: all ask, and one does not know which batch its gradients
+                come from.
         """
-        self._begin_collective("weights of a pass before update", flags, 1)
-        what = self._named()
-        every = np.empty(self._here.size, [("weight", np.float64), ("flags", np.int64)])
-        mine = np.array([(weight, flags | (Flag.UNKNOWN if problem else 0))], every.dtype)
-        self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
-        self._refuse_unknown(every, problem, what)
+        what = self._begin_pass(flags)
+        every = self._passes.ask(weight, flags | (Flag.UNKNOWN if problem else 0), what)
         of_any, of_all = np.bitwise_or.reduce(every["flags"]), np.bitwise_and.reduce(every["flags"])
-        return sum(every["weight"].tolist()), int(of_any), int(of_all)
+        if of_all & Flag.ASKS:
+            self._refuse_unknown(every, problem, what)
+        total = None if of_any & Flag.UNKNOWN else sum(every["weight"].tolist())
+        return total, int(of_any), int(of_all)
+
+    def tell_weight(self, weight: float, total: float, flags: int, problem: str) -> None:
+        """The same of a rank that knows the sum."""
+        what = self._begin_pass(flags)
+        self._passes.tell(weight, total, flags | (Flag.UNKNOWN if problem else 0), what)
+
+    def weights_problem(self) -> str:
+        """Before an exchange: why sums that this rank has told were others. Collective."""
+        return self._passes.problem()
+
+    def _begin_pass(self, flags: int) -> str:
+        self._begin_collective("weights of a pass before update", flags, 1)
+        return self._named()
 
     def _refuse_unknown(self, every: NDArray[Any], problem: str, what: str) -> None:
         """Where a rank does not know what its gradients belong to, none updates."""
@@ -398,32 +441,61 @@ class Negotiation:
         has rounded, all round."""
         unlike = (going["settings"] != going["settings"][:1]).any(axis=0)
         said = [settings.words(unlike)] if unlike.any() else []
-        known = going[going["flags"] & Flag.UNKNOWN == 0]
+        known = going[going["flags"] & (Flag.UNKNOWN | Flag.MAY_DIFFER) == 0]
         if len(set(known["step"].tolist())) > 1:
             said.append(step.words())
         elif self._average and len(set((known["flags"] & Flag.WEIGHED).tolist())) > 1:
             said.append(f"gradients of earlier passes{'' if flags & Flag.WEIGHED else ', none'}")
         if said:
             self._here.agree(self._comm, None if flags & Flag.ENDED else ", ".join(said), what)
-        self._compare_frozen(every["frozen"], what)
+        self._compare_states(every["states"], what)
         read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
         self._structure.materialise(read)
 
-    def _compare_frozen(self, frozen: NDArray[np.bool_], what: str) -> None:
-        """What one rank leaves as it is, none may update."""
-        unlike = np.flatnonzero((frozen != frozen[0]).any(axis=0))
-        if len(unlike):
-            name, members = (
-                self._structure.parameters[unlike[0]].readable_name(),
-                self._here.members,
+    def _compare_states(self, states: NDArray[np.uint8], what: str) -> None:
+        """What one rank leaves as it is, or treats in another way, none may update."""
+        precision = states // lib.DN_PRECISION_IS
+        for unlike, words, mend in (
+            (states & lib.DN_IS_FROZEN, "frozen", "set_updated()"),
+            (states & lib.DN_IS_EXCLUDED, "excluded from decay", "exclude_from_decay()"),
+            (precision != precision[0], "of another precision", "set_precision()"),
+        ):
+            which = np.flatnonzero((unlike != unlike[0]).any(axis=0))
+            if len(which):
+                name, members = (
+                    self._structure.parameters[which[0]].readable_name(),
+                    self._here.members,
+                )
+                ranks = np.flatnonzero(unlike[:, which[0]]).tolist()
+                where = format_ranks([members[rank] for rank in ranks])
+                raise RuntimeError(
+                    f'{self._here.name} {what}: "{name}" is {words} on {where}, but not on all.'
+                    f" Call {mend} on all ranks alike."
+                )
+
+    def _compare_written(self, states: NDArray[np.uint8], what: str) -> None:
+        """What was changed on some ranks, or on all, by the program must be the same on all.
+        Collective."""
+        written = (states & lib.DN_IS_WRITTEN).any(axis=0)
+        self._structure.compare(self._here, self._comm, what, np.flatnonzero(written).tolist())
+        resets = lib.dn_trainer_resets(Hooks(self._trainer).c) - self._layout.members.resets
+        hashes = np.empty((self._here.size, 2), np.int64)
+        mine = np.array([resets, 0])
+        self._here.wait([self._comm.Iallgather(mine, hashes)], what)
+        if hashes[:, 0].any():
+            mine[1] = hash_of(
+                repr([(name, x.shape, x.tobytes()) for name, x in self._trainer.state().items()])
             )
-            ranks = format_ranks(
-                [members[rank] for rank in np.flatnonzero(frozen[:, unlike[0]]).tolist()]
-            )
-            raise RuntimeError(
-                f'{self._here.name} {what}: "{name}" is frozen on {ranks}, but not on all. Call'
-                " set_updated() on all ranks alike."
-            )
+            self._here.wait([self._comm.Iallgather(mine, hashes)], what)
+            other = np.flatnonzero(hashes[:, 1] != hashes[0, 1])
+            if len(other):
+                raise RuntimeError(
+                    f"{self._here.name} {what}: all ranks must agree; the trainer's state differs"
+                    f" on rank {self._here.members[other[0]]} from that on rank"
+                    f" {self._here.members[0]}, after restart() or load_state(). Call it on all"
+                    " ranks alike."
+                )
+        self._mark()
 
 
 def _counting(weight: float, total: float, average: bool) -> tuple[float, float]:

@@ -6,7 +6,7 @@ It knows names, dims and places in chunks, and nothing of gradients.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,16 +70,10 @@ class Structure:
     ) -> None:
         """Gives every rank rank 0's values, of all parameters but the known ones. Collective."""
         skip = set(known)
+        new = [h for p, h in zip(self.parameters, self.handles, strict=True) if p not in skip]
         self.root.detach()
-        here.wait(
-            [
-                comm.Ibcast(self.root.values(handle), root=0)
-                for p, handle in zip(self.parameters, self.handles, strict=True)
-                if p not in skip
-            ],
-            what,
-        )
-        self.root.changed(self.handles)
+        here.wait([comm.Ibcast(self.root.values(handle), root=0) for handle in new], what)
+        self.root.changed(new)
 
     def materialise(self, chosen: Iterable[bool] | None = None) -> None:
         """Multiplies the weight decay into the rows of these tables, as an update does now and then
@@ -89,20 +83,29 @@ class Structure:
             if wanted:
                 self.root.values(handle)
 
-    def compare(self, here: World, comm: Any, what: str) -> None:
+    def compare(
+        self, here: World, comm: Any, what: str, chosen: Sequence[int] | None = None
+    ) -> None:
         """Makes sure that the values are equal over the ranks, bit for bit, as they are stored.
         Collective.
+
+        Args:
+            here: the ranks.
+            comm: their communicator.
+            what: the name of the collective operation.
+            chosen: places of the parameters that are compared; None: all.
 
         Raises:
             RuntimeError: on all ranks, naming rank and parameter.
         """
-        mine = np.array([lib.dn_param_checksum(handle) for handle in self.handles], np.uint64)
+        places = range(len(self.handles)) if chosen is None else chosen
+        mine = np.array([lib.dn_param_checksum(self.handles[k]) for k in places], np.uint64)
         every = np.empty((here.size, len(mine)), np.uint64)
         here.wait([comm.Iallgather(mine, every)], what)
         wrong = np.argwhere(every != every[0])
         if len(wrong):
             other, parameter = wrong[0]
-            name = self.parameters[parameter].readable_name()
+            name = self.parameters[places[parameter]].readable_name()
             raise RuntimeError(
                 f"{here.name} {what}: rank {here.members[other]} and rank {here.members[0]} differ,"
                 f' first in "{name}". Change parameters alike on all ranks.'

@@ -53,6 +53,10 @@ class Sync:
         # the exchange, if it is one between hosts, which sends during backward and compresses
         self.wire: HybridExchange | None = None
         self.model: SharedModel | None = None  # of the ranks of this host
+        self.refusal = ""  # why the next exchange is to be refused, as who asks for it has found
+        # what else must be alike on the ranks that go on, and whether it may differ on this one
+        self.beside: tuple[float, ...] = ()
+        self.may_differ = False
         self.calls = 0  # of update()
         self.joins = 0  # how many Joins it is inside of
         self._trainer = trainer
@@ -146,7 +150,7 @@ class Sync:
             switch(lib.DN_UPDATE)
             try:
                 if follow_up is None or stage == lib.DN_FOLLOW_UP_AGREE:
-                    updated = self.hooks.apply(chosen)
+                    updated = self._apply(chosen)
                 else:
                     updated = self.hooks.fail(follow_up.error, self.hooks.members())
             except RuntimeError:  # of gradients that are not finite, on all ranks
@@ -161,10 +165,19 @@ class Sync:
             model.ended()
         self._is_amid = False
         self.passes.passes = self.passes.in_place = 0
+        self.passes.begun = False
         self.sources.clear()
         if updated:
             self.hooks.finish()
         return updated, over
+
+    def _apply(self, chosen: Sequence[AnyParameter] | None) -> bool:
+        """As Hooks.apply(), of all ranks together."""
+        lib.dn_trainer_together(self.hooks.c, 1)
+        try:
+            return self.hooks.apply(chosen)
+        finally:
+            lib.dn_trainer_together(self.hooks.c, 0)
 
     def _foresee(self, chosen: Sequence[AnyParameter] | None) -> Any:
         """The rest of the update, if C may do all of it at once where ranks agree as planned."""
@@ -229,7 +242,7 @@ class Sync:
         self.here.refuse_child()
         self._is_amid, wire = True, self.wire
         if self.joins:
-            flags |= Flag.JOIN
+            flags |= Flag.JOIN | Flag.MAY_DIFFER * self.may_differ
         if wire is not None:
             flags |= wire.flush(weight if self.weighted else float(weight > 0))
         if follow_up is None:

@@ -22,7 +22,7 @@ from ..trainers import Trainer
 from . import _saving, environment, metrics, trial
 from ._session import world
 from ._world import hash_of
-from .accumulation import Pass, odd_pass
+from .accumulation import Pass, odd_pass, share
 from .batches import Batch, checked_weight, update_called
 from .compression import CODES
 from .engines import ENGINES, Compression, Engine, check_choice, choose, ranks_of_host
@@ -165,7 +165,7 @@ class DistributedTrainer(TrainerWrapper):
             )
             self.sync.wire = chosen if isinstance(chosen, HybridExchange) else None
             self.sync.negotiation = Negotiation(
-                here, comm, trainer.collection, average != "sum", chosen.transport
+                here, comm, trainer, average != "sum", chosen.transport
             )
             broadcast_state(here, comm, trainer)
             if shared_model is not False and host is not None:
@@ -209,7 +209,13 @@ class DistributedTrainer(TrainerWrapper):
         sync.calls += 1
         if sync.reproducible is not None:
             updated = self._update_reproducibly(this, sync.reproducible)
-        elif passes.silent or sync.joins or passes.stash.kept or self._inner.accumulation > 1:
+        elif (
+            passes.silent
+            or sync.joins
+            or passes.begun
+            or passes.stash.kept
+            or self._inner.accumulation > 1
+        ):
             updated = self._gather(this)
         else:  # nearly always
             updated = sync.step(this.n if sync.weighted else 1.0, this.step(), 0, this.problem)[0]
@@ -240,7 +246,8 @@ class DistributedTrainer(TrainerWrapper):
             if self.sync.reproducible is not None:
                 batch, problem = self.sync.sources.find()  # which micro-batch it is
             return Pass(batch, n, n if self._world.size == 1 else None, True, problem)
-        if self._average == "weighted" and not problem and (batch is None or not batch.is_weighted):
+        weighs = batch is not None and (batch.is_weighted or batch.n == 0)
+        if self._average == "weighted" and not problem and not weighs:
             problem = (
                 'update: average="weighted" needs a weight; got none, and no batch of shard() that'
                 " has one. Write update(weight), set batch.n before backward, or use shard(...,"
@@ -269,23 +276,21 @@ class DistributedTrainer(TrainerWrapper):
     def _gather(self, this: Pass) -> bool:
         """One of several passes that make an update: their gradients wait as they count in it."""
         sync, passes = self.sync, self.sync.passes
-        is_last = passes.is_last()
-        this = this._replace(problem=this.problem or passes.doubt)
-        if (
-            this.problem
-            and sync.weighted
-            and not is_last
-            and this.total is not None
-            and not sync.joins
-        ):
-            passes.stay(this.problem)
-            return sync.wait()
+        is_last, passes.begun = passes.is_last(), True
+        this = this._replace(problem=this.problem or sync.refusal or passes.doubt)
+        factor = 1.0
         if sync.weighted:
-            factor = self._factor(this, Flag.LAST * is_last | Flag.SILENT * passes.silent)
+            flags = Flag.LAST * is_last | Flag.SILENT * passes.silent
+            factor, problem = share(this, sync.negotiation, flags, is_last, sync.joins > 0)
+            if problem and not is_last:
+                passes.stay(problem)
+                return sync.wait()
+            this = this._replace(problem=problem)
         else:
-            factor = 1.0
             passes.stay()
         step = this.step(passes.passes + 1)
+        if sync.beside:
+            step = step._replace(beside=sync.beside)
         if not is_last:
             if sync.weighted and (self._world.size > 1 or this.named or passes.stash.kept):
                 passes.keep(factor)
@@ -305,17 +310,6 @@ class DistributedTrainer(TrainerWrapper):
             raise
         sync.hooks.gathered = 0
         return updated
-
-    def _factor(self, this: Pass, flags: int = 0) -> float:
-        """What the gradients of a pass are multiplied by: n_r / sum of n_r. Collective where
-        weights are not known."""
-        total, negotiation, joins = this.total, self.sync.negotiation, self.sync.joins > 0
-        if negotiation is not None and (joins or total is None):
-            total = negotiation.gather_weights(this.n, flags | Flag.JOIN * joins, this.problem)[0]
-        if self._world.size == 1 and not this.named:
-            return 1.0
-        assert total is not None, "one process knows all weights, several have told them"
-        return this.n / total if total else 0.0
 
     def _update_reproducibly(self, this: Pass, kept: ReproducibleSum) -> bool:
         """One micro-batch of a step."""
@@ -449,8 +443,12 @@ class DistributedTrainer(TrainerWrapper):
             )
         this, chosen = self._conclude(weight), sync.hooks.chosen(updated_params, updated_lookups)
         sync.calls += 1
+        passes.begun = True
         if self._world.size > 1 or passes.stash.kept or this.named:
-            factor = self._factor(this, Flag.LAST) if sync.weighted else 1.0
+            factor = 1.0
+            if sync.weighted:
+                factor, problem = share(this, sync.negotiation, Flag.LAST, True)
+                this = this._replace(problem=problem)
             if not this.problem or not sync.weighted:
                 passes.keep(factor)
                 sync.sources.clear()

@@ -38,14 +38,14 @@ def set_up():
     return m, a, b, table, trainer
 
 
-def step(*parameters, rows=()):
+def step(*parameters, rows=(), by=None):
     """A backward pass and an update, by 1 where something is used; True."""
     m.reset_gradients()
     dy.renew_cg()
     dy.esum(
         [dy.sum_elems(p) for p in parameters] + [dy.sum_elems(table[row]) for row in rows]
     ).backward()
-    return trainer.update()
+    return (by or trainer).update()
 
 
 def refused(words, *parameters, **rows):
@@ -127,6 +127,77 @@ def test_settings():
     trainer.inner.skip_nonfinite = False
     step(a)
     check(a, -4 * size)
+
+
+def test_values():
+    """What one rank writes is refused, whether ranks share memory or not; what all write alike, or
+    what is the same after it, is not."""
+    for _ in range(3):
+        step(a, rows=[rank])
+    plain = dy.SimpleSGDTrainer(m, 0.5)  # another trainer, which knows nothing of ranks
+
+    def train_alone():
+        dy.renew_cg()
+        (dy.sum_elems(a) * float(rank)).backward()
+        plain.update()
+
+    for write in (
+        lambda: a.set_value(a.as_array() + rank),
+        lambda: table.init_row(5, [rank] * 3),
+        lambda: table.scale(1 + rank),
+        train_alone,
+        trainer.inner.update if rank == 1 else m.reset_gradients,
+    ):
+        m.reset_gradients()
+        dy.renew_cg()
+        dy.sum_elems(b).backward()
+        write()
+        for _ in range(2):
+            refused("differ, first in .*Change parameters alike on all ranks", a)
+        parallel.broadcast_parameters(m)
+        step(a)
+        parallel.assert_in_sync(m)
+    for write in (lambda: a.set_value([1, 2, 3, 4]), lambda: rank or a.set_value(a.as_array())):
+        write()
+        step(a)
+        parallel.assert_in_sync(m)
+
+
+def test_decay():
+    together = parallel.DistributedTrainer(dy.AdamWTrainer(m, 0.1), exchange=engine)
+    for _ in range(3):
+        step(a, by=together)
+    if rank == 1:
+        together.inner.exclude_from_decay([b])
+    refused('"/b" is excluded from decay on rank 1, but not on all. Call exclude', a, by=together)
+    together.inner.exclude_from_decay([b])
+    step(a, by=together)
+    parallel.assert_in_sync(m)
+
+
+def test_precision():
+    for _ in range(3):
+        step(a)
+    a.set_precision("float32" if rank == 0 else None)
+    refused('"/a" is of another precision on rank.* but not on all. Call set_precision', a)
+    a.set_precision(None)
+    step(a)
+    parallel.assert_in_sync(m)
+
+
+def test_moments():
+    together = parallel.DistributedTrainer(dy.MomentumSGDTrainer(m, 0.1), exchange=engine)
+    for _ in range(3):
+        step(a, by=together)
+    state = together.state()
+    if rank == 1:
+        together.restart()
+    refused("the trainer's state differs on rank 1", a, by=together)
+    together.load_state(state)
+    step(a, by=together)
+    together.restart()
+    step(a, by=together)
+    parallel.assert_in_sync(m)
 
 
 def test_parameters():

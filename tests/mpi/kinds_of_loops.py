@@ -441,6 +441,43 @@ def test_tokens():
         expect(a, *EPOCH)
 
 
+def test_n_of_batches_with_examples():
+    """n is set where there are examples: a rank without any has nothing to add."""
+    for accumulate, named in itertools.product((1, 2), (False, True)):
+        a = Model(average="weighted", accumulate=accumulate)
+        for batch in parallel.shard(list(DATA), 1, shuffle=False):
+            if batch:
+                batch.n = 7
+            a.step(batch, *([batch] if named else []))
+        w = np.zeros(2)
+        for i in range(0, len(DATA) // accumulate * accumulate, accumulate):
+            passes = [DATA[k : k + 1] for k in range(i, i + accumulate)]
+            w = w - (w - descend(w, passes)) / accumulate
+        assert np.allclose(a.w.as_array(), w, rtol=1e-12, atol=1e-12), (accumulate, named)
+
+
+def test_n_that_one_rank_sets():
+    """Of several passes a rank cannot know by itself that another one counts otherwise."""
+    for way in ("set", "number"):
+        a = Model(accumulate=2)
+        for batch in a.shard:
+            a.backward(batch)
+            is_odd = parallel.rank() == 0 and batch.step == 0
+            if is_odd and way == "set":
+                batch.n = 9
+            try:
+                a.trainer.update(*([9] if is_odd and way == "number" else []))
+            except RuntimeError as error:
+                said = parallel.gather(str(error))
+                assert any("count otherwise than shard() has said on rank 0" in x for x in said)
+                assert parallel.world_size() > 1 and batch.step == 1
+                break
+        else:
+            assert parallel.world_size() == 1
+        if parallel.world_size() > 1:
+            expect(a)
+
+
 def test_weighted_without_weights():
     """Batches that nobody has weighted are refused, as in one process; accumulated ones, too."""
     for accumulate in (1, 2):

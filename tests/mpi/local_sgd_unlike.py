@@ -60,6 +60,31 @@ def test_momentum_must_be_alike():
     assert "with constants 0.5" in message and "with constants 0.75" in message, message
 
 
+def test_excluded_from_decay_on_one_rank():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1, init=1)
+    trainer = LocalSGD(dy.AdamWTrainer(m), every=1)
+    if rank == 1:
+        trainer.inner.exclude_from_decay([w])
+    message = refusal(step, trainer, w, 1)
+    assert "all ranks must agree; AdamWTrainer" in message and "without decay" in message, message
+
+
+def test_settings_inside_of_join_are_compared_of_the_ranks_that_go_on():
+    w, trainer = one(every=2)
+
+    def train(rates):
+        with trainer.join():
+            for batch in range(2 + 2 * rank + (rank == size - 1)):
+                if batch in rates:
+                    trainer.learning_rate = rates[batch]
+                step(trainer, w, 1)
+
+    train({2: 0.5, 4 + 2 * (size - 2): 0.25})  # of ranks that have ended nothing is asked
+    message = refusal(train, {1: 0.5 + rank / 8})
+    assert "settings of the wrapped trainer" in message, message
+
+
 # ---- calls -----------------------------------------------------------------------------
 
 

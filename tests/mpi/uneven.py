@@ -77,6 +77,14 @@ for average in ("mean", "sum"):
         assert trainer.update() is updated
     parallel.assert_in_sync(model)
 
+# the same of passes with weights, which one process keeps apart, too
+model, w, table, trainer = new(accumulate=2)
+with parallel.Join(trainer):
+    for _ in range(3):
+        a_pass(w, table, rank)
+        trainer.update(2)
+assert trainer.updates == 2 and np.allclose(w.as_array(), -1), w.as_array()
+
 # all ranks end in the middle of an accumulation
 model, w, table, trainer = new(accumulate=4)
 with parallel.Join(trainer):
