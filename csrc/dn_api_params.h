@@ -302,9 +302,9 @@ typedef struct dn_reading {
  * the system's monotonic one, in nanoseconds. */
 void dn_meter_follow(void);
 int64_t dn_meter_now(void);
-/* From now on it is in this phase. Returns the one before, to go back to; -1, which may be gone
+/* From now on it is in phase `to`. Returns the one before, to go back to; -1, which may be gone
  * back to, in a thread that is not followed. dn_meter_wait: agreement, if it is in compute. */
-int dn_meter_switch(int phase);
+int dn_meter_switch(int to);
 int dn_meter_wait(void);
 void dn_meter_hand_over(int64_t bytes);
 void dn_meter_read(dn_reading *);

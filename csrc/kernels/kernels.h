@@ -214,16 +214,16 @@ void dn__pass_greater(size_t n, const dn_real *x, const dn_real *y, const dn_rea
                       dn_real *dx);
 void dn__pass_not_greater(size_t n, const dn_real *x, const dn_real *y, const dn_real *dz,
                           dn_real beta, dn_real *dx);
-/* max_i = x_i and which_i = k where x_i is greater than max_i, else they stay */
-void dn__fold_max(size_t n, const dn_real *x, int32_t k, dn_real *max, int32_t *which);
+/* best_i = x_i and which_i = k where x_i is greater than best_i, else they stay */
+void dn__fold_max(size_t n, const dn_real *x, int32_t k, dn_real *best, int32_t *which);
 /* dx = dz + beta dx where which is k, else 0 + beta dx */
 void dn__pass_which(size_t n, const int32_t *which, int32_t k, const dn_real *dz, dn_real beta,
                     dn_real *dx);
 /* Of each of the `inner` lines x[i], x[inner + i], x[2 inner + i], ...: the extreme number and the
  * first index it is at; length >= 1 */
-void dn__max_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *max,
+void dn__max_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *best,
                         int32_t *which);
-void dn__min_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *min,
+void dn__min_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *best,
                         int32_t *which);
 /* log sum exp over several arrays, max being their maximum: sum += exp(x - max), and with log_sum =
  * log(sum) dx = dy exp(x - max - log_sum) + beta dx (where x is -inf: 0) */

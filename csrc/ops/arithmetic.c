@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "../kernels/kernels.h"
+#include "kernels/kernels.h"
 #include "broadcast.h"
 
 /* dims of x and y broadcast against each other */

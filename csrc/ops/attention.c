@@ -1,8 +1,8 @@
 /* Scaled dot-product attention (Vaswani et al. 2017) as one node. */
 #include <math.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 
 /* Queries (d, nq), keys (d, nk), values (dv, nk), and perhaps a mask (nk) or (nk, nq). floats: the
  * scale. saved: the weights p, (nk, nq) for each batch element. Where neither keys nor values are

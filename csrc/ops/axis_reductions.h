@@ -2,9 +2,9 @@
  * that lie `inner` apart. */
 #pragma once
 
-#include "../kernels/kernels.h"
-#include "../kernels/parallel.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "kernels/parallel.h"
+#include "op.h"
 
 typedef struct dn_axis {
     int length;

@@ -4,7 +4,7 @@
  * Only csrc/ops/arithmetic.c includes it. */
 #pragma once
 
-#include "../op.h"
+#include "op.h"
 
 typedef struct dn_plan {
     int nd;

@@ -2,8 +2,8 @@
  * integers in `saved` (dn_saved_indices). */
 #include <math.h>
 
-#include "../kernels/kernels.h"
-#include "../rng.h"
+#include "kernels/kernels.h"
+#include "rng.h"
 #include "axis_reductions.h"
 
 /* The dims of x with dim ints[0] replaced by ints[1]; indices of as many elements are kept. */

@@ -1,8 +1,8 @@
 /* Circular convolution and correlation. Each is the other's gradient. */
 #include <string.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 
 static int circular_dims(dn_shape *s) {
     const dn_dim *u = s->x[0], *v = s->x[1];

@@ -2,8 +2,8 @@
  * convolution, pooling, sums of neighbours. */
 #include <string.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 
 static int size_at(const dn_dim *d, int i) { return i < d->nd ? d->d[i] : 1; }
 

@@ -5,8 +5,8 @@
  * that scores of any size do no harm. */
 #include <math.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 
 /* inputs: A (k, k), from row to column; start (k); stop (k); the emissions E (k, steps).
  * ints: `steps` tags for each batch element, -1 beyond the end of a sequence that is shorter; none

@@ -2,8 +2,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 
 static int order_of(const dn_dim *d) { return d->nd ? d->d[0] : 1; }
 static int square_check(dn_shape *s) {

@@ -1,8 +1,8 @@
 /* Functions of one input, element by element. */
 #include <math.h>
 
-#include "../kernels/each.h"
-#include "../op.h"
+#include "kernels/each.h"
+#include "op.h"
 
 /* The rows that differ in nothing but a kernel: y = f(x); dx = dy f'(x), with f' told from x or
  * from y. */

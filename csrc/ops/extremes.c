@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "../kernels/kernels.h"
+#include "kernels/kernels.h"
 #include "axis_reductions.h"
 
 /* How the inputs are read beside y: in `count` pieces of `n` numbers, one for each batch element if

@@ -1,6 +1,6 @@
 /* Operations written in Python (dist_dynet/ops/function.py): the tape treats them as any other. */
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 
 static int (*run_python)(const dn_python_call *);
 void dn_set_python(int (*run)(const dn_python_call *)) { run_python = run; }

@@ -1,6 +1,6 @@
 /* Operations whose gradient is not the derivative of their value: another factor, none, or that of
  * the identity ("straight through"). */
-#include "../kernels/kernels.h"
+#include "kernels/kernels.h"
 #include "axis_reductions.h"
 
 /* ---- the value as it is: views -------------------------------------------------------- */

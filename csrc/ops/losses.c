@@ -1,8 +1,8 @@
 /* Losses and distances: one number for each batch element. */
 #include <math.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 
 /* Two inputs of equal dims (trailing 1s aside); the batch is repeated. */
 static int pair_dims(dn_shape *s) {

@@ -1,7 +1,7 @@
 /* The LSTM's step in three nodes, as DyNet has them: gates, cell, output. Gates in the order i, f,
  * o, g, each of h numbers. */
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 
 /* ---- the gates from their pre-activations, W_x x + W_h h + b -------------------------- */
 

@@ -5,7 +5,7 @@
 
 #include "broadcast.h"
 #include "axis_reductions.h"
-#include "../kernels/kernels.h"
+#include "kernels/kernels.h"
 
 /* x_0 and a mask that is repeated over it; ints[0]: the dim */
 static int masked_dims(dn_shape *s) {

@@ -1,8 +1,8 @@
 /* Normalisation of weights and of layers. */
 #include <math.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 
 DN_OP(weight_norm, 2, DN_BATCHES, "y = x_1 x_0 / |x_0|, x_1 one number; NaN where x_0 = 0")
 static int weight_norm_dims(dn_shape *s) {

@@ -6,8 +6,8 @@
 #include <float.h>
 #include <math.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 #include "axis_reductions.h"
 
 #ifdef DN_DOUBLE

@@ -2,8 +2,8 @@
  * W sees the whole batch as more columns. */
 #pragma once
 
-#include "../kernels/rounded.h"
-#include "../op.h"
+#include "kernels/rounded.h"
+#include "op.h"
 
 /* Input k as the matrix of products y = W x or, transposed, of dx = W' dy: rounded, where its
  * products are. Packing it may take all memory: then the call fails, and what it computes does not

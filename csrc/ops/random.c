@@ -1,7 +1,7 @@
 /* Random draws: each a function of (seed, stream, counter, node, element), whatever the order of
  * evaluation; or, where the graph has a generator, DyNet's draws, in the order of evaluation. */
-#include "../kernels/kernels.h"
-#include "../rng.h"
+#include "kernels/kernels.h"
+#include "rng.h"
 #include "axis_reductions.h"
 
 /* Draws are float32 in both builds: fill y with f(key, first, n, ...) through a buffer where

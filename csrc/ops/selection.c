@@ -1,7 +1,7 @@
 /* Selection: some of the numbers, at places that are given. */
 #include <stdio.h>
 
-#include "../kernels/kernels.h"
+#include "kernels/kernels.h"
 #include "axis_reductions.h"
 
 /* Are the n indices in the range of dim d? */

@@ -1,8 +1,8 @@
 /* Joining and reshaping: the numbers stay, their places change. */
 #include <string.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "kernels/kernels.h"
+#include "op.h"
 
 /* ---- reshape: ints = batch, sizes... -------------------------------------------------- */
 

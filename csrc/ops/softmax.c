@@ -1,5 +1,5 @@
 /* The softmax family. */
-#include "../kernels/kernels.h"
+#include "kernels/kernels.h"
 #include "axis_reductions.h"
 
 DN_OP(softmax, 1, DN_BATCHES, "y = exp(x) / sum exp(x) along dim d")

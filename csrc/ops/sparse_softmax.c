@@ -1,7 +1,7 @@
 /* Maps onto the simplex that give exact zeros, or that obey bounds. */
 #include <math.h>
 
-#include "../kernels/kernels.h"
+#include "kernels/kernels.h"
 #include "axis_reductions.h"
 
 DN_OP(sparsemax, 1, DN_BATCHES, "y = max(0, x - t) along dim d, t such that y sums to 1")

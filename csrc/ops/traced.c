@@ -4,8 +4,8 @@
  * them. */
 #include <string.h>
 
-#include "../kernels/kernels.h"
-#include "../program.h"
+#include "kernels/kernels.h"
+#include "program.h"
 
 DN_OP(traced, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_DEDUPLICATES_ROWS | DN_TRACED,
       "y = f(x_1, x_2, ...), f a traced function: one output, or several")
