@@ -323,6 +323,10 @@ class Expression(calls.Node, AsArray):
 
     __str__ = __repr__
 
+    def __round__(self, digits: int | None = None) -> float:
+        """For round(loss, 3): the number, as by scalar_value()."""
+        return round(scalar_of(self), digits)
+
     def __format__(self, spec: str) -> str:
         """For f"{loss:.3f}": the number, as by scalar_value(); without a spec as repr()."""
         return format(scalar_of(self), spec) if spec else str(self)

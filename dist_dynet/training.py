@@ -31,6 +31,7 @@ from ._state import count_in, number_in
 from .io import save
 from .io.files import FileName
 from .parallel.metrics import EVERY, LinesOfFile, report_on
+from .parallel.wrapper import TrainerWrapper
 from .params.collection import ParameterCollection
 from .trainers import Trainer
 
@@ -71,6 +72,7 @@ class Run:
 
     Raises:
         ModuleNotFoundError: tensorboard is given, and tensorboardX is not installed.
+        TypeError: not a trainer.
         ValueError: every is not 1 or more.
 
     >>> import json, tempfile
@@ -105,6 +107,8 @@ class Run:
     ) -> None:
         if not every >= 1:
             raise ValueError(f"training.Run: every must be 1 or more; got {every!r}.")
+        if not isinstance(trainer, Trainer | TrainerWrapper):
+            raise TypeError(f"training.Run: takes a trainer; got {type(trainer).__name__}.")
         self.trainer = trainer
         self._is_shown = _is_wanted(bar)
         self._sums: dict[str, tuple[float, float]] = {}

@@ -368,6 +368,20 @@ MISTAKES = [
     ("E[x.tensor_value()]", TypeError, "lookup: the index must be an integer; got <Dynet"),
     ("int(xb.tensor_value().argmax())", TypeError, "Tensor: must hold one integer; got (1, 2) of"),
     ("float(x.tensor_value())", TypeError, "Tensor: must hold one number; got (3,) of them."),
+    # states, trainers, functions
+    (
+        "dy.concatenate([lstm.initial_state().add_input(x), x])",
+        TypeError,
+        "concatenate: takes expressions; got RNNState. That of a state is state.output().",
+    ),
+    ("dy.tanh(lstm.initial_state())", TypeError, "tanh: takes expressions; got RNNState. That of"),
+    ("dy.Linear(2, 2, m)(lstm.initial_state())", TypeError, "That of a state is state.output()."),
+    ("dy.training.Run(m)", TypeError, "training.Run: takes a trainer; got ParameterCollection."),
+    (
+        "dy.parallel.evaluate([1, 2], len)",
+        TypeError,
+        "evaluate: takes a function, then the data; got list and builtin_function_or_method.",
+    ),
     # names in a vocabulary
     ("dy.Vocabulary(['a'])[5]", TypeError, "Vocabulary: names must be texts; got 5."),
     ("dy.Vocabulary(['a']).ids([['a']])", TypeError, "texts; got ['a']. For sentences: a flat"),
@@ -436,6 +450,7 @@ MEANT = [
     ("pickle.loads(pickle.dumps(W)).shape()", (2, 3)),
     ("f'{dy.scalarInput(1.5):.2f} {dy.scalarInput(3):8.1e}'", "1.50  3.0e+00"),
     ("f'{x}'", "input (3,)"),
+    ("round(dy.scalarInput(1.25), 1), round(dy.scalarInput(2.75))", (1.2, 3)),
     # indices that are tensors
     ("x.tensor_value().argmax() == 2, x.tensor_value().argmax() != 1", (True, True)),
     ("(xb.tensor_value().argmax() == [0, 1]).tolist()", [[True, False]]),

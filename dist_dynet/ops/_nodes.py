@@ -38,6 +38,8 @@ def not_expression(what: str, *given: Any) -> TypeError:
     hint = (
         " Make one of numbers by scalarInput(), inputVector() or inputTensor()." if numbers else ""
     )
+    if any(callable(getattr(g, "output", None)) for g in given):
+        hint = " That of a state is state.output()."
     return TypeError(
         f"{what}: takes expressions; got {', '.join(type(g).__name__ for g in given)}.{hint}"
     )
@@ -109,7 +111,9 @@ def node(op: str, *given: Any, what: str = "", cls: Any = Expression) -> Any:
     try:
         handles = [e._h for e in inputs]
     except AttributeError:
-        raise not_expression(what, *(e for e in inputs if not has_handle(e))) from None
+        handles = [[]]
+    if any(type(handle) is not int for handle in handles):  # states have other ones
+        raise not_expression(what, *(e for e in inputs if not has_handle(e)))
     return make(
         cls,
         many_node(OPS[op], handles, *_attributes(given[n if n > 0 else 1 :])),

@@ -42,11 +42,17 @@ def evaluate(
     Raises:
         ValueError: on all ranks: they hold different data, or have different costs.
         RuntimeError: fn has raised an exception on another rank; here it passes through.
+        TypeError: fn cannot be called.
 
     >>> from dist_dynet import parallel
     >>> parallel.evaluate(len, ["a", "bcd"])
     [1, 3]
     """
+    if not callable(fn):
+        raise TypeError(
+            f"evaluate: takes a function, then the data; got {type(fn).__name__} and"
+            f" {type(data).__name__}."
+        )
     here = world(comm)
     failure: Exception | None = None
     values: list[R] = []
