@@ -368,6 +368,11 @@ MISTAKES = [
     ("E[x.tensor_value()]", TypeError, "lookup: the index must be an integer; got <Dynet"),
     ("int(xb.tensor_value().argmax())", TypeError, "Tensor: must hold one integer; got (1, 2) of"),
     ("float(x.tensor_value())", TypeError, "Tensor: must hold one number; got (3,) of them."),
+    (
+        "dy.average([dy.squared_norm(x) for _ in []])",
+        AssertionError,
+        "nothing to average. Where that may be, as on a rank that is left without examples, write",
+    ),
     # states, trainers, functions
     (
         "dy.concatenate([lstm.initial_state().add_input(x), x])",

@@ -74,7 +74,10 @@ def listed(exprs: Iterable[Expression], what: str) -> list[Expression]:
     except TypeError:
         raise not_expression(what, exprs) from None
     if not result:
-        raise AssertionError(f"List is empty, nothing to {what}.")
+        raise AssertionError(
+            f"List is empty, nothing to {what}. Where that may be, as on a rank that is left"
+            " without examples, write `if batch:` before it."
+        )
     try:
         if None in result:
             raise AssertionError(f"Empty element for {what}: item {result.index(None)} is None.")
