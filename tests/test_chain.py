@@ -58,6 +58,7 @@ class Drawn:
                 given[0, 0] = np.inf
             return dy.inputTensor(given[:, 0] if batch == 1 else given, batched=batch > 1)
         x = self.E[rows[0]] if batch == 1 else dy.lookup_batch(self.E, rows)
+        self.rows.append(x)
         return dy.tanh(self.P * x) if kind == "computed" else x
 
     def graph(self, read):
@@ -99,7 +100,7 @@ class Drawn:
         for _ in range(steps):
             dy.renew_cg(**graph)
             read = self.rng.random() < (0.5 if sequences == 1 else 0.1)
-            values, losses, states, self.seen = [], [], [], []
+            values, losses, states, self.seen, self.rows = [], [], [], [], []
             for _ in range(sequences):
                 for parts, more in zip((values, losses, states), self.graph(read), strict=True):
                     parts += more
@@ -109,7 +110,7 @@ class Drawn:
             states = [e for s in states if s.h() for e in s.s()]
             found += [loss.value(), *(e.npvalue() for e in states)]
             loss.backward()
-            found += [e.gradient() for e in states]
+            found += [e.gradient() for e in (*states, *self.rows)]
             found += [p.grad_as_array().copy() for p in (*self.m.parameters_list(), self.E)]
             self.trainer.update()
         return [*found, *(p.as_array().copy() for p in (*self.m.parameters_list(), self.E))]
