@@ -97,6 +97,7 @@ ROWS = [
             lstm(33, 20, 4, batch=5, state=(5, 5)),
             lstm(20, 33, 1, batch=17),
             lstm(32, 32, 2),
+            lstm(300, 2, 2),  # more than a block of the kernel, 256
         ],
         errors=[
             refuses(
