@@ -20,7 +20,7 @@ class Net:
 
     def __init__(self):
         self.m = m = dy.ParameterCollection()
-        self.E, self.F = m.add_lookup_parameters((9, 4)), m.add_lookup_parameters((2, 4))
+        self.E, self.F, self.G = (m.add_lookup_parameters((n, 4)) for n in (9, 2, 9))
         self.W, self.b, self.V = (
             m.add_parameters((3, 4)),
             m.add_parameters(3),
@@ -97,6 +97,18 @@ class Net:
         xs = [dy.lookup(self.E, w, update=k % 3 > 0) for k, w in enumerate(WORDS)]
         return xs[1:3], [dy.sum_elems(self.V * self.one(x)) for x in xs]
 
+    def by_two_tables(self):
+        """Rows of the same numbers in two tables."""
+        xs = [(self.E, self.G)[k % 3 == 0][w] for k, w in enumerate(WORDS)]
+        return xs, [dy.sum_elems(self.V * self.one(x)) for x in xs]
+
+    def by_first_ones(self):
+        """The first of equal ones are read by others, too."""
+        xs = self.words()
+        first = [xs[WORDS.index(w)] for w in dict.fromkeys(WORDS)]
+        others = [dy.squared_norm(dy.tanh(x)) for x in first]
+        return xs, [dy.sum_elems(self.V * self.one(x)) for x in xs] + others
+
 
 FORMS = [
     Net.by_one,
@@ -106,6 +118,8 @@ FORMS = [
     Net.by_two_cells,
     Net.by_tree,
     Net.by_constants,
+    Net.by_two_tables,
+    Net.by_first_ones,
 ]
 
 
