@@ -291,3 +291,24 @@ def test_transpose_of_many_shapes(shape, rng):
     g = rng.normal(size=(shape[1], shape[0], 3)).astype(DTYPE)
     dy.sum_batches(dy.dot_product(t, dy.inputTensor(g, batched=True))).backward(full=True)
     assert np.array_equal(e.gradient(), g.transpose(1, 0, 2))
+    both = dy.dot_product(dy.transpose(e) + dy.transpose(e) * 2, dy.inputTensor(g, batched=True))
+    dy.sum_batches(both).backward(full=True)  # the second is added to the first
+    np.testing.assert_allclose(e.gradient(), 3 * g.transpose(1, 0, 2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("run", [1, 2, 3, 4, 7, 8, 9, 15, 16, 17])
+@pytest.mark.parametrize("count", [1, 2, 41, 70])
+def test_blocks_of_many_sizes(run, count, rng):
+    """Pieces of columns, taken out and put together; the second gradient is added to the first."""
+    x = rng.normal(size=(run + 3, count)).astype(DTYPE)
+    e = dy.inputTensor(x, batched=True)
+    piece = dy.pick_range(e, 2, run + 2)
+    y = dy.concatenate([piece, e, piece])
+    of_piece = x[2 : run + 2]
+    want = np.concatenate([of_piece, x, of_piece])
+    assert np.array_equal(y.npvalue().reshape(want.shape), want)
+    g = rng.normal(size=want.shape).astype(DTYPE)
+    dy.sum_batches(dy.dot_product(y, dy.inputTensor(g, batched=True))).backward(full=True)
+    want = g[run : 2 * run + 3].copy()
+    want[2 : run + 2] += g[:run] + g[2 * run + 3 :]
+    np.testing.assert_allclose(e.gradient().reshape(want.shape), want, rtol=1e-5, atol=1e-6)
