@@ -195,7 +195,9 @@ static int take_group(dn_agenda *s, dn_signature *list) {
     inputs_seen in;
     look_at_inputs(s, g, &in);
     for (; i >= 0 && numbers < MOST_NUMBERS; i = s->next_ready[i]) {
-        if (&s->signatures[s->sign[i]] != g) break;
+        if (&s->signatures[s->sign[i]] != g ||
+            t->nodes[s->first + i].needs_grad != t->nodes[s->first + list->ready].needs_grad)
+            break;
         if (in.n && ends_before(s, &in, t->schedule->n.members - first, i)) break;
         const int64_t more = all_fit ? 0 : dn__numbers_of(s, i);
         /* the group's batch elements are counted in 32 bits */

@@ -106,7 +106,7 @@ static uint64_t hash_signature(const dn_agenda *s, int i, int apart) {
     const int n = inputs_alike(t, node, as), broadcast = broadcast_inputs(t, node->op);
     uint64_t h =
         dn__mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)apart << 32 | (uint32_t)n);
-    h = dn__mix(h, (uint64_t)node->needs_grad << 2 | (uint64_t)as);
+    h = dn__mix(h, (uint64_t)(node->needs_grad && !s->as_dynet) << 2 | (uint64_t)as);
     if (!as) h = mix_dims(h, &node->dim);
     int gathered = as != DN_AS_ELEMENTS;
     for (int k = 0; k < n; k++) {
@@ -137,7 +137,7 @@ static uint64_t hash_signature(const dn_agenda *s, int i, int apart) {
 static int alike(const dn_agenda *s, int one, int other) {
     const dn_tape *t = s->t;
     const dn_node *a = &t->nodes[s->first + one], *b = &t->nodes[s->first + other];
-    if (a->op != b->op || a->needs_grad != b->needs_grad || b->not_batchable ||
+    if (a->op != b->op || (a->needs_grad != b->needs_grad && !s->as_dynet) || b->not_batchable ||
         a->n_floats != b->n_floats || !dn__elements(&b->dim))
         return 0;
     const enum dn_joined_as as = dn__joined_as(s, one);

@@ -247,6 +247,20 @@ def leaves(m):
     return losses
 
 
+def constants(m):
+    E = m.add_lookup_parameters((7, 4))
+
+    def losses():
+        for words in SENTENCES:
+            xs = [E[w] if w % 2 else dy.inputVector([w, 1, 2, 3]) for w in words]
+            for a, b in zip(xs, xs[1:]):
+                for x in dy.sum_dim(dy.concatenate_cols([a, dy.dropout(b, 0.4)]), [1]), a:
+                    yield dy.squared_norm(dy.sum_dim(dy.concatenate_cols([dy.dropout(x, 0.4), b]), [1]))
+            yield dy.squared_norm(dy.noise(dy.concatenate([xs[0], dy.dropout(xs[-1], 0.4)]), 0.3))
+
+    return losses
+
+
 def by_themselves(m):
     """What DyNet computes at once, since it batches none of it, and the functions that it batches."""
     E, W, b = m.add_lookup_parameters((4, 4)), m.add_parameters((4, 4)), m.add_parameters(4)
@@ -271,7 +285,7 @@ def by_themselves(m):
 
 
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, by_themselves):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
