@@ -1,29 +1,12 @@
 """N ranks end where one process ends, in every loop, or the program is refused with an error
-message: drawn programs, and each kind of loop by itself."""
+message: each kind of loop by itself. Drawn programs: test_fuzz_ranks.py."""
 
 import os
 
 import pytest
 from jobs import mpirun, needs_mpi
-from loop_check import JOBS, check, check_resumed
 
 pytestmark = [pytest.mark.mpi, needs_mpi]
-PROGRAMS = 30
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: f"{job[0]}-{job[1]}")
-def test_ranks_end_where_one_process_ends(job, tmp_path):
-    check(0, PROGRAMS, tmp_path, [job])
-
-
-@pytest.mark.slow
-def test_killed_programs_continue_to_the_same_end(tmp_path):
-    check_resumed(0, PROGRAMS // 2, tmp_path)
-
-
-def test_a_doubt_on_one_rank_is_said_before_what_differs_for_its_sake(tmp_path):
-    check(8205, 1, tmp_path, JOBS)  # reads ahead, in no_sync(), with an empty part
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

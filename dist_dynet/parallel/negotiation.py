@@ -202,7 +202,7 @@ class Negotiation:
         self._message = ffi.new("dn_rank_message *")
         self._planned = AsPlanned()
         self.meters = Meters(here, comm)
-        self._passes = PassWeights(here, comm)
+        self._passes = PassWeights(here)
         self._adopt(Structure(self._m), here.collective("DistributedTrainer"), ())
         self._mark()
 

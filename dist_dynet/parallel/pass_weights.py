@@ -33,15 +33,15 @@ accumulation has no end."""
 
 
 class PassWeights:
-    """Of the passes since the last exchange.
+    """Of the passes since the last exchange. They have a communicator of their own, since what is
+    told may be under way when gradients are exchanged.
 
     Args:
         here: the ranks.
-        comm: their communicator.
     """
 
-    def __init__(self, here: World, comm: Any) -> None:
-        self._here, self._comm = here, comm
+    def __init__(self, here: World) -> None:
+        self._here, self._comm = here, here.lend(self)
         self._told: list[_Told] = []
 
     def tell(self, n: float, total: float, flags: int, what: str) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 
 import numpy as np
-from loops import ahead
+from drawn import ahead
 
 import dist_dynet as dy
 from dist_dynet import parallel

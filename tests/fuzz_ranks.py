@@ -1,0 +1,354 @@
+"""Random training programs on several ranks: `python tests/fuzz_ranks.py --seconds N --seed S`.
+
+The law: N ranks end where one process ends, in every loop, or the program is refused with a message
+on all of them, and has changed nothing then. Nothing is wrong in silence, and nothing hangs.
+
+A program (rank_programs.py) has loops over shard() of all kinds, passes, settings, and whatever
+else a program does beside them, on all ranks or on one. It is run in one process with the trainers
+of one process, in one process with those of several, and on ranks; all that it has noted is
+compared after every update. What is found is made smaller, as long as it stays wrong, and printed
+as a program of Python. Status 1: something was found. `--only K` is the program of that number.
+
+`--ranks 2,3`: on so many; 4 and 5 are more than small machines have cores. Run it after changes of
+dist_dynet/parallel.
+"""
+
+import argparse
+import pickle
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jobs import PROGRAMS, mpirun, run_program
+from rank_programs import drawn
+
+PRELUDE = PROGRAMS / "drawn.py"
+TOLERANCE = 1e-9
+"""|a - b| <= tolerance (1 + |b|)"""
+LIMIT = 20
+"""Seconds that a program may take, with the start of its job."""
+REFUSALS = "|".join(
+    (
+        "so that it is not known which batch the gradients come from",
+        "it is not known which batch of shard",
+        "the gradients come from several batches of shard",
+        "so that its n is not known",
+        "all ranks must agree;",
+        "is (frozen|excluded from decay|of another precision) on rank",
+        "after restart\\(\\) or load_state\\(\\)",
+        "first missing|first that rank",
+        'average="weighted" needs a weight',
+        "was not named|were not named",
+        "Change parameters alike on all ranks",
+        "or call update\\(n\\), on all ranks alike",
+        "another rank does not know",
+        "takes no part in accumulation",
+    )
+)
+"""What refused programs are told."""
+ENGINES = (("shared", ""), ("mpi", ""), ("hybrid", "aab"), ("hybrid", "ab"))
+
+
+class Job(NamedTuple):
+    """hosts: see mpi/as_hosts.py."""
+
+    ranks: int
+    exchange: str = "auto"
+    hosts: str = ""
+
+
+class Finding(NamedTuple):
+    """What is wrong; kind is what shrinking keeps."""
+
+    kind: str
+    program: object
+    job: Job
+    words: str
+
+    def printed(self):
+        """A program that shows it."""
+        header = f"# {self.kind} on {self.job}: {self.words}"
+        return "\n# ".join(header.splitlines()) + "\n" + self.program.source
+
+
+# ---- running ---------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """A program in one way: "plain", for a Join among so many; "run"; "kill", "resume"."""
+
+    program: object
+    way: str
+    ranks: int = 0
+    kill: int = 0
+    folder: str = ""
+
+
+def run(entries, job, folder):
+    """By entry what each rank has noted, and by entry the words of jobs that have ended."""
+    results, words, entries = {}, {}, list(entries)
+    while entries:
+        if not job.ranks:
+            part = entries
+        else:  # what may end a job is alone
+            part = entries[:1] if entries[0].program.alone else []
+            part = part or [e for e in entries if not e.program.alone]
+        entries = [e for e in entries if e not in part]
+        ran, status, text = _start(part, job, folder)
+        done = min(map(len, ran))
+        results |= {e: [of_rank[k] for of_rank in ran] for k, e in enumerate(part[:done])}
+        if done == len(part) and status == 0:
+            continue
+        at = folder / "out.at"
+        done = min(int(at.read_text()) if at.exists() else 0, len(part) - 1)
+        ends = "".join(
+            f"rank {r}: {of_rank[done]['error'] or of_rank[done]['refused']}\n"
+            for r, of_rank in enumerate(ran)
+            if len(of_rank) > done
+        )
+        results[part[done]], words[part[done]] = None, f"status {status}\n{ends}{text}"
+        entries = part[done + 1 :] + entries
+    return results, words
+
+
+def _start(part, job, folder):
+    """What each rank has noted of these, the status, and the text of the job."""
+    options = [
+        {"plain": e.way == "plain", "ranks": e.ranks, "kill": e.kill, "folder": e.folder}
+        for e in part
+    ]
+    listed = [(e.program.source, o) for e, o in zip(part, options, strict=True)]
+    (folder / "programs").write_bytes(pickle.dumps(listed))
+    for old in folder.glob("out*"):
+        old.unlink()
+    arguments = [folder / "programs", folder / "out"]
+    environment = {"DIST_DYNET_DTYPE": "float64", "DIST_DYNET_SILENCE": "2"}
+    if job.ranks == 1:
+        result = run_program("run_drawn.py", *arguments, **environment)
+        status, text = result.returncode, result.stderr
+    else:
+        environment["DIST_DYNET_EXCHANGE"] = job.exchange
+        program = ["as_hosts.py", job.hosts, "run_drawn.py"] if job.hosts else ["run_drawn.py"]
+        limit = LIMIT + 2 * len(part)
+        try:
+            status, text, _ = mpirun(job.ranks, *program, *arguments, limit=limit, **environment)
+        except AssertionError as error:
+            status, text = -1, str(error)
+    ran = [
+        pickle.loads(path.read_bytes()) if (path := folder / f"out.{r}").exists() else []
+        for r in range(job.ranks)
+    ]
+    return ran, status, text
+
+
+# ---- the law ---------------------------------------------------------------------------
+
+
+def off(a, b):
+    """How far apart two notes are; 0: to the bit."""
+    if a.shape != b.shape:
+        return np.inf
+    with np.errstate(all="ignore"):
+        far = np.abs(a - b) / (1 + np.abs(b))
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    return float(np.max(np.where(same, 0, np.where(np.isnan(far), np.inf, far)), initial=0))
+
+
+def apart(a, b):
+    """Where they differ most."""
+    if a.shape != b.shape:
+        return f"shapes {a.shape}, {b.shape} of"
+    k = int(np.argmax(np.nan_to_num(np.abs(a - b), nan=np.inf)))
+    return f"number {k} is {a[k]!r}, {b[k]!r} on" if len(a) else ""
+
+
+def core(words):
+    """Without who says it."""
+    return re.sub(r"^\[rank \d+/\d+[^\]]*\] ", "", words)
+
+
+def judge(program, job, here, words, reference):
+    """What is wrong, or None. here: by rank, None where the job has ended."""
+
+    def found(kind, text):
+        return Finding(kind, program, job, text)
+
+    if here is None:
+        if program.alone and not words.startswith(("status 0", "status -1")):
+            return None
+        hangs = words.startswith("status -1")
+        return found("hang" if hangs else "job has ended", words[-3000:])
+    for r, mine in enumerate(here):
+        if mine["error"] and not (program.alone and "on one rank" in mine["error"]):
+            return found("error", f"rank {r}: {mine['error']}")
+    refused = [core(mine["refused"]) for mine in here]
+    if any(refused):
+        if not all(refused):
+            return found("refused on some ranks", repr(refused))
+        if not all(re.search(REFUSALS, text) for text in refused):
+            return found("words", repr(refused))
+        if program.refuse == "never":
+            return found("refused", refused[0])
+    elif program.refuse == "must" and job.ranks > 1:
+        return found("not refused", "")
+    if any(refused):  # what comes last is as one rank has left it
+        here = [{**mine, "notes": mine["notes"][:-1]} for mine in here]
+    first = here[0]["notes"]
+    for r, mine in enumerate(here[1:], 1):
+        notes = mine["notes"]
+        if [what for what, _ in notes] != [what for what, _ in first]:
+            return found("ranks differ", f"rank {r} has {len(notes)} notes, rank 0 {len(first)}")
+        for k, ((what, a), (_, b)) in enumerate(zip(notes, first, strict=True)):
+            if off(a, b):
+                return found("ranks differ", f"{what} {k} on rank {r}: {apart(a, b)} rank 0")
+    if program.law == "together" or reference is None:
+        return None
+    want = reference["notes"]
+    if not any(refused) and len(first) != len(want):
+        return found("other", f"{len(first)} notes, in one process {len(want)}")
+    tolerance = 0 if program.law == "bits" and not program.plain else TOLERANCE
+    for k, ((what, a), (_, b)) in enumerate(zip(first, want, strict=False)):
+        if off(a, b) > tolerance:
+            return found("other", f"{what} {k}: {apart(a, b)} one process")
+    return None
+
+
+def check(programs, jobs, folder):
+    """Findings, and how many runs were refused."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    ones, found, refused = Job(1), [], 0
+    entries = [
+        Entry(p, "plain", ranks)
+        for p in programs
+        if p.plain
+        for ranks in sorted({1, *(job.ranks for job in jobs)} if p.joins else {1})
+    ]
+    plain, words = run([*entries, *_entries(programs, 0, folder)], ones, folder)
+    for number, job in enumerate((ones, *jobs)):
+        entries = _entries(programs, number, folder)
+        results = plain if job is ones else {}
+        if job is not ones:
+            results, words = run(entries, job, folder)
+        for e in entries:
+            p = e.program
+            if p.plain:
+                reference = plain[Entry(p, "plain", job.ranks if p.joins else 1)]
+            else:
+                reference = plain[Entry(p, "run", folder=str(folder / f"{p.seed}-0"))]
+            if reference is None or reference[0]["error"]:
+                if job is ones and e.way == "run":
+                    error = reference[0]["error"] if reference else words.get(e, "")
+                    found.append(Finding("error", p, job, error))
+                continue
+            finding = _judged(e, job, results.get(e), words.get(e, ""), reference[0])
+            refused += bool(results.get(e) and results[e][0]["refused"])
+            found += [finding] if finding else []
+    return found, refused
+
+
+def _entries(programs, number, folder):
+    """Of the job of this number: programs as they are, and those that are killed, to resume on as
+    many ranks, and on those of the next job."""
+    every = [Entry(p, "run", folder=str(folder / f"{p.seed}-{number}")) for p in programs]
+    resumed = [p for p in programs if p.resumes]
+    for p in resumed:
+        mine, others = (str(folder / f"{p.seed}-{number}-{name}") for name in ("own", "next"))
+        before = str(folder / f"{p.seed}-{number - 1}-next")
+        every += [Entry(p, "kill", kill=p.kill, folder=where) for where in (mine, others)]
+        every.append(Entry(p, "resume", folder=mine))
+        every += [Entry(p, "resume", folder=before)] if number else []
+    return every
+
+
+def _judged(entry, job, here, words, reference):
+    """As judge(), of an entry."""
+    if entry.way == "run" or here is None:
+        return judge(entry.program, job, here, words, reference)
+    if entry.way == "kill":  # it ends where it was
+        return None if not here[0]["error"] else judge(entry.program, job, here, "", None)
+    # what was noted before it was killed is not there
+    ends = [{**mine, "notes": mine["notes"][-1:]} for mine in here]
+    end = {**reference, "notes": reference["notes"][-1:]}
+    return judge(entry.program, job, ends, words, end)
+
+
+def shrunk(finding, folder):
+    """The same with fewer lines, and whether it is wrong by itself."""
+    kind, job = finding.kind, finding.job
+    jobs = [] if job.ranks == 1 else [job, job] if finding.program.resumes else [job]
+    again, _ = check([finding.program], jobs, folder)
+    same = [f for f in again if f.kind == kind]
+    if not same:
+        return finding, False
+    finding, tried = same[0], True
+    while tried:
+        tried = False
+        program = finding.program
+        shorter = []
+        for k in range(len(program.lines)):
+            try:
+                compile(program.without(k).source, "", "exec")
+            except SyntaxError:
+                continue
+            shorter.append(program.without(k))
+        hangs = kind in ("hang", "job has ended") or program.alone
+        for batch in [[p] for p in shorter] if hangs else [shorter]:
+            wrong = [f for f in check(batch, jobs, folder)[0] if f.kind == kind]
+            if wrong:
+                finding, tried = min(wrong, key=lambda f: len(f.program.lines)), True
+                break
+    return finding, True
+
+
+# ---- the command -----------------------------------------------------------------------
+
+
+def main():
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int)
+    parser.add_argument("--kind")
+    parser.add_argument("--ranks", default="2,3")
+    parser.add_argument("--programs", type=int, default=40, help="in a job")
+    parser.add_argument("--no-shrink", action="store_true")
+    options = parser.parse_args()
+    until, count, refusals, number, status = time.monotonic() + options.seconds, 0, 0, 0, 0
+    rng, seen = random.Random(options.seed), set()
+    with tempfile.TemporaryDirectory() as name:
+        while time.monotonic() < until:
+            first = options.only or options.seed * 1_000_000 + number
+            n = 1 if options.only else options.programs
+            programs = [drawn(k, options.kind) for k in range(first, first + n)]
+            jobs = []
+            for ranks in map(int, options.ranks.split(",")):
+                exchange, hosts = rng.choice(ENGINES)
+                hosts = "".join(hosts[r % len(hosts)] for r in range(ranks if hosts else 0))
+                jobs.append(Job(ranks, exchange, "".join(sorted(hosts))))
+            found, refused = check(programs, jobs, Path(name) / "run")
+            count, refusals, number = count + n, refusals + refused, number + n
+            for finding in found:
+                status = 1
+                if (finding.program.seed, finding.kind) in seen:
+                    continue
+                seen.add((finding.program.seed, finding.kind))
+                if not options.no_shrink:
+                    finding, alone = shrunk(finding, Path(name) / "shrink")
+                    print("" if alone else "# only together with others", flush=True)
+                print(f"# program {finding.program.seed}\n{finding.printed()}", flush=True)
+            if options.only:
+                break
+    print(f"{count} programs, {refusals} runs refused, {len(seen)} found")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

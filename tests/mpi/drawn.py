@@ -1,0 +1,410 @@
+"""What the programs of fuzz_ranks.py are made of: `from drawn import *` is their first line.
+
+Everything here is what a user would write. `plain` makes of a program one of one process without
+parallel's trainers: what all else is compared with. note() keeps what ranks and one process must
+agree on.
+"""
+
+import contextlib
+import itertools
+import os
+import queue
+import random
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet.parallel import batches
+
+__all__ = [
+    "State",
+    "Task",
+    "ahead",
+    "bar",
+    "begin",
+    "checkpoints",
+    "contextlib",
+    "cost",
+    "dist",
+    "dy",
+    "end_of_body",
+    "few",
+    "file",
+    "in_thread",
+    "itertools",
+    "join",
+    "local",
+    "np",
+    "note",
+    "parallel",
+    "rank",
+    "shard",
+    "tokens",
+    "update",
+    "values",
+    "warnings",
+]
+
+rank = parallel.rank
+
+
+class RefusedError(Exception):
+    """An update was refused, and has left everything as it was."""
+
+
+class KilledError(Exception):
+    """The program ends here, to be resumed."""
+
+
+class State:
+    """Of the program that runs."""
+
+    plain = False
+    ranks = 1  # how many a Join is among, in one process
+    kill = 0  # after so many bodies of loops; 0: never
+    bodies = 0
+    folder = ""
+    notes: list = []  # noqa: RUF012
+    tasks: list = []  # noqa: RUF012
+    checkpointer = None
+    local = False
+
+
+def begin(seed):
+    """A new program."""
+    dy.reset_random_seed(seed + 1)
+    State.notes, State.tasks, State.bodies = [], [], 0
+    State.checkpointer, State.local = None, False
+    batches._process.readers.clear()  # what the program before it has looked into
+
+
+def values():
+    """All parameters of all tasks."""
+    every = [
+        p.as_array().ravel()
+        for task in State.tasks
+        for p in (*task.m.parameters_list(), *task.m.lookup_parameters_list())
+    ]
+    return np.concatenate(every) if every else np.zeros(0)
+
+
+def note(x=None, what="value"):
+    """A result that must be the same on all ranks, and as in one process."""
+    State.notes.append((what, values() if x is None else np.asarray(x, float).ravel()))
+
+
+def file(name):
+    """A name in the program's own folder."""
+    if not State.folder:
+        State.folder = parallel.gather(tempfile.mkdtemp())[0]
+    folder = Path(State.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+# ---- models and data -------------------------------------------------------------------
+
+
+def tokens(batch):
+    """How many there are in a batch."""
+    return sum(len(rows) for _, rows, _ in batch)
+
+
+def few(batch):
+    """Some of its examples, whichever rank has them."""
+    return [example for example in batch if example[0][0] > -0.3]
+
+
+def cost(example):
+    """Of shard(): the dearest examples alone on their ranks."""
+    return len(example[1])
+
+
+class Task:
+    """A model with a table, and its data."""
+
+    def __init__(self, seed, number=0, m=None, n=11):
+        rng = np.random.default_rng((seed, number))
+        self.data = [
+            (
+                rng.normal(size=3),
+                rng.integers(0, 6, rng.integers(1, 5)).tolist(),
+                rng.normal(size=2),
+            )
+            for _ in range(n)
+        ]
+        self.m = m = dy.ParameterCollection() if m is None else m
+        self.W, self.b = m.add_parameters((2, 3), name="W"), m.add_parameters(2, name="b")
+        self.unused = m.add_parameters(40, init=1, name="unused")
+        self.E = m.add_lookup_parameters((6, 3), name="E")
+        for p in (self.W, self.b):
+            p.set_value(rng.normal(size=p.shape()) / 2)
+        self.E.init_from_array(rng.normal(size=(6, 3)) / 2)
+        self.added, self.dropout = [], 0
+        State.tasks.append(self)
+
+    def loss(self, batch, how="mean"):
+        """Of this rank's batch: the mean over examples or "tokens", or the "sum"."""
+        dy.renew_cg()
+        losses = [
+            dy.squared_distance(self.output(x, row), dy.inputTensor(y))
+            for x, rows, y in batch
+            for row in rows
+        ]
+        total = dy.esum(losses)
+        return total if how == "sum" else total / (tokens(batch) if how == "tokens" else len(batch))
+
+    def output(self, x, row):
+        """Of one token."""
+        h = self.W * (dy.inputTensor(x) + self.E[row]) + self.b
+        for p in self.added:
+            h = h + p[row] if isinstance(p, dy.LookupParameters) else dy.cmult(h, p)
+        h = dy.tanh(h)
+        return dy.dropout(h, self.dropout) if self.dropout else h
+
+    def backward(self, batch, how="mean"):
+        """Nothing where there are no examples."""
+        if batch:
+            self.loss(batch, how).backward()
+
+    def against(self, other, batch, how="mean"):
+        """As backward(), of a loss of two models, as those of GANs."""
+        if not batch:
+            return
+        dy.renew_cg()
+        losses = [
+            dy.squared_distance(self.output(x, rows[0]), other.output(x, rows[-1]))
+            for x, rows, _ in batch
+        ]
+        (dy.esum(losses) / (1 if how == "sum" else len(batch))).backward()
+
+    def score(self, batch):
+        """The loss without a gradient."""
+        return self.loss(batch, "sum").value() if batch else 0.0
+
+    def add(self, table=False):
+        """A new parameter, from now on part of the model; each rank draws values of its own."""
+        number = len(self.added)
+        rng = np.random.default_rng((number, 5))
+        if table:
+            p = self.m.add_lookup_parameters((6, 2), name=f"T{number}")
+            p.init_from_array(rng.normal(size=(6, 2)))
+        else:
+            p = self.m.add_parameters(2, name=f"p{number}")
+            p.set_value(rng.normal(size=2))
+        self.added.append(p)
+
+
+# ---- trainers --------------------------------------------------------------------------
+
+
+class Plain:
+    """A trainer of one process, called as a DistributedTrainer is."""
+
+    def __init__(self, inner):
+        self.inner, self.silent = inner, False
+
+    def update(self, weight=None):
+        """As the wrapped trainer."""
+        if self.silent:
+            return False
+        before = self.inner.updates
+        self.inner.update()
+        return self.inner.updates > before
+
+    def update_subset(self, dense, tables, weight=None):
+        """As the wrapped trainer."""
+        self.inner.update_subset(dense, tables)
+
+    @contextlib.contextmanager
+    def no_sync(self):
+        """Gradients add up."""
+        self.silent = True
+        yield
+        self.silent = False
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name, value):
+        if name in ("inner", "silent"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.inner, name, value)
+
+
+class NoCheckpoints:
+    """In one process without trainers of several."""
+
+    def resume(self):
+        """There is none."""
+
+    save = resume
+
+
+def checkpoints(*arguments, **options):
+    """A Checkpointer."""
+    return NoCheckpoints() if State.plain else parallel.Checkpointer(*arguments, **options)
+
+
+def dist(inner, average="mean", accumulate=1, **options):
+    """A DistributedTrainer."""
+    if not State.plain:
+        return parallel.DistributedTrainer(inner, average, accumulate=accumulate, **options)
+    inner.set_accumulation(accumulate)
+    return Plain(inner)
+
+
+def local(inner, **options):
+    """A LocalSGD."""
+    State.local = True
+    return Plain(inner) if State.plain else parallel.LocalSGD(inner, **options)
+
+
+def update(trainer, *named, of=(), **keywords):
+    """trainer.update(), or update_subset() of these, which is refused as a whole or done."""
+    before = None if State.local else values()
+    try:
+        if of:
+            trainer.update_subset(*of, *named, **keywords)
+        is_done = bool(of) or trainer.update(*named, **keywords)
+    except (RuntimeError, ValueError) as error:
+        if before is not None and not np.array_equal(before, values()):
+            raise AssertionError(f"refused, but changed: {error}") from error
+        raise RefusedError(str(error)) from error
+    if is_done or (State.plain and State.local):
+        note(what="update")
+    return is_done
+
+
+def Join(trainer):  # noqa: N802
+    """parallel's, where there is one."""
+    if isinstance(trainer, Plain):
+        return contextlib.nullcontext()
+    if isinstance(trainer, parallel.LocalSGD):
+        return trainer.join()
+    return parallel.Join(trainer)
+
+
+def join(task, trainer, seed, weighted, how, act=None):
+    """Each rank has batches of its own, of which there are unlike many. `act` is done by all before
+    the second."""
+    rng = random.Random(seed)
+    counts = [rng.randint(0, 4) for _ in range(8)][: State.ranks]
+    batches = [
+        [[rng.choice(task.data) for _ in range(rng.randint(1, 3))] for _ in range(8)]
+        for _ in range(8)
+    ]
+    number = tokens if how == "tokens" else len
+    if not isinstance(trainer, Plain):
+        try:
+            with Join(trainer):
+                for batch in batches[rank()][: counts[rank()]]:
+                    task.backward(batch, how)
+                    trainer.update(*([number(batch)] if weighted else []))
+        except RuntimeError as error:
+            raise RefusedError(str(error)) from error
+        note(what="join")
+        return
+    k, passes = trainer.inner.accumulation, max(counts)
+    for step in range(passes):
+        there = [batches[r][step] for r in range(State.ranks) if step < counts[r]]
+        left = passes - step // k * k
+        if step % k == 0 and left < k and how != "sum":
+            trainer.set_accumulation(left)  # what the end cuts short
+        weights = [number(batch) if weighted else 1 for batch in there]
+        for batch, weight in zip(there, weights, strict=True):
+            share = 1.0 if how == "sum" else weight / sum(weights)
+            (task.loss(batch, how) * share).backward()
+        trainer.update()
+    trainer.set_accumulation(k)
+    note(what="join")
+
+
+def shard(*data, micro_batches=None, **options):
+    """parallel's; in one process without trainers that know of micro-batches there are none."""
+    micro_batches = None if State.plain else micro_batches
+    return parallel.shard(*data, micro_batches=micro_batches, **options)
+
+
+# ---- loops -----------------------------------------------------------------------------
+
+
+def ahead(batches):
+    """One batch ahead of whoever asks."""
+    last = None
+    for batch in batches:
+        if last is not None:
+            yield last
+        last = batch
+    if last is not None:
+        yield last
+
+
+def in_thread(batches):
+    """A thread reads ahead."""
+    waiting = queue.Queue(1)
+
+    def read():
+        for batch in batches:
+            waiting.put(batch)
+        waiting.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    yield from iter(waiting.get, None)
+
+
+def bar(trainer, batches):
+    """With a progress bar, which nobody sees."""
+    inner = trainer.inner if isinstance(trainer, (Plain, parallel.LocalSGD)) else trainer
+    return dy.training.Run(inner, bar=False).epoch(batches)
+
+
+def end_of_body():
+    """A body of a loop has ended; the program may be killed here."""
+    State.bodies += 1
+    if State.bodies == State.kill:
+        raise KilledError
+
+
+# ---- running ---------------------------------------------------------------------------
+
+
+def clean():
+    """Forgets the program."""
+    State.tasks, State.notes, State.checkpointer = [], [], None
+    dy.renew_cg()
+
+
+def run(source, plain=False, ranks=0, kill=0, folder=""):
+    """Runs a program: what it has noted, the words of a refusal, and another error."""
+    State.plain, State.ranks = plain, ranks or parallel.world_size()
+    State.kill, State.folder = kill, folder
+    State.notes, State.tasks = [], []
+    refused = error = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            exec(compile(source, "<drawn>", "exec"), {"__name__": "drawn program"})
+        except RefusedError as words:
+            refused = str(words)
+        except KilledError:
+            pass
+        except Exception as found:
+            import traceback
+
+            error = f"{type(found).__name__}: {found}\n{traceback.format_exc()}"
+        if not error:
+            note(what="end")
+    notes = State.notes
+    clean()
+    return {"notes": notes, "refused": refused, "error": error}
+
+
+if os.environ.get("DRAWN") == "plain":
+    State.plain = True
