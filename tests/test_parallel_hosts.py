@@ -42,6 +42,7 @@ PROPERTIES = (
     "backward_without_an_update_at_the_end",
     "backward_without_an_update_everywhere",
     "trainer_that_goes",
+    "trainer_that_goes_leaves_no_message_to_others",
     "trainers_that_end_give_back_what_they_had",
     "interrupted_backward",
     "interrupted_backward_in_steps",

@@ -17,6 +17,7 @@ PROPERTIES = (
     "views_follow",
     "pieces_go_without_python",
     "own_write_is_seen_by_nobody_else",
+    "own_write_is_refused_until_all_have_the_same",
     "unequal_values_stay_apart",
     "where_it_is_written_often_it_ends",
     "two_trainers_of_one_collection",

@@ -43,7 +43,7 @@ from .layout import FLAG_BYTES, TOLD, Arrays, Layout
 from .memory import map_together, say_refused
 from .message import Flag
 from .negotiation import AsPlanned, Negotiated, NegotiatedByRank
-from .rounds import Helper, Round, stop_at_exit
+from .rounds import Helper, Round, Wire
 from .rows import RowsBetweenHosts, RowsRound
 from .structure import Structure
 from .wire import Hosts
@@ -75,7 +75,7 @@ class HybridExchange:
         advance = weakref.WeakMethod(self._advance)
         self._by_mpi = MpiSum(here, comm)
         self.hosts, self._code = hosts, code
-        self._wire = here.lend(self)
+        self._wire = Wire(here)
         self._rows = RowsBetweenHosts(here, here.lend(self), hosts, code)
         self.transport = HostTransport(
             here, comm, self._rows.comm, hosts, lambda: method() if (method := advance()) else 0
@@ -152,7 +152,6 @@ class HybridExchange:
                 weight = self._weight() if self._weight else None
                 if weight is not None:
                     early.open(weight)
-                    stop_at_exit(early)
             early.advance()
         except Exception as error:  # update() raises it
             early.error = error

@@ -295,16 +295,8 @@ class Negotiation:
         self.meters.begin(self._updates)
         self._notify(summary.of_any)
         own, scale = _counting(weight, summary.weights, average)
-        return Negotiated(
-            self._named(),
-            self._structure,
-            own,
-            scale,
-            summary.used,
-            summary.of_any,
-            summary.of_all,
-            settings,
-        )
+        told = summary.used, summary.of_any, summary.of_all, settings
+        return Negotiated(self._named(), self._structure, own, scale, *told)
 
     def _compared(
         self,

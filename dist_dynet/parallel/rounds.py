@@ -12,10 +12,10 @@ import queue
 import threading
 import time
 import weakref
-from typing import Any
 
 from .._ffi import lib
 from ..params.root import Root
+from ._world import World
 from .compression import ErrorFeedback
 from .exchange import Weight
 from .layout import FILLED, READ, SUMMED, Arrays
@@ -32,11 +32,22 @@ _PATIENCE = 3.0
 has asked for."""
 
 
+class Wire:
+    """A communicator for rounds alone. It is lent for as long as one may use it, or is open and was
+    never taken over: messages of that have left, which whoever got the communicator's place would
+    receive."""
+
+    __slots__ = ("__weakref__", "comm")
+
+    def __init__(self, here: World) -> None:
+        self.comm = here.lend(self)
+
+
 class Round:
     """Adds up the gradients of some parameters over all ranks, in arrays.sum.
 
     Args:
-        comm: a communicator for this alone.
+        wire: for rounds of these arrays alone.
         hosts: the ranks.
         structure: of the parameters.
         arrays: where it happens.
@@ -47,7 +58,7 @@ class Round:
 
     def __init__(
         self,
-        comm: Any,
+        wire: Wire,
         hosts: Hosts,
         structure: Structure,
         arrays: Arrays,
@@ -61,7 +72,7 @@ class Round:
         self.complete = all_come  # all gradients are complete, whatever the watch says
         self.taken_over = False
         self.error: BaseException | None = None
-        self._comm, self._hosts, self._arrays, self._pieces = comm, hosts, arrays, pieces
+        self._wire, self._hosts, self._arrays, self._pieces = wire, hosts, arrays, pieces
         self._handles = structure.handles
         self._root = structure.root
         self._compression = compression
@@ -79,13 +90,15 @@ class Round:
         if self.weight is None:
             self.watched = lib.dn_store_hook_count(self._root.c)
             self.weight = weight
+            _stop_before_mpi()
+            _unfinished.add(self)
             self._sum = Sum(
-                self._comm,
+                self._wire.comm,
                 self._hosts,
                 self._arrays.sum,
                 self._compression,
                 self._all_come,
-                self._arrays.joined(self._comm),
+                self._arrays.joined(self._wire.comm),
             )
 
     def hurry(self, weight: float) -> None:
@@ -228,14 +241,8 @@ class Helper(threading.Thread):
 
 _helpers: weakref.WeakSet[Helper] = weakref.WeakSet()
 _unfinished: set[Round] = set()
+"""Opened in backward, and no update() has taken them over: the program may end so."""
 _registered: list[object] = []
-
-
-def stop_at_exit(round_: Round) -> None:
-    """A round that was opened in backward without a thread: the program may end without an
-    update()."""
-    _stop_before_mpi()
-    _unfinished.add(round_)
 
 
 def _stop_before_mpi() -> None:

@@ -196,6 +196,7 @@ class Sum:
             (host, rank) for host, rank in enumerate(hosts.counterparts) if host != hosts.host
         ]
         self._requests: list[Any] = []
+        self._abandoned: list[Any] = []
         self._then: list[Callable[[], object] | None] = []
         self._held: list[Piece] = []
         self.moves = 0  # rises with all that comes and goes
@@ -253,6 +254,7 @@ class Sum:
             request.Free()
         for joined in self._joining:
             joined.abandon()
+        self._abandoned = self._requests  # with the memory of what may still leave
         self._requests, self._then, self._joining = [], [], []
 
     def _add(self, request: Any, then: Callable[[], object] | None = None) -> None:

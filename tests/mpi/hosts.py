@@ -4,6 +4,7 @@ hosts.py WHAT.
 Rank 0 prints "ok" in the end.
 """
 
+import gc
 import os
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import pytest
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel import engines, hybrid, memory
+from dist_dynet.parallel import engines, hybrid, memory, rounds
 from dist_dynet.parallel._world import World
 from dist_dynet.parallel.compression import CODES
 from dist_dynet.parallel.hybrid import HybridExchange
@@ -502,6 +503,26 @@ def test_trainer_that_goes():
     assert lib.dn_store_await(m._root.c, 0.0) == lib.DN_HOOK_OFF
 
 
+def test_trainer_that_goes_leaves_no_message_to_others():
+    """What a backward without an update has sent comes to nobody: rank 0, which is late, sends its
+    gradient when the others have gone."""
+    rounds._PATIENCE = 0.1
+    for by in range(1, 5):
+        m, (w,), _ = model_of((8, 8))
+        trainer = distributed(m)
+        for _ in range(3):
+            step(w, by=by + rank)
+            trainer.update()
+        assert everywhere(np.allclose(w.as_array(), 0.5 - 3 * (by + (size - 1) / 2)))
+        time.sleep(0 if rank else 0.1)
+        step(w, by=100)
+        opened(trainer)
+        time.sleep(0 if rank else 0.1)
+        del trainer, m, w
+        dy.renew_cg()
+        gc.collect()
+
+
 def test_trainers_that_end_give_back_what_they_had():
     made, duplicate = [], World.duplicate
     World.duplicate = lambda self, comm=None: made.append(duplicate(self, comm)) or made[-1]
@@ -512,7 +533,7 @@ def test_trainers_that_end_give_back_what_they_had():
         trainer.update()
     World.duplicate = duplicate
     # those of two trainers; one that was freed is false
-    assert len(made) == 30 and sum(bool(comm) for comm in made) <= 6
+    assert len(made) == 40 and sum(bool(comm) for comm in made) <= 8
     assert np.allclose(w.as_array(), 0.5 - 10)
 
 

@@ -307,15 +307,30 @@ def test_own_write_is_seen_by_nobody_else():
 
 
 def test_unequal_values_stay_apart():
-    """Where nobody has asked for it, each rank goes on with its own values."""
+    """Where nobody has asked for it, and what a rank has written is not told, each goes on with its
+    own values."""
     m, parameters, tables, trainer, rng = trained(shared_model=None)
-    if rank == 0:
-        parameters[0].scale(2)
+    memory = parameters[0].storage()
+    memory[:] *= 2 - rank
+    del memory
     for _ in range(3):
         step(trainer, parameters, tables, rng)
     assert not is_shared(trainer)
     values = parallel.gather(held(m)[0])
     assert values[0] != values[1]
+
+
+def test_own_write_is_refused_until_all_have_the_same():
+    m, parameters, tables, trainer, rng = trained(shared_model=None)
+    if rank == 0:
+        parameters[0].scale(2)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=f'differ, first in "{parameters[0].name()}"'):
+            step(trainer, parameters, tables, rng)
+    parallel.broadcast_parameters(m)
+    for _ in range(3):
+        step(trainer, parameters, tables, rng)
+    parallel.assert_in_sync(m)
 
 
 def test_written_by_the_program():
