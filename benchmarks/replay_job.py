@@ -66,8 +66,9 @@ class Job:
         self.size, self._ranks = hosts * ranks, ranks
         self.clock = Clock(self.size, cores, factor)
         self.network = Links(self.every, self.clock, costs)
-        self._structure, self._settings = Structure(m), Settings.of(dy.AdamTrainer(m))
-        self._m, self._rows, self._compute, self._update = m, of_rank, compute, update
+        self._trainer = dy.AdamTrainer(m)
+        self._structure, self._settings = Structure(m), Settings.of(self._trainer)
+        self._rows, self._compute, self._update = of_rank, compute, update
         self._moments, self._copy, self._warm = moments, window, warm
         self._met = (
             [np.zeros(lib.dn_shm_comm_bytes(ranks, 1), np.uint8) for _ in range(hosts)]
@@ -113,7 +114,8 @@ class Job:
             (hybrid, "map_together", self._map),
             (host_transport, "map_together", self._map),
             (hybrid, "Helper", _Helper),
-            (hybrid, "stop_at_exit", lambda _: None),
+            (rounds, "_stop_before_mpi", int),
+            (rounds, "_unfinished", set()),
             (hybrid, "watchers", set()),
             (rounds, "time", SimpleNamespace(monotonic=lambda: clock.times[clock.rank])),
             (negotiation, "Structure", lambda m: self._structure_of()),
@@ -146,7 +148,7 @@ class Job:
         hosts = Hosts(self.every, rank // self._ranks, rank % self._ranks)
         overlap = self._moments is not None
         exchange = hybrid.HybridExchange(here, here.comm, hosts, overlap, None)
-        agreeing = negotiation.Negotiation(here, here.comm, self._m, True, exchange.transport)
+        agreeing = negotiation.Negotiation(here, here.comm, self._trainer, True, exchange.transport)
         structure = agreeing._structure
         exchange._place(structure, "")
         names = "mine", "sum", "locals", "pointer", "sum_pointer"

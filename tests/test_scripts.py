@@ -5,6 +5,7 @@ How long: four seconds.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -65,6 +66,8 @@ def test_installation_that_is_ended_leaves_the_compiled_libraries(tmp_path, pip,
         capture_output=True,
         text=True,
         check=False,
+        # a shell does not trap what is ignored where it starts, as in a job in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert ran.returncode == status and library.read_text() == "compiled", ran
     assert not list((tmp_path / "tmp").iterdir())
