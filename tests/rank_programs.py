@@ -739,8 +739,12 @@ class _Writer:
             self.step(t, b)
         self.line("a.m.reset_gradients()")
         self.line("ta.set_accumulation(1)")
-        self.line("a.backward(a.data[:1])")
-        self.line("update(ta)" if t.average == "sum" else "update(ta, 1)")
+        if t.average != "sum":
+            self.line("a.backward(a.data[:1])")
+            self.line("update(ta, 1)")
+        elif self.law == "together":  # the sum of one example from each rank
+            self.line("a.backward(a.data[:1])")
+            self.line("update(ta)")
 
     def act_of(self, which, act, t, b, when):
         with self.block(f"if rank() == {which} and {when}:"):
