@@ -102,15 +102,14 @@ int dn__route_group_wants(const dn_call *, int k);
 dn_grad dn__route_group_dx(dn_call *, int k);
 int dn__group_gathers(const dn_call *, int k);
 
-/* ---- reached.c: what the loss depends on. Negative: no memory */
+/* ---- reached.c: what the loss depends on. Without memory the backward fails, and it is 1 */
 /* Whether the loss does not depend on this output of node i, one of several. Whether it does not
  * depend on node i: nothing reads it, or only such outputs. */
 int dn__is_output_beside_loss(dn_tape *, int i, int output);
 int dn__is_unneeded(dn_tape *, int i);
 /* Whether dx, what has come to node i, is zeros, of calls that have read it for what the loss does
  * not depend on. They must go no further: zero times an infinite derivative is NaN, and a row has
- * no gradient, not even zero, if the loss does not depend on it. Without memory the backward
- * fails. */
+ * no gradient, not even zero, if the loss does not depend on it. */
 int dn__is_unread(dn_tape *, int i, const dn_real *dx);
 /* Whether it is a recurrent network over several steps, or one with several outputs of a step. */
 int dn__is_sequence(const dn_node *);

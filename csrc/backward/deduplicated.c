@@ -136,7 +136,7 @@ int dn__deduplicated_unread(dn_tape *t, const dn_group *g, int x, const dn_real 
             if (other->param == row->param && other->n_ints == row->n_ints &&
                 !memcmp(t->ints + other->ints, t->ints + row->ints,
                         (size_t)row->n_ints * sizeof *t->ints) &&
-                !dn__is_unread(t, y, dx))
+                !dn__is_unneeded(t, y))
                 return 0;
         }
     }

@@ -127,12 +127,6 @@ static int has_finite(const dn_tape *t, const dn_node *member, int part) {
     return !n || dn__is_finite(n, dn__output_view_address(t, member, (int)at, 0));
 }
 
-/* What was found out of nodes and outputs; without memory the backward fails. */
-static int checked(dn_tape *t, int beside) {
-    t->workspace.out_of_memory |= beside < 0;
-    return beside != 0;
-}
-
 /* Whether the loss does not depend on an output of a traced function, and nothing has come to what
  * is computed from it. */
 static int is_output_beside_loss(dn_tape *t, int i, int output) {
@@ -141,7 +135,7 @@ static int is_output_beside_loss(dn_tape *t, int i, int output) {
     if (!has_zeros(t, member, output)) return 0; /* nearly always */
     for (int k = 0; k < member->parts; k++)
         if (dn__leads(p, p->outputs[output].source, k) && !has_zeros(t, member, k)) return 0;
-    return checked(t, dn__is_output_beside_loss(t, i, output));
+    return dn__is_output_beside_loss(t, i, output);
 }
 
 /* Whether the loss depends on an output of some members, but not on that of others. */
@@ -183,7 +177,7 @@ static int has_bad_steps(dn_tape *t, int i) {
         if (!is_finite_step(t, node, s)) bad = s;
     for (int s = steps - 1; bad >= 0 && s >= 0; s--) {
         for (int part = s; part < node->parts; part += steps)
-            if (!checked(t, dn__is_output_beside_loss(t, i, part))) return 0;
+            if (!dn__is_output_beside_loss(t, i, part)) return 0;
         if (!is_finite_step(t, node, s)) return 1;
     }
     return 0;
@@ -303,8 +297,8 @@ static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
         /* whatever the last step of a chain is computed from is not beside the loss if that is
          * not */
         if (g->as == DN_AS_STEPS && m + 1 < g->n && !dn__begins_sequence(t, g, m + 1)) continue;
-        if (has_zeros_alone(t, &t->nodes[members[m]]) &&
-            checked(t, dn__is_unneeded(t, members[m])) && !hands_on_zeros(t, members[m], saved))
+        if (has_zeros_alone(t, &t->nodes[members[m]]) && dn__is_unneeded(t, members[m]) &&
+            !hands_on_zeros(t, members[m], saved))
             return 1;
     }
     return 0;
@@ -363,7 +357,7 @@ static void members_backward(dn_tape *t, const dn_group *g) {
     for (int m = g->n - 1; m >= 0 && !t->workspace.out_of_memory; m--) {
         const int i = members[m];
         saved -= t->nodes[i].saved;
-        if (!checked(t, dn__is_unneeded(t, i))) member_backward(t, g, i, saved);
+        if (!dn__is_unneeded(t, i)) member_backward(t, g, i, saved);
         dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
     }
 }

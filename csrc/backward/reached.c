@@ -75,11 +75,15 @@ static void reach_inputs(dn_tape *t, int i) {
     }
 }
 
-static int find_views(dn_tape *t) {
-    if (t->backward->views) return 0;
+/* Whether views are known; without memory the backward fails. */
+static int knows_views(dn_tape *t) {
+    if (t->backward->views) return 1;
     const int last = t->backward->last_loss;
     int32_t *views = dn__arena_take(&t->workspace.grads, ((size_t)last + 1) * sizeof *views);
-    if (!(t->backward->views = views)) return -1;
+    if (!(t->backward->views = views)) {
+        t->workspace.out_of_memory = 1;
+        return 0;
+    }
     for (int i = 0; i < last; i++) views[i] = BESIDE;
     views[last] = WHOLE;
     for (int i = last; i >= 0; i--) {
@@ -87,46 +91,35 @@ static int find_views(dn_tape *t) {
         if (is_view(&t->nodes[i])) reach_view(t, i);
         else reach_inputs(t, i);
     }
-    return 0;
+    return 1;
 }
 
 int dn__is_unneeded(dn_tape *t, int i) {
-    if (i > t->backward->last_loss) return 1;
-    return find_views(t) ? -1 : t->backward->views[i] == BESIDE;
+    return i > t->backward->last_loss || !knows_views(t) || t->backward->views[i] == BESIDE;
 }
 
 int dn__is_unread(dn_tape *t, int i, const dn_real *dx) {
     const size_t n = dn__elements(&t->nodes[i].dim);
     if (!n || dx[0] != 0 || !dn__is_zero(n, dx)) return 0; /* nearly always */
-    const int unread = dn__is_unneeded(t, i);
-    t->workspace.out_of_memory |= unread < 0;
-    return unread;
+    return dn__is_unneeded(t, i);
 }
 
 int dn__is_output_beside_loss(dn_tape *t, int i, int output) {
-    if (i > t->backward->last_loss) return 1;
-    if (find_views(t)) return -1;
+    if (i > t->backward->last_loss || !knows_views(t)) return 1;
     int view = t->backward->views[i];
     if (view == WHOLE) return 0;
     while (view > 0 && output_of(t, view) != output) view = t->backward->views[view];
     return view <= 0;
 }
 
-/* Whether it is; without memory the backward fails. */
-static int is_beside(dn_tape *t, int i, int output) {
-    const int beside = dn__is_output_beside_loss(t, i, output);
-    t->workspace.out_of_memory |= beside < 0;
-    return beside != 0;
-}
-
 int dn__route_beside_loss(const dn_call *c, int output) {
-    return is_beside(c->tape, (int)(c->node - c->tape->nodes), output);
+    return dn__is_output_beside_loss(c->tape, (int)(c->node - c->tape->nodes), output);
 }
 
 int dn__route_group_beside_loss(const dn_call *c, int output) {
     const dn_group *g = &c->tape->schedule->groups[c->group];
     if (g->as) return 0; /* outputs of the call are not those of a member */
     for (int m = 0; m < g->n; m++)
-        if (!is_beside(c->tape, dn__members_of(c->tape, g)[m], output)) return 0;
+        if (!dn__is_output_beside_loss(c->tape, dn__members_of(c->tape, g)[m], output)) return 0;
     return 1;
 }

@@ -61,7 +61,7 @@ static int is_row_unread(const dn_call *c, int first, int n, int row, const dn_r
         for (int m = 0; m < n_sources; m++) {
             const dn_node *x = &t->nodes[sources[m]];
             for (int i = 0; i < x->n_ints; i++)
-                if (t->ints[x->ints + i] == row && dn__is_unneeded(t, sources[m]) != 1) return 0;
+                if (t->ints[x->ints + i] == row && !dn__is_unneeded(t, sources[m])) return 0;
         }
     }
     return 1;

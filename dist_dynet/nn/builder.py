@@ -45,6 +45,8 @@ class RecurrentBuilder(Owner):
     _fixed_weights: ClassVar[bool] = True
     """Whether _node_weights() are the same in each sequence."""
     _op: ClassVar[int]
+    _cell_is_dynets: ClassVar[bool] = False
+    """Whether `_cell` is what `_op` computes, by DyNet's operations."""
     _roles: ClassVar[tuple[str, ...]] = ()
     """What the formulas of the class call the parameters of a layer."""
     _start: RNNState | None = None
@@ -84,7 +86,7 @@ class RecurrentBuilder(Owner):
 
     def _composes(self) -> bool:
         """Whether a step is composed by `_cell`, where it is not the operation `_op`."""
-        return not hasattr(self, "_op")
+        return not hasattr(self, "_op") or (self._cell_is_dynets and self._draws_in_order())
 
     def _draws_in_order(self) -> bool:
         """Whether steps draw, in DyNet's order and with autobatching: then they are composed of

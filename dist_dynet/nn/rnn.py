@@ -62,6 +62,7 @@ class VanillaLSTMBuilder(TwoRates):
     _subcollection: ClassVar[str] = "vanilla-lstm-builder"
     _has_cells: ClassVar[bool] = True
     _op: ClassVar[int] = OPS["lstm"]
+    _cell_is_dynets: ClassVar[bool] = True
     _roles: ClassVar[tuple[str, ...]] = ("Wx", "Wh", "b", "gh", "bh", "gx", "bx", "gc", "bc")
 
     def __init__(
@@ -113,7 +114,7 @@ class VanillaLSTMBuilder(TwoRates):
         return [layer[:3] for layer in super().get_parameter_expressions()]
 
     def _composes(self) -> bool:
-        return self.ln_lstm or self._draws_in_order()
+        return self.ln_lstm or super()._composes()
 
     def _floats(self) -> tuple[float, ...]:
         return (self.forget_bias,)

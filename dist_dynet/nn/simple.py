@@ -36,6 +36,7 @@ class SimpleRNNBuilder(TwoRates):
 
     _subcollection: ClassVar[str] = "simple-rnn-builder"
     _op: ClassVar[int] = OPS["simple_rnn"]
+    _cell_is_dynets: ClassVar[bool] = True
     _roles: ClassVar[tuple[str, ...]] = ("Wx", "Wh", "b")
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
@@ -55,9 +56,6 @@ class SimpleRNNBuilder(TwoRates):
         (0.25, 0.5)
         """
         super().set_dropouts(d, d_h)
-
-    def _composes(self) -> bool:
-        return self._draws_in_order()
 
     def _cell(
         self,
@@ -106,6 +104,7 @@ class GRUBuilder(RecurrentBuilder):
     _drops_each_step: ClassVar[bool] = True
     _mask_rates: ClassVar[tuple[str | None, ...]] = ()
     _op: ClassVar[int] = OPS["gru"]
+    _cell_is_dynets: ClassVar[bool] = True
     _roles: ClassVar[tuple[str, ...]] = ("Wzx", "Wzh", "bz", "Wrx", "Wrh", "br", "Whx", "Whh", "bh")
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
@@ -124,9 +123,6 @@ class GRUBuilder(RecurrentBuilder):
             ValueError: a rate outside of [0, 1].
         """
         super().set_dropout(f)
-
-    def _composes(self) -> bool:
-        return self._draws_in_order()
 
     def _cell(
         self,
