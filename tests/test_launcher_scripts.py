@@ -185,7 +185,7 @@ def test_launch_slurm_runs_under_slurm(run, clone):
     )
     log = (clone / "slurm.log").read_text()
     assert job.returncode == 0, (job.stdout, job.stderr, log)
-    assert ranks(log) == expected("node0", "node1")
+    assert ranks(log) == expected("node0", "node1"), log
 
 
 @pytest.mark.mpi

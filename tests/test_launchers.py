@@ -6,6 +6,7 @@ longer.
 """
 
 import io
+import json
 import os
 import re
 import shlex
@@ -216,6 +217,49 @@ def test_mpich_sends_slurm_lines_that_it_takes(tmp_path):
         assert relay.returncode == 0, err
     assert b"cmd=maxes keylen_max=64 vallen_max=800\n" in out
     assert b"cmd=put_result rc=0\n" in out
+
+
+def test_manager_and_script_that_end_together_end_the_relay_well(tmp_path):
+    """What one round of poll() says of the second is about a descriptor that the first closed."""
+    manager, of_rank = socket.socketpair()
+    script = tmp_path / "waits.py"
+    script.write_text("import sys; print('waits', flush=True); sys.stdin.read()")
+    site = Path(_relay.__file__).with_name("_site")
+    relay = subprocess.Popen(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            _relay.__file__,
+            "SLURM_PROCID",
+            "2",
+            site,
+            sys.executable,
+            script,
+        ],
+        env={**os.environ, "SLURM_PROCID": "0", "PMI_FD": str(of_rank.fileno())},
+        pass_fds=[of_rank.fileno()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    of_rank.close()
+    try:
+        begun = json.loads(relay.stderr.readline().partition(b"0m")[2])
+        assert b"waits" in relay.stdout.readline()
+        relay.send_signal(signal.SIGSTOP)
+        relay.stdin.close()
+        relay.stdin = None
+        end = time.monotonic() + 60
+        while is_running(begun["process"]):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    finally:
+        manager.close()
+        relay.send_signal(signal.SIGCONT)
+    err = relay.communicate(timeout=60)[1]
+    assert relay.returncode == 0, err
+    assert b'"code": 0' in err and b"Traceback" not in err
 
 
 def test_allocation_says_how_many_ranks_there_are(monkeypatch):

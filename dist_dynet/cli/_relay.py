@@ -273,6 +273,7 @@ class Pmi:
     def __init__(self, manager: int) -> None:
         self._ours, scripts = socket.socketpair()
         self._other = {manager: self._ours.fileno(), self._ours.fileno(): manager}
+        self._both = frozenset(self._other)
         self._manager, self._scripts = manager, scripts
         os.set_inheritable(scripts.fileno(), True)
         os.environ["PMI_FD"] = str(scripts.fileno())
@@ -284,9 +285,12 @@ class Pmi:
             poll.register(descriptor, select.POLLIN)
 
     def take(self, descriptor: int, poll: select.poll) -> bool:
-        """Passes on what has come by this descriptor, if it is one of these."""
-        if descriptor not in self._other:
+        """Passes on what has come by this descriptor, if it is one of these; nothing once an end
+        is closed, though one poll() may still name the other."""
+        if descriptor not in self._both:
             return False
+        if not self._other:
+            return True
         try:
             data = os.read(descriptor, 65536)
             if descriptor == self._manager:
