@@ -142,6 +142,8 @@ for _class, _attributes in (
 ):
     _hints.explain(_class, _attributes)
 _hints.explain_arguments(Trainer, _hints.ARGUMENTS_OF_TRAINERS)  # noqa: F405
+_hints.name_as_users_do(map(globals().get, __all__))
+_hints.name_as_users_do(map(vars(schedules).get, schedules.__all__))
 _tracebacks.install()
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
+from types import FunctionType
 from typing import Any
 
 WRITTEN_HERE = {
@@ -353,3 +355,38 @@ def explain(cls: Any, attributes: dict[str, str]) -> None:
     for name, here in attributes.items():
         setattr(cls, name, _Elsewhere(name, here))
     cls.__dir__ = _names
+
+
+def name_as_users_do(things: Iterable[Any]) -> None:
+    """Lets what Python itself says of arguments that are missing, or not there, name the class that
+    a program has called: constructors that these classes inherit become theirs, and methods of
+    bases that users do not see lose the name of the base.
+
+    >>> class _Shared:
+    ...     def __init__(self, m): ...
+    ...     def scale(self, factor): ...
+    >>> class Net(_Shared): ...
+    >>> name_as_users_do([Net])
+    >>> Net()
+    Traceback (most recent call last):
+    TypeError: Net.__init__() missing 1 required positional argument: 'm'
+    >>> Net(1).scale()
+    Traceback (most recent call last):
+    TypeError: scale() missing 1 required positional argument: 'factor'
+    """
+    classes = [thing for thing in things if isinstance(thing, type)]
+    for cls in classes:
+        for base in cls.__mro__[1:-1]:
+            if base not in classes and base.__module__.startswith("dist_dynet."):
+                for name, method in vars(base).items():
+                    method = getattr(method, "__func__", method)
+                    if isinstance(method, FunctionType) and not name.startswith("_"):
+                        method.__qualname__ = name
+        init: Any = cls.__init__  # type: ignore[misc]
+        if isinstance(init, FunctionType) and "__init__" not in vars(cls):
+            own = FunctionType(
+                init.__code__, init.__globals__, "__init__", init.__defaults__, init.__closure__
+            )
+            own.__kwdefaults__, own.__annotations__ = init.__kwdefaults__, init.__annotations__
+            own.__qualname__ = f"{cls.__name__}.__init__"
+            cls.__init__ = own  # type: ignore[misc]

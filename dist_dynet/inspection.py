@@ -409,5 +409,7 @@ def _print_graph(self: ComputationGraph) -> None:
     print(dot(graph=self), end="", file=sys.stderr)
 
 
+_dump_graph.__qualname__ = "ComputationGraph.dump"
+_print_graph.__qualname__ = "ComputationGraph.print_graphviz"
 ComputationGraph.dump = _dump_graph  # type: ignore[method-assign]
 ComputationGraph.print_graphviz = _print_graph  # type: ignore[method-assign]

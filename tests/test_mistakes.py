@@ -46,6 +46,18 @@ def surroundings():
 
 
 MISTAKES = [
+    # arguments that are missing, or not there: the class is the one that was called
+    ("dy.DotAttention()", TypeError, "DotAttention.__init__() missing 4 required"),
+    ("dy.AdamTrainer()", TypeError, "AdamTrainer.__init__() missing 1 required"),
+    ("dy.AmsgradTrainer(m, beta1=0.5)", TypeError, "AmsgradTrainer.__init__() got an unexpected"),
+    ("dy.schedules.Cosine()", TypeError, "Cosine.__init__() missing 2 required"),
+    ("dy.parallel.DistributedTrainer(trainer).log(0.5)", TypeError, "log() takes 1 positional"),
+    ("E.scale()", TypeError, "scale() missing 1 required"),
+    ("E.batch()", TypeError, "LookupParameters.batch() missing 1 required"),
+    # what others make
+    ("dy.Parameters()", TypeError, "Parameters: made by ParameterCollection.add_parameters()"),
+    ("dy.LookupParameters((2, 3))", TypeError, "made by ParameterCollection.add_parameters()"),
+    ("dy.RNNState()", TypeError, "RNNState: cannot be made directly. Use initial_state()"),
     # sizes that are no integers
     ("dy.Linear(5 / 2, 2, m)", TypeError, "Linear: sizes must be integers; got 2.5."),
     ("dy.Linear('3', 2, m)", TypeError, "Linear: sizes must be integers; got '3'."),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import dist_dynet as dy
 from dist_dynet import nn, ops, trainers
 from dist_dynet.nn.owner import Owner
 
@@ -65,3 +66,28 @@ def test_operations_are_in_all_of_their_module(family):
     known = {*family.__all__, *FOR_BUILDERS}
     missing = [name for name in own(family, inspect.isfunction) if name not in known]
     assert not missing, f"{file}: __all__ leaves out {missing}"
+
+
+def public_classes():
+    """Those that users name, each once."""
+    modules = (dy, dy.io, dy.parallel, dy.schedules, dy.training)
+    named = {getattr(module, name) for module in modules for name in module.__all__}
+    return sorted({c for c in named if inspect.isclass(c)}, key=lambda c: c.__name__)
+
+
+def called_by_users(cls):
+    """{name: function}: the constructor and the methods of a class that Python code is."""
+    names = [n for n in dir(cls) if n in ("__init__", "__call__") or not n.startswith("_")]
+    found = {name: getattr(cls, name, None) for name in names}  # some exist to raise an error
+    return {n: f for n, f in found.items() if inspect.isroutine(f)}
+
+
+@pytest.mark.parametrize("cls", public_classes(), ids=lambda cls: cls.__name__)
+def test_what_python_says_of_arguments_names_what_users_see(cls):
+    public = {c.__name__ for c in public_classes()}
+    for name, method in called_by_users(cls).items():
+        method = getattr(method, "__func__", method)
+        if inspect.isfunction(method) and method.__module__.startswith("dist_dynet"):
+            *classes, last = method.__qualname__.split(".")
+            assert last == name and public.issuperset(classes), method.__qualname__
+            assert name != "__init__" or classes == [cls.__name__], method.__qualname__

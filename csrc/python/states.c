@@ -262,11 +262,12 @@ static const dn_layers *table_of(PyObject *step) {
 /* RNNState(step, masks, prev, h, c, output, t, n) */
 static PyObject *state_new(PyTypeObject *cls, PyObject *args, PyObject *named) {
     State p = {.t = 0};
-    if (named && PyDict_Size(named))
-        return PyErr_Format(PyExc_TypeError, "a state takes no named arguments.");
-    if (!PyArg_ParseTuple(args, "O!O!|OOOOii", &PyTuple_Type, &p.step, &PyList_Type, &p.masks,
+    if ((named && PyDict_Size(named)) ||
+        !PyArg_ParseTuple(args, "O!O!|OOOOii", &PyTuple_Type, &p.step, &PyList_Type, &p.masks,
                           &p.prev, &p.h, &p.c, &p.output, &p.t, &p.n))
-        return NULL;
+        return PyErr_Format(PyExc_TypeError,
+                            "RNNState: cannot be made directly. Use "
+                            "initial_state() of a builder, or add_input() of a state.");
     State *s = (State *)PyType_GenericAlloc(cls, 0);
     if (!s) return NULL;
     s->step = or_none(p.step), s->masks = or_none(p.masks), s->prev = or_none(p.prev);
@@ -275,26 +276,31 @@ static PyObject *state_new(PyTypeObject *cls, PyObject *args, PyObject *named) {
     return (PyObject *)s;
 }
 
-/* All that refers to others, from one of them on. */
-#define EACH_FROM(first, o) \
-    (PyObject **o = &((State *)self)->first; o <= &((State *)self)->output; o++)
-
 static int state_traverse(PyObject *self, visitproc visit, void *arg) {
+    State *s = (State *)self;
     Py_VISIT(Py_TYPE(self));
-    for
-        EACH_FROM(step, o) Py_VISIT(*o);
+    Py_VISIT(s->step);
+    Py_VISIT(s->masks);
+    Py_VISIT(s->prev);
+    Py_VISIT(s->h);
+    Py_VISIT(s->c);
+    Py_VISIT(s->output);
     return 0;
 }
-static int state_clear(PyObject *self) {
-    for
-        EACH_FROM(prev, o) Py_CLEAR(*o); /* the others are needed */
+static int state_clear(PyObject *self) { /* all but step and masks, which are needed */
+    State *s = (State *)self;
+    Py_CLEAR(s->prev);
+    Py_CLEAR(s->h);
+    Py_CLEAR(s->c);
+    Py_CLEAR(s->output);
     return 0;
 }
 static void state_dealloc(PyObject *self) {
     PyTypeObject *cls = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    for
-        EACH_FROM(step, o) Py_CLEAR(*o);
+    state_clear(self);
+    Py_CLEAR(((State *)self)->masks);
+    Py_CLEAR(((State *)self)->step);
     ((freefunc)PyType_GetSlot(cls, Py_tp_free))(self);
     Py_DECREF(cls);
 }

@@ -30,11 +30,12 @@ class State:
     """
 
     __slots__ = ("_given_c", "_h", "_masks", "_n", "_output", "_prev", "_step", "_t")
+    _masks: list[Any]
 
     def __init__(
         self,
-        step: Any,
-        masks: list[Any],
+        step: Any = None,
+        masks: Any = (),
         prev: RNNState | None = None,
         h: Vectors | None = None,
         c: Vectors | None = None,
@@ -43,6 +44,11 @@ class State:
         n: int = 0,
         /,
     ) -> None:
+        if step is None:
+            raise TypeError(
+                f"{type(self).__name__}: cannot be made directly. Use initial_state() of a builder,"
+                " or add_input() of a state."
+            )
         self._step, self._masks, self._prev, self._h = step, masks, prev, h
         self._given_c, self._output, self._t, self._n = c, output, t, n
 

@@ -365,6 +365,8 @@ def _sparse_literal(
     return inputTensorTranspose(flat, dims, batch_size, device)
 
 
+_matrix_literal.__qualname__ = "ComputationGraph.inputMatrixLiteral"
+_sparse_literal.__qualname__ = "ComputationGraph.inputSparseTensor"
 ComputationGraph.inputMatrixLiteral = _matrix_literal  # type: ignore[method-assign]
 ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[method-assign]
 
@@ -478,4 +480,5 @@ def _batch(self: LookupParameters, i: Sequence[int], update: bool = True) -> _lo
 
 
 calls.tables(LookupParameters, _lookupExpression, _getitem)
+_batch.__qualname__ = "LookupParameters.batch"
 LookupParameters.batch = _batch  # type: ignore[method-assign]

@@ -23,6 +23,7 @@ Without a launcher all of it works with one process and mpi4py is not imported. 
 """
 
 from .._described import counted, describe
+from .._hints import name_as_users_do
 from . import _failures, metrics, timeline, trial
 from .batches import Batch
 from .checkpoint import Checkpointer
@@ -72,6 +73,7 @@ describe(
     lambda t: f" of {t.inner!r}, every {t.every}, {counted(world_size(), 'rank')}",
 )
 describe(Shard, lambda s: f": {counted(len(s), 'step')}")
+name_as_users_do(map(globals().get, __all__))
 
 
 def __dir__() -> list[str]:

@@ -32,7 +32,9 @@ class _ParameterBase(Expression):
     _rebuilt: ClassVar[Callable[..., Any]]
     """What makes the object again when it is unpickled."""
 
-    def __init__(self, root: Root, name: str, dims: tuple[int, ...], rows: int) -> None:
+    def __init__(
+        self, root: Root | None = None, name: str = "", dims: tuple[int, ...] = (), rows: int = 0
+    ) -> None:
         if not isinstance(root, Root):
             raise TypeError(
                 f"{type(self).__name__}: made by ParameterCollection.add_parameters() and"
