@@ -2,6 +2,7 @@
 accumulation, subsets; state; averages."""
 
 import copy
+import inspect
 import json
 import pickle
 import sys
@@ -139,6 +140,12 @@ def test_trainer_has_the_numbers_of_dynet(case):
 
 
 # ---- AdamW, EG, Cyclical ---------------------------------------------------------------
+
+
+def test_adamw_has_the_arguments_and_defaults_of_adam():
+    adam, adamw = (inspect.signature(c).parameters for c in (dy.AdamTrainer, dy.AdamWTrainer))
+    assert {name: adamw[name] for name in adam} == adam
+    assert [*adamw][: len(adam) - 1] == [*adam][:-1]  # by position; learning_rate only by name
 
 
 def test_adamw_excluded_parameters_do_not_shrink(rng):
