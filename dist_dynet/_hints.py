@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from functools import update_wrapper
 from types import FunctionType
 from typing import Any
 
@@ -387,6 +388,6 @@ def name_as_users_do(things: Iterable[Any]) -> None:
             own = FunctionType(
                 init.__code__, init.__globals__, "__init__", init.__defaults__, init.__closure__
             )
-            own.__kwdefaults__, own.__annotations__ = init.__kwdefaults__, init.__annotations__
-            own.__qualname__ = f"{cls.__name__}.__init__"
+            own.__kwdefaults__ = init.__kwdefaults__
+            update_wrapper(own, init).__qualname__ = f"{cls.__name__}.__init__"
             cls.__init__ = own  # type: ignore[misc]

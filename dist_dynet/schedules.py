@@ -17,27 +17,17 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from ._integers import count
 from ._state import count_in, number_in
-
-
-class HasRate(Protocol):
-    """A trainer, or what takes one along: DistributedTrainer, LocalSGD."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the next update."""
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None: ...
+from .trainers.protocol import TrainerLike
 
 
 class _Schedule:
     """What all schedules share: a rate that depends on n, after a linear warm-up."""
 
-    def __init__(self, trainer: HasRate, base: float | None = None, warmup: int = 0) -> None:
+    def __init__(self, trainer: TrainerLike, base: float | None = None, warmup: int = 0) -> None:
         warmup = count(warmup, type(self).__name__, "warmup")
         if warmup < 0:
             raise ValueError(
@@ -169,7 +159,7 @@ class Linear(_Schedule):
 
     def __init__(
         self,
-        trainer: HasRate,
+        trainer: TrainerLike,
         steps: int,
         end: float = 0.0,
         base: float | None = None,
@@ -217,7 +207,7 @@ class InverseSquareRoot(_Schedule):
     (0.25, 1.0, 0.5)
     """
 
-    def __init__(self, trainer: HasRate, base: float | None = None, warmup: int = 0) -> None:
+    def __init__(self, trainer: TrainerLike, base: float | None = None, warmup: int = 0) -> None:
         super().__init__(trainer, base, warmup)
 
     def _factor(self, n: int) -> float:
@@ -254,7 +244,7 @@ class Plateau(_Schedule):
 
     def __init__(
         self,
-        trainer: HasRate,
+        trainer: TrainerLike,
         factor: float = 0.5,
         patience: int = 5,
         threshold: float = 0.0,

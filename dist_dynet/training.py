@@ -33,7 +33,7 @@ from .io.files import FileName
 from .parallel.metrics import EVERY, LinesOfFile, report_on
 from .parallel.wrapper import TrainerWrapper
 from .params.collection import ParameterCollection
-from .trainers import Trainer
+from .trainers import Trainer, TrainerLike
 
 __all__ = ["Best", "Run", "entities", "entity_scores"]
 
@@ -98,7 +98,7 @@ class Run:
 
     def __init__(
         self,
-        trainer: Trainer | parallel.DistributedTrainer | parallel.LocalSGD,
+        trainer: TrainerLike,
         metrics: FileName | None = None,
         *,
         every: float = EVERY,
@@ -109,7 +109,7 @@ class Run:
             raise ValueError(f"training.Run: every must be 1 or more; got {every!r}.")
         if not isinstance(trainer, Trainer | TrainerWrapper):
             raise TypeError(f"training.Run: takes a trainer; got {type(trainer).__name__}.")
-        self.trainer = trainer
+        self.trainer: TrainerLike = trainer
         self._is_shown = _is_wanted(bar)
         self._sums: dict[str, tuple[float, float]] = {}
         self._bar: Bar = NoBar()

@@ -113,13 +113,13 @@ def is_abstract(function):
 
 FOR_FILES = {"spec", "from_spec"}
 """What dy.save() and dy.load() ask of whatever they keep; docs/nn.md has the example."""
-STANDS_FOR = {TrainerWrapper: dy.Trainer}
+STANDS_FOR = {TrainerWrapper: dy.Trainer, dy.TrainerLike: dy.Trainer}
 """{class: another one, whose methods of the same names do the same and have the examples}."""
 
 
 def has_example(cls, name):
     """Whether the docstring has one, or that of a method of a base that it overrides."""
-    wrapped = [other for wrapper, other in STANDS_FOR.items() if issubclass(cls, wrapper)]
+    wrapped = [other for wrapper, other in STANDS_FOR.items() if wrapper in cls.__mro__]
     bases = [base for c in (cls, *wrapped) for base in c.__mro__ if is_own(base)]
     own = [vars(base)[name] for base in bases if name in vars(base)]
     return any(">>> " in (member.__doc__ or "") for member in own)

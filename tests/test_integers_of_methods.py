@@ -668,10 +668,15 @@ def _classes():
     return kinds
 
 
+def _is_own(cls, name):
+    """Whether it is defined there: a constructor with __wrapped__ is that of a base."""
+    return name in vars(cls) and (name != "__init__" or not hasattr(vars(cls)[name], "__wrapped__"))
+
+
 def _annotated():
     for cls in _classes():
         for name in dir(cls):
-            owner = next((c for c in cls.__mro__ if name in vars(c)), object)
+            owner = next((c for c in cls.__mro__ if _is_own(c, name)), object)
             method = vars(owner).get(name)
             method = method.__func__ if isinstance(method, staticmethod | classmethod) else method
             public = not name.startswith("_") or name in ("__init__", "__getitem__")

@@ -374,8 +374,9 @@ def test_trainer_with_one_process_is_the_wrapped_one(capfd):
     trainer.set_learning_rate(0.25)
     trainer.restart(0.125)
     trainer.set_sparse_updates(False)
-    trainer.status()
-    assert "lr=0.125" in capfd.readouterr().err
+    for each in trainer, parallel.LocalSGD(trainer.inner):
+        each.status()
+        assert "lr=0.125" in capfd.readouterr().err
     assert trainer.whoami() == "SimpleSGDTrainer" and trainer.collection is trainer.inner.collection
 
 

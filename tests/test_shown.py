@@ -202,8 +202,8 @@ MADE = {
         r"Plateau\(factor=0.5, patience=5, threshold=0, least=0, base=0.1\): rate 0.1 .*",
     ),
 }
-SAME = {"LSTMBuilder", "Model"}
-"""Other names of classes that have a row."""
+SAME = {"LSTMBuilder", "Model", "TrainerLike"}
+"""Other names of classes that have a row, and of what they have in common."""
 
 
 def public_classes():

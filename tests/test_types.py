@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import dist_dynet as dy
+from dist_dynet._hints import OF_TRAINERS
 
 HERE = Path(__file__).parent
 PACKAGE = Path(dy.__file__).parent
@@ -120,6 +121,14 @@ def test_every_operation_has_a_type(checker, request):
             result = message.rpartition("->")[2] if "->" in message else message
             assert kind == "note" and re.search(RESULT, result), message
             assert not re.search(r"\bUnknown\b", message), message
+
+
+def test_trainer_like_has_what_all_trainers_have():
+    def members(cls):
+        return {name for name in dir(cls) if not name.startswith("_")} - {*OF_TRAINERS}
+
+    trainers = dy.Trainer, dy.parallel.DistributedTrainer, dy.parallel.LocalSGD
+    assert members(dy.TrainerLike) == set.intersection(*map(members, trainers))
 
 
 def test_the_package_says_that_it_is_typed():

@@ -101,6 +101,25 @@ assert_type(parallel.gather(3), list[int])
 total = parallel.all_reduce(total)
 parallel.all_reduce(total, "average")  # error
 dy.schedules.Linear(ranks, steps=100)
+local = parallel.LocalSGD(trainer)
+
+
+def train(any_trainer: dy.TrainerLike, rate: float) -> bool:
+    any_trainer.learning_rate = rate
+    any_trainer.set_accumulation(2)  # error
+    assert_type(any_trainer.collection, dy.ParameterCollection)
+    assert_type(any_trainer.stats().updates, int)
+    return bool(any_trainer.update())
+
+
+for each in (trainer, ranks, local):
+    train(each, 0.1)
+    dy.MovingAverage(each)
+    dy.schedules.Constant(each)
+    dy.training.Run(each)
+train(ranks.inner, 0.1)
+train(m, 0.1)  # error
+train(dy.MovingAverage(m), 0.1)  # error
 assert_type(dy.training.Best(m, "best"), dy.training.Best)
 dy.compat.install()
 dy.save("model", [lstm])

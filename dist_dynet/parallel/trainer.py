@@ -488,11 +488,5 @@ class DistributedTrainer(TrainerWrapper):
             is_own = int(state.get("rest_rank", -1)) == self._world.rank
             self.sync.wire.load_residuals(residuals if is_own else {})
 
-    def status(self) -> None:
-        """Prints on stderr, on rank 0, the learning rate, and how many updates were clipped and
-        done since the last call."""
-        if self._world.rank == 0:
-            self._inner.status()
-
 
 explain(DistributedTrainer, OF_TRAINERS)

@@ -126,6 +126,12 @@ class TrainerWrapper:
         their mean."""
         self._inner.log(**values)
 
+    def status(self) -> None:
+        """Prints on stderr, on rank 0, the learning rate, and how many updates were clipped and
+        done since the last call."""
+        if self.sync.here.rank == 0:
+            self._inner.status()
+
     def whoami(self) -> str:
         """The name of the wrapped trainer's class."""
         return self._inner.whoami()

@@ -2,6 +2,7 @@
 
 from .averages import MovingAverage
 from .base import Trainer
+from .protocol import TrainerLike
 from .rules import (
     AdadeltaTrainer,
     AdagradTrainer,
@@ -28,6 +29,7 @@ __all__ = [
     "RMSPropTrainer",
     "SimpleSGDTrainer",
     "Trainer",
+    "TrainerLike",
 ]
 
 

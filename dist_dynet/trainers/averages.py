@@ -18,6 +18,7 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from .base import Trainer
 from .hooks import Hooks
+from .protocol import TrainerLike
 
 
 class MovingAverage:
@@ -59,7 +60,7 @@ class MovingAverage:
 
     def __init__(
         self,
-        of: Trainer | ParameterCollection,
+        of: TrainerLike | ParameterCollection,
         decay: float | None = 0.999,
         every: int = 1,
         bias_correction: bool = True,
