@@ -3,10 +3,9 @@
 #     source "$(dirname "$0")/common.sh"
 #     make_venv mpi,examples      # extras of pyproject.toml
 # Afterwards the project is installed in "$VENV" (.venv in the repository root), compiled in place;
-# call "$VENV/bin/python". A venv that has
-# all of it is left as it is, so that later calls need neither an index nor a compiler.
-# install_wheel does the same without the sources: what
-# is tested is what users install.
+# call "$VENV/bin/python". A venv that has all of it is left as it is, so that later calls need
+# neither an index nor a compiler. install_wheel does the same without the sources: what is tested is
+# what users install. make_tools installs what others have made, and does not touch the project.
 # How long: the first call downloads and compiles (a minute or two), later ones half a second, or as
 # long as what has changed takes to compile.
 # What to expect: one line on stderr where something is installed. On failure the script ends with a
@@ -159,6 +158,27 @@ make_venv() {
     put_back "$old"
     AGE=any is_complete "$1" || die "installation failed; see the message above. Without a package index: make .venv on a host that has one"
     echo "installation failed; going on with what ${VENV##*/} has, which is older than the sources" >&2
+}
+
+# make_tools EXTRA: makes .venv if need be, with what the project and this extra of it need of others.
+make_tools() {
+    local needed
+    new_venv
+    needed="$("$VENV/bin/python" -I - "$ROOT/pyproject.toml" "$1" <<'PYTHON'
+import sys
+from pathlib import Path
+
+try:
+    import tomllib
+except ImportError:  # before Python 3.11
+    from pip._vendor import tomli as tomllib
+
+project = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"]
+print(*project["dependencies"], *project["optional-dependencies"][sys.argv[2]], sep="\n")
+PYTHON
+    )"
+    "$VENV/bin/python" -m pip install -q -r <(echo "$needed") ||
+        die "installation failed; see the message above. Without a package index: make .venv on a host that has one"
 }
 
 # install_wheel EXTRAS: makes .venv if need be and installs the project with these extras as it

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks the sources without running them: ruff (style, format and docstrings), clang-format, mypy
-# (types of the package), the C compiler's strict warnings, and the shell checker (shellcheck).
+# (types of the package), the C compiler's strict warnings, and the shell checker (shellcheck). It
+# compiles nothing, and leaves what is installed as it is.
 #
 #     scripts/lint.sh
 #
@@ -10,12 +11,11 @@
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
-make_venv dev
-need_compiler
+make_tools lint
 cd "$ROOT"
 "$VENV/bin/ruff" check .
 "$VENV/bin/mypy"
-"$VENV/bin/python" -c 'import build_ffi'
+"$VENV/bin/python" build_ffi.py # writes build/generated
 include="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')"
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/clang-format" --dry-run -Werror csrc/*.[ch] csrc/*/*.[ch]

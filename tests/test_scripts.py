@@ -71,3 +71,34 @@ def test_installation_that_is_ended_leaves_the_compiled_libraries(tmp_path, pip,
     )
     assert ran.returncode == status and library.read_text() == "compiled", ran
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_lint_installs_tools_and_leaves_the_project_as_it_is(tmp_path):
+    clone, bin_ = tmp_path / "clone", tmp_path / "clone" / ".venv" / "bin"
+    shutil.copytree(SCRIPTS, clone / "scripts")
+    shutil.copy(SCRIPTS.parent / "pyproject.toml", clone)
+    (library := clone / "dist_dynet" / "_core_float32.abi3.so").parent.mkdir()
+    library.write_text("compiled, and older than the sources")
+    (source := clone / "csrc" / "ops" / "x.c").parent.mkdir(parents=True)
+    source.write_text("int x;")
+    bin_.mkdir(parents=True)
+    python = f"""case "$*" in
+        build_ffi.py) ;;
+        "-m pip install"*) cat "${{@: -1}}" >'{tmp_path}/installed'; echo "$@" >&2 ;;
+        *) exec '{sys.executable}' "$@" ;;
+    esac"""
+    for tool in ("python", "ruff", "mypy", "clang-format", "shellcheck"):
+        (bin_ / tool).write_text(f"#!/bin/bash\n{python if tool == 'python' else ''}\n")
+        (bin_ / tool).chmod(0o755)
+    ran = subprocess.run(
+        [clone / "scripts" / "lint.sh"],
+        env={**os.environ, "CC": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0 and ran.stdout == "nothing to mend\n", ran
+    assert library.read_text().startswith("compiled") and ran.stderr.count("pip install") == 1
+    installed = (tmp_path / "installed").read_text().split()
+    assert any(each.startswith("ruff>=") for each in installed), installed
+    assert not any(each.startswith("dist-dynet") for each in installed), installed
