@@ -46,14 +46,16 @@ class BuildApart(build_ext):
         super(BuildApart, mine).build_extension(ext)
 
 
+def files(pattern: str) -> list[str]:
+    """Those of the project that fit, from its root, in one order on all systems."""
+    return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern))
+
+
 expression = Extension(
     "dist_dynet._expression",
-    [
-        f"csrc/python/{name}.c"
-        for name in ("expression", "node_functions", "module", "numbers", "states", "values")
-    ],
+    files("csrc/python/*.c"),
     include_dirs=["csrc", "build/generated"],
-    depends=["csrc/dn_api.h", "csrc/python/expression.h"],
+    depends=[*files("csrc/*.h"), *files("csrc/python/*.h"), "build/generated/op_list.h"],
     define_macros=[("Py_LIMITED_API", "0x030A0000")],
     extra_compile_args=[
         "-O3",

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 from processes import PACKAGE, output_of, run_python
 
+import dist_dynet as dy
 from dist_dynet.cli import options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,7 @@ m = d.metadata
 print(json.dumps({
     "options": {k: v[1] for k, v in d.command_options.get("bdist_wheel", {}).items()},
     "extensions": {e.name: [e.py_limited_api, dict(e.define_macros).get("Py_LIMITED_API")] for e in d.ext_modules},
+    "made_of": {e.name: [e.sources, e.depends] for e in d.ext_modules},
     "python": str(d.python_requires), "packages": d.packages, "classifiers": m.get_classifiers(), "license": getattr(m, "license_expression", None) or m.license,
     "deprecated": [str(w.message) for w in said if "icense" in str(w.message)], "extras": sorted(d.extras_require),
 }))
@@ -57,6 +60,23 @@ def test_one_wheel_serves_all_pythons_from_the_oldest_on(project):
     assert all(limited for limited, _ in project["extensions"].values())
     assert project["extensions"]["dist_dynet._expression"] == [True, f"0x03{int(minor):02X}0000"]
     assert f"Programming Language :: Python :: 3.{minor}" in project["classifiers"]
+
+
+def test_extensions_are_made_anew_when_one_of_their_files_changes(project):
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    folders = ("-I", str(ROOT / "csrc"), "-I", str(ROOT / "build" / "generated"))
+    listed = set()
+    for name, (sources, depends) in project["made_of"].items():
+        own = {source for source in sources if source.startswith("csrc")}
+        include = f"-I{sysconfig.get_path('include')}"
+        command = [*compiler.split(), "-MM", *folders, include, *sorted(own)]
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        read = {os.path.relpath(ROOT / word, ROOT) for word in re.findall(r"\S+\.h\b", ran.stdout)}
+        headers = {os.path.relpath(ROOT / path, ROOT) for path in depends}
+        ours = {path for path in read if path.startswith(("csrc", "build"))}
+        assert ours <= headers, f"{name}: {sorted(ours - headers)}"
+        listed |= own
+    assert listed == {p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*.c")}
 
 
 @pytest.mark.parametrize("module", EXTENSIONS)
@@ -419,6 +439,18 @@ from dist_dynet import *
 print(save is dy.io.save, later <= set(globals()) and later <= set(vars(dy)))
 """  # noqa: E501
     assert output_of(code) == "True True True True\nTrue\nTrue True\n"
+
+
+def test_type_checkers_see_the_names_that_are_imported_later():
+    (block,) = (
+        node
+        for node in ast.parse(Path(dy.__file__).read_text()).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    seen = {node.module: {name.name for name in node.names} for node in block.body}
+    packages = seen.pop(None)  # from . import ...
+    assert seen == {module: {*names} for module, names in dy._LATER.items() if names}
+    assert packages == {module for module, names in dy._LATER.items() if not names}
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
