@@ -24,7 +24,7 @@ for source in csrc/*.c csrc/*/*.c; do
     [[ "$source" = csrc/python/* ]] && defines=(-DPy_LIMITED_API=0x030A0000 -isystem "$include")
     for type in "" -DDN_DOUBLE; do
         # shellcheck disable=SC2086
-        $CC -std=gnu11 -O1 -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror -fopenmp-simd -Icsrc -Ibuild/generated "${defines[@]}" $type \
+        $CC -std=gnu11 -O1 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wunused-macros -Werror -fopenmp-simd -Icsrc -Ibuild/generated "${defines[@]}" $type \
             -fsyntax-only "$source"
     done
 done

@@ -98,7 +98,6 @@ FUNCTION(softsign,
          DN_MATH(fabs)(x[i]) > FAR ? (x[i] > 0 ? 1 : -1) : x[i] / (1 + DN_MATH(fabs)(x[i])))
 GRADIENT(softsign, x, dy[i] / ((1 + DN_MATH(fabs)(x[i])) * (1 + DN_MATH(fabs)(x[i]))))
 
-#define LINEAR_PART(x) ((x) > 0 ? (x) : 0)
 #define NEGATIVE_PART(x) ((x) > 0 ? 0 : (x))
 DN_MULTIVERSION void dn__elu(size_t n, dn_real scale, dn_real alpha, const dn_real *x, dn_real *y) {
     EACH(y, scale * (x[i] > 0 ? x[i] : alpha * dn__expm1_of(NEGATIVE_PART(x[i]))));
