@@ -57,10 +57,10 @@ typedef struct dn_memory_block {
     int64_t bytes, used;
 } dn_memory_block;
 /* The large blocks of values; of a trainer's moments, which are made where parameters that are
- * updated have none yet. Returns how many there are, of which as many are written as have room;
+ * updated have none yet. Returns how many there are, of which at most `capacity` are written;
  * DN_ERROR_MEMORY. */
-int dn_store_blocks(dn_store *, int room, dn_memory_block *out);
-int dn_trainer_blocks(dn_trainer *, int room, dn_memory_block *out);
+int dn_store_blocks(dn_store *, int capacity, dn_memory_block *out);
+int dn_trainer_blocks(dn_trainer *, int capacity, dn_memory_block *out);
 /* Maps the memory at from[i], which is shared and holds the same, over each block: this process is
  * rank `rank` of those who do so. DN_ERROR_MEMORY, DN_ERROR_STATE: the system cannot; all is
  * private then, or was and is. */

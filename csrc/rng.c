@@ -207,8 +207,8 @@ draw_words(const dn_rng_key *draw, uint64_t key, uint32_t first_block, uint32_t 
 
 /* how many of the elements first..end-1 lie in the group of first */
 static inline size_t in_group(size_t group, size_t first, size_t end) {
-    size_t room = group - first % group;
-    return room < end - first ? room : end - first;
+    size_t left = group - first % group;
+    return left < end - first ? left : end - first;
 }
 
 /* log v for v in [2^-31, 1], to 1 ulp: v = m 2^e with m in [0.70, 1.41), the polynomial of Cephes'

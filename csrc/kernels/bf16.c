@@ -53,8 +53,8 @@ static int has_key;
 
 static void make_key(void) { has_key = !pthread_key_create(&at_exit, free); }
 
-/* Room for `wanted` tiles, or what there is: `few` of FEW_TILES x 2. */
-static tiles_of room(size_t wanted, uint32_t *few) {
+/* `wanted` tiles of this thread, or what there is: `few` of FEW_TILES x 2. */
+static tiles_of own_tiles(size_t wanted, uint32_t *few) {
     if (own.count < wanted) {
         void *block = NULL;
         pthread_once(&once, make_key);
@@ -96,7 +96,7 @@ void dn__bf16_mm(int m, int k, int n, const dn_bf16 *packed, const dn_real *x, i
         return;
     }
     int columns = LINES * dn_bf16_least(dn_bf16_blocks(n, LINES), MOST_TILES / depth);
-    tiles_of b = room((size_t)(columns / LINES * depth), few);
+    tiles_of b = own_tiles((size_t)(columns / LINES * depth), few);
     columns = dn_bf16_least(columns, (int)b.count / depth * LINES);
     for (int c = 0; c < n; c += columns) {
         int n_now = dn_bf16_least(columns, n - c);
@@ -122,12 +122,12 @@ void dn__bf16_mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_r
     }
     int x_blocks = dn_bf16_least(dn_bf16_blocks(k, LINES), MOST_TILES / depth);
     int dy_blocks = dn_bf16_least(dn_bf16_blocks(m, LINES), PANEL_TILES / depth);
-    tiles_of own_room = room((size_t)((x_blocks + dy_blocks) * depth), few);
-    if (own_room.tiles == few) {
+    tiles_of panels = own_tiles((size_t)((x_blocks + dy_blocks) * depth), few);
+    if (panels.tiles == few) {
         depth = dn_bf16_least(depth, FEW_TILES);
         x_blocks = dy_blocks = 1;
     }
-    uint32_t *b = own_room.tiles, *a = b + (size_t)(x_blocks * depth) * TILE;
+    uint32_t *b = panels.tiles, *a = b + (size_t)(x_blocks * depth) * TILE;
     for (int t = 0; t < tiles; t += depth) {
         int now = dn_bf16_least(depth, tiles - t), from = t * DEPTH;
         int columns = dn_bf16_least(now * DEPTH, n - from);

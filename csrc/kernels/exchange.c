@@ -125,10 +125,10 @@ static inline __attribute__((always_inline)) float from_int8(int8_t code, float 
 }
 
 static inline __attribute__((always_inline)) void encode_block(size_t n, const dn_real *x,
-                                                               dn_real *rest, uint8_t *code) {
+                                                               dn_real *residual, uint8_t *code) {
     int32_t largest = 0; /* the bits of floats that are not negative are in their order */
     for (size_t i = 0; i < n; i++) {
-        float wanted = (float)(x[i] + rest[i]);
+        float wanted = (float)(x[i] + residual[i]);
         int32_t bits;
         memcpy(&bits, &wanted, sizeof bits);
         bits &= 0x7FFFFFFF;
@@ -144,14 +144,14 @@ static inline __attribute__((always_inline)) void encode_block(size_t n, const d
     memcpy(code, &scale, sizeof scale);
     int8_t *codes = (int8_t *)code + sizeof scale;
     DN_SIMD for (size_t i = 0; i < n; i++) {
-        dn_real exact = x[i] + rest[i];
+        dn_real exact = x[i] + residual[i];
         float wanted = (float)exact;
         int finite = fabsf(wanted) <= FLT_MAX;
         /* to nearest, ties to even: the sum has no digits behind the point */
         float rounded = (finite ? wanted * inverse : 0) + 12582912.0f - 12582912.0f;
         int unusual = wanted > 0 ? INFINITE : wanted < 0 ? -INFINITE : NOT_A_NUMBER;
         codes[i] = (int8_t)(finite ? (int)rounded : unusual);
-        rest[i] = finite ? exact - rounded * scale : 0;
+        residual[i] = finite ? exact - rounded * scale : 0;
     }
 }
 

@@ -47,14 +47,14 @@ static struct {
 static struct {
     pthread_mutex_t owner; /* whoever computes holds it */
     pthread_mutex_t lock;  /* of the numbers of threads */
-    pthread_cond_t wake, rest;
+    pthread_cond_t wake, done;
     int workers, wakes, stop, failed, forks;
     atomic_int sleeping, waiting; /* waiting: the caller, for pieces under way */
     uint64_t alone_until;         /* of the owner */
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
           .wake = PTHREAD_COND_INITIALIZER,
-          .rest = PTHREAD_COND_INITIALIZER};
+          .done = PTHREAD_COND_INITIALIZER};
 
 /* ---- the processor -------------------------------------------------------------------- */
 
@@ -110,7 +110,7 @@ static int take_part(int from_the_back) {
         if (from_the_back && atomic_fetch_sub(&job.left, 1) == 1 && atomic_load(&pool.waiting)) {
             pthread_mutex_lock(&pool.lock);
             pthread_mutex_unlock(&pool.lock);
-            pthread_cond_broadcast(&pool.rest);
+            pthread_cond_broadcast(&pool.done);
         }
     }
     return done;
@@ -146,7 +146,7 @@ static int sleep_until_woken(void) {
     if (pool.stop) {
         stays = 0;
         pool.workers--;
-        pthread_cond_broadcast(&pool.rest);
+        pthread_cond_broadcast(&pool.done);
     }
     pthread_mutex_unlock(&pool.lock);
     return stays;
@@ -202,7 +202,7 @@ static void after_fork(void) {
     pthread_mutex_init(&pool.owner, NULL);
     pthread_mutex_init(&pool.lock, NULL);
     pthread_cond_init(&pool.wake, NULL);
-    pthread_cond_init(&pool.rest, NULL);
+    pthread_cond_init(&pool.done, NULL);
     pool.workers = pool.wakes = pool.stop = pool.failed = 0;
     pool.alone_until = 0;
     atomic_store(&pool.sleeping, 0);
@@ -244,7 +244,7 @@ static void stop_workers(void) {
     pool.stop = 1;
     pool.wakes += atomic_exchange(&pool.sleeping, 0);
     pthread_cond_broadcast(&pool.wake);
-    while (pool.workers) pthread_cond_wait(&pool.rest, &pool.lock);
+    while (pool.workers) pthread_cond_wait(&pool.done, &pool.lock);
     pool.stop = pool.wakes = pool.failed = 0;
     pool.alone_until = 0; /* that was for the sake of those */
     pthread_mutex_unlock(&pool.lock);
@@ -273,7 +273,7 @@ static void wait_for_all(uint64_t begun) {
     } while (dn__nanoseconds() - before < WATCH);
     pthread_mutex_lock(&pool.lock);
     atomic_store(&pool.waiting, 1);
-    while (atomic_load(&job.left)) pthread_cond_wait(&pool.rest, &pool.lock);
+    while (atomic_load(&job.left)) pthread_cond_wait(&pool.done, &pool.lock);
     atomic_store(&pool.waiting, 0);
     pthread_mutex_unlock(&pool.lock);
     uint64_t now = dn__nanoseconds();

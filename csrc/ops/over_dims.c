@@ -248,23 +248,24 @@ static void moment_backward(dn_call *c, int with_batch) {
  * and not of some rounding error. */
 static void std_forward(dn_call *c, int with_batch) {
     const dn_real *x = c->x[0].v;
-    dn_real *mean = c->saved, *rest = c->saved + c->total,
+    dn_real *mean = c->saved, *correction = c->saved + c->total,
             *centered = dn__scratch(c, elements(c->x[0].dim));
     double count = count_of(c, with_batch), n = divisor_of(c, with_batch);
     if (!centered) return;
     reduce(c, with_batch, count, x, mean, add_tile);
     for_tiles(c, with_batch, &(work){.x = x, .y = mean, .to_x = centered}, subtract_tile);
-    reduce(c, with_batch, count, centered, rest, add_tile);
-    for_tiles(c, with_batch, &(work){.x = centered, .y = rest, .to_x = centered}, subtract_tile);
+    reduce(c, with_batch, count, centered, correction, add_tile);
+    for_tiles(c, with_batch, &(work){.x = centered, .y = correction, .to_x = centered},
+              subtract_tile);
     reduce(c, with_batch, n, centered, c->y, add_squares_tile);
     for (size_t i = 0; i < c->total; i++) {
         double variance = c->y[i];
         if (n != count) {
-            double m = (double)mean[i] + (double)rest[i], square = count * m * m / n;
+            double m = (double)mean[i] + (double)correction[i], square = count * m * m / n;
             double wanted = variance + square * (1 - count / n);
             variance = fabs(wanted) < 8 * EPSILON * (variance + square) ? 0 : wanted;
             mean[i] = (dn_real)(count * m / n);
-            rest[i] = (dn_real)(count * m / n - mean[i]);
+            correction[i] = (dn_real)(count * m / n - mean[i]);
         }
         c->y[i] = (dn_real)sqrt(variance);
     }

@@ -36,19 +36,19 @@ APPLY(adamw) {
 APPLY(eg) { dn__update_eg(n, s, C(0), p, g, moments[0]); }
 
 /* Times zero these are zero, in each bit: where a product with an infinite rate is NaN, or the step
- * is a division by zero, a zero gradient is no rest. */
-static int sgd_rests(const dn_trainer *t, const dn_step *s) {
+ * is a division by zero, a zero gradient changes numbers. */
+static int sgd_skips_zeros(const dn_trainer *t, const dn_step *s) {
     const dn_real step = s->rate * s->scale * s->push;
     return (void)t, step >= 0 && isfinite(step);
 }
-static int adagrad_rests(const dn_trainer *t, const dn_step *s) {
-    return sgd_rests(t, s) && C(0) > 0;
+static int adagrad_skips_zeros(const dn_trainer *t, const dn_step *s) {
+    return sgd_skips_zeros(t, s) && C(0) > 0;
 }
 
 static const dn_rule RULES[] = {
-    [DN_RULE_SGD] = {0, 0, plain_rate, sgd, sgd_rests},
+    [DN_RULE_SGD] = {0, 0, plain_rate, sgd, sgd_skips_zeros},
     [DN_RULE_MOMENTUM] = {1, 0, plain_rate, momentum},
-    [DN_RULE_ADAGRAD] = {1, 0, plain_rate, adagrad, adagrad_rests},
+    [DN_RULE_ADAGRAD] = {1, 0, plain_rate, adagrad, adagrad_skips_zeros},
     [DN_RULE_ADADELTA] = {2, 0, plain_rate, adadelta},
     [DN_RULE_RMSPROP] = {1, 0, plain_rate, rmsprop},
     [DN_RULE_ADAM] = {2, 0, adam_rate, adam},

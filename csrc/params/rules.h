@@ -18,7 +18,7 @@ typedef struct dn_rule {
                   dn_real *const *moments);
     /* whether this step leaves numbers and moments as they are where the gradient is zero; NULL: it
      * never does */
-    int (*rests)(const dn_trainer *, const dn_step *);
+    int (*skips_zeros)(const dn_trainer *, const dn_step *);
 } dn_rule;
 
 struct dn_trainer {

@@ -108,23 +108,23 @@ void dn_store_close(dn_store *r) {
 
 /* ---- memory --------------------------------------------------------------------------- */
 
-int dn__list_block(void *at, int64_t numbers, int64_t used, int room, dn_memory_block *out) {
+int dn__list_block(void *at, int64_t numbers, int64_t used, int capacity, dn_memory_block *out) {
     if (!dn__is_large(numbers)) return 0;
     const size_t bytes = dn__pages_bytes((size_t)numbers * sizeof(dn_real));
-    if (room > 0) *out = (dn_memory_block){at, (int64_t)bytes, used * (int64_t)sizeof(dn_real)};
+    if (capacity > 0) *out = (dn_memory_block){at, (int64_t)bytes, used * (int64_t)sizeof(dn_real)};
     return 1;
 }
 
-int dn_store_blocks(dn_store *r, int room, dn_memory_block *out) {
+int dn_store_blocks(dn_store *r, int capacity, dn_memory_block *out) {
     DN_HOLD(r);
     int n = 0;
     for (int i = 0; i < r->n_chunks; i++)
-        n += dn__list_block(r->chunks[i].values, r->chunks[i].capacity, r->chunks[i].size, room - n,
-                            out + n);
+        n += dn__list_block(r->chunks[i].values, r->chunks[i].capacity, r->chunks[i].size,
+                            capacity - n, out + n);
     for (int i = 0; i < r->n_params; i++)
         if (r->params[i]->rows) {
             const int64_t numbers = dn__block_numbers(r->params[i]);
-            n += dn__list_block(r->params[i]->table, numbers, numbers, room - n, out + n);
+            n += dn__list_block(r->params[i]->table, numbers, numbers, capacity - n, out + n);
         }
     return n;
 }

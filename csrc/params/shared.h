@@ -42,7 +42,7 @@ void dn__tell_squares(const dn_param *, int64_t from, int64_t to);
 void dn__tell_row_squares(const dn_param *);
 double dn__sum_rows(const dn_param *);
 /* Lists a block of values or moments if it is large: 1. */
-int dn__list_block(void *at, int64_t numbers, int64_t used, int room, dn_memory_block *out);
+int dn__list_block(void *at, int64_t numbers, int64_t used, int capacity, dn_memory_block *out);
 static inline int dn__is_own_row(const dn_store *r, int64_t row) {
     return row % r->ranks == r->rank;
 }

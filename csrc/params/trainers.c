@@ -269,7 +269,7 @@ static void update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
                      .has_owners = dn__has_owners(p),
                      .row_size = (size_t)p->row_size};
     const double work = WORK_PER_NUMBER * (double)p->row_size;
-    if (t->set.sparse || (t->rule.rests && t->rule.rests(t, &in_storage)))
+    if (t->set.sparse || (t->rule.skips_zeros && t->rule.skips_zeros(t, &in_storage)))
         dn__parallel_ranges((size_t)p->n_touched, work, 1, apply_to_rows, &a);
     else if (a.has_owners || t->rule.whole || !p->row_size || 2 * p->row_size > GATHERED) {
         if (p->n_touched < p->rows) a.zeros = dn__lookup_spare_row(p);
@@ -403,7 +403,7 @@ static int selection(const dn_trainer *t, dn_param *const **params) {
 
 /* ---- shared memory -------------------------------------------------------------------- */
 
-int dn_trainer_blocks(dn_trainer *t, int room, dn_memory_block *out) {
+int dn_trainer_blocks(dn_trainer *t, int capacity, dn_memory_block *out) {
     dn_param *const *params;
     DN_HOLD(t->store);
     const int n = selection(t, &params);
@@ -417,7 +417,7 @@ int dn_trainer_blocks(dn_trainer *t, int room, dn_memory_block *out) {
         const dn_param *table = t->store->params[k < 0 ? 0 : k];
         for (int m = 0; m < t->rule.moments && moments[m]; m++)
             count += dn__list_block(moments[m], k < 0 ? c->capacity : dn__block_numbers(table),
-                                    k < 0 ? c->size : dn__block_numbers(table), room - count,
+                                    k < 0 ? c->size : dn__block_numbers(table), capacity - count,
                                     out + count);
     }
     return count;
