@@ -60,7 +60,7 @@ from timed import Costs
 import dist_dynet as dy
 from dist_dynet._ffi import ffi, lib
 from dist_dynet.expression import watchers
-from dist_dynet.parallel import hybrid, sampling, shared_model
+from dist_dynet.parallel import overlap, sampling, shared_model
 from dist_dynet.parallel.structure import Structure
 from dist_dynet.trainers.hooks import Hooks
 
@@ -97,7 +97,7 @@ class Measured:
         passes the one that took the median of the time."""
         seen = self._passes(task, lib.DN_HOOK_ARMED)
         first = next((at for at, ready in seen if any(ready)), 1.0)
-        if (1 - first) * statistics.median(self.compute) < hybrid.WORTH:
+        if (1 - first) * statistics.median(self.compute) < overlap.WORTH:
             seen = self._passes(task, lib.DN_HOOK_STEPS)
         return seen
 
@@ -109,7 +109,7 @@ class Measured:
             """Notes what is complete."""
 
             def look(self):
-                """As HybridExchange.look()."""
+                """As Overlap.look()."""
                 ready = [lib.dn_param_ready(handle) for handle in handles]
                 begun = lib.dn_store_await(root.c, 0.0) != hook
                 if begun and (not seen or seen[-1][1] != ready):

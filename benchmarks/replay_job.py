@@ -20,6 +20,7 @@ from dist_dynet.parallel import (
     hybrid,
     layout,
     negotiation,
+    overlap,
     rounds,
     row_messages,
     windows,
@@ -109,14 +110,22 @@ class Job:
         replaced = [
             *(
                 (module, "lib", library)
-                for module in (host_transport, hybrid, layout, row_messages, rounds, windows)
+                for module in (
+                    host_transport,
+                    hybrid,
+                    layout,
+                    overlap,
+                    row_messages,
+                    rounds,
+                    windows,
+                )
             ),
             (hybrid, "map_together", self._map),
             (host_transport, "map_together", self._map),
-            (hybrid, "Helper", _Helper),
+            (overlap, "Helper", _Helper),
             (rounds, "_stop_before_mpi", int),
             (rounds, "_unfinished", set()),
-            (hybrid, "watchers", set()),
+            (overlap, "watchers", set()),
             (rounds, "time", SimpleNamespace(monotonic=lambda: clock.times[clock.rank])),
             (negotiation, "Structure", lambda m: self._structure_of()),
             (windows.Windows, "of", lambda _, *which: self._window(*which)),
@@ -146,8 +155,8 @@ class Job:
         """What a rank does."""
         clock, here = self.clock, timed_here(rank, self.network, self._request, self._warm)
         hosts = Hosts(self.every, rank // self._ranks, rank % self._ranks)
-        overlap = self._moments is not None
-        exchange = hybrid.HybridExchange(here, here.comm, hosts, overlap, None)
+        early = self._moments is not None
+        exchange = hybrid.HybridExchange(here, here.comm, hosts, early, None)
         agreeing = negotiation.Negotiation(here, here.comm, self._trainer, True, exchange.transport)
         structure = agreeing._structure
         exchange._place(structure, "")
@@ -165,7 +174,7 @@ class Job:
             others = lib.dn_shm_comm_new(self._ranks, hosts.local, memory, 1)
         for step in range(steps):
             self._steps[rank] = step
-            if overlap:
+            if early:
                 exchange.enable_overlap(lambda: 32.0)
             self._pass_time(exchange, rank, self._compute(rank, step))
             flags = exchange.flush(32.0)
@@ -192,7 +201,7 @@ class Job:
             self._hook[rank] = lib.DN_HOOK_BEGUN
             spent = self._go_on(exchange, spent, part * seconds)
             self._ready[rank] = ready
-            exchange.look()
+            exchange.overlap.look()
         self._go_on(exchange, spent, seconds)
         self._hook[rank] = lib.DN_HOOK_COMPLETE
         with clock.outside(in_turn=True):
@@ -200,8 +209,8 @@ class Job:
 
     def _go_on(self, exchange, spent, until):
         """From here to there, with the naps of the thread."""
-        clock, thread = self.clock, exchange._helper
-        round_ = thread.round if thread is not None and exchange._threaded else None
+        clock, thread = self.clock, exchange.overlap.helper
+        round_ = thread.round if thread is not None and exchange.overlap.is_threaded else None
         while spent < until:
             nap = min(rounds._NAP, until - spent) if round_ is not None else until - spent
             with clock.outside(in_turn=True):

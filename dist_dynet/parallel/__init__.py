@@ -14,8 +14,8 @@ Without a launcher all of it works with one process and mpi4py is not imported. 
 - what some programs ask for beside it: join, anchor, averaging, local_sgd, reproducible,
   micro_draws
 - how sums are made, which engines chooses; on one host: memory, plan, shm_comm, shared,
-  shared_model; between hosts: layout, wire, joining, by_host, windows, compression, rounds,
-  row_messages, rows, rows_coded, host_transport, hybrid
+  backoff, shared_model; between hosts: layout, wire, joining, by_host, windows, compression,
+  rounds, overlap, row_messages, rows, rows_coded, host_transport, hybrid
 - what else programs call: division, fingerprint, sampling, evaluation, collectives
 - checkpoints: lease, checkpoint_files, checkpoint_parts, checkpoint_ranks, checkpoint_by_itself,
   checkpoint

@@ -1,27 +1,19 @@
-"""The exchange between hosts: shared memory within each, the wire between them, while backward goes
-on.
+"""The exchange between hosts: shared memory within each, the wire between them.
 
 Dense gradients are copied, times the rank's weight, into an array in the order of sending
 (layout.py). Within a host the arrays are shared memory and are added up by stripes, in rank order;
 wire.py adds up the hosts' sums. What comes out, times 1 / sum of weights, becomes the gradient.
-Since gradients stay as they are until update(), another backward() in between does no harm: what
-was sent early is dropped then, and sent again.
 
 Which parameters will be used is not known when backward begins: those of the last two updates are
 sent early, as zeros where they are not used now; the rest follows in update(). A round is the same
 whether it begins in backward or in update(), so that both give the same bits. What is not under way
 when update() comes, rows of tables too, leaves then at once, before the ranks agree on anything:
-the agreement only says whether that was all.
-
-While backward goes on the main thread sends what is complete between its steps. Where some
-gradients are complete long before its end a second thread does, which need not wait for a step to
-end; otherwise that would cost more than it brings. This module knows what was agreed on; averages
-and updates are not its business.
+the agreement only says whether that was all. overlap.py knows who sends while backward goes on,
+this module what was agreed on; averages and updates are not its business.
 """
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -30,9 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib
-from ..expression import watchers
 from ..meter import switch
-from ..params.root import Root
 from . import windows
 from ._world import World
 from .compression import Code, ErrorFeedback
@@ -43,16 +33,11 @@ from .layout import FLAG_BYTES, TOLD, Arrays, Layout
 from .memory import map_together, say_refused
 from .message import Flag
 from .negotiation import AsPlanned, Negotiated, NegotiatedByRank
-from .rounds import Helper, Round, Wire
+from .overlap import Overlap
+from .rounds import Round, Wire
 from .rows import RowsBetweenHosts, RowsRound
 from .structure import Structure
 from .wire import Hosts
-
-_MOST_SKIPPED = 1024
-
-WORTH = 5e-3
-"""Seconds before update() at which the first gradients must be complete on some rank for the thread
-to pay: it costs a millisecond or two."""
 
 
 class HybridExchange:
@@ -80,129 +65,38 @@ class HybridExchange:
         self.transport = HostTransport(
             here, comm, self._rows.comm, hosts, lambda: method() if (method := advance()) else 0
         )
-        self._overlap = overlap and here.mpi.Query_thread() == here.mpi.THREAD_MULTIPLE
-        self._helper: Helper | None = None
+        self.overlap = Overlap(overlap and here.mpi.Query_thread() == here.mpi.THREAD_MULTIPLE)
+        """What is sent while backward goes on."""
         self._layout: Layout | None = None
         self._arrays: Arrays | None = None
         self._compression: ErrorFeedback | None = None
         self._refused = False
-        self._early: Round | None = None
-        self._early_used = self._used = np.zeros(0, bool)
-        # whether it may begin in backward; whether the thread drives it
-        self._armed = self._threaded = False
-        self._weight: Weight | None = None
-        self._pays = False  # whether the thread would have paid in the last step
+        self._used = np.zeros(0, bool)  # in the last step
         self._rows_round: RowsRound | None = None
-        self._vain = self._skip = 0
         self._own = False  # each rank of the host takes its own of the next sum
         self._unread: list[Round | RowsRound] = []  # sums that may be read until settle()
-        self.held = self.dropped = 0
-        """How many rounds that began before the agreement were of use, and how many were not."""
         self.owned = 0
         """Of how many sums each rank took its own alone."""
         self._kept: dict[str, NDArray[Any]] = {}
         self._shared = False  # what is kept is that of the whole host
 
-    # ---- while backward goes on --------------------------------------------------------
+    # ---- before the agreement ----------------------------------------------------------
 
     def enable_overlap(self, weight: Weight) -> None:
-        """The next backward is the last before update(): what is complete may be sent, times this
-        weight."""
-        if (
-            self._early is None
-            or self._layout is None
-            or self._early.weight is not None
-            or self._early.complete
-            or not self._overlap
-            or self._skip > 0
-        ):
-            return
-        root = self._layout.structure.root
-        self._armed = True
-        self._threaded = self._pays
-        self._weight = weight
-        lib.dn_store_set_hook(root.c, lib.DN_HOOK_ARMED if self._threaded else lib.DN_HOOK_STEPS)
-        if not self._threaded:
-            if self not in watchers:
-                watchers.add(self)
-                weakref.finalize(self, _leave, root).atexit = False
-            return
-        if self._helper is None:
-            self._helper = Helper()
-            self._helper.start()
-            weakref.finalize(self, self._helper.stop).atexit = False  # at exit rounds.py sees to it
-        self._helper.watch(self._early, root, weight)
-
-    def look(self) -> None:
-        """A step of a backward has ended, perhaps of ours: sends what is complete."""
-        early = self._early
-        if (
-            early is None
-            or self._layout is None
-            or not self._armed
-            or self._threaded
-            or not early.lock.acquire(blocking=False)
-        ):
-            return
-        try:
-            if (
-                early.weight is None
-                and lib.dn_store_await(self._layout.structure.root.c, 0.0) == lib.DN_HOOK_BEGUN
-            ):
-                weight = self._weight() if self._weight else None
-                if weight is not None:
-                    early.open(weight)
-            early.advance()
-        except Exception as error:  # update() raises it
-            early.error = error
-        finally:
-            early.lock.release()
+        """As Overlap.enable()."""
+        self.overlap.enable(weight)
 
     def disable_overlap(self) -> None:
-        """The next backward is not the last."""
-        if (
-            self._armed
-            and self._early is not None
-            and self._early.weight is None
-            and self._layout is not None
-        ):
-            lib.dn_store_set_hook(self._layout.structure.root.c, lib.DN_HOOK_OFF)
+        """As Overlap.disable()."""
+        self.overlap.disable()
 
     def flush(self, weight: float) -> int:
-        """update() has come: all gradients are complete, and this is their weight. What of
-        Flag.EARLY and Flag.AHEAD is so."""
+        """As Overlap.flush(), and with the rows of tables."""
         if self._layout is None:
             return 0
-        early, structure, flags = self._early, self._layout.structure, 0
-        self._rows_round = self._rows.begin(structure, weight)  # more bytes, and more steps
-        if early is not None:
-            with early.lock:
-                if self._is_good(early, structure, weight):
-                    flags |= Flag.EARLY
-                if early.head_start() >= WORTH:
-                    flags |= Flag.AHEAD
-                early.hurry(weight)
-        return flags
-
-    def _is_good(self, early: Round, structure: Structure, weight: float) -> bool:
-        """Whether what has been sent early is what the gradients are now."""
-        if not self._armed:
-            return True
-        state = lib.dn_store_await(structure.root.c, 0.0)
-        lib.dn_store_set_hook(structure.root.c, lib.DN_HOOK_OFF)
-        return (
-            early.weight is None
-            or (
-                early.weight == weight
-                and state == lib.DN_HOOK_COMPLETE
-                # not of a backward before the last, for another trainer's update
-                and early.watched == lib.dn_store_hook_count(structure.root.c)
-                and all(
-                    lib.dn_param_unchanged(handle)
-                    for handle in structure.handles[: len(structure.dense)]
-                )
-            )
-        )
+        # more bytes, and more steps
+        self._rows_round = self._rows.begin(self._layout.structure, weight)
+        return self.overlap.flush(weight)
 
     # ---- in update() -------------------------------------------------------------------
 
@@ -247,14 +141,14 @@ class HybridExchange:
         """Whether all of the next sum() is under way, in memory of this host's ranks, so that each
         may take of it what it owns."""
         assert isinstance(negotiated, Negotiated)
-        early, layout = self._early, self._layout
+        early, layout = self.overlap.round, self._layout
         return (
             layout is not None
             and layout.structure is negotiated.structure
             and self._rows.windows is not None
             and early is not None
             and bool(negotiated.of_all & Flag.EARLY)
-            and not (negotiated.used & ~self._early_used).any()
+            and not (negotiated.used & ~self.overlap.used).any()
             and (self._rows_round is not None or not layout.structure.tables)
         )
 
@@ -305,17 +199,11 @@ class HybridExchange:
     def _advance(self) -> int:
         """While messages are waited for: MPI moves large messages only while somebody looks at
         it."""
-        early, rows, moves = self._early, self._rows_round, 0
+        rows, moves = self._rows_round, 0
         if rows is not None:
             rows.advance()
             moves += rows.moves
-        if early is not None and early.lock.acquire(blocking=False):
-            try:
-                early.advance()
-            finally:
-                early.lock.release()
-            moves += early.moves
-        return moves
+        return moves + self.overlap.advance()
 
     def drop(self, what: str) -> None:
         """The ranks have not agreed: what flush() has begun is brought to its end, and gradients
@@ -329,19 +217,17 @@ class HybridExchange:
 
     def _take(self) -> tuple[Round | None, RowsRound | None]:
         """What began before the agreement; nothing is left here."""
-        taken = self._early, self._rows_round
-        self._early = self._rows_round = None
-        self._armed = self._threaded = False
-        return taken
+        rows, self._rows_round = self._rows_round, None
+        return self.overlap.take(), rows
 
     def _finish_early(
         self, negotiated: Negotiated, is_known: bool, what: str
     ) -> tuple[NDArray[np.bool_], RowsRound | None]:
         """Puts down what was sent early: the parameters whose gradients are summed now, and the
         rows under way, if they are those wanted."""
-        was_armed = self._armed
+        was_armed = self.overlap.is_armed
         early, rows = self._take()
-        self._skip -= self._skip > 0
+        self.overlap.backoff.pass_one()
         none = np.zeros(len(negotiated.structure.dense), bool)
         if early is not None or not is_known:
             self._drive(early, rows, what, self._own)
@@ -351,16 +237,13 @@ class HybridExchange:
         if early is None:
             return none, rows
         good = is_known and bool(negotiated.of_all & Flag.EARLY)
-        held = self._early_used & negotiated.used if good else none
+        held = self.overlap.used & negotiated.used if good else none
         self._put(held, negotiated.scale, self._own)
         if self._own:
             self._unread.append(early)
         else:
             early.end()
-        self.held, self.dropped = self.held + good, self.dropped + (not good)
-        if was_armed:
-            self._pays = bool(negotiated.of_any & Flag.AHEAD)
-            self._skip = self._vain = 0 if good else min(max(2 * self._vain, 1), _MOST_SKIPPED)
+        self.overlap.judge(was_armed, good, bool(negotiated.of_any & Flag.AHEAD))
         return held, rows
 
     def _prepare(self, used: NDArray[np.bool_]) -> None:
@@ -370,7 +253,7 @@ class HybridExchange:
         self._used = used
         if likely.any():
             late = self._is_late(likely)
-            self._early, self._early_used = self._round(likely, all_come=late), likely
+            self.overlap.round, self.overlap.used = self._round(likely, all_come=late), likely
 
     def _is_late(self, used: NDArray[np.bool_]) -> bool:
         """Whether these leave in update() alone: many hosts would have to tell one another that
@@ -490,10 +373,3 @@ class HybridExchange:
             rest[~mine] = 0
             residuals = residuals if self.hosts.local < self.hosts.stripes else {}
         self._rows.load_residuals(layout.structure.tables, residuals, shared)
-
-
-os.register_at_fork(after_in_child=watchers.clear)  # a child's gradients go nowhere
-
-
-def _leave(root: Root) -> None:
-    lib.dn_store_set_hook(root.c, lib.DN_HOOK_OFF)

@@ -73,8 +73,7 @@ class Round:
         self.taken_over = False
         self.error: BaseException | None = None
         self._wire, self._hosts, self._arrays, self._pieces = wire, hosts, arrays, pieces
-        self._handles = structure.handles
-        self._root = structure.root
+        self.structure = structure
         self._compression = compression
         self._all_come = all_come
         self._sum: Sum | None = None
@@ -88,7 +87,7 @@ class Round:
     def open(self, weight: float) -> None:
         """From now on complete gradients are taken, times this weight, and sent. Again: nothing."""
         if self.weight is None:
-            self.watched = lib.dn_store_hook_count(self._root.c)
+            self.watched = lib.dn_store_hook_count(self.structure.root.c)
             self.weight = weight
             _stop_before_mpi()
             _unfinished.add(self)
@@ -167,7 +166,7 @@ class Round:
 
     def _is_complete(self, piece: Piece) -> bool:
         return self.complete or all(
-            lib.dn_param_ready(self._handles[i]) >= end for i, _, end, _ in piece.parts
+            lib.dn_param_ready(self.structure.handles[i]) >= end for i, _, end, _ in piece.parts
         )
 
     def _fill(self, piece: Piece) -> None:

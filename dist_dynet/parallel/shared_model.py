@@ -25,6 +25,7 @@ from ..params.root import Root
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from ._world import World
+from .backoff import Backoff
 from .hybrid import HybridExchange
 from .memory import map_together
 from .message import Flag
@@ -44,7 +45,6 @@ costs as much as it brings."""
 _LONG = 64
 """Updates after which a sharing that ends was worth its while."""
 
-_MOST_SKIPPED = 1024
 
 _LOOK = 1e-4
 """Seconds for which C looks for the others before Python goes on waiting."""
@@ -70,7 +70,7 @@ class HostCopy:
         self.trainers: list[weakref.ref[Trainer]] = []
         self.shared = False
         self.updates = 0  # in shared memory, since it was shared
-        self._vain = self._skip = 0
+        self._backoff = Backoff()
         self._refused: set[int] = set()  # of which structures
         self._said = {""}
         self.comm: Any = None  # dn_shm_comm *
@@ -88,14 +88,14 @@ class HostCopy:
     def end(self) -> None:
         """Back to private memory, alike on all ranks: some rank has gone there."""
         self.root.detach()
-        self.shared, long = False, self.updates >= _LONG
-        self._skip = self._vain = 0 if long else min(max(2 * self._vain, 1), _MOST_SKIPPED)
+        self.shared = False
+        self._backoff.note(good=self.updates >= _LONG)
 
     def is_due(self, structure: Structure, least: float, moments: int) -> bool:
         """Counts an update in private memory: whether to share now, if the parameters and so many
         moments of each number have at least so many bytes."""
-        self._skip -= self._skip > 0
-        if self._skip or self.refuses(structure):
+        self._backoff.pass_one()
+        if self._backoff.left or self.refuses(structure):
             return False
         numbers = sum(int(lib.dn_param_size(handle)) for handle in structure.handles)
         if numbers * DTYPE.itemsize * (1 + moments) >= least:
@@ -170,7 +170,7 @@ class HostCopy:
         if self.shared:
             return
         if passing:
-            self._skip = self._vain = min(max(2 * self._vain, 1), _MOST_SKIPPED)
+            self._backoff.note(good=False)
         else:
             self._refused.add(structure.hash)
         if wanted and refused not in self._said:

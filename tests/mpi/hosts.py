@@ -17,7 +17,7 @@ import pytest
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel import engines, hybrid, memory, rounds
+from dist_dynet.parallel import engines, memory, overlap, rounds
 from dist_dynet.parallel._world import World
 from dist_dynet.parallel.compression import CODES
 from dist_dynet.parallel.hybrid import HybridExchange
@@ -25,7 +25,7 @@ from dist_dynet.parallel.hybrid import HybridExchange
 what = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
 # not as the length of a step would have it: without the thread, or with it
-hybrid.WORTH = 1e9 if what.endswith("_in_steps") else 0.0
+overlap.WORTH = 1e9 if what.endswith("_in_steps") else 0.0
 
 
 def model_of(*shapes, tables=()):
@@ -56,7 +56,7 @@ def distributed(m, average="mean", **options):
 def opened(trainer):
     """Waits until the exchange has seen that backward has begun, if it is to."""
     exchange, until = trainer.sync.exchange, time.monotonic() + 20
-    while exchange._threaded and exchange._early.weight is None:
+    while exchange.overlap.is_threaded and exchange.overlap.round.weight is None:
         assert time.monotonic() < until
         time.sleep(1e-3)
 
@@ -124,33 +124,39 @@ def test_sums_are_those_of_one_process():
 
 def test_overlap_changes_nothing():
     early, exchange = trained(overlap=True)
-    assert (exchange.held, exchange.dropped) == (5, 0)
+    assert (exchange.overlap.held, exchange.overlap.dropped) == (5, 0)
     late, exchange = trained(overlap=False)
-    assert (exchange.held, exchange.dropped) == (5, 0) and exchange._helper is None
+    assert (exchange.overlap.held, exchange.overlap.dropped) == (
+        5,
+        0,
+    ) and exchange.overlap.helper is None
     again, _ = trained(overlap=True)
     assert np.array_equal(early, late) and np.array_equal(early, again)
 
 
 def test_thread_is_left_out_where_it_does_not_pay():
-    hybrid.WORTH = 1e9
+    overlap.WORTH = 1e9
     left_out, exchange = trained()
-    assert (exchange.held, exchange.dropped) == (5, 0) and exchange._helper is None
-    hybrid.WORTH = 0.0
+    assert (exchange.overlap.held, exchange.overlap.dropped) == (
+        5,
+        0,
+    ) and exchange.overlap.helper is None
+    overlap.WORTH = 0.0
     used, exchange = trained()
     assert (
-        (exchange.held, exchange.dropped) == (5, 0)
-        and exchange._helper is not None
+        (exchange.overlap.held, exchange.overlap.dropped) == (5, 0)
+        and exchange.overlap.helper is not None
         and np.array_equal(left_out, used)
     )
 
 
 def test_gradients_leave_between_the_steps_of_backward():
-    hybrid.WORTH = 1e9
+    overlap.WORTH = 1e9
     m, (a, b, c), _ = model_of((300, 300), (300, 300), (300, 300))
     trainer = distributed(m)
     for k in range(4):
         step(a, b, c)
-        early = trainer.sync.exchange._early
+        early = trainer.sync.exchange.overlap.round
         if k:  # all but the last, which is complete when backward ends
             assert early.weight == 1.0 and early._filled >= 2 and early.head_start() > 0
         trainer.update()
@@ -188,7 +194,7 @@ def test_exchange_continues_while_the_agreement_is_waited_for():
     advance = HybridExchange._advance
 
     def tell(exchange):
-        moves, early, rows = advance(exchange), exchange._early, exchange._rows_round
+        moves, early, rows = advance(exchange), exchange.overlap.round, exchange._rows_round
         if rank == 0 and early is not None and early._told and rows._next is None:
             summed.touch()
         return moves
@@ -224,7 +230,7 @@ def test_only_what_is_used_again_and_again_is_sent_early():
         step((a, b)[k % 2], both)
         trainer.update()
         if k:
-            assert trainer.sync.exchange._early_used.tolist() == [False, False, True]
+            assert trainer.sync.exchange.overlap.used.tolist() == [False, False, True]
     assert (
         np.allclose(a.as_array(), -2.5)
         and np.allclose(b.as_array(), -2.5)
@@ -246,7 +252,7 @@ def test_second_backward_before_the_update():
         assert np.allclose(a.as_array(), expected) and np.allclose(b.as_array(), expected)
     exchange = trainer.sync.exchange
     # after the first the thread is left out for a while
-    assert (exchange.held, exchange.dropped) == (10, 1)
+    assert (exchange.overlap.held, exchange.overlap.dropped) == (10, 1)
     parallel.assert_in_sync(m)
 
 
@@ -263,7 +269,7 @@ def test_gradients_changed_after_backward():
     ]
     effects = [(2, 1), (0, 1), (0, 0), (1, 0), (1, 0)]
     for change, (of_a, of_b) in zip(changes, effects, strict=True):
-        trainer.sync.exchange._skip = 0  # none is to be left out
+        trainer.sync.exchange.overlap.backoff.left = 0  # none is to be left out
         trainer._set_overlap()
         step(a, b)
         opened(trainer)
@@ -305,7 +311,7 @@ def test_ranks_use_different_parameters():
         for i, p in enumerate(dense):
             expected[p] -= sum(r + 1 for r in range(size) if chosen[r, i])
             assert np.all(p.as_array() == expected[p]), (k, i)
-    assert trainer.sync.exchange.dropped == 0
+    assert trainer.sync.exchange.overlap.dropped == 0
     parallel.assert_in_sync(m)
 
 
@@ -320,7 +326,7 @@ def test_empty_batches_and_weights():
         trainer.update()
         expected -= sum(n * (r + 1) for r, n in enumerate(counts)) / sum(counts)
         assert np.allclose(w.as_array(), expected)
-    assert trainer.sync.exchange.held > 0 and trainer.sync.exchange.dropped == 0
+    assert trainer.sync.exchange.overlap.held > 0 and trainer.sync.exchange.overlap.dropped == 0
     m, (w,), _ = model_of(3)
     trainer = distributed(m, average="weighted")
     for _ in range(3):
@@ -339,7 +345,7 @@ def test_accumulation_and_no_sync():
         assert trainer.update() == bool(k % 2)
     expected = 0.5 - sum(np.mean([r + k for r in range(size)]) for k in range(6)) / 2
     assert np.allclose(w.as_array(), expected)
-    assert (trainer.sync.exchange.held, trainer.sync.exchange.dropped) == (2, 0)
+    assert (trainer.sync.exchange.overlap.held, trainer.sync.exchange.overlap.dropped) == (2, 0)
     trainer.set_accumulation(1)
     for _ in range(3):
         with trainer.no_sync():
@@ -349,7 +355,7 @@ def test_accumulation_and_no_sync():
         trainer.update()
         expected -= 2
         assert np.allclose(w.as_array(), expected)
-    assert (trainer.sync.exchange.held, trainer.sync.exchange.dropped) == (5, 0)
+    assert (trainer.sync.exchange.overlap.held, trainer.sync.exchange.overlap.dropped) == (5, 0)
 
 
 def test_join():

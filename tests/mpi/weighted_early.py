@@ -25,7 +25,7 @@ flush = exchange.flush
 
 def seen(weight):
     """What update() finds."""
-    begun.append(exchange._early is not None and exchange._early.weight is not None)
+    begun.append(exchange.overlap.round is not None and exchange.overlap.round.weight is not None)
     return flush(weight)
 
 
@@ -43,4 +43,4 @@ for batch in parallel.shard(data, batch_size=4, weight=len if way == "shard" els
     trainer.update(*([tokens] if way == "number" else []))
 parallel.assert_in_sync(m)
 if parallel.is_main():
-    print(sum(begun), exchange.dropped)
+    print(sum(begun), exchange.overlap.dropped)
