@@ -20,6 +20,8 @@ from ._tracebacks import full_tracebacks
 from ._values import forward, npvalues, values
 from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
+from .devices import *  # noqa: F403
+from .devices import __all__ as _devices
 from .expression import Expression
 from .graph import ComputationGraph, cg, cg_checkpoint, cg_revert, cg_version, renew_cg
 from .holders import *  # noqa: F403
@@ -105,6 +107,7 @@ __all__ = [
     "traced",
     "values",
     *_builders,
+    *_devices,
     *_holders,
     *ops.OPERATIONS,
     *_params,

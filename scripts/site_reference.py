@@ -53,6 +53,7 @@ PAGES = {
     "_tracebacks": "checks",
     "batching": "graphs",
     "checking": "checks",
+    "devices": "settings",
     "expression": "graphs",
     "graph": "graphs",
     "holders": "compat",

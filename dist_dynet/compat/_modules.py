@@ -21,10 +21,11 @@ import numpy as np
 
 import dist_dynet
 
+from ..devices import ERRMSG, HAVE_CUDA
 from ..io.objects import read_as_dynet
 from ..nn.builder import RecurrentBuilder
 from ..ops import inputs, selection
-from ..settings import ERRMSG, HAVE_CUDA, say
+from ..settings import say
 from . import _old, _settings
 from ._names import NAMES
 
