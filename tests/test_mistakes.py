@@ -54,7 +54,10 @@ MISTAKES = [
     ("dy.parallel.DistributedTrainer(trainer).log(0.5)", TypeError, "log() takes 1 positional"),
     ("E.scale()", TypeError, "scale() missing 1 required"),
     ("E.batch()", TypeError, "LookupParameters.batch() missing 1 required"),
+    ("lstm.initial_state().add_input()", TypeError, "add_input"),
+    ("lstm.initial_state().add_input(x, y)", TypeError, "add_input"),
     # what others make
+    ("dy.Stack()", TypeError, "Stack: cannot be made directly. Get the empty one from"),
     ("dy.Parameters()", TypeError, "Parameters: made by ParameterCollection.add_parameters()"),
     ("dy.LookupParameters((2, 3))", TypeError, "made by ParameterCollection.add_parameters()"),
     ("dy.RNNState()", TypeError, "RNNState: cannot be made directly. Use initial_state()"),

@@ -198,7 +198,8 @@ static PyObject *add_input(PyObject *self, PyObject *const *args, Py_ssize_t n_a
                            PyObject *named) {
     State *s = (State *)self, *after = NULL;
     int64_t first[MOST_LAYERS];
-    if (!counted(n_args + (named ? PyTuple_Size(named) : 0), 1)) return NULL;
+    const Py_ssize_t n = n_args + (named ? PyTuple_Size(named) : 0);
+    if (n != 1) return PyErr_Format(PyExc_TypeError, "add_input: takes one input, x; got %zd.", n);
     PyObject *name = n_args ? NULL : PyTuple_GetItem(named, 0);
     if (name && PyUnicode_CompareWithASCIIString(name, "x"))
         return PyErr_Format(PyExc_TypeError, "add_input: takes x; got %R.", name);

@@ -34,7 +34,9 @@ class Stack:
 
     __slots__ = ("_below", "_item", "_size", "_state")
 
-    def __init__(self, below: Stack | None, item: Any, state: RNNState) -> None:
+    def __init__(
+        self, below: Stack | None = None, item: Any = None, state: RNNState | None = None
+    ) -> None:
         if not isinstance(state, RNNState) or not isinstance(below, Stack | None):
             raise TypeError(
                 "Stack: cannot be made directly. Get the empty one from StackLSTM.empty(), others"
