@@ -361,7 +361,7 @@ def explain(cls: Any, attributes: dict[str, str]) -> None:
 def name_as_users_do(things: Iterable[Any]) -> None:
     """Lets what Python itself says of arguments that are missing, or not there, name the class that
     a program has called: constructors that these classes inherit become theirs, and methods of
-    bases that users do not see lose the name of the base.
+    classes that users do not see, above and below these, lose the name of their class.
 
     >>> class _Shared:
     ...     def __init__(self, m): ...
@@ -377,7 +377,7 @@ def name_as_users_do(things: Iterable[Any]) -> None:
     """
     classes = [thing for thing in things if isinstance(thing, type)]
     for cls in classes:
-        for base in cls.__mro__[1:-1]:
+        for base in (*cls.__mro__[1:-1], *cls.__subclasses__()):
             if base not in classes and base.__module__.startswith("dist_dynet."):
                 for name, method in vars(base).items():
                     method = getattr(method, "__func__", method)
