@@ -16,6 +16,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -297,6 +298,8 @@ class LinesOfFile:
 
 _reports: weakref.WeakValueDictionary[int, Report] = weakref.WeakValueDictionary()
 """By the id of the trainer, which has its report among its hooks."""
+_ending: weakref.WeakSet[Report] = weakref.WeakSet()
+"""What the end of the process ends."""
 
 
 def follow(
@@ -311,9 +314,20 @@ def follow(
     if FILE and not math.isinf(EVERY):
         report_.write_to(LinesOfFile(FILE))
     Hooks(trainer).after(report_.updated)
-    at_end = weakref.WeakMethod(report_.end)
-    atexit.register(lambda: method() if (method := at_end()) else None)
+    _ending.add(report_)
+    _end_at_exit()
     return report_
+
+
+@cache
+def _end_at_exit() -> None:
+    """Once: what atexit has been given it never forgets."""
+    atexit.register(_end_all)
+
+
+def _end_all() -> None:
+    for report_ in (*_ending,):
+        report_.end()
 
 
 def report_on(trainer: Trainer) -> Report | None:
