@@ -131,6 +131,12 @@ static int slice_dims(dn_shape *s) { return slice_any_dims(s, 0); }
 static void slice_forward(dn_call *c) { slice_any_forward(c); }
 static void slice_backward(dn_call *c) { slice_any_backward(c); }
 
+/* one dim, in steps of 1. By itself, since DyNet's order of draws tells it from x[from:to]. */
+DN_OP(pick_range, 1, DN_BATCHES, "y = x[from:to] in one dim")
+static int pick_range_dims(dn_shape *s) { return slice_any_dims(s, 0); }
+static void pick_range_forward(dn_call *c) { slice_any_forward(c); }
+static void pick_range_backward(dn_call *c) { slice_any_backward(c); }
+
 DN_OP(slice_batch, 1, 0, "y = x[from:to:step] in the batch and in some dims")
 static int slice_batch_dims(dn_shape *s) { return slice_any_dims(s, 1); }
 static void slice_batch_forward(dn_call *c) { slice_any_forward(c); }

@@ -2,7 +2,7 @@
  * from. Only here are operations known by their names: those that DyNet treats by themselves. */
 #include "agenda.h"
 
-/* What DyNet computes by itself. `slice` is both there: x[i:j], by itself, and pick_range(). */
+/* What DyNet computes by itself. */
 static const int alone[] = {DN_OP_argmax,
                             DN_OP_average,
                             DN_OP_binary_log_loss,
@@ -41,8 +41,9 @@ static const int alone[] = {DN_OP_argmax,
                             DN_OP_sum_elems,
                             DN_OP_weight_norm};
 
+/* of two by an operator; esum() is another one, there too */
 static int is_sum(const dn_op *op) {
-    return op == dn_ops[DN_OP_add] || op == dn_ops[DN_OP_subtract] || op == dn_ops[DN_OP_sum];
+    return op == dn_ops[DN_OP_add] || op == dn_ops[DN_OP_subtract];
 }
 
 int dn__dynet_batches(const dn_tape *t, const dn_node *node) {
@@ -52,7 +53,8 @@ int dn__dynet_batches(const dn_tape *t, const dn_node *node) {
     if (op == dn_ops[DN_OP_matmul]) return node->dim.batch == 1;
     for (size_t i = 0; i < sizeof alone / sizeof *alone; i++)
         if (op == dn_ops[alone[i]]) return 0;
-    for (int k = 0; (is_sum(op) || op == dn_ops[DN_OP_cmult]) && k < node->n_args; k++) {
+    const int of_equal_dims = is_sum(op) || op == dn_ops[DN_OP_sum] || op == dn_ops[DN_OP_cmult];
+    for (int k = 0; of_equal_dims && k < node->n_args; k++) {
         const dn_dim *x = &t->nodes[t->args[node->args + k]].dim;
         if (x->batch != node->dim.batch || !dn__equal_sizes(x, &node->dim)) return 0;
     }
@@ -77,7 +79,9 @@ int dn__dynet_samples(const dn_tape *t, int first, int last) {
  * average. */
 static int of_all_sizes(const dn_tape *t, const dn_node *node) {
     const dn_op *op = node->op;
-    if (op == dn_ops[DN_OP_cmult] || is_sum(op) || op == dn_ops[DN_OP_dropout]) return 1;
+    if (op == dn_ops[DN_OP_cmult] || is_sum(op) || op == dn_ops[DN_OP_sum] ||
+        op == dn_ops[DN_OP_dropout])
+        return 1;
     return op->inputs == 1 && !node->n_ints &&
            dn__equal_sizes(&node->dim, &t->nodes[t->args[node->args]].dim);
 }

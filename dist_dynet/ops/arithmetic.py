@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _random
 from .._ffi import calls
 from ..expression import Expression
 from ._nodes import has_handle, listed, node
@@ -156,8 +157,8 @@ def esum(xs: Iterable[Expression]) -> Expression:
     """
     if type(xs) is not list or len(xs) < 2:
         xs = listed(xs, "esum")
-        if len(xs) == 1 and isinstance(xs[0], Expression):
-            return xs[0]
+        if len(xs) == 1 and isinstance(xs[0], Expression) and not _random.dynet_order():
+            return xs[0]  # in DyNet it is a node, which is what is computed up to
     return node("sum", xs, what="esum")
 
 

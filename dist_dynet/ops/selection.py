@@ -122,7 +122,7 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     s, e = whole(s, "pick_range"), whole(e, "pick_range")
     if s >= e:
         raise ValueError(f"pick_range: s must be less than e; got s = {s}, e = {e}.")
-    return node("slice", x, whole(d, "pick_range", "a dim"), s, e, 1, what="pick_range")
+    return node("pick_range", x, whole(d, "pick_range", "a dim"), s, e, 1)
 
 
 pickrange = pick_range

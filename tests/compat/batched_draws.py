@@ -284,8 +284,48 @@ def by_themselves(m):
     return losses
 
 
+def ranges(m):
+    W, b, V = m.add_parameters((6, 3)), m.add_parameters(6), m.add_parameters((2, 4))
+
+    def losses():
+        for k in range(5):
+            y = dy.affine_transform([b, W, dy.inputVector([k, 1, -k])])
+            parts = [dy.pick_range(y, j, j + 2) for j in (0, 2, 4)][: 2 + k % 2]
+            h = dy.dropout(dy.concatenate([dy.tanh(x) for x in parts[-2:]]), 0.5)
+            yield dy.pickneglogsoftmax(V * dy.dropout(dy.logistic(h), 0.5), k % 2)
+
+    return losses
+
+
+def sums(m):
+    W, b = m.add_parameters((3, 3)), m.add_parameters(3)
+
+    def losses():
+        for k in range(5):
+            x = dy.inputVector([k, 1, -k])
+            h = dy.tanh(W * x + b) if k % 2 else dy.tanh(dy.esum([W * x, b]))
+            pair = [dy.squared_norm(dy.dropout(h, 0.5)), dy.squared_norm(dy.noise(h, 0.1))]
+            yield dy.esum(pair) if k % 3 else pair[0] + pair[1]
+
+    return losses
+
+
+def in_parts(m):
+    W, V = m.add_parameters((4, 3)), m.add_parameters((2, 4))
+
+    def losses():
+        xs = [dy.inputVector([k, -k, 1]) for k in range(3)]
+        first = [dy.pickneglogsoftmax(V * dy.dropout(dy.tanh(W * x), 0.5), 0) for x in xs]
+        first = dy.esum(first)
+        second = dy.esum([dy.squared_norm(W * dy.dropout(x, 0.3)) for x in xs])
+        dy.esum([first]).value()  # all that was made so far is computed with it
+        return [first, second]
+
+    return losses
+
+
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
