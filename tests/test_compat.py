@@ -466,6 +466,9 @@ def test_types_that_programs_touch(installed, tmp_path):
         and d.sum_elems(h).npvalue().shape == (1,)
         and d.pick_range(h, 0, 2 / 2).dim() == ((1,), 1)
     )
+    # no dims: one number, to begin a sum of losses with
+    for nothing in d.zeros(()), d.ones(()) - 1, d.constant((), 0.0), d.reshape(d.zeros(1), ()):
+        assert nothing.value() == 0.0 and d.squared_norm(nothing + h).dim() == ((1,), 1)
     assert bool(h) and [x for x in (None, h) if x] == [h] and len(list(h)) == 2 and h != d.tanh(h)
     for wrong, exception in [
         (lambda: E[-1], OverflowError),

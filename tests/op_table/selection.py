@@ -158,7 +158,7 @@ ROWS = [
         ],
     ),
     Row(
-        "slice",
+        "pick_range",
         "pick_range",
         lambda x, s, e, d: dy.pick_range(x, s, e, d),
         lambda x, s, e, d: np.take(x, range(s, e), axis=d),
