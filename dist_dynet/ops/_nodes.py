@@ -16,7 +16,7 @@ from .._integers import real, whole
 from .._large_graphs import INDEX, large, note_large
 from ..expression import NO_GRAPH, Expression, resolved
 from ..graph import current_graph
-from ..params.dims import as_dims
+from ..params.dims import dims_of_node
 
 E = TypeVar("E", bound=Expression)
 Attribute = float | Sequence[float]
@@ -128,7 +128,7 @@ def node(op: str, *given: Any, what: str = "", cls: Any = Expression) -> Any:
 @accelerated
 def leaf(op: str, what: str, dim: Any, batch_size: Any, *numbers: Any) -> Expression:
     """A node of an operation without inputs, of these dims: constants and draws."""
-    batch_size, dims = whole(batch_size, what, "batch_size"), as_dims(dim, what)
+    batch_size, dims = whole(batch_size, what, "batch_size"), dims_of_node(dim, what)
     return node(op, batch_size, dims, *(real(number, what) for number in numbers), what=what)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from .._ffi import accelerated
 from .._integers import indices, whole
 from ..expression import Expression
-from ..params.dims import as_dims
+from ..params.dims import dims_of_node
 from ._nodes import node
 
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
@@ -25,7 +25,8 @@ def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expre
     >>> dy.reshape(dy.inputVector([1, 2, 3, 4]), (2, 2)).npvalue().tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    return node("reshape", x, whole(batch_size, "reshape", "batch_size"), as_dims(d, "reshape"))
+    dims = dims_of_node(d, "reshape")
+    return node("reshape", x, whole(batch_size, "reshape", "batch_size"), dims)
 
 
 def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:

@@ -17,12 +17,11 @@ MAX_DIMS: int = lib.DN_MAX_DIMS
 
 @accelerated
 def as_dims(dims: Any, what: str) -> tuple[int, ...]:
-    """Sizes from a number or a sequence of numbers; floats are taken where they are whole. No
-    sizes, as of a NumPy array of no dims, are those of one number.
+    """Sizes from a number or a sequence of numbers; floats are taken where they are whole.
 
     Raises:
         TypeError: they are neither, or a size is not an integer.
-        ValueError: a size is negative or has more than 31 bits, or there are too many.
+        ValueError: a size is negative or has more than 31 bits, or there are none or too many.
     """
     if isinstance(dims, str | bytes) or dims is None:
         raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
@@ -37,9 +36,16 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
         raise ValueError(
             f"{what}: sizes must have at most 31 bits; got {result[0] if alone else tuple(result)}."
         )
-    if len(result) > MAX_DIMS:
-        raise ValueError(f"{what}: takes at most {MAX_DIMS} dims; got {tuple(result)}.")
-    return tuple(result) or (1,)
+    if not 0 < len(result) <= MAX_DIMS:
+        raise ValueError(
+            f"{what}: takes 1 to {MAX_DIMS} dims; got {result[0] if alone else tuple(result)}."
+        )
+    return tuple(result)
+
+
+def dims_of_node(dims: Any, what: str) -> tuple[int, ...]:
+    """As as_dims(); no sizes, as in zeros(()), are those of one number."""
+    return (1,) if isinstance(dims, tuple | list) and not dims else as_dims(dims, what)
 
 
 def size(value: Any, what: str, where: str = "") -> int:
