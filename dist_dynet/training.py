@@ -347,7 +347,8 @@ class Best:
         returns True. NaN is never the best. Collective.
 
         Raises:
-            RuntimeError: on all ranks: the ranks have different scores; nothing is changed then.
+            RuntimeError: on all ranks: the ranks have different scores, or the file cannot be
+                written; nothing is changed then.
 
         >>> import dist_dynet as dy
         >>> best = dy.training.Best(dy.ParameterCollection())
@@ -355,13 +356,14 @@ class Best:
         ([True, True, False], 0.7, 2)
         """
         score = self._common(score)
-        self.count += 1
         better = not math.isnan(score) and (
             self.score is None or (score < self.score if self._lower else score > self.score)
         )
         if better:
-            self.score, self.number = score, self.count
             self._keep()
+        self.count += 1
+        if better:
+            self.score, self.number = score, self.count
         return better
 
     def _common(self, score: float) -> float:
@@ -392,7 +394,7 @@ class Best:
 
     def _keep(self) -> None:
         if self._file is None:
-            if self._kept:
+            if self._kept and self._fits():
                 for kept, now in zip(self._kept, self._collections(), strict=True):
                     kept.copy_from(now)
             else:
@@ -404,11 +406,20 @@ class Best:
         else:
             save(self._file, self._objects)
 
+    def _fits(self) -> bool:
+        """Whether the model has the parameters that were kept."""
+        now, kept = (
+            [[p.shape() for p in (*m.parameters_list(), *m.lookup_parameters_list())] for m in of]
+            for of in (self._collections(), self._kept)
+        )
+        return now == kept
+
     def restore(self) -> None:
         """Gives the parameters the values that were best.
 
         Raises:
-            RuntimeError: there was no score, or the best is not there any more.
+            RuntimeError: there was no score, the best is not there any more, or parameters were
+                added since then; nothing is changed then.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -426,6 +437,11 @@ class Best:
             if not self._kept:
                 why = "a run that resumes has the best in a file alone. Write Best(model, file)."
                 raise RuntimeError(f"training.Best.restore: {why}")
+            if not self._fits():
+                raise RuntimeError(
+                    "training.Best.restore: the model must have the parameters of the best; some"
+                    " were added since then. Give update() a score of the model as it is before."
+                )
             for kept, now in zip(self._kept, self._collections(), strict=True):
                 now.copy_from(kept)
         elif self._is_collection:

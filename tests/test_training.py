@@ -254,6 +254,39 @@ def test_objects_are_kept_by_dy_save(tmp_path, where):
         assert len(dy.load(tmp_path / "model", dy.ParameterCollection())) == 2
 
 
+def test_parameters_that_are_added_are_part_of_the_next_best():
+    m = dy.ParameterCollection()
+    w, layers = m.add_parameters(1, init=0), [m, dy.ParameterCollection()]
+    for kept in (m, [dy.Linear(1, 1, m), dy.Linear(1, 1, layers[1])]):
+        best = training.Best(kept)
+        best.update(1)
+        w.set_value([5])
+        late = (m if kept is m else kept[1].param_collection()).add_parameters(1, init=2)
+        before = [p.as_array() for c in layers for p in c.parameters_list()]
+        with pytest.raises(RuntimeError, match=r"some were added since then\. Give update"):
+            best.restore()
+        after = [p.as_array() for c in layers for p in c.parameters_list()]
+        assert all(map(np.array_equal, before, after))
+        assert best.update(2) and best.score == 2
+        late.set_value([9])
+        best.restore()
+        assert late.as_array().tolist() == [2]
+
+
+def test_a_best_that_cannot_be_kept_is_none(tmp_path):
+    m, w = made()
+    best = training.Best(m, tmp_path / "model")
+    w.set_value([3, 3])
+    assert best.update(0.5)
+    (tmp_path / "model").unlink()
+    (tmp_path / "model").mkdir()
+    with pytest.raises(RuntimeError, match="Is a directory"):
+        best.update(0.7)
+    (tmp_path / "model").rmdir()
+    assert (best.score, best.number, best.count) == (0.5, 1, 1)
+    assert best.update(0.6) and best.number == 2
+
+
 def test_the_best_refuses_what_it_cannot_keep():
     m, _ = made()
     for patience in (0, math.nan):
