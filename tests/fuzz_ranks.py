@@ -120,7 +120,13 @@ def run(entries, job, folder):
 def _start(part, job, folder):
     """What each rank has noted of these, the status, and the text of the job."""
     options = [
-        {"plain": e.way == "plain", "ranks": e.ranks, "kill": e.kill, "folder": e.folder}
+        {
+            "plain": e.way == "plain",
+            "ranks": e.ranks,
+            "threads": e.ranks if e.program.threads else 0,
+            "kill": e.kill,
+            "folder": e.folder,
+        }
         for e in part
     ]
     listed = [(e.program.source, o) for e, o in zip(part, options, strict=True)]
@@ -205,18 +211,26 @@ def judge(program, job, here, words, reference):
         if [what for what, _ in notes] != [what for what, _ in first]:
             return found("ranks differ", f"rank {r} has {len(notes)} notes, rank 0 {len(first)}")
         for k, ((what, a), (_, b)) in enumerate(zip(notes, first, strict=True)):
-            if off(a, b):
+            if off(a, b) and what != "own":
                 return found("ranks differ", f"{what} {k} on rank {r}: {apart(a, b)} rank 0")
     if program.law == "together" or reference is None:
         return None
-    want = reference["notes"]
-    if not any(refused) and len(first) != len(want):
-        return found("other", f"{len(first)} notes, in one process {len(want)}")
-    tolerance = 0 if program.law == "bits" and not program.plain else TOLERANCE
-    for k, ((what, a), (_, b)) in enumerate(zip(first, want, strict=False)):
-        if off(a, b) > tolerance:
-            return found("other", f"{what} {k}: {apart(a, b)} one process")
+    for r, (mine, like) in enumerate(zip(here, reference.get("every", [reference]), strict=False)):
+        words = _unlike(program, mine["notes"], like["notes"], any(refused))
+        if words:
+            return found("other", words + (f", on rank {r}" if "every" in reference else ""))
     return None
+
+
+def _unlike(program, notes, want, is_refused):
+    """How what a rank has noted is not what it should be."""
+    if not is_refused and len(notes) != len(want):
+        return f"{len(notes)} notes, in one process {len(want)}"
+    tolerance = 0 if program.law == "bits" and not program.plain else TOLERANCE
+    for k, ((what, a), (_, b)) in enumerate(zip(notes, want, strict=False)):
+        if off(a, b) > tolerance:
+            return f"{what} {k}: {apart(a, b)} one process"
+    return ""
 
 
 def check(programs, jobs, folder):
@@ -301,6 +315,7 @@ def shrunk(finding, folder):
         hangs = kind in ("hang", "job has ended") or program.alone
         for batch in [[p] for p in shorter] if hangs else [shorter]:
             wrong = [f for f in check(batch, jobs, folder)[0] if f.kind == kind]
+            wrong = [f for f in wrong if "NameError" not in f.words]
             if wrong:
                 finding, tried = min(wrong, key=lambda f: len(f.program.lines)), True
                 break

@@ -106,7 +106,7 @@ class Anchor:
             self.mark()
 
     def _changed(self) -> list[AnyParameter]:
-        return [p for p in self.members() if (p.storage() != self.values[p]).any()]
+        return [p for p in self.members() if _differ(p.storage(), self.values[p]).any()]
 
     def marks(self, is_first: bool) -> dict[str, Mark]:
         """By name: what the program has written."""
@@ -129,7 +129,7 @@ class Anchor:
         came: dict[AnyParameter, Difference] = {}
         for p in self.members():
             values, anchor = by_row(p, p.storage()), by_row(p, self.values[p])
-            rows = np.flatnonzero((values != anchor).any(axis=1))
+            rows = np.flatnonzero(_differ(values, anchor).any(axis=1))
             if len(rows):
                 came[p] = rows, anchor[rows] - values[rows]
         return came
@@ -142,10 +142,23 @@ class Anchor:
             values[rows], anchor[rows] = anchor[rows], values[rows].copy()
             p.changed()
 
+    def give_back(self) -> None:
+        """Parameters become what they were after the last average; all of them are those of all
+        ranks then."""
+        self.swap(self.came())
+        self.remember()
+
 
 def by_row(p: AnyParameter, flat: NDArray[Any]) -> NDArray[Any]:
     """A view: of a table its rows, of a dense parameter one row."""
     return flat.reshape(len(p) if isinstance(p, LookupParameters) else 1, -1)
+
+
+def _differ(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which bits do: NaN that is still there has not changed."""
+    kind = f"u{a.itemsize}"
+    unlike: NDArray[np.bool_] = a.view(kind) != b.view(kind)
+    return unlike
 
 
 def _checksum(values: NDArray[Any]) -> int:

@@ -151,7 +151,7 @@ def compare(here: World, anchor: Anchor, now: Now, structure: Structure) -> bool
         if (every["said"] != every["said"][0]).any():
             agree(here, said, what)
         if (every["marks"] != every["marks"][0]).any():
-            _accept(here, anchor, marks, what)
+            accept_written(here, anchor, marks, what)
         else:
             anchor.accept({name: now > 0 for name, (_, now) in marks.items()})
         if every["n"].any():
@@ -171,8 +171,13 @@ def agree(here: World, said: Sequence[str], what: str) -> None:
     here.agree(here.comm, ", ".join(said[k] for k in unlike), what)
 
 
-def _accept(here: World, anchor: Anchor, marks: dict[str, Mark], what: str) -> None:
-    """Ranks have written different things."""
+def accept_written(here: World, anchor: Anchor, marks: dict[str, Mark], what: str) -> None:
+    """What the program has written becomes the anchor, where it is the same on all ranks.
+    Collective.
+
+    Raises:
+        RuntimeError: on all ranks: it is not, before the first update after an average.
+    """
     every = here.gather(here.comm, (anchor.is_foreign, marks), what)
     may_differ = any(is_foreign for is_foreign, _ in every)
     accepted: dict[str, bool] = {}

@@ -27,6 +27,7 @@ from .averaging import (
     Batches,
     Moments,
     Now,
+    accept_written,
     agree,
     compare,
     numbers_of,
@@ -378,6 +379,7 @@ class LocalSGD(TrainerWrapper):
 
         Raises:
             ValueError: moments="average" or rows="touched", which need all ranks.
+            RuntimeError: on all ranks, when it begins: as average().
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -403,11 +405,15 @@ class LocalSGD(TrainerWrapper):
             )
         here, m, calls = self.sync.here, self.collection, self._calls
         if here.size > 1:
-            agree(here, self._said(), here.collective("join of LocalSGD"))
+            self._anchor.look(self._is_first)
+            agree(here, self._said(), what := here.collective("join of LocalSGD"))
+            accept_written(here, self._anchor, self._anchor.marks(True), what)
         with Join(self._outer):
             yield
             if self._position:
                 self.average()
+            elif here.size > 1:
+                self._anchor.give_back()
             decay = m.get_weight_decay()  # while it takes part it has what averages have
         if here.size > 1:
             self._take_over(self._calls - calls, decay)

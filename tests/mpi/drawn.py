@@ -13,23 +13,30 @@ import random
 import tempfile
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import simulated
 
 import dist_dynet as dy
-from dist_dynet import parallel
+from dist_dynet import parallel as package
 from dist_dynet.parallel import batches
 
 __all__ = [
     "State",
+    "Stored",
     "Task",
+    "Join",
     "ahead",
+    "applied",
+    "average",
     "bar",
     "begin",
     "checkpoints",
     "contextlib",
     "cost",
+    "costs",
     "dist",
     "dy",
     "end_of_body",
@@ -39,18 +46,20 @@ __all__ = [
     "itertools",
     "join",
     "local",
+    "moving_average",
     "np",
     "note",
     "parallel",
+    "raised",
     "rank",
+    "scores",
     "shard",
     "tokens",
+    "uneven",
     "update",
     "values",
     "warnings",
 ]
-
-rank = parallel.rank
 
 
 class RefusedError(Exception):
@@ -61,8 +70,8 @@ class KilledError(Exception):
     """The program ends here, to be resumed."""
 
 
-class State:
-    """Of the program that runs."""
+class _State(threading.local):
+    """Of the program that runs, in this thread."""
 
     plain = False
     ranks = 1  # how many a Join is among, in one process
@@ -72,14 +81,25 @@ class State:
     notes: list = []  # noqa: RUF012
     tasks: list = []  # noqa: RUF012
     checkpointer = None
-    local = False
+    local: list = []  # noqa: RUF012
+    threads = None  # this is one of them: simulated.Ranks
+    batch = None  # that this one of them has been given
+
+
+State = _State()
+parallel = simulated.Parallel(lambda: State.threads)
+
+
+def rank():
+    """Of this process, or thread."""
+    return parallel.rank()
 
 
 def begin(seed):
     """A new program."""
     dy.reset_random_seed(seed + 1)
     State.notes, State.tasks, State.bodies = [], [], 0
-    State.checkpointer, State.local = None, False
+    State.checkpointer, State.local, State.batch = None, [], None
     batches._process.readers.clear()  # what the program before it has looked into
 
 
@@ -123,6 +143,25 @@ def few(batch):
 def cost(example):
     """Of shard(): the dearest examples alone on their ranks."""
     return len(example[1])
+
+
+def costs(data):
+    """Of each example, as an array."""
+    return [cost(example) for example in data]
+
+
+class Stored:
+    """Examples that are read, anew, when they are asked for."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, k):
+        x, rows, y = self.data[k]
+        return x.copy(), list(rows), y.copy()
 
 
 class Task:
@@ -246,27 +285,34 @@ class NoCheckpoints:
 
     save = resume
 
+    def add(self, name, of, per_rank=False):
+        """Nothing is saved."""
+
 
 def checkpoints(*arguments, **options):
     """A Checkpointer."""
-    return NoCheckpoints() if State.plain else parallel.Checkpointer(*arguments, **options)
+    return NoCheckpoints() if State.plain else package.Checkpointer(*arguments, **options)
 
 
 def dist(inner, average="mean", accumulate=1, **options):
     """A DistributedTrainer."""
     if not State.plain:
-        return parallel.DistributedTrainer(inner, average, accumulate=accumulate, **options)
+        return package.DistributedTrainer(inner, average, accumulate=accumulate, **options)
     inner.set_accumulation(accumulate)
     return Plain(inner)
 
 
 def local(inner, **options):
     """A LocalSGD."""
-    State.local = True
-    return Plain(inner) if State.plain else parallel.LocalSGD(inner, **options)
+    if State.threads is not None:
+        trainer = simulated.Local(State.threads, lambda: State.batch, inner, **options)
+    else:
+        trainer = Plain(inner) if State.plain else package.LocalSGD(inner, **options)
+    State.local.append(trainer)
+    return trainer
 
 
-def update(trainer, *named, of=(), **keywords):
+def update(trainer, *named, of=(), noted=True, **keywords):
     """trainer.update(), or update_subset() of these, which is refused as a whole or done."""
     before = None if State.local else values()
     try:
@@ -274,21 +320,61 @@ def update(trainer, *named, of=(), **keywords):
             trainer.update_subset(*of, *named, **keywords)
         is_done = bool(of) or trainer.update(*named, **keywords)
     except (RuntimeError, ValueError) as error:
-        if before is not None and not np.array_equal(before, values()):
+        if before is not None and not np.array_equal(before, values(), equal_nan=True):
             raise AssertionError(f"refused, but changed: {error}") from error
         raise RefusedError(str(error)) from error
-    if is_done or (State.plain and State.local):
+    if noted and (is_done or (State.plain and State.local and State.threads is None)):
         note(what="update")
     return is_done
+
+
+def average(trainer):
+    """trainer.average(), which is refused as a whole or done."""
+    before = values()
+    try:
+        trainer.average()
+    except RuntimeError as error:
+        if not np.array_equal(before, values(), equal_nan=True):
+            raise AssertionError(f"refused, but changed: {error}") from error
+        raise RefusedError(str(error)) from error
+    note(what="average")
+
+
+def raised(error):
+    """That gradients were not finite, which a program may catch."""
+    if "not finite" not in str(error):
+        raise RefusedError(str(error)) from error
+
+
+def moving_average(trainer, *arguments, **options):
+    """A MovingAverage of this trainer."""
+    if not isinstance(trainer, simulated.Local):
+        return dy.MovingAverage(trainer, *arguments, **options)
+    follower = dy.MovingAverage(trainer.m, *arguments, **options)
+    trainer.followers.append(follower)
+    return follower
+
+
+def applied(average):
+    """Swapped in for a with block, where there is something to swap in."""
+    some = int(average.state()["averaged"])
+    return average.applied() if some else contextlib.nullcontext()
+
+
+def uneven(task, seed):
+    """Batches of this rank, of which each has another number."""
+    rng = random.Random(f"{seed} {rank()}")
+    for _ in range(rng.randint(0, 5)):
+        yield [rng.choice(task.data) for _ in range(rng.randint(1, 3))]
 
 
 def Join(trainer):  # noqa: N802
     """parallel's, where there is one."""
     if isinstance(trainer, Plain):
         return contextlib.nullcontext()
-    if isinstance(trainer, parallel.LocalSGD):
+    if isinstance(trainer, package.LocalSGD | simulated.Local):
         return trainer.join()
-    return parallel.Join(trainer)
+    return package.Join(trainer)
 
 
 def join(task, trainer, seed, weighted, how, act=None):
@@ -326,10 +412,19 @@ def join(task, trainer, seed, weighted, how, act=None):
     note(what="join")
 
 
+def scores(task):
+    """Losses of some examples, each computed by one of the ranks."""
+    return parallel.evaluate(lambda x: task.score([x]), task.data[:5], cost)
+
+
 def shard(*data, micro_batches=None, **options):
     """parallel's; in one process without trainers that know of micro-batches there are none."""
     micro_batches = None if State.plain else micro_batches
-    return parallel.shard(*data, micro_batches=micro_batches, **options)
+    whole = package.shard(*data, micro_batches=micro_batches, **options)
+    if State.threads is None:
+        return whole
+    divided = {name: cost if options.get(name) else None for name in ("cost", "weight")}
+    return simulated.Parts(State.threads, whole, partial(setattr, State, "batch"), **divided)
 
 
 # ---- loops -----------------------------------------------------------------------------
@@ -361,7 +456,11 @@ def in_thread(batches):
 
 def bar(trainer, batches):
     """With a progress bar, which nobody sees."""
-    inner = trainer.inner if isinstance(trainer, (Plain, parallel.LocalSGD)) else trainer
+    inner = (
+        trainer.inner
+        if isinstance(trainer, (Plain, package.LocalSGD, simulated.Local))
+        else trainer
+    )
     return dy.training.Run(inner, bar=False).epoch(batches)
 
 
@@ -381,28 +480,40 @@ def clean():
     dy.renew_cg()
 
 
-def run(source, plain=False, ranks=0, kill=0, folder=""):
-    """Runs a program: what it has noted, the words of a refusal, and another error."""
-    State.plain, State.ranks = plain, ranks or parallel.world_size()
-    State.kill, State.folder = kill, folder
-    State.notes, State.tasks = [], []
-    refused = error = ""
+def run(source, plain=False, ranks=0, threads=0, kill=0, folder=""):
+    """Runs a program: what it has noted, the words of a refusal, and another error; "every": the
+    same of each of so many threads."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            exec(compile(source, "<drawn>", "exec"), {"__name__": "drawn program"})
-        except RefusedError as words:
-            refused = str(words)
-        except KilledError:
-            pass
-        except Exception as found:
-            import traceback
+        if not threads:
+            return _run(source, None, plain, ranks, kill, folder)
+        among = simulated.Ranks(threads)
+        every = among.run(lambda: _run(source, among, plain, threads, 0, f"{folder}/{among.rank}"))
+        return {**every[0], "every": every}
 
-            error = f"{type(found).__name__}: {found}\n{traceback.format_exc()}"
-        if not error:
-            note(what="end")
+
+def _run(source, threads, plain, ranks, kill, folder):
+    State.plain, State.ranks = plain, ranks or package.world_size()
+    State.kill, State.folder, State.threads = kill, folder, threads
+    State.notes, State.tasks = [], []
+    refused = error = ""
+    try:
+        exec(compile(source, "<drawn>", "exec"), {"__name__": "drawn program"})
+    except RefusedError as words:
+        refused = str(words)
+    except KilledError:
+        pass
+    except Exception as found:
+        import traceback
+
+        error = f"{type(found).__name__}: {found}\n{traceback.format_exc()}"
+    if not error:  # between two averages each rank has values of its own
+        is_own = any(trainer.position for trainer in State.local if hasattr(trainer, "position"))
+        note(what="own" if is_own else "end")
     notes = State.notes
     clean()
+    if threads is not None and (refused or error):
+        threads.abort()
     return {"notes": notes, "refused": refused, "error": error}
 
 

@@ -144,6 +144,31 @@ def test_ranks_that_end_early():
     parallel.assert_in_sync(m)
 
 
+def test_what_is_written_before_a_join_is_where_all_begin():
+    """Rank 0 has no batches."""
+    for writes_within in (False, True):
+        m = dy.ParameterCollection()
+        w = m.add_parameters(2, init=0)
+        trainer = LocalSGD(dy.SimpleSGDTrainer(m, 1.0), every=2, momentum=0.5)
+        w.set_value([3, 3])
+        calls = [min(r, 2) for r in range(size)]
+        with trainer.join():
+            if rank == 0 and writes_within:
+                w.set_value([9, 9])  # what no example weighs counts for nothing
+            for _ in range(calls[rank]):
+                dy.renew_cg()
+                dy.sum_elems(w).backward()
+                trainer.update()
+        mean = sum(n * (3 - n) for n in calls) / sum(calls)
+        assert np.allclose(w.as_array(), mean)
+        parallel.assert_in_sync(m)
+        trainer.average()
+    w.set_value([rank, 0])
+    with pytest.raises(RuntimeError, match=r'"/_0" .* but not alike'), trainer.join():
+        trainer.update()
+    assert w.as_array().tolist() == [rank, 0]
+
+
 def test_moments():
     for moments in ("local", "average", "reset"):
         m, rng = model(), np.random.default_rng([rank, 4])
@@ -186,6 +211,22 @@ def test_resumes_to_the_same_bits():
     parallel.assert_in_sync(m2)
 
 
+def test_nan_that_all_ranks_have_is_no_change():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(2, init=0)
+    trainer = LocalSGD(dy.SimpleSGDTrainer(m, 1.0), every=1)
+    trainer.set_clip_threshold(0)  # nothing looks for NaN
+    dy.renew_cg()
+    (dy.sum_elems(w) * (float("nan") if rank == size - 1 else 1.0)).backward()
+    trainer.update()
+    assert np.isnan(w.as_array()).all()
+    trainer.average()
+    w.set_value(values := [1.0, float("nan")])  # alike on all
+    trainer.update()
+    trainer.average()
+    assert np.array_equal(w.as_array(), values, equal_nan=True)
+
+
 def test_lines_of_metrics_are_those_of_the_wrapped_trainer():
     m = model()
     trainer = LocalSGD(dy.SimpleSGDTrainer(m, 0.25), every=2)
@@ -216,8 +257,10 @@ else:
         test_averages_are_those_of_numpy,
         test_rows_are_the_mean_of_those_that_have_changed_them,
         test_ranks_that_end_early,
+        test_what_is_written_before_a_join_is_where_all_begin,
         test_moments,
         test_resumes_to_the_same_bits,
+        test_nan_that_all_ranks_have_is_no_change,
         test_lines_of_metrics_are_those_of_the_wrapped_trainer,
     ):
         test()

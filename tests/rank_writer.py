@@ -1,0 +1,657 @@
+"""What programs on ranks are written with: tasks, shards, passes, loops, and what is done beside
+them. rank_programs.py draws whole programs.
+"""
+
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+RULES = (
+    "SimpleSGDTrainer({m}, 0.1)",
+    "MomentumSGDTrainer({m}, 0.1)",
+    "AdagradTrainer({m}, 0.1)",
+    "AdamTrainer({m}, 0.1)",
+    "RMSPropTrainer({m}, 0.1)",
+    "AdamWTrainer({m}, 0.1, weight_decay=0.1)",
+    "AmsgradTrainer({m}, 0.1)",
+    "AdadeltaTrainer({m})",
+    "CyclicalSGDTrainer({m}, 0.05, 0.2, step_size=3)",
+)
+SCHEDULES = (
+    "Linear({t}, steps=20)",
+    "InverseSquareRoot({t}, warmup=3)",
+    "Cosine({t}, steps=9, end=0.1, warmup=2)",
+    "Constant({t}, warmup=4)",
+    "Plateau({t}, factor=0.5, patience=1)",
+)
+SIMPLE = {
+    # loops in which update() knows the batch
+    "plain": "for {b} in {s}:",
+    "enumerate": "for _, {b} in enumerate({s}):",
+    "islice": "for {b} in itertools.islice({s}, 1000):",
+    "chain": "for {b} in itertools.chain({s}):",
+    "map": "for {b} in map(lambda batch: batch, {s}):",
+    "generator": "for {b} in (batch for batch in {s}):",
+    "next": "for {b} in iter(iter({s}).__next__, None):",
+    "bar": "for {b} in bar({t}, {s}):",
+}
+AMBIGUOUS = {
+    # loops in which it has to be told
+    "list": "for {b} in list({s}):",
+    "reversed": "for {b} in reversed(list({s})):",
+    "ahead": "for {b} in ahead({s}):",
+    "thread": "for {b} in in_thread({s}):",
+    "sorted": "for {b} in sorted({s}, key=lambda batch: batch.step):",
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """Lines are (depth, text)."""
+
+    seed: int
+    lines: tuple
+    law: str = "equal"
+    refuse: str = "never"  # or "may", "must": by several ranks
+    plain: bool = True  # also in one process without parallel's trainers
+    resumes: bool = False
+    kill: int = 0
+    alone: bool = False  # in a job of its own, which may end with a message
+    threads: bool = False  # its one process has as many threads as there are ranks
+
+    @property
+    def joins(self):
+        """Whether its one process depends on the number of ranks."""
+        return self.threads or any(text.startswith("join(") for _, text in self.lines)
+
+    @property
+    def source(self):
+        """Text of Python."""
+        out = ["from drawn import *", f"begin({self.seed})"]
+        for k, (depth, text) in enumerate(self.lines):
+            out.append("    " * depth + text)
+            following = self.lines[k + 1][0] if k + 1 < len(self.lines) else 0
+            if text.endswith(":") and following <= depth:
+                out.append("    " * (depth + 1) + "pass")
+        return "\n".join(out) + "\n"
+
+    def without(self, k):
+        """Without a line and what is inside of it."""
+        depth, end = self.lines[k][0], k + 1
+        while end < len(self.lines) and self.lines[end][0] > depth:
+            end += 1
+        return replace(self, lines=self.lines[:k] + self.lines[end:])
+
+
+@dataclass
+class Trained:
+    """A task, its trainer and its shard, by their names in the program."""
+
+    name: str
+    how: str  # losses: "mean", "tokens", "sum"
+    average: str
+    naming: str  # what update() is given: "", "batch", "number", "weight="
+    n_is_set: str = ""  # batch.n: "", "always", "if batch"
+    subset: bool = False
+    schedule: str = ""
+    average_of: str = ""  # a MovingAverage
+    best: str = ""
+
+    @property
+    def trainer(self):
+        return f"t{self.name}"
+
+    @property
+    def shard(self):
+        return f"s{self.name}"
+
+
+@dataclass
+class Writer:
+    """Draws one program."""
+
+    seed: int
+    lines: list = field(default_factory=list)
+    depth: int = 0
+    law: str = "equal"
+    refuse: str = "never"
+    plain: bool = True
+    alone: bool = False
+    threads: bool = False
+    waits: bool = False  # gradients may wait between passes
+    silent: bool = False  # passes may be made in no_sync()
+    names: int = 0
+    local: bool = False
+    quiet: bool = False
+
+    def __post_init__(self):
+        self.rng = random.Random(self.seed)
+        self.pick, self.chance = self.rng.choice, lambda p: self.rng.random() < p
+
+    def line(self, text):
+        self.lines.append((self.depth, text))
+
+    @contextmanager
+    def block(self, header):
+        self.line(header)
+        self.depth += 1
+        yield
+        self.depth -= 1
+
+    def may_refuse(self):
+        self.refuse = "may" if self.refuse == "never" else self.refuse
+
+    def new(self, prefix):
+        self.names += 1
+        return f"{prefix}{self.names}"
+
+    def note(self, text):
+        """A value that is the same in one process."""
+        if not self.quiet:
+            self.line(f"note({text})")
+
+    # ---- what there is -----------------------------------------------------------------
+
+    def task(self, name, number, m="", average="", micro=0, naming=None, options=""):
+        """Its lines, and what they name."""
+        average = average or self.pick(["mean", "mean", "weighted", "sum"])
+        how = {"sum": "sum", "weighted": "tokens", "mean": self.pick(["mean", "mean", "tokens"])}[
+            average
+        ]
+        weight, n_is_set, given = "", "", ""
+        if how == "tokens":
+            way = self.pick(["shard", "shard", "batch", "number"] if not micro else ["shard"])
+            weight = ", weight=cost" if way == "shard" else ""
+            n_is_set = self.pick(["always", "always", "if batch"]) if way == "batch" else ""
+            given = "number" if way == "number" else ""
+        if naming is None:
+            naming = given or ("" if micro else self.pick(["", "", "batch", "number", "weight="]))
+        if (n_is_set and naming == "number") or (average == "sum" and naming == "number"):
+            naming = "batch"
+        n = self.pick([5, 8, 11, 14])
+        self.line(f"{name} = Task({self.seed}, {number}, {m or None}, n={n})")
+        rule = self.pick(RULES).format(m=f"{name}.m")
+        more = "".join(
+            f", {text}"
+            for text, p in (("overlap=False", 0.1), ("shared_model=True", 0.2), ("timeout=60", 0.1))
+            if self.chance(p)
+        )
+        k = self.pick([2, 3]) if self.chance(0.25) else 1
+        self.waits |= k > 1
+        self.line(
+            f"t{name} = dist(dy.{rule}, {average!r}"
+            + (f", accumulate={k}" if k > 1 else "")
+            + (", reproducible=True" if micro else "")
+            + more
+            + ")"
+        )
+        if self.chance(0.5):
+            self.line(f"t{name}.set_clip_threshold({self.pick([0, 0.3, 5])})")
+        if self.chance(0.3):
+            self.line(f"{name}.m.set_weight_decay(0.01)")
+        self.shard(f"s{name}", f"{name}.data", weight, micro)
+        made = Trained(name, how, average, naming, n_is_set)
+        made.subset = k == 1 and not micro and self.chance(0.1)
+        if self.chance(0.15):
+            made.schedule = f"r{name}"
+            kind = self.pick(SCHEDULES)
+            whose = self.pick([f"t{name}.inner", f"t{name}"])
+            self.line(f"r{name} = dy.schedules.{kind.format(t=whose)}")
+        self.followers(made)
+        return made
+
+    def followers(self, t):
+        """A moving average, and the best model."""
+        if self.chance(0.2):
+            t.average_of = f"ema{t.name}"
+            options = self.pick(
+                ["decay=None", "decay=0.5", "0.9, every=2", "bias_correction=False"]
+            )
+            self.line(f"{t.average_of} = moving_average({t.trainer}, {options})")
+        if self.chance(0.15):
+            t.best = f"best{t.name}"
+            where = self.pick(["", f", file('{t.best}')"])
+            self.line(f"{t.best} = dy.training.Best({t.name}.m{where}, patience=2, lower=True)")
+
+    def shard(self, name, data, weight="", micro=0):
+        extra = "".join(
+            f", {text}"
+            for text, p in (
+                ("cost=cost", 0.7),
+                ("shuffle=False", 0.15),
+                ("drop_last=True", 0.1),
+                ("bucket=2", 0.15),
+            )
+            if self.chance(p)
+        )
+        if "bucket" in extra:
+            extra = extra.replace(", shuffle=False", "")
+        size = self.pick([1, 2, 3, 5, 7])
+        if "cost=cost" not in extra:
+            extra += ", cost=None"
+        if self.chance(0.15):  # on a disk
+            arrays = {f"{name}=cost": f"{name}=costs({data})" for name in ("cost", "weight")}
+            for function, array in arrays.items():
+                extra, weight = extra.replace(function, array), weight.replace(function, array)
+            data = f"Stored({data})"
+        self.line(
+            f"{name} = shard({data}, batch_size={size}, seed={self.rng.randrange(9)}{extra}{weight}"
+            + (f", micro_batches={micro}" if micro else "")
+            + ")"
+        )
+
+    # ---- passes ------------------------------------------------------------------------
+
+    def backward(self, t, b):
+        """A pass without its update."""
+        how = "" if t.how == "mean" else f", {t.how!r}"
+        if t.n_is_set == "always":
+            self.line(f"{b}.n = tokens({b})")
+        elif t.n_is_set:
+            with self.block(f"if {b}:"):
+                self.line(f"{b}.n = tokens({b})")
+        self.line(f"{t.name}.backward({b}{how})")
+        if self.chance(0.07):
+            self.line(f"{t.name}.backward({b}{how})")
+        if self.chance(0.05) and not self.quiet:
+            self.line(f"{t.name}.W.scale_gradient(0.5)")
+
+    def named(self, t, b):
+        """What update() is given after its trainer."""
+        count = f"tokens({b})" if t.how == "tokens" else f"len({b})"
+        return {
+            "": "",
+            "batch": f", {b}",
+            "number": f", {count}",
+            "weight=": f", weight={b}",
+        }[t.naming]
+
+    def update(self, t, b):
+        named = self.named(t, b)
+        if t.subset:
+            self.line(f"update({t.trainer}{named}, of=([0], []))  # update_subset")
+            self.line(f"update({t.trainer}{named}, of=([{t.name}.b, 2], [{t.name}.E]))")
+            return
+        if t.naming == "number" and t.how != "tokens" and self.chance(0.1):
+            # a number where there is something to count
+            with self.block(f"if {b}:"):
+                self.line(f"update({t.trainer}, len({b}))")
+            with self.block("else:"):
+                self.line(f"update({t.trainer}, 0)")
+        else:
+            self.line(f"update({t.trainer}{named})")
+        if t.schedule:
+            self.schedule(t)
+
+    def schedule(self, t):
+        """A step of it; of the one that asks for a measure, with one of held-out data."""
+        plateau = f"{t.schedule} = dy.schedules.Plateau"
+        asks = any(text.startswith(plateau) for _, text in self.lines)
+        measure = f"sum(scores({t.name}))" if asks else ""
+        self.line(f"{t.schedule}.step({measure})")
+
+    def step(self, t, b):
+        """One pass with its update, and what is done beside it."""
+        if self.silent and t.average and not t.subset and self.chance(0.5):
+            with self.block(
+                f"with {t.trainer}.no_sync() if {b}.step % {self.pick([2, 3])} == 0 else"
+                " contextlib.nullcontext():"
+            ):
+                self.backward(t, b)
+                self.update(t, b)
+            return
+        self.backward(t, b)
+        if self.chance(0.2):
+            self.beside(t, waits=True)
+        self.update(t, b)
+
+    # ---- beside ------------------------------------------------------------------------
+
+    def beside(self, t, amid=True, waits=False):
+        """What any program does between a pass and its update, or between passes; amid: of a loop
+        over its shard; waits: there are gradients."""
+        kinds = [kind for kind in READS if not (waits and kind == "save")]
+        if not amid or self.chance(0.5):
+            kinds += SETTINGS
+        if self.chance(0.3):
+            kinds += LOOPS_WITHIN
+        kinds += ["averaged"] * (2 if t.average_of else 0) + ["best"] * (2 if t.best else 0)
+        if waits and t.naming:
+            kinds = [kind for kind in kinds if kind != "train_within"]
+        kind = self.pick(kinds)
+        getattr(self, "do_" + kind)(t)
+
+    def do_score(self, t):
+        b, total = self.new("v"), self.new("total")
+        self.line(f"{total} = 0")
+        with self.block(f"for {b} in shard({t.name}.data[:5], 2):"):
+            self.line(f"{total} += {t.name}.score({b})")
+        self.line(f"{total} = parallel.all_reduce({total})")
+        self.note(total)
+
+    def do_score_part(self, t):
+        b = self.new("v")
+        with self.block(f"for {b} in shard({t.name}.data[:6], 2, epoch=1):"):
+            self.line(f"{t.name}.score({b})")
+            self.line("break")
+
+    def do_evaluate(self, t):
+        cost = self.pick(["", ", cost=None", ", cost=cost"])
+        scores = self.new("scores")
+        self.line(
+            f"{scores} = parallel.evaluate(lambda x: {t.name}.score([x]), {t.name}.data[:5]{cost})"
+        )
+        self.note(scores)
+
+    def do_averaged(self, t):
+        """Scores, or saves, the moving average."""
+        with self.block(f"with applied({t.average_of}):"):
+            what = self.pick(["note()", "score", "save", f"{t.name}.W.as_array()"])
+            if what == "score":
+                self.note(f"scores({t.name})")
+            elif what == "save" and not self.waits and not self.silent:
+                self.line(f"{t.name}.m.save(file('{self.new('averaged')}'))")
+            else:
+                self.line("pass" if what == "save" or (self.quiet and "note" in what) else what)
+        if self.chance(0.2):
+            self.line(f"{t.average_of}.load_state({t.average_of}.state())")
+
+    def do_best(self, t):
+        self.line(f"{t.best}.update(sum(scores({t.name})))")
+        self.note(f"({t.best}.score, {t.best}.number, {t.best}.count, {t.best}.is_over)")
+        if self.chance(0.3):
+            self.line(f"{t.best}.restore()")
+
+    def do_gather(self, t):
+        self.line("note(len(parallel.gather(rank())) - parallel.world_size())")
+
+    def do_reduce(self, t):
+        op = self.pick(["max", "min", "mean"])
+        self.line(f"note(parallel.all_reduce([1.5, 2], {op!r}))")
+
+    def do_barrier(self, t):
+        self.line("parallel.barrier(timeout=60)")
+
+    def do_state(self, t):
+        which = self.pick(
+            (
+                "state(), {t}.gradient_norm(), repr({t}), {t}.whoami(), {t}.collection",
+                "skipped, {t}.clips, {t}.get_clip_threshold(), {t}.get_clip_value()",
+                "updates, {t}.accumulation, {t}.stats(), {t}.status()",
+            )
+        )
+        self.line(f"{t.trainer}." + which.format(t=t.trainer))
+
+    def do_in_sync(self, t):
+        self.line(f"parallel.assert_in_sync({t.name}.m)")
+
+    def do_broadcast(self, t):
+        self.line(f"parallel.broadcast_parameters({t.name}.m)")
+
+    def do_rate(self, t):
+        if not t.schedule:
+            self.line(f"{t.trainer}.learning_rate *= 0.9")
+
+    def do_set_rate(self, t):
+        if not t.schedule:
+            self.line(f"{t.trainer}.set_learning_rate(0.05)")
+
+    def do_clip(self, t):
+        self.line(f"{t.trainer}.set_clip_threshold({self.pick([0, 0.2, 1])})")
+
+    def do_clip_value(self, t):
+        if not self.local:
+            self.line(f"{t.trainer}.set_clip_value({self.pick([0, 0.1])})")
+
+    def do_decay(self, t):
+        self.line(f"{t.name}.m.set_weight_decay({self.pick([0, 0.02])})")
+
+    def do_sparse(self, t):
+        self.line(f"{t.trainer}.set_sparse_updates({self.pick([True, False])})")
+
+    def do_skip(self, t):
+        self.line(f"{t.trainer}.skip_nonfinite = {self.pick([True, False])}")
+
+    def do_accumulation(self, t):
+        if not t.subset and not self.local:
+            self.line(f"{t.trainer}.set_accumulation({self.pick([1, 2, 3])})")
+            self.waits = True
+
+    def do_freeze(self, t):
+        p = self.pick(["W", "b", "E"])
+        self.line(f"{t.name}.{p}.set_updated({self.pick([True, False])})")
+
+    def do_exclude(self, t):
+        self.line(
+            f"getattr({t.trainer}.inner, 'exclude_from_decay', list)([{t.name}."
+            f"{self.pick(['W', 'b', 'E'])}])"
+        )
+
+    def do_precision(self, t):
+        self.line(f"{t.name}.W.set_precision({self.pick([None, 'float32'])!r})")
+
+    def do_add(self, t):
+        self.line(f"{t.name}.add(table={self.pick([True, False])})")
+
+    def do_write(self, t):
+        text = self.pick(
+            [
+                "b.set_value([0.5, -0.5])",
+                "W.clip_inplace(-0.5, 0.5)",
+                "W.scale(0.9)",
+                "b.zero()",
+                "E.init_row(2, [0.1, 0.2, 0.3])",
+                "E.scale(0.9)",
+            ]
+        )
+        self.line(f"{t.name}.{text}")
+
+    def do_save(self, t):
+        name = self.new("model")
+        self.line(f"{t.name}.m.save(file('{name}'))")
+        if self.chance(0.7) and not self.waits and not self.silent:
+            self.line(f"{t.name}.m.populate(file('{name}'))")
+
+    def do_restart(self, t):
+        self.line(f"{t.trainer}.restart()")
+
+    def do_load_state(self, t):
+        self.line(f"{t.trainer}.load_state({t.trainer}.state())")
+
+    def do_wrong(self, t):
+        """An error that all ranks catch."""
+        with self.block("try:"):
+            self.line(f"{t.name}.W.set_value([1, 2, 3, 4, 5])")
+        with self.block("except ValueError:"):
+            self.line("pass")
+
+    def do_log(self, t):
+        self.line(f"{t.trainer}.log(loss=1.0); {t.trainer}.stats()")
+
+    def do_list_within(self, t):
+        self.may_refuse()
+        self.line(f"{self.new('kept')} = list(shard({t.name}.data, 3))")
+
+    def do_iterator_within(self, t):
+        self.may_refuse()
+        name = self.new("it")
+        self.line(f"{name} = iter(shard({t.name}.data, 3)); next({name})")
+        if self.chance(0.5):
+            self.line(f"del {name}")
+
+    def do_train_within(self, t):
+        """A loop that trains, inside of another one."""
+        self.may_refuse()
+        b = self.new("i")
+        name = f"s{self.new('n')}"
+        self.shard(name, f"{t.name}.data[:4]")
+        with self.block(f"for {b} in {name}:"):
+            inner = replace(t, n_is_set="", how="sum" if t.average == "sum" else "mean")
+            if t.average == "weighted" or t.naming == "number":
+                inner.naming = "number"
+            self.backward(inner, b)
+            self.update(inner, b)
+
+    # ---- loops -------------------------------------------------------------------------
+
+    def epochs(self, t):
+        """Loops over a shard, one after the other."""
+        for _ in range(self.pick([1, 1, 2])):
+            if self.chance(0.3):
+                self.beside(t, amid=False)
+            getattr(self, "loop_" + self.pick(LOOPS))(t)
+
+    def needs_name(self, t):
+        """A loop in which update() must be told."""
+        if not t.naming and t.average != "sum":
+            self.refuse = "must" if self.refuse == "never" else self.refuse
+
+    def body(self, t, b):
+        if self.chance(0.15):
+            self.beside(t)
+        self.step(t, b)
+        if self.chance(0.2):
+            self.beside(t)
+
+    def loop_simple(self, t):
+        b = self.new("b")
+        header = SIMPLE[self.pick([*SIMPLE])]
+        with self.block(header.format(b=b, s=t.shard, t=t.trainer)):
+            self.body(t, b)
+            if self.chance(0.1):
+                self.leave(b)
+
+    def leave(self, b):
+        """A loop that is left early."""
+        with self.block(f"if {b}.step == 1:"):
+            self.line("break")
+
+    def loop_ambiguous(self, t):
+        b = self.new("b")
+        header = AMBIGUOUS[self.pick([*AMBIGUOUS])]
+        self.may_refuse()
+        with self.block(header.format(b=b, s=t.shard)):
+            self.step(t, b)
+
+    def loop_exception(self, t):
+        """A loop that ends by an exception after a backward pass, whose gradients are thrown
+        away."""
+        b = self.new("b")
+        with self.block("try:"), self.block(f"for {b} in {t.shard}:"):
+            self.backward(t, b)
+            with self.block(f"if {b}.step == {self.pick([0, 1, 2])}:"):
+                self.line("raise KeyError")
+            self.update(t, b)
+        with self.block("except KeyError:"):
+            self.line(f"{t.name}.m.reset_gradients()")
+
+    def loop_few(self, t):
+        """Batches that were filtered in place, or copied."""
+        b = self.new("b")
+        way = self.pick(["in place", "in place, n", "copy", "named batch"])
+        if t.subset or t.how == "tokens":
+            way = "copy"
+        if way == "named batch" or (way == "in place" and not t.naming):
+            self.may_refuse()
+        with self.block(f"for {b} in {t.shard}:"):
+            count = "tokens" if t.how == "tokens" else "len"
+            if way == "copy":
+                part = self.new("part")
+                self.line(f"{part} = few({b})")
+            else:
+                part = b
+                self.line(f"{b}[:] = few({b})")
+            if way == "in place, n":
+                self.line(f"{b}.n = len({b})")
+            how = "" if t.how == "mean" else f", {t.how!r}"
+            self.line(f"{t.name}.backward({part}{how})")
+            if t.average == "sum" or way == "in place, n":
+                self.line(f"update({t.trainer})")
+            elif way in ("in place", "copy") and (t.naming or way == "copy"):
+                self.line(f"update({t.trainer}, {count}({part}))")
+            elif way == "named batch":
+                self.line(f"update({t.trainer}, {b})")
+            else:
+                self.line(f"update({t.trainer})")
+        if t.average == "weighted" and way not in ("copy", "in place, n"):
+            self.may_refuse()
+
+    def loop_kept(self, t):
+        """Batches that are kept, and trained on again."""
+        b, kept = self.new("b"), self.new("kept")
+        self.may_refuse()
+        self.line(f"{kept} = []")
+        with self.block(f"for {b} in {t.shard}:"):
+            self.step(t, b)
+            self.line(f"{kept}.append({b})")
+        again = self.pick([kept, f"{kept}[::-1]", f"reversed({kept})"])
+        with self.block(f"for {b} in {again}:"):
+            self.step(t, b)
+
+    def loop_two_passes(self, t):
+        """Gradients of two batches in one update."""
+        b = self.new("b")
+        self.may_refuse()
+        if t.naming or t.average == "weighted":
+            return self.loop_simple(t)
+        with self.block(f"for {b} in {t.shard}:"):
+            self.backward(t, b)
+            with self.block(f"if {b}.step % 2:"):
+                self.update(t, b)
+        return None
+
+    def loop_skips(self, t):
+        """No update for some batches."""
+        b = self.new("b")
+        self.may_refuse()
+        with self.block(f"for {b} in {t.shard}:"):
+            with self.block(f"if {b}.step == 1:"):
+                self.line("continue")
+            self.step(t, b)
+
+
+READS = (
+    "score",
+    "score_part",
+    "evaluate",
+    "gather",
+    "reduce",
+    "barrier",
+    "state",
+    "in_sync",
+    "save",
+    "wrong",
+    "log",
+)
+"""What changes nothing."""
+SETTINGS = (
+    "broadcast",
+    "rate",
+    "set_rate",
+    "clip",
+    "clip_value",
+    "decay",
+    "sparse",
+    "skip",
+    "accumulation",
+    "freeze",
+    "exclude",
+    "precision",
+    "add",
+    "write",
+    "restart",
+    "load_state",
+)
+LOOPS_WITHIN = ("list_within", "iterator_within", "train_within")
+LOOPS = (
+    "simple",
+    "simple",
+    "simple",
+    "ambiguous",
+    "ambiguous",
+    "exception",
+    "few",
+    "kept",
+    "two_passes",
+    "skips",
+)
