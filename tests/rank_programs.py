@@ -5,6 +5,8 @@ refused. Laws: "equal", ranks end where one process ends; "together", ranks end 
 one rank does by itself has no counterpart in one process; "bits", as "equal", to the bit.
 """
 
+import re
+
 from rank_local import LocalPrograms
 from rank_writer import AMBIGUOUS, SIMPLE, Program, Writer
 
@@ -80,6 +82,34 @@ class _Programs(LocalPrograms, Writer):
             with self.block(f"for {x} in {a.shard}:"):
                 self.step(a, x)
 
+    def guarded(self):
+        """An example makes NaN of everything; the program catches that, or leaves it out."""
+        t = self.task("a", 0)
+        self.silent = t.subset = False
+        self.line(f"ta.set_clip_threshold({self.pick([0, 1, 5, 5])})")
+        if self.chance(0.3):
+            self.line("ta.skip_nonfinite = True")
+        self.line(f"a.bad = {self.pick([0, 2, 4])}")
+        for _ in range(self.pick([1, 2])):
+            b, loops = self.new("b"), SIMPLE
+            if t.naming in ("batch", "weight=") or t.average == "sum":
+                loops = {**SIMPLE, **AMBIGUOUS}
+            with self.block(self.pick([*loops.values()]).format(b=b, s=t.shard, t=t.trainer)):
+                self.backward(t, b)
+                with self.block("try:"):
+                    self.line(f"ta.update({self.named(t, b)[2:]})")
+                with self.block("except RuntimeError as error:"):
+                    self.line("raised(error)")
+                    if self.chance(0.8):
+                        self.line("a.m.reset_gradients()")
+                    else:
+                        self.may_refuse()
+                if t.schedule:
+                    self.schedule(t)
+                self.line("note()")
+            if self.chance(0.4):
+                self.beside(t, amid=False)
+
     def game(self):
         """A loss of two models, each with its trainer."""
         self.line("root = dy.ParameterCollection()")
@@ -93,7 +123,8 @@ class _Programs(LocalPrograms, Writer):
             t.subset = False
             self.line(f"t{t.name}.set_accumulation(1)")
         if any("weight=cost" in text for _, text in self.lines):
-            self.lines = [(d, text.replace(", weight=cost", "")) for d, text in self.lines]
+            counts = r", weight=cost(s\(\w+\.data\))?"
+            self.lines = [(d, re.sub(counts, "", text)) for d, text in self.lines]
         forgets = self.chance(0.6)
         if not forgets:  # two batches' gradients in one update
             a.naming = b.naming = ""
@@ -285,6 +316,7 @@ ONE_RANK = (
 PROGRAMS = {
     "one": 8,
     "two": 5,
+    "guarded": 3,
     "game": 2,
     "micro": 3,
     "joined": 2,

@@ -3,6 +3,8 @@
 import pytest
 from checkpoints import shard
 
+import dist_dynet as dy
+
 
 @pytest.mark.parametrize("done", [0, 1, 2])
 @pytest.mark.parametrize("loop", ["while", "for"])
@@ -91,3 +93,33 @@ def test_shard_notifies_listeners_of_each_step():
     batches.listen(Listener())
     list(batches)
     assert heard == [("ends", 1, 0), ("ends", 2, 0)]
+
+
+@pytest.mark.parametrize("retries", [False, True])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+@pytest.mark.parametrize("loop", ["plain", "list"])
+def test_shard_goes_past_a_batch_whose_update_was_refused(loop, bad, retries):
+    """The program catches the error, and goes on with the next batch."""
+    m = dy.ParameterCollection()
+    w, trainer = m.add_parameters(1), dy.parallel.DistributedTrainer(dy.SimpleSGDTrainer(m))
+    batches, places = shard(), []
+
+    def step(batch, factor):
+        dy.renew_cg()
+        (w * factor).backward()
+        trainer.update(*([batch] if loop == "list" else []))
+
+    for batch in list(batches) if loop == "list" else batches:
+        try:
+            step(batch, float("nan") if batch.step == bad else 1.0)
+        except RuntimeError:
+            m.reset_gradients()
+            if retries:
+                step(batch, 1.0)
+        places.append(batches.state()["position"])
+    is_done = [retries or step != bad for step in range(3)]
+    assert places == [step + done for step, done in enumerate(is_done)]
+    end = batches.state()
+    # a list does not say whether the program has gone on
+    last = (1, 0) if loop == "plain" else (0, 2 + is_done[-1])
+    assert (end["epoch"], end["position"]) == last

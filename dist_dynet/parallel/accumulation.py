@@ -74,6 +74,19 @@ def odd_pass(batch: Batch[Any], here: World, named: bool, counts: bool) -> Pass:
     return Pass(batch, batch.n, batch.n if here.size == 1 else None, named, problem)
 
 
+def refuse_micro_batch(batch: Batch[Any] | None) -> None:
+    """Of a trainer that knows of none.
+
+    Raises:
+        RuntimeError: it is one.
+    """
+    if batch is not None and batch.part is not None:
+        raise RuntimeError(
+            "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
+            " reproducible=True)."
+        )
+
+
 def share(
     this: Pass, negotiation: Negotiation | None, flags: int, is_last: bool, joins: bool = False
 ) -> tuple[float, str]:

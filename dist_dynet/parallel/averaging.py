@@ -21,8 +21,9 @@ from ..trainers.state import Settings
 from ._world import World, format_ranks, hash_of
 from .accumulation import odd_pass
 from .anchor import Anchor, Difference, Mark
-from .batches import Batch, checked_weight
+from .batches import Batch
 from .collectives import all_reduce, gather
+from .division import checked_weight
 from .negotiation import Step
 from .structure import Structure
 from .sync import Sync

@@ -9,7 +9,6 @@ loops at once) only the program knows: the answer says so, and what to write. No
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -18,28 +17,11 @@ from typing import Any, Generic, TypeVar
 from .._ffi import lib
 from ..graph import cg
 from ..params.collection import ParameterCollection, handles_of, root_of
+from .division import checked_weight
 from .micro_draws import Part
 from .watched_list import WatchedList
 
 T = TypeVar("T")
-
-
-def checked_weight(value: Any, what: str) -> float:
-    """A weight in an average: a number, 0 or more.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is negative, infinite or NaN.
-    """
-    try:
-        weight = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{what} must be a number or a batch of shard(); got {value!r:.60}."
-        ) from None
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"{what} must be a number, 0 or more; got {value!r:.60}.")
-    return weight
 
 
 class Batch(WatchedList[T], Generic[T]):
@@ -206,10 +188,15 @@ class _Idle:
 _process = _Process()
 
 
-def update_called(batch: Batch[Any] | None) -> None:
-    """DistributedTrainer.update() was called in this thread, with the gradients of this batch."""
+def update_called(batch: Batch[Any] | None, refused: bool = False) -> None:
+    """DistributedTrainer.update() was called in this thread, with the gradients of this batch;
+    refused: it has raised an error, after which the program may go on."""
     me = threading.get_ident()
     _process.calls[me] = _process.calls.get(me, 0) + 1
+    if refused:
+        if batch is not None and batch._loop is not None:
+            batch._loop.refuses(batch)
+        return
     _process.readers.discard(me)
     if batch is not None and batch.part is not None:
         batch.part.draws.is_over = True
@@ -240,6 +227,7 @@ class Loop:
         self.exact = False  # updates have told which of its batches they used
         self.late = False  # one was not the present batch
         self.strays = self.over = False
+        self.refused: set[int] = set()  # steps whose update was
         self.whole = False  # it is over, and was given the last batch of its epoch
         self.updates = lib.dn_updates_made()
         """How many updates of any trainer there were when it began, or began to run ahead."""
@@ -281,6 +269,7 @@ class Loop:
         _process.asking.add(self)
         self._leave()
         if ends:
+            self._pass_refused()
             self.given = batch.step + 1
 
     def end(self) -> None:
@@ -307,11 +296,22 @@ class Loop:
         self.exact = True
         if not batch.ends_step:
             return
+        self._pass_refused()
         self.late |= batch is not self.present
         if batch.step == self.used:
             self.used += 1
         elif batch.step != self.used - 1:  # that of another trainer's update
             self.strays = True
+
+    def refuses(self, batch: Batch[Any]) -> None:
+        """An update has refused this batch of it: that is done when the program goes on to another
+        one."""
+        self.exact = True
+        self.refused.add(batch.step)
+
+    def _pass_refused(self) -> None:
+        while self.used in self.refused:
+            self.used += 1
 
     def steps_done(self) -> int:
         """How many steps of its epoch are done now; -1: that cannot be known."""

@@ -7,6 +7,7 @@ steps are sampling.py's business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,12 +15,29 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import ffi, lib
-from .batches import checked_weight
 
 Cost = Callable[[Any], float] | ArrayLike
 """A function of an example, or a number for each example."""
 
 _SHORT = np.iinfo(np.uint16).max
+
+
+def checked_weight(value: Any, what: str) -> float:
+    """A weight in an average: a number, 0 or more.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative, infinite or NaN.
+    """
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{what} must be a number or a batch of shard(); got {value!r:.60}."
+        ) from None
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"{what} must be a number, 0 or more; got {value!r:.60}.")
+    return weight
 
 
 def assign(costs: NDArray[Any], parts: int) -> NDArray[np.int32]:

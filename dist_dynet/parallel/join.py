@@ -63,7 +63,7 @@ class Join:
     ) -> None:
         trainer, sync = self._trainer, self._sync
         try:
-            while kind is None and not self._take_part():
+            while kind is None and not self._is_over():
                 pass
         finally:
             sync.joins -= 1
@@ -85,6 +85,18 @@ class Join:
             if schedule and state:
                 schedule.load_state_dict(state)
             trainer.learning_rate = rate
+
+    def _is_over(self) -> bool:
+        """As _take_part(). Gradients that are not finite are the business of the ranks that have
+        called update(): they may catch the error and go on."""
+        try:
+            return self._take_part()
+        except RuntimeError:
+            if not self._sync.is_not_finite:
+                raise
+            with self._sync.passes.stash.unseen():
+                self._trainer.collection.reset_gradients()
+            return False
 
     def _take_part(self) -> bool:
         """One pass of the others after this rank has run out of data; True: all have.

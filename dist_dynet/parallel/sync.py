@@ -58,6 +58,8 @@ class Sync:
         self.beside: tuple[float, ...] = ()
         self.may_differ = False
         self.calls = 0  # of update()
+        # gradients of the last step were not finite, and some ranks have not run out of data
+        self.is_not_finite = False
         self.joins = 0  # how many Joins it is inside of
         self._trainer = trainer
         self._follow_up = ffi.new("dn_follow_up *", {"trainer": self.hooks.c})
@@ -121,6 +123,7 @@ class Sync:
         chosen: Sequence[AnyParameter] | None,
     ) -> tuple[bool, bool]:
         over, what, model = bool(flags & Flag.ENDED), "", self.model
+        self.is_not_finite = False
         if not (problem and self.weighted):  # else ranks refuse it together
             self.hooks.prepare()  # where no rank of the host writes values yet
         follow_up, stage = None, lib.DN_FOLLOW_UP_AGREE
@@ -157,19 +160,26 @@ class Sync:
                 if model is not None:
                     model.complete()
                     model.end(what)
-                self._is_amid = False
+                self._end_passes()
+                if chosen is None:  # as in one process the accumulation begins anew
+                    self.hooks.gathered = 0
+                self.is_not_finite = not over
                 raise
             if model is not None:
                 model.end(what)
         elif model is not None:
             model.ended()
-        self._is_amid = False
-        self.passes.passes = self.passes.in_place = 0
-        self.passes.begun = False
+        self._end_passes()
         self.sources.clear()
         if updated:
             self.hooks.finish()
         return updated, over
+
+    def _end_passes(self) -> None:
+        """Ranks have come to the end of an update, made or not: what follows is another one."""
+        self._is_amid = False
+        self.passes.passes = self.passes.in_place = 0
+        self.passes.begun = False
 
     def _apply(self, chosen: Sequence[AnyParameter] | None) -> bool:
         """As Hooks.apply(), of all ranks together."""

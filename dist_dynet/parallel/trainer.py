@@ -22,9 +22,10 @@ from ..trainers import Trainer
 from . import _saving, environment, metrics, trial
 from ._session import world
 from ._world import hash_of
-from .accumulation import Pass, odd_pass, share
-from .batches import Batch, checked_weight, update_called
+from .accumulation import Pass, odd_pass, refuse_micro_batch, share
+from .batches import Batch, update_called
 from .compression import CODES
+from .division import checked_weight
 from .engines import ENGINES, Compression, Engine, check_choice, choose, ranks_of_host
 from .hybrid import HybridExchange
 from .message import Flag
@@ -201,24 +202,21 @@ class DistributedTrainer(TrainerWrapper):
         """
         this, sync = self._conclude(weight), self.sync
         passes = sync.passes
-        if sync.reproducible is None and this.batch is not None and this.batch.part is not None:
-            raise RuntimeError(
-                "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
-                " reproducible=True)."
-            )
+        if sync.reproducible is None:
+            refuse_micro_batch(this.batch)
         sync.calls += 1
-        if sync.reproducible is not None:
-            updated = self._update_reproducibly(this, sync.reproducible)
-        elif (
-            passes.silent
-            or sync.joins
-            or passes.begun
-            or passes.stash.kept
-            or self._inner.accumulation > 1
-        ):
-            updated = self._gather(this)
-        else:  # nearly always
-            updated = sync.step(this.n if sync.weighted else 1.0, this.step(), 0, this.problem)[0]
+        waits = passes.silent or sync.joins or passes.begun or passes.stash.kept
+        try:
+            if sync.reproducible is not None:
+                updated = self._update_reproducibly(this, sync.reproducible)
+            elif waits or self._inner.accumulation > 1:
+                updated = self._gather(this)
+            else:  # nearly always
+                n = this.n if sync.weighted else 1.0
+                updated = sync.step(n, this.step(), 0, this.problem)[0]
+        except RuntimeError:
+            update_called(this.batch, refused=True)
+            raise
         self._end_pass(this)
         return updated
 
@@ -459,6 +457,7 @@ class DistributedTrainer(TrainerWrapper):
         except RuntimeError:
             if not this.problem:
                 passes.stash.take(self.collection, 1.0)
+            update_called(this.batch, refused=True)
             raise
         passes.in_place = in_place
         self._end_pass(this)

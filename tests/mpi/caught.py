@@ -342,6 +342,60 @@ def test_gradients_that_are_not_finite():
     assert trainer.skipped == 2
 
 
+def test_gradients_that_are_not_finite_of_a_batch():
+    """The loop goes on, and says nothing of a trainer of one process."""
+    batches = parallel.shard(range(4 * size), batch_size=size, cost=None)
+    trainer.set_clip_threshold(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for batch in batches:
+            try:
+                dy.renew_cg()
+                (dy.sum_elems(a) * (float("nan") if batch.step == 1 else 1.0)).backward()
+                trainer.update()
+            except RuntimeError:
+                m.reset_gradients()
+    assert (batches.epoch, trainer.updates) == (1, 3)
+
+
+def test_gradients_that_are_not_finite_of_an_accumulation():
+    """It has ended, as in one process: the next update comes k passes later."""
+    for average in ("sum", "mean"):
+        other = parallel.DistributedTrainer(
+            dy.SimpleSGDTrainer(m, 1.0), average, accumulate=2, exchange=engine
+        )
+        before = a.as_array()
+        for factor in (1.0, float("nan"), 1.0, 1.0, 1.0):
+            dy.renew_cg()
+            (dy.sum_elems(a) * factor / (size if average == "sum" else 1)).backward()
+            try:
+                other.update()
+            except RuntimeError:
+                m.reset_gradients()
+        assert other.updates == 1
+        check(a, before - 1)
+        m.reset_gradients()
+
+
+def test_gradients_that_are_not_finite_inside_of_join():
+    """Ranks that have ended make no more of it than those that catch the error."""
+    for average in ("sum", "mean"):
+        other = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average, exchange=engine)
+        other.set_clip_threshold(100)
+        caught, before = 0, a.as_array()
+        with parallel.Join(other):
+            for number in range(4 if rank else 1):
+                dy.renew_cg()
+                (dy.sum_elems(a) * (float("nan") if number == 2 else 1.0)).backward()
+                try:
+                    other.update()
+                except RuntimeError:
+                    caught += 1
+                    m.reset_gradients()
+        assert (caught, other.updates) == (bool(rank), 3)
+        check(a, before - (3 if average == "mean" else size + 2 * (size - 1)))
+
+
 def test_error_after_the_update():
     """Whatever comes when parameters have been changed does no harm, such as a full disk of a
     checkpoint."""
