@@ -277,7 +277,8 @@ def _entries(programs, number, folder):
         before = str(folder / f"{p.seed}-{number - 1}-next")
         every += [Entry(p, "kill", kill=p.kill, folder=where) for where in (mine, others)]
         every.append(Entry(p, "resume", folder=mine))
-        every += [Entry(p, "resume", folder=before)] if number else []
+        if number and p.resumes == "any":
+            every.append(Entry(p, "resume", folder=before))
     return every
 
 
@@ -290,6 +291,8 @@ def _judged(entry, job, here, words, reference):
     # what was noted before it was killed is not there
     ends = [{**mine, "notes": mine["notes"][-1:]} for mine in here]
     end = {**reference, "notes": reference["notes"][-1:]}
+    if "every" in end:
+        end["every"] = [{**one, "notes": one["notes"][-1:]} for one in end["every"]]
     return judge(entry.program, job, ends, words, end)
 
 

@@ -147,6 +147,28 @@ class LocalPrograms(Writer):
             if self.chance(0.1):
                 self.leave(b)
 
+    def local_resumed(self):
+        """Killed anywhere, also between two averages, and resumed."""
+        t, _ = self.local_task()
+        b, self.silent = self.new("b"), True
+        t.best = ""
+        self.lines = [x for x in self.lines if not x[1].startswith("besta")]
+        every = self.pick(["", ", every=1", ", every=2"])
+        self.line(f"checkpointer = checkpoints(file('run'), a.m, ta.outer, sa{every})")
+        self.line("checkpointer.add('local', ta, per_rank=True)")
+        self.line("checkpointer.resume()")
+        with self.block(f"while sa.epoch < {self.pick([1, 2, 3])}:"):
+            with self.block(SIMPLE[self.pick([*SIMPLE])].format(b=b, s=t.shard, t="ta")):
+                self.line(f"a.backward({b}{'' if t.how == 'mean' else ', ' + repr(t.how)})")
+                self.line(f"update(ta{self.named(t, b)})")
+                if t.schedule:
+                    self.line("ra.step()")
+                if not every or self.chance(0.2):
+                    self.line("checkpointer.save()")
+                self.line("end_of_body()")
+            if self.chance(0.5):
+                self.average(t)
+
     def local_joined(self):
         """Each rank has batches of its own, of which there are unlike many."""
         t, _ = self.local_task()

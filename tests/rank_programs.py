@@ -254,8 +254,10 @@ class _Programs(LocalPrograms, Writer):
         own = kind in AMBIGUOUS
         every = "" if own else f", every={self.pick([1, 2])}"
         self.line(f"checkpointer = checkpoints(file('run'), a.m, ta, sa{every})")
-        if t.schedule:
-            pass
+        if t.best:  # whose model is in a file
+            best = f"{t.best} = dy.training.Best(a.m, file('{t.best}'), patience=2, lower=True)"
+            self.lines = [x if not x[1].startswith(t.best) else (0, best) for x in self.lines]
+            self.line(f"checkpointer.add('best', {t.best})")
         self.line("checkpointer.resume()")
         with self.block(f"while sa.epoch < {self.pick([1, 2, 3])}:"):
             b = self.new("b")
@@ -265,6 +267,10 @@ class _Programs(LocalPrograms, Writer):
                 if own or self.chance(0.2):
                     self.line("checkpointer.save()")
                 self.line("end_of_body()")
+            if t.best:
+                self.do_best(t)
+            if t.average_of:
+                self.do_averaged(t)
 
 
 ONE_RANK = (
@@ -326,6 +332,7 @@ PROGRAMS = {
     "one_rank": 5,
     "ends": 0.5,
     "resumed": 3,
+    "local_resumed": 1,
 }
 
 
@@ -340,7 +347,7 @@ def drawn(seed, kind=None):
         w.law,
         w.refuse,
         w.plain,
-        kind == "resumed",
+        {"resumed": "any", "local_resumed": "as many"}.get(kind, ""),
         w.rng.randint(1, 6),
         w.alone,
         w.threads,

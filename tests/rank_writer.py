@@ -54,7 +54,7 @@ class Program:
     law: str = "equal"
     refuse: str = "never"  # or "may", "must": by several ranks
     plain: bool = True  # also in one process without parallel's trainers
-    resumes: bool = False
+    resumes: str = ""  # on "any" ranks, or on "as many"
     kill: int = 0
     alone: bool = False  # in a job of its own, which may end with a message
     threads: bool = False  # its one process has as many threads as there are ranks
@@ -315,7 +315,8 @@ class Writer:
             kinds += SETTINGS
         if self.chance(0.3):
             kinds += LOOPS_WITHIN
-        kinds += ["averaged"] * (2 if t.average_of else 0) + ["best"] * (2 if t.best else 0)
+        if not (waits or self.waits or self.silent):  # gradients that wait are in no file
+            kinds += ["averaged"] * (2 if t.average_of else 0) + ["best"] * (2 if t.best else 0)
         if waits and t.naming:
             kinds = [kind for kind in kinds if kind != "train_within"]
         kind = self.pick(kinds)

@@ -92,7 +92,8 @@ def test_one_seed_draws_the_same_programs():
 
 
 def test_programs_of_one_seed_end_where_one_process_ends(tmp_path):
-    programs = [drawn(seed, kind) for kind in PROGRAMS if kind != "ends" for seed in range(3)]
+    kinds = [kind for kind in PROGRAMS for _ in range(3) if kind != "ends"]
+    programs = [drawn(*numbered) for numbered in enumerate(kinds)]  # each seed has its own folder
     found, refused = check(programs, JOBS, tmp_path / "run")
     assert not found, "\n".join(finding.printed() for finding in found)
     assert 5 < refused < 2 * len(programs)

@@ -95,6 +95,16 @@ def test_shard_notifies_listeners_of_each_step():
     assert heard == [("ends", 1, 0), ("ends", 2, 0)]
 
 
+def test_shard_counts_a_batch_without_examples_whose_update_does_nothing():
+    """Of LocalSGD, as on the other ranks, which update."""
+    m = dy.ParameterCollection()
+    trainer = dy.parallel.LocalSGD(dy.SimpleSGDTrainer(m), every=4)
+    batches = shard()
+    for batch in batches:
+        trainer.update(0)
+        assert batches.state()["position"] == batch.step + 1
+
+
 @pytest.mark.parametrize("retries", [False, True])
 @pytest.mark.parametrize("bad", [0, 1, 2])
 @pytest.mark.parametrize("loop", ["plain", "list"])

@@ -317,7 +317,7 @@ class Loop:
         """How many steps of its epoch are done now; -1: that cannot be known."""
         if self.exact:
             return -1 if self.strays else self.used
-        if lib.dn_updates_made() == self.updates:  # nobody trains
+        if lib.dn_updates_made() == self.updates and not self._has_updated():  # nobody trains
             return self.given
         if self.runs_ahead:
             return -1
