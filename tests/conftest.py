@@ -6,6 +6,7 @@ build of the C code.
 and are not collected in the other; those marked `fast_paths` are not where DIST_DYNET_FAST_PATHS=0.
 """
 
+import gc
 import os
 import random
 import shutil
@@ -21,7 +22,14 @@ from processes import HERE
 import dist_dynet as dy
 from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD
 
-ONE_WORKER = ("test_build.py", "test_fast_paths.py", "test_recipes.py", "test_site.py")
+ONE_WORKER = (
+    "test_build.py",
+    "test_fast_paths.py",
+    "test_parallel_hosts.py",
+    "test_parallel_shared.py",
+    "test_recipes.py",
+    "test_site.py",
+)
 """Modules whose tests share what takes long to make; of pytest-xdist one process runs all of such a
 module."""
 
@@ -77,18 +85,43 @@ def pytest_report_header():
     return f"dist_dynet: {DTYPE_NAME}, BLAS {BLAS}, vector loops {SIMD}"
 
 
+def may_have_mpi(module):
+    """Whether tests of a file may be marked `mpi`: they say so, or take what jobs.py has."""
+    text = module.read_text()
+    return "mark.mpi" in text or "from jobs import" in text
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With `-m mpi`, files without such tests are not even imported."""
+    if config.option.markexpr == "mpi" and collection_path.suffix == ".py":
+        return not may_have_mpi(collection_path) or None
+    return None
+
+
+def pytest_collection():
+    gc.disable()  # forty thousand tests make no garbage while they are collected
+
+
+def pytest_collection_finish():
+    gc.freeze()  # a test that collects garbage does not look through all tests
+    gc.enable()
+
+
 def pytest_collection_modifyitems(config, items):
     other = "float64" if DTYPE_NAME == "float32" else "float32"
     without = {other} if FAST_PATHS else {other, "fast_paths"}
     if "nightly" not in config.option.markexpr:
         without.add("nightly")
-    deselected = [item for item in items if any(item.get_closest_marker(mark) for mark in without)]
+    marks = {item: {mark.name for mark in item.iter_markers()} for item in items}
+    with_mpi = {item.path for item, names in marks.items() if "mpi" in names}
+    if missed := sorted(path.name for path in with_mpi if not may_have_mpi(path)):
+        raise pytest.UsageError(f"tests of {missed} are marked mpi: see may_have_mpi()")
+    deselected = [item for item in items if marks[item] & without]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
-        left_out = set(map(id, deselected))
-        items[:] = [item for item in items if id(item) not in left_out]
+        items[:] = [item for item in items if not marks[item] & without]
     # first what takes long, so that no process waits at the end for another one
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: "slow" not in marks[item])
 
 
 @pytest.fixture
