@@ -42,9 +42,16 @@ def programs(monkeypatch):
     return load
 
 
-def printed(program, *arguments):
+SOON_COMPILED = {
+    "DIST_DYNET_CFLAGS": "-O0 -UDN_TARGET_CLONES",
+    "DIST_DYNET_CLONES": "0",
+}
+"""Kernels for one kind of processor, not optimized: what is printed has the same form."""
+
+
+def printed(program, *arguments, **environment):
     """What a benchmark prints, beside no peers."""
-    environment = {
+    environment |= {
         "DIST_DYNET_BENCH_DYNET": "",
         "DIST_DYNET_BENCH_TORCH": "",
         "DIST_DYNET_BENCH_JAX": "",
@@ -388,7 +395,7 @@ def test_autobatch_prints_each_strategy():
 @pytest.mark.slow
 @needs_compiler
 def test_products_prints_each_way():
-    table = printed("products.py", "16x2x8", "--rounds", "1")
+    table = printed("products.py", "16x2x8", "--rounds", "1", **SOON_COMPILED)
     for name in ("bf16, plain", "float32", "NumPy, float32"):
         assert re.search(rf"16x2x8 +{name} +{NUMBER} +{NUMBER} +{NUMBER}", table), table
 
@@ -397,7 +404,8 @@ def test_products_prints_each_way():
 @needs_compiler
 def test_step_written_by_hand_has_the_loss_of_its_task_and_is_compared_with_it():
     """Another loss would end it."""
-    shown = printed("ceiling/language_model.py", "--beside", "--rounds=1", "--seconds=0.1")
+    options = ("--beside", "--rounds=1", "--seconds=0.1")
+    shown = printed("ceiling/language_model.py", *options, **SOON_COMPILED)
     assert re.fullmatch(
         rf"words/s: task {NUMBER}, C {NUMBER}\ntask / C: {NUMBER} \({NUMBER}-{NUMBER}\)\n", shown
     )

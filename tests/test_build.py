@@ -131,7 +131,7 @@ def without_clones(tmp_path_factory):
     return build(
         tmp_path_factory.mktemp("without_clones"),
         DIST_DYNET_CLONES="0",
-        DIST_DYNET_CFLAGS=" ".join(("-O2", *WARNINGS)),
+        DIST_DYNET_CFLAGS=" ".join(("-O1", "-g0", *WARNINGS)),
     )
 
 

@@ -119,7 +119,7 @@ def run(root, command):
         "OMP_NUM_THREADS": "1",
         "CCACHE_BASEDIR": str(root),
         "CCACHE_NOHASHDIR": "1",
-        "DIST_DYNET_CFLAGS": "-O0",  # most of the time is compiling
+        "DIST_DYNET_CFLAGS": "-O0 -g0",  # most of the time is compiling
         "DIST_DYNET_CLONES": "0",
     }
     if shutil.which("ccache") and "CC" not in os.environ:

@@ -53,6 +53,7 @@ FLAGS = [
     "-shared",
     "-fPIC",
     "-pthread",
+    *os.environ.get("DIST_DYNET_CFLAGS", "").split(),
 ]
 WARM_UP = 20
 """Sentences, as many as a task program takes for the loss that it prints."""
