@@ -4,8 +4,8 @@
 # the double-precision build included. Some MPI programs run with Open MPI, too, from a second venv
 # inside the first.
 #
-#     scripts/test.sh                    everything, in two processes: what needs no MPI, then the
-#                                        MPI programs
+#     scripts/test.sh                    everything: what needs no MPI in two processes, then the
+#                                        MPI programs in four, which often wait
 #     scripts/test.sh -m 'not slow' -x   arguments go to pytest
 #
 # How long: installing takes a minute or two at the first call, the tests ten to twenty minutes on
@@ -28,5 +28,5 @@ if (($#)); then
 fi
 status=0
 "$VENV/bin/pytest" -n 2 -m 'not mpi' || status=$?
-"$VENV/bin/pytest" -n 2 -m mpi || status=$?
+"$VENV/bin/pytest" -n 4 -m mpi || status=$?
 exit $status

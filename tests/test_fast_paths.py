@@ -1,8 +1,8 @@
 """DIST_DYNET_FAST_PATHS=0: the extension of fast calls is not loaded, and the package does the same
 in Python; parts of the suite run there.
 
-How long: about half a minute; the nets' tests, which are slow, take as long. All of the operations'
-tests on the general paths: DIST_DYNET_FAST_PATHS=0 pytest tests/test_ops.py
+How long: a few seconds; the tests marked slow, which run parts of the suite, a minute. All tests of
+operations on the general paths: DIST_DYNET_FAST_PATHS=0 pytest tests/test_ops.py
 """
 
 import json
@@ -82,6 +82,7 @@ GENERAL = (
 )
 
 
+@pytest.mark.slow
 def test_suite_passes_on_the_general_paths():
     files = [str(HERE / f"test_{name}.py") for name in GENERAL]
     assert passing_tests(
@@ -89,6 +90,7 @@ def test_suite_passes_on_the_general_paths():
     )
 
 
+@pytest.mark.slow
 def test_operations_values_and_errors_pass_on_the_general_paths():
     chosen = "value_agrees or is_refused or accumulates or extreme_gives"
     assert passing_tests(

@@ -91,6 +91,7 @@ def test_one_seed_draws_the_same_programs():
     assert [drawn(seed) for seed in range(50)] == [drawn(seed) for seed in range(50)]
 
 
+@pytest.mark.slow
 def test_programs_of_one_seed_end_where_one_process_ends(tmp_path):
     kinds = [kind for kind in PROGRAMS for _ in range(3) if kind != "ends"]
     programs = [drawn(*numbered) for numbered in enumerate(kinds)]  # each seed has its own folder

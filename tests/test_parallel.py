@@ -477,6 +477,7 @@ def test_ranks_do_what_one_process_does(ranks, mpi, tmp_path):
                 ), (way, engine, name)
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 @needs_mpi
 def test_all_trainers_do_on_ranks_what_they_do_alone(tmp_path):

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from jobs import mpirun, needs_mpi
+from jobs import holds, mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -18,13 +18,12 @@ from dist_dynet.parallel.layout import Layout
 from dist_dynet.parallel.structure import Structure
 from dist_dynet.parallel.wire import Hosts, Piece, cut
 
-PROPERTIES = (
+TOGETHER = (
     "sums_are_those_of_one_process",
     "overlap_changes_nothing",
     "thread_is_left_out_where_it_does_not_pay",
     "gradients_leave_between_the_steps_of_backward",
     "ranks_that_disagree_keep_their_gradients",
-    "exchange_continues_while_the_agreement_is_waited_for",
     "only_what_is_used_again_and_again_is_sent_early",
     "second_backward_before_the_update",
     "second_backward_before_the_update_in_steps",
@@ -39,16 +38,33 @@ PROPERTIES = (
     "parameters_without_numbers",
     "compression_is_bounded_and_loses_nothing",
     "compressed_runs_continue_from_their_state",
+    "choice",
+    "interrupted_backward",
+    "interrupted_backward_in_steps",
+)
+"""Properties that one job can try in turn."""
+ALONE = (
+    "exchange_continues_while_the_agreement_is_waited_for",
     "backward_without_an_update_at_the_end",
+    "backward_without_an_update_at_the_end_in_steps",
     "backward_without_an_update_everywhere",
     "trainer_that_goes",
     "trainer_that_goes_leaves_no_message_to_others",
     "trainers_that_end_give_back_what_they_had",
-    "interrupted_backward",
-    "interrupted_backward_in_steps",
-    "backward_without_an_update_at_the_end_in_steps",
-    "choice",
 )
+"""Those that count what the process has, replace what it uses, or leave something behind."""
+OF_OTHERS = ("sums_are_those_of_one_process", "overlap_changes_nothing")
+LAYOUTS = {
+    "ab": OF_OTHERS,
+    "abab": OF_OTHERS,
+    "abc": (
+        *OF_OTHERS,
+        "compressed_runs_continue_from_their_state",
+        "compression_is_bounded_and_loses_nothing",
+        "ranks_that_disagree_keep_their_gradients",
+    ),
+}
+"""What is tried with other numbers of hosts and ranks than two and three."""
 
 
 # ---- one process -----------------------------------------------------------------------
@@ -190,8 +206,15 @@ def test_hosts_agree_with_one_process_and_with_themselves(layout, tmp_path):
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize("what", PROPERTIES)
+@pytest.mark.parametrize("what", TOGETHER)
 def test_between_hosts(what):
+    holds(what, TOGETHER, 3, "as_hosts.py", "aab", "hosts.py")
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("what", ALONE)
+def test_between_hosts_in_a_job_of_its_own(what):
     status, output, _ = on_hosts("aab", "hosts.py", what)
     assert (status, output) == (0, "ok\n")
 
@@ -199,21 +222,10 @@ def test_between_hosts(what):
 @pytest.mark.mpi
 @needs_mpi
 @pytest.mark.parametrize(
-    ("layout", "what"),
-    [
-        (layout, what)
-        for layout in ("ab", "abab", "abc")
-        for what in ("sums_are_those_of_one_process", "overlap_changes_nothing")
-    ]
-    + [
-        ("abc", "compressed_runs_continue_from_their_state"),
-        ("abc", "compression_is_bounded_and_loses_nothing"),
-        ("abc", "ranks_that_disagree_keep_their_gradients"),
-    ],
+    ("layout", "what"), [(layout, what) for layout, names in LAYOUTS.items() for what in names]
 )
 def test_other_numbers_of_hosts_and_ranks(layout, what):
-    status, output, _ = on_hosts(layout, "hosts.py", what)
-    assert (status, output) == (0, "ok\n")
+    holds(what, LAYOUTS[layout], len(layout), "as_hosts.py", layout, "hosts.py")
 
 
 @pytest.mark.mpi

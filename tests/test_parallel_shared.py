@@ -10,9 +10,10 @@ import os
 import random
 from pathlib import Path
 
+import jobs
 import numpy as np
 import pytest
-from jobs import mpirun, needs_mpi
+from jobs import holds, mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -20,7 +21,7 @@ from dist_dynet._ffi import DTYPE, ffi, lib, pointer
 from dist_dynet.parallel import memory
 from dist_dynet.parallel.plan import check
 
-PROPERTIES = (
+TOGETHER = (
     "chunks_move_and_return",
     "late_parameters_and_chunks",
     "used_on_one_rank_and_frozen",
@@ -31,17 +32,21 @@ PROPERTIES = (
     "stack_parser_goes_without_python",
     "steady_updates_between_other_meetings",
     "report_that_outgrows_the_buffers",
-    "update_after_an_interrupted_one",
-    "fork",
     "memory_outlives_the_trainer_of_a_graph",
     "trainer_that_ends_inside_of_backward",
-    "trainers_that_end_give_back_what_they_had",
     "trainer_that_ends_while_the_root_is_in_use",
-    "other_layout_falls_back",
     "choice",
+)
+"""Properties that one job can try in turn."""
+ALONE = (
+    "update_after_an_interrupted_one",
+    "fork",
+    "trainers_that_end_give_back_what_they_had",
+    "other_layout_falls_back",
     "several_hosts",
     "file_in_dev_shm",
 )
+"""Those that count what the process has, replace what it uses, or end it."""
 
 
 # ---- one process -----------------------------------------------------------------------
@@ -180,6 +185,37 @@ def test_exchange_argument_is_checked():
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), exchange="gloo")
 
 
+@pytest.mark.parametrize(
+    ("status", "output", "by_itself", "failing"),
+    [
+        (0, "ok\nok\nok\n", None, ""),
+        (1, "ok\nTraceback b\n", "ok\n", "b"),
+        (1, "ok\nTraceback b\n", "Traceback c\n", "bc"),
+        (0, "ok\na warning\nok\nok\n", "ok\n", "b"),
+        (0, "ok\nok\n", None, "c"),
+        (1, "ok\nok\nok\n", None, "c"),
+        (1, "", "ok\n", "a"),
+    ],
+)
+def test_property_that_fails_in_a_job_of_several_is_named(
+    status, output, by_itself, failing, monkeypatch
+):
+    def mpirun(ranks, program, *names, **options):
+        assert len(names) == 3 or by_itself is not None
+        return (status, output, 0) if len(names) == 3 else (by_itself != "ok\n", by_itself, 0)
+
+    monkeypatch.setattr(jobs, "mpirun", mpirun)
+    monkeypatch.setattr(jobs, "_together", {})
+    failed = ""
+    for name in "abc":
+        try:
+            holds(name, tuple("abc"), 2, "program.py")
+        except AssertionError as error:
+            failed += name
+            assert (output in str(error)) or by_itself in str(error)
+    assert failed == failing
+
+
 # ---- several ---------------------------------------------------------------------------
 
 
@@ -192,8 +228,18 @@ def in_shm():
 @pytest.mark.mpi
 @needs_mpi
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("what", PROPERTIES)
+@pytest.mark.parametrize("what", TOGETHER)
 def test_shared_memory(what, ranks):
+    before = in_shm()
+    holds(what, TOGETHER, ranks, "shared.py")
+    assert in_shm() == before
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("what", ALONE)
+def test_shared_memory_of_a_job_of_its_own(what, ranks):
     before = in_shm()
     status, output, _ = mpirun(ranks, "shared.py", what)
     if what == "other_layout_falls_back":

@@ -1,7 +1,7 @@
 """The exchange between hosts, one property after the other on every rank: as_hosts.py LAYOUT
-hosts.py WHAT.
+hosts.py WHAT...
 
-Rank 0 prints "ok" in the end.
+Rank 0 prints "ok" after each.
 """
 
 import gc
@@ -22,10 +22,7 @@ from dist_dynet.parallel._world import World
 from dist_dynet.parallel.compression import CODES
 from dist_dynet.parallel.hybrid import HybridExchange
 
-what = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
-# not as the length of a step would have it: without the thread, or with it
-overlap.WORTH = 1e9 if what.endswith("_in_steps") else 0.0
 
 
 def model_of(*shapes, tables=()):
@@ -618,6 +615,11 @@ def test_choice():
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), compression="bf16" if rank else None)
 
 
-globals()[f"test_{what.removesuffix('_in_steps')}"]()
-if rank == 0:
-    print("ok")
+for what in sys.argv[1:]:
+    # not as the length of a step would have it: without the thread, or with it
+    overlap.WORTH = 1e9 if what.endswith("_in_steps") else 0.0
+    globals()[f"test_{what.removesuffix('_in_steps')}"]()
+    if what != sys.argv[-1]:
+        parallel.barrier()
+    if rank == 0:
+        print("ok", flush=True)

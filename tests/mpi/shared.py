@@ -1,6 +1,6 @@
-"""The exchange in shared memory, one property after the other on every rank: shared.py WHAT.
+"""The exchange in shared memory, one property after the other on every rank: shared.py WHAT...
 
-Rank 0 prints "ok" in the end.
+Rank 0 prints "ok" after each.
 """
 
 import gc
@@ -21,7 +21,6 @@ from dist_dynet.parallel._world import World
 from dist_dynet.parallel.negotiation import AsPlanned, Step
 from dist_dynet.trainers.state import Settings
 
-what = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
 
 
@@ -628,6 +627,9 @@ def test_killed():
     trainer.update()
 
 
-globals()[f"test_{what}"]()
-if rank == 0:
-    print("ok")
+for what in sys.argv[1:]:
+    globals()[f"test_{what}"]()
+    if what != sys.argv[-1]:
+        parallel.barrier()
+    if rank == 0:
+        print("ok", flush=True)
