@@ -35,7 +35,7 @@ class State:
     def __init__(
         self,
         step: Any = None,
-        masks: Any = (),
+        masks: Any = None,
         prev: RNNState | None = None,
         h: Vectors | None = None,
         c: Vectors | None = None,
@@ -44,7 +44,7 @@ class State:
         n: int = 0,
         /,
     ) -> None:
-        if step is None:
+        if not isinstance(masks, list):
             raise TypeError(
                 f"{type(self).__name__}: cannot be made directly. Use initial_state() of a builder,"
                 " or add_input() of a state."

@@ -202,7 +202,7 @@ ROWS = [
         ],
     ),
     Row(
-        "slice",
+        "pick_range",
         "pickrange",
         lambda x: dy.pickrange(x, 1, 2),
         lambda x: x[1:2],
