@@ -376,3 +376,48 @@ def test_nothing_is_left_of_builders_and_their_states(dynet):
         assert gone() is None
     finally:
         _random.use_dynet_order(False)
+
+
+@pytest.mark.parametrize("rate", [0, 0.5])
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_states_outlive_a_revert_of_what_they_keep(kind, rate):
+    """The c of a list and the masks of a sequence, made when they are asked for."""
+    _m, builder, xs = network(kind)
+    builder.set_dropout(rate)
+    other = builder.initial_state().add_inputs(xs)
+    begin = builder.initial_state()
+
+    def read():
+        shared = builder.initial_state(share_masks=True)
+        return arrays(
+            [
+                begin.add_input(xs[0]).output(),
+                *begin.add_inputs(xs)[1].s(),
+                *shared.add_input(xs[2]).s(),
+                *other[1].s(),
+                *other[2].add_input(xs[0]).s(),
+            ]
+        )
+
+    for _ in range(3):
+        dy.cg_checkpoint()
+        values = read()
+        dy.cg_revert()
+        again = read()
+        assert np.isfinite(np.concatenate(again)).all()
+        if rate and kind is dy.GRUBuilder:  # it draws at each step
+            continue
+        # masks are drawn anew, and are then those of the sequence
+        for a, b in zip(again, read() if rate else values, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_states_outlive_a_revert_in_the_order_of_dynet(monkeypatch):
+    monkeypatch.setattr(_random._state, "dynet_order", True)
+    _m, builder, xs = network(dy.VanillaLSTMBuilder)
+    builder.set_dropout(0.5)
+    begin = builder.initial_state()
+    for _ in range(2):
+        dy.cg_checkpoint()
+        assert np.isfinite(arrays(begin.transduce(xs))).all()
+        dy.cg_revert()

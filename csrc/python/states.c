@@ -5,6 +5,7 @@
  * happen, errors included, goes to those methods. */
 #include "expression.h"
 
+#include <limits.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,11 +48,18 @@ static PyObject *tuple_of(Py_ssize_t n, const int64_t *handles, int64_t offset) 
     return tuple;
 }
 
+/* Whether there is a node of this handle; a state keeps handles of what a revert took back. */
+static int is_there(int64_t handle) {
+    dn_dim dim;
+    return !dn__calls->node_dim(handle, &dim);
+}
+
 /* The c of each layer, kept once they are made; None: it has none. */
 static PyObject *get_c(PyObject *self, void *unused) {
     (void)unused;
     State *s = (State *)self;
     int64_t h[MOST_LAYERS];
+    if (s->n && s->c && !is_there(handle_in(s->c, 0))) Py_CLEAR(s->c);
     if (s->c || !given(s->h) || !s->table || !s->table->has_c) return or_none(s->c);
     for (int i = 0; i < s->table->layers; i++) h[i] = handle_in(s->h, i);
     s->c = s->n ? PyObject_CallMethodObjArgs(s->step, names.cells, self, NULL)
@@ -162,6 +170,18 @@ static int make_layers(State *s, const Rates *r, int n, int64_t *xs, int parts, 
     return handles && good;
 }
 
+/* Forgets masks that a revert took back. They were drawn together: the first says it of all. */
+static void keep_masks_that_are_there(const State *s) {
+    for (Py_ssize_t layer = 0; layer < PyList_Size(s->masks); layer++) {
+        PyObject *masks = PyList_GetItem(s->masks, layer);
+        for (Py_ssize_t k = 0; k < length(masks); k++) {
+            if (item(masks, k) == Py_None) continue;
+            if (!is_there(handle_of(item(masks, k)))) PyList_SetSlice(s->masks, 0, INT_MAX, NULL);
+            return;
+        }
+    }
+}
+
 /* The same, with all that comes before; what was made is taken back if it is not handled. */
 static int advance(State *s, int n, int64_t *xs, int parts, int64_t *first) {
     Rates r;
@@ -172,6 +192,7 @@ static int advance(State *s, int n, int64_t *xs, int parts, int64_t *first) {
     Py_XDECREF(c);
     if (!c || dn__current < 0) return 0;
     const int size = dn__calls->graph_size(dn__current);
+    keep_masks_that_are_there(s);
     const Py_ssize_t masks = PyList_Size(s->masks);
     if (find_rates(s, xs[0], &r) && make_layers(s, &r, n, xs, parts, first)) return 1;
     dn__calls->take_back(dn__current, size);

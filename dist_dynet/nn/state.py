@@ -12,13 +12,18 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from .._ffi import accelerated
+from .._ffi import accelerated, lib
 from ..expression import Expression
 from ..ops import cmult
 from ..ops._nodes import listed, not_expression
 from .sequences import Inputs, inputs_of, matrix_inputs, packed_inputs
 
 Vectors = tuple[Expression, ...]
+
+
+def is_gone(e: Expression) -> bool:
+    """Whether a revert has taken back the node of an expression that a state keeps."""
+    return bool(lib.dn_node_index(e._h) < 0)
 
 
 @accelerated
@@ -54,7 +59,8 @@ class State:
 
     @property
     def _c(self) -> Vectors | None:
-        if self._given_c is None and self._h and self._step.has_cells:
+        made = self._given_c is not None and not (self._n and is_gone(self._given_c[0]))
+        if not made and self._h and self._step.has_cells:
             self._given_c = self._step.cells(self)
         return self._given_c
 

@@ -28,7 +28,7 @@ from ..ops import (
 )
 from ..ops._nodes import has_handle, node, node_with_views, not_expression
 from .sequences import BY_ELEMENT, LIST, Inputs
-from .state import RNNState, Vectors
+from .state import RNNState, Vectors, is_gone
 
 LayerMasks = tuple[Expression | None, ...]
 _MASKS = lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK
@@ -102,6 +102,9 @@ class Step(NamedTuple):
         if not all(map(has_handle, xs.inputs)):
             raise not_expression("add_input", *xs.inputs)
         masks, rates = state._masks, self._rates()
+        drawn = next((mask for of in masks for mask in of if mask is not None), None)
+        if drawn is not None and is_gone(drawn):  # and with it all, which were drawn together
+            masks.clear()
         in_order = self.last is not None
         if not masks and any(rates):
             self.draw(masks, xs.batch_size())
