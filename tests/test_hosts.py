@@ -133,7 +133,9 @@ def test_hosts_are_asked_for_anew(python, tmp_path):
     restarts = ("--hosts-from", command, "--min-ranks", 1, "--max-restarts", 1)
     job = on_hosts(python, "run", *restarts, SCRIPTED, "-", "attempts", 1, 0)
     assert job.returncode == 0, job.stderr
-    assert [len(re.findall(f"attempt {k}$", job.stdout, re.M)) for k in (0, 1)] == [3, 1]
+    first, second = (len(re.findall(f"attempt {k}$", job.stdout, re.M)) for k in (0, 1))
+    # the first rank that fails may end others that have said nothing yet
+    assert 1 <= first <= 3 and second == 1, job.stdout
     assert "dist-dynet: goes on with 1 rank on node0:1.\n" in job.stderr
 
 
