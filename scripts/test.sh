@@ -8,8 +8,8 @@
 #                                        MPI programs in four, which often wait
 #     scripts/test.sh -m 'not slow' -x   arguments go to pytest
 #
-# How long: installing takes a minute or two at the first call, the tests ten to twenty minutes on
-# two cores, by the machine.
+# How long: installing takes a minute or two at the first call, the tests about a quarter of an hour
+# on two cores.
 # What to expect: pytest's summary, twice without arguments, all passed; a skip says its reason.
 # Needs: Python >= 3.10 with pip and venv, a C compiler.
 set -euo pipefail
