@@ -191,19 +191,32 @@ print(manager.recv(1023).decode(), flush=True)
 """
 
 
+SITE = Path(_relay.__file__).with_name("_site")
+
+
+def relay_under_slurm(rank, folder, *script, preexec_fn=None, pass_fds=(), **variables):
+    """The relay of a rank of two, as srun starts it, with its streams."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-I", "-S", _relay.__file__, "SLURM_PROCID", "2", folder),
+            *(sys.executable, *script),
+        ],
+        env={**os.environ, "SLURM_PROCID": str(rank), **variables},
+        pass_fds=pass_fds,
+        preexec_fn=preexec_fn,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
 def test_mpich_sends_slurm_lines_that_it_takes(tmp_path):
     """Slurm's own limit is that of its lines, and what stands before a value counts."""
     manager, of_rank = socket.socketpair()
     script = tmp_path / "asks.py"
     script.write_text(ASKS)
-    site = Path(_relay.__file__).with_name("_site")
-    command = ("-I", "-S", _relay.__file__, "SLURM_PROCID", "2", site, sys.executable, script)
-    relay = subprocess.Popen(
-        [sys.executable, *command],
-        env={**os.environ, "SLURM_PROCID": "1", "PMI_FD": str(of_rank.fileno())},
-        pass_fds=[of_rank.fileno()],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    relay = relay_under_slurm(
+        1, SITE, script, PMI_FD=str(of_rank.fileno()), pass_fds=[of_rank.fileno()]
     )
     of_rank.close()
     with manager, manager.makefile("rwb") as lines:
@@ -224,24 +237,8 @@ def test_manager_and_script_that_end_together_end_the_relay_well(tmp_path):
     manager, of_rank = socket.socketpair()
     script = tmp_path / "waits.py"
     script.write_text("import sys; print('waits', flush=True); sys.stdin.read()")
-    site = Path(_relay.__file__).with_name("_site")
-    relay = subprocess.Popen(
-        [
-            sys.executable,
-            "-I",
-            "-S",
-            _relay.__file__,
-            "SLURM_PROCID",
-            "2",
-            site,
-            sys.executable,
-            script,
-        ],
-        env={**os.environ, "SLURM_PROCID": "0", "PMI_FD": str(of_rank.fileno())},
-        pass_fds=[of_rank.fileno()],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    relay = relay_under_slurm(
+        0, SITE, script, PMI_FD=str(of_rank.fileno()), pass_fds=[of_rank.fileno()]
     )
     of_rank.close()
     try:
@@ -250,10 +247,7 @@ def test_manager_and_script_that_end_together_end_the_relay_well(tmp_path):
         relay.send_signal(signal.SIGSTOP)
         relay.stdin.close()
         relay.stdin = None
-        end = time.monotonic() + 60
-        while is_running(begun["process"]):
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        assert all_gone([begun["process"]], 60)
     finally:
         manager.close()
         relay.send_signal(signal.SIGCONT)
@@ -279,21 +273,8 @@ def test_allocation_says_how_many_ranks_there_are(monkeypatch):
 def test_failing_rank_leaves_its_neighbours_under_slurm_alone(tmp_path):
     """srun puts all ranks of a node into one process group, which the first of them leads; they
     have final output, too."""
-    fails = [sys.executable, "-c", "import sys; sys.stdin.read(); sys.exit(3)"]
-    command = [
-        sys.executable,
-        "-I",
-        "-S",
-        _relay.__file__,
-        "SLURM_PROCID",
-        "2",
-        str(tmp_path),
-        *fails,
-    ]
-    environment, pipe = {**os.environ, "SLURM_PROCID": "0"}, subprocess.PIPE
-    relay = subprocess.Popen(
-        command, env=environment, stdin=pipe, stderr=pipe, preexec_fn=os.setpgrp
-    )
+    fails = ("-c", "import sys; sys.stdin.read(); sys.exit(3)")
+    relay = relay_under_slurm(0, tmp_path, *fails, preexec_fn=os.setpgrp)
     neighbour = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: os.setpgid(0, relay.pid))
     try:
         err = relay.communicate(timeout=60)[1]

@@ -5,7 +5,6 @@
  * happen, errors included, goes to those methods. */
 #include "expression.h"
 
-#include <limits.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,13 +169,17 @@ static int make_layers(State *s, const Rates *r, int n, int64_t *xs, int parts, 
     return handles && good;
 }
 
+static void forget_masks(const State *s) {
+    PyList_SetSlice(s->masks, 0, PyList_Size(s->masks), NULL);
+}
+
 /* Forgets masks that a revert took back. They were drawn together: the first says it of all. */
 static void keep_masks_that_are_there(const State *s) {
     for (Py_ssize_t layer = 0; layer < PyList_Size(s->masks); layer++) {
         PyObject *masks = PyList_GetItem(s->masks, layer);
         for (Py_ssize_t k = 0; k < length(masks); k++) {
             if (item(masks, k) == Py_None) continue;
-            if (!is_there(handle_of(item(masks, k)))) PyList_SetSlice(s->masks, 0, INT_MAX, NULL);
+            if (!is_there(handle_of(item(masks, k)))) forget_masks(s);
             return;
         }
     }
@@ -196,7 +199,7 @@ static int advance(State *s, int n, int64_t *xs, int parts, int64_t *first) {
     const Py_ssize_t masks = PyList_Size(s->masks);
     if (find_rates(s, xs[0], &r) && make_layers(s, &r, n, xs, parts, first)) return 1;
     dn__calls->take_back(dn__current, size);
-    if (!masks) PyList_SetSlice(s->masks, 0, PyList_Size(s->masks), NULL);
+    if (!masks) forget_masks(s);
     return 0;
 }
 

@@ -45,6 +45,9 @@ static const int alone[] = {DN_OP_argmax,
 static int is_sum(const dn_op *op) {
     return op == dn_ops[DN_OP_add] || op == dn_ops[DN_OP_subtract];
 }
+static int is_number_by_number(const dn_op *op) {
+    return is_sum(op) || op == dn_ops[DN_OP_sum] || op == dn_ops[DN_OP_cmult];
+}
 
 int dn__dynet_batches(const dn_tape *t, const dn_node *node) {
     const dn_op *op = node->op;
@@ -53,8 +56,7 @@ int dn__dynet_batches(const dn_tape *t, const dn_node *node) {
     if (op == dn_ops[DN_OP_matmul]) return node->dim.batch == 1;
     for (size_t i = 0; i < sizeof alone / sizeof *alone; i++)
         if (op == dn_ops[alone[i]]) return 0;
-    const int of_equal_dims = is_sum(op) || op == dn_ops[DN_OP_sum] || op == dn_ops[DN_OP_cmult];
-    for (int k = 0; of_equal_dims && k < node->n_args; k++) {
+    for (int k = 0; is_number_by_number(op) && k < node->n_args; k++) {
         const dn_dim *x = &t->nodes[t->args[node->args + k]].dim;
         if (x->batch != node->dim.batch || !dn__equal_sizes(x, &node->dim)) return 0;
     }
@@ -79,9 +81,7 @@ int dn__dynet_samples(const dn_tape *t, int first, int last) {
  * average. */
 static int of_all_sizes(const dn_tape *t, const dn_node *node) {
     const dn_op *op = node->op;
-    if (op == dn_ops[DN_OP_cmult] || is_sum(op) || op == dn_ops[DN_OP_sum] ||
-        op == dn_ops[DN_OP_dropout])
-        return 1;
+    if (is_number_by_number(op) || op == dn_ops[DN_OP_dropout]) return 1;
     return op->inputs == 1 && !node->n_ints &&
            dn__equal_sizes(&node->dim, &t->nodes[t->args[node->args]].dim);
 }

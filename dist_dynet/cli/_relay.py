@@ -273,7 +273,6 @@ class Pmi:
     def __init__(self, manager: int) -> None:
         self._ours, scripts = socket.socketpair()
         self._other = {manager: self._ours.fileno(), self._ours.fileno(): manager}
-        self._both = frozenset(self._other)
         self._manager, self._scripts = manager, scripts
         os.set_inheritable(scripts.fileno(), True)
         os.environ["PMI_FD"] = str(scripts.fileno())
@@ -287,9 +286,9 @@ class Pmi:
     def take(self, descriptor: int, poll: select.poll) -> bool:
         """Passes on what has come by this descriptor, if it is one of these; nothing once an end
         is closed, though one poll() may still name the other."""
-        if descriptor not in self._both:
+        if descriptor not in self._other:
             return False
-        if not self._other:
+        if self._ours.fileno() < 0:
             return True
         try:
             data = os.read(descriptor, 65536)
@@ -301,7 +300,6 @@ class Pmi:
         if not data:  # the script's end is closed, or the manager's
             for each in self._other:
                 poll.unregister(each)
-            self._other = {}
             self._ours.close()
         return True
 

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 import weakref
+from functools import cache
 
 from .._ffi import lib
 from ..params.root import Root
@@ -241,12 +242,12 @@ class Helper(threading.Thread):
 _helpers: weakref.WeakSet[Helper] = weakref.WeakSet()
 _unfinished: set[Round] = set()
 """Opened in backward, and no update() has taken them over: the program may end so."""
-_registered: list[object] = []
 
 
+@cache
 def _stop_before_mpi() -> None:
-    if not _registered:  # after MPI was started: runs before the ranks take leave of one another
-        _registered.append(atexit.register(_stop_all))
+    """Once, after MPI was started: runs before the ranks take leave of one another."""
+    atexit.register(_stop_all)
 
 
 def _stop_all() -> None:
