@@ -26,9 +26,9 @@ from table_trainers import TRAINERS
 import dist_dynet as dy
 
 ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
-LEAST = 0.5, 1, 32
-"""Objects that the collector knows, blocks of Python, and the bytes that malloc() gives at
-least."""
+LEAST = 0.5, 4, 128
+"""Objects that the collector knows, blocks of Python, and bytes of malloc(): Python's own tables of
+strings take a block now and then."""
 
 # ---- what stays ------------------------------------------------------------------------
 
