@@ -144,7 +144,7 @@ def _has_expressions(values: Any) -> bool:
     """Whether it is an expression, or a nested sequence of them: NumPy would take their values, and
     no gradient would flow."""
     if isinstance(values, list | tuple):
-        return any(isinstance(v, calls.Node) for v in values) or (
+        return any(issubclass(kind, calls.Node) for kind in set(map(type, values))) or (
             len(values) > 0 and _has_expressions(values[0])
         )
     return isinstance(values, calls.Node)

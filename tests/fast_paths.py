@@ -167,6 +167,7 @@ USES = {
             dy.scalarInput(3),
             dy.vecInput(3),
             dy.inputVector([1, 2]),
+            dy.inputVector(list(np.ones(2))),
             dy.inputTensor(np.eye(2)),
         ],
         leaf=lambda: [
@@ -198,7 +199,7 @@ USES = {
             dy.average([x()] * 100),
         ],
         numbers_of=lambda: x().npvalue(),
-        real=lambda: dy.elu(x(), 1),
+        real=lambda: [dy.elu(x(), 1), dy.elu(x(), np.float64(0.5))],
         renew_current=renewed,
         parameter_node=lambda: [W.expr(), W.expr(True)],
         resolved=lambda: W.dim(),

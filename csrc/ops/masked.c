@@ -100,9 +100,10 @@ static int restricted_log_softmax_dims(dn_shape *s) {
         return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= x->size)
-            return dn__fail(s, dn__bad_index(s->ints[i]),
-                            "index %d is outside x = %s. Indices run from 0 to %d.", s->ints[i],
-                            DIMS(x), x->size - 1);
+            return dn__fail(
+                s, dn__bad_index(s->ints[i]),
+                "index %d of restrict is outside dim 0 of x = %s. Indices run from 0 to %d.",
+                s->ints[i], DIMS(x), x->size - 1);
     s->y = *x;
     s->saved = 1 + (size_t)s->n_ints;
     return 0;

@@ -92,9 +92,10 @@ static inline int as_int(PyObject *o, int *out) {
     return !overflow && value == *out;
 }
 
-/* A number of Python's own as a double; 0: it is none, or too large. */
+/* A number of Python's own, or NumPy's float64, which is a float, as a double; 0: it is none, or
+ * too large. */
 static inline int as_double(PyObject *o, double *out) {
-    if (PyFloat_CheckExact(o)) {
+    if (PyFloat_Check(o)) {
         *out = PyFloat_AsDouble(o);
         return 1;
     }

@@ -79,7 +79,7 @@ typedef struct {
 /* An argument, or an item of a list; 0: it is none of the three. */
 static int take_argument(Given *g, PyObject *o) {
     if (is_node(o)) return (g->handles[g->n++] = ((Node *)o)->handle) >= 0;
-    if (PyFloat_CheckExact(o)) g->floats[g->n_floats++] = PyFloat_AsDouble(o);
+    if (PyFloat_Check(o)) g->floats[g->n_floats++] = PyFloat_AsDouble(o);
     else if (as_int(o, &g->ints[g->n_ints])) g->n_ints++;
     else return 0;
     return 1;

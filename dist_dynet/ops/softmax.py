@@ -94,20 +94,18 @@ def log_softmax(
     lists = _nested(restrict, "log_softmax")
     if not 0 <= d < len(dims):
         raise ValueError(f"log_softmax: dim {d} is not a dim of x = {dims}.")
+    if not all(lists):
+        raise ValueError("log_softmax: restrict must name at least one entry; got an empty list.")
+    if len(dims) == len(lists) == 1:
+        return node("restricted_log_softmax", x, lists[0], what="log_softmax")
     n = dims[d]
     for kept in lists:
-        if not kept:
-            raise ValueError(
-                "log_softmax: restrict must name at least one entry; got an empty list."
-            )
         if min(kept) < 0 or max(kept) >= n:
             outside = next(i for i in kept if not 0 <= i < n)
             raise ValueError(
                 f"log_softmax: index {outside} of restrict is outside dim {d} of x = {dims}."
                 f" Indices run from 0 to {n - 1}."
             )
-    if len(dims) == len(lists) == 1:
-        return node("restricted_log_softmax", x, lists[0], what="log_softmax")
     mask = np.zeros((n, len(lists)), DTYPE)
     for b, kept in enumerate(lists):
         mask[list(kept), b] = 1
