@@ -349,8 +349,10 @@ def test_learning_rate_has_one_spelling(name):
 def test_old_spelling_stays():
     for cls in (dy.AdamTrainer, dy.AmsgradTrainer, dy.AdamWTrainer):
         assert cls(model(), alpha=0.25).learning_rate == cls(model(), 0.25).learning_rate == 0.25
-        with pytest.raises(TypeError, match="alpha is another name of learning_rate; got both"):
-            cls(model(), alpha=0.25, learning_rate=0.5)
+        assert cls(model()).learning_rate == 0.001
+        for alpha in (0.25, 0.001, 0.5):
+            with pytest.raises(TypeError, match="alpha is another name of learning_rate; got both"):
+                cls(model(), alpha=alpha, learning_rate=0.5)
 
 
 @pytest.mark.parametrize("argument", _hints.ARGUMENTS_OF_TRAINERS)

@@ -361,7 +361,8 @@ static PyType_Slot slots[] = {
     DN_SLOT(Py_tp_methods, methods),   {0, NULL},
 };
 enum { FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC };
-static PyType_Spec spec = {"dist_dynet._expression.State", sizeof(State), 0, FLAGS, slots};
+/* users know RNNState, the one class derived from it: Python's own messages name that */
+static PyType_Spec spec = {"dist_dynet._expression.RNNState", sizeof(State), 0, FLAGS, slots};
 
 int dn__add_states(PyObject *module) {
     names.after = PyUnicode_InternFromString("after");

@@ -24,13 +24,18 @@ def _share(trainer: Trainer, **constants: float) -> None:
             raise ValueError(f"{type(trainer).__name__}: {name} must lie in [0, 1); got {value}.")
 
 
+_ALPHA = 0.001
+"""The default of alpha. This very object stands for no alpha: 0.001 may be given, too."""
+
+
 def _one_rate(trainer: Trainer, alpha: float, learning_rate: float | None) -> float:
     """The learning rate, which some rules call alpha."""
     if learning_rate is None:
         return alpha
-    if alpha != 0.001:
+    if alpha is not _ALPHA:
         raise TypeError(
             f"{type(trainer).__name__}: alpha is another name of learning_rate; got both."
+            " Leave out one of them."
         )
     return learning_rate
 
@@ -219,7 +224,7 @@ class _Adam(Trainer):
     def __init__(
         self,
         m: ParameterCollection,
-        alpha: float = 0.001,
+        alpha: float = _ALPHA,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         eps: float = 1e-8,
@@ -304,7 +309,7 @@ class AdamWTrainer(Trainer):
     def __init__(
         self,
         m: ParameterCollection,
-        alpha: float = 0.001,
+        alpha: float = _ALPHA,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         eps: float = 1e-8,
