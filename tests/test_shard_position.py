@@ -85,6 +85,8 @@ def test_shard_given_another_epoch_begins_it():
         ({"batch_size": 2}, "batch_size must be as it was when the state was taken, 4; got 2"),
         ({"drop_last": True}, "drop_last must be .* False; got True"),
         ({"shuffle": False}, "shuffle must be .* True; got False"),
+        ({"micro_batches": 1}, "micro_batches must be .* 0; got 1"),
+        ({"bucket": 1}, "bucket must be .* 0; got 1"),
     ],
 )
 def test_shard_refuses_a_state_of_another(changed, words):

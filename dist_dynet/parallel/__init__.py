@@ -10,7 +10,7 @@ Without a launcher all of it works with one process and mpi4py is not imported. 
   _alive, _failures, _saving, _signals, _rng_streams, environment
 - how an update is made together: structure, message, meters, pass_weights, negotiation, exchange,
   sync, gradients, accumulation, wrapper, trainer
-- which batch an update is of: watched_list, batches
+- which batch an update is of: watched_list, batches, sources
 - what some programs ask for beside it: join, anchor, averaging, local_sgd, reproducible,
   micro_draws
 - how sums are made, which engines chooses; on one host: memory, plan, shm_comm, shared,

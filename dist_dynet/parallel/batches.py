@@ -1,10 +1,8 @@
-"""Which batch gradients come from: what shard() gives knows what it is part of, and each update
-asks whose gradients it has.
+"""Batches of shard(), which know what they are part of, and the loops that give them: which steps
+of an epoch are done.
 
-A loop over a shard says when it gives a batch and when it asks for the next one. Backward passes in
-between belong to that batch, as long as one loop is under way and does something with each batch
-before it asks for the next. Where that is not so (lists of batches, loops that read ahead, several
-loops at once) only the program knows: the answer says so, and what to write. No rank is asked.
+A loop over a shard says when it gives a batch and when it asks for the next one. Whose gradients an
+update has is the business of sources.py, which is told of both. No rank is asked.
 """
 
 from __future__ import annotations
@@ -12,11 +10,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .._ffi import lib
 from ..graph import cg
-from ..params.collection import ParameterCollection, handles_of, root_of
 from .division import checked_weight
 from .micro_draws import Part
 from .watched_list import WatchedList
@@ -41,11 +38,11 @@ class Batch(WatchedList[T], Generic[T]):
     __slots__ = (
         "__weakref__",
         "_count",
-        "_loop",
         "_n",
         "description",
         "epoch",
         "is_weighted",
+        "loop",
         "part",
         "problem",
         "ranks",
@@ -82,7 +79,7 @@ class Batch(WatchedList[T], Generic[T]):
         """Whether n is a weight that the program gave, rather than the number of examples."""
         self.part = part
         self.description = description
-        self._loop = loop
+        self.loop = loop
 
     @property
     def ends_step(self) -> bool:
@@ -111,10 +108,10 @@ class Batch(WatchedList[T], Generic[T]):
         """The program looks at the examples."""
         if self.part is not None:
             self.part.draws.begin()
-        for loop in _process.loops:
+        for loop in process.loops:
             if loop.present is self:
                 return
-        _process.readers.add(threading.get_ident())
+        process.readers.add(threading.get_ident())
 
     def _on_change(self) -> None:
         """The program has changed the list in place."""
@@ -131,6 +128,16 @@ _CHANGED = (
 # ---- loops -----------------------------------------------------------------------------
 
 
+class Follower(Protocol):
+    """What is told of all loops: Sources of sources.py."""
+
+    def begin(self) -> None:
+        """A loop gives another batch."""
+
+    def look(self, batch: Batch[Any] | None) -> None:
+        """Backward passes since the last look belong to this batch."""
+
+
 class _Process:
     """What this process has seen of all loops."""
 
@@ -138,7 +145,7 @@ class _Process:
         self.loops: list[Loop] = []
         """Those that have given a batch and not asked for another one yet."""
         self.asking: set[Loop] = set()  # those that have, and not got it yet
-        self.sources: list[weakref.ref[Sources]] = []
+        self.sources: list[weakref.ref[Follower]] = []
         self.made = 0  # how many Sources were made
         self.new: list[Loop] = []
         """Those that have given a batch, are not over, and of which no update was told since."""
@@ -152,7 +159,7 @@ class _Process:
         self.readers: set[int] = set()
         """Threads that have looked into a batch which was not present, since their last update."""
 
-    def living(self) -> list[Sources]:
+    def living(self) -> list[Follower]:
         """All Sources that there still are."""
         return [sources for ref in self.sources if (sources := ref()) is not None]
 
@@ -185,23 +192,23 @@ class _Idle:
         return len(self.batches)
 
 
-_process = _Process()
+process = _Process()
 
 
 def update_called(batch: Batch[Any] | None, refused: bool = False) -> None:
     """DistributedTrainer.update() was called in this thread, with the gradients of this batch;
     refused: it has raised an error, after which the program may go on."""
     me = threading.get_ident()
-    _process.calls[me] = _process.calls.get(me, 0) + 1
+    process.calls[me] = process.calls.get(me, 0) + 1
     if refused:
-        if batch is not None and batch._loop is not None:
-            batch._loop.refuses(batch)
+        if batch is not None and batch.loop is not None:
+            batch.loop.refuses(batch)
         return
-    _process.readers.discard(me)
+    process.readers.discard(me)
     if batch is not None and batch.part is not None:
         batch.part.draws.is_over = True
-    if batch is not None and batch._loop is not None:
-        batch._loop.is_used(batch._loop, batch)
+    if batch is not None and batch.loop is not None:
+        batch.loop.is_used(batch.loop, batch)
 
 
 class Loop:
@@ -238,16 +245,16 @@ class Loop:
     def give(self, batch: Batch[Any], asked: bool) -> None:
         """The program gets this batch; asked: ask() has just been called."""
         if not self.thread:
-            _process.new.append(self)
+            process.new.append(self)
         self.thread = threading.get_ident()
         if not asked:
             _look()
-        for sources in _process.living():
+        for sources in process.living():
             sources.begin()
         self.present, self._work = batch, _work_of_thread()
-        _process.loops.append(self)
-        _process.asking.discard(self)
-        _process.readers.discard(self.thread)
+        process.loops.append(self)
+        process.asking.discard(self)
+        process.readers.discard(self.thread)
 
     def ask(self) -> None:
         """The program asks for the next one, in whatever thread."""
@@ -266,7 +273,7 @@ class Loop:
             if ends and same and work[1:3] != before[1:3] and not (self.runs_ahead or self.exact):
                 self.used = batch.step + 1
         _look()  # now that it is known whether it runs ahead: another thread may ask at any time
-        _process.asking.add(self)
+        process.asking.add(self)
         self._leave()
         if ends:
             self._pass_refused()
@@ -283,13 +290,13 @@ class Loop:
             batch is not None and batch.step + 1 == self.steps
         )
         self._leave()
-        _process.asking.discard(self)
+        process.asking.discard(self)
         self.over = True
         if self.runs_ahead:
-            _process.unclaimed |= not self.claimed
-            _process.claimed = max(_process.claimed, self.claimed)
-        if self in _process.new:
-            _process.new.remove(self)
+            process.unclaimed |= not self.claimed
+            process.claimed = max(process.claimed, self.claimed)
+        if self in process.new:
+            process.new.remove(self)
 
     def uses(self, batch: Batch[Any]) -> None:
         """An update has used this batch of it."""
@@ -339,17 +346,17 @@ class Loop:
         return self.used < self.given and (self.exact or self.runs_ahead)
 
     def _put_by(self, batch: Batch[Any]) -> None:
-        if not _process.idle or _process.idle[-1].loop is not self:
-            _process.idle = [*(idle for idle in _process.idle if idle.count()), _Idle(self)]
-        batches = _process.idle[-1].batches
+        if not process.idle or process.idle[-1].loop is not self:
+            process.idle = [*(idle for idle in process.idle if idle.count()), _Idle(self)]
+        batches = process.idle[-1].batches
         batches.append(weakref.ref(batch))
         if len(batches) % 1024 == 0:
-            _process.idle[-1].count()  # forgets those that are gone
+            process.idle[-1].count()  # forgets those that are gone
 
     def _leave(self) -> None:
         self.present = None
-        if self in _process.loops:
-            _process.loops.remove(self)
+        if self in process.loops:
+            process.loops.remove(self)
 
     def _has_updated(self) -> bool:
         """Whether there was an update since the batch was given."""
@@ -361,138 +368,24 @@ def _work_of_thread() -> tuple[int, ...]:
     passes, and what its graph has done."""
     me = threading.get_ident()
     work = lib.dn_thread_work(cg().number)
-    return me, work.updates, _process.calls.get(me, 0), work.passes, work.activity
+    return me, work.updates, process.calls.get(me, 0), work.passes, work.activity
 
 
-# ---- where gradients come from ---------------------------------------------------------
-
-_SEVERAL = Batch[Any]((), 0, 0, 0, 0)
+SEVERAL = Batch[Any]((), 0, 0, 0, 0)
 """Stands for the batch where several loops are under way."""
 
-_UNKNOWN = (
-    ", so that it is not known which batch the gradients come from."
-    " Write trainer.update(batch), with the batch of shard() that the gradients come from, or"
-    " trainer.update(n), with this rank's number of examples."
-)
 
-
-def _present() -> Batch[Any] | None:
+def present_batch() -> Batch[Any] | None:
     """The batch that this thread works on; None: there is none."""
-    me, loops = threading.get_ident(), tuple(_process.loops)
+    me, loops = threading.get_ident(), tuple(process.loops)
     if len(loops) == 1:  # nearly always
         return loops[0].present if loops[0].thread == me else None
     mine = [loop.present for loop in loops if loop.thread == me]
-    return (mine[0] if len(mine) == 1 else _SEVERAL) if mine else None
+    return (mine[0] if len(mine) == 1 else SEVERAL) if mine else None
 
 
 def _look() -> None:
     """What backward passes there were belong to what is present now."""
-    batch = _present()
-    for sources in _process.living():
+    batch = present_batch()
+    for sources in process.living():
         sources.look(batch)
-
-
-class Sources:
-    """The batches that the gradients of a collection come from.
-
-    Args:
-        m: the collection.
-    """
-
-    def __init__(self, m: ParameterCollection) -> None:
-        self._m, self._root = m, root_of(m)
-        self._passes = lib.dn_store_passes(self._root.c)
-        self._batches: list[Batch[Any] | None] = []
-        _process.made += 1
-        self._serial = _process.made
-        _process.sources.append(weakref.ref(self, _process.sources.remove))
-
-    def look(self, batch: Batch[Any] | None) -> None:
-        """Backward passes since the last look belong to this batch."""
-        passes = lib.dn_store_passes(self._root.c)
-        if passes != self._passes:
-            self._passes = passes
-            if not self._batches or not any(batch is known for known in self._batches):
-                self._batches.append(batch)
-
-    def begin(self) -> None:
-        """A loop gives another batch."""
-        if self._batches and self._is_empty():
-            self._batches.clear()  # an update has used them, or the program has thrown them away
-
-    def find(self, named: bool = False) -> tuple[Batch[Any] | None, str]:
-        """The one batch that the gradients come from, None if they come from none; and why that
-        cannot be known, in a message.
-
-        Args:
-            named: the program says it itself.
-        """
-        present = _present() if _process.loops else None
-        self.look(present)
-        if _process.unclaimed or _process.new or _process.idle:
-            _process.claim()
-        if named:
-            return None, ""
-        if len(self._batches) > 1:
-            problem = (
-                "the gradients come from several batches of shard(). Call update() after each"
-                " batch (accumulate=k gathers k of them), name one by update(batch), or forget"
-                " the gradients of a batch that was left by reset_gradients()."
-            )
-            return None, problem
-        batch = self._batches[0] if self._batches else present
-        doubt = self._doubt(batch)
-        if not doubt:
-            return batch, ""
-        return None, doubt + _UNKNOWN
-
-    def _doubt(self, batch: Batch[Any] | None) -> str:
-        """Why gradients that seem to come from this batch may come from another one."""
-        if batch is _SEVERAL:
-            return "several loops over shard() are under way"
-        if batch is None:
-            loops, me = (*_process.loops, *_process.asking), threading.get_ident()
-            if loops and any(loop.thread != me and self._serial <= loop.claimed for loop in loops):
-                return "a loop over shard() is under way in another thread"
-            if self._serial <= _process.claimed:
-                return (
-                    "a loop over shard() has gone past batches without a backward pass, as"
-                    " list(shard(...)) does"
-                )
-        elif batch._loop is not None:
-            if batch._loop.runs_ahead:
-                return (
-                    "the loop over shard() has gone past a batch without a backward pass, as loops"
-                    " that read ahead do"
-                )
-            if _process.idle and _process.holds_batches(self._serial):
-                return (
-                    "there are batches of shard() that nothing was done with yet, as"
-                    " list(shard(...)) gives them"
-                )
-        if _process.readers and threading.get_ident() in _process.readers:
-            return (
-                "the program has looked into a batch of shard() that is not the loop's present one"
-            )
-        return ""
-
-    def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:
-        """While backward goes on in a thread: the batch that it belongs to, and whether that is
-        certain."""
-        loops = _process.loops
-        mine = [loop.present for loop in loops if loop.thread == thread]
-        batch = mine[0] if mine else None
-        return batch, not self._batches and len(mine) == len(loops) <= 1 and not self._doubt(batch)
-
-    def clear(self) -> None:
-        """The gradients were used."""
-        self._passes = lib.dn_store_passes(self._root.c)
-        self._batches.clear()
-
-    def _is_empty(self) -> bool:
-        return all(
-            map(
-                lib.dn_param_empty,
-                handles_of([*self._m.parameters_list(), *self._m.lookup_parameters_list()]),
-            )
-        )

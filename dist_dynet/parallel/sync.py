@@ -20,7 +20,6 @@ from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
 from ._world import World
 from .accumulation import Accumulation
-from .batches import Sources
 from .engines import Exchange
 from .hybrid import HybridExchange
 from .message import Flag
@@ -29,6 +28,7 @@ from .plan import check
 from .reproducible import ReproducibleSum
 from .shared import SharedExchange
 from .shared_model import SharedModel, refuse_written
+from .sources import Sources
 
 
 class Sync:

@@ -100,7 +100,7 @@ def begin(seed):
     dy.reset_random_seed(seed + 1)
     State.notes, State.tasks, State.bodies = [], [], 0
     State.checkpointer, State.local, State.batch = None, [], None
-    batches._process.readers.clear()  # what the program before it has looked into
+    batches.process.readers.clear()  # what the program before it has looked into
 
 
 def values():

@@ -1,0 +1,129 @@
+"""Which batch the gradients of a collection come from: each update asks.
+
+Backward passes between a loop's giving a batch and its asking for the next one belong to that
+batch, as long as one loop is under way and does something with each batch before it asks for the
+next. Where that is not so (lists of batches, loops that read ahead, several loops at once) only the
+program knows: the answer says so, and what to write. No rank is asked.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+from .._ffi import lib
+from ..params.collection import ParameterCollection, handles_of, root_of
+from .batches import SEVERAL, Batch, present_batch, process
+
+_UNKNOWN = (
+    ", so that it is not known which batch the gradients come from."
+    " Write trainer.update(batch), with the batch of shard() that the gradients come from, or"
+    " trainer.update(n), with this rank's number of examples."
+)
+
+
+class Sources:
+    """The batches that the gradients of a collection come from.
+
+    Args:
+        m: the collection.
+    """
+
+    def __init__(self, m: ParameterCollection) -> None:
+        self._m, self._root = m, root_of(m)
+        self._passes = lib.dn_store_passes(self._root.c)
+        self._batches: list[Batch[Any] | None] = []
+        process.made += 1
+        self._serial = process.made
+        process.sources.append(weakref.ref(self, process.sources.remove))
+
+    def look(self, batch: Batch[Any] | None) -> None:
+        """Backward passes since the last look belong to this batch."""
+        passes = lib.dn_store_passes(self._root.c)
+        if passes != self._passes:
+            self._passes = passes
+            if not self._batches or not any(batch is known for known in self._batches):
+                self._batches.append(batch)
+
+    def begin(self) -> None:
+        """A loop gives another batch."""
+        if self._batches and self._is_empty():
+            self._batches.clear()  # an update has used them, or the program has thrown them away
+
+    def find(self, named: bool = False) -> tuple[Batch[Any] | None, str]:
+        """The one batch that the gradients come from, None if they come from none; and why that
+        cannot be known, in a message.
+
+        Args:
+            named: the program says it itself.
+        """
+        present = present_batch() if process.loops else None
+        self.look(present)
+        if process.unclaimed or process.new or process.idle:
+            process.claim()
+        if named:
+            return None, ""
+        if len(self._batches) > 1:
+            problem = (
+                "the gradients come from several batches of shard(). Call update() after each"
+                " batch (accumulate=k gathers k of them), name one by update(batch), or forget"
+                " the gradients of a batch that was left by reset_gradients()."
+            )
+            return None, problem
+        batch = self._batches[0] if self._batches else present
+        doubt = self._doubt(batch)
+        if not doubt:
+            return batch, ""
+        return None, doubt + _UNKNOWN
+
+    def _doubt(self, batch: Batch[Any] | None) -> str:
+        """Why gradients that seem to come from this batch may come from another one."""
+        if batch is SEVERAL:
+            return "several loops over shard() are under way"
+        if batch is None:
+            loops, me = (*process.loops, *process.asking), threading.get_ident()
+            if loops and any(loop.thread != me and self._serial <= loop.claimed for loop in loops):
+                return "a loop over shard() is under way in another thread"
+            if self._serial <= process.claimed:
+                return (
+                    "a loop over shard() has gone past batches without a backward pass, as"
+                    " list(shard(...)) does"
+                )
+        elif batch.loop is not None:
+            if batch.loop.runs_ahead:
+                return (
+                    "the loop over shard() has gone past a batch without a backward pass, as loops"
+                    " that read ahead do"
+                )
+            if process.idle and process.holds_batches(self._serial):
+                return (
+                    "there are batches of shard() that nothing was done with yet, as"
+                    " list(shard(...)) gives them"
+                )
+        if process.readers and threading.get_ident() in process.readers:
+            return (
+                "the program has looked into a batch of shard() that is not the loop's present one"
+            )
+        return ""
+
+    def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:
+        """While backward goes on in a thread: the batch that it belongs to, and whether that is
+        certain."""
+        loops = process.loops
+        mine = [loop.present for loop in loops if loop.thread == thread]
+        batch = mine[0] if mine else None
+        return batch, not self._batches and len(mine) == len(loops) <= 1 and not self._doubt(batch)
+
+    def clear(self) -> None:
+        """The gradients were used."""
+        self._passes = lib.dn_store_passes(self._root.c)
+        self._batches.clear()
+
+    def _is_empty(self) -> bool:
+        return all(
+            map(
+                lib.dn_param_empty,
+                handles_of([*self._m.parameters_list(), *self._m.lookup_parameters_list()]),
+            )
+        )
