@@ -402,6 +402,11 @@ MISTAKES = [
         TypeError,
         "evaluate: takes a function, then the data; got list and builtin_function_or_method.",
     ),
+    (
+        "dy.parallel.evaluate(len, 5)",
+        TypeError,
+        "evaluate: takes a function, then the data; got builtin_function_or_method and int.",
+    ),
     # names in a vocabulary
     ("dy.Vocabulary(['a'])[5]", TypeError, "Vocabulary: names must be texts; got 5."),
     ("dy.Vocabulary(['a']).ids([['a']])", TypeError, "texts; got ['a']. For sentences: a flat"),

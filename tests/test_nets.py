@@ -102,6 +102,13 @@ def test_table_has_every_recurrent_builder_in_its_factories():
 
 
 @every_net
+def test_no_collection_is_refused_by_the_name_of_the_class(net):
+    name = type(net.make(dy.ParameterCollection())).__name__
+    with pytest.raises(TypeError, match=rf"^{name}: takes the ParameterCollection .*; got Shard"):
+        net.make(dy.parallel.shard([], 1))
+
+
+@every_net
 def test_autobatched_equals_plain(net, rng):
     m, built = made(net)
     arrays = [inputs(net, rng, 1) for _ in range(4)]

@@ -12,7 +12,7 @@ from ..ops import concatenate
 from ..ops._nodes import listed
 from ..ops.shape import concatenate_pairs
 from ..params.collection import ParameterCollection
-from .owner import Owner, subcollection
+from .owner import Owner
 from .sequences import LIST, Inputs, inputs_of, matrix_inputs, packed_inputs
 from .state import RNNState
 
@@ -66,7 +66,7 @@ class BiRNNBuilder(Owner):
                 f"BiRNNBuilder: hidden_dim must be even, half for each direction; got {hidden_dim}."
             )
         self.rnn_builder_factory = rnn_builder_factory
-        self._collection = subcollection(model, "birnn", precision)
+        self._begin_collection(model, "birnn", precision)
         self.builder_layers: list[tuple[Any, Any]] = []
         if builder_layers is not None:
             self.builder_layers = list(builder_layers)

@@ -10,7 +10,7 @@ from ..expression import Expression
 from ..params.access import parameter_node
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, Parameters
-from .owner import Owner, subcollection
+from .owner import Owner
 
 
 class Block(Owner):
@@ -35,7 +35,7 @@ class Block(Owner):
         if any(size < 1 for size in sizes.values()):
             given = ", ".join(f"{name}={size}" for name, size in sizes.items())
             raise ValueError(f"{self.whoami()}: sizes must be positive; got {given}.")
-        self._collection = subcollection(model, self._subcollection, precision)
+        self._begin_collection(model, self._subcollection, precision)
 
     def get_parameters(self) -> list[Parameters]:
         """The parameters, in the order that the class describes.

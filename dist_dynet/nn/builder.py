@@ -18,7 +18,7 @@ from ..ops import inputTensor
 from ..params.collection import ParameterCollection
 from ..params.modes import switch
 from ..params.parameters import Parameters
-from .owner import Owner, subcollection
+from .owner import Owner
 from .state import RNNState, vectors
 from .steps import CellStep, NodeStep, Step
 
@@ -70,7 +70,7 @@ class RecurrentBuilder(Owner):
                 f" input_dim={input_dim}, hidden_dim={hidden_dim}."
             )
         self.dropout_x = self.dropout_h = 0.0
-        self._collection = subcollection(model, self._subcollection, precision)
+        self._begin_collection(model, self._subcollection, precision)
         self._layers = [
             self._layer(self.input_dim if i == 0 else self.hidden_dim) for i in range(self.layers)
         ]

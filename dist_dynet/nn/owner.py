@@ -24,6 +24,21 @@ class Owner:
         """Sizes as integers; 2.5 is an error, not 2."""
         return tuple(size(n, self.whoami()) for n in given)
 
+    def _begin_collection(
+        self, model: ParameterCollection, name: str, precision: str | None
+    ) -> None:
+        """Makes the subcollection for its parameters.
+
+        Raises:
+            TypeError: model is not a ParameterCollection.
+        """
+        if not isinstance(model, ParameterCollection):
+            raise TypeError(
+                f"{self.whoami()}: takes the ParameterCollection that its parameters go into; got"
+                f" {type(model).__name__}."
+            )
+        self._collection = model.add_subcollection(name, precision)
+
     def _rate(self, rate: float, what: str) -> float:
         """A dropout rate; `what` is the method that takes it."""
         rate = real(rate, what)
@@ -95,16 +110,3 @@ class Owner:
         ('/linear/', 9)
         """
         return self._collection
-
-
-def subcollection(
-    model: ParameterCollection, name: str, precision: str | None = None
-) -> ParameterCollection:
-    """A new subcollection, where builders keep their parameters.
-
-    Raises:
-        TypeError: model is not a ParameterCollection.
-    """
-    if not isinstance(model, ParameterCollection):
-        raise TypeError(f"{name}: model must be a ParameterCollection; got {type(model).__name__}.")
-    return model.add_subcollection(name, precision)

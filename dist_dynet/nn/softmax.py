@@ -31,7 +31,7 @@ from ..ops import (
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
-from .owner import Owner, subcollection
+from .owner import Owner
 
 _Layer = tuple[Parameters, Parameters | None]
 """A matrix and, with bias, a vector."""
@@ -58,7 +58,7 @@ class SoftmaxBuilder(Owner):
         (self.input_dim,), self.bias = self._sizes(input_dim), bool(bias)
         if self.input_dim < 1:
             raise ValueError(f"{type(self).__name__}: input_dim must be positive; got {input_dim}.")
-        self._collection = subcollection(pc, self._subcollection, precision)
+        self._begin_collection(pc, self._subcollection, precision)
 
     def _new_layer(self, size: int, of: str = "") -> _Layer:
         """W and b; `of`: which layer, as a path."""

@@ -42,13 +42,13 @@ def evaluate(
     Raises:
         ValueError: on all ranks: they hold different data, or have different costs.
         RuntimeError: fn has raised an exception on another rank; here it passes through.
-        TypeError: fn cannot be called.
+        TypeError: fn cannot be called, or data holds no examples.
 
     >>> from dist_dynet import parallel
     >>> parallel.evaluate(len, ["a", "bcd"])
     [1, 3]
     """
-    if not callable(fn):
+    if not callable(fn) or not (is_sequence(data) or isinstance(data, Iterable)):
         raise TypeError(
             f"evaluate: takes a function, then the data; got {type(fn).__name__} and"
             f" {type(data).__name__}."
