@@ -407,6 +407,11 @@ MISTAKES = [
         TypeError,
         "evaluate: takes a function, then the data; got builtin_function_or_method and int.",
     ),
+    (
+        "dy.parallel.DistributedTrainer(trainer, reproducible=True, compression='int8')",
+        ValueError,
+        "gradients travel as they are; got compression='int8'. Leave out one of the two.",
+    ),
     # names in a vocabulary
     ("dy.Vocabulary(['a'])[5]", TypeError, "Vocabulary: names must be texts; got 5."),
     ("dy.Vocabulary(['a']).ids([['a']])", TypeError, "texts; got ['a']. For sentences: a flat"),

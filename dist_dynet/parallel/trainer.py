@@ -67,7 +67,8 @@ class DistributedTrainer(TrainerWrapper):
             bit. One host gains nothing by it. It is left out where the weight is not known before
             update(), and in an accumulation, but for average="sum".
         compression: of what crosses the wire between hosts: "bf16" or "int8", signed bytes with one
-            scale for 256 numbers. What rounding takes away is added at the next update.
+            scale for 256 numbers. What rounding takes away is added at the next update. Not with
+            reproducible=True.
         exchange: how gradients are added up: "shared", in memory that the ranks of one host share,
             "hybrid", so within each host and over the wire between hosts, "mpi", by MPI's
             all-reduce, or "auto", the first of these that is possible. None: DIST_DYNET_EXCHANGE
@@ -90,6 +91,7 @@ class DistributedTrainer(TrainerWrapper):
 
     Raises:
         RuntimeError: the ranks hold different parameters or trainers; it names rank and parameter.
+        ValueError: reproducible=True and compression.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -129,6 +131,11 @@ class DistributedTrainer(TrainerWrapper):
         check_choice("average", average, get_args(Average))
         check_choice("exchange", exchange or ENGINES[0], ENGINES)
         check_choice("compression", compression, (None, *CODES))
+        if reproducible and compression:
+            raise ValueError(
+                "DistributedTrainer: with reproducible=True gradients travel as they are; got"
+                f" compression={compression!r}. Leave out one of the two."
+            )
         self._inner, self._average = trainer, average
         if accumulate != 1:
             trainer.set_accumulation(accumulate)
