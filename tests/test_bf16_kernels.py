@@ -343,6 +343,16 @@ def test_rounding(kernels):
     assert (y[:-1, 0] == np.array([*cases.values()], np.float32)).all() and np.isnan(y[-1, 0])
 
 
+def test_products_make_no_denormals_and_others_still_do(kernels):
+    last = 31  # of the terms: what comes after it would flush a sum as well
+    w, x = (np.zeros(shape, np.float32, order="F") for shape in ((1, last), (last, 3)))
+    w[:, -1], x[-1] = 2.0**-70, [2.0**-56, 2.0**-57, -(2.0**-79)]
+    wanted = [[2.0**-126, 0, 0]]
+    assert kernels.mm(kernels.pack(w), x, nans(1, 3)).tolist() == wanted
+    assert kernels.mm_dw(w, np.asfortranarray(x.T), nans(1, 3)).tolist() == wanted
+    assert (x[-1] * w[:, -1]).all(), "the processor's mode must be as it was"
+
+
 def test_every_nan_stays_one(kernels):
     bits = np.concatenate([np.uint32(0x7F800000) + (np.uint32(1) << np.arange(23)), [0x7FFFFFFF]])
     x = np.concatenate([bits, bits | 0x80000000]).astype(np.uint32).view(np.float32)[None]
