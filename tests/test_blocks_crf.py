@@ -28,6 +28,17 @@ def made(tags=3, forbidden=()):
     return crf
 
 
+def test_scores_begin_at_zero_so_that_all_sequences_are_alike():
+    crf = dy.CRF(dy.ParameterCollection(), 3)
+    assert not any(p.as_array().any() for p in crf.get_parameters())
+
+
+def test_names_and_numbers_of_tags_are_the_same_tags(rng):
+    crf, E = made(TAGS), dy.inputTensor(rng.normal(size=(3, 4)))
+    same = ["O", "B", "I", "O"], [0, 1, 2, 0], [0, "B", 2, "O"]
+    assert len({crf.score(E, tags).value() for tags in same}) == 1
+
+
 def test_probabilities_of_all_sequences_sum_to_one(rng):
     crf = made(TAGS, BIO)
     E = dy.inputTensor(rng.normal(size=(3, 4)))
@@ -211,6 +222,7 @@ def test_constraints_outlive_a_revert():
             r"CRF: takes a tag for each step; got \[2\] tags for \[3\] steps",
         ),
         (lambda c, E: c.score(E, [0, 1, 3]), ValueError, "CRF: tags run from 0 to 2; got 3"),
+        (lambda c, E: c.score(E, [0, -1, 2]), ValueError, "CRF: tags run from 0 to 2; got -1"),
         (lambda c, E: c.score(E, "abc"), ValueError, "CRF: tags are .*0 to 2"),
         (lambda c, E: c.score(E, 3), TypeError, "CRF: takes a list of tags"),
         (
