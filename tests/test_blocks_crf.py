@@ -28,11 +28,6 @@ def made(tags=3, forbidden=()):
     return crf
 
 
-def test_scores_begin_at_zero_so_that_all_sequences_are_alike():
-    crf = dy.CRF(dy.ParameterCollection(), 3)
-    assert not any(p.as_array().any() for p in crf.get_parameters())
-
-
 def test_names_and_numbers_of_tags_are_the_same_tags(rng):
     crf, E = made(TAGS), dy.inputTensor(rng.normal(size=(3, 4)))
     same = ["O", "B", "I", "O"], [0, 1, 2, 0], [0, "B", 2, "O"]

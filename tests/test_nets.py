@@ -108,6 +108,31 @@ def test_no_collection_is_refused_by_the_name_of_the_class(net):
         net.make(dy.parallel.shard([], 1))
 
 
+STARTS = {"mask-x": 1, "mask-h": 1, "A": 0, "start": 0, "stop": 0}
+"""{role in the formulas: where it starts}; biases, b..., at 0 and gains, g..., at 1."""
+
+
+def start_of(built, role):
+    """Where a parameter of this role starts; None: it is random."""
+    if role == "bf":
+        return built.forget_bias
+    if role == "b" and isinstance(built, dy.NoiseContrastiveEstimation):
+        return -np.log(built.num_classes)
+    return STARTS.get(role, {"b": 0, "g": 1}.get(role[0]))
+
+
+@every_net
+def test_parameters_start_where_their_class_says(net):
+    m = dy.ParameterCollection()
+    built = net.make(m)
+    for p in (*m.parameters_list(), *m.lookup_parameters_list()):
+        start = start_of(built, p._role.split("/")[-1])
+        if start is None:
+            assert np.ptp(p.as_array()) > 0, p
+        else:
+            close(p.as_array(), start)
+
+
 @every_net
 def test_autobatched_equals_plain(net, rng):
     m, built = made(net)
