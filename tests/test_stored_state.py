@@ -26,6 +26,8 @@ def test_checksummed_tree_is_the_tree(rng):
     }
     assert equal(verify_checksum(add_checksum(tree)), tree)
     assert verify_checksum(add_checksum({"x": np.float32(0.5), "y": (1,)})) == {"x": 0.5, "y": [1]}
+    mixed = verify_checksum(add_checksum({"bytes": np.zeros(3, np.uint8), "wide": np.zeros(2)}))
+    assert mixed["wide"].flags.aligned
 
 
 def test_each_changed_or_missing_byte_of_a_checksummed_tree_is_found(rng):

@@ -509,6 +509,19 @@ def everything(model, trainer):
     }
 
 
+def test_moments_that_a_state_does_not_have_begin_anew():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(2, init=1)
+    trainer = dy.AdamTrainer(m)
+    before = trainer.state()
+    dy.renew_cg()
+    dy.sum_elems(w).backward()
+    trainer.update()
+    trainer.load_state(before)
+    moments = [a for name, a in trainer.state().items() if ":" in name]
+    assert len(moments) == 2 and not np.any(moments)
+
+
 def test_state_is_a_copy_and_is_checked_before_anything_changes():
     m = dy.ParameterCollection()
     w = m.add_parameters((2, 3), init=1, name="w")

@@ -283,9 +283,8 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
             return self._state(x, present)
         _check(present)
         missing = TreeState()
-        batch = present[0].output().dim()[1]
-        # h, c: consecutive handles
-        missing._hidden, _ = [zeros(self.hidden_dim, batch_size=batch)._h for _ in range(2)]
+        # h, c: consecutive handles; the same for each batch element
+        missing._hidden, _ = [zeros(self.hidden_dim)._h for _ in range(2)]
         return self._state(x, [missing if child is None else child for child in given])
 
 
