@@ -28,6 +28,8 @@ def test_checksummed_tree_is_the_tree(rng):
     assert verify_checksum(add_checksum({"x": np.float32(0.5), "y": (1,)})) == {"x": 0.5, "y": [1]}
     mixed = verify_checksum(add_checksum({"bytes": np.zeros(3, np.uint8), "wide": np.zeros(2)}))
     assert mixed["wide"].flags.aligned
+    other_order = verify_checksum(add_checksum({"x": np.arange(3, dtype=">i4")}))
+    assert other_order["x"].tolist() == [0, 1, 2]
 
 
 def test_each_changed_or_missing_byte_of_a_checksummed_tree_is_found(rng):
