@@ -252,3 +252,14 @@ def test_rows_of_a_frozen_table_have_no_gradient(autobatching, when):
     assert not any(x.gradient().any() for x in rows[: len(WORDS)])
     assert all(x.gradient().any() for x in rows[len(WORDS) :])
     assert not net.E.grad_as_array().any() and net.F.grad_as_array().any()
+
+
+@pytest.mark.parametrize("autobatching", [0, *BATCHED])
+def test_a_row_of_the_loss_has_a_gradient_be_it_zero(autobatching):
+    """Also where the first of equal members, which is computed for all, is not of the loss."""
+    net = Net()
+    dy.renew_cg(autobatching=autobatching)
+    outputs = [dy.sum_elems(net.one(net.E[word])) for word in (1, 1, 2, 2)]
+    dy.esum(outputs).value()
+    (0 * outputs[1]).backward()
+    assert net.E.has_gradient() and not net.E.grad_as_array().any()

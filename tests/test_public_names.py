@@ -6,6 +6,7 @@ A message names the file to edit.
 import inspect
 from importlib import import_module
 from pathlib import Path
+from types import WrapperDescriptorType
 
 import pytest
 
@@ -91,9 +92,26 @@ def test_what_python_says_of_arguments_names_what_users_see(cls):
     public = {c.__name__ for c in public_classes()}
     for name, method in called_by_users(cls).items():
         method = getattr(method, "__func__", method)
-        if inspect.isfunction(method) and method.__module__.startswith("dist_dynet"):
+        module = getattr(method, "__module__", None) or method.__objclass__.__module__
+        if module.startswith("dist_dynet") and not isinstance(method, WrapperDescriptorType):
             *classes, last = method.__qualname__.split(".")
             known = public if name != "__init__" else public | {cls.__name__}
             assert last == name and known.issuperset(classes), method.__qualname__
             is_constructor = name == "__init__" and cls.__name__ in public
             assert not is_constructor or classes == [cls.__name__], method.__qualname__
+
+
+def test_whatever_uses_parameters_trains_them_by_default():
+    methods = {
+        f"{c.__name__}.{name}": f
+        for c in public_classes()
+        for name, f in called_by_users(c).items()
+    }
+    functions = {name: getattr(dy, name) for name in dy.__all__}
+    found = {
+        name: inspect.signature(f).parameters["update"].default
+        for name, f in {**functions, **methods}.items()
+        if inspect.isfunction(f) and "update" in inspect.signature(f).parameters
+    }
+    untrained = {name for name, update in found.items() if update is not True}
+    assert len(found) > 50 and untrained == {"Parameters.expr"}

@@ -340,12 +340,6 @@ def test_states_are_those_of_python_where_fast_paths_are_off():
     assert c <= python, "csrc/python/states.c has what the twin in nn/state.py lacks"
 
 
-@pytest.mark.fast_paths
-def test_messages_of_python_name_the_class_that_users_know():
-    with pytest.raises(TypeError, match=r"^RNNState\.output\(\) takes no arguments"):
-        network(dy.GRUBuilder)[1].initial_state().output(1)
-
-
 def test_the_copy_of_a_state_is_the_state():
     state = network(dy.GRUBuilder)[1].initial_state()
     assert copy.copy(state) is state and copy.deepcopy([state])[0] is state
