@@ -54,6 +54,21 @@ def test_shard_begins_anew_after_a_break():
     assert list(batches) == list(shard()), "only the first loop goes on from a state"
 
 
+@pytest.mark.parametrize("updates", [False, True])
+@pytest.mark.parametrize("stop", [0, 1])
+def test_shard_counts_the_step_that_a_loop_is_left_in_if_it_was_updated(stop, updates):
+    m = dy.ParameterCollection()
+    w, trainer, batches = m.add_parameters(1), dy.SimpleSGDTrainer(m), shard()
+    for batch in batches:
+        dy.renew_cg()
+        w.backward()
+        if batch.step < stop or updates:
+            trainer.update()
+        if batch.step == stop:
+            break
+    assert batches.state()["position"] == stop + updates
+
+
 def test_shard_ends_each_loop_once():
     def draws(kept):
         dy.renew_cg()
