@@ -48,6 +48,13 @@ if size > 1:
         parallel.assert_in_sync(model)
 trainer.update()  # settings and structure agree again
 
+# gradients of weight 0 count for nothing, whatever they are: NaN times zero would be NaN
+model, w, table, trainer = new(average="weighted")
+a_pass(w, table, rank, 1.0 if rank == 0 else float("nan"))
+trainer.update(1 if rank == 0 else 0)
+assert np.allclose(w.as_array(), -0.5) and np.allclose(table.as_array()[0], -0.5)
+assert not table.as_array()[1:].any()
+
 # what one process does that sees all batches: g = mean over the ranks that go on
 model, w, table, trainer = new()
 with parallel.Join(trainer):
