@@ -6,8 +6,6 @@ parameters: the gradients are those of a graph that has the loss alone. Zero tim
 be added. How long: about fifteen seconds.
 """
 
-from itertools import permutations
-
 import numpy as np
 import op_table
 import pytest
@@ -138,36 +136,6 @@ def test_what_steps_beside_the_loss_read_adds_nothing(row, case, factors, rng):
             where = f"autobatching={autobatching}"
             np.testing.assert_allclose(g, x, rtol=1e-4, atol=1e-4, err_msg=where)
         assert got[1] == rows
-
-
-@pytest.mark.parametrize("autobatching", [0, 1, 2])
-@pytest.mark.parametrize("lengths", [None, [3]])
-@pytest.mark.parametrize("direction", ["forward", "reversed"])
-def test_a_sequence_has_gradients_of_the_inputs_that_lead_to_the_loss(
-    direction, lengths, autobatching
-):
-    """Those of steps beside the loss are zero, where the others are infinite: sqrt(0)' is. Beside a
-    sequence that is read to its end, with which it may be a group. A c is an output that is made
-    when it is asked for, in any order."""
-    m, steps = dy.ParameterCollection(), range(3)
-    builder = dy.BiRNNBuilder(1, 1, 2, m, dy.VanillaLSTMBuilder)
-    inputs, whole = ([m.add_parameters(1, init=0) for _ in steps] for _ in range(2))
-    for read in (*permutations(steps, 1), *permutations(steps, 2)):
-        dy.renew_cg(autobatching=autobatching)
-        m.reset_gradients()
-        states, others = (
-            [
-                pair[direction == "reversed"]
-                for pair in builder.add_inputs([dy.sqrt(p) for p in parameters], lengths=lengths)
-            ]
-            for parameters in (inputs, whole)
-        )
-        loss = dy.esum([s.s()[0] for s in [states[k] for k in read] + others])
-        loss.backward()
-        leading = [t <= max(read) if direction == "forward" else t >= min(read) for t in steps]
-        found = [p.grad_as_array().item() for p in (*inputs, *whole)]
-        assert [np.isinf(x) for x in found] == leading + [True] * len(steps), (read, found)
-        assert [x != 0 for x in found] == leading + [True] * len(steps), (read, found)
 
 
 DRAWS = """
