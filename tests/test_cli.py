@@ -484,6 +484,30 @@ def test_one_rank_is_the_script_and_nothing_else():
     assert alone(SCRIPT, 0, "exit").returncode == 3
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ("train.py show -n4", "-n4"),
+        ("--quiet train.py --hosts a:2", "--hosts a:2"),
+        ("train.py --hosts-from=a -n 3", "--hosts-from=a"),
+        ("train.py -n name", ""),
+        ("train.py 8 -n", ""),
+        ("-n 1 train.py -n 2", ""),
+        ("--hosts=a:1 train.py -n 2", ""),
+    ],
+)
+def test_what_asks_for_ranks_behind_the_script_is_found(arguments, word):
+    assert options.behind_the_script(arguments.split()) == (word, "train.py")
+
+
+def test_ranks_that_are_asked_for_behind_the_script_are_noted():
+    job = alone(SCRIPT, "-", "show", "-n", "2")
+    words = "dist-dynet: run: -n 2 behind the script is the script's; 1 rank runs. For the launcher"
+    assert (job.returncode, job.stderr) == (0, f"{words}: dist-dynet run -n 2 {SCRIPT}\n")
+    job = alone("-m", "this", "-n", "2")
+    assert (job.returncode, job.stderr) == (0, f"{words}: dist-dynet run -n 2 -m this\n")
+
+
 def test_looked_after_rank_behaves_as_with_python(tmp_path):
     plain, job = (alone(*extra, SCRIPT, 0, "raise") for extra in ((), ("--log-dir", tmp_path)))
     assert job.returncode == plain.returncode == 1

@@ -200,6 +200,26 @@ def split(arguments: list[str], with_value: set[str]) -> tuple[list[str], list[s
     return arguments[:i], rest[1:] if rest[:1] == ["--"] else rest
 
 
+def behind_the_script(arguments: list[str]) -> tuple[str, str]:
+    """What asks for ranks behind the script, where nothing before it does, and the script; what is
+    behind is the script's own.
+
+    >>> behind_the_script(["--quiet", "train.py", "-n", "2"])
+    ('-n 2', 'train.py')
+    >>> behind_the_script(["-n", "1", "train.py", "-n", "2"])
+    ('', 'train.py')
+    """
+    ours, program = split(arguments, _parser()[1])
+    before, after = (
+        [m[0] for m in _ASKS_FOR_RANKS.finditer("\n".join(words))] for words in (ours, program)
+    )
+    script = " ".join(program[: 2 if program[0] == "-m" else 1])
+    return (after[0].replace("\n", " ") if after and not before else ""), script
+
+
+_ASKS_FOR_RANKS = re.compile(r"^(-n[\n=]?\d+|--(hosts|hostfile|hosts-from)[\n=].+)$", re.M)
+
+
 def known() -> dict[str, bool]:
     """The options, and whether each takes a value."""
     parser, with_value = _parser()

@@ -24,7 +24,7 @@ from .mpi import (
     find_launcher,
     ranks_on_a_host,
 )
-from .options import Options, parse
+from .options import Options, behind_the_script, parse
 from .output import Screen, replace_closed_streams
 from .restarts import run_attempts
 
@@ -45,6 +45,12 @@ def run(arguments: list[str]) -> int:
     try:
         options = parse(arguments)
         _check(os.environ)
+        words, script = behind_the_script(arguments)
+        if words and options.ranks == 1:
+            print_message(
+                f"run: {words} behind the script is the script's; 1 rank runs. For the launcher:"
+                f" dist-dynet run {words} {script}"
+            )
         if options.ranks == 1 and not _spans_hosts(options) and options.mpi is None:
             return _alone(options)
         return _together(options)

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NoReturn
 
 from .. import _launcher
 from .._environment import number
+from .._tracebacks import shorten
 from . import _alive
 from ._lines import line_of_user
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi, unlink_segments
@@ -122,7 +123,8 @@ def _on_exception(
     if _State.process != os.getpid():  # a forked child
         _State.previous(kind, error, trace)
         return
-    report("".join(traceback.format_exception(kind, error, trace)))
+    shorten(error)
+    report("".join(traceback.format_exception(kind, error, error.__traceback__ or trace)))
     abort(130 if issubclass(kind, KeyboardInterrupt) else EXCEPTION)
 
 
@@ -131,10 +133,8 @@ def _on_thread_exception(args: threading.ExceptHookArgs) -> None:
         _State.previous_thread(args)
         return
     name = args.thread.name if args.thread else "?"
-    report(
-        f"in thread {name}:\n"
-        + "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback))
-    )
+    shorten(args.exc_value)
+    report(f"in thread {name}:\n{''.join(traceback.format_exception(args.exc_value))}")
     abort(EXCEPTION)
 
 
@@ -335,8 +335,9 @@ class Watchdog(threading.Thread):
         if gone:
             self._end(
                 LEFT,
-                f"{place.what}: waits for {self._as_text(gone[0])}, which left the program while"
-                " other ranks still work.",
+                f"{place.what}{self._here().line}: waits for {self._as_text(gone[0])}, which left"
+                " the program while other ranks still work. Either it has ended early, or not all"
+                " ranks make this call equally often.",
             )
         period = int(now // _PERIOD)
         if waited > SILENCE and not self._asked and period != self._period:

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -187,11 +187,11 @@ class World:
         """From now on this asks all ranks of the job where they are."""
         self._job.where = where
 
-    def duplicate(self, comm: Any = None) -> Any:
+    def duplicate(self, comm: Any = None, what: str = "start of MPI") -> Any:
         """A communicator of its own for one purpose, so that messages of two purposes never meet.
         Collective."""
         new, request = (comm or self.comm).Idup()
-        self.wait([request], "start of MPI")
+        self.wait([request], what)
         return new
 
     def lend(self, owner: object) -> Any:
@@ -206,12 +206,13 @@ class World:
         with suppress(Empty):
             while True:
                 collectives_made.gone.add(collectives_made.returned.get_nowait())
-        every = self.gather(self.comm, collectives_made.gone, "start of MPI")
+        what = f"start of {type(owner).__name__}"
+        every = self.gather(self.comm, collectives_made.gone, what)
         for loan in sorted(set[int].intersection(*every)):
             collectives_made.gone.remove(loan)
             collectives_made.lent.pop(loan).Free()
         collectives_made.loans += 1
-        collectives_made.lent[collectives_made.loans] = comm = self.duplicate()
+        collectives_made.lent[collectives_made.loans] = comm = self.duplicate(what=what)
         weakref.finalize(
             owner, collectives_made.returned.put, collectives_made.loans
         ).atexit = False
@@ -380,29 +381,29 @@ class World:
         self.wait([request], what, timeout)
         collectives_made.barrier = None
 
-    def agree(self, comm: Any, mine: str | None, what: str) -> None:
-        """Makes sure that all ranks say the same, but for those that say nothing (None).
-        Collective.
+    def agree(self, comm: Any, mine: str | Mapping[str, str] | None, what: str) -> None:
+        """Makes sure that all ranks say the same, but for those that say nothing (None): one thing,
+        or several, each with what to do where it differs. Collective.
 
         Raises:
-            RuntimeError: on all ranks; it has the message of this rank and of the first that says
-                something else.
+            RuntimeError: on all ranks; it has what this rank and the first that says something else
+                do not say alike.
         """
-        every = [
-            text.decode()
-            for text in self.exchange_bytes(
-                comm, b"" if mine is None else b"=" + mine.encode(), what
-            )
-        ]
-        said = {rank: text[1:] for rank, text in enumerate(every) if text}
-        if len(set(said.values())) <= 1:
+        parts = {mine: ""} if isinstance(mine, str) else mine
+        told = b"" if parts is None else f"={chr(0).join(parts)}".encode()
+        every = [text.decode() for text in self.exchange_bytes(comm, told, what)]
+        said = {rank: text[1:].split("\0") for rank, text in enumerate(every) if text}
+        me = self.rank if self.rank in said else min(said, default=self.rank)
+        other = next((rank for rank, theirs in said.items() if theirs != said[me]), None)
+        if other is None:
             return
-        me = self.rank if self.rank in said else min(said)
-        other = next(rank for rank, text in said.items() if text != said[me])
         here = "here" if me == self.rank else f"on rank {self.members[me]}"
+        ours = [text for text in said[me] if text not in said[other]]
+        theirs = [text for text in said[other] if text not in said[me]]
+        remedy = "".join(f" {parts[text]}" for text in ours if parts and parts.get(text))
         raise RuntimeError(
-            f"{self.name} {what}: all ranks must agree; {said[me]} {here}, {said[other]} on rank"
-            f" {self.members[other]}."
+            f"{self.name} {what}: all ranks must agree; {', '.join(ours)} {here},"
+            f" {', '.join(theirs)} on rank {self.members[other]}.{remedy}"
         )
 
     def exchange_bytes(self, comm: Any, mine: bytes, what: str) -> list[bytes]:

@@ -56,10 +56,10 @@ class Batches(NamedTuple):
     def words(self) -> str:
         """For an error."""
         if not self.steps:
-            return Step().words()
+            return ", ".join(Step().parts())
         few = "1 batch" if self.steps == 1 else f"{self.steps} batches"
         order = f" (all of them: {self.order & 0xFFFFFFFF:x})" if self.steps > 1 else ""
-        return f"{few}{order} since the last average, the last {Step(self.last).words()}"
+        return f"{few}{order} since the last average, the last {', '.join(Step(self.last).parts())}"
 
 
 class Now(NamedTuple):
@@ -150,7 +150,7 @@ def compare(here: World, anchor: Anchor, now: Now, structure: Structure) -> bool
             words = doubt or f"on {where} it is not known which batch of shard() was used."
             raise RuntimeError(f"{here.name} {what}: {words}")
         if (every["said"] != every["said"][0]).any():
-            agree(here, said, what)
+            here.agree(here.comm, dict.fromkeys(said, ""), what)
         if (every["marks"] != every["marks"][0]).any():
             accept_written(here, anchor, marks, what)
         else:
@@ -163,13 +163,6 @@ def compare(here: World, anchor: Anchor, now: Now, structure: Structure) -> bool
             added.check(here, here.comm, what)
             added.broadcast(here, here.comm, what, structure.parameters)
     return False
-
-
-def agree(here: World, said: Sequence[str], what: str) -> None:
-    """Makes sure that all ranks say the same; an error shows what differs. Collective."""
-    every = here.gather(here.comm, said, what)
-    unlike = [k for k in range(len(said)) if any(theirs[k] != every[0][k] for theirs in every)]
-    here.agree(here.comm, ", ".join(said[k] for k in unlike), what)
 
 
 def accept_written(here: World, anchor: Anchor, marks: dict[str, Mark], what: str) -> None:

@@ -28,7 +28,6 @@ from .averaging import (
     Moments,
     Now,
     accept_written,
-    agree,
     compare,
     numbers_of,
     refuse_averages,
@@ -406,7 +405,8 @@ class LocalSGD(TrainerWrapper):
         here, m, calls = self.sync.here, self.collection, self._calls
         if here.size > 1:
             self._anchor.look(self._is_first)
-            agree(here, self._said(), what := here.collective("join of LocalSGD"))
+            said, what = dict.fromkeys(self._said(), ""), here.collective("join of LocalSGD")
+            here.agree(here.comm, said, what)
             accept_written(here, self._anchor, self._anchor.marks(True), what)
         with Join(self._outer):
             yield

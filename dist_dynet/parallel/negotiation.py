@@ -82,24 +82,24 @@ class Step(NamedTuple):
     beside: tuple[float, ...] = ()
     """Settings of a trainer that ranks use each for itself, and a hash of its constants."""
 
-    def words(self) -> str:
-        """For an error."""
-        words = "no batch of shard()"
+    def parts(self) -> dict[str, str]:
+        """For an error: each thing by itself, with what to do where it differs."""
+        parts = {"no batch of shard()": "Let all ranks use batches of one loop over shard()."}
         if self.description:
             examples, data, *settings, division, epoch, step = self.description
-            words = (
-                f"step {step} of epoch {epoch} of shard() of {examples} examples (fingerprint"
-                f" {data:x}; where it differs, the ranks' data or their order do), settings"
-                f" {settings}, costs and weights {division:x} (where they differ, give arrays, or"
-                " functions of the example alone)"
-            )
-        passes = f", {self.passes} passes" if self.passes > 1 else ""
-        return (
-            words
-            + passes
-            + (f", parameters of update_subset {self.subset:x}" if self.subset else "")
-            + (f", settings of the wrapped trainer {[*self.beside]}" if self.beside else "")
-        )
+            names = ("batch_size", "seed", "drop_last", "shuffle", "micro_batches", "bucket")
+            parts = {
+                f"step {step} of epoch {epoch} of shard()": "",
+                f"data of {examples} examples with fingerprint {data:x}": "Give shard() the same"
+                " data in the same order on all ranks: it deals them out itself.",
+                **{f"{name}={n:d}": "" for name, n in zip(names, settings, strict=True)},
+                f"costs and weights {division:x}": "Give shard() arrays as cost= and weight=, or"
+                " functions of the example alone.",
+            }
+        parts[f"passes: {self.passes}"] = ""
+        parts[f"update_subset {self.subset:x}" if self.subset else "all parameters"] = ""
+        parts[f"settings of the wrapped trainer {[*self.beside]}"] = ""
+        return parts
 
 
 class AsPlanned:
@@ -432,14 +432,14 @@ class Negotiation:
         """What differs is an error, but for flags, and for tables that a rank has read: what that
         has rounded, all round."""
         unlike = (going["settings"] != going["settings"][:1]).any(axis=0)
-        said = [settings.words(unlike)] if unlike.any() else []
+        said = {settings.words(unlike): ""} if unlike.any() else {}
         known = going[going["flags"] & (Flag.UNKNOWN | Flag.MAY_DIFFER) == 0]
         if len(set(known["step"].tolist())) > 1:
-            said.append(step.words())
+            said |= step.parts()
         elif self._average and len(set((known["flags"] & Flag.WEIGHED).tolist())) > 1:
-            said.append(f"gradients of earlier passes{'' if flags & Flag.WEIGHED else ', none'}")
+            said[f"{'' if flags & Flag.WEIGHED else 'no '}gradients of earlier passes"] = ""
         if said:
-            self._here.agree(self._comm, None if flags & Flag.ENDED else ", ".join(said), what)
+            self._here.agree(self._comm, None if flags & Flag.ENDED else said, what)
         self._compare_states(every["states"], what)
         read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
         self._structure.materialise(read)

@@ -96,5 +96,7 @@ for i in range(10):
         parallel.barrier(timeout=1)
 if how == "extra" and rank == 0:
     step()
+if how == "alone" and rank == 0:
+    parallel.DistributedTrainer(dy.SimpleSGDTrainer(model))
 if how == "late end" and rank == 0:
     time.sleep(3)  # work of rank 0 alone, after the others have ended

@@ -168,7 +168,7 @@ def test_ranks_that_train_on_different_data_are_refused():
         step(trainer, w)
         next(batches)
         message = refusal(step, trainer, w)
-        assert "2 batches" in message and "of shard() of 9 examples" in message, message
+        assert "2 batches" in message and "data of 9 examples" in message, message
         assert (trainer.position, value(w)) == (2, -2)  # all is as it was
         batches.close()
 

@@ -20,8 +20,9 @@ for batch in parallel.shard(data, batch_size=3):
     with pytest.raises(
         RuntimeError,
         match=(
-            r"step 0 of epoch 0 of shard\(\) of 3 examples \(fingerprint [0-9a-f]+; where it"
-            r" differs"
+            r"must agree; data of 3 examples with fingerprint [0-9a-f]+ here, data of 3 examples"
+            r" with fingerprint [0-9a-f]+ on rank \d\. Give shard\(\) the same data in the same"
+            r" order on all ranks: it deals them out itself\.$"
         ),
     ):
         trainer.update()
