@@ -96,6 +96,7 @@ _OWN_MODEL = (
     " makes the expressions. See docs/nn.md."
 )
 _SCHEDULES = "Learning-rate schedules are dy.schedules.Linear, Cosine, Plateau, ..."
+_STARTED = "Leave it out: dy.parallel finds the ranks that mpirun has started."
 _ONLY_CPU = "Leave it out: there is only the CPU."
 SENTENCES = {
     "BatchNorm1d": "dy.LayerNorm(dim, m) normalises the numbers of each example.",
@@ -127,7 +128,7 @@ SENTENCES = {
     "eye": "Write dy.inputTensor(numpy.eye(n)) here.",
     "float16": 'Write dy.init(precision="bf16"), which rounds operands of products.',
     "half": 'Write dy.init(precision="bf16"), which rounds operands of products.',
-    "init_process_group": "Leave it out: dy.parallel finds the ranks that mpirun has started.",
+    "init_process_group": _STARTED,
     "kl_div": "Write dy.dot_product(p, dy.log(p) - dy.log(q)) here.",
     "l1_loss": "Write dy.l1_distance() here; it is a sum.",
     "leaky_relu": "Write dy.bmax(x, a * x) here.",
@@ -285,6 +286,25 @@ OF_OWNERS = {
     "to": _ONLY_CPU,
     "weight": "get_parameters()",
 }
+OF_PARALLEL = {
+    "DistributedDataParallel": "dy.parallel.DistributedTrainer()",
+    "DistributedOptimizer": "dy.parallel.DistributedTrainer()",
+    "DistributedSampler": "dy.parallel.shard()",
+    "all_gather": "dy.parallel.gather()",
+    "allgather": "dy.parallel.gather()",
+    "allreduce": "dy.parallel.all_reduce()",
+    "bcast": "dy.parallel.broadcast_parameters(), or gather(value)[0] of other values",
+    "broadcast": "dy.parallel.broadcast_parameters(), or gather(value)[0] of other values",
+    "destroy_process_group": "Leave it out: MPI ends with the program.",
+    "get_rank": "dy.parallel.rank()",
+    "get_world_size": "dy.parallel.world_size()",
+    "init": _STARTED,
+    "init_process_group": _STARTED,
+    "shutdown": "Leave it out: MPI ends with the program.",
+    "size": "dy.parallel.world_size()",
+    "spawn": "Start the script by `dist-dynet run -n 2 train.py`, or by mpirun.",
+}
+"""A name of dy.parallel, as of PyTorch, Horovod and mpi4py."""
 OF_RECURRENT_BUILDERS = {
     name: f"builder.initial_state().{name}()" for name in ("add_input", "add_inputs", "transduce")
 }
@@ -300,6 +320,16 @@ ARGUMENTS_OF_TRAINERS = {
 """The same for arguments of constructors."""
 
 
+def of_parallel(name: str) -> str:
+    """A sentence for the error of dy.parallel, or nothing."""
+    here = OF_PARALLEL.get(name, "")
+    return f" {_sentence(here)}" if here else ""
+
+
+def _sentence(here: str) -> str:
+    return here if here.endswith(".") else f"Write {here} here."
+
+
 class _Elsewhere:
     """Stands in a class for an attribute that it does not have. Unlike a __getattr__ it costs
     nothing at other attributes.
@@ -308,7 +338,7 @@ class _Elsewhere:
     """
 
     def __init__(self, name: str, here: str) -> None:
-        self.name, self.words = name, here if here.endswith(".") else f"Write {here} here."
+        self.name, self.words = name, _sentence(here)
 
     def __get__(self, owner: object, cls: type) -> Any:
         own: dict[str, Any] = getattr(owner, "__dict__", {})

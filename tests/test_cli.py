@@ -33,7 +33,7 @@ from processes import output_of, run_python
 
 import dist_dynet
 from dist_dynet import _launcher, cli
-from dist_dynet.cli import _relay, mpi, options, output
+from dist_dynet.cli import _relay, mpi, options, output, run
 from dist_dynet.cli._messages import RefusedError
 
 # ---- what ranks write ------------------------------------------------------------------
@@ -365,6 +365,12 @@ import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
+
+
+def test_control_c_before_the_job_is_no_traceback(monkeypatch, capfd):
+    monkeypatch.setattr(run, "find_launcher", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert cli.main(["run", "-n", "2", "train.py"]) == 130
+    assert capfd.readouterr() == ("", "")
 
 
 def test_control_c_on_a_terminal_ends_everything(python):

@@ -346,6 +346,22 @@ MISTAKES = [
     ),
     ("trainer.lr", AttributeError, "has no attribute 'lr'. Write trainer.learning_rate here."),
     ("dy.nonsense(x)", AttributeError, "module 'dist_dynet' has no attribute 'nonsense'."),
+    (
+        "dy.parallel.get_rank()",
+        AttributeError,
+        "module 'dist_dynet.parallel' has no attribute 'get_rank'. Write dy.parallel.rank() here.",
+    ),
+    (
+        "dy.parallel.init()",
+        AttributeError,
+        "has no attribute 'init'. Leave it out: dy.parallel finds the ranks that mpirun has",
+    ),
+    ("m.save('model', W)", TypeError, "save: the key must be text; got Parameters."),
+    ("m.save('model', None)", TypeError, "save: the key must be text; got NoneType."),
+    ("W.save('model', ['W'])", TypeError, "save: the key must be text; got list."),
+    ("m.populate('model', W)", TypeError, "populate: the key must be text; got Parameters."),
+    ("W.populate('model', 3)", TypeError, "populate: the key must be text; got int."),
+    ("m.load_param('model', W)", TypeError, "load_param: the key must be text; got Parameters."),
     ("dy.esum([[x]])", TypeError, "esum: takes expressions; got list."),
     (
         "lstm.transduce([x])",
@@ -522,8 +538,11 @@ def test_names_of_other_toolkits_lead_to_names_that_there_are():
         assert not hasattr(dy, theirs), theirs
         owner, _, name = here.rpartition(".")
         assert hasattr(owners.get(owner, dy), name), here
-    for theirs, sentence in _hints.SENTENCES.items():
-        assert not hasattr(dy, theirs) and theirs not in WRITTEN_HERE, theirs
+    for owner, name, sentence in (
+        *((dy, *item) for item in _hints.SENTENCES.items()),
+        *((dy.parallel, *item) for item in _hints.OF_PARALLEL.items()),
+    ):
+        assert not hasattr(owner, name) and not (owner is dy and name in WRITTEN_HERE), name
         for path in re.findall(r"\bdy\.(\w+(?:\.\w+)*)", sentence):
             assert attrgetter(path)(dy), sentence
 

@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         if sys.stdout is not None:  # what is still in its buffer may not be written either
             sys.stdout.flush()
         return status
+    except KeyboardInterrupt:  # before or between the jobs, which take Ctrl-C themselves
+        return 130
     except OSError as error:
         if error.filename is not None or error.errno not in (*_FULL, errno.EPIPE):
             raise

@@ -85,6 +85,11 @@ def write_entry(file: BinaryIO, key: str, parameter: ParameterLike) -> None:
         file.write(b"\n")
 
 
+def _check_key(what: str, key: object) -> None:
+    if not isinstance(key, str):
+        raise TypeError(f"{what}: the key must be text; got {type(key).__name__}.")
+
+
 def _is_word(key: str) -> bool:
     return bool(key) and key != "/" and "#" not in key and not any(c.isspace() for c in key)
 
@@ -95,12 +100,14 @@ def save_parameters(
     """Writes these parameters under these names; with `append`, after what the file holds.
 
     Raises:
+        TypeError: a name is no text.
         ValueError: a name is empty, '/', or holds a blank or '#'.
         RuntimeError: the file cannot be written, or ends within a line where it should be added to.
             It then is as it was.
     """
     entries = list(entries)
     for key, _ in entries:
+        _check_key("save", key)
         if not _is_word(key):
             raise ValueError(
                 f"save: Key could not include ' ' or '#', be empty or '/' alone; got {key!r}. Give"
@@ -140,8 +147,10 @@ def save_collection(collection: CollectionLike, fname: FileName, name: str, appe
     """Writes a collection: see ParameterCollection.save().
 
     Raises:
+        TypeError: name is no text.
         ValueError: name cannot stand in front of names in a file.
     """
+    _check_key("save", name)
     if name and not (name.startswith("/") and _is_word(name.rstrip("/"))):
         raise ValueError(
             "save: Key should start with '/' and could not include ' ' or '#', or be '/' alone;"
@@ -437,6 +446,7 @@ def fill(file: ModelFile, pairs: Iterable[tuple[ParameterLike, Entry]]) -> None:
 
 def populate_parameter(parameter: ParameterLike, fname: FileName, key: str) -> None:
     """Reads one parameter: see Parameters.populate()."""
+    _check_key("populate", key)
     with ModelFile(fname) as file:
         entry = find(file, bool(parameter._rows), key, file.entries())
         _check_dims(parameter, entry)
@@ -445,6 +455,7 @@ def populate_parameter(parameter: ParameterLike, fname: FileName, key: str) -> N
 
 def populate_collection(collection: CollectionLike, fname: FileName, key: str) -> None:
     """Reads a collection: see ParameterCollection.populate()."""
+    _check_key("populate", key)
     with ModelFile(fname) as file:
         fill(
             file,
@@ -471,8 +482,10 @@ def load_parameter(
     """Adds a parameter or a table: see ParameterCollection.load_param().
 
     Raises:
+        TypeError: key is no text.
         ValueError: key is empty.
     """
+    _check_key("load_param", key)
     if not key:
         raise ValueError(
             "load_param: requires a non-empty key; got ''. Give the name of an entry, such as"

@@ -22,8 +22,10 @@ Without a launcher all of it works with one process and mpi4py is not imported. 
 - where the time goes: metrics, timeline, trace, and trial for `dist-dynet check`
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .._described import counted, describe
-from .._hints import name_as_users_do
+from .._hints import name_as_users_do, of_parallel
 from . import _failures, metrics, timeline, trial
 from .batches import Batch
 from .checkpoint import Checkpointer
@@ -74,6 +76,12 @@ describe(
 )
 describe(Shard, lambda s: f": {counted(len(s), 'step')}")
 name_as_users_do(map(globals().get, __all__))
+
+
+if not TYPE_CHECKING:  # else no name would be unknown
+
+    def __getattr__(name: str) -> Any:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{of_parallel(name)}")
 
 
 def __dir__() -> list[str]:
