@@ -84,6 +84,7 @@ def test_wrong_mpirun_is_named():
         " print(e, flush=True)\nimport os; os._exit(0)"
     )
     variables = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+    variables |= {"PMIX_RANK": "1", "PMIX_NAMESPACE": "prterun-1@1"}  # MPI_Init ends MPICH
     if "Open MPI" in run_python("from mpi4py import MPI; print(MPI.Get_library_version())").stdout:
         variables = {"PMI_RANK": "1", "PMI_SIZE": "2"}
     assert "started 2 processes, but mpi4py" in run_python(code, **variables).stdout
@@ -97,7 +98,7 @@ import os, sys, types
 import dist_dynet as dy
 world = types.SimpleNamespace(size=1, rank=0, Abort=lambda code: os.write(1, b"aborts"))
 mpi = types.SimpleNamespace(COMM_WORLD=world, Is_initialized=lambda: True, get_vendor=lambda: ({library!r}, (5, 0, 0)))
-sys.modules["mpi4py"] = types.SimpleNamespace(rc=types.SimpleNamespace(finalize=True), MPI=mpi)
+sys.modules["mpi4py"] = types.SimpleNamespace(rc=types.SimpleNamespace(finalize=True, initialize=False), MPI=mpi)
 try:
     print(dy.parallel.rank(), flush=True)
 except RuntimeError as error:

@@ -29,6 +29,7 @@ def import_mpi(launch: Launch) -> Any:
 
     Raises:
         ImportError: mpi4py is not installed.
+        RuntimeError: the launcher belongs to another MPI, whose start would end the process.
     """
     global _finalizes
     if launch.launcher == "Open MPI":
@@ -49,7 +50,15 @@ def import_mpi(launch: Launch) -> Any:
         if alone and mpi4py.rc.finalize is None:
             # mpi4py would do it in a forked child, too, which then hangs
             mpi4py.rc.finalize, _finalizes = False, True
+        pmix = "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ  # and nothing else
+        if alone and pmix and _starts_as_here(mpi4py.rc):
+            mpi4py.rc.initialize = False
         from mpi4py import MPI
+
+        if not MPI.Is_initialized():
+            if pmix:
+                _refuse_mpich(launch, MPI)
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
     except ImportError as error:
         raise ImportError(
             f"dist_dynet.parallel: {launch.launcher} started this program as rank {launch.rank} of"
@@ -58,9 +67,35 @@ def import_mpi(launch: Launch) -> Any:
     finally:
         if alone:
             faulthandler.cancel_dump_traceback_later()
-    if not MPI.Is_initialized():
-        MPI.Init_thread(MPI.THREAD_MULTIPLE)
     return MPI
+
+
+def _starts_as_here(rc: Any) -> bool:
+    """Whether mpi4py would start MPI by itself as it is started here."""
+    return bool(rc.initialize and rc.threads and rc.thread_level == "multiple")
+
+
+def _refuse_mpich(launch: Launch, mpi: Any) -> None:
+    """Where a launcher speaks only PMIx, MPICH without it would end the process in MPI_Init."""
+    vendor, version = mpi.get_vendor()[0], mpi.Get_library_version()
+    if vendor == "MPICH" and "pmix" not in version.lower():
+        raise RuntimeError(
+            f"dist_dynet.parallel: {launch.launcher} started {launch.size} processes, but mpi4py"
+            f" (MPICH) cannot be started by PMIx. {remedy(launch, vendor)}"
+        )
+
+
+def remedy(launch: Launch, library: str) -> str:
+    """What to do where a launcher does not start the ranks of mpi4py's library."""
+    if launch.launcher == "Slurm":
+        return (
+            "srun must be told which MPI to start: srun"
+            f" --mpi={'pmix' if library == 'Open MPI' else 'pmi2'}"
+        )
+    beside = Path(sys.executable).with_name("mpirun")
+    return (
+        f"This mpirun belongs to another MPI than mpi4py. Use the one beside this Python: {beside}"
+    )
 
 
 def unlink_segments() -> None:

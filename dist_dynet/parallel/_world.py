@@ -17,7 +17,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from .. import meter
 from .._launcher import Launch
 from .._version import __version__
 from ._lines import line_of_user
-from ._mpi import TIMEOUT, import_mpi, unlink_segments
+from ._mpi import TIMEOUT, import_mpi, remedy, unlink_segments
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
 """Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something
@@ -127,7 +126,7 @@ class World:
             raise RuntimeError(
                 f"dist_dynet.parallel: {launch.launcher} started {launch.size} processes, but"
                 f" mpi4py ({mpi.get_vendor()[0]}) sees {mpi.COMM_WORLD.size}."
-                f" {_remedy(launch, mpi.get_vendor()[0])}"
+                f" {remedy(launch, mpi.get_vendor()[0])}"
             )
         self.mpi = mpi
         self.rank, self.size = mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size
@@ -437,19 +436,6 @@ class World:
             told = [answers[rank].words for rank in late[:FEW]]
             told.append(f"{len(answers) - len(told)} more are not listed")
         return "; ".join([format_ranks(late) if late else "the other ranks", *told])
-
-
-def _remedy(launch: Launch, library: str) -> str:
-    """What to do where a launcher does not start the ranks of mpi4py's library."""
-    if launch.launcher == "Slurm":
-        return (
-            "srun must be told which MPI to start: srun"
-            f" --mpi={'pmix' if library == 'Open MPI' else 'pmi2'}"
-        )
-    beside = Path(sys.executable).with_name("mpirun")
-    return (
-        f"This mpirun belongs to another MPI than mpi4py. Use the one beside this Python: {beside}"
-    )
 
 
 def pause(polled: float, now: float) -> float:
