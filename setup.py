@@ -5,6 +5,7 @@ import copy
 import os
 import re
 import runpy
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -14,11 +15,22 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 
-if sysconfig.get_config_var("Py_GIL_DISABLED"):
-    raise SystemExit(
-        "dist_dynet: needs a Python with its global lock; got a free-threaded build. Use"
-        " python3.13, say, not python3.13t."
-    )
+
+def check_python() -> None:
+    """Refuses in one line what cannot be compiled, or would not work."""
+    if sys.platform != "linux":
+        raise SystemExit(
+            f"dist_dynet: needs Linux; got {sys.platform}. Use a container, or WSL under Windows."
+        )
+    if sys.maxsize < 2**32:
+        raise SystemExit(
+            "dist_dynet: needs a Python of 64 bits; got one of 32. Use a 64-bit system."
+        )
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise SystemExit(
+            "dist_dynet: needs a Python with its global lock; got a free-threaded build. Use"
+            " python3.13, say, not python3.13t."
+        )
 
 
 def long_description() -> str:
@@ -51,6 +63,7 @@ def files(pattern: str) -> list[str]:
     return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern))
 
 
+check_python()
 expression = Extension(
     "dist_dynet._expression",
     files("csrc/python/*.c"),

@@ -180,6 +180,28 @@ def test_a_missing_compiler_is_said_in_one_line(tmp_path, compiler, words):
     assert re.fullmatch(rf"dist_dynet: {words} Debian.*\n", ran.stdout + ran.stderr)
 
 
+@pytest.mark.parametrize(
+    "system, words",
+    [
+        ("sys.platform = 'darwin'; del os.sched_getaffinity", "needs Linux; got darwin. Use a con"),
+        ("sys.maxsize = 2**31 - 1", "needs a Python of 64 bits; got one of 32. Use "),
+        ("sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1", "needs a Python with its global"),
+    ],
+)
+def test_systems_that_cannot_have_it_are_refused_in_one_line(system, words):
+    code = "import os, runpy, setuptools.command.build_ext, sys, sysconfig; "
+    code += f"sysconfig.get_config_vars(); {system}; runpy.run_path('setup.py')"
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert re.fullmatch(rf"dist_dynet: {re.escape(words)}.*\n", ran.stderr), ran.stderr
+
+
 def hints():
     """All texts that name a command of pip: those of the programs, and lines of the documents."""
     for path in sorted(p for f in ("dist_dynet", "examples") for p in (ROOT / f).rglob("*.py")):
