@@ -37,9 +37,9 @@ enum dn_precision { DN_PRECISION_DEFAULT, DN_PRECISION_FLOAT32, DN_PRECISION_BF1
 void dn_param_set_precision(dn_param *, int precision);
 int dn_param_precision(dn_param *);
 /* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same,
- * which count in the norm and are never cleared, and decay; rows that were looked up before the
- * loss have a gradient, if only zero; graphs copy the values of parameters, so that those computed
- * before an update may be followed by backward after it. */
+ * which count in the norm and are never cleared, and decay; what was used before the loss has a
+ * gradient, if only zero; nodes behind nobackprop have gradients; graphs copy the values of
+ * parameters, so that those computed before an update may be followed by backward after it. */
 void dn_store_as_dynet(dn_store *, int on);
 /* Call after changing values of these parameters from outside: a backward through values computed
  * before is then an error. */

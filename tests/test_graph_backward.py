@@ -67,6 +67,30 @@ def test_gradient_of_inputs_only_with_full():
     )
 
 
+@pytest.mark.parametrize("batching", [False, True])
+def test_gradient_of_constants_with_full(batching):
+    m = dy.ParameterCollection()
+    W, frozen = m.add_parameters((2, 3), init=2), m.add_parameters(2, init=1)
+    table = m.add_lookup_parameters((4, 3), init=1)
+    frozen.set_updated(False)
+    dy.renew_cg(autobatching=batching)
+    constant, whole = W.expr(update=False), table.expr()
+    row, rows = dy.lookup(table, 1, update=False), dy.lookup_batch(table, [0, 2], update=False)
+    loss = dy.dot_product(dy.inputVector([1, 2]), constant * row + frozen)
+    loss = loss + dy.sum_batches(dy.sum_elems(constant * rows)) + dy.sum_elems(whole)
+    for full in (True, False, True):
+        loss.backward(full=full)
+        got = [x.gradient().tolist() for x in (constant, row, rows, frozen)]
+        assert got == (
+            [[[3] * 3, [4] * 3], [6] * 3, [[4] * 2] * 3, [1, 2]]
+            if full
+            else [[[0] * 3] * 2, [0] * 3, [[0] * 2] * 3, [0, 0]]
+        )
+    assert not W.has_gradient()
+    assert not frozen.has_gradient()
+    assert table.grad_as_array().tolist() == [[3] * 3] * 4
+
+
 def test_node_gradients_are_replaced_parameter_gradients_accumulate():
     w = dy.ParameterCollection().add_parameters(2, init=1)
     loss = dy.sum_elems(dy.square(w))

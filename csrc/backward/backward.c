@@ -145,16 +145,15 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     return end(t, dn__no_memory(t));
 }
 
-/* In DyNet a row has a gradient if it was looked up before the loss, be it zero because the loss
- * does not depend on it: rules with moments move it. */
-static void touch_rows_as_dynet(dn_tape *t) {
-    int wanted = 0;
-    for (int r = 0; r < t->n.stores; r++) wanted |= t->stores[r].store->as_dynet;
-    for (int i = 0; wanted && i <= t->backward->last_loss; i++) {
+/* In DyNet what was used before the loss has a gradient, be it zero because the loss does not
+ * depend on it: rules with moments move such rows, and files hold the zeros. */
+static void touch_as_dynet(dn_tape *t) {
+    if (!dn__is_as_dynet(t)) return;
+    for (int i = 0; i <= t->backward->last_loss; i++) {
         const dn_node *node = &t->nodes[i];
-        if (!node->param || !node->param->store->as_dynet || node->constant ||
-            node->op == dn_ops[DN_OP_parameter])
-            continue;
+        if (!node->param || !node->param->store->as_dynet || node->constant) continue;
+        if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows)
+            dn__param_filled(node->param);
         for (int k = 0; k < node->n_ints; k++)
             if (!dn__lookup_row(node->param, t->ints[node->ints + k]))
                 t->workspace.out_of_memory = 1;
@@ -187,7 +186,7 @@ int dn__backward_step(dn_tape *t) {
         t->backward->hook.notified = 0;
     }
     if (t->backward->position < 0 && !t->workspace.raised && !t->workspace.out_of_memory)
-        touch_rows_as_dynet(t);
+        touch_as_dynet(t);
     if (!error)
         error = t->workspace.raised          ? t->workspace.raised
                 : t->workspace.out_of_memory ? dn__no_memory(t)

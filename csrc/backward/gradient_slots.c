@@ -14,7 +14,7 @@ int dn__leads_to_update(const dn_node *node) {
 }
 
 int dn__node_wants(const dn_tape *t, const dn_node *node) {
-    return t->backward->full ? !node->constant : dn__leads_to_update(node);
+    return t->backward->full || dn__leads_to_update(node);
 }
 
 dn_real *dn__group_new_grads(dn_tape *t, dn_group *g) {

@@ -103,7 +103,8 @@ INLINE int append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, in
     node->floats = t->n.floats;
     node->products = -1;
     node->saved = s.saved;
-    node->needs_grad = (uint8_t)(from.needs_grad && !(op->flags & DN_NO_GRAD));
+    node->needs_grad =
+        (uint8_t)(from.needs_grad && (!(op->flags & DN_NO_GRAD) || dn__is_as_dynet(t)));
     node->constant = (uint8_t)origin->constant;
     node->copied = node->in_chunk = node->finished = node->failed = 0;
     node->param = origin->param;

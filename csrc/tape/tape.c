@@ -91,6 +91,12 @@ void dn__give_slot_back(dn_tape *t) {
 
 /* ---- stores --------------------------------------------------------------------------- */
 
+int dn__is_as_dynet(const dn_tape *t) {
+    for (int i = 0; i < t->n.stores; i++)
+        if (t->stores[i].store->as_dynet) return 1;
+    return 0;
+}
+
 int dn__retain_store(dn_tape *t, dn_store *store) {
     for (int i = 0; i < t->n.stores; i++)
         if (t->stores[i].store == store) return 0;

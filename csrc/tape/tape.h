@@ -165,6 +165,8 @@ int dn__grow(void **array, int *capacity, int64_t wanted, size_t element);
     ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))
 /* The graph uses parameters of this store, and keeps it until it is renewed. */
 int dn__retain_store(dn_tape *, dn_store *);
+/* whether a store that the graph uses follows DyNet, see dn_store_as_dynet */
+int dn__is_as_dynet(const dn_tape *);
 /* the locks of all stores that the graph uses: held while backward runs, but not by an op that
  * calls out */
 void dn__lock_stores(dn_tape *);
