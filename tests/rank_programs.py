@@ -89,7 +89,7 @@ class _Programs(LocalPrograms, Writer):
         self.line(f"ta.set_clip_threshold({self.pick([0, 1, 5, 5])})")
         if self.chance(0.3):
             self.line("ta.skip_nonfinite = True")
-        self.line(f"a.bad = {self.pick([0, 2, 4])}")
+        self.line(f"a.bad, a.all_bad = {self.pick([0, 2, 4])}, {self.chance(0.5)}")
         for _ in range(self.pick([1, 2])):
             b, loops = self.new("b"), SIMPLE
             if t.naming in ("batch", "weight=") or t.average == "sum":
@@ -100,9 +100,12 @@ class _Programs(LocalPrograms, Writer):
                     self.line(f"ta.update({self.named(t, b)[2:]})")
                 with self.block("except RuntimeError as error:"):
                     self.line("raised(error)")
-                    if self.chance(0.8):
+                    if self.chance(0.6):
                         self.line("a.m.reset_gradients()")
-                    else:
+                    else:  # what is finite stays, and counts once in the next update
+                        self.line(f"a.{self.pick(['W', 'b', 'unused'])}.clear_gradient()")
+                        if self.chance(0.5):
+                            self.line("ta.set_clip_threshold(0)")
                         self.may_refuse()
                 if t.schedule:
                     self.schedule(t)

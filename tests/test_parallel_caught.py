@@ -15,6 +15,7 @@ CAUGHT = (
     "frozen_table",
     "frozen_without_gradient",
     "gradients_that_are_not_finite",
+    "gradients_that_are_not_finite_and_stay",
     "gradients_that_are_not_finite_inside_of_join",
     "gradients_that_are_not_finite_of_a_batch",
     "gradients_that_are_not_finite_of_an_accumulation",

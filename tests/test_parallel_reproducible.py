@@ -239,6 +239,26 @@ def new_trainer(**options):
     return w, parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, 1), **options)
 
 
+def test_gradients_of_a_refused_step_belong_to_no_micro_batch():
+    w, trainer = new_trainer(reproducible=True)
+    trainer.set_clip_threshold(5)
+
+    def epoch(factor):
+        for batch in parallel.shard([1, 2], batch_size=2, micro_batches=2):
+            dy.renew_cg()
+            (factor * w).backward()
+            trainer.update(batch)
+
+    with pytest.raises(RuntimeError, match="Magnitude of gradient is bad"):
+        epoch(float("nan"))
+    w.scale_gradient(0.5)
+    with pytest.raises(RuntimeError, match="belong to no micro-batch"):
+        epoch(1)
+    w.clear_gradient()
+    epoch(1)
+    assert w.as_array() == [-1] and trainer.updates == 1
+
+
 def test_calls_that_do_not_fit_are_errors():
     w, trainer = new_trainer(reproducible=True)
     with pytest.raises(RuntimeError, match="each call belongs to a batch of shard"):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import DTYPE, ffi, lib
+from .._ffi import DTYPE
 from ..params.collection import ParameterCollection, handles_of, root_of
 from ..params.parameters import AnyParameter
 from ..params.root import Root
@@ -23,7 +23,7 @@ from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from ._world import World, format_ranks
 from .batches import Batch
-from .gradients import FlatLayout, Node, add_up, put_back, take_out
+from .gradients import FlatLayout, Node, add_up, marks_of, put_back, take_out
 from .message import Flag
 from .negotiation import Negotiation, Step
 from .structure import Structure
@@ -275,16 +275,15 @@ class _Kept:
         self.layout, self.node = layout, node
         self.left = np.ones(len(layout.structure.parameters), np.bool_)
         """Which parameters it is still there for."""
-        self._params = ffi.new("dn_param *[]", layout.structure.handles)
         self.mark()
 
     def mark(self) -> None:
         """From now on what is done to gradients is done by the program."""
-        self._clears, self._scales = self._marks()
+        self._clears, self._scales = marks_of(self.layout.structure.handles)
 
     def follow(self) -> None:
         """Does to the node what was done to gradients since then."""
-        clears, scales = self._marks()
+        clears, scales = marks_of(self.layout.structure.handles)
         node, dense = self.node, len(self.layout.structure.dense)
         cleared = clears != self._clears
         if cleared.any():
@@ -321,14 +320,3 @@ class _Kept:
         node.filled = node.filled & stays[:dense]
         node.tables = [rows if stay else None for rows, stay in choice]
         return rest
-
-    def _marks(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        n = len(self.layout.structure.handles)
-        clears, scales = np.empty(n, np.int64), np.empty(n, np.float64)
-        lib.dn_gradient_marks(
-            n,
-            self._params,
-            ffi.from_buffer("int64_t *", clears),
-            ffi.from_buffer("double *", scales),
-        )
-        return clears, scales

@@ -8,7 +8,7 @@ nor exchanges.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,6 +177,18 @@ def put_back(layout: FlatLayout, node: Node, factor: Any = 1) -> None:
         np.multiply(node.dense[run[1] : run[2]], factor, out=layout.gradient(run))  # type: ignore[index]
     for run in layout.runs(node.filled & ~was_empty):
         layout.gradient(run)[:] += node.dense[run[1] : run[2]] * DTYPE.type(factor)  # type: ignore[index]
+
+
+def marks_of(handles: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of each parameter how often its gradient was cleared, and what it was scaled by in all."""
+    clears, scales = np.empty(len(handles), np.int64), np.empty(len(handles), np.float64)
+    lib.dn_gradient_marks(
+        len(handles),
+        handles,
+        ffi.from_buffer("int64_t *", clears),
+        ffi.from_buffer("double *", scales),
+    )
+    return clears, scales
 
 
 def _rows_of(table: Any, factor: float) -> Rows | None:

@@ -23,7 +23,7 @@ from ..meter import hand_over, switch
 from ..params.collection import ParameterCollection
 from ..params.precision import rounding
 from ._world import World
-from .gradients import SHARE, FlatLayout, Node, Rows, add_up, put_back, take_out
+from .gradients import SHARE, FlatLayout, Node, Rows, add_up, marks_of, put_back, take_out
 from .micro_draws import Part
 from .structure import Structure
 
@@ -69,6 +69,8 @@ class ReproducibleSum:
         self._weights: dict[int, float] = {}
         self._tree = Tree(self._layout, self._pool)
         self._part: Part | None = None  # the last micro-batch
+        # parameters with gradients of a refused step, and how often these were cleared before
+        self._sums: dict[Any, int] = {}
 
     def check_hosts(self, what: str) -> None:
         """Makes sure that the ranks round alike. Collective.
@@ -92,6 +94,27 @@ class ReproducibleSum:
         """Forgets all that was kept."""
         self._release()
         self._weights, self._tree = {}, Tree(self._layout, self._pool)
+
+    def keep_sums(self) -> None:
+        """The update of the step was refused, and its gradients stay where they are."""
+        filled = [h for h in self._layout.structure.handles if not lib.dn_param_empty(h)]
+        self._sums = dict(zip(filled, marks_of(filled)[0].tolist(), strict=True))
+
+    def refuse_sums(self) -> None:
+        """Before a micro-batch is taken.
+
+        Raises:
+            RuntimeError: gradients of a refused step are among its own.
+        """
+        if not self._sums:  # nearly always
+            return
+        clears = marks_of([*self._sums])[0].tolist()
+        if any(now == before for now, before in zip(clears, self._sums.values(), strict=True)):
+            raise RuntimeError(
+                "update: gradients of a step whose update was refused are still there, and belong"
+                " to no micro-batch. Forget them by reset_gradients()."
+            )
+        self._sums.clear()
 
     def resumes(self, part: Part | None) -> bool:
         """Whether this micro-batch goes on with a step; False: the loop before it was left within

@@ -161,6 +161,7 @@ class Sync:
                     model.complete()
                     model.end(what)
                 self._end_passes()
+                self._keep_sums(chosen, bool(flags & Flag.WEIGHED))
                 if chosen is None:  # as in one process the accumulation begins anew
                     self.hooks.gathered = 0
                 self.is_not_finite = not over
@@ -180,6 +181,21 @@ class Sync:
         self._is_amid = False
         self.passes.passes = self.passes.in_place = 0
         self.passes.begun = False
+
+    def _keep_sums(self, chosen: Sequence[AnyParameter] | None, weighed: bool) -> None:
+        """The gradients of an update that was refused are sums, the same on all ranks, and the
+        program may keep them: what the next exchange adds up is this rank's share of them."""
+        if self.reproducible is not None:
+            self.reproducible.keep_sums()
+        elif self.negotiation is None:
+            pass
+        elif self.joins:  # as those have done that have run out of data
+            with self.passes.stash.unseen():
+                self._trainer.collection.reset_gradients()
+        elif weighed or not self.weighted:
+            with self.passes.stash.unseen():
+                for p in self.hooks.members() if chosen is None else chosen:
+                    p.scale_gradient(1 / self.here.size)
 
     def _apply(self, chosen: Sequence[AnyParameter] | None) -> bool:
         """As Hooks.apply(), of all ranks together."""

@@ -325,6 +325,7 @@ class DistributedTrainer(TrainerWrapper):
             sync.hooks.gathered = 0
             sync.passes.stash.invalidate(sync.hooks.members())
         assert part is not None
+        kept.refuse_sums()
         with sync.passes.stash.unseen():
             kept.keep(part, this.n, this.n if sync.weighted else 1.0)
         sync.sources.clear()

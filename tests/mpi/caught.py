@@ -4,6 +4,8 @@ host of its own for the engine "hybrid".
 Rank 0 prints "ok" in the end.
 """
 
+import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -11,6 +13,7 @@ import tempfile
 import threading
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -394,6 +397,41 @@ def test_gradients_that_are_not_finite_inside_of_join():
                     m.reset_gradients()
         assert (caught, other.updates) == (bool(rank), 3)
         check(a, before - (3 if average == "mean" else size + 2 * (size - 1)))
+
+
+def test_gradients_that_are_not_finite_and_stay():
+    """What the program keeps of them counts once in its next update, as in one process."""
+
+    def backward(of_b):
+        dy.renew_cg()
+        (dy.sum_elems(a) + dy.sum_elems(table[1]) + dy.sum_elems(b) * of_b).backward()
+
+    for average, k, subset, joins in itertools.product(
+        ("sum", "mean"), (1, 2), (False, True), (False, True)
+    ):
+        if subset and (joins or k > 1):
+            continue
+        other = parallel.DistributedTrainer(
+            dy.SimpleSGDTrainer(m, 1.0), average, accumulate=k, exchange=engine
+        )
+        other.set_clip_threshold(1000)
+        update = partial(other.update_subset, [a, b], [table]) if subset else other.update
+        before, row = a.as_array(), table.row_as_array(1)
+        with parallel.Join(other) if joins else contextlib.nullcontext():
+            for number in range(k):
+                backward(float("nan") if number == k - 1 else 0.0)
+                if number < k - 1:
+                    assert not update()
+            with pytest.raises(RuntimeError, match="Magnitude of gradient is bad: nan"):
+                update()
+            b.clear_gradient()
+            for _ in range(k):
+                backward(0.0)
+                update()
+        by = (1 if joins else 2) * (size if average == "sum" else 1)  # a Join keeps none
+        check(a, before - by)
+        assert (table.row_as_array(1) == row - by).all()
+        assert other.updates == 1
 
 
 def test_error_after_the_update():

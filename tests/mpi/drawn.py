@@ -186,6 +186,7 @@ class Task:
         self.E.init_from_array(rng.normal(size=(6, 3)) / 2)
         self.added, self.dropout = [], 0
         self.bad = None  # the number of an example whose loss is NaN
+        self.all_bad = True  # all of its gradients are, too, or that of b alone
         State.tasks.append(self)
 
     def loss(self, batch, how="mean"):
@@ -196,13 +197,18 @@ class Task:
             for x, rows, y in batch
             for row in rows
         ]
+        if not self.all_bad:
+            losses += [dy.squared_norm(self.b) * float("nan") for x, *_ in batch if self.is_bad(x)]
         total = dy.esum(losses)
         return total if how == "sum" else total / (tokens(batch) if how == "tokens" else len(batch))
 
     def scale(self, x):
         """Of the loss of an example."""
-        is_bad = self.bad is not None and x[0] == self.data[self.bad][0][0]
-        return float("nan") if is_bad else 1.0
+        return float("nan") if self.all_bad and self.is_bad(x) else 1.0
+
+    def is_bad(self, x):
+        """Whether it is the input of that example."""
+        return self.bad is not None and x[0] == self.data[self.bad][0][0]
 
     def output(self, x, row):
         """Of one token."""
