@@ -230,6 +230,12 @@ def test_other_numbers_of_hosts_and_ranks(layout, what):
 
 @pytest.mark.mpi
 @needs_mpi
+def test_compression_loses_nothing_whatever_comes_of_an_update():
+    assert on_hosts("ab", "error_feedback.py")[:2] == (0, "ok\n")
+
+
+@pytest.mark.mpi
+@needs_mpi
 @pytest.mark.parametrize("what", ["no_memory", "no_memory_any_more"])
 def test_without_memory_on_a_host_mpi_takes_over(what):
     status, output, _ = on_hosts("aab", "hosts.py", what)

@@ -101,12 +101,38 @@ class ErrorFeedback:
         self.code = code
         self.residual = np.zeros(size, DTYPE)
         """What is added before the next rounding."""
+        self._before = np.empty(size, DTYPE)
+        self._encoded: list[tuple[int, int]] = []  # ranges of which that holds what there was
 
     def encode(self, array: NDArray[Any], start: int, end: int) -> NDArray[Any]:
         """A message: array + residual, rounded, in this range; residual = what that lacks."""
+        self._before[start:end] = self.residual[start:end]
+        self._encoded.append((start, end))
         message = self.code.room(end - start)
         self.code.encode(array[start:end], self.residual[start:end], message)
         return message
+
+    def commit(self) -> None:
+        """All messages so far have come into an update."""
+        self._encoded.clear()
+
+    def committed(self) -> NDArray[Any]:
+        """The residual without messages since commit(): a view, or a copy."""
+        if not self._encoded:
+            return self.residual
+        residual = self.residual.copy()
+        for start, end in self._encoded:
+            residual[start:end] = self._before[start:end]
+        return residual
+
+    def take_back(self, start: int = 0, end: int | None = None) -> None:
+        """Messages since commit() have not, in this range: what there was before them is there
+        again."""
+        end = self.residual.size if end is None else end
+        for first, last in self._encoded:
+            part = slice(max(first, start), min(last, end))
+            if part.start < part.stop:
+                self.residual[part] = self._before[part]
 
 
 _BLOCK = 16

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -214,6 +215,15 @@ class HybridExchange:
             early.end()
         if rows:
             rows.end()
+        self.conclude(updated=False)
+
+    def conclude(self, updated: bool) -> None:
+        """An update was made by the last sums, or none was: then residuals are as before."""
+        if self._compression is not None and not updated:
+            self._compression.take_back()
+        if self._compression is not None:
+            self._compression.commit()
+        self._rows.conclude(updated)
 
     def _take(self) -> tuple[Round | None, RowsRound | None]:
         """What began before the agreement; nothing is left here."""
@@ -234,10 +244,15 @@ class HybridExchange:
         if not is_known and rows is not None:
             rows.end()
             rows = None
+            self._rows.conclude(updated=False)
         if early is None:
             return none, rows
         good = is_known and bool(negotiated.of_all & Flag.EARLY)
         held = self.overlap.used & negotiated.used if good else none
+        if self._compression is not None and not good:
+            self._compression.take_back()
+        elif self._compression is not None:
+            self._take_back(self._compression, self.overlap.used & ~held)
         self._put(held, negotiated.scale, self._own)
         if self._own:
             self._unread.append(early)
@@ -245,6 +260,13 @@ class HybridExchange:
             early.end()
         self.overlap.judge(was_armed, good, bool(negotiated.of_any & Flag.AHEAD))
         return held, rows
+
+    def _take_back(self, compression: ErrorFeedback, sent: NDArray[np.bool_]) -> None:
+        """Of these parameters messages have left that nobody reads."""
+        assert self._layout is not None
+        for i in np.flatnonzero(sent).tolist():
+            at = self._layout.at[i]
+            compression.take_back(at, at + self._layout.sizes[i])
 
     def _prepare(self, used: NDArray[np.bool_]) -> None:
         """What the next step sends early: what both of the last two have used. Where two backward()
@@ -337,11 +359,14 @@ class HybridExchange:
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """What this rank's messages have lacked so far, by parameter: "/w" flat, of tables the rows
-        that were sent as (rows, width). Views."""
+        that were sent as (rows, width). Views, or copies while some are under way, which do not
+        count yet."""
         if self._layout is None or self._compression is None:
             is_first = self._here.rank == self.hosts.mine[0]
             return dict(self._kept) if is_first or not self._shared else {}
-        layout, rest = self._layout, self._compression.residual
+        layout, early = self._layout, self.overlap.round
+        with early.lock if early is not None else nullcontext():
+            rest = self._compression.committed()
         dense = {
             p.name(): rest[at : at + n]
             for p, at, n in zip(layout.structure.dense, layout.at, layout.sizes, strict=True)
@@ -360,6 +385,7 @@ class HybridExchange:
         if self._layout is None or self._compression is None:
             return
         layout, rest = self._layout, self._compression.residual
+        self._compression.commit()
         rest[:] = 0
         for p, at, n in zip(layout.structure.dense, layout.at, layout.sizes, strict=True):
             known = residuals.get(p.name())

@@ -114,6 +114,14 @@ class RowsBetweenHosts:
         """What messages have lacked so far, by table: (rows, width). Views."""
         return self.lacking.by_name() if self.lacking else {}
 
+    def conclude(self, updated: bool) -> None:
+        """As HybridExchange.conclude()."""
+        if self.lacking is None:
+            return
+        if not updated:
+            self.lacking.take_back()
+        self.lacking.commit()
+
     def load_residuals(
         self,
         tables: Sequence[LookupParameters],

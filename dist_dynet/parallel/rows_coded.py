@@ -42,6 +42,8 @@ class Residuals:
     def __init__(self, hosts: Hosts, code: Code) -> None:
         self.code, self._hosts = code, hosts
         self._of: dict[LookupParameters, NDArray[Any]] = {}
+        # of messages since commit() what there was before
+        self._before: list[tuple[LookupParameters, Ids, NDArray[Any]]] = []
 
     def encoded(self, table: LookupParameters, ids: Ids, rows: NDArray[Any]) -> NDArray[Any]:
         """What is sent of these rows."""
@@ -62,7 +64,18 @@ class Residuals:
 
     def keep(self, table: LookupParameters, ids: Ids, compression: ErrorFeedback) -> None:
         """Keeps what they lack now."""
+        self._before.append((table, ids, self._of[table][ids]))
         self._of[table][ids] = compression.residual.reshape(len(ids), -1)
+
+    def commit(self) -> None:
+        """All messages so far have come into an update."""
+        self._before.clear()
+
+    def take_back(self) -> None:
+        """Messages since commit() have not."""
+        for table, ids, before in reversed(self._before):
+            self._of[table][ids] = before
+        self._before.clear()
 
     def by_name(self) -> dict[str, NDArray[Any]]:
         """What messages have lacked so far, by table: (rows, width). Views."""
@@ -76,6 +89,7 @@ class Residuals:
     ) -> None:
         """Goes on with these; shared: this rank takes of them what it sends."""
         self._of.clear()
+        self._before.clear()
         for table in tables:
             rest = residuals.get(table.name())
             if rest is not None and rest.size == len(table) * _width(table):

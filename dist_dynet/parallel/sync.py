@@ -147,6 +147,7 @@ class Sync:
             self.reproducible is not None and not self.passes.is_last()
         ):
             self._is_amid = False
+            self._conclude(False)
             return False, over
         updated = True
         if stage != lib.DN_FOLLOW_UP_DONE:
@@ -161,6 +162,7 @@ class Sync:
                     model.complete()
                     model.end(what)
                 self._end_passes()
+                self._conclude(False)
                 self._keep_sums(chosen, bool(flags & Flag.WEIGHED))
                 if chosen is None:  # as in one process the accumulation begins anew
                     self.hooks.gathered = 0
@@ -171,10 +173,16 @@ class Sync:
         elif model is not None:
             model.ended()
         self._end_passes()
+        self._conclude(updated)
         self.sources.clear()
         if updated:
             self.hooks.finish()
         return updated, over
+
+    def _conclude(self, updated: bool) -> None:
+        """What was sent has come into an update, or has not."""
+        if self.wire is not None:
+            self.wire.conclude(updated)
 
     def _end_passes(self) -> None:
         """Ranks have come to the end of an update, made or not: what follows is another one."""
