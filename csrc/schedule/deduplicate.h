@@ -17,8 +17,8 @@ struct dn_deduplicated {
     dn_real *value; /* theirs, laid out as a group of n */
 };
 
-/* Sets group->deduplicated if it is worth it, where the group's inputs are known to be shared or not.
- * Negative: no memory. */
+/* Sets group->deduplicated if it is worth it, where the group's inputs are known to be shared or
+ * not. Negative: no memory. */
 int dn__deduplicated_find(dn_tape *, int group, int n_inputs);
 /* Values of the distinct members to all. */
 void dn__deduplicated_spread(const dn_tape *, const dn_group *);
