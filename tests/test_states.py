@@ -2,6 +2,7 @@
 and what they must not lose."""
 
 import copy
+import functools
 import gc
 import pickle
 import weakref
@@ -299,6 +300,27 @@ def test_what_cannot_be_an_input_is_an_error_and_changes_nothing(kind):
             way(xs[0])
         with pytest.raises(RuntimeError, match="Stale"):
             way(dy.inputVector([0] * SIZE))
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("of", BUILDERS)
+def test_rows_in_one_list_may_be_updated_and_constants(of, first, rng):
+    """Equal rows of a list are multiplied once, where none or all of them are constants."""
+    m = dy.ParameterCollection()
+    builder = of(1, SIZE, SIZE, m)
+    table = m.lookup_parameters_from_numpy(rng.normal(size=(5, SIZE)))
+    words, updated = rng.integers(5, size=30).tolist(), [first, *rng.choice([False, True], 29)]
+    found = []
+    for way in (
+        lambda s, xs: s.add_inputs(xs)[-1],
+        lambda s, xs: functools.reduce(dy.RNNState.add_input, xs, s),
+    ):
+        dy.renew_cg()
+        m.reset_gradients()
+        xs = [dy.lookup(table, w, bool(u)) for w, u in zip(words, updated, strict=True)]
+        dy.squared_norm(way(builder.initial_state(), xs).output()).backward()
+        found.append(table.grad_as_array())
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
 
 
 def test_a_parameter_can_be_the_input():

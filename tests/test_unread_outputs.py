@@ -101,26 +101,30 @@ def test_steps_behind_the_loss(of, layers, autobatching, rng):
         _assert_equal(gradients(lambda xs: builder.initial_state().add_inputs(xs), count), want)
 
 
+@pytest.mark.parametrize("autobatching", [0, 1, 2])
+@pytest.mark.parametrize("others", [False, True])
 @pytest.mark.parametrize("of", BUILDERS)
-def test_rows_behind_the_loss(of, rng):
-    """Equal rows of a table are multiplied once; some are read behind the loss alone."""
+def test_rows_behind_the_loss(of, others, autobatching, rng):
+    """Equal rows of a table are multiplied once; some are read behind the loss alone. Also beside a
+    sequence that is read to its end."""
     parameters = dy.ParameterCollection()
     builder = of(1, SIZE, SIZE, parameters)
     numbers = rng.normal(size=(6, SIZE))
-    numbers[5] = np.inf, 1, np.nan
+    if not others:
+        numbers[5] = np.inf, 1, np.nan
     table = parameters.lookup_parameters_from_numpy(numbers)
-    words = [*rng.integers(5, size=30), 5, 1, 5]
+    words, more = [*rng.integers(5, size=30), 5, 1, 5], [*rng.integers(5, size=33 * others)]
 
     def gradients(outputs_over):
-        dy.renew_cg()
-        outputs = outputs_over([table[i] for i in words])
-        got = _gradients(parameters, dy.squared_norm(dy.esum(outputs[:30])))
-        return got, sorted(table.touched_rows())
+        dy.renew_cg(autobatching=autobatching)
+        read = outputs_over([table[i] for i in words])[:30]
+        read += outputs_over([table[i] for i in more]) if more else []
+        return _gradients(parameters, dy.squared_norm(dy.esum(read))), sorted(table.touched_rows())
 
     want = gradients(lambda xs: [s.output() for s in _by_loop(builder, xs)])
     got = gradients(lambda xs: builder.initial_state().transduce(xs))
     _assert_equal(got[0], want[0])
-    assert got[1] == want[1]
+    assert got[1] == want[1] == [*range(5)]
 
 
 @pytest.mark.parametrize("autobatching", [0, 1, 2, 3])
