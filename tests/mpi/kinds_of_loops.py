@@ -125,6 +125,18 @@ def test_lists():
     expect(a, *EPOCH)
 
 
+def test_a_list_beside_a_loop():
+    a, other = Model(), Model(seed=1)
+
+    def train():
+        kept = [(batch, [*batch]) for batch in a.shard]
+        for _, (_, examples) in zip(other.shard, kept, strict=False):
+            a.step(examples)
+
+    refused("there are batches of shard() that nothing was done with yet", train)
+    expect(a)
+
+
 def test_ahead():
     a = Model()
 
