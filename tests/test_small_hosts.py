@@ -104,4 +104,6 @@ def test_settings_follow_from_what_there_is(monkeypatch):
         shm.settings_for("mpich", 2, {})
     monkeypatch.undo()
     monkeypatch.setattr(shm, "FOLDER", "/nowhere/shm")
-    assert shm.settings_for("mpich", 99, {}) == ({}, "") and shm.words() == "none"
+    with pytest.raises(RefusedError, match=r"need 2\.5 MB of it on their host; got none\. In a"):
+        shm.settings_for("mpich", 2, {})
+    assert shm.settings_for("openmpi", 2, {}) == ({}, "") and shm.words() == "none"

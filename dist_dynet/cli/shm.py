@@ -53,8 +53,8 @@ def settings_for(
     Raises:
         RefusedError: nothing helps.
     """
-    found = room()
-    if library != "mpich" or found is None or found[1] >= ranks * PER_RANK_WITH_UCX:
+    found = room() or (0.0, 0.0)  # MPICH does not start without the folder
+    if library != "mpich" or found[1] >= ranks * PER_RANK_WITH_UCX:
         return {}, ""
     wanted = ranks * PER_RANK_WITH_UCX
     more = f"In a container, start it with --shm-size={max(1, round(wanted / 2**30 + 0.5))}g."
