@@ -13,13 +13,30 @@ void dn_param_begin(dn_param *, struct dn_rng *, int first, float a, float b);
 int64_t dn_param_handle(dn_param *, int constant);
 /* the storage itself; a table's rows follow one another. Other threads may write to it */
 dn_real *dn_param_values(dn_param *);
-/* Values out and in, whole: an update or a writing by another thread comes before or after.
- * Elements [from, from + n) in storage order; rows of a table. `factor` is that of
- * dn_param_storage, for a whole table. blend: value = (1 - a) value + a x. DN_ERROR_MEMORY */
+/* Values out, whole: an update or a writing by another thread comes before or after. Elements
+ * [from, from + n) in storage order; rows of a table. */
 void dn_param_copy(dn_param *, int64_t from, int64_t n, dn_real *out);
 void dn_lookup_copy_rows(dn_param *, int64_t n, const int *rows, dn_real *out);
-int dn_param_write(dn_param *, int64_t from, int64_t n, const dn_real *in, double factor);
-int dn_param_blend(dn_param *, double a, const dn_real *x);
+/* What a parameter is given. values: of elements [from, from + n), NULL: they stay; value = (1 -
+ * share) value + share x. `factor` is that of dn_param_storage, for a whole table. sets_gradient:
+ * the gradient is replaced by this one, of all elements, NULL: it is emptied; of a table, rows of
+ * zeros count as not touched. A frozen parameter has none. */
+typedef struct dn_assignment {
+    dn_param *param;
+    const dn_real *values, *gradient;
+    int64_t from, n;
+    double factor, share;
+    int sets_gradient;
+} dn_assignment;
+/* Other memory that is written with them, such as a trainer's moments. */
+typedef struct dn_copied {
+    void *to;
+    const void *from;
+    int64_t bytes;
+} dn_copied;
+/* Writes all of it at one moment: what other threads do to parameters, and signals that Python
+ * handles, come before or after. DN_ERROR_MEMORY: nothing is changed. */
+int dn_store_write(dn_store *, int n, const dn_assignment *, int n_copied, const dn_copied *);
 int64_t dn_param_size(dn_param *);
 /* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight
  * decay was not multiplied in yet. dn_param_values multiplies it in, which rounds; a checkpoint
@@ -171,8 +188,6 @@ typedef struct dn_span_taken {
  * (dn_trainer_open) of this rank's pieces alone, with their squares. */
 void dn_params_take(int n, const dn_span_taken *, double factor, dn_real *out);
 void dn_params_put(int n, const dn_span_taken *, double factor, const dn_real *in, int own);
-/* the whole of one, from in on */
-void dn_param_put(dn_param *, double factor, const dn_real *in);
 /* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
 /* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x +

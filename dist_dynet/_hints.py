@@ -415,9 +415,18 @@ def name_as_users_do(things: Iterable[Any]) -> None:
                         method.__qualname__ = name
         init: Any = cls.__init__  # type: ignore[misc]
         if isinstance(init, FunctionType) and "__init__" not in vars(cls):
-            own = FunctionType(
-                init.__code__, init.__globals__, "__init__", init.__defaults__, init.__closure__
-            )
-            own.__kwdefaults__ = init.__kwdefaults__
-            update_wrapper(own, init).__qualname__ = f"{cls.__name__}.__init__"
-            cls.__init__ = own  # type: ignore[misc]
+            cls.__init__ = constructor_of(cls, init)  # type: ignore[misc]
+
+
+def constructor_of(cls: type, inherited: FunctionType) -> FunctionType:
+    """A copy of a constructor that a class inherits, which has the name of this class."""
+    own = FunctionType(
+        inherited.__code__,
+        inherited.__globals__,
+        "__init__",
+        inherited.__defaults__,
+        inherited.__closure__,
+    )
+    own.__kwdefaults__ = inherited.__kwdefaults__
+    update_wrapper(own, inherited).__qualname__ = f"{cls.__name__}.__init__"
+    return own

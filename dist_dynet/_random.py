@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ._ffi import ffi, lib
@@ -47,6 +45,11 @@ class _State:
         self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()  # to be told of new seeds
         self.seed = _unforeseen()
         self.generator: Any = ffi.gc(lib.dn_rng_new(self.seed), lib.dn_rng_free)
+        self.draws: dict[int, int] = {}  # how often each thread has drawn from it
+
+    def draws_of_others(self) -> dict[int, int]:
+        me = threading.get_ident()
+        return {thread: n for thread, n in self.draws.items() if thread != me}
 
     def reset(self, seed: int) -> None:
         with self.lock:
@@ -60,6 +63,7 @@ class _State:
 
 
 _state = _State()
+_WORDS = ffi.typeof(f"uint32_t[{lib.DN_RNG_STATE_WORDS}]")
 
 
 def reset_random_seed(seed: int) -> None:
@@ -76,18 +80,24 @@ def reset_random_seed(seed: int) -> None:
     _state.reset(named(seed, "reset_random_seed", "seed") or _unforeseen())
 
 
-@contextmanager
-def put_back_on_error() -> Iterator[None]:
-    """If the with block fails, the generator of initial values is where it was."""
-    before = ffi.new("uint32_t[]", lib.DN_RNG_STATE_WORDS)
+def drawn() -> Any:
+    """Where the generator of initial values is, for put_back().
+
+    No context manager: Ctrl-C may come between its end and that of the block around it.
+    """
+    state = ffi.new(_WORDS)
     with _state.lock:
-        lib.dn_rng_get_state(_state.generator, before)
-    try:
-        yield
-    except BaseException:
-        with _state.lock:
-            lib.dn_rng_set_state(_state.generator, before)
-        raise
+        lib.dn_rng_get_state(_state.generator, state)
+        return state, _state.draws_of_others()
+
+
+def put_back(before: Any) -> None:
+    """The generator of initial values is where it was when drawn() gave this; unless another thread
+    has drawn since, which must not draw the same again."""
+    state, draws = before
+    with _state.lock:
+        if _state.draws_of_others() == draws:
+            lib.dn_rng_set_state(_state.generator, state)
 
 
 def seed() -> int:
@@ -131,6 +141,8 @@ def node_generator(thread: int) -> Any:
 
 
 def lock() -> threading.Lock:
+    me = threading.get_ident()
+    _state.draws[me] = _state.draws.get(me, 0) + 1
     return _state.lock
 
 

@@ -67,15 +67,31 @@ def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
             raise ValueError(
                 f"mt19937 = {words.shape}, seed = {seed}, counter = {counter}, samples = {samples}"
             )
-        with _random.lock():
-            if lib.dn_rng_set_state(_random.generator(), ffi.from_buffer("uint32_t *", words)):
-                raise ValueError("mt19937 is in no possible state")
+        before = random_state()
+        try:
+            _set(words, *counts)
+        except ValueError:
+            raise
+        except BaseException:  # Ctrl-C
+            _set(before["mt19937"], *(int(before[name]) for name in ("seed", "counter", "samples")))
+            raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"set_random_state: takes what random_state() gave; got {error!s:.200}. Nothing was"
             " changed."
         ) from error
+
+
+def _set(words: NDArray[Any], seed: int, counter: int, samples: int) -> None:
+    """Sets all of a random_state().
+
+    Raises:
+        ValueError: the generator is never in this state; nothing is changed then.
+    """
     graph = cg()  # made before the seed is told to all graphs
+    with _random.lock():
+        if lib.dn_rng_set_state(_random.generator(), ffi.from_buffer("uint32_t *", words)):
+            raise ValueError("mt19937 is in no possible state")
     _random.set_seed(seed)
     lib.dn_graph_set_counter(graph.number, counter)
     graph._samples = samples

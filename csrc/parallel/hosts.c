@@ -30,11 +30,6 @@ static void put_gradient(dn_param *p, double factor, const dn_real *in, int own)
     }
 }
 
-void dn_param_put(dn_param *p, double factor, const dn_real *in) {
-    DN_HOLD(p->store);
-    put_gradient(p, factor, in, 0);
-}
-
 void dn_params_put(int n, const dn_span_taken *spans, double factor, const dn_real *in, int own) {
     for (int i = 0; i < n; i++) {
         DN_HOLD(spans[i].param->store);

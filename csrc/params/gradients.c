@@ -175,6 +175,33 @@ int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block)
     return error;
 }
 
+static int is_zero(const dn_real *x, int64_t n) {
+    int64_t i = 0;
+    while (i < n && x[i] == 0) i++;
+    return i == n;
+}
+
+int dn__param_gradient_reserve(dn_param *p, const dn_real *gradient) {
+    int64_t touched = 0;
+    for (int64_t row = 0; gradient && p->updated && row < p->rows; row++)
+        touched += !is_zero(gradient + row * p->row_size, p->row_size);
+    return dn__lookup_reserve(p, touched);
+}
+
+void dn__param_gradient_set(dn_param *p, const dn_real *gradient) {
+    const size_t size = (size_t)p->row_size;
+    dn_real beta;
+    dn__param_clear(p);
+    if (!gradient || !p->updated) return;
+    if (!p->rows) {
+        dn_real *to = dn__param_gradient(p, &beta);
+        if (size) memcpy(to, gradient, size * sizeof *to);
+    }
+    for (int64_t row = 0; row < p->rows; row++, gradient += size)
+        if (!is_zero(gradient, p->row_size))
+            memcpy(dn__lookup_new_row(p, row), gradient, size * sizeof *gradient);
+}
+
 int dn__lookup_sum_ranks(dn_param *p, int ranks, const int32_t *counts, size_t stride,
                          int *const *ids, dn_real *const *rows, const double *factors,
                          int own_alone) {

@@ -242,81 +242,6 @@ void dn_lookup_copy_rows(dn_param *p, int64_t n, const int *rows, dn_real *out) 
         copy_values(p, rows[i] * p->row_size, p->row_size, out + i * p->row_size);
 }
 
-static int64_t next_version(const dn_param *p) {
-    return __atomic_load_n(&p->store->version, __ATOMIC_RELAXED) + 1;
-}
-
-void dn__param_note_change(dn_param *p) {
-    __atomic_store_n(&p->changed_at, next_version(p), __ATOMIC_RELAXED);
-}
-
-void dn__param_note_alone(dn_param *p) {
-    const int64_t alone = __atomic_add_fetch(&p->store->alone, 1, __ATOMIC_RELAXED);
-    __atomic_store_n(&p->alone_at, alone, __ATOMIC_RELAXED);
-}
-
-static void note_write(dn_param *p) {
-    dn__param_note_change(p);
-    dn__param_note_alone(p);
-}
-
-/* the same of one row */
-static void note_row_write(dn_param *p, int64_t row) {
-    dn__param_note_alone(p);
-    if (!p->rows_changed_at) {
-        int64_t *new = calloc((size_t)p->rows, sizeof *new);
-        if (!new) return dn__param_note_change(p);
-        __atomic_store_n(&p->rows_changed_at, new, __ATOMIC_RELEASE);
-    }
-    __atomic_store_n(&p->rows_changed_at[row], next_version(p), __ATOMIC_RELAXED);
-}
-
-int dn__param_changed_since(const dn_param *p, int64_t version, const int *rows, int n) {
-    if (__atomic_load_n(&p->changed_at, __ATOMIC_RELAXED) > version) return 1;
-    const int64_t *of_row = __atomic_load_n(&p->rows_changed_at, __ATOMIC_ACQUIRE);
-    if (of_row && !rows) n = (int)p->rows;
-    for (int i = 0; of_row && i < n; i++)
-        if (__atomic_load_n(&of_row[rows ? rows[i] : i], __ATOMIC_RELAXED) > version) return 1;
-    return 0;
-}
-
-static void written(dn_store *r) {
-    dn__end_writing(r);
-    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
-    dn__unlock(r);
-}
-
-/* Locks a store for writing values; negative: no memory. */
-static int begin_write(dn_store *r) {
-    dn__lock(r);
-    const int error = dn__detach(r);
-    if (error) dn__unlock(r);
-    else dn__begin_writing(r);
-    return error;
-}
-
-int dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *in, double factor) {
-    const int error = begin_write(p->store);
-    if (error) return error;
-    if (n < dn_param_size(p)) dn__param_materialise(p);
-    if (n) memcpy(storage(p) + from, in, (size_t)n * sizeof *in);
-    if (p->rows && n == dn_param_size(p)) p->factor = factor;
-    if (p->rows && n == p->row_size && from % n == 0) note_row_write(p, from / n);
-    else note_write(p);
-    written(p->store);
-    return 0;
-}
-
-int dn_param_blend(dn_param *p, double a, const dn_real *x) {
-    const int error = begin_write(p->store);
-    if (error) return error;
-    dn__param_materialise(p);
-    dn__blend((size_t)dn_param_size(p), (dn_real)a, x, storage(p));
-    note_write(p);
-    written(p->store);
-    return 0;
-}
-
 int dn_fast_param(int64_t a, int64_t row, dn_dim *dim, int capacity, double *out) {
     int constant;
     dn_param *p = dn__handle_param(a, &constant);
@@ -331,24 +256,6 @@ int dn_fast_param(int64_t a, int64_t row, dn_dim *dim, int capacity, double *out
     const dn_real factor = (dn_real)p->factor;
     for (int i = 0; i < dim->size; i++) out[i] = (double)(factor * values[i]);
     dn__unlock(p->store);
-    return 0;
-}
-
-int dn_fast_row_set(int64_t a, int64_t row, int64_t n, const double *data) {
-    int constant;
-    dn_param *p = dn__handle_param(a, &constant);
-    if (!p || row < 0 || row >= p->rows || n != p->row_size || dn__try_lock(p->store))
-        return DN_FALLBACK;
-    if (dn__detach(p->store)) {
-        dn__unlock(p->store);
-        return DN_FALLBACK;
-    }
-    dn__begin_writing(p->store);
-    dn__param_materialise(p);
-    dn_real *to = p->table + row * n;
-    for (int64_t i = 0; i < n; i++) to[i] = (dn_real)data[i];
-    note_row_write(p, row);
-    written(p->store);
     return 0;
 }
 
@@ -395,12 +302,6 @@ dn_real *dn_chunk_gradients(dn_store *r, int chunk) {
 }
 
 void dn_store_as_dynet(dn_store *r, int on) { r->as_dynet = on; }
-
-void dn_params_changed(dn_store *r, int n, dn_param *const *params) {
-    for (int i = 0; i < n; i++) note_write(params[i]);
-    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELEASE);
-    __atomic_add_fetch(&r->writes, 2, __ATOMIC_RELEASE);
-}
 
 int64_t dn_store_version(dn_store *r) {
     DN_HOLD(r);

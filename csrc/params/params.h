@@ -22,6 +22,9 @@ dn_real *dn__param_gradient(dn_param *, dn_real *beta);
 /* the same, zeroed if it was empty */
 dn_real *dn__param_filled(dn_param *);
 void dn__param_clear(dn_param *);
+/* The gradient becomes this one, or empty, as dn_assignment says; for which there is to be room. */
+int dn__param_gradient_reserve(dn_param *, const dn_real *);
+void dn__param_gradient_set(dn_param *, const dn_real *);
 /* Its values change with the store's next version; and whether they have since this one: of a table
  * those of n rows, NULL: all. */
 void dn__param_note_change(dn_param *);

@@ -14,6 +14,7 @@ class ParameterLike(Protocol):
     """What is asked of a parameter or a table here."""
 
     _root: Root
+    _c: Any
     _dims: tuple[int, ...]
     _rows: int
 
@@ -24,9 +25,7 @@ class ParameterLike(Protocol):
         """Whether one has come."""
 
     def _values(self) -> NDArray[Any]: ...
-    def _write(self, values: NDArray[Any]) -> None: ...
     def _flat_gradient(self) -> NDArray[Any]: ...
-    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None: ...
 
 
 class CollectionLike(Protocol):

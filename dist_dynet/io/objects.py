@@ -20,7 +20,6 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, ClassVar, cast
 
-from .._random import put_back_on_error
 from ..expression import Expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
@@ -317,7 +316,7 @@ def load(
     >>> E2.row_as_array(2).tolist()
     [0.5, 0.5]
     """
-    with params._all_or_nothing(), put_back_on_error():
+    with params._all_or_nothing():
         return list(load_generator(basename, params, allow_pickle))
 
 
@@ -343,7 +342,7 @@ def load_generator(
         entries, at = list(file.entries()), 0
         used: set[int] = set()
         for record in records:
-            with params._all_or_nothing(), put_back_on_error():
+            with params._all_or_nothing():
                 if len(record) == 2:
                     thing, of_it = _load_parameter(params, file, entries, at, *record)
                 else:

@@ -25,7 +25,7 @@ from .._ffi import DTYPE
 from .._random_state import random_state, set_random_state
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
-from ..params.root import unchanged
+from ..params.root import Assignment, unchanged
 from ..trainers import Trainer
 from .files import FileName, atomic_write, file_path, unreadable
 
@@ -177,18 +177,24 @@ def load_safetensors(
         report.missing.extend(_RANDOM for _ in range(random and not draws))
         if strict and (report.missing or report.unexpected or report.mismatched):
             _refuse(file.name, report)
-        before = random_state()
+        assignments = [
+            Assignment(named[key]._c, file.values(named[key], key), sets_gradient=True)
+            for key in fits
+        ]
+    draws_before, done = random_state(), np.zeros(1, np.uint8)
+    state_before = trainer.state() if trainer is not None and state else {}
+    try:
         if draws:
             set_random_state(draws)
-        try:
-            collection._root.detach()
+        if trainer is not None and state:
+            trainer.load_state(state if strict else _of_members(state, trainer))
+        collection._root.write(assignments, [(done, np.ones_like(done))])
+    except BaseException:
+        if not done[0]:
+            set_random_state(draws_before)
             if trainer is not None and state:
-                trainer.load_state(state if strict else _of_members(state, trainer))
-        except BaseException:
-            set_random_state(before)
-            raise
-        for key in fits:
-            file.fill(named[key], key)
+                trainer.load_state(state_before)
+        raise
     return report
 
 
@@ -256,8 +262,8 @@ class _Entry(NamedTuple):
 class _File:
     """A file, open for reading, whose header has been checked.
 
-    Its numbers are read twice, first for the checksums: that costs less than memory to hold them
-    all, and nothing in a model changes before all is known to be right.
+    Nothing in a model changes before all is known to be right: its numbers are read twice, first
+    for the checksums of all arrays.
 
     Raises:
         RuntimeError: it cannot be opened or its header is not right.
@@ -363,16 +369,15 @@ class _File:
             if key.startswith(prefix)
         }
 
-    def fill(self, parameter: AnyParameter, key: str) -> None:
-        """Gives a parameter its values."""
+    def values(self, parameter: AnyParameter, key: str) -> NDArray[Any]:
+        """Those of a parameter, in storage order."""
         values = np.empty(prod(parameter.shape()), DTYPE)
         shaped = parameter._shaped(values)
         if shaped.flags.c_contiguous and values.size and self.entries[key].dtype == DTYPE:
             self._read(key, 0, values.data.cast("B"))
         else:
             shaped[...] = self.array(key)
-        parameter._write(values)
-        parameter.clear_gradient()
+        return values
 
 
 def _checksums(name: str, texts: dict[str, str]) -> dict[str, int]:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE
 from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
-from ..params.root import unchanged
+from ..params.root import Assignment, unchanged
 from ._protocols import CollectionLike, ParameterLike
 from .files import BUFFER, FileName, atomic_write, file_path, keeps_gradients, unreadable
 
@@ -437,11 +437,16 @@ def _check_dims(parameter: ParameterLike, entry: Entry) -> None:
 
 def fill(file: ModelFile, pairs: Iterable[tuple[ParameterLike, Entry]]) -> None:
     """Reads the numbers of all entries, then gives them to their parameters."""
-    for parameter, (values, gradient) in [
-        (parameter, file.numbers(entry)) for parameter, entry in pairs
-    ]:
-        parameter._write(values)
-        parameter._set_flat_gradient(gradient)
+    _give([(parameter, *file.numbers(entry)) for parameter, entry in pairs])
+
+
+def _give(numbers: Sequence[tuple[ParameterLike, NDArray[Any], NDArray[Any] | None]]) -> None:
+    """Gives parameters of one root their values and gradients."""
+    for parameter, _, _ in numbers[:1]:
+        parameter._root.write(
+            Assignment(p._c, values, sets_gradient=True, gradient=gradient)
+            for p, values, gradient in numbers
+        )
 
 
 def populate_parameter(parameter: ParameterLike, fname: FileName, key: str) -> None:
@@ -470,8 +475,7 @@ def new_parameter(collection: CollectionLike, file: ModelFile, entry: Entry) -> 
     values, gradient = file.numbers(entry)
     GlorotInitializer().values(entry.dims, entry.is_table)  # as in DyNet, which draws, then reads
     parameter = collection._new(entry.name, entry.dims, entry.is_table)
-    parameter._write(values)
-    parameter._set_flat_gradient(gradient)
+    _give([(parameter, values, gradient)])
     collection._adopt(parameter)
     return parameter
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from .._hints import constructor_of
 from .._integers import real
+from .._random import drawn, put_back
 from ..params.collection import ParameterCollection
 from ..params.dims import size
 from ..params.modes import switch
@@ -14,11 +19,36 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+def _whole(make: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that leaves nothing in the collection if it fails."""
+
+    @functools.wraps(make)
+    def made(self: Any, *args: Any, **named: Any) -> None:
+        draws = drawn()
+        try:
+            make(self, *args, **named)
+        except BaseException:
+            put_back(draws)
+            if hasattr(self, "_collection"):
+                self._collection._leave()
+            raise
+
+    return made
+
+
 class Owner:
     """Has parameters in a subcollection, `_collection`. Constructors take `precision`, as
     set_precision() does; None: that of the collection that they are given."""
 
     _collection: ParameterCollection
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        make: Any = cls.__init__
+        if "__init__" not in vars(cls) and hasattr(make, "__wrapped__"):
+            make = constructor_of(cls, make.__wrapped__)
+        if isinstance(make, FunctionType):
+            cls.__init__ = _whole(make)  # type: ignore[method-assign]
 
     def _sizes(self, *given: Any) -> tuple[int, ...]:
         """Sizes as integers; 2.5 is an error, not 2."""

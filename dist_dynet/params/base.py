@@ -14,7 +14,7 @@ from .._ffi import DTYPE, lib, pointer
 from .._integers import numbers
 from .._manner import manner
 from ..expression import Expression, resolved
-from .root import Root, refuse
+from .root import Assignment, Root
 
 if TYPE_CHECKING:
     from .parameters import AnyParameter
@@ -133,11 +133,9 @@ class _ParameterBase(Expression):
         lib.dn_param_copy(self._c, first, out.size, pointer(out))
         return out
 
-    def _write(self, values: NDArray[Any], first: int = 0, factor: float = 1) -> None:
-        """Sets values, in storage order. factor: that of a whole table, which its values are these
-        numbers times."""
-        flat = np.ascontiguousarray(values, DTYPE)
-        refuse(lib.dn_param_write(self._c, first, flat.size, pointer(flat), factor))
+    def _write(self, values: NDArray[Any], first: int = 0) -> None:
+        """Sets values, in storage order."""
+        self._root.write([Assignment(self._c, values, first)])
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
         """A view, of shape(), of numbers in storage order."""
@@ -219,7 +217,9 @@ class _ParameterBase(Expression):
         )
 
     def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
-        raise NotImplementedError
+        """Replaces the gradient, in storage order; of a table, rows of zeros count as not touched.
+        None empties it. A frozen parameter has none."""
+        self._root.write([Assignment(self._c, sets_gradient=True, gradient=gradient)])
 
     def has_gradient(self) -> bool:
         """Whether a gradient was gathered since the last update.

@@ -7,14 +7,13 @@ what is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import lib, pointer
+from .._ffi import lib
 from .._integers import numbers
 from .._manner import dims_in_a_tuple
 from . import initializers
@@ -22,15 +21,16 @@ from .decay import Decays, default_weight_decay
 from .decay import check_weight_decay as check_weight_decay
 from .decay import set_default_weight_decay as set_default_weight_decay
 from .dims import MAX_DIMS, as_dims, check_device, check_name, check_size
+from .members import Members
 from .modes import Modes
 from .parameters import AnyParameter, LookupParameters, Parameters
 from .precision import check_precision
-from .root import Root, refuse, unchanged
+from .root import Assignment, Root, unchanged
 from .summary import Summarised
 from .text_files import InTextFiles
 
 
-class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
+class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
     """The parameters of a model, by name; subcollections group them.
 
     >>> import dist_dynet as dy
@@ -50,8 +50,6 @@ class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
     the whole tree: a subcollection brings its parents along.
     """
 
-    _precision: str | None = None
-
     def __init__(self, parent: ParameterCollection | None = None, _name: str = "/") -> None:
         if not isinstance(parent, ParameterCollection | None):
             raise TypeError(
@@ -59,7 +57,8 @@ class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
                 " add_subcollection()."
             )
         _parent = None if _name == "/" else parent  # a root has none, whatever is given: as DyNet
-        self._parent, self._name = _parent, _name
+        self._parent: ParameterCollection | None = _parent
+        self._name = _name
         self._root: Root = _parent._root if _parent is not None else Root()
         self._parameters: list[Parameters] = []
         self._lookups: list[LookupParameters] = []
@@ -114,11 +113,10 @@ class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
                 pairs.append((p, q))
         with unchanged([other._root], "copy_from"):
             sources = [q._values() for _, q in pairs]
-        for (p, _), source in zip(pairs, sources, strict=True):
-            if share == 1:
-                p._write(source)
-            else:
-                refuse(lib.dn_param_blend(p._c, share, pointer(source)))
+        self._root.write(
+            Assignment(p._c, source, share=share)
+            for (p, _), source in zip(pairs, sources, strict=True)
+        )
 
     def set_precision(self, precision: str | None) -> None:
         """Whether products with its matrices are rounded, "float32" or "bf16", whatever init()
@@ -151,17 +149,6 @@ class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
         ('/', '/encoder/lstm/')
         """
         return self._name
-
-    def _next_name(self, name: str, counts: dict[str, int]) -> str:
-        n = counts.get(name, 0)
-        counts[name] = n + 1
-        return self._name + (f"{name}_{n}" if n or not name else name)
-
-    def _lineage(self) -> Iterator[ParameterCollection]:
-        at: ParameterCollection | None = self
-        while at is not None:
-            yield at
-            at = at._parent
 
     @dims_in_a_tuple("init", 1)
     def add_parameters(
@@ -212,16 +199,20 @@ class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
         check_name(name)  # before anything is drawn
         initializer = initializers.make(init, dims, scale, mean, std)
         draw = initializers.in_place(initializer, dims, False)
-        values = initializer.values(dims, False) if draw is None else None
-        parameter = Parameters(self._root, self._next_name(name, self._counts), dims, 0)
-        if draw is not None:
-            initializers.begin(parameter._c, draw)
-        else:
-            parameter.storage()[:] = values
-        self._adopt(parameter)
-        if precision is not None:
-            parameter.set_precision(precision)
-        return parameter
+
+        def made(full_name: str) -> Parameters:
+            values = initializer.values(dims, False) if draw is None else None
+            parameter = Parameters(self._root, full_name, dims, 0)
+            if draw is not None:
+                initializers.begin(parameter._c, draw)
+            else:
+                parameter.storage()[:] = values
+            own = self._precision if precision is None else precision
+            if own is not None:
+                parameter.set_precision(own)
+            return parameter
+
+        return self._add(name, made)
 
     @dims_in_a_tuple("init", 1)
     def add_lookup_parameters(
@@ -266,58 +257,19 @@ class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
         check_size(dims, "add_lookup_parameters")
         check_name(name)
         storage_dims = (*dims[1:], dims[0])
-        return self._add_lookup(
-            dims, initializers.make(init, dims, scale, mean, std).values(storage_dims, True), name
-        )
+        initializer = initializers.make(init, dims, scale, mean, std)
+        return self._add_lookup(dims, lambda: initializer.values(storage_dims, True), name)
 
     def _add_lookup(
-        self, dims: tuple[int, ...], values: NDArray[Any], name: str
+        self, dims: tuple[int, ...], values: Callable[[], NDArray[Any]], name: str
     ) -> LookupParameters:
-        table = LookupParameters(self._root, self._next_name(name, self._counts), dims[1:], dims[0])
-        table.storage()[:] = values
-        self._adopt(table)
-        return table
+        def made(full_name: str) -> LookupParameters:
+            drawn = values()
+            table = LookupParameters(self._root, full_name, dims[1:], dims[0])
+            table.storage()[:] = drawn
+            return table
 
-    def _new(self, name: str, dims: tuple[int, ...], is_table: bool) -> AnyParameter:
-        """A parameter, or a table whose rows are the last dim, that is no member yet. As in DyNet
-        it takes up a number of those that name others."""
-        self._next_name("", self._counts)
-        return (
-            LookupParameters(self._root, name, dims[:-1], dims[-1])
-            if is_table
-            else Parameters(self._root, name, dims, 0)
-        )
-
-    def _adopt(self, parameter: AnyParameter) -> None:
-        if self._precision is not None and isinstance(parameter, Parameters):
-            parameter.set_precision(self._precision)
-        at: ParameterCollection | None = self
-        while at is not None:
-            members: list[Any] = at._lookups if parameter._rows else at._parameters
-            members.append(parameter)
-            at = at._parent
-
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """If the with block fails, what it has added to this collection is taken out again (its
-        memory goes with the root)."""
-        before = [
-            (
-                c,
-                len(c._parameters),
-                len(c._lookups),
-                c._counts.copy(),
-                c._subcollection_counts.copy(),
-            )
-            for c in self._lineage()
-        ]
-        try:
-            yield
-        except BaseException:
-            for c, parameters, lookups, counts, subcollection_counts in before:
-                del c._parameters[parameters:], c._lookups[lookups:]
-                c._counts, c._subcollection_counts = counts, subcollection_counts
-            raise
+        return self._add(name, made)
 
     def parameters_from_numpy(
         self, array: ArrayLike, name: str = "", device: str = ""
@@ -360,7 +312,8 @@ class ParameterCollection(Modes, Summarised, Decays, InTextFiles):
                 f"lookup_parameters_from_numpy: the array must have rows, at most {MAX_DIMS} dims;"
                 f" got {values.shape}."
             )
-        return self._add_lookup(values.shape, np.moveaxis(values, 0, -1).ravel(order="F"), name)
+        flat = np.moveaxis(values, 0, -1).ravel(order="F")
+        return self._add_lookup(values.shape, lambda: flat, name)
 
     def add_subcollection(
         self, name: str | None = None, precision: str | None = None

@@ -17,7 +17,7 @@ from ..expression import Expression
 from .access import parameter_node, set_row, stored
 from .base import _ParameterBase
 from .precision import check_precision, name_of_precision
-from .root import Root
+from .root import Assignment, Root
 
 if TYPE_CHECKING:
     from ..ops._input_nodes import _lookupBatchExpression, _lookupExpression
@@ -93,8 +93,8 @@ class Parameters(_ParameterBase):
         >>> w.as_array().tolist(), w.has_gradient()
         ([0.0, 0.0], False)
         """
-        self._write(np.zeros(lib.dn_param_size(self._c), DTYPE))
-        self.clear_gradient()
+        zeros = np.zeros(lib.dn_param_size(self._c), DTYPE)
+        self._root.write([Assignment(self._c, zeros, sets_gradient=True)])
 
     def clip_inplace(self, left: float, right: float) -> None:
         """Clips the values to [left, right].
@@ -132,12 +132,6 @@ class Parameters(_ParameterBase):
         'float32'
         """
         lib.dn_param_set_precision(self._c, check_precision(precision, "set_precision"))
-
-    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
-        """Replaces the gradient; None empties it. A frozen parameter has none."""
-        self.clear_gradient()
-        if gradient is not None and self.is_updated():
-            lib.dn_param_put(self._c, 1, pointer(np.ascontiguousarray(gradient, DTYPE)))
 
     def expr(self, update: bool = False) -> Expression:
         """Its node in the current graph; by default as a constant, without gradient.
@@ -393,15 +387,6 @@ class LookupParameters(_ParameterBase):
             self._c, index.size, ffi.from_buffer("int *", index), pointer(block)
         ):
             raise MemoryError("add_gradients: out of memory")
-
-    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
-        """Replaces the gradient by that of a whole table, of which rows of zeros count as not
-        touched; None empties it."""
-        self.clear_gradient()
-        if gradient is not None and self.is_updated():
-            by_row = gradient.reshape(self._rows, -1)
-            touched = np.flatnonzero(by_row.any(axis=1))
-            self.add_gradients(touched, by_row[touched])
 
     def zero(self) -> None:
         """Sets the values to zero.

@@ -14,13 +14,32 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _random
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, view
+
+_ASSIGNMENTS, _COPIED = ffi.typeof("dn_assignment[]"), ffi.typeof("dn_copied[]")
+
+
+class Assignment(NamedTuple):
+    """What one of C's parameters is given, in storage order."""
+
+    param: Any
+    values: NDArray[Any] | None = None
+    """None: they stay."""
+    first: int = 0
+    """The element from which on these are."""
+    factor: float = 1
+    """That of a whole table, which its values are these numbers times."""
+    share: float = 1
+    """value = (1 - share) value + share x"""
+    sets_gradient: bool = False
+    gradient: NDArray[Any] | None = None
+    """None: it is emptied. A frozen parameter has none."""
 
 
 class Root:
@@ -105,6 +124,44 @@ class Root:
         """
         refuse(lib.dn_store_detach(self.c))
 
+    def write(
+        self,
+        assignments: Iterable[Assignment],
+        copied: Sequence[tuple[NDArray[Any], NDArray[Any]]] = (),
+    ) -> None:
+        """Gives parameters all of this at one moment: Ctrl-C, and whatever other threads do to
+        them, come before or after. copied: pairs of arrays, of which the first becomes the second,
+        at the same moment.
+
+        Raises:
+            MemoryError: there is no memory for it; nothing is changed then.
+            RuntimeError: several processes are inside of an update.
+        """
+        kept: list[NDArray[Any]] = []
+
+        def stored(array: NDArray[Any] | None) -> Any:
+            if array is None:
+                return NULL
+            kept.append(np.ascontiguousarray(array, DTYPE))
+            return pointer(kept[-1])
+
+        given = ffi.new(
+            _ASSIGNMENTS,
+            [
+                (
+                    *(a.param, stored(a.values), stored(a.gradient)),
+                    *(a.first, 0 if a.values is None else a.values.size),
+                    *(a.factor, a.share, a.sets_gradient),
+                )
+                for a in assignments
+            ],
+        )
+        memory = [
+            (ffi.from_buffer(to), ffi.from_buffer(of), to.nbytes) for to, of in copied if to.nbytes
+        ]
+        to_copy = ffi.new(_COPIED, memory) if memory else NULL
+        refuse(lib.dn_store_write(self.c, len(given), given, len(memory), to_copy))
+
     def changed(self, params: Sequence[Any]) -> None:
         """To be called after values of these parameters of C were written from outside."""
         lib.dn_params_changed(self.c, len(params), params)
@@ -167,7 +224,7 @@ def rebuilt_root(
     root = cls()
     for dims, rows, values, updated in held:
         c = root.new_parameter(dims, rows)
-        refuse(lib.dn_param_write(c, 0, values.size, pointer(values), 1))
+        root.write([Assignment(c, values)])
         lib.dn_param_set_updated(c, updated)
     for place, precision in (precisions or {}).items():
         lib.dn_param_set_precision(root.made[place][0], precision)

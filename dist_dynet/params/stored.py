@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, view
-from .root import unchanged
+from .root import Assignment, unchanged
 
 if TYPE_CHECKING:
     from .collection import ParameterCollection
@@ -85,9 +85,12 @@ def check_stored(m: ParameterCollection, state: Mapping[str, Any], what: str) ->
 def load_stored(m: ParameterCollection, state: Mapping[str, Any]) -> None:
     """Gives all parameters what a stored() of them says; gradients are dropped. To be checked
     before."""
+    assignments = []
     for name, p in m.named_parameters().items():
         array = np.asarray(state["undecayed"].get(name, state[""][name]))
         flat = (np.moveaxis(array, 0, -1) if p._rows else array).ravel(order="F")
-        p._write(flat, factor=float(state["factors"].get(name, 1)))
+        factor = float(state["factors"].get(name, 1))
+        assignments.append(Assignment(p._c, flat, factor=factor, sets_gradient=True))
+    m._root.write(assignments)
+    for name, p in m.named_parameters().items():
         p.set_updated(name not in state["frozen"])
-        p.clear_gradient()

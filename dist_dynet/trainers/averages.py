@@ -16,6 +16,7 @@ from .._integers import count
 from .._state import count_in, number_in
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
+from ..params.root import Assignment
 from .base import Trainer
 from .hooks import Hooks
 from .protocol import TrainerLike
@@ -159,8 +160,10 @@ class MovingAverage:
         bias = self._bias() if self._correct else 1.0
         self._weights = {p: p._values() for p in self._averages}
         try:
-            for p, average in self._averages.items():
-                p._write(average / DTYPE.type(bias))
+            self._collection._root.write(
+                Assignment(p._c, average / DTYPE.type(bias))
+                for p, average in self._averages.items()
+            )
         except BaseException:  # Ctrl-C, or no memory
             self.swap_out()
             raise
@@ -186,8 +189,7 @@ class MovingAverage:
             raise RuntimeError(
                 "MovingAverage: swap_out needs averages that are swapped in. Call swap_in() before."
             )
-        for p, kept in self._weights.items():
-            p._write(kept)
+        self._collection._root.write(Assignment(p._c, kept) for p, kept in self._weights.items())
         self._weights = None
 
     @contextmanager

@@ -32,15 +32,15 @@ def _moment(trainer: Trainer, parameter: AnyParameter, k: int) -> NDArray[Any]:
 
 def state_of(trainer: Trainer) -> dict[str, NDArray[Any]]:
     """See Trainer.state()."""
-    schedule = Hooks(trainer).schedule
+    counts = _Counts.of(trainer)
     state: dict[str, NDArray[Any]] = {
         "trainer": np.frombuffer(type(trainer).__name__.encode(), np.uint8),
-        "updates": np.array(trainer.updates, np.int64),
-        "learning_rate": np.array(trainer.learning_rate, np.float64),
-        **{name: np.array(value, np.int64) for name, value in trainer._own_state().items()},
+        "updates": np.array(counts.updates, np.int64),
+        "learning_rate": np.array(counts.learning_rate, np.float64),
+        **{name: np.array(value, np.int64) for name, value in counts.own.items()},
         **{
             f"{_SCHEDULE}:{name}": np.array(value, np.float64)
-            for name, value in (schedule.state_dict() if schedule else {}).items()
+            for name, value in counts.schedule.items()
         },
     }
     for name, parameter in trainer.collection.named_parameters().items():
@@ -50,39 +50,64 @@ def state_of(trainer: Trainer) -> dict[str, NDArray[Any]]:
     return state
 
 
-class _Loaded(NamedTuple):
-    """A state that fits a trainer."""
+class _Counts(NamedTuple):
+    """What a state has beside moments."""
 
     updates: int
     learning_rate: float
     own: dict[str, int]
     schedule: dict[str, float]
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> _Counts:
+        """Those of a trainer."""
+        schedule = Hooks(trainer).schedule
+        return cls(
+            trainer.updates,
+            trainer.learning_rate,
+            trainer._own_state(),
+            schedule.state_dict() if schedule else {},
+        )
+
+    def set_on(self, trainer: Trainer) -> None:
+        """Gives them to a trainer."""
+        schedule = Hooks(trainer).schedule
+        if schedule and self.schedule:
+            schedule.load_state_dict(self.schedule)
+        lib.dn_trainer_set_updates(trainer._c, self.updates)
+        trainer._shown = self.updates, trainer.clips
+        trainer.learning_rate = self.learning_rate
+        trainer._load_own_state(self.own)
+
+
+class _Loaded(NamedTuple):
+    """A state that fits a trainer."""
+
+    counts: _Counts
     moments: dict[str, list[NDArray[Any]]]
     """By the parameter's name."""
 
 
 def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
-    """See Trainer.load_state(). Whatever may fail comes first."""
+    """See Trainer.load_state(). Whatever may fail comes first, and the moments are written last, at
+    one moment: up to then the rest can be put back."""
     loaded = _checked(trainer, state)
-    schedule = Hooks(trainer).schedule
-    named = trainer.collection.named_parameters()
-    trainer.collection._root.detach()
-    memory = {
-        name: [_moment(trainer, parameter, k) for k in range(len(trainer._moments))]
-        for name, parameter in named.items()
-        if name in loaded.moments or lib.dn_trainer_has_moments(trainer._c, parameter._c)
-    }
-    if schedule and loaded.schedule:
-        schedule.load_state_dict(loaded.schedule)
-    for name, own in memory.items():
-        for k, moment in enumerate(own):
-            named[name]._shaped(moment)[...] = (
-                loaded.moments[name][k] if name in loaded.moments else 0
-            )
-    lib.dn_trainer_set_updates(trainer._c, loaded.updates)
-    trainer._shown = trainer.updates, trainer.clips
-    trainer.learning_rate = loaded.learning_rate
-    trainer._load_own_state(loaded.own)
+    copied: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    for name, parameter in trainer.collection.named_parameters().items():
+        if name in loaded.moments or lib.dn_trainer_has_moments(trainer._c, parameter._c):
+            for k in range(len(trainer._moments)):
+                moment = _moment(trainer, parameter, k)
+                copied.append((moment, np.zeros_like(moment)))
+                if name in loaded.moments:
+                    parameter._shaped(copied[-1][1])[...] = loaded.moments[name][k]
+    before, done = _Counts.of(trainer), np.zeros(1, np.uint8)
+    try:
+        loaded.counts.set_on(trainer)
+        trainer.collection._root.write((), [*copied, (done, np.ones_like(done))])
+    except BaseException:  # Ctrl-C, or no memory
+        if not done[0]:
+            before.set_on(trainer)
+        raise
 
 
 def _checked(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> _Loaded:
@@ -121,7 +146,7 @@ def _checked(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> _Loaded:
                 f" got {key!r} without {missing[0]!r}."
             )
         moments[name] = [state[f"{each}:{name}"] for each in trainer._moments]
-    return _Loaded(
+    counts = _Counts(
         count_in(state, "updates", "load_state"),
         number_in(state, "learning_rate", "load_state"),
         {name: count_in(state, name, "load_state") for name in trainer._own_state()},
@@ -130,8 +155,8 @@ def _checked(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> _Loaded:
             for key in state
             if key.startswith(f"{_SCHEDULE}:")
         },
-        moments,
     )
+    return _Loaded(counts, moments)
 
 
 class Settings(NamedTuple):

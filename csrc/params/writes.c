@@ -1,0 +1,113 @@
+/* Values in: of several parameters at one moment, and who is told of it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "params.h"
+
+static int64_t next_version(const dn_param *p) {
+    return __atomic_load_n(&p->store->version, __ATOMIC_RELAXED) + 1;
+}
+
+void dn__param_note_change(dn_param *p) {
+    __atomic_store_n(&p->changed_at, next_version(p), __ATOMIC_RELAXED);
+}
+
+void dn__param_note_alone(dn_param *p) {
+    const int64_t alone = __atomic_add_fetch(&p->store->alone, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&p->alone_at, alone, __ATOMIC_RELAXED);
+}
+
+static void note_write(dn_param *p) {
+    dn__param_note_change(p);
+    dn__param_note_alone(p);
+}
+
+/* the same of one row */
+static void note_row_write(dn_param *p, int64_t row) {
+    dn__param_note_alone(p);
+    if (!p->rows_changed_at) {
+        int64_t *new = calloc((size_t)p->rows, sizeof *new);
+        if (!new) return dn__param_note_change(p);
+        __atomic_store_n(&p->rows_changed_at, new, __ATOMIC_RELEASE);
+    }
+    __atomic_store_n(&p->rows_changed_at[row], next_version(p), __ATOMIC_RELAXED);
+}
+
+int dn__param_changed_since(const dn_param *p, int64_t version, const int *rows, int n) {
+    if (__atomic_load_n(&p->changed_at, __ATOMIC_RELAXED) > version) return 1;
+    const int64_t *of_row = __atomic_load_n(&p->rows_changed_at, __ATOMIC_ACQUIRE);
+    if (of_row && !rows) n = (int)p->rows;
+    for (int i = 0; of_row && i < n; i++)
+        if (__atomic_load_n(&of_row[rows ? rows[i] : i], __ATOMIC_RELAXED) > version) return 1;
+    return 0;
+}
+
+static void written(dn_store *r) {
+    dn__end_writing(r);
+    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
+    dn__unlock(r);
+}
+
+/* Locks a store for writing values; negative: no memory. */
+static int begin_write(dn_store *r) {
+    dn__lock(r);
+    const int error = dn__detach(r);
+    if (error) dn__unlock(r);
+    else dn__begin_writing(r);
+    return error;
+}
+
+static void write_values(const dn_assignment *a) {
+    dn_param *p = a->param;
+    const int whole = a->n == dn_param_size(p), is_row = a->n && a->n == p->row_size;
+    if (!whole || a->share != 1) dn__param_materialise(p);
+    double factor;
+    dn_real *to = dn_param_storage(p, &factor) + a->from;
+    if (a->share != 1) dn__blend((size_t)a->n, (dn_real)a->share, a->values, to);
+    else if (a->n) memcpy(to, a->values, (size_t)a->n * sizeof *to);
+    if (p->rows && whole && a->share == 1) p->factor = a->factor;
+    if (p->rows && is_row && a->from % a->n == 0) note_row_write(p, a->from / a->n);
+    else note_write(p);
+}
+
+int dn_store_write(dn_store *r, int n, const dn_assignment *given, int n_copied,
+                   const dn_copied *copied) {
+    int error = begin_write(r);
+    if (error) return error;
+    for (int i = 0; i < n && !error; i++)
+        if (given[i].sets_gradient)
+            error = dn__param_gradient_reserve(given[i].param, given[i].gradient);
+    for (int i = 0; i < n && !error; i++) {
+        if (given[i].values) write_values(&given[i]);
+        if (given[i].sets_gradient) dn__param_gradient_set(given[i].param, given[i].gradient);
+    }
+    for (int i = 0; i < n_copied && !error; i++)
+        memcpy(copied[i].to, copied[i].from, (size_t)copied[i].bytes);
+    written(r);
+    return error;
+}
+
+int dn_fast_row_set(int64_t a, int64_t row, int64_t n, const double *data) {
+    int constant;
+    dn_param *p = dn__handle_param(a, &constant);
+    if (!p || row < 0 || row >= p->rows || n != p->row_size || dn__try_lock(p->store))
+        return DN_FALLBACK;
+    if (dn__detach(p->store)) {
+        dn__unlock(p->store);
+        return DN_FALLBACK;
+    }
+    dn__begin_writing(p->store);
+    dn__param_materialise(p);
+    dn_real *to = p->table + row * n;
+    for (int64_t i = 0; i < n; i++) to[i] = (dn_real)data[i];
+    note_row_write(p, row);
+    written(p->store);
+    return 0;
+}
+
+void dn_params_changed(dn_store *r, int n, dn_param *const *params) {
+    for (int i = 0; i < n; i++) note_write(params[i]);
+    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&r->writes, 2, __ATOMIC_RELEASE);
+}
