@@ -27,6 +27,28 @@ def _mix(a: int, b: int) -> int:
     return z ^ (z >> 31)
 
 
+def checked_place(
+    stream: int | None, counter: int, samples: int | None
+) -> tuple[int | None, int, int]:
+    """What ComputationGraph.draw_from() takes, as integers.
+
+    Raises: TypeError, OverflowError as it does.
+    """
+
+    def checked(value: int, name: str) -> int:
+        n = named(value, "draw_from", name)
+        if n >> 64:
+            raise OverflowError(f"draw_from: {name} must lie in [0, 2^64); got {n}.")
+        return n
+
+    counter = checked(counter, "counter")
+    return (
+        None if stream is None else checked(stream, "stream"),
+        counter,
+        counter if samples is None else checked(samples, "samples"),
+    )
+
+
 def _unforeseen() -> int:
     """A seed from the system, odd, so that it is not 0."""
     return int.from_bytes(os.urandom(4), "little") >> 1 | 1

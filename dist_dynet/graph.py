@@ -81,6 +81,10 @@ class ComputationGraph:
         """From now on draws have this stream, of a micro-batch, and counters from this one on;
         None: the stream of rank and thread. samples: the counter of uniform(), if it is another.
 
+        Raises:
+            TypeError: one is not an integer.
+            OverflowError: one does not lie in [0, 2^64).
+
         >>> import dist_dynet as dy
         >>> draws = []
         >>> for _ in range(2):
@@ -90,9 +94,9 @@ class ComputationGraph:
         >>> draws[0] == draws[1]
         True
         """
-        self._stream = stream
+        self._stream, counter, samples = _random.checked_place(stream, counter, samples)
         self._seed()
-        self._samples = counter if samples is None else samples
+        self._samples = samples
         lib.dn_graph_set_counter(self.number, counter)
 
     def draws(self) -> tuple[int | None, int, int]:
@@ -128,10 +132,7 @@ class ComputationGraph:
             return out.astype(np.float64)
         seed, stream = self._key()
         # Draws of nodes have counters and node numbers far below these.
-        draw = ffi.new(
-            "dn_rng_key *",
-            (seed, stream, (1 << 63) + self._samples, (1 << 32) - 1),
-        )
+        draw = ffi.new("dn_rng_key *", (seed, stream, (1 << 63) + self._samples, (1 << 32) - 1))
         self._samples += 1
         lib.dn_draw_uniform(draw, 0, n, ffi.from_buffer("float *", out) if n else NULL)
         return out.astype(np.float64) + 2.0**-25

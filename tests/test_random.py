@@ -229,3 +229,13 @@ def test_fork_does_not_change_the_parents_draws():
         )
 
     assert values(True) == values(False)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("a", 0), (1, None), (1, 0, "a"), (1, -1), (1 << 64, 0), (1, 0, 1 << 64)]
+)
+def test_draws_from_no_place_change_nothing(arguments):
+    before = dy.renew_cg().draws()
+    with pytest.raises((TypeError, OverflowError), match=r"draw_from: (stream|counter|samples) "):
+        dy.cg().draw_from(*arguments)
+    assert dy.cg().draws() == before
