@@ -135,17 +135,17 @@ def _start(part, job, folder):
         old.unlink()
     arguments = [folder / "programs", folder / "out"]
     environment = {"DIST_DYNET_DTYPE": "float64", "DIST_DYNET_SILENCE": "2"}
-    if job.ranks == 1:
-        result = run_program("run_drawn.py", *arguments, **environment)
-        status, text = result.returncode, result.stderr
-    else:
-        environment["DIST_DYNET_EXCHANGE"] = job.exchange
-        program = ["as_hosts.py", job.hosts, "run_drawn.py"] if job.hosts else ["run_drawn.py"]
-        limit = LIMIT + 2 * len(part)
-        try:
+    environment["DIST_DYNET_EXCHANGE"] = job.exchange
+    program = ["as_hosts.py", job.hosts, "run_drawn.py"] if job.hosts else ["run_drawn.py"]
+    try:
+        if job.ranks == 1:
+            result = run_program(*program, *arguments, **environment)
+            status, text = result.returncode, result.stderr
+        else:
+            limit = LIMIT + 2 * len(part)
             status, text, _ = mpirun(job.ranks, *program, *arguments, limit=limit, **environment)
-        except AssertionError as error:
-            status, text = -1, str(error)
+    except AssertionError as error:  # it was not over
+        status, text = -1, str(error)
     ran = [
         pickle.loads(path.read_bytes()) if (path := folder / f"out.{r}").exists() else []
         for r in range(job.ranks)

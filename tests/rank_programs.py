@@ -8,7 +8,7 @@ one rank does by itself has no counterpart in one process; "bits", as "equal", t
 import re
 
 from rank_local import LocalPrograms
-from rank_writer import AMBIGUOUS, SIMPLE, Program, Writer
+from rank_writer import AMBIGUOUS, RULES, SIMPLE, Program, Writer
 
 __all__ = ["PROGRAMS", "Program", "drawn"]
 
@@ -81,6 +81,37 @@ class _Programs(LocalPrograms, Writer):
             a.schedule, a.subset = "", False
             with self.block(f"for {x} in {a.shard}:"):
                 self.step(a, x)
+
+    def alternate(self):
+        """Two trainers of one model, in turn."""
+        t = self.task("a", 0)
+        t.subset, t.schedule, self.waits = False, "", False
+        self.lines = [x for x in self.lines if not x[1].startswith("ra = ")]
+        rule = self.pick(RULES).format(m="a.m")
+        self.line(f"tz = dist(dy.{rule}, {t.average!r}{self.pick(['', ', shared_model=True'])})")
+        self.line("ta.set_accumulation(1)")
+        for _ in range(self.pick([1, 2])):
+            b, turn = self.new("b"), self.new("turn")
+            every = self.pick([2, 3])
+            with self.block(SIMPLE[self.pick([*SIMPLE])].format(b=b, s=t.shard, t="ta")):
+                self.line(f"{turn} = tz if {b}.step % {every} else ta")
+                self.backward(t, b)
+                self.line(f"update({turn}{self.named(t, b)})")
+                if self.chance(0.2):
+                    self.pick([self.do_write, self.do_freeze, self.do_add, self.do_score])(t)
+            if self.chance(0.5):
+                self.beside(t, amid=False)
+                self.line("ta.set_accumulation(1)")
+
+    def compressed(self):
+        """Messages are rounded: ranks stay alike."""
+        getattr(self, self.pick(["one", "guarded", "alternate", "game", "local_sgd"]))()
+        for k, (depth, text) in enumerate(self.lines):
+            if re.match(r"t\w+ = (dist|local)\(", text):
+                rounded = f", compression={self.pick(['bf16', 'int8'])!r})"
+                self.lines[k] = (depth, text[:-1] + rounded)
+        self.law, self.plain, self.threads = "together", False, False
+        self.may_refuse()
 
     def guarded(self):
         """An example makes NaN of everything; the program catches that, or leaves it out."""
@@ -247,8 +278,13 @@ class _Programs(LocalPrograms, Writer):
                 self.line(text.format(b=b, a=t.name, t=t.trainer, s=t.shard))
 
     def resumed(self):
-        t = self.task("a", 0)
+        micro = self.pick([0, 0, 2, 3, 4])
+        t = self.task("a", 0, micro=micro)
         t.subset = False
+        if micro:
+            self.law, self.plain, t.schedule = "bits", False, ""
+            self.lines = [x for x in self.lines if not x[1].startswith("ra = ")]
+            self.line(f"a.dropout = {self.pick([0, 0.3])}")
         kind = self.pick([*SIMPLE, "list", "ahead"])
         if kind in AMBIGUOUS and not t.naming:
             t.naming = "batch"
@@ -325,6 +361,8 @@ ONE_RANK = (
 PROGRAMS = {
     "one": 8,
     "two": 5,
+    "alternate": 2,
+    "compressed": 2,
     "guarded": 3,
     "game": 2,
     "micro": 3,

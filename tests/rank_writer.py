@@ -40,6 +40,7 @@ AMBIGUOUS = {
     "list": "for {b} in list({s}):",
     "reversed": "for {b} in reversed(list({s})):",
     "ahead": "for {b} in ahead({s}):",
+    "far ahead": "for {b} in ahead({s}, 3):",
     "thread": "for {b} in in_thread({s}):",
     "sorted": "for {b} in sorted({s}, key=lambda batch: batch.step):",
 }
@@ -168,7 +169,7 @@ class Writer:
             naming = given or ("" if micro else self.pick(["", "", "batch", "number", "weight="]))
         if (n_is_set and naming == "number") or (average == "sum" and naming == "number"):
             naming = "batch"
-        n = self.pick([5, 8, 11, 14])
+        n = self.pick([1, 2, 5, 8, 11, 14])
         self.line(f"{name} = Task({self.seed}, {number}, {m or None}, n={n})")
         rule = self.pick(RULES).format(m=f"{name}.m")
         more = "".join(
@@ -361,7 +362,8 @@ class Writer:
         self.line(f"{t.best}.update(sum(scores({t.name})))")
         self.note(f"({t.best}.score, {t.best}.number, {t.best}.count, {t.best}.is_over)")
         if self.chance(0.3):
-            self.line(f"{t.best}.restore()")
+            with self.block(f"if np.isfinite({t.best}.score):"):
+                self.line(f"{t.best}.restore()")
 
     def do_gather(self, t):
         self.line("note(len(parallel.gather(rank())) - parallel.world_size())")

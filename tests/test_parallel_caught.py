@@ -19,6 +19,7 @@ CAUGHT = (
     "gradients_that_are_not_finite_inside_of_join",
     "gradients_that_are_not_finite_of_a_batch",
     "gradients_that_are_not_finite_of_an_accumulation",
+    "gradients_of_earlier_steps_that_one_rank_scales",
     "decay",
     "moments",
     "parameters",

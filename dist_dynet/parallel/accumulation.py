@@ -21,7 +21,7 @@ from ..params.parameters import AnyParameter
 from ..params.root import Root
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
-from ._world import World, format_ranks
+from ._world import World, format_ranks, hash_of
 from .batches import Batch
 from .gradients import FlatLayout, Node, add_up, marks_of, put_back, take_out
 from .message import Flag
@@ -254,6 +254,11 @@ class Stash:
         for kept in self.kept:
             kept.mark()
 
+    def changes(self) -> list[int]:
+        """A number for what the program has done to each: where ranks hold the same gradients, they
+        still do if this is the same."""
+        return [kept.changes() for kept in self.kept]
+
     def _part(self, params: Iterable[AnyParameter]) -> list[tuple[_Kept, Node]]:
         """What is here of these parameters, and no more from now on."""
         wanted = {*handles_of(params)}
@@ -275,7 +280,14 @@ class _Kept:
         self.layout, self.node = layout, node
         self.left = np.ones(len(layout.structure.parameters), np.bool_)
         """Which parameters it is still there for."""
+        self._factors = np.ones(len(layout.structure.parameters))
         self.mark()
+
+    def changes(self) -> int:
+        """As Stash.changes()."""
+        there = np.array([*self.node.filled, *(rows is not None for rows in self.node.tables)])
+        factors = self._factors[there].astype(np.float32)
+        return hash_of(there.tobytes().hex() + factors.tobytes().hex())
 
     def mark(self) -> None:
         """From now on what is done to gradients is done by the program."""
@@ -290,6 +302,7 @@ class _Kept:
             self._split(~cleared)
         for i in np.flatnonzero(scales != self._scales).tolist():
             by = DTYPE.type(scales[i] / self._scales[i] if self._scales[i] else 0)
+            self._factors[i] *= by
             if i >= dense:
                 rows = node.tables[i - dense]
                 node.tables[i - dense] = rows and (rows[0], rows[1] * by)

@@ -12,6 +12,7 @@ neither averages nor updates.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -177,41 +178,53 @@ class ReproducibleSum:
         self._weights[number] = weight
         self._tree.push(take_out(self._layout, number, factor if weight > 0 else 0.0, self._pool))
 
-    def sum(self, what: str, divided: bool) -> None:
+    def sum(self, what: str, divided: bool, changes: Sequence[int]) -> str:
         """Puts the sum over all ranks in the place of the collection's gradients, the same bits on
         every rank. Collective.
 
         Args:
             what: the name of the collective operation.
             divided: by the sum of the weights.
+            changes: what the program has done to the sums of earlier steps.
+
+        Returns:
+            Why it is refused, on all ranks: they have not done the same to these.
         """
-        if self._here.size > 1:
-            self._exchange(what)
+        if self._here.size > 1 and not self._exchange(what, changes):
+            self.clear()
+            return (
+                "the ranks have changed the gradients of earlier steps of this accumulation in"
+                " different ways. Call scale_gradient(), clear_gradient() and reset_gradients() on"
+                " all ranks, with empty batches, too."
+            )
         weights = [self._weights[number] for number in sorted(self._weights)]
         total = math.fsum(weights) if divided else 1.0
         if self._tree.nodes and total > 0:
             put_back(self._layout, self._tree.root(), DTYPE.type(1 / total))
         self.clear()
+        return ""
 
     # ---- between the ranks -------------------------------------------------------------
 
-    def _exchange(self, what: str) -> None:
+    def _exchange(self, what: str, changes: Sequence[int]) -> bool:
         """Makes the tree one of all ranks' nodes: of dense gradients each rank adds up its share,
-        then all get all shares."""
+        then all get all shares. False: not all have the same changes, and nothing was done."""
         here, mine = self._here, self._tree.nodes
         counts = [[0 if rows is None else len(rows[0]) for rows in node.tables] for node in mine]
         every = here.gather(
             self._comm,
-            (self._weights, [(node.low, node.level, node.filled) for node in mine], counts),
+            (self._weights, [(n.low, n.level, n.filled) for n in mine], counts, [*changes]),
             what,
         )
-        for weights, _, _ in every:
+        if any(theirs != every[0][3] for *_, theirs in every):
+            return False
+        for weights, *_ in every:
             self._weights.update(weights)
         bounds = [
             self._layout.size // SHARE * rank // here.size * SHARE for rank in range(here.size + 1)
         ]
         nodes, tree, requests = [], Tree(self._layout, []), []
-        for rank, (_, theirs, _) in enumerate(every):
+        for rank, (_, theirs, *_) in enumerate(every):
             own = iter(mine)
             for low, level, filled in theirs:
                 node = Node(low, level, filled, None, bounds[here.rank], [])
@@ -228,7 +241,7 @@ class ReproducibleSum:
                 nodes.append(node)
         here.wait(requests, what)
         before = switch(lib.DN_ROWS)
-        tables = self._gather_tables([counts for _, _, counts in every], what)
+        tables = self._gather_tables([counts for _, _, counts, _ in every], what)
         switch(before)
         for node, rows in zip(nodes, tables, strict=True):
             node.tables = rows
@@ -241,6 +254,7 @@ class ReproducibleSum:
             here.wait([self._comm.Iallgatherv(share, (root.dense, np.diff(bounds)))], what)
         self._release()
         self._tree.nodes = [root]
+        return True
 
     def _gather_tables(self, counts: list[list[list[int]]], what: str) -> list[list[Rows | None]]:
         """Of each node of each rank, in the order of ranks, the rows of every table. counts: by

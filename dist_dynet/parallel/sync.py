@@ -140,7 +140,10 @@ class Sync:
         elif weight == 0:
             self._trainer.collection.reset_gradients()
         if self.reproducible is not None:
-            self.reproducible.sum(what, self.weighted)
+            problem = self.reproducible.sum(what, self.weighted, self.passes.stash.changes())
+            if problem:
+                self._is_amid = False
+                raise RuntimeError(f"{self.here.name} {what}: {problem}")
             if self.passes.is_last():
                 self.passes.restore()
         if (over and not self.hooks.waits()) or (

@@ -326,6 +326,8 @@ class DistributedTrainer(TrainerWrapper):
             sync.passes.stash.invalidate(sync.hooks.members())
         assert part is not None
         kept.refuse_sums()
+        if part.turn:  # steps before this one have what its first micro-batch has done to them
+            sync.passes.stash.mark()
         with sync.passes.stash.unseen():
             kept.keep(part, this.n, this.n if sync.weighted else 1.0)
         sync.sources.clear()

@@ -434,6 +434,31 @@ def test_gradients_that_are_not_finite_and_stay():
         assert other.updates == 1
 
 
+def test_gradients_of_earlier_steps_that_one_rank_scales():
+    """Each rank holds their sums: ranks would go different ways."""
+    other = parallel.DistributedTrainer(
+        dy.SimpleSGDTrainer(m, 1.0), "sum", accumulate=2, reproducible=True, exchange=engine
+    )
+
+    def one_step(scaled):
+        for batch in parallel.shard(range(size), batch_size=size, micro_batches=size, cost=None):
+            dy.renew_cg()
+            dy.sum_elems(a).backward()
+            if scaled:
+                a.scale_gradient(0.5)
+            other.update(batch)
+
+    one_step(False)
+    with pytest.raises(RuntimeError, match="gradients of earlier steps of this accumulation in"):
+        one_step(rank == 0)
+    m.reset_gradients()
+    one_step(False)  # its second: the first has been thrown away
+    check(a, -size / 2)
+    one_step(True)
+    one_step(True)
+    check(a, -size / 2 - size * (0.25 + 0.5) / 2)
+
+
 def test_error_after_the_update():
     """Whatever comes when parameters have been changed does no harm, such as a full disk of a
     checkpoint."""

@@ -208,7 +208,7 @@ class Task:
 
     def is_bad(self, x):
         """Whether it is the input of that example."""
-        return self.bad is not None and x[0] == self.data[self.bad][0][0]
+        return self.bad is not None and x[0] == self.data[self.bad % len(self.data)][0][0]
 
     def output(self, x, row):
         """Of one token."""
@@ -310,6 +310,7 @@ def dist(inner, average="mean", accumulate=1, **options):
     """A DistributedTrainer."""
     if not State.plain:
         return package.DistributedTrainer(inner, average, accumulate=accumulate, **options)
+    options.pop("compression", None)
     inner.set_accumulation(accumulate)
     return Plain(inner)
 
@@ -442,15 +443,14 @@ def shard(*data, micro_batches=None, **options):
 # ---- loops -----------------------------------------------------------------------------
 
 
-def ahead(batches):
-    """One batch ahead of whoever asks."""
-    last = None
+def ahead(batches, count=1):
+    """So many batches ahead of whoever asks."""
+    waiting = []
     for batch in batches:
-        if last is not None:
-            yield last
-        last = batch
-    if last is not None:
-        yield last
+        waiting.append(batch)
+        if len(waiting) > count:
+            yield waiting.pop(0)
+    yield from waiting
 
 
 def in_thread(batches):

@@ -30,6 +30,7 @@ def trained(
     decay=1e-3,
     inside="",
     listed=False,
+    scaled=False,
 ):
     """A tagger of a kind: two tables, an LSTM, a parameter that few examples use; the model."""
     dy.reset_random_seed(7 if rank == 0 else 99)
@@ -95,6 +96,8 @@ def trained(
                     if average == "sum"
                     else loss / (len(batch) if average == "mean" else words)
                 ).backward()
+            if scaled:
+                V.scale_gradient(0.5)
             named = [batch] if listed or inside else [words] if average == "weighted" else []
             updates += trainer.update(*named)
     assert updates == trainer.updates == epochs * len(shard) // accumulate
@@ -118,7 +121,7 @@ WAYS = {
     "three": {"micro_batches": 3, "clip": 0.0},
     "one": {"micro_batches": 1, "batch_size": 5},
     "more than examples": {"micro_batches": 16, "batch_size": 9},
-    "accumulated": {"accumulate": 3, "micro_batches": 5},
+    "accumulated": {"accumulate": 3, "micro_batches": 5, "scaled": True},
     "evaluated inside": {"inside": "evaluate", "dropout": 0.1},
     "shard inside": {"inside": "shard", "dropout": 0.2},
     "micro-batches inside": {"inside": "micro-batches", "dropout": 0.4},
