@@ -112,8 +112,12 @@ class ErrorFeedback:
         self.code.encode(array[start:end], self.residual[start:end], message)
         return message
 
-    def commit(self) -> None:
-        """All messages so far have come into an update."""
+    def commit(self, factor: float = 1.0) -> None:
+        """All messages so far have come into an update, times this factor, as will what they
+        lack."""
+        if factor != 1:
+            for start, end in self._encoded:
+                self.residual[start:end] *= DTYPE.type(factor)
         self._encoded.clear()
 
     def committed(self) -> NDArray[Any]:

@@ -217,13 +217,14 @@ class HybridExchange:
             rows.end()
         self.conclude(updated=False)
 
-    def conclude(self, updated: bool) -> None:
-        """An update was made by the last sums, or none was: then residuals are as before."""
+    def conclude(self, updated: bool, factor: float = 1.0) -> None:
+        """An update was made by the last sums times this factor, or none was: then residuals are as
+        before."""
         if self._compression is not None and not updated:
             self._compression.take_back()
         if self._compression is not None:
-            self._compression.commit()
-        self._rows.conclude(updated)
+            self._compression.commit(factor)
+        self._rows.conclude(updated, factor)
 
     def _take(self) -> tuple[Round | None, RowsRound | None]:
         """What began before the agreement; nothing is left here."""

@@ -114,13 +114,13 @@ class RowsBetweenHosts:
         """What messages have lacked so far, by table: (rows, width). Views."""
         return self.lacking.by_name() if self.lacking else {}
 
-    def conclude(self, updated: bool) -> None:
+    def conclude(self, updated: bool, factor: float = 1.0) -> None:
         """As HybridExchange.conclude()."""
         if self.lacking is None:
             return
         if not updated:
             self.lacking.take_back()
-        self.lacking.commit()
+        self.lacking.commit(factor)
 
     def load_residuals(
         self,

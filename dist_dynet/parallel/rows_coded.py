@@ -67,8 +67,11 @@ class Residuals:
         self._before.append((table, ids, self._of[table][ids]))
         self._of[table][ids] = compression.residual.reshape(len(ids), -1)
 
-    def commit(self) -> None:
-        """All messages so far have come into an update."""
+    def commit(self, factor: float = 1.0) -> None:
+        """As ErrorFeedback.commit()."""
+        if factor != 1:
+            for table, ids, _ in self._before:
+                self._of[table][ids] *= DTYPE.type(factor)
         self._before.clear()
 
     def take_back(self) -> None:

@@ -185,7 +185,8 @@ class Sync:
     def _conclude(self, updated: bool) -> None:
         """What was sent has come into an update, or has not."""
         if self.wire is not None:
-            self.wire.conclude(updated)
+            norm, limit = lib.dn_trainer_last_norm(self.hooks.c), self._trainer.get_clip_threshold()
+            self.wire.conclude(updated, limit / norm if updated and norm > limit > 0 else 1.0)
 
     def _end_passes(self) -> None:
         """Ranks have come to the end of an update, made or not: what follows is another one."""

@@ -49,12 +49,22 @@ class Run:
         self.backward(**options)
         return self.trainer.update()
 
-    def check(self):
+    def came(self):
+        """By parameter what it has got, and what all residuals hold of it."""
+        state, came = self.trainer.state(), {}
         for p, mine in self.sums.items():
-            rest = self.trainer.state().get(f"rest:{p.name()}", np.zeros(mine.size))
+            rest = state.get(f"rest:{p.name()}", np.zeros(mine.size))
             rest = np.reshape(rest, mine.shape, order="C" if p is self.table else "F")
-            total, left = (sum(parallel.gather(one)) for one in (mine, rest))
-            off = np.abs(left - p.as_array() - total).max()
+            came[p] = sum(parallel.gather(rest)) - p.as_array()
+        return came
+
+    def totals(self):
+        return {p: sum(parallel.gather(mine)) for p, mine in self.sums.items()}
+
+    def check(self):
+        came = self.came()
+        for p, total in self.totals().items():
+            off = np.abs(came[p] - total).max()
             assert off < 2e-5 * (1 + np.abs(total).max()), (p.name(), off)
 
 
@@ -82,6 +92,23 @@ def unused_in_a_step(run):
     run.step(used=1)
     run.step()
     run.step(used=1)
+
+
+def clipped(run):
+    """By one factor: what has come into the update, and what is to come."""
+    before, sums = run.came(), run.totals()
+    values = {p: p.as_array() for p in sums}
+    run.trainer.set_clip_threshold(1.0)
+    run.step(size=1e3)
+    run.trainer.set_clip_threshold(0)
+    came, size = run.came(), np.sqrt(sum(((p.as_array() - values[p]) ** 2).sum() for p in sums))
+    assert abs(size - 1) < 1e-3
+    gradients = {p: total - sums[p] for p, total in run.totals().items()}
+    by = np.sum((came[run.dense[0]] - before[run.dense[0]]) * gradients[run.dense[0]])
+    by /= np.sum(gradients[run.dense[0]] ** 2)
+    for p, gradient in gradients.items():  # but for what steps before it had left
+        assert np.abs(came[p] - before[p] - by * gradient).max() < 0.1
+        run.sums[p] = came[p] / parallel.world_size()
 
 
 def left_out(run):
@@ -132,6 +159,7 @@ ACTS = (
     two_passes,
     thrown_away,
     unused_in_a_step,
+    clipped,
     left_out,
     not_finite,
     other_settings,
