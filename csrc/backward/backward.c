@@ -152,7 +152,9 @@ static void touch_as_dynet(dn_tape *t) {
     for (int i = 0; i <= t->backward->last_loss; i++) {
         const dn_node *node = &t->nodes[i];
         if (!node->param || !node->param->store->as_dynet || node->constant) continue;
-        if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows)
+        /* not while it is watched: gradients may be on their way to other ranks */
+        if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows &&
+            !t->backward->hook.last_use)
             dn__param_filled(node->param);
         for (int k = 0; k < node->n_ints; k++)
             if (!dn__lookup_row(node->param, t->ints[node->ints + k]))
