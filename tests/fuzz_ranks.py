@@ -47,6 +47,7 @@ REFUSALS = "|".join(
         "was not named|were not named",
         "Change parameters alike on all ranks",
         "or call update\\(n\\), on all ranks alike",
+        "Let all ranks use the same steps",
         "another rank does not know",
         "takes no part in accumulation",
     )

@@ -301,10 +301,10 @@ class Loop:
     def uses(self, batch: Batch[Any]) -> None:
         """An update has used this batch of it."""
         self.exact = True
+        self.late |= batch is not self.present
         if not batch.ends_step:
             return
         self._pass_refused()
-        self.late |= batch is not self.present
         if batch.step == self.used:
             self.used += 1
         elif batch.step != self.used - 1:  # that of another trainer's update

@@ -64,11 +64,7 @@ class PassWeights:
             is_known = not (every["flags"] & Flag.UNKNOWN).any()
             if not words and n and is_known and not is_sum:
                 asking = np.flatnonzero(every["flags"] & Flag.ASKS).tolist()
-                where = format_ranks([self._here.members[rank] for rank in asking])
-                words = (
-                    f"batches count otherwise than shard() has said on {where} alone. Set batch.n,"
-                    " or call update(n), on all ranks alike."
-                )
+                words = _otherwise([self._here.members[rank] for rank in asking])
         return words
 
     def _send(self, n: float, flags: int) -> tuple[Any, NDArray[Any]]:
@@ -78,3 +74,17 @@ class PassWeights:
         _under_way[:] = [held for held in _under_way if not held[0].Test()]
         _under_way.append((request, mine, every))
         return request, every
+
+
+def _otherwise(asking: list[int]) -> str:
+    """What weights mean that do not have the sum that shard() has said, of which these ranks took
+    none for known."""
+    if not asking:
+        return (
+            "batches are of unlike steps of shard(). Let all ranks use the same steps, and leave"
+            " loops at the same step."
+        )
+    return (
+        f"batches count otherwise than shard() has said on {format_ranks(asking)} alone. Set"
+        " batch.n, or call update(n), on all ranks alike."
+    )

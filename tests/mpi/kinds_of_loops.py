@@ -490,6 +490,23 @@ def test_n_that_one_rank_sets():
             expect(a)
 
 
+def test_ranks_at_unlike_steps_of_an_accumulation():
+    """One leaves its epoch before the last batch, and the others use that."""
+    a = Model(accumulate=2)
+    said = ""
+    try:
+        for _ in range(2):
+            for batch in a.shard:
+                if parallel.rank() == 0 and batch.step == 2:
+                    break
+                a.step(batch)
+    except RuntimeError as error:
+        said = str(error)
+    if parallel.world_size() > 1:
+        assert any("batches are of unlike steps of shard()" in x for x in parallel.gather(said))
+        assert np.allclose(a.w.as_array(), descend(np.zeros(2), steps()[:2]) / 2, rtol=1e-12)
+
+
 def test_weighted_without_weights():
     """Batches that nobody has weighted are refused, as in one process; accumulated ones, too."""
     for accumulate in (1, 2):

@@ -62,6 +62,15 @@ for i, _ in enumerate(parallel.shard(range(4), batch_size=2, micro_batches=2 * s
         break
     trainer.update()
 
+# a loop that has read ahead is at one place on all ranks, though most have empty batches only
+batches = parallel.shard(range(2), batch_size=1, micro_batches=2 * size)
+for batch in list(batches):
+    if batch:
+        a_pass()
+    trainer.update(batch)
+    state = batches.state()
+    assert len(set(parallel.gather((state["epoch"], state["position"])))) == 1
+
 # frozen on one rank: named as in other exchanges
 w.set_updated(rank != 1)
 for _ in parallel.shard(range(2 * size), batch_size=2 * size, micro_batches=size):
