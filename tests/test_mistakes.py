@@ -426,7 +426,7 @@ MISTAKES = [
     (
         "dy.parallel.DistributedTrainer(trainer, reproducible=True, compression='int8')",
         ValueError,
-        "gradients travel as they are; got compression='int8'. Leave out one of the two.",
+        "reproducible=True takes no compression; got 'int8'",
     ),
     # names in a vocabulary
     ("dy.Vocabulary(['a'])[5]", TypeError, "Vocabulary: names must be texts; got 5."),

@@ -133,8 +133,7 @@ class DistributedTrainer(TrainerWrapper):
         check_choice("compression", compression, (None, *CODES))
         if reproducible and compression:
             raise ValueError(
-                "DistributedTrainer: with reproducible=True gradients travel as they are; got"
-                f" compression={compression!r}. Leave out one of the two."
+                f"DistributedTrainer: reproducible=True takes no compression; got {compression!r}."
             )
         self._inner, self._average = trainer, average
         if accumulate != 1:
