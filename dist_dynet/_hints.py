@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from functools import update_wrapper
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 WRITTEN_HERE = {
@@ -419,13 +419,15 @@ def name_as_users_do(things: Iterable[Any]) -> None:
 
 
 def constructor_of(cls: type, inherited: FunctionType) -> FunctionType:
-    """A copy of a constructor that a class inherits, which has the name of this class."""
+    """A copy of a constructor that a class inherits, and of what it wraps, which has the name of
+    this class."""
+    closure = inherited.__closure__ or ()
+    wrapped: Any = getattr(inherited, "__wrapped__", None)
+    if any(cell.cell_contents is wrapped for cell in closure):
+        cell = CellType(constructor_of(cls, wrapped))
+        closure = tuple(cell if c.cell_contents is wrapped else c for c in closure)
     own = FunctionType(
-        inherited.__code__,
-        inherited.__globals__,
-        "__init__",
-        inherited.__defaults__,
-        inherited.__closure__,
+        inherited.__code__, inherited.__globals__, "__init__", inherited.__defaults__, closure
     )
     own.__kwdefaults__ = inherited.__kwdefaults__
     update_wrapper(own, inherited).__qualname__ = f"{cls.__name__}.__init__"

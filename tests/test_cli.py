@@ -368,7 +368,10 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def test_control_c_before_the_job_is_no_traceback(monkeypatch, capfd):
-    monkeypatch.setattr(run, "find_launcher", lambda *_: signal.raise_signal(signal.SIGINT))
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "find_launcher", interrupted)
     assert cli.main(["run", "-n", "2", "train.py"]) == 130
     assert capfd.readouterr() == ("", "")
 

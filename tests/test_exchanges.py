@@ -70,5 +70,7 @@ def test_averages_are_in_document_and_message(name):
     [(engine, layout) for engine, layouts in LAYOUTS.items() for layout in layouts],
 )
 def test_exchange_adds_up_what_numpy_does(engine, layout):
-    status, said, _ = mpirun(len(layout), "as_hosts.py", layout, "exchanges.py", engine)
+    status, said, _ = mpirun(
+        len(layout), "as_hosts.py", layout, "exchanges.py", engine, DIST_DYNET_TRACEBACKS="full"
+    )
     assert (status, said) == (0, "ok\n"), said

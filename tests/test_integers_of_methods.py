@@ -669,8 +669,13 @@ def _classes():
 
 
 def _is_own(cls, name):
-    """Whether it is defined there: a constructor with __wrapped__ is that of a base."""
-    return name in vars(cls) and (name != "__init__" or not hasattr(vars(cls)[name], "__wrapped__"))
+    """Whether it is defined there: some constructors are copies of a base's."""
+    if name != "__init__" or name not in vars(cls):
+        return name in vars(cls)
+    code, *inherited = [
+        getattr(inspect.unwrap(base.__init__), "__code__", None) for base in cls.__mro__
+    ]
+    return code is None or code not in inherited
 
 
 def _annotated():

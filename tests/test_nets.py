@@ -115,7 +115,7 @@ STARTS = {"mask-x": 1, "mask-h": 1, "A": 0, "start": 0, "stop": 0}
 def start_of(built, role):
     """Where a parameter of this role starts; None: it is random."""
     if role == "bf":
-        return built.forget_bias
+        return getattr(built, "forget_bias", 0)
     if role == "b" and isinstance(built, dy.NoiseContrastiveEstimation):
         return -np.log(built.num_classes)
     return STARTS.get(role, {"b": 0, "g": 1}.get(role[0]))

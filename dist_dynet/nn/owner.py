@@ -7,7 +7,6 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from .._hints import constructor_of
 from .._integers import real
 from .._random import drawn, put_back
 from ..params.collection import ParameterCollection
@@ -44,9 +43,7 @@ class Owner:
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
-        make: Any = cls.__init__
-        if "__init__" not in vars(cls) and hasattr(make, "__wrapped__"):
-            make = constructor_of(cls, make.__wrapped__)
+        make = vars(cls).get("__init__")
         if isinstance(make, FunctionType):
             cls.__init__ = _whole(make)  # type: ignore[method-assign]
 
