@@ -528,7 +528,7 @@ def test_trainer_that_goes_leaves_no_message_to_others():
 
 def test_trainers_that_end_give_back_what_they_had():
     made, duplicate = [], World.duplicate
-    World.duplicate = lambda self, comm=None: made.append(duplicate(self, comm)) or made[-1]
+    World.duplicate = lambda *args, **named: made.append(duplicate(*args, **named)) or made[-1]
     m, (w,), _ = model_of((70, 80))
     for _ in range(10):
         trainer = distributed(m)

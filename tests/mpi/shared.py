@@ -501,7 +501,7 @@ def test_trainer_that_ends_inside_of_backward():
 
 def test_trainers_that_end_give_back_what_they_had():
     made, duplicate = [], World.duplicate
-    World.duplicate = lambda self, comm=None: made.append(duplicate(self, comm)) or made[-1]
+    World.duplicate = lambda *args, **named: made.append(duplicate(*args, **named)) or made[-1]
     m, (w,) = model_of(3)
     kept = distributed(m, average="sum")
     for _ in range(20):
