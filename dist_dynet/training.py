@@ -415,7 +415,7 @@ class Best:
         return now == kept
 
     def restore(self) -> None:
-        """Gives the parameters the values that were best.
+        """Gives the parameters the values that were best. Gradients stay.
 
         Raises:
             RuntimeError: there was no score, the best is not there any more, or parameters were
@@ -445,7 +445,10 @@ class Best:
             for kept, now in zip(self._kept, self._collections(), strict=True):
                 now.copy_from(kept)
         elif self._is_collection:
-            self._objects[0].populate(self._file)
+            (now,) = self._collections()
+            best = copy.deepcopy(now)
+            best.populate(self._file)
+            now.copy_from(best)
         else:
             from .io import load
 

@@ -64,7 +64,7 @@ class _Programs(LocalPrograms, Writer):
         elif way == "in step":
             self.may_refuse()
             self.line(f"first = list({a.shard})")
-            with self.block(f"for {y} in {b.shard}:"):
+            with self.block(f"for {y} in {b.shard} if first else ():"):
                 self.line(f"{x} = first[{y}.step % len(first)]")
                 self.step(a, x)
                 self.step(b, y)

@@ -227,8 +227,9 @@ def test_the_best_is_kept_and_comes_back(tmp_path, where):
         told.append((best.update(score), best.is_over))
     assert told == [(True, False), (True, False), (False, False), (False, True)]
     assert (best.score, best.number, best.count) == (3.0, 2, 4)
+    w.set_gradient([1, 2])
     best.restore()
-    assert w.as_array().tolist() == [3, 3]
+    assert w.as_array().tolist() == [3, 3] and w.grad_as_array().tolist() == [1, 2]
 
 
 def test_lower_may_be_better():
@@ -247,7 +248,11 @@ def test_objects_are_kept_by_dy_save(tmp_path, where):
     best.update(1)
     for p in m.parameters_list():
         p.set_value(p.as_array() + 1)
+        p.set_gradient(p.as_array())
+    gradients = [p.grad_as_array() for p in m.parameters_list()]
     best.restore()
+    left = [p.grad_as_array() for p in m.parameters_list()]
+    assert all((a == b).all() for a, b in zip(left, gradients, strict=True))
     after = [p.as_array() for p in m.parameters_list()]
     assert all(np.allclose(a, b, rtol=1e-6) for a, b in zip(before, after, strict=True))
     if where == "file":

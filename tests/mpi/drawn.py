@@ -235,8 +235,11 @@ class Task:
         (dy.esum(losses) / (1 if how == "sum" else len(batch))).backward()
 
     def score(self, batch):
-        """The loss without a gradient."""
-        return self.loss(batch, "sum").value() if batch else 0.0
+        """The loss without a gradient and without dropout."""
+        dropout, self.dropout = self.dropout, 0
+        value = self.loss(batch, "sum").value() if batch else 0.0
+        self.dropout = dropout
+        return value
 
     def add(self, table=False):
         """A new parameter, from now on part of the model; each rank draws values of its own."""
