@@ -154,6 +154,25 @@ def test_compression_keeps_what_it_takes_away(code, rng):
     )
 
 
+def test_what_was_taken_back_is_not_part_of_an_update():
+    """Part of a message that nobody reads, and a message that is made again: only the residual of
+    what has come into the update is multiplied by its factor."""
+    array = np.linspace(0.1, 0.7, 8).astype(DTYPE)
+    once, again = (ErrorFeedback(CODES["bf16"], 8) for _ in range(2))
+    once.residual[:] = again.residual[:] = 0.01
+    once.encode(array, 2, 6)
+    again.encode(array, 0, 8)
+    again.take_back(0, 2)
+    again.take_back(6)
+    assert again.residual[[0, 1, 6, 7]].tolist() == [DTYPE.type(0.01)] * 4
+    again.take_back()
+    again.encode(array, 2, 6)
+    once.commit(0.5)
+    again.commit(0.5)
+    assert again.residual.tolist() == once.residual.tolist()
+    assert again.residual[[0, 1, 6, 7]].tolist() == [DTYPE.type(0.01)] * 4
+
+
 def test_arguments_are_checked():
     trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
     with pytest.raises(ValueError, match="compression must be None, 'bf16', 'int8'; got 'zip'"):

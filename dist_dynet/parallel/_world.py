@@ -399,10 +399,10 @@ class World:
         here = "here" if me == self.rank else f"on rank {self.members[me]}"
         ours = [text for text in said[me] if text not in said[other]]
         theirs = [text for text in said[other] if text not in said[me]]
-        remedy = "".join(f" {parts[text]}" for text in ours if parts and parts.get(text))
+        to_do = "".join(f" {parts[text]}" for text in ours if parts and parts.get(text))
         raise RuntimeError(
             f"{self.name} {what}: all ranks must agree; {', '.join(ours)} {here},"
-            f" {', '.join(theirs)} on rank {self.members[other]}.{remedy}"
+            f" {', '.join(theirs)} on rank {self.members[other]}.{to_do}"
         )
 
     def exchange_bytes(self, comm: Any, mine: bytes, what: str) -> list[bytes]:

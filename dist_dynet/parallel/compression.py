@@ -133,10 +133,13 @@ class ErrorFeedback:
         """Messages since commit() have not, in this range: what there was before them is there
         again."""
         end = self.residual.size if end is None else end
-        for first, last in self._encoded:
-            part = slice(max(first, start), min(last, end))
-            if part.start < part.stop:
-                self.residual[part] = self._before[part]
+        encoded, self._encoded = self._encoded, []
+        for first, last in encoded:
+            inside = slice(max(first, start), min(last, end))
+            if inside.start < inside.stop:
+                self.residual[inside] = self._before[inside]
+            rest = (first, min(last, start)), (max(first, end), last)
+            self._encoded += [(one, to) for one, to in rest if one < to]
 
 
 _BLOCK = 16

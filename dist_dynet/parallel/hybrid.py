@@ -220,9 +220,9 @@ class HybridExchange:
     def conclude(self, updated: bool, factor: float = 1.0) -> None:
         """An update was made by the last sums times this factor, or none was: then residuals are as
         before."""
-        if self._compression is not None and not updated:
-            self._compression.take_back()
         if self._compression is not None:
+            if not updated:
+                self._compression.take_back()
             self._compression.commit(factor)
         self._rows.conclude(updated, factor)
 
