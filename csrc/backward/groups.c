@@ -291,9 +291,10 @@ static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
                                   (size_t)dn__representative_of(t, g)->parts
                             : 0;
     dn_real *saved = g->saved;
-    for (int m = 0; m < g->n; saved += t->nodes[members[m++]].saved) {
+    for (int m = 0, before = 0; m < g->n; m++) {
         if (sequences && has_bad_steps(t, members[m])) return 1;
         if (step && g->grads[(size_t)m * step] != 0) continue; /* nearly always */
+        while (before < m) saved += t->nodes[members[before++]].saved;
         /* whatever the last step of a chain is computed from is not beside the loss if that is
          * not */
         if (g->as == DN_AS_STEPS && m + 1 < g->n && !dn__begins_sequence(t, g, m + 1)) continue;

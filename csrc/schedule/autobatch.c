@@ -179,9 +179,11 @@ static void take_member(dn_agenda *s, int i) {
     dn_schedule *schedule = s->t->schedule;
     for (int step = i; step >= 0; step = s->chains.next ? s->chains.next[step] : -1) {
         schedule->members[schedule->n.members++] = s->first + step;
-        schedule->seats[s->first + step].begins = step == i;
+        if (s->chains.next) schedule->seats[s->first + step].begins = step == i;
     }
 }
+
+static int needs_grad(const dn_agenda *s, int i) { return s->t->nodes[s->first + i].needs_grad; }
 
 /* Takes nodes that are ready, of one signature, off the front of a list: a group, or one node by
  * itself. */
@@ -190,13 +192,12 @@ static int take_group(dn_agenda *s, dn_signature *list) {
     const int first = t->schedule->n.members;
     int taken = 0, i = list->ready;
     const dn_signature *g = &s->signatures[s->sign[i]];
-    const int all_fit = g->numbers <= MOST_NUMBERS;
+    const int all_fit = g->numbers <= MOST_NUMBERS, with_grad = needs_grad(s, i);
     int64_t numbers = 0;
     inputs_seen in;
     look_at_inputs(s, g, &in);
     for (; i >= 0 && numbers < MOST_NUMBERS; i = s->next_ready[i]) {
-        if (&s->signatures[s->sign[i]] != g ||
-            t->nodes[s->first + i].needs_grad != t->nodes[s->first + list->ready].needs_grad)
+        if (&s->signatures[s->sign[i]] != g || (s->as_dynet && needs_grad(s, i) != with_grad))
             break;
         if (in.n && ends_before(s, &in, t->schedule->n.members - first, i)) break;
         const int64_t more = all_fit ? 0 : dn__numbers_of(s, i);
