@@ -112,12 +112,16 @@ class ErrorFeedback:
         self.code.encode(array[start:end], self.residual[start:end], message)
         return message
 
-    def commit(self, factor: float = 1.0) -> None:
-        """All messages so far have come into an update, times this factor, as will what they
-        lack."""
-        if factor != 1:
-            for start, end in self._encoded:
-                self.residual[start:end] *= DTYPE.type(factor)
+    def commit(self, factor: float = 1.0, sums: Any = None, limit: float = 0.0) -> None:
+        """All messages so far have come into an update, times this factor, as will what they lack.
+        sums, limit: of numbers whose sum was beyond the limit, an update has taken no more than
+        that: they lack nothing."""
+        for start, end in self._encoded:
+            rest = self.residual[start:end]
+            if factor != 1:
+                rest *= DTYPE.type(factor)
+            if limit > 0:
+                rest[np.abs(sums[start:end]) > limit] = 0
         self._encoded.clear()
 
     def committed(self) -> NDArray[Any]:

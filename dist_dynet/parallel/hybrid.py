@@ -74,6 +74,7 @@ class HybridExchange:
         self._refused = False
         self._used = np.zeros(0, bool)  # in the last step
         self._rows_round: RowsRound | None = None
+        self._scale = 1.0  # of the last sum
         self._own = False  # each rank of the host takes its own of the next sum
         self._unread: list[Round | RowsRound] = []  # sums that may be read until settle()
         self.owned = 0
@@ -115,7 +116,7 @@ class HybridExchange:
             assert isinstance(negotiated, NegotiatedByRank)
             self._by_mpi.sum(negotiated)
             return
-        scale = negotiated.scale
+        self._scale = scale = negotiated.scale
         if self._own:
             self._take_rows(rows, scale, what, negotiated.used)
             return
@@ -217,14 +218,16 @@ class HybridExchange:
             rows.end()
         self.conclude(updated=False)
 
-    def conclude(self, updated: bool, factor: float = 1.0) -> None:
-        """An update was made by the last sums times this factor, or none was: then residuals are as
-        before."""
+    def conclude(self, updated: bool, factor: float = 1.0, limit: float = 0.0) -> None:
+        """An update was made by the last sums times this factor, each number clipped before to this
+        limit if it is not 0; or none was: then residuals are as before."""
+        limit /= self._scale or 1.0
         if self._compression is not None:
             if not updated:
                 self._compression.take_back()
-            self._compression.commit(factor)
-        self._rows.conclude(updated, factor)
+            assert self._arrays is not None
+            self._compression.commit(factor, self._arrays.sum, limit)
+        self._rows.conclude(updated, factor, limit)
 
     def _take(self) -> tuple[Round | None, RowsRound | None]:
         """What began before the agreement; nothing is left here."""

@@ -114,13 +114,13 @@ class RowsBetweenHosts:
         """What messages have lacked so far, by table: (rows, width). Views."""
         return self.lacking.by_name() if self.lacking else {}
 
-    def conclude(self, updated: bool, factor: float = 1.0) -> None:
-        """As HybridExchange.conclude()."""
+    def conclude(self, updated: bool, factor: float = 1.0, limit: float = 0.0) -> None:
+        """As HybridExchange.conclude(), of sums that are not yet scaled."""
         if self.lacking is None:
             return
         if not updated:
             self.lacking.take_back()
-        self.lacking.commit(factor)
+        self.lacking.commit(factor, limit)
 
     def load_residuals(
         self,

@@ -44,6 +44,8 @@ class Residuals:
         self._of: dict[LookupParameters, NDArray[Any]] = {}
         # of messages since commit() what there was before
         self._before: list[tuple[LookupParameters, Ids, NDArray[Any]]] = []
+        self.sums: dict[LookupParameters, Rows] = {}
+        """Of the last exchange."""
 
     def encoded(self, table: LookupParameters, ids: Ids, rows: NDArray[Any]) -> NDArray[Any]:
         """What is sent of these rows."""
@@ -67,11 +69,14 @@ class Residuals:
         self._before.append((table, ids, self._of[table][ids]))
         self._of[table][ids] = compression.residual.reshape(len(ids), -1)
 
-    def commit(self, factor: float = 1.0) -> None:
-        """As ErrorFeedback.commit()."""
-        if factor != 1:
-            for table, ids, _ in self._before:
-                self._of[table][ids] *= DTYPE.type(factor)
+    def commit(self, factor: float = 1.0, limit: float = 0.0) -> None:
+        """As ErrorFeedback.commit(), of the sums of the last exchange."""
+        for table, ids, _ in self._before if factor != 1 or limit > 0 else ():
+            rest = self._of[table][ids] * DTYPE.type(factor)
+            if limit > 0:
+                union, sums = self.sums[table]
+                rest[np.abs(sums[np.searchsorted(union, ids)]) > limit] = 0
+            self._of[table][ids] = rest
         self._before.clear()
 
     def take_back(self) -> None:
@@ -171,7 +176,11 @@ class CodedExchange:
             yield self._done(requests)
         for table, union, block in sums:
             yield self._summed(table, union, block)
-        return [_added_up(of, code, _width(table)) for of, table in zip(parts, tables, strict=True)]
+        added = [
+            _added_up(of, code, _width(table)) for of, table in zip(parts, tables, strict=True)
+        ]
+        self._residuals.sums = dict(zip(tables, added, strict=True))
+        return added
 
     def _summed(self, table: LookupParameters, union: Ids, block: NDArray[Any]) -> Done:
         """Adds up a block of rows over the hosts, in place."""

@@ -185,8 +185,10 @@ class Sync:
     def _conclude(self, updated: bool) -> None:
         """What was sent has come into an update, or has not."""
         if self.wire is not None:
-            norm, limit = lib.dn_trainer_last_norm(self.hooks.c), self._trainer.get_clip_threshold()
-            self.wire.conclude(updated, limit / norm if updated and norm > limit > 0 else 1.0)
+            trainer, norm = self._trainer, lib.dn_trainer_last_norm(self.hooks.c)
+            longest, limit = trainer.get_clip_threshold(), trainer.get_clip_value()
+            factor = longest / norm if updated and norm > longest > 0 else 1.0
+            self.wire.conclude(updated, factor, limit * trainer.accumulation)
 
     def _end_passes(self) -> None:
         """Ranks have come to the end of an update, made or not: what follows is another one."""
