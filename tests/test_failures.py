@@ -23,7 +23,10 @@ LIMIT = 15
 """Seconds in which a job with a failed rank is over."""
 SHORT = {"DIST_DYNET_SILENCE": "1"}
 RANK = r"rank 1 \(process \d+ on \S+\)"
-LEFT = rf" at fail\.py:\d+: waits for {RANK}, which left the program while other ranks still work"
+LEFT = (
+    rf" at fail\.py:\d+: waits for {RANK}, which left the program while other ranks still work\."
+    r" All ranks must make this call equally often: decide"
+)
 PLACE = r"gradient exchange of update \d+ \(collective \d+\)"
 
 FAILURES = {
@@ -88,7 +91,7 @@ FAILURES = {
         75,
         (
             r"in different places; this one waits in .* at fail\.py:\d+\n\[.*\] rank \d \(process"
-            r" \d+ on \S+\) waits in .* at fail\.py:\d+"
+            r" \d+ on \S+\) waits in .* at fail\.py:\d+\n\[.*\] All ranks must make the same calls"
         ),
     ),
     "checked": (

@@ -209,8 +209,9 @@ def _advice(ratio: float, n: int, average: str, exact: bool) -> str:
     return (
         "N ranks do not compute what one does. If losses are means over something else than"
         " examples, such as words, give shard() weight=len, or write update(weight). What is"
-        " computed over a whole batch, such as its statistics or negatives taken from it, differs"
-        " where the batch is divided. Nothing in the loop may depend on rank() or world_size()."
+        " computed over a whole batch, such as its statistics or negatives taken from it, or from"
+        " gradients before update(), such as their norm, differs where the batch is divided."
+        " Nothing in the loop may depend on rank() or world_size()."
     )
 
 

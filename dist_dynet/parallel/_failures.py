@@ -336,8 +336,9 @@ class Watchdog(threading.Thread):
             self._end(
                 LEFT,
                 f"{place.what}{self._here().line}: waits for {self._as_text(gone[0])}, which left"
-                " the program while other ranks still work. Either it has ended early, or not all"
-                " ranks make this call equally often.",
+                " the program while other ranks still work. All ranks must make this call equally"
+                " often: decide to stop on what all know, such as all_reduce(loss), and put"
+                " loops of different lengths into Join.",
             )
         period = int(now // _PERIOD)
         if waited > SILENCE and not self._asked and period != self._period:
@@ -370,7 +371,8 @@ class Watchdog(threading.Thread):
             self._end(
                 MISSING,
                 "the ranks wait for one another in different places; this one"
-                f" {here}{mine.line}{places}",
+                f" {here}{mine.line}{places}\nAll ranks must make the same calls in the same order,"
+                " also those whose results only one of them needs.",
             )
 
     def _alive(self, ranks: Iterable[int]) -> set[int]:

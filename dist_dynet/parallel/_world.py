@@ -382,7 +382,7 @@ class World:
 
     def agree(self, comm: Any, mine: str | Mapping[str, str] | None, what: str) -> None:
         """Makes sure that all ranks say the same, but for those that say nothing (None): one thing,
-        or several, each with what to do where it differs. Collective.
+        or several, each with what to do where it is the first that differs. Collective.
 
         Raises:
             RuntimeError: on all ranks; it has what this rank and the first that says something else
@@ -399,10 +399,10 @@ class World:
         here = "here" if me == self.rank else f"on rank {self.members[me]}"
         ours = [text for text in said[me] if text not in said[other]]
         theirs = [text for text in said[other] if text not in said[me]]
-        to_do = "".join(f" {parts[text]}" for text in ours if parts and parts.get(text))
+        to_do = (parts and ours and parts.get(ours[0])) or "Make it the same on all ranks."
         raise RuntimeError(
             f"{self.name} {what}: all ranks must agree; {', '.join(ours)} {here},"
-            f" {', '.join(theirs)} on rank {self.members[other]}.{to_do}"
+            f" {', '.join(theirs)} on rank {self.members[other]}. {to_do}"
         )
 
     def exchange_bytes(self, comm: Any, mine: bytes, what: str) -> list[bytes]:

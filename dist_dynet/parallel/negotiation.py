@@ -89,7 +89,8 @@ class Step(NamedTuple):
             examples, data, *settings, division, epoch, step = self.description
             names = ("batch_size", "seed", "drop_last", "shuffle", "micro_batches", "bucket")
             parts = {
-                f"step {step} of epoch {epoch} of shard()": "",
+                f"step {step} of epoch {epoch} of shard()": "Call update() once for each batch of"
+                " a loop, on all ranks.",
                 f"data of {examples} examples with fingerprint {data:x}": "Give shard() the same"
                 " data in the same order on all ranks: it deals them out itself.",
                 **{f"{name}={n:d}": "" for name, n in zip(names, settings, strict=True)},
@@ -97,7 +98,8 @@ class Step(NamedTuple):
                 " functions of the example alone.",
             }
         parts[f"passes: {self.passes}"] = ""
-        parts[f"update_subset {self.subset:x}" if self.subset else "all parameters"] = ""
+        which = f"update_subset {self.subset:x}" if self.subset else "all parameters"
+        parts[which] = "Give update_subset() the same parameters on all ranks."
         parts[f"settings of the wrapped trainer {[*self.beside]}"] = ""
         return parts
 

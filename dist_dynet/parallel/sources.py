@@ -19,7 +19,7 @@ from .batches import SEVERAL, Batch, present_batch, process
 _UNKNOWN = (
     ", so that it is not known which batch the gradients come from."
     " Write trainer.update(batch), with the batch of shard() that the gradients come from, or"
-    " trainer.update(n), with this rank's number of examples."
+    " trainer.update(n), with this rank's number of examples, once for every batch."
 )
 
 
@@ -94,7 +94,7 @@ class Sources:
             if batch.loop.runs_ahead:
                 return (
                     "the loop over shard() has gone past a batch without a backward pass, as loops"
-                    " that read ahead do"
+                    " do that read ahead or leave out a batch"
                 )
             if process.idle and process.holds_batches(self._serial):
                 return (

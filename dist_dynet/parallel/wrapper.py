@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from .._manner import manner, warn
 from ..params.collection import ParameterCollection
 from ..trainers import Trainer
+from ..trainers.hooks import Hooks
 from ..trainers.stats import Stats
 from .metrics import added, seconds_of
 from .sync import Sync
@@ -103,8 +105,18 @@ class TrainerWrapper:
         self._inner.set_sparse_updates(su)
 
     def gradient_norm(self) -> float:
-        """The L2 norm of the gradients that this rank has gathered since the last update."""
-        return self._inner.gradient_norm()
+        """The L2 norm of the gradients that this rank has gathered since the last update. That of
+        the average over ranks is stats().gradient_norm, after the update."""
+        norm, here = self._inner.gradient_norm(), self.sync.here
+        is_averaged = here.size > 1 and self.sync.hooks.c == Hooks(self._inner).c
+        if norm and is_averaged and here.rank == 0 and "norm" not in manner.said:
+            manner.said.add("norm")
+            warn(
+                "gradient_norm: it is that of this rank's gradients, before they are averaged over"
+                " the ranks. To clip, write set_clip_threshold(), which clips the average; its norm"
+                " is trainer.stats().gradient_norm, after the update. This is said once."
+            )
+        return norm
 
     def restart(self, learning_rate: float | None = None) -> None:
         """Sets the moments to zero, and the learning rate if given. To be called on all ranks."""

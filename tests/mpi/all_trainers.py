@@ -57,7 +57,7 @@ def trained(name):
                         for s, (_, tag) in zip(scores, batch, strict=True)
                     ]
                 ).backward()
-                clipped += trainer.gradient_norm() > 0.3
+                clipped += trainer.inner.gradient_norm() > 0.3
             trainer.update()
             done += 1
             if done == 50:

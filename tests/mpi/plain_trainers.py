@@ -1,6 +1,7 @@
 """plain_trainers.py: a loop over a shard of several ranks whose body calls the update() of a
 trainer of one process trains a model of its own on each rank. Rank 0 warns of that, once; loops
-whose trainer knows of the ranks, and those of one rank, are not warned of. Rank 0 prints "ok"."""
+whose trainer knows of the ranks, and those of one rank, are not warned of. It also warns once of a
+norm of gradients that are not averaged yet. Rank 0 prints "ok"."""
 
 import warnings
 
@@ -43,5 +44,11 @@ else:
         " a trainer of one process"
     ), said
 assert warnings_of(plain.update, w) == []  # it was said
+for asks in (trainer.inner.gradient_norm, local.gradient_norm, parallel.barrier):
+    assert warnings_of(asks, w) == []
+said = warnings_of(trainer.gradient_norm, w)
+assert len(said) == (parallel.is_main() and parallel.world_size() > 1), said
+assert all("this rank's gradients, before they are averaged" in text for text in said)
+m.reset_gradients()
 if parallel.is_main():
     print("ok")
