@@ -93,6 +93,7 @@ class _Collectives:
         self.loans = 0
         self.checks = False
         self.interrupted = ""  # the collective operation that this rank has begun and not ended
+        self.apart = ""  # the one in which each rank computes by itself now
         self.barrier: tuple[Any, str] | None = None
         self.lent: dict[int, Any] = {}
         self.returned: SimpleQueue[int] = SimpleQueue()  # filled by Python's collector, at any time
@@ -246,7 +247,7 @@ class World:
                 rank has left a collective operation half done: see whole().
         """
         self._refuse_interrupted()
-        self.refuse_child()
+        self.refuse_call()
         self._collectives.count += 1
         name = self.name_of(what, self._collectives.count)
         if self.checks:
@@ -260,7 +261,7 @@ class World:
     def count_unchecked(self) -> int:
         """Counts one more collective operation of all ranks, as collective() does, but without a
         name: its number. 0: there are checks, for which collective() is to be called."""
-        self.refuse_child()
+        self.refuse_call()
         here = self._collectives
         here.count += not here.checks
         return 0 if here.checks else here.count
@@ -281,6 +282,16 @@ class World:
             raise
         self._collectives.interrupted = ""
 
+    @contextmanager
+    def apart(self, what: str) -> Iterator[None]:
+        """Each rank calls the program's functions by itself, and as often as it has examples: no
+        collective operation may be among what they do."""
+        self._collectives.apart = what if self.size > 1 else ""
+        try:
+            yield
+        finally:
+            self._collectives.apart = ""
+
     def is_left(self, what: str) -> None:
         """Notes that this rank has left a collective operation which the others have begun or will
         begin: it meets them no more."""
@@ -293,13 +304,19 @@ class World:
                 " out of step with the others. Start the job again from a checkpoint."
             )
 
-    def refuse_child(self) -> None:
+    def refuse_call(self) -> None:
         """Only the ranks themselves meet.
 
         Raises:
             RuntimeError: in a forked child: if it spoke in its parent's name the others would take
-                it for the parent.
+                it for the parent. Within apart().
         """
+        if self._collectives.apart:
+            raise RuntimeError(
+                f"{self.name} the function that {self._collectives.apart} calls must not meet the"
+                " other ranks, as update() does: each rank calls it for other examples. Do that"
+                f" before or after {self._collectives.apart}."
+            )
         if self._job.is_forked:
             raise RuntimeError(
                 f"{self.name} process {os.getpid()}, which this rank has forked, takes no part in"

@@ -41,7 +41,8 @@ def evaluate(
 
     Raises:
         ValueError: on all ranks: they hold different data, or have different costs.
-        RuntimeError: fn has raised an exception on another rank; here it passes through.
+        RuntimeError: fn has raised an exception on another rank; here it passes through. With
+            several ranks fn calls what all ranks call together, such as update().
         TypeError: fn cannot be called, or data holds no examples.
 
     >>> from dist_dynet import parallel
@@ -65,7 +66,8 @@ def evaluate(
         of = assign(Numbers(cost, examples, "cost", kept=True).all(), here.size)
         if here.size > 1:
             said = len(examples), stable_fingerprint(examples), hash_of(of.tobytes().hex())
-        values = [fn(examples[i]) for i in np.flatnonzero(of == here.rank).tolist()]
+        with here.apart("evaluate()"):
+            values = [fn(examples[i]) for i in np.flatnonzero(of == here.rank).tolist()]
         mine = pickle.dumps(values) if here.size > 1 else b""
     except Exception as error:
         failure = error

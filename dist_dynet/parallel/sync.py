@@ -279,7 +279,7 @@ class Sync:
                 f"{self.here.name} update: one before it was interrupted, so that this rank is out"
                 " of step with the others. Start the job again from a checkpoint."
             )
-        self.here.refuse_child()
+        self.here.refuse_call()
         self._is_amid, wire = True, self.wire
         if self.joins:
             flags |= Flag.JOIN | Flag.MAY_DIFFER * self.may_differ

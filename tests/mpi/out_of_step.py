@@ -23,6 +23,7 @@ def raises(*args):
 
 m = dy.ParameterCollection()
 m.add_parameters(2)
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m))
 WAYS = {  # what fails on rank 1: its exception there, and elsewhere
     "all_reduce of no number": (
         lambda: parallel.all_reduce(None if bad else 1.0),
@@ -43,6 +44,11 @@ WAYS = {  # what fails on rank 1: its exception there, and elsewhere
     "evaluate: fn": (
         lambda: parallel.evaluate(raises if bad else int, range(4)),
         KeyError,
+        RuntimeError,
+    ),
+    "evaluate: update in fn": (
+        lambda: parallel.evaluate(lambda _: trainer.update(1) if bad else 0, range(4)),
+        RuntimeError,
         RuntimeError,
     ),
     "evaluate: data": (
