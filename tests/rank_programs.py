@@ -21,6 +21,22 @@ class _Programs(LocalPrograms, Writer):
         self.silent = self.chance(0.15)
         self.epochs(t)
 
+    def stages(self):
+        """Data that grow, or are chosen by their losses; and models one after the other."""
+        for number in range(self.pick([1, 2, 3])):
+            t = self.task("a", number)
+            made = next(text for _, text in self.lines[::-1] if text.startswith("sa = shard("))
+            weight = ", weight=cost" if "weight=cost" in made else ""
+            for _ in range(self.pick([1, 2])):
+                data = self.pick(
+                    ["a.data[:4]", "a.data[::2]", "hard(a)", "sorted(a.data, key=cost)"]
+                )
+                self.shard("sa", data, weight)
+                self.loop_simple(t)
+            self.line("a.m.reset_gradients()")
+            self.line("ta.set_accumulation(1)")
+            self.waits = False
+
     def two(self):
         """Two tasks in turn."""
         where = self.pick(["apart", "below", "same"])
@@ -360,6 +376,7 @@ ONE_RANK = (
 )
 PROGRAMS = {
     "one": 8,
+    "stages": 2,
     "two": 5,
     "alternate": 2,
     "compressed": 2,

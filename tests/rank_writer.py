@@ -24,6 +24,8 @@ SCHEDULES = (
     "Constant({t}, warmup=4)",
     "Plateau({t}, factor=0.5, patience=1)",
 )
+FORMS = ("each", "static", "batched", "autobatched", "traced", "penalty")
+"""How a pass is computed, beside one graph of all tokens with its backward pass."""
 SIMPLE = {
     # loops in which update() knows the batch
     "plain": "for {b} in {s}:",
@@ -171,6 +173,8 @@ class Writer:
             naming = "batch"
         n = self.pick([1, 2, 5, 8, 11, 14])
         self.line(f"{name} = Task({self.seed}, {number}, {m or None}, n={n})")
+        if self.chance(0.5):
+            self.line(f"{name}.form = {self.pick(FORMS)!r}")
         rule = self.pick(RULES).format(m=f"{name}.m")
         more = "".join(
             f", {text}"
@@ -603,6 +607,19 @@ class Writer:
                 self.update(t, b)
         return None
 
+    def loop_fails(self, t):
+        """Examples that raise an error are left out, or their batch is."""
+        b, good = self.new("b"), self.new("good")
+        self.line(f"{t.name}.bad = {self.pick([0, 1, 2])}")
+        count = "tokens" if t.how == "tokens" else "len"
+        how = "" if t.how == "mean" else f", {t.how!r}"
+        with self.block(f"for {b} in {t.shard}:"):
+            self.line(f"{good} = {t.name}.usable({b})")
+            self.line(f"{t.name}.backward({good}{how})")
+            named = "" if t.average == "sum" else f", {count}({good})"
+            self.line(f"update({t.trainer}{named})")
+        self.line(f"{t.name}.bad = None")
+
     def loop_skips(self, t):
         """No update for some batches."""
         b = self.new("b")
@@ -656,5 +673,6 @@ LOOPS = (
     "few",
     "kept",
     "two_passes",
+    "fails",
     "skips",
 )

@@ -99,6 +99,21 @@ def test_programs_of_one_seed_end_where_one_process_ends(tmp_path):
     assert 5 < refused < 2 * len(programs)
 
 
+def test_programs_do_not_depend_on_those_before_them(tmp_path):
+    """Which have kept batches that nobody uses, or have a thread that waits for ever."""
+    task = (0, "a = Task(1)"), (0, "sa = shard(a.data, 2, cost=None)")
+    keeps = Program(2, (*task, (0, "State.kept = list(sa)")))
+    waits = Program(3, (*task, (0, "next(in_thread(sa))")))
+    trained = (0, "ta = local(dy.SimpleSGDTrainer(a.m, 0.1), every=2)"), (0, "with Join(ta):")
+    step = (1, "for b in uneven(a, 32):"), (2, "a.backward(b)"), (2, "update(ta, noted=False)")
+    found, refused = check(
+        [keeps, waits, Program(4, (task[0], *trained, *step), threads=True)],
+        JOBS[:1],
+        tmp_path / "run",
+    )
+    assert not found and not refused, [finding.printed() for finding in found]
+
+
 # ---- it finds what is wrong ------------------------------------------------------------
 
 PROGRAM = Program(

@@ -42,6 +42,7 @@ __all__ = [
     "end_of_body",
     "few",
     "file",
+    "hard",
     "in_thread",
     "itertools",
     "join",
@@ -100,7 +101,6 @@ def begin(seed):
     dy.reset_random_seed(seed + 1)
     State.notes, State.tasks, State.bodies = [], [], 0
     State.checkpointer, State.local, State.batch = None, [], None
-    batches.process.readers.clear()  # what the program before it has looked into
 
 
 def values():
@@ -164,6 +164,14 @@ class Stored:
         return x.copy(), list(rows), y.copy()
 
 
+def dense_layer(weights, bias, x):
+    """Without what is not linear."""
+    return weights * x + bias
+
+
+traced_layer = dy.traced(dense_layer)
+
+
 class Task:
     """A model with a table, and its data."""
 
@@ -185,13 +193,14 @@ class Task:
             p.set_value(rng.normal(size=p.shape()) / 2)
         self.E.init_from_array(rng.normal(size=(6, 3)) / 2)
         self.added, self.dropout = [], 0
+        self.form = ""  # how a pass is computed: see FORMS of rank_writer.py
         self.bad = None  # the number of an example whose loss is NaN
         self.all_bad = True  # all of its gradients are, too, or that of b alone
         State.tasks.append(self)
 
     def loss(self, batch, how="mean"):
         """Of this rank's batch: the mean over examples or "tokens", or the "sum"."""
-        dy.renew_cg()
+        dy.renew_cg(autobatching=self.form == "autobatched")
         losses = [
             dy.squared_distance(self.output(x, row), dy.inputTensor(y)) * self.scale(x)
             for x, rows, y in batch
@@ -199,8 +208,14 @@ class Task:
         ]
         if not self.all_bad:
             losses += [dy.squared_norm(self.b) * float("nan") for x, *_ in batch if self.is_bad(x)]
-        total = dy.esum(losses)
-        return total if how == "sum" else total / (tokens(batch) if how == "tokens" else len(batch))
+        total = dy.esum(losses) / self.count(batch, how)
+        if self.form == "penalty" and how != "sum":
+            total = total + 0.1 * (dy.squared_norm(self.W) + dy.squared_norm(self.E.expr()))
+        return total
+
+    def count(self, batch, how):
+        """By how much a sum over the batch is divided."""
+        return 1 if how == "sum" else tokens(batch) if how == "tokens" else len(batch)
 
     def scale(self, x):
         """Of the loss of an example."""
@@ -212,16 +227,59 @@ class Task:
 
     def output(self, x, row):
         """Of one token."""
-        h = self.W * (dy.inputTensor(x) + self.E[row]) + self.b
+        return self.output_of(dy.inputTensor(x), lambda table: table[row])
+
+    def output_of(self, x, looked_up):
+        """Of an input, and of rows of tables."""
+        layer = traced_layer if self.form == "traced" else dense_layer
+        h = layer(self.W, self.b, x + looked_up(self.E))
         for p in self.added:
-            h = h + p[row] if isinstance(p, dy.LookupParameters) else dy.cmult(h, p)
+            h = h + looked_up(p) if isinstance(p, dy.LookupParameters) else dy.cmult(h, p)
         h = dy.tanh(h)
         return dy.dropout(h, self.dropout) if self.dropout else h
 
     def backward(self, batch, how="mean"):
         """Nothing where there are no examples."""
-        if batch:
+        if not batch:
+            return
+        if self.form == "each":
+            for example in batch:
+                (self.loss([example], "sum") / self.count(batch, how)).backward()
+        elif self.form in ("static", "batched") and self.bad is None:
+            getattr(self, self.form)(batch, how)
+        else:
             self.loss(batch, how).backward()
+
+    def static(self, batch, how):
+        """One graph of one token, which is computed again for each, of whole tables."""
+        dy.renew_cg()
+        x, y, row = dy.vecInput(3), dy.vecInput(2), dy.vecInput(6)
+        loss = dy.squared_distance(self.output_of(x, lambda table: table.expr() * row), y)
+        loss = loss / self.count(batch, how)
+        for inputs, rows, target in batch:
+            for k in rows:
+                x.set(inputs), y.set(target), row.set(np.eye(6)[k])
+                loss.forward()
+                loss.backward()
+
+    def batched(self, batch, how):
+        """All tokens as one batch."""
+        dy.renew_cg()
+        of = [(x, row, y) for x, rows, y in batch for row in rows]
+        x, rows, y = (np.array(column).T for column in zip(*of, strict=True))
+        h = self.output_of(
+            dy.inputTensor(x, batched=True), lambda table: dy.lookup_batch(table, rows.tolist())
+        )
+        losses = dy.squared_distance(h, dy.inputTensor(y, batched=True))
+        (dy.sum_batches(losses) / self.count(batch, how)).backward()
+
+    def usable(self, batch):
+        """Its examples but for those that raise an error."""
+        good = []
+        for example in batch:
+            with contextlib.suppress(ValueError):
+                self.W.set_value(np.zeros(5)) if self.is_bad(example[0]) else good.append(example)
+        return good
 
     def against(self, other, batch, how="mean"):
         """As backward(), of a loss of two models, as those of GANs."""
@@ -433,6 +491,12 @@ def scores(task):
     return parallel.evaluate(lambda x: task.score([x]), task.data[:5], cost)
 
 
+def hard(task):
+    """Examples with large losses."""
+    losses = np.round(scores(task), 6)
+    return [task.data[k] for k in np.argsort(-losses, kind="stable")[:3]]
+
+
 def shard(*data, micro_batches=None, **options):
     """parallel's; in one process without trainers that know of micro-batches there are none."""
     micro_batches = None if State.plain else micro_batches
@@ -495,9 +559,19 @@ def clean():
     dy.renew_cg()
 
 
+def forget_loops():
+    """Batches that programs before it have kept or looked into, and loops of threads that wait for
+    ever: as in a process of its own, no update can be of these."""
+    seen = batches.process
+    for kept in (seen.loops, seen.asking, seen.new, seen.idle, seen.readers):
+        kept.clear()
+    seen.unclaimed = False
+
+
 def run(source, plain=False, ranks=0, threads=0, kill=0, folder=""):
     """Runs a program: what it has noted, the words of a refusal, and another error; "every": the
     same of each of so many threads."""
+    forget_loops()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not threads:
