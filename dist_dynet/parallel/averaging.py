@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .._ffi import DTYPE
+from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters
 from ..trainers import CyclicalSGDTrainer, MovingAverage, Trainer
 from ..trainers.hooks import Hooks
@@ -98,8 +99,8 @@ def used(weight: Batch[Any] | float | None, sync: Sync) -> tuple[Batch[Any] | No
 
 
 def said_of(trainer: Trainer) -> list[str]:
-    """What must be alike of the wrapped trainer, in words."""
-    settings, said = Settings.of(trainer), [Hooks(trainer).constants]
+    """What must be alike of the wrapped trainer and its parameters, in words."""
+    settings, said = Settings.of(trainer), [Hooks(trainer).constants, _words_of_frozen(trainer)]
     for k, name in enumerate(Settings._fields):
         # the rate of this one depends on each rank's own updates
         if name != "learning_rate" or not isinstance(trainer, CyclicalSGDTrainer):
@@ -114,6 +115,32 @@ def numbers_of(trainer: Trainer) -> tuple[float, ...]:
     if isinstance(trainer, CyclicalSGDTrainer):
         settings = settings._replace(learning_rate=0.0)
     return (*settings, float(hash_of(Hooks(trainer).constants)))
+
+
+def _frozen(m: ParameterCollection) -> list[AnyParameter]:
+    every: list[AnyParameter] = [*m.parameters_list(), *m.lookup_parameters_list()]
+    return [p for p in every if not p.is_updated()]
+
+
+def _words_of_frozen(trainer: Trainer) -> str:
+    names = ", ".join(p.readable_name() for p in _frozen(trainer.collection))
+    return f"{names or 'no parameter'} frozen"
+
+
+def moved_and_frozen(
+    sync: Sync, m: ParameterCollection, came: Mapping[AnyParameter, Any]
+) -> list[AnyParameter]:
+    """What some rank has moved since the last average, before it was frozen; inside of join() this
+    rank. Collective, outside of it: the same is frozen on all ranks."""
+    frozen, here = _frozen(m), sync.here
+    moved = np.array([p in came for p in frozen], np.uint8)
+    if frozen and not sync.joins:
+        what = here.collective("average of LocalSGD")
+        every = np.empty((here.size, len(moved)), np.uint8)
+        with here.whole(what):
+            here.wait([here.comm.Iallgather(moved, every)], what)
+        moved = every.max(axis=0)
+    return [p for p, is_moved in zip(frozen, moved, strict=True) if is_moved]
 
 
 def compare(here: World, anchor: Anchor, now: Now, structure: Structure) -> bool:

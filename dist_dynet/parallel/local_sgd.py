@@ -29,6 +29,7 @@ from .averaging import (
     Now,
     accept_written,
     compare,
+    moved_and_frozen,
     numbers_of,
     refuse_averages,
     said_of,
@@ -478,13 +479,12 @@ class LocalSGD(TrainerWrapper):
 
     def _hand_over(self, came: Mapping[AnyParameter, Difference]) -> None:
         """Parameters go back to what they were after the last average, and how far this rank has
-        come becomes their gradient. Those that are frozen and have changed are not any more, and
-        are given back."""
+        come becomes their gradient. Those that have changed and are frozen are not meanwhile."""
+        for p in moved_and_frozen(self.sync, self.collection, came):
+            p.set_updated(True)
+            self._after.undo.append(partial(p.set_updated, False))
         try:
             for p, (rows, difference) in came.items():
-                if not p.is_updated():
-                    p.set_updated(True)
-                    self._after.undo.append(partial(p.set_updated, False))
                 p.clear_gradient()
                 if isinstance(p, LookupParameters):
                     p.add_gradients(rows, difference)

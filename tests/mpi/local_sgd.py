@@ -169,6 +169,23 @@ def test_what_is_written_before_a_join_is_where_all_begin():
     assert w.as_array().tolist() == [rank, 0]
 
 
+def test_what_is_frozen_between_averages():
+    """After some ranks have moved it; rank 0 has no examples. What nobody has moved stays."""
+    for momentum in (0, 0.5):
+        m = dy.ParameterCollection()
+        w, b = m.add_parameters(2, init=0), m.add_parameters(1, init=0)
+        trainer = LocalSGD(dy.SimpleSGDTrainer(m, 1.0), every=2, momentum=momentum)
+        for _ in range(4):
+            if rank:
+                dy.renew_cg()
+                (dy.sum_elems(w) + b).backward()
+            trainer.update(float(rank > 0))
+            b.set_updated(False)
+        assert w.as_array().tolist() == [-4 - 2 * momentum] * 2
+        assert b.as_array().tolist() == [-1] and not b.is_updated()
+        parallel.assert_in_sync(m)
+
+
 def test_moments():
     for moments in ("local", "average", "reset"):
         m, rng = model(), np.random.default_rng([rank, 4])
@@ -258,6 +275,7 @@ else:
         test_rows_are_the_mean_of_those_that_have_changed_them,
         test_ranks_that_end_early,
         test_what_is_written_before_a_join_is_where_all_begin,
+        test_what_is_frozen_between_averages,
         test_moments,
         test_resumes_to_the_same_bits,
         test_nan_that_all_ranks_have_is_no_change,

@@ -203,13 +203,13 @@ def test_order_of_batches_must_be_alike():
 
 
 def test_refusals_leave_all_as_it_was():
-    """Also those of the exchange: frozen on one rank alone, which has not moved."""
+    """What is frozen on one rank alone."""
     w, trainer = one(every=9)
     trainer.collection.set_weight_decay(0.125)
     step(trainer, w, 1 - rank)
     before = value(w)
     w.set_updated(rank == 0)
-    assert "is frozen on rank 1" in refusal(trainer.average)
+    assert "/_0 frozen" in refusal(trainer.average)
     assert (value(w), trainer.position, w.has_gradient()) == (before, 1, False)
     assert trainer.collection.get_weight_decay() == 0.125 and w.is_updated() == (rank == 0)
     w.set_updated(True)
