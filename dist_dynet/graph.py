@@ -187,6 +187,8 @@ class ComputationGraph:
         >>> len(graph), x.value()
         (1, 3.0)
         """
+        if len(self):
+            self.inc_forward(len(self) - 1)
         self._check(lib.dn_graph_checkpoint(self.number))
 
     def revert(self) -> None:
@@ -462,7 +464,9 @@ def cg_version() -> int:
 
 
 def cg_checkpoint() -> None:
-    """Marks the present end of the graph; marks form a stack.
+    """Computes the graph and marks its present end; marks form a stack.
+
+    What stands before the mark keeps its values, random ones too, when cg_revert() comes back.
 
     >>> import dist_dynet as dy
     >>> _ = dy.renew_cg()
