@@ -73,7 +73,7 @@ def test_collections_and_keys_save_as_dynet_does(tmp_path):
         assert path.read_bytes() == (DYNET_FILES / path.name).read_bytes()
 
 
-def test_key_chooses_entries_by_their_beginning():
+def test_key_chooses_entries_of_a_collection(tmp_path):
     m, s = nested()
     m.populate(DYNET_FILES / "keyed.model", key="/foo")
     before = state(s)
@@ -89,6 +89,18 @@ def test_key_chooses_entries_by_their_beginning():
         RuntimeError, match=r"loaded from file \(0/0\) did not match number to be populated \(4/2\)"
     ):
         m.populate(DYNET_FILES / "keyed.model", key="/baz")
+    alike = dy.ParameterCollection()
+    parts = [alike.add_subcollection("part") for _ in range(3)]
+    for number, part in enumerate(parts):
+        part.add_parameters(1, init=number)
+    parts[0].add_subcollection("part").add_parameters(1, init=9)
+    alike.save(tmp_path / "alike")
+    for key, wanted in ("/part_1", [1]), ("/part_2/", [2]), ("/part", [0, 9]), ("/part/part", [9]):
+        some = dy.ParameterCollection()
+        for _ in wanted:
+            some.add_parameters(1)
+        some.populate(tmp_path / "alike", key)
+        assert [p.as_array().item() for p in some.parameters_list()] == wanted, key
 
 
 # ---- round trips -----------------------------------------------------------------------

@@ -461,13 +461,10 @@ def populate_parameter(parameter: ParameterLike, fname: FileName, key: str) -> N
 def populate_collection(collection: CollectionLike, fname: FileName, key: str) -> None:
     """Reads a collection: see ParameterCollection.populate()."""
     _check_key("populate", key)
+    prefix = key.rstrip("/") + "/" if key else ""  # "/enc" is not "/enc_1"
     with ModelFile(fname) as file:
-        fill(
-            file,
-            pair(
-                collection, file, (entry for entry in file.entries() if entry.name.startswith(key))
-            ),
-        )
+        entries = (entry for entry in file.entries() if entry.name.startswith(prefix))
+        fill(file, pair(collection, file, entries))
 
 
 def new_parameter(collection: CollectionLike, file: ModelFile, entry: Entry) -> ParameterLike:

@@ -52,7 +52,7 @@ class InTextFiles:
 
         Args:
             fname: the path.
-            key: take only entries whose names begin with it.
+            key: take only entries of the collection with this name, such as "/encoder".
 
         Raises:
             RuntimeError: the file is missing or damaged, or its parameters are not this model's;
