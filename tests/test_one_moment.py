@@ -5,6 +5,7 @@ How long: about twenty seconds.
 """
 
 import functools
+import tempfile
 import threading
 
 import numpy as np
@@ -160,7 +161,24 @@ def names_in(m):
     return [list(c.named_parameters()) for c in m._lineage()]
 
 
+class OfBoth(dy.Linear):
+    """Has a parameter of the collection that it is given, and a collection of its own."""
+
+    def __init__(self, m):
+        m.add_parameters(4, name="own")
+        super().__init__(2, 3, m)
+
+
+@functools.cache
+def folder_of_a_file():
+    folder = tempfile.TemporaryDirectory()
+    dy.ParameterCollection().add_parameters(2, init=0, name="w").save(f"{folder.name}/w")
+    return folder
+
+
 ADDED = {
+    "of a file": lambda m: m.load_param(f"{folder_of_a_file().name}/w", "/w"),
+    "of two collections": OfBoth,
     **{name: net.make for name, net in NETS.items()},
     "a parameter": lambda m: m.add_parameters((3, 2)),
     "a table": lambda m: m.add_lookup_parameters((3, 2)),

@@ -24,6 +24,7 @@ from ..expression import Expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from ..params.root import unchanged
+from ..params.undo import all_or_nothing
 from ..settings import say
 from . import pickles, text
 from ._classes import is_builder
@@ -284,6 +285,7 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
 # ---- loading ---------------------------------------------------------------------------
 
 
+@all_or_nothing
 def load(
     basename: FileName, params: ParameterCollection, allow_pickle: bool | None = None
 ) -> list[Any]:
@@ -316,8 +318,7 @@ def load(
     >>> E2.row_as_array(2).tolist()
     [0.5, 0.5]
     """
-    with params._all_or_nothing():
-        return list(load_generator(basename, params, allow_pickle))
+    return list(load_generator(basename, params, allow_pickle))
 
 
 def load_generator(
@@ -342,11 +343,8 @@ def load_generator(
         entries, at = list(file.entries()), 0
         used: set[int] = set()
         for record in records:
-            with params._all_or_nothing():
-                if len(record) == 2:
-                    thing, of_it = _load_parameter(params, file, entries, at, *record)
-                else:
-                    thing, of_it = _load_builder(params, file, entries, at, *record)
+            load_one = _load_parameter if len(record) == 2 else _load_builder
+            thing, of_it = load_one(params, file, entries, at, *record)
             used |= {entry.number for entry in of_it}
             at = of_it[-1].number + 1 if of_it else at
             yield thing
@@ -382,6 +380,7 @@ def _load_parameter(
     return text.new_parameter(params, file, entry), [entry]
 
 
+@all_or_nothing
 def _load_builder(
     params: ParameterCollection,
     file: text.ModelFile,

@@ -31,6 +31,7 @@ from .._ffi import DTYPE
 from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
 from ..params.root import Assignment, unchanged
+from ..params.undo import all_or_nothing
 from ._protocols import CollectionLike, ParameterLike
 from .files import BUFFER, FileName, atomic_write, file_path, keeps_gradients, unreadable
 
@@ -467,6 +468,7 @@ def populate_collection(collection: CollectionLike, fname: FileName, key: str) -
         fill(file, pair(collection, file, entries))
 
 
+@all_or_nothing
 def new_parameter(collection: CollectionLike, file: ModelFile, entry: Entry) -> ParameterLike:
     """Adds to the collection the parameter that an entry describes."""
     values, gradient = file.numbers(entry)

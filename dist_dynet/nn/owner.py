@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .._integers import real
-from .._random import drawn, put_back
 from ..params.collection import ParameterCollection
 from ..params.dims import size
 from ..params.modes import switch
 from ..params.parameters import Parameters
+from ..params.undo import all_or_nothing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-def _whole(make: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that leaves nothing in the collection if it fails."""
-
-    @functools.wraps(make)
-    def made(self: Any, *args: Any, **named: Any) -> None:
-        draws = drawn()
-        try:
-            make(self, *args, **named)
-        except BaseException:
-            put_back(draws)
-            if hasattr(self, "_collection"):
-                self._collection._leave()
-            raise
-
-    return made
 
 
 class Owner:
@@ -45,7 +26,7 @@ class Owner:
         super().__init_subclass__(**named)
         make = vars(cls).get("__init__")
         if isinstance(make, FunctionType):
-            cls.__init__ = _whole(make)  # type: ignore[method-assign]
+            cls.__init__ = all_or_nothing(make)  # type: ignore[method-assign]
 
     def _sizes(self, *given: Any) -> tuple[int, ...]:
         """Sizes as integers; 2.5 is an error, not 2."""
