@@ -13,6 +13,7 @@ from jobs import PROGRAMS, environment_of, needs_mpi
 from dist_dynet.cli import comparison, pace, trials
 from dist_dynet.cli._messages import RefusedError
 from dist_dynet.cli.check import parse_check
+from dist_dynet.parallel.batches import Description, ShardSettings
 
 PROGRAM = str(PROGRAMS / "trial.py")
 
@@ -89,7 +90,8 @@ def test_options_stand_before_or_after_the_script():
 
 
 def trainer(updates=2, **changed):
-    steps = [(9, 77, 4, 0, False, True, 0, 0, i) for i in range(updates)]
+    settings = ShardSettings(4, 0, False, True, 0, 0)
+    steps = [Description(9, 77, settings, 0, 0, i).named() for i in range(updates)]
     base = {
         "trainer": "AdamTrainer",
         "average": "mean",
@@ -102,6 +104,13 @@ def trainer(updates=2, **changed):
         "times": [],
     }
     return {**base, **changed}
+
+
+STEP = trainer()["steps"][0]
+
+
+def with_setting(name, value):
+    return {**STEP, "settings": {**STEP["settings"], name: value}}
 
 
 def run_of(trainers, values, ranks=1):
@@ -122,12 +131,18 @@ def run_of(trainers, values, ranks=1):
         ({"norms": [6.0, 2.0], "average": "sum"}, [1.0, 1.0], "3 times what they should be"),
         ({"norms": [2 / 3, 2.0]}, [1.0, 1.0], "1/3 of what they should be"),
         ({"updates": 1, "steps": trainer()["steps"][:1]}, [1.0, 1.0], "Call update() in every"),
-        ({"steps": [(8, *trainer()["steps"][0][1:])] * 2}, [1.0, 1.0], "the same examples"),
+        ({"steps": [{**STEP, "examples": 8}] * 2}, [1.0, 1.0], "the same examples"),
+        ({"steps": [{**STEP, "division": 8}] * 2}, [1.0, 1.0], "Make the same steps"),
         ({"steps": trainer()["steps"][::-1]}, [1.0, 1.0], "Make the same steps"),
         ({"parameters": [["/v", [2]]]}, [1.0, 1.0], "The model must not depend"),
         ({"parameters": []}, [1.0, 1.0], "The model must not depend"),
-        ({"steps": [(9, 77, 8, *trainer()["steps"][0][3:])] * 2}, [1.0, 2.0], None),
-        ({"steps": [()] * 2, "norms": [4.0] * 2}, [1.0, 2.0], "Make the loop over shard()"),
+        ({"steps": [with_setting("batch_size", 8)] * 2}, [1.0, 2.0], None),
+        *(
+            ({"steps": [with_setting(name, 2)] * 2}, [1.0, 1.0], "Make the same steps")
+            for name in ShardSettings._fields
+            if name != "batch_size"
+        ),
+        ({"steps": [{}] * 2, "norms": [4.0] * 2}, [1.0, 2.0], "Make the loop over shard()"),
     ],
 )
 def test_comparison_says_what_differs(changed, last, fault):

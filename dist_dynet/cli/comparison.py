@@ -18,7 +18,6 @@ LIMITS = {"float32": 1e-3, "float64": 1e-6}
 """How far gradients, and what updates change, may be apart by rounding, relative."""
 _NEAR = 0.2
 """A ratio this near to N is taken for N."""
-_SETTINGS = ("examples", "fingerprint", "batch_size", "seed", "drop_last", "shuffle")
 
 
 @dataclass
@@ -79,23 +78,7 @@ def _loops(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any], ran
     for update, (x, y) in enumerate(zip(a["steps"], b["steps"], strict=False), 1):
         if x == y:
             continue
-        unlike = [name for name, p, q in zip(_SETTINGS, x, y, strict=False) if p != q]
-        if "examples" in unlike or "fingerprint" in unlike:
-            found.inputs_differ = True
-            found.say(
-                f"data{of}",
-                f"differ: {x[0]} examples (fingerprint {x[1]:x}) with 1 rank, {y[0]} ({y[1]:x})"
-                f" with {ranks}",
-                "Each rank must read the same examples in the same order, whatever the number of"
-                " ranks: shard() divides them. Sort what comes from sets and from lists of files,"
-                " and seed Python's and NumPy's random numbers.",
-            )
-        elif unlike == ["batch_size"]:
-            found.say(
-                f"loops{of}",
-                f"batches of {x[2]} with 1 rank, of {y[2]} with {ranks}: parameters then differ",
-            )
-        elif not x or not y:
+        if not x or not y:
             found.inputs_differ = True
             found.say(
                 f"loops{of}",
@@ -103,12 +86,30 @@ def _loops(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any], ran
                 " shard()",
                 "Make the loop over shard() whatever the number of ranks.",
             )
-        else:
+        elif _data(x) != _data(y):
             found.inputs_differ = True
-            place = ", ".join(unlike) or "epoch and step"
+            found.say(
+                f"data{of}",
+                f"differ: {_data(x)} with 1 rank, {_data(y)} with {ranks}",
+                "Each rank must read the same examples in the same order, whatever the number of"
+                " ranks: shard() divides them. Sort what comes from sets and from lists of files,"
+                " and seed Python's and NumPy's random numbers.",
+            )
+        elif list(unlike := _unlike(x["settings"], y["settings"])) == ["batch_size"]:
+            p, q = unlike["batch_size"]
             found.say(
                 f"loops{of}",
-                f"differ in update {update}: {place} {x[2:]} with 1 rank, {y[2:]} with {ranks}",
+                f"batches of {p} with 1 rank, of {q} with {ranks}: parameters then differ",
+            )
+        else:
+            found.inputs_differ = True
+            unlike = unlike or _unlike(x, y)
+            one, many = (
+                ", ".join(f"{name} {pair[i]}" for name, pair in unlike.items()) for i in (0, 1)
+            )
+            found.say(
+                f"loops{of}",
+                f"differ in update {update}: {one} with 1 rank, {many} with {ranks}",
                 "Make the same steps whatever the number of ranks: the loop, and the arguments of"
                 " shard(), must not depend on rank() or world_size().",
             )
@@ -123,9 +124,19 @@ def _loops(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any], ran
         )
         return False
     first = a["steps"][0]
-    found.say(f"data{of}", f"the same: {first[0]} examples (fingerprint {first[1]:x})")
-    found.say(f"loops{of}", f"the same: {counts[0]} updates, batches of {first[2]} examples")
+    batch_size = first["settings"]["batch_size"]
+    found.say(f"data{of}", f"the same: {_data(first)}")
+    found.say(f"loops{of}", f"the same: {counts[0]} updates, batches of {batch_size} examples")
     return True
+
+
+def _data(step: dict[str, Any]) -> str:
+    return f"{step['examples']} examples (fingerprint {step['fingerprint']:x})"
+
+
+def _unlike(x: dict[str, Any], y: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs, by name."""
+    return {name: (x[name], y[name]) for name in x if x[name] != y[name]}
 
 
 def _parameters(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from ..trainers.state import Settings
 from ._world import World, format_ranks, hash_of
 from .accumulation import odd_pass
 from .anchor import Anchor, Difference, Mark
-from .batches import Batch
+from .batches import Batch, Description
 from .collectives import all_reduce, gather
 from .division import checked_weight
 from .negotiation import Step
@@ -47,10 +47,10 @@ class Batches(NamedTuple):
     """Which batches of shard() a rank has used since the last average."""
 
     steps: int = 0
-    last: tuple[int, ...] = ()  # its description
+    last: Description | tuple[()] = ()  # what it was part of
     order: int = 0  # a hash of all their descriptions
 
-    def after(self, description: tuple[int, ...]) -> Batches:
+    def after(self, description: Description | tuple[()]) -> Batches:
         """With one more."""
         return Batches(self.steps + 1, description, hash_of(f"{self.order} {description}"))
 

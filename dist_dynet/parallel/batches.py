@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from .._ffi import lib
 from ..graph import cg
@@ -21,10 +21,37 @@ from .watched_list import WatchedList
 T = TypeVar("T")
 
 
+class ShardSettings(NamedTuple):
+    """What must be alike for a step to have the same examples: on all ranks, and after a resume."""
+
+    batch_size: int = 0
+    seed: int = 0
+    drop_last: bool = False
+    shuffle: bool = True
+    micro_batches: int = 0  # 0: none
+    bucket: int = 0  # 0: none
+
+
+class Description(NamedTuple):
+    """What a batch is part of, of numbers that must be alike on all ranks: if a rank is the only
+    one of its shard, epoch and step alone."""
+
+    examples: int = 0  # how many the data have
+    fingerprint: int = 0  # of the data
+    settings: ShardSettings = ShardSettings()
+    division: int = 0  # of what costs and weights divide the step by
+    epoch: int = 0
+    step: int = 0
+
+    def named(self) -> dict[str, Any]:
+        """By name, that of shard()'s arguments among them."""
+        return {**self._asdict(), "settings": self.settings._asdict()}
+
+
 class Batch(WatchedList[T], Generic[T]):
     """The examples of one rank in one step: a list that knows what it is part of. shard() makes
     them; `update(batch)` names one. Copies and slices are plain lists. epoch is that of shard();
-    step counts from 0 in each; part is the micro-batch of a step, description for messages.
+    step counts from 0 in each; part is the micro-batch of a step; description (): not of shard().
 
     >>> from dist_dynet import parallel
     >>> for batch in parallel.shard(
@@ -60,7 +87,7 @@ class Batch(WatchedList[T], Generic[T]):
         *,
         is_weighted: bool = False,
         part: Part | None = None,
-        description: tuple[int, ...] = (),
+        description: Description | tuple[()] = (),
         loop: Loop | None = None,
         ranks: Sequence[int] | None = None,
     ) -> None:

@@ -19,6 +19,7 @@ from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
 from ._world import World, format_ranks, hash_of
+from .batches import Description
 from .message import Flag, MessageLayout
 from .meters import Meters
 from .pass_weights import PassWeights
@@ -73,9 +74,7 @@ class Summary(NamedTuple):
 class Step(NamedTuple):
     """What the gradients of an update belong to, which must be alike on all ranks."""
 
-    description: tuple[int, ...] = ()
-    """Of the batch: how many examples the data have, their fingerprint, the settings of shard(),
-    what costs and weights divide the step, epoch and step; () without shard()."""
+    description: Description | tuple[()] = ()  # of the batch; (): none of shard()
     passes: int = 1
     """How many calls of update() have gathered them."""
     subset: int = 0  # a number of the parameters that are updated; 0: all
@@ -86,14 +85,13 @@ class Step(NamedTuple):
         """For an error: each thing by itself, with what to do where it differs."""
         parts = {"no batch of shard()": "Let all ranks use batches of one loop over shard()."}
         if self.description:
-            examples, data, *settings, division, epoch, step = self.description
-            names = ("batch_size", "seed", "drop_last", "shuffle", "micro_batches", "bucket")
+            examples, data, settings, division, epoch, step = self.description
             parts = {
                 f"step {step} of epoch {epoch} of shard()": "Call update() once for each batch of"
                 " a loop, on all ranks.",
                 f"data of {examples} examples with fingerprint {data:x}": "Give shard() the same"
                 " data in the same order on all ranks: it deals them out itself.",
-                **{f"{name}={n:d}": "" for name, n in zip(names, settings, strict=True)},
+                **{f"{name}={n:d}": "" for name, n in settings._asdict().items()},
                 f"costs and weights {division:x}": "Give shard() arrays as cost= and weight=, or"
                 " functions of the example alone.",
             }

@@ -20,7 +20,7 @@ from ..params.dims import size
 from . import trial
 from ._session import world
 from ._world import World
-from .batches import Batch, Loop
+from .batches import Batch, Description, Loop, ShardSettings
 from .division import (
     Cost,
     Numbers,
@@ -98,32 +98,40 @@ class Shard(Generic[T]):
                 f"shard: data must be a sequence of examples; got {type(data).__name__}. Write"
                 " list(data)."
             )
-        self._batch_size = size(batch_size, "shard", " for batch_size")
+        batch_size = size(batch_size, "shard", " for batch_size")
         if batch_size < 1:
             raise ValueError(
                 f"shard: batch_size, over all ranks, must be at least 1; got {batch_size}."
             )
-        self._micro_batches = (
-            None if micro_batches is None else size(micro_batches, "shard", " for micro_batches")
+        if micro_batches is not None:
+            micro_batches = size(micro_batches, "shard", " for micro_batches")
+            if micro_batches < 1:
+                raise ValueError(
+                    "shard: micro_batches, over all ranks, must be at least 1; got"
+                    f" {micro_batches}."
+                )
+        if bucket is not None:
+            bucket = size(bucket, "shard", " for bucket")
+            if bucket < 1:
+                raise ValueError(f"shard: bucket, in steps, must be at least 1; got {bucket}.")
+            if not shuffle:
+                raise ValueError(
+                    "shard: bucket puts the examples into another order; got shuffle=False, which"
+                    " keeps it."
+                )
+        self._settings = ShardSettings(
+            batch_size=batch_size,
+            seed=_number("seed", seed),
+            drop_last=bool(drop_last),
+            shuffle=bool(shuffle),
+            micro_batches=micro_batches or 0,
+            bucket=bucket or 0,
         )
-        if micro_batches is not None and micro_batches < 1:
-            raise ValueError(
-                f"shard: micro_batches, over all ranks, must be at least 1; got {micro_batches}."
-            )
-        self._bucket = None if bucket is None else size(bucket, "shard", " for bucket")
-        if bucket is not None and bucket < 1:
-            raise ValueError(f"shard: bucket, in steps, must be at least 1; got {bucket}.")
-        if bucket is not None and not shuffle:
-            raise ValueError(
-                "shard: bucket puts the examples into another order; got shuffle=False, which keeps"
-                " it."
-            )
         # numbers of micro-batches, in the order in which costs are divided over them
-        self._groups = {number: i for i, number in enumerate(spread(self._micro_batches or 0))}
-        self._data, self._seed = data, _number("seed", seed)
+        self._groups = {number: i for i, number in enumerate(spread(micro_batches or 0))}
+        self._data, self._comm = data, comm
         self._costs = Numbers(cost, data, "cost", kept=True)
         self._weights = None if weight is None else Numbers(weight, data, "weight", kept=False)
-        self._drop_last, self._shuffle, self._comm = bool(drop_last), bool(shuffle), comm
         self._epoch, self._position = _number("epoch", epoch), 0
         self._resumes = False  # the next loop begins at _position
         self._fingerprint: int | None = None
@@ -184,17 +192,9 @@ class Shard(Generic[T]):
         """
         self._listeners.append(listener)
 
-    def _settings(self) -> dict[str, int | bool]:
+    def _fixed(self) -> dict[str, int | bool]:
         """What must be alike for a position to mean the same examples."""
-        return {
-            "examples": len(self._data),
-            "batch_size": self._batch_size,
-            "seed": self._seed,
-            "drop_last": self._drop_last,
-            "shuffle": self._shuffle,
-            "micro_batches": self._micro_batches or 0,
-            "bucket": self._bucket or 0,
-        }
+        return {"examples": len(self._data), **self._settings._asdict()}
 
     def state(self) -> dict[str, int | bool]:
         """Epoch, position, and the settings that they depend on. The number of ranks is not among
@@ -217,7 +217,7 @@ class Shard(Generic[T]):
         (0, 1)
         """
         epoch, position = self._place()
-        return {"epoch": epoch, "position": position, **self._settings()}
+        return {"epoch": epoch, "position": position, **self._fixed()}
 
     def _place(self) -> tuple[int, int]:
         loop = self._loop
@@ -248,7 +248,7 @@ class Shard(Generic[T]):
         >>> list(other) == everything[1:]
         True
         """
-        for name, value in self._settings().items():
+        for name, value in self._fixed().items():
             if number_in({"bucket": 0, **state}, name, "shard") != value:  # older ones have none
                 raise ValueError(
                     f"shard: {name} must be as it was when the state was taken, {state.get(name)};"
@@ -262,18 +262,19 @@ class Shard(Generic[T]):
 
     def __len__(self) -> int:
         """The number of steps of an epoch, the same on all ranks."""
-        n = len(self._data)
-        return n // self._batch_size if self._drop_last else -(-n // self._batch_size)
+        n, batch_size = len(self._data), self._settings.batch_size
+        return n // batch_size if self._settings.drop_last else -(-n // batch_size)
 
     def _order(self) -> NDArray[Any]:
+        settings = self._settings
         n = len(self._data)
         order = np.arange(n, dtype=np.int32 if n < 1 << 31 else np.int64)
-        if self._shuffle:
-            generator = np.random.default_rng((self._seed, self._epoch))
+        if settings.shuffle:
+            generator = np.random.default_rng((settings.seed, self._epoch))
             generator.shuffle(order)
-            if self._bucket:
+            if settings.bucket:
                 order = bucketed(
-                    order, self._costs.all(), self._batch_size, self._bucket, generator
+                    order, self._costs.all(), settings.batch_size, settings.bucket, generator
                 )
         return order
 
@@ -305,15 +306,17 @@ class Shard(Generic[T]):
         loop.end()
         if loop.epoch == self._epoch and loop.whole and (loop is self._newest or not begun):
             self._epoch, self._position = loop.epoch + 1, 0
-        outside.ends(self._counter(self._epoch, self._position) if self._micro_batches else None)
+        cut = self._settings.micro_batches > 0
+        outside.ends(self._counter(self._epoch, self._position) if cut else None)
 
     def _steps(self, loop: Loop) -> Iterator[Batch[T]]:
         """The batches of a loop for this rank."""
         here, order = world(self._comm), self._order()
         compares = here.size > 1 or trial.present() is not None
-        described = self._described() if compares else (0, 0)
+        described = self._described() if compares else Description()
+        batch_size = self._settings.batch_size
         for step in range(loop.given, loop.steps):
-            numbers = order[step * self._batch_size : (step + 1) * self._batch_size]
+            numbers = order[step * batch_size : (step + 1) * batch_size]
             fetches = self._costs.fetches(numbers) or (
                 self._weights is not None and self._weights.fetches(numbers)
             )
@@ -325,6 +328,7 @@ class Shard(Generic[T]):
                 weights = checked_weights(self._weights.of(numbers, examples))
             total = len(numbers) if weights is None else total_of(weights)
             division = self._division(numbers, costs, weights) if compares else 0
+            description = Description(*described[:3], division, loop.epoch, step)
             counter = self._counter(loop.epoch, step)
             for positions, part in self._divided(costs, here.rank, here.size, loop, counter):
                 yield Batch(
@@ -337,7 +341,7 @@ class Shard(Generic[T]):
                     step,
                     is_weighted=weights is not None,
                     part=part,
-                    description=(*described, division, loop.epoch, step),
+                    description=description,
                     loop=loop,
                     ranks=here.members,
                 )
@@ -345,12 +349,11 @@ class Shard(Generic[T]):
     def _fetched(self, numbers: NDArray[Any]) -> list[T]:
         return [self._data[i] for i in numbers.tolist()]
 
-    def _described(self) -> tuple[int, ...]:
-        """What must be alike on all ranks: the data, and how they are divided."""
+    def _described(self) -> Description:
+        """What must be alike on all ranks of all steps."""
         if self._fingerprint is None:
             self._fingerprint = stable_fingerprint(self._data)
-        settings = self._settings()
-        return settings.pop("examples"), self._fingerprint, *settings.values()
+        return Description(len(self._data), self._fingerprint, self._settings)
 
     def _division(
         self, numbers: NDArray[Any], costs: NDArray[Any], weights: NDArray[Any] | None
@@ -359,25 +362,24 @@ class Shard(Generic[T]):
         mark = zlib.crc32(compact(costs).data)
         if weights is not None:
             mark = zlib.crc32(weights.astype(np.float64).data, mark)
-        return zlib.crc32(numbers.data, mark) if self._bucket else mark
+        return zlib.crc32(numbers.data, mark) if self._settings.bucket else mark
 
     def _divided(
         self, costs: NDArray[Any], rank: int, ranks: int, loop: Loop, counter: int
     ) -> Iterator[tuple[NDArray[np.intp], Part | None]]:
         """What this rank is given of a step's examples: one batch, or micro-batches one after the
         other. counter: of random draws."""
-        if not self._micro_batches:
+        count = self._settings.micro_batches
+        if not count:
             yield (assign(costs, ranks) == rank).nonzero()[0], None
             return
-        of = assign(costs, self._micro_batches)
-        mine = deal(self._micro_batches, rank, ranks)
+        of = assign(costs, count)
+        mine = deal(count, rank, ranks)
         for turn, number in enumerate(mine):
-            stream = self._micro_batches if number is None else number
+            stream = count if number is None else number
             yield (
                 np.flatnonzero(of == (-1 if number is None else self._groups[number])),
-                Part(
-                    number, self._micro_batches, turn, len(mine), loop, MicroDraws(stream, counter)
-                ),
+                Part(number, count, turn, len(mine), loop, MicroDraws(stream, counter)),
             )
 
     def _counter(self, epoch: int, step: int) -> int:

@@ -54,7 +54,7 @@ class Watched:
         """Seconds of each timed update: computing, agreement with the wait for other ranks,
         exchange, update."""
         self.updates = 0
-        self._step: tuple[int, ...] = ()
+        self._step: dict[str, Any] = {}
         self._read = meter.read()
         step = sync.step
 
@@ -70,7 +70,7 @@ class Watched:
         return self._sync.here.rank == 0 and self.updates < self._trial.compared
 
     def _begin(self, step: Step) -> None:
-        self._step = step.description
+        self._step = step.description.named() if step.description else {}
         if self._keeps and not self.first:
             self.first = self._values()
 
