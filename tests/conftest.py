@@ -8,7 +8,6 @@ and are not collected in the other; those marked `fast_paths` are not where DIST
 
 import gc
 import os
-import random
 import shutil
 import subprocess
 from pathlib import PurePosixPath
@@ -18,8 +17,8 @@ import numpy as np
 import pytest
 from jobs import MPIS
 from processes import HERE
+from together import begin, seed_of
 
-import dist_dynet as dy
 from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD
 
 ONE_WORKER = (
@@ -99,7 +98,7 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection():
-    gc.disable()  # forty thousand tests make no garbage while they are collected
+    gc.disable()  # thousands of tests make no garbage while they are collected
 
 
 def pytest_collection_finish():
@@ -126,19 +125,12 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture
 def seed(request):
-    """The seed of this test: depends on its name only, so that tests may be run alone and in any
-    order."""
-    return (
-        crc32(request.node.name.encode()) + request.config.getoption("--seed")
-    ) & 0x7FFFFFFF or 1
+    return seed_of(request.node.name, request.config)
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seeds(request, seed):
-    dy.reset_random_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-    dy.renew_cg()
+    begin(seed)
     request.node.add_report_section(
         "setup", "seed", f"{seed} (pytest --seed {request.config.getoption('--seed')})"
     )

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_table import FAMILIES
 from op_table.run import Run, array_of, drawn
+from together import together
 
 import dist_dynet as dy
 from dist_dynet._ffi import OPS, lib
@@ -332,15 +333,15 @@ def three_of_a_case(row, case, arrays, weights, autobatching):
 
 
 CASES = [
-    pytest.param(row, case, id=f"{row.name}-{case}")
-    for family in FAMILIES.values()
-    for row in family.ROWS
+    pytest.param(row, case, id=f"{family}-{row.label(case)}")
+    for family, module in FAMILIES.items()
+    for row in module.ROWS
     for case in row.cases
     if row.has_gradient and all(spec.batch and all(spec.dims) for spec in case.inputs)
 ]
 
 
-@pytest.mark.parametrize(("row", "case"), CASES)
+@together(("row", "case"), CASES)
 def test_autobatch_of_like_nodes_equals_plain(row, case):
     rng = np.random.default_rng(5)
     arrays = [drawn(row, case, rng) for _ in range(COPIES)]

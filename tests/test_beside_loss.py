@@ -11,6 +11,7 @@ import op_table
 import pytest
 from op_table.run import drawn, kept
 from processes import output_of
+from together import together
 
 import dist_dynet as dy
 
@@ -67,7 +68,8 @@ def _of(given, row, w, order, factors, autobatching):
     return value, *given.gradients()
 
 
-def _cases():
+def _cases(factors):
+    """Of the table, with each of these factors."""
     for family, module in op_table.FAMILIES.items():
         for row in module.ROWS:
             for case in (
@@ -76,11 +78,11 @@ def _cases():
                 else ()
             ):
                 if any(spec.kind == "tensor" and np.prod(spec.shape) for spec in case.inputs):
-                    yield pytest.param(row, case, id=f"{family}-{row.label(case)}")
+                    for name, pair in factors.items():
+                        yield pytest.param(row, case, pair, id=f"{family}-{row.label(case)}-{name}")
 
 
-@pytest.mark.parametrize("factors", FACTORS.values(), ids=FACTORS.keys())
-@pytest.mark.parametrize(("row", "case"), [*_cases()])
+@together(("row", "case", "factors"), _cases(FACTORS))
 def test_what_is_beside_the_loss_adds_nothing(row, case, factors, rng):
     arrays = drawn(row, case, rng)
     given = Given(case, arrays)
@@ -119,8 +121,7 @@ def _by_steps(given, row, builder, factors, autobatching, lists):
     return given.gradients()
 
 
-@pytest.mark.parametrize("factors", STEEP.values(), ids=STEEP.keys())
-@pytest.mark.parametrize(("row", "case"), [*_cases()])
+@together(("row", "case", "factors"), _cases(STEEP))
 def test_what_steps_beside_the_loss_read_adds_nothing(row, case, factors, rng):
     """Their inputs get zeros from the sequences, which derivatives must not make NaN of."""
     arrays = drawn(row, case, rng)

@@ -287,12 +287,9 @@ def test_examples_of_decorated_functions_are_found():
     assert "dist_dynet.ops.elementwise.tanh" in names
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [(m, name) for m in (dy, parallel) for name in m.__all__ if name != "__version__"],
-)
-def test_public_name_has_a_docstring(module, name):
-    assert getattr(module, name).__doc__, f"{module.__name__}.{name}"
+def test_public_names_have_docstrings():
+    names = [(m, name) for m in (dy, parallel) for name in m.__all__ if name != "__version__"]
+    assert [f"{m.__name__}.{name}" for m, name in names if not getattr(m, name).__doc__] == []
 
 
 WITHOUT_EXAMPLE = {"DeviceInfo", "init_from_params"}
@@ -314,10 +311,10 @@ CALLED = [
 ]
 
 
-@pytest.mark.parametrize(("module", "name"), CALLED)
-def test_public_function_has_an_example(module, name):
-    f = getattr(module, name)
-    assert ">>> " in f.__doc__, f"{f.__module__}.{name}: its docstring needs an example that runs"
+def test_public_functions_have_examples():
+    called = [getattr(module, name) for module, name in CALLED]
+    without = [f"{f.__module__}.{f.__name__}" for f in called if ">>> " not in f.__doc__]
+    assert not without, f"{without}: each docstring needs an example that runs"
 
 
 def test_all_lists_what_there_is():

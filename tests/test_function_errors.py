@@ -12,6 +12,7 @@ import pytest
 from functions import MineError, batched_network, close, cube, outer, raising_forward
 from op_table import FAMILIES
 from op_table.run import drawn, kept
+from together import together
 
 import dist_dynet as dy
 
@@ -444,8 +445,8 @@ def test_function_that_fails_when_its_node_is_made_is_called_once():
 
 
 USES = [
-    pytest.param(row, case, k, id=f"{row.label(case)}-{k}")
-    for module in FAMILIES.values()
+    pytest.param(row, case, k, id=f"{family}-{row.label(case)}-{k}")
+    for family, module in FAMILIES.items()
     for row in module.ROWS
     for case in row.cases[:1]
     for k, spec in enumerate(case.inputs)
@@ -453,7 +454,7 @@ USES = [
 ]
 
 
-@pytest.mark.parametrize(("row", "case", "k"), USES)
+@together(("row", "case", "k"), USES)
 def test_function_that_fails_runs_once_for_each_use(row, case, k, rng):
     """Of every operation: whatever calls it does not call it again another way."""
     runs = []

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oracle import replay
+from together import together
 
 import dist_dynet as dy
 
@@ -75,7 +76,11 @@ def test_oracle_functions_are_there_or_listed():
 # ---- the cases -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [p for p in known("ops") if p.values[0]["fn"] not in LATER])
+@together(
+    ("case",),
+    [p for p in known("ops") if p.values[0]["fn"] not in LATER],
+    group=lambda name: name.partition("/")[0],
+)
 def test_oracle_op_agrees(case):
     agree(case, replay.op(dy, case))
 

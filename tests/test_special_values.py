@@ -11,6 +11,7 @@ import numpy as np
 import op_table
 import pytest
 from op_table.run import Run, drawn, expected
+from together import together
 
 import dist_dynet as dy
 from dist_dynet.ops import elementwise
@@ -105,7 +106,7 @@ def _specials():
                         yield pytest.param(row, case, k, id=f"{family}-{row.label(case)}-{k}")
 
 
-@pytest.mark.parametrize(("row", "case", "k"), [*_specials()])
+@together(("row", "case", "k"), _specials())
 def test_value_is_finite_where_its_definition_is(row, case, k, rng):
     for special in (NAN, INF, -INF):
         arrays = drawn(row, case, rng)

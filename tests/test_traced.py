@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from op_table import FAMILIES
 from op_table.run import NAMES, Run, array_of, drawn
 from processes import passing_tests, predicted, run_example
+from together import together
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE_NAME, FAST_PATHS, lib
@@ -107,9 +108,9 @@ READ_INSIDE = {"topk"}
 """Rows that read the indices of their own result."""
 
 CASES = [
-    pytest.param(row, case, id=f"{row.name}-{case}")
-    for family in FAMILIES.values()
-    for row in family.ROWS
+    pytest.param(row, case, id=f"{family}-{row.label(case)}")
+    for family, module in FAMILIES.items()
+    for row in module.ROWS
     # fast paths are of calls, whatever the shapes
     for case in (row.cases if FAST_PATHS else row.cases[:2])
     if row.has_gradient
@@ -119,7 +120,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("row", "case"), CASES)
+@together(("row", "case"), CASES)
 def test_cell_of_an_operation_equals_it(row, case):
     rng = np.random.default_rng(5)
     arrays = [drawn(row, case, rng) for _ in range(COPIES)]
