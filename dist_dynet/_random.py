@@ -58,7 +58,7 @@ class _State:
     """What this process draws from."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may draw in the midst of a draw
         self.rank = 0
         self.lineage = 0  # 0, or a number for this forked child
         self.forks = 0
@@ -162,7 +162,7 @@ def node_generator(thread: int) -> Any:
     return _state.generator if _state.dynet_order and thread == 0 else ffi.NULL
 
 
-def lock() -> threading.Lock:
+def lock() -> threading.RLock:
     me = threading.get_ident()
     _state.draws[me] = _state.draws.get(me, 0) + 1
     return _state.lock
@@ -202,7 +202,7 @@ def _count_fork() -> None:
 
 
 def _become_child() -> None:
-    _state.lock = threading.Lock()
+    _state.lock = threading.RLock()
     lib.dn_rng_forked(_state.generator)
     _state.lineage = _mix(_state.lineage + 1, _state.forks)
     lib.dn_rng_seed(_state.generator, _mix(_state.seed, _state.lineage) & 0xFFFFFFFF)

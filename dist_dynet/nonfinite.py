@@ -228,22 +228,30 @@ def find_nonfinite(expr: Expression, infinite: bool = True) -> NonFinite | None:
 
 # ---- the mode --------------------------------------------------------------------------
 
-_lock = threading.Lock()
-_depth = 0
+_lock = threading.RLock()  # a signal handler may search, too
+_modes: dict[object, bool] = {}
+"""`infinite` of each trace_nonfinite() that is on, by a key of its own, the innermost last."""
 _infinite = True
-_plain: dict[str, Any] = {}
 _computed_plainly = Expression._computed
 
 
-def _check(e: Expression) -> None:
-    report = _search(e, False, _infinite)
+def _is_on() -> bool:
+    """Whether there is a search; puts back what Ctrl-C at the end of one has left."""
+    if not _modes:
+        with _lock:
+            _switch()
+    return bool(_modes)
+
+
+def _check(e: Expression, gradient: bool = False) -> None:
+    report = _search(e, gradient, _infinite) if _is_on() else None
     if report:
         raise NonFiniteError(report)
 
 
 def _note_new() -> None:
     graph = calls.current()
-    if graph >= 0:
+    if graph >= 0 and _is_on():
         _note(graph, _users_place())
 
 
@@ -266,9 +274,7 @@ def _checking(name: str) -> Callable[..., Any]:
 def _checking_backward(self: Expression, full: bool = False) -> None:
     self._computed(False)
     _plain["backward"](self, full)
-    report = _search(self, True, _infinite)
-    if report:
-        raise NonFiniteError(report)
+    _check(self, gradient=True)
 
 
 _REPLACEMENTS = {
@@ -281,17 +287,17 @@ _REPLACEMENTS = {
 }
 
 
-def _switch_on() -> None:
-    for name, method in _REPLACEMENTS.items():
-        _plain[name] = getattr(Expression, name)
-        setattr(Expression, name, method)
-    calls.watch(_note_new)
+_plain = {name: getattr(Expression, name) for name in _REPLACEMENTS}
 
 
-def _switch_off() -> None:
-    for name, method in _plain.items():
+def _switch() -> None:
+    """Gives Expression the methods that `_modes` asks for, whatever it has."""
+    global _infinite
+    modes = list(_modes.values())
+    _infinite = not modes or modes[-1]
+    for name, method in (_REPLACEMENTS if modes else _plain).items():
         setattr(Expression, name, method)
-    calls.watch(None)
+    calls.watch(_note_new if modes else None)
 
 
 @contextmanager
@@ -322,20 +328,16 @@ def trace_nonfinite(infinite: bool = True) -> Iterator[None]:
       made at <doctest dist_dynet.nonfinite.trace_nonfinite[1]>:4, in <module>
       its input v0 = input(), value from 0 to 1, <doctest dist_dynet.nonfinite.trace_nonfinite[1]...
     """
-    global _depth, _infinite
-    with _lock:
-        before = _infinite
-        _infinite = infinite
-        if not _depth:
-            _notes.clear()
-            _note(cg().number, None)  # what is there already was made at lines that are not known
-            _switch_on()
-        _depth += 1
+    mode = object()
     try:
+        with _lock:
+            if not _modes:
+                _notes.clear()
+                _note(cg().number, None)  # what is there was made at lines that are not known
+            _modes[mode] = infinite
+            _switch()
         yield
     finally:
         with _lock:
-            _depth -= 1
-            _infinite = before
-            if not _depth:
-                _switch_off()
+            _modes.pop(mode, None)
+            _switch()

@@ -27,7 +27,8 @@ class CheckpointFiles:
     def __init__(self, directory: FileName, keep: int) -> None:
         self._directory = Path(directory)
         self._keep = size(keep, "Checkpointer", " for keep")
-        self._lock, self._lease = threading.Lock(), Lease(self._directory)
+        self._lock = threading.RLock()  # a signal handler may save in the midst of a save
+        self._lease = Lease(self._directory)
         self._thread: threading.Thread | None = None
         self.written = -1
         """After how many updates the last file was made that is there; -1: none was."""
