@@ -7,6 +7,7 @@ function may not do while it is traced.
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -192,7 +193,8 @@ class TracedFunction:
         """Adds a program to C's part."""
         dims = [expression(h).dim() for h in handles]
         outer = graph_of(*handles)
-        for _ in range(_ATTEMPTS if threading.active_count() > 1 else 1):
+        # not threading.active_count(): it takes a lock that all threads need to start
+        for _ in range(_ATTEMPTS if len(sys._current_frames()) > 1 else 1):
             try:
                 if trace(outer, lambda graph: self._traced(graph, variant, dims, args, options)):
                     self.traces += 1

@@ -415,13 +415,14 @@ def interrupted_at(place, use, handler=ctrl_c):
     """
     left = place
 
-    def look(frame, event, _):
+    def look(frame, event, function):
         nonlocal left
         if frame.f_code.co_filename.startswith("<"):
             return
         # a generator that goes on is left out: Python 3.10 would end it by this without its
-        # finally, as no signal does
-        if event == "c_return" or (
+        # finally, as no signal does; and so is the __enter__ of a lock, which Python 3.14 calls so
+        # that what is raised behind it leaves any lock held
+        if (event == "c_return" and function.__name__ != "__enter__") or (
             event == "call" and not frame.f_code.co_flags & inspect.CO_GENERATOR
         ):
             left -= 1
