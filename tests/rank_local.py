@@ -99,7 +99,7 @@ class LocalPrograms(Writer):
         """What is done after an average."""
         self.line("average(ta)")
         if self.chance(0.3):
-            self.line(f"parallel.assert_in_sync({t.name}.m)")
+            self.line(f"assert_in_sync({t.name}.m)")
         if t.average_of and self.chance(0.5):
             self.do_averaged(t)
         if t.best:

@@ -390,7 +390,7 @@ class Writer:
         self.line(f"{t.trainer}." + which.format(t=t.trainer))
 
     def do_in_sync(self, t):
-        self.line(f"parallel.assert_in_sync({t.name}.m)")
+        self.line(f"assert_in_sync({t.name}.m)")
 
     def do_broadcast(self, t):
         self.line(f"parallel.broadcast_parameters({t.name}.m)")

@@ -30,6 +30,7 @@ __all__ = [
     "Join",
     "ahead",
     "applied",
+    "assert_in_sync",
     "average",
     "bar",
     "begin",
@@ -412,6 +413,14 @@ def average(trainer):
             raise AssertionError(f"refused, but changed: {error}") from error
         raise RefusedError(str(error)) from error
     note(what="average")
+
+
+def assert_in_sync(m):
+    """That all ranks have the same values; where one has written its own, that is named."""
+    try:
+        parallel.assert_in_sync(m)
+    except RuntimeError as error:
+        raise RefusedError(str(error)) from error
 
 
 def raised(error):
