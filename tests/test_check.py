@@ -97,6 +97,7 @@ def trainer(updates=2, **changed):
         "average": "mean",
         "reproducible": False,
         "ranks": 1,
+        "local": False,
         "parameters": [["/w", [2]]],
         "updates": updates,
         "norms": [2.0] * updates,
@@ -136,6 +137,7 @@ def run_of(trainers, values, ranks=1):
         ({"steps": trainer()["steps"][::-1]}, [1.0, 1.0], "Make the same steps"),
         ({"parameters": [["/v", [2]]]}, [1.0, 1.0], "The model must not depend"),
         ({"parameters": []}, [1.0, 1.0], "The model must not depend"),
+        ({"parameters": [], "local": True}, [1.0, 2.0], None),
         ({"steps": [with_setting("batch_size", 8)] * 2}, [1.0, 2.0], None),
         *(
             ({"steps": [with_setting(name, 2)] * 2}, [1.0, 1.0], "Make the same steps")

@@ -57,6 +57,9 @@ def compare(one: Run, many: Run) -> Comparison:
         if not a["updates"] and not b["updates"]:
             found.say(f"updates{of}", "none")
             continue
+        if b["local"]:
+            found.say(f"updates{of}", "averages of LocalSGD, which one process does not make")
+            continue
         comparable = _loops(found, of, a, b, many.kind.ranks)
         if _parameters(found, of, a, b):
             _values(found, of, (a, b), (one.values[i], many.values[i]), many, comparable)

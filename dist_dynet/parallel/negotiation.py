@@ -187,7 +187,7 @@ class Negotiation:
         self._here = here
         self._comm = comm
         self._trainer, self._m = trainer, trainer.collection
-        self._trusts = False
+        self.trusts = False
         self._average = average
         self._transport = transport
         self._updates, self._which = 0, here.number_trainer()
@@ -225,12 +225,12 @@ class Negotiation:
     def _mark(self) -> None:
         """Values and moments are the same on all ranks now."""
         members = self._layout.members
-        members.alone = _NEVER if self._trusts else lib.dn_store_alone(self._structure.root.c)
+        members.alone = _NEVER if self.trusts else lib.dn_store_alone(self._structure.root.c)
         members.resets = lib.dn_trainer_resets(Hooks(self._trainer).c)
 
     def trust_values(self) -> None:
         """Who calls update() sees to it that parameters are the same on all ranks then."""
-        self._trusts = True
+        self.trusts = True
         self._mark()
 
     def reach(

@@ -16,7 +16,7 @@ import atexit
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -56,11 +56,19 @@ class Watched:
         self.updates = 0
         self._step: dict[str, Any] = {}
         self._read = meter.read()
+        self._chosen: Sequence[AnyParameter] | None = None  # what the update is of; None: of all
         step = sync.step
 
-        def watched_step(weight: float, what: Step, *rest: Any) -> tuple[bool, bool]:
+        def watched_step(
+            weight: float,
+            what: Step,
+            flags: int = 0,
+            problem: str = "",
+            chosen: Sequence[AnyParameter] | None = None,
+        ) -> tuple[bool, bool]:
             self._begin(what)
-            return step(weight, what, *rest)
+            self._chosen = chosen
+            return step(weight, what, flags, problem, chosen)
 
         setattr(sync, "step", watched_step)  # noqa: B010 - mypy knows it as a method
 
@@ -77,8 +85,14 @@ class Watched:
     def before(self) -> None:
         """Gradients are summed, and not yet clipped."""
         if self.updates < self._trial.compared:
-            self.norms.append(self._trainer.gradient_norm())
+            self.norms.append(self._norm())
             self.steps.append(self._step)
+
+    def _norm(self) -> float:
+        """Of the gradients that come into the update; of others each rank has its part."""
+        if self._chosen is None:
+            return self._trainer.gradient_norm()
+        return float(np.sqrt(sum((p.grad_as_array() ** 2).sum() for p in self._chosen)))
 
     def after(self) -> None:
         """Parameters are updated."""
@@ -109,6 +123,7 @@ class Watched:
             "average": self.average,
             "reproducible": self._sync.reproducible is not None,
             "ranks": self._sync.here.size,
+            "local": self._sync.negotiation is not None and self._sync.negotiation.trusts,
             "parameters": self.names,
             "updates": self.updates,
             "norms": self.norms,

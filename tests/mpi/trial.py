@@ -34,7 +34,11 @@ def train(batches):
         if batch:
             losses = [loss_of(*example) for example in batch]
             dy.average(losses).backward()
-        trainer.update()
+        if not mistake and batch.step % 2 == 0:
+            trainer.update_subset([W], [])
+            m.reset_gradients()
+        else:
+            trainer.update()
 
 
 rank, size = dy.parallel.rank(), dy.parallel.world_size()
