@@ -13,6 +13,7 @@ from typing import Any
 
 from ._environment import choice
 from ._manner import PACKAGE
+from ._signatures import explain
 
 
 class _State:
@@ -48,7 +49,8 @@ def without_package(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def shorten(error: BaseException | None) -> None:
-    """Leaves the frames out of an exception's traceback, and out of those that led to it."""
+    """Leaves the frames out of an exception's traceback, and out of those that led to it; names the
+    arguments of a function that was called with others."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -56,6 +58,7 @@ def shorten(error: BaseException | None) -> None:
         if each is None or id(each) in seen or _State.full:
             continue
         seen.add(id(each))
+        explain(each)
         each.__traceback__ = without_package(each.__traceback__)
         waiting += [each.__cause__, each.__context__]
 

@@ -407,6 +407,43 @@ def test_tracebacks_of_causes_are_short(monkeypatch):
     assert [*files(mine.__cause__.__traceback__)] == [*files(mine.__traceback__)] == [__file__]
 
 
+def shown(call, **names):
+    """What a program that ends by this call shows."""
+    try:
+        eval(call, {"dy": dy, "m": model(), **names})
+    except TypeError as error:
+        for _ in range(2):
+            _tracebacks.shorten(error)
+        return str(error)
+    raise AssertionError(f"{call} is no error")
+
+
+@pytest.mark.parametrize(
+    ("call", "wanted"),
+    [
+        ("dy.esum(dy.ones(2), dy.ones(2))", "dy.esum takes (xs). Several go into one list."),
+        ("dy.softmax(dy.ones(2), dim=0)", "'dim'. dy.softmax takes (x, d=0)."),
+        ("dy.renew_cg(autobatch=True)", "check_validity=False, autobatching=None)."),
+        ("dy.LSTMBuilder(1, 2, 3)", "'model'. dy.VanillaLSTMBuilder takes (layers, input_dim, "),
+        ("m.add_parameters()", "dy.ParameterCollection.add_parameters takes (dim, init=None, "),
+        ("dy.parallel.shard([1])", "dy.parallel.shard takes (data, batch_size, seed=0, "),
+        ("dy.ones(1).value(1, 2)", "dy.Expression.value takes (recalculate=False)."),
+    ],
+)
+def test_a_call_with_other_arguments_shows_those_that_there_are(call, wanted):
+    message = shown(call)
+    assert wanted in message
+    assert message.count(" takes (") == 1
+
+
+def test_calls_of_other_functions_say_what_python_says():
+    def softmax(x):
+        """Of the program."""
+
+    for call in ("m.save()", "softmax(1, dim=0)", "softmax()"):  # dy.save has other arguments
+        assert " takes (" not in shown(call, softmax=softmax), call
+
+
 def test_notebooks_get_short_tracebacks():
     result = run_python(
         "-c",

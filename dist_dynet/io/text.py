@@ -382,17 +382,21 @@ def _spelt(words: Sequence[bytes]) -> tuple[NDArray[np.float64], str]:
 def find(file: ModelFile, is_table: bool, key: str, entries: Iterable[Entry]) -> Entry:
     """The first entry of this kind and name.
 
-    Raises:
-        RuntimeError: there is none.
+    Raises: RuntimeError: there is none.
     """
+    names: list[str] = []
     for entry in entries:
         if entry.name == key and entry.is_table == is_table:
             return entry
-    kind = "LookupParameters" if is_table else "Parameters"
-    raise RuntimeError(f"Could not find key {key} in the model file ({kind} in '{file.name}')")
+        names += [entry.name] * (entry.is_table == is_table)
+    there = ", ".join(names[:9] + ["..."] * (len(names) > 9)) or "none"
+    where = f"{'LookupParameters' if is_table else 'Parameters'} in '{file.name}': {there}"
+    raise RuntimeError(f"Could not find key {key} in the model file ({where})")
 
 
 # ---- models ----------------------------------------------------------------------------
+
+_REMEDY = ". Make the parameters that were saved, in the same order, then read the file."
 
 
 def pair(
@@ -414,7 +418,7 @@ def pair(
             what = "lookup parameters" if entry.is_table else "parameters to load"
             raise RuntimeError(
                 f"Too many {what} in populated model at {entry.name} ('{file.name}', byte"
-                f" {entry.offset})"
+                f" {entry.offset}){_REMEDY}"
             )
         _check_dims(members[at], entry)
         pairs.append((members[at], entry))
@@ -423,7 +427,7 @@ def pair(
         raise RuntimeError(
             "Number of parameter/lookup parameter objects loaded from file"
             f" ({found['Parameter']}/{found['LookupParameter']}) did not match number to be"
-            f" populated ({len(parameters)}/{len(tables)}): '{file.name}'"
+            f" populated ({len(parameters)}/{len(tables)}): '{file.name}'{_REMEDY}"
         )
     return pairs
 
@@ -432,7 +436,8 @@ def _check_dims(parameter: ParameterLike, entry: Entry) -> None:
     if entry.dims != _file_dims(parameter):
         raise RuntimeError(
             f"Dimensions of parameter {entry.name} looked up from file ({_dims_text(entry.dims)})"
-            f" do not match parameters to be populated ({_dims_text(_file_dims(parameter))})"
+            " do not match parameters to be populated"
+            f" ({_dims_text(_file_dims(parameter))}){_REMEDY}"
         )
 
 
@@ -491,8 +496,7 @@ def load_parameter(
     _check_key("load_param", key)
     if not key:
         raise ValueError(
-            "load_param: requires a non-empty key; got ''. Give the name of an entry, such as"
-            " '/_0'."
+            "load_param: requires a non-empty key; got ''. Give an entry's name, such as '/_0'."
         )
     with ModelFile(fname) as file:
         return new_parameter(collection, file, find(file, is_table, key, file.entries()))

@@ -39,6 +39,9 @@ class _Probabilities(Expression):
         return array_of(*(numbers_of if manner.dynet else probabilities_of)(self))
 
 
+_Probabilities.__name__ = _Probabilities.__qualname__ = "Expression"  # in messages, as in DyNet
+
+
 def softmax(x: Expression, d: int = 0) -> Expression:
     """y = exp(x) / sum exp(x) along dim d.
 

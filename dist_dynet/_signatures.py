@@ -1,0 +1,84 @@
+"""What Python itself says of arguments that are missing, too many or unknown, with the arguments
+that there are: for errors that end a program, or are shown in a notebook."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+_COMPLAINT = re.compile(
+    r"(?P<name>\w+(?:\.\w+)*)\(\) (?:"
+    r"missing \d+ required [a-z-]+ arguments?: (?P<missing>'[\w', ]+')"
+    r"|takes (?:from \d+ to )?(?P<most>\d+) positional arguments? but \d+ (?:was|were) given"
+    r"|got an unexpected keyword argument '(?P<unknown>\w+)'(?:\. Did you mean '\w+'\?)?)"
+)
+
+
+def _of_package(name: str) -> Iterator[tuple[str, Any]]:
+    """The public things with this name, as users write it."""
+    package: Any = sys.modules[__package__]
+    for prefix in "", "parallel.", "schedules.", "training.":
+        thing, path = package, prefix + name.removesuffix(".__init__")
+        try:
+            for part in path.split("."):
+                if part.startswith("_"):
+                    raise AttributeError(part)
+                thing = getattr(thing, part)
+        except AttributeError:
+            continue
+        yield f"dy.{path}", thing
+
+
+def _is_users_own(name: str, error: BaseException) -> bool:
+    """Whether the line that failed knows another thing by this name."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    if at is None:
+        return False
+    first = name.split(".")[0]
+    there = {**at.tb_frame.f_globals, **at.tb_frame.f_locals}.get(first)
+    return callable(there) and not str(getattr(there, "__module__", "")).startswith(
+        f"{__package__}."
+    )
+
+
+def arguments_that_are(error: BaseException) -> str:
+    """A sentence with the arguments of the function that the error is about; nothing if it is about
+    none of this package's."""
+    complaint = _COMPLAINT.fullmatch(str(error)) if type(error) is TypeError else None
+    if complaint is None or _is_users_own(complaint["name"], error):
+        return ""
+    for name, thing in _of_package(complaint["name"]):
+        try:
+            parameters = [*inspect.signature(thing).parameters.values()]
+        except (TypeError, ValueError):
+            continue
+        if not inspect.isclass(thing) and "." in complaint["name"]:
+            parameters = parameters[1:]  # self
+        names = [p.name for p in parameters]
+        positional = [
+            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        bound = "." in complaint["name"]
+        if (
+            not set(re.findall(r"'(\w+)'", complaint["missing"] or "")) <= {*names}
+            or (complaint["most"] and int(complaint["most"]) != len(positional) + bound)
+            or complaint["unknown"] in names
+        ):
+            continue  # another function of this name
+        shown = [p.replace(annotation=p.empty) for p in parameters]
+        several = complaint["most"] == "1" and not bound
+        hint = " Several go into one list." if several and names[0] in ("xs", "exprs") else ""
+        return f"{name} takes {inspect.Signature(shown)}.{hint}"
+    return ""
+
+
+def explain(error: BaseException) -> None:
+    """Adds that sentence to the message."""
+    sentence = arguments_that_are(error)
+    if sentence:
+        error.args = (f"{error}. {sentence}",)
