@@ -120,7 +120,7 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if not marks[item] & without]
     # first what takes long, so that no process waits at the end for another one
-    items.sort(key=lambda item: "slow" not in marks[item])
+    items.sort(key=lambda item: "slow" not in marks[item] and item.path.name not in ONE_WORKER)
 
 
 @pytest.fixture
