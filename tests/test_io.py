@@ -306,7 +306,7 @@ def test_parameter_entries_go_by_exact_name_and_kind(tmp_path):
         ),
     ):
         b.populate(path, "any:key")
-    with pytest.raises(ValueError, match="non-empty key"):
+    with pytest.raises(ValueError, match="takes a key"):
         other.load_param(path, "")
     w.populate(path, "any:key")
     b.populate_from_textfile(path)

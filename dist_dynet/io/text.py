@@ -37,9 +37,7 @@ from .files import BUFFER, FileName, atomic_write, file_path, keeps_gradients, u
 
 _MAX_SIZE = (1 << 31) - 1
 
-
 # ---- writing ---------------------------------------------------------------------------
-
 _BLOCK = 4096
 _NUMBER = b"%+.8e "
 _WIDTH = 16
@@ -382,20 +380,22 @@ def _spelt(words: Sequence[bytes]) -> tuple[NDArray[np.float64], str]:
 def find(file: ModelFile, is_table: bool, key: str, entries: Iterable[Entry]) -> Entry:
     """The first entry of this kind and name.
 
-    Raises: RuntimeError: there is none.
+    Raises:
+        RuntimeError: there is none.
     """
     names: list[str] = []
-    for entry in entries:
-        if entry.name == key and entry.is_table == is_table:
+    for entry in (e for e in entries if e.is_table == is_table):
+        if entry.name == key:
             return entry
-        names += [entry.name] * (entry.is_table == is_table)
-    there = ", ".join(names[:9] + ["..."] * (len(names) > 9)) or "none"
-    where = f"{'LookupParameters' if is_table else 'Parameters'} in '{file.name}': {there}"
-    raise RuntimeError(f"Could not find key {key} in the model file ({where})")
+        names.append(entry.name)
+    names[9:] = ["..."] * (len(names) > 9)
+    there = f"{'LookupParameters' if is_table else 'Parameters'} in '{file.name}'"
+    raise RuntimeError(
+        f"Could not find key {key} in the model file ({there}: {', '.join(names) or 'none'})"
+    )
 
 
 # ---- models ----------------------------------------------------------------------------
-
 _REMEDY = ". Make the parameters that were saved, in the same order, then read the file."
 
 
@@ -495,8 +495,6 @@ def load_parameter(
     """
     _check_key("load_param", key)
     if not key:
-        raise ValueError(
-            "load_param: requires a non-empty key; got ''. Give an entry's name, such as '/_0'."
-        )
+        raise ValueError("load_param: takes a key; got ''. Give an entry's name, such as '/_0'.")
     with ModelFile(fname) as file:
         return new_parameter(collection, file, find(file, is_table, key, file.entries()))
