@@ -106,6 +106,14 @@ def of_trainer(trainer: Any) -> str:
     return f": {limit}, {counted(trainer.updates, 'update')}"
 
 
+def of_shard(shard: Any) -> str:
+    """What its order depends on, without micro-batches and buckets where it has none, and its
+    steps."""
+    settings = {**shard._settings._asdict(), "epoch": shard.epoch}
+    shown = [f"{k}={v}" for k, v in settings.items() if v or k not in ("micro_batches", "bucket")]
+    return f"({', '.join(shown)}): {counted(len(shard), 'step')}"
+
+
 def of_schedule(schedule: Any) -> str:
     """Where it stands."""
     return f": rate {schedule.rate():g} after {counted(schedule.steps_done, 'step')}"

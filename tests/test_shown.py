@@ -182,7 +182,7 @@ MADE = {
     ),
     "Shard": (
         lambda path: parallel.shard([1, 2, 3], 2),
-        r"Shard\(batch_size=2, seed=0, epoch=0, drop_last=False, shuffle=True\): 2 steps",
+        r"Shard\(batch_size=2, seed=0, drop_last=False, shuffle=True, epoch=0\): 2 steps",
     ),
     "Constant": (
         lambda path: schedules.Constant(sgd()),

@@ -24,7 +24,7 @@ Without a launcher all of it works with one process and mpi4py is not imported. 
 
 from typing import TYPE_CHECKING, Any
 
-from .._described import counted, describe
+from .._described import counted, describe, of_shard
 from .._hints import name_as_users_do, of_parallel
 from . import _failures, metrics, timeline, trial
 from .batches import Batch
@@ -74,7 +74,7 @@ describe(
     LocalSGD,
     lambda t: f" of {t.inner!r}, every {t.every}, {counted(world_size(), 'rank')}",
 )
-describe(Shard, lambda s: f": {counted(len(s), 'step')}")
+describe(Shard, of_shard, arguments=False)
 name_as_users_do(map(globals().get, __all__))
 
 
