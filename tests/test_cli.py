@@ -20,11 +20,13 @@ import pytest
 from jobs import (
     PROGRAMS,
     SCRIPT,
+    Mpi,
     all_gone,
     alone,
     environment_of,
     launch,
     lines_of,
+    mpirun,
     program,
     start_launcher,
     started,
@@ -224,12 +226,15 @@ def test_ranks_that_train_without_a_word_to_one_another_are_noted(tmp_path, pyth
     for words in [], ["update", "parallel"]:
         job = launch(python, "run", "-n", 2, script, *words)
         assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
-    job = launch(python, "run", "-n", 2, script, "update")
-    assert job.returncode == 0 and job.stderr == (
-        "[0] dist_dynet: each of the 2 ranks has trained a model of its own, as the program does"
-        " not use dist_dynet.parallel. Write trainer = dy.parallel.DistributedTrainer(trainer), and"
+    note = (
+        "dist_dynet: each of the 2 ranks has trained a model of its own, as the program does not"
+        " use dist_dynet.parallel. Write trainer = dy.parallel.DistributedTrainer(trainer), and"
         " loop over dy.parallel.shard().\n"
     )
+    job = launch(python, "run", "-n", 2, script, "update")
+    assert (job.returncode, job.stderr) == (0, f"[0] {note}")
+    for words, wanted in (["update"], note), (["update", "parallel"], ""):
+        assert mpirun(2, script, *words, mpi=Mpi("", python))[:2] == (0, wanted)
 
 
 def test_exception_of_a_rank_that_uses_mpi_is_named(python):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._described import counted, describe, of_shard
 from .._hints import name_as_users_do, of_parallel
-from . import _failures, metrics, timeline, trial
+from . import _failures, _session, metrics, timeline, trial
 from .batches import Batch
 from .checkpoint import Checkpointer
 from .collectives import (
@@ -89,6 +89,7 @@ def __dir__() -> list[str]:
 
 
 _failures.install()
+_session.note_ranks_alone()
 trial.install()
 metrics.follow_all_of_this_process()
 timeline.begin_with_the_first_trainer()

@@ -7,10 +7,15 @@ differ, rank 0 writes the files.
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from .. import _launcher
+from .._ffi import lib
 from . import _failures
 from ._world import World
 
@@ -87,3 +92,22 @@ def _start() -> World:
     _saving.install(started)
     timeline.begin(started)
     return started
+
+
+def note_ranks_alone() -> None:
+    """At the end of a program that a launcher has started on several ranks, rank 0 says so if each
+    has trained a model without a word to the others."""
+    process = os.getpid()
+
+    def note() -> None:
+        launch = _launcher.find()
+        alone = launch is not None and launch.rank == 0 and "mpi4py.MPI" not in sys.modules
+        if launch and alone and os.getpid() == process and lib.dn_updates_made():
+            with suppress(OSError, ValueError):  # a stderr that is closed
+                sys.stderr.write(
+                    f"dist_dynet: each of the {launch.size} ranks has trained a model of its own,"
+                    " as the program does not use dist_dynet.parallel. Write trainer ="
+                    " dy.parallel.DistributedTrainer(trainer), and loop over dy.parallel.shard().\n"
+                )
+
+    atexit.register(note)

@@ -5,9 +5,9 @@ It runs before the script, so its atexit function is the last one. There SIGUSR1
 it means "write a checkpoint now", Python would set it to its default when it ends, and that would
 kill a rank that has done its work and only gives back its memory. `os._exit`, signals and crashes
 skip it: the relay, which sees the status of the process, then knows that a status of 0 does not
-mean an end (dist_dynet/cli/_relay.py). It also notes ranks that have trained without a word to one
-another. Nothing else of the script's process is changed; children of the script do not find this
-file. A sitecustomize that the machine has is run as if this one were not there.
+mean an end (dist_dynet/cli/_relay.py). Nothing else of the script's process is changed; children of
+the script do not find this file. A sitecustomize that the machine has is run as if this one were
+not there.
 """
 
 import atexit
@@ -20,26 +20,9 @@ from importlib.util import find_spec
 _FOLDER = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib would be imported before every script
 
 
-def _note_ranks_alone() -> None:
-    """Rank 0 says so if each rank has trained a model without a word to the others."""
-    if "dist_dynet._ffi" not in sys.modules or "mpi4py.MPI" in sys.modules:
-        return
-    launch = sys.modules["dist_dynet._launcher"].find()
-    if launch and launch.rank == 0 and sys.modules["dist_dynet._ffi"].lib.dn_updates_made():
-        sys.stderr.write(
-            f"dist_dynet: each of the {launch.size} ranks has trained a model of its own, as the"
-            " program does not use dist_dynet.parallel. Write trainer ="
-            " dy.parallel.DistributedTrainer(trainer), and loop over dy.parallel.shard().\n"
-        )
-
-
 def _mark_the_end(descriptor: int, process: int) -> None:
     def mark() -> None:
         if os.getpid() == process:
-            try:  # noqa: SIM105 - contextlib would be imported for it
-                _note_ranks_alone()
-            except Exception:  # such as that of a stderr that is closed
-                pass
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             os.write(descriptor, b"end")
 
