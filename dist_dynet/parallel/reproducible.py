@@ -82,14 +82,12 @@ class ReproducibleSum:
         """
         rounded = rounding(p.precision() for p in self._m.parameters_list())
         mine = f"vector loops for {SIMD}, BLAS {BLAS_KERNELS}" + (f", {rounded}" if rounded else "")
-        try:
-            self._here.agree(self._comm, mine, what)
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"{error} reproducible=True needs processors with the same instructions: choose"
-                " hosts of one kind. BLAS alone can be told to use an older kind's kernels on all,"
-                " by OPENBLAS_CORETYPE=Haswell in the environment."
-            ) from None
+        to_do = (
+            "reproducible=True needs processors with the same instructions: choose hosts of one"
+            " kind. BLAS alone can be told to use an older kind's kernels on all, by"
+            " OPENBLAS_CORETYPE=Haswell in the environment."
+        )
+        self._here.agree(self._comm, {mine: to_do}, what)
 
     def clear(self) -> None:
         """Forgets all that was kept."""
