@@ -22,6 +22,9 @@ PHASES: tuple[str, ...] = tuple(
 switch = lib.dn_meter_switch
 """switch(phase) goes over to a phase and returns the one before; switch(before) goes back."""
 
+NONE = -1
+"""switch(NONE) stays in the phase that there is, and returns it."""
+
 wait = lib.dn_meter_wait
 """wait() goes over to "agreement" in a process that is in "compute": whoever waits while nothing
 else is said of what it does, waits for other ranks."""
@@ -68,8 +71,9 @@ def read() -> Reading:
 @contextmanager
 def during(phase: int) -> Iterator[None]:
     """What the with block, or the function that this decorates, does, counts for this phase."""
-    before = switch(phase)
+    before = switch(NONE)  # Ctrl-C may come between a call that changes the phase and `try`
     try:
+        switch(phase)
         yield
     finally:
         switch(before)

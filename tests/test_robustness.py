@@ -18,6 +18,8 @@ from processes import output_of, run_python
 from test_graph import close
 
 import dist_dynet as dy
+from dist_dynet import meter
+from dist_dynet._ffi import lib
 
 
 def run_nonsense(kind, tmp_path, n, dtype="float32"):
@@ -492,6 +494,7 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path, no_waitin
         m.trainer.update()
         assert not list(tmp_path.glob(".*")), place
         assert dy.log(dy.scalarInput(0)).value() == -np.inf, place  # nothing searches
+        assert meter.switch(meter.NONE) == lib.DN_COMPUTE, place
     assert place > 20
 
 

@@ -365,8 +365,9 @@ class World:
         start = moved = polled = flushed = time.perf_counter()
         seen = moves()
         self._job.place = Place(what, time.monotonic(), self.members)
-        before = meter.wait()
+        before = meter.switch(meter.NONE)
         try:
+            meter.wait()
             while not done():
                 now, count = time.perf_counter(), moves()
                 if count != seen:
@@ -402,8 +403,7 @@ class World:
         or several, each with what to do where it is the first that differs. Collective.
 
         Raises:
-            RuntimeError: on all ranks; it has what this rank and the first that says something else
-                do not say alike.
+            RuntimeError: on all ranks, with what this one and the first unlike it say otherwise.
         """
         parts = {mine: ""} if isinstance(mine, str) else mine
         told = b"" if parts is None else f"={chr(0).join(parts)}".encode()

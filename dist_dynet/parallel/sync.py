@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .._ffi import ffi, lib
-from ..meter import switch
+from ..meter import NONE, switch
 from ..params.parameters import AnyParameter
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
@@ -106,8 +106,9 @@ class Sync:
     ) -> tuple[bool, bool]:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all
         ranks have run out of data."""
-        before = switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
+        before = switch(NONE)
         try:
+            switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
             return self._step(weight, step, flags, problem, chosen)
         finally:
             if self.model is not None:
