@@ -52,18 +52,18 @@ def arguments_that_are(error: BaseException) -> str:
     complaint = _COMPLAINT.fullmatch(str(error)) if type(error) is TypeError else None
     if complaint is None or _is_users_own(complaint["name"], error):
         return ""
+    bound = "." in complaint["name"]  # a method, which is given self
     for name, thing in _of_package(complaint["name"]):
         try:
             parameters = [*inspect.signature(thing).parameters.values()]
         except (TypeError, ValueError):
             continue
-        if not inspect.isclass(thing) and "." in complaint["name"]:
-            parameters = parameters[1:]  # self
+        if bound and not inspect.isclass(thing):
+            parameters = parameters[1:]
         names = [p.name for p in parameters]
         positional = [
             p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
-        bound = "." in complaint["name"]
         if (
             not set(re.findall(r"'(\w+)'", complaint["missing"] or "")) <= {*names}
             or (complaint["most"] and int(complaint["most"]) != len(positional) + bound)

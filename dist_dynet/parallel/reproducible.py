@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .. import _random
 from .._ffi import BLAS_KERNELS, DTYPE, SIMD, lib
-from ..meter import hand_over, switch
+from ..meter import during, hand_over
 from ..params.collection import ParameterCollection
 from ..params.precision import rounding
 from ._world import World
@@ -238,9 +238,8 @@ class ReproducibleSum:
                     )
                 nodes.append(node)
         here.wait(requests, what)
-        before = switch(lib.DN_ROWS)
-        tables = self._gather_tables([counts for _, _, counts, _ in every], what)
-        switch(before)
+        with during(lib.DN_ROWS):
+            tables = self._gather_tables([counts for _, _, counts, _ in every], what)
         for node, rows in zip(nodes, tables, strict=True):
             node.tables = rows
         for node in sorted(nodes, key=lambda node: node.low):

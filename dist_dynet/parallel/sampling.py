@@ -328,7 +328,7 @@ class Shard(Generic[T]):
                 weights = checked_weights(self._weights.of(numbers, examples))
             total = len(numbers) if weights is None else total_of(weights)
             division = self._division(numbers, costs, weights) if compares else 0
-            description = Description(*described[:3], division, loop.epoch, step)
+            description = described._replace(division=division, epoch=loop.epoch, step=step)
             counter = self._counter(loop.epoch, step)
             for positions, part in self._divided(costs, here.rank, here.size, loop, counter):
                 yield Batch(
