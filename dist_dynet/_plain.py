@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,6 +65,15 @@ def set_large(index: int, function: Callable[[int], object], /) -> None:
 
 
 def accelerated(function: F, /) -> F:
+    """The function itself."""
+    return function
+
+
+Operation = FunctionType
+"""What operation() gives."""
+
+
+def operation(op: str, integers: int, cls: Any, function: F, /) -> F:
     """The function itself."""
     return function
 

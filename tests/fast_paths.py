@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 import dist_dynet as dy
 from dist_dynet._ffi import calls
 from dist_dynet.expression import expressions_from
+from dist_dynet.ops.lstm import lstm_gates
 
 PACKAGE = Path(dy.__file__).parent
 NOT_FAST_PATHS = {
@@ -25,6 +27,7 @@ NOT_FAST_PATHS = {
     "bind": "tells the extension where C is",
     "current": "which graph is the thread's",
     "expression_class": "tells the extension what nodes are",
+    "operation": "is what functions of one node are replaced by",
     "operator": "gives operators their operations, once",
     "set_current": "which graph is the thread's",
     "subscript": "gives subscripts their operations, once",
@@ -52,11 +55,13 @@ def found():
     ]
     sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     replaced = re.findall(r"^@accelerated\ndef (\w+)\(", sources, re.M)
+    of_one_node = re.findall(r"^@operation\(.*\)\ndef (\w+)\(", sources, re.M)
     asked = re.findall(r'declines\("(\w[\w ]*)"\)', sources)
     return {
         *functions,
         *methods,
         *replaced,
+        *of_one_node,
         *(f"python {name}" for name in asked),
     } - NOT_FAST_PATHS.keys()
 
@@ -146,7 +151,66 @@ def replaced(**uses):
     return {name: Use(name, run) for name, run in uses.items()}
 
 
+def square():
+    return dy.inputTensor([[2.0, 0.5], [0.25, 1.0]])
+
+
+def two():
+    return x(0.5, 0.25), x(0.25, 0.75)
+
+
+OF_ONE_NODE = {
+    **dict.fromkeys(
+        [
+            *("tanh", "logistic", "rectify", "exp", "log", "square", "abs", "sin", "cos", "tan"),
+            *("asin", "acos", "atan", "sinh", "cosh", "asinh", "atanh", "sqrt", "cube", "erf"),
+            *("lgamma", "log_sigmoid", "softsign", "selu", "sum_elems", "mean_elems"),
+            *("sum_batches", "mean_batches", "squared_norm", "l2_norm", "nobackprop"),
+        ],
+        lambda f: f(x(0.5, 0.25)),
+    ),
+    **dict.fromkeys(
+        [
+            *("cmult", "cdiv", "bmax", "bmin", "dot_product", "trace_of_product", "circ_conv"),
+            *("circ_corr", "squared_distance", "binary_log_loss", "l1_distance"),
+            "constrained_softmax",
+        ],
+        lambda f: f(*two()),
+    ),
+    **dict.fromkeys(
+        ["average", "concatenate_to_batch", "emax", "logsumexp"],
+        lambda f: [f([*two()]), f(two())],
+    ),
+    **dict.fromkeys(
+        ["softmax", "cumsum", "logsumexp_dim", "max_dim", "min_dim"],
+        lambda f: [f(matrix()), f(matrix(), 0), f(matrix(), 1)],
+    ),
+    **dict.fromkeys(["inverse", "logdet"], lambda f: f(square())),
+    **dict.fromkeys(
+        ["vanilla_lstm_c", "vanilla_lstm_h"], lambda f: f(x(0.5), x(0.5, 0.25, 0.75, 0.125))
+    ),
+    "acosh": lambda f: f(x(1.5, 2)),
+    "affine_transform": lambda f: [f([V, W, x()]), f((x(), square(), x(1, 2)))],
+    "colwise_add": lambda f: f(matrix(), x()),
+    "concatenate": lambda f: [f([*two()]), f(two(), 0), f(two(), 1)],
+    "filter1d_narrow": lambda f: f(matrix(), square()),
+    "fold_rows": lambda f: [f(matrix()), f(matrix(), 2)],
+    "kmh_ngram": lambda f: f(matrix(), 2),
+    "layer_norm": lambda f: f(x(), *two()),
+    "lstm_gates": lambda f: f(x(0.5, 0.25, 0.75, 0.125)),
+    "matmul": lambda f: f(square(), x()),
+    "pick_batch_elem": lambda f: f(dy.inputTensor([[1.0, 2.0], [3.0, 4.0]], batched=True), 1),
+    "pickneglogsoftmax": lambda f: f(x(), 1),
+    "pow": lambda f: f(x(0.5, 0.25), dy.scalarInput(2)),
+    "weight_norm": lambda f: f(square(), dy.scalarInput(2)),
+}
+"""Of functions that are declared to be one node, whose arguments the declaration must take as they
+do."""
+
+OPERATIONS = {**vars(dy), "lstm_gates": lstm_gates}
+
 USES = {
+    **{name: Use(name, partial(use, OPERATIONS[name])) for name, use in OF_ONE_NODE.items()},
     **replaced(
         as_dims=lambda: dy.zeros((2, 2)),
         begin_backward=lambda: after_backward(lambda y: W.grad_as_array()),
@@ -184,17 +248,17 @@ USES = {
             [x()], dy.zeros(1), dy.ones((4, 2)), dy.ones((4, 1)), dy.zeros(4)
         ),
         node=lambda: [
-            dy.tanh(x()),
-            dy.cmult(x(), x(1, 2)),
-            dy.softmax(x(), 0),
+            dy.tanh(x=x()),
+            dy.cmult(x(), y=x(1, 2)),
+            dy.softmax(x(), d=0),
             dy.pick(x(), 1),
             dy.elu(x(), 0.5),
             dy.reshape(x(), (1, 2)),
             dy.hinge(x(), 1, 2),
             dy.huber_distance(x(), x(1, 2), 0.5),
             dy.esum([x(), x(1, 2)]),
-            dy.affine_transform([V, W, x()]),
-            dy.concatenate([x(), x(1, 2)]),
+            dy.affine_transform(exprs=[V, W, x()]),
+            dy.concatenate([x(), x(1, 2)], d=0),
             dy.zeros((2, 2)),
             dy.average([x()] * 100),
         ],

@@ -590,7 +590,7 @@ m = dy.ParameterCollection()
 lstm = dy.LSTMBuilder(1, 2, 3, m)
 for thing in (dy.LSTMBuilder, dy.tanh, dy.Expression, m, lstm):
     copy = pickle.loads(pickle.dumps(thing))
-    print(type(copy).__name__, copy is thing)
+    print(copy.__class__.__name__, copy is thing)
 print(pickle.loads(b"\\x80\\x04c_dynet\\nLSTMBuilder\\n.") is dy.LSTMBuilder)
 """
     shown = run_program(program(tmp_path, text)).stdout.split("\n")

@@ -5,14 +5,22 @@ How long: a few seconds; the tests marked slow, which run parts of the suite, a 
 operations on the general paths: DIST_DYNET_FAST_PATHS=0 pytest tests/test_ops.py
 """
 
+import ast
+import copy
+import inspect
+import itertools
 import json
+import pickle
+import weakref
 from pathlib import Path
 
 import fast_paths
 import pytest
-from fast_paths import NOT_FAST_PATHS, USES, found
+from fast_paths import NOT_FAST_PATHS, PACKAGE, USES, found
 from jobs import mpirun, needs_mpi
 from processes import passing_tests, run_python
+
+import dist_dynet as dy
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.fast_paths
@@ -30,6 +38,110 @@ def test_a_fast_path_without_a_use_is_reported(monkeypatch):
     monkeypatch.setattr(fast_paths.calls, "fast_new", len, raising=False)
     assert found() - USES.keys() == {"fast_new"}
     assert not NOT_FAST_PATHS.keys() & USES.keys()
+
+
+def declaration_of(function):
+    """What @operation() of this function says, by its own body: of one that returns a node of its
+    arguments, each once and in order, integers by whole() and last; else None."""
+    *before, last = function.body
+    what = {
+        statement.targets[0].id: statement.value
+        for statement in before
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant)
+    }
+    call = last.value if isinstance(last, ast.Return) else None
+    if not isinstance(call, ast.Call) or ast.unparse(call.func) != "node":
+        return None
+    if len(before) != len(what) + (ast.get_docstring(function) is not None):
+        return None
+    op, *given = call.args
+    op = what.get(ast.unparse(op), op)
+    inputs = [ast.unparse(x) for x in itertools.takewhile(lambda x: isinstance(x, ast.Name), given)]
+    integers = [
+        ast.unparse(x.args[0])
+        for x in given[len(inputs) :]
+        if isinstance(x, ast.Call) and ast.unparse(x.func) == "whole"
+    ]
+    names = [a.arg for a in function.args.args]
+    if inputs + integers != names or len(given) != len(names) or not isinstance(op, ast.Constant):
+        return None
+    declared = [f'"{op.value}"', *([f"integers={len(integers)}"] if integers else [])]
+    declared += [f"cls={ast.unparse(k.value)}" for k in call.keywords if k.arg == "cls"]
+    return f"@operation({', '.join(declared)})"
+
+
+def test_functions_of_one_node_are_declared_so():
+    wrong = []
+    for path in sorted((PACKAGE / "ops").glob("*.py")):
+        for function in ast.parse(path.read_text()).body:
+            if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
+                continue
+            by = [f"@{ast.unparse(d)}".replace("'", '"') for d in function.decorator_list]
+            found, wanted = [d for d in by if "operation" in d], declaration_of(function)
+            if found != ([wanted] if wanted else []):
+                wrong.append(f"ops/{path.name}: {function.name} has {found}, should have {wanted}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_stands_for_a_function_is_like_it():
+    function = inspect.unwrap(dy.softmax)
+    assert inspect.isfunction(dy.softmax) and inspect.isfunction(function)
+    assert inspect.signature(dy.softmax) == inspect.signature(function)
+    for name in ("__name__", "__qualname__", "__module__", "__doc__", "__annotations__"):
+        assert getattr(dy.softmax, name) is getattr(function, name)
+    assert repr(dy.softmax) == repr(function)
+    assert pickle.loads(pickle.dumps(dy.softmax)) is dy.softmax is copy.deepcopy(dy.softmax)
+    assert weakref.ref(dy.softmax)() is dy.softmax
+
+
+def test_attributes_that_are_set_are_those_of_the_function():
+    dy.softmax.of_mine = 3
+    try:
+        assert dy.softmax.of_mine == inspect.unwrap(dy.softmax).of_mine == 3
+    finally:
+        del dy.softmax.of_mine
+    assert not hasattr(dy.softmax, "of_mine")
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (("no_op", 0, None), "takes the name of one"),
+        (("softmax", 9, None), "at most 2 integers"),
+        (("softmax", 1, int), "a class of expressions"),
+        (("softmax", 0, None), "has defaults that are no integers of it"),
+    ],
+)
+def test_declarations_that_cannot_be_are_refused(declared, message):
+    with pytest.raises(ValueError, match=message):
+        fast_paths.calls.operation(*declared, lambda x, d=0: x)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: dy.softmax(), TypeError, "missing 1 required positional argument: 'x'"),
+        (lambda x: dy.softmax(x, 0, 0), TypeError, "takes from 1 to 2 positional arguments"),
+        (lambda x: dy.softmax(x, e=0), TypeError, "unexpected keyword argument 'e'"),
+        (lambda x: dy.softmax(x, False), None, None),
+        (lambda x: dy.softmax(x, 2**40), OverflowError, "31 bits"),
+        (lambda x: dy.softmax(x, 0.5), TypeError, "a dim must be an integer; got 0.5"),
+        (lambda x: dy.softmax(dy.Expression()), TypeError, "softmax: takes expressions"),
+        (lambda x: dy.tanh(2), TypeError, "tanh: takes expressions; got int"),
+        (lambda x: dy.average([x, None]), AssertionError, "item 1 is None"),
+        (lambda x: dy.average(x), TypeError, "average: takes a list of expressions"),
+        (lambda x: dy.average(y for y in [x]), None, None),
+        (lambda x: dy.average([x] * 1000), None, None),
+    ],
+)
+def test_what_is_no_node_is_for_the_function(call, error, message):
+    dy.renew_cg()
+    x = dy.inputVector([0.5, 2.0])
+    if error is None:
+        assert call(x).dim() == x.dim()
+        return
+    with pytest.raises(error, match=message):
+        call(x)
 
 
 @pytest.fixture(scope="module")

@@ -71,10 +71,18 @@ double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
  * set. */
 int dn__add_states(PyObject *module);
 
+/* operation.c */
+/* Puts type Operation and operation(), which makes them, into the module; -1: an exception is
+ * set. */
+int dn__add_operations(PyObject *module);
+
 #pragma GCC visibility pop
 
+/* Whether a class is one of expressions; those that are stay known, since to ask Python takes as
+ * long as half a node. */
+int dn__is_node_class(PyTypeObject *);
 static inline int is_node(PyObject *o) {
-    return Py_IS_TYPE(o, dn__expression_type) || PyObject_TypeCheck(o, dn__node_type);
+    return Py_IS_TYPE(o, dn__expression_type) || dn__is_node_class(Py_TYPE(o));
 }
 static inline int64_t handle_of(PyObject *o) { return is_node(o) ? ((Node *)o)->handle : -1; }
 

@@ -8,7 +8,8 @@
  * times what the node does. The functions here take expressions and return one.
  *
  * This file has operators and subscripts, and the module; expression.c the base class, numbers.c
- * what an integer and a float is, node_functions.c the functions that make nodes, states.c the
+ * what an integer and a float is, node_functions.c the functions that make nodes, operation.c those
+ * that users call for one node, states.c the
  * steps of recurrent networks, values.c what reads values. */
 #include "expression.h"
 
@@ -227,7 +228,8 @@ PyMODINIT_FUNC PyInit__expression(void) {
     PyObject *module = PyModule_Create(&definition);
     dn__node_type = (PyTypeObject *)PyType_FromSpec(&node_spec);
     if (!module || !dn__node_type || PyModule_AddFunctions(module, dn__base_functions) ||
-        dn__add_states(module) || PyModule_AddObject(module, "Node", (PyObject *)dn__node_type))
+        dn__add_states(module) || dn__add_operations(module) ||
+        PyModule_AddObject(module, "Node", (PyObject *)dn__node_type))
         return NULL;
     Py_INCREF(dn__node_type); /* one reference is the module's, one ours */
     return module;

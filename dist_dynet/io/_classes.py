@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+from .._ffi import calls
+
 PACKAGE = __name__.partition(".")[0]
 DYNET_MODULES = ("dynet", "_dynet", "_gdynet", PACKAGE)
 
@@ -166,4 +168,6 @@ def is_builder(thing: Any) -> bool:
 
 
 def is_operation(thing: Any) -> bool:
-    return type(thing) is types.FunctionType and thing.__module__.startswith(f"{PACKAGE}.ops")
+    return type(thing) in (types.FunctionType, calls.Operation) and thing.__module__.startswith(
+        f"{PACKAGE}.ops"
+    )

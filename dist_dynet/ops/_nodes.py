@@ -6,12 +6,12 @@ This module knows the C calls; it knows no operation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from .._ffi import NULL, OPS, accelerated, fail, fail_in, lib
+from .._ffi import NULL, OPS, accelerated, calls, fail, fail_in, lib
 from .._integers import real, whole
 from .._large_graphs import INDEX, large, note_large
 from ..expression import NO_GRAPH, Expression, resolved
@@ -19,6 +19,7 @@ from ..graph import current_graph
 from ..params.dims import dims_of_node
 
 E = TypeVar("E", bound=Expression)
+F = TypeVar("F", bound=Callable[..., Any])
 Attribute = float | Sequence[float]
 """An integer, a float, or a list of one of them."""
 
@@ -123,6 +124,20 @@ def node(op: str, *given: Any, what: str = "", cls: Any = Expression) -> Any:
         *handles,
         what=what,
     )
+
+
+def operation(op: str, integers: int = 0, cls: type[Expression] | None = None) -> Callable[[F], F]:
+    """Declares that the arguments of a function of users are those of one node: the operation's
+    inputs, and then so many integers, of which those with a default may be missing.
+
+    csrc/python/operation.c then makes the node, of class `cls`, without a call in Python; the
+    function does whatever else can happen.
+    """
+
+    def stands_for(function: F) -> F:
+        return calls.operation(op, integers, cls, function)
+
+    return stands_for
 
 
 @accelerated

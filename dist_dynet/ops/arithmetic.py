@@ -10,7 +10,7 @@ import numpy as np
 from .. import _random
 from .._ffi import calls
 from ..expression import Expression
-from ._nodes import has_handle, listed, node
+from ._nodes import has_handle, listed, node, operation
 from .inputs import inputTensor, scalarInput
 
 __all__ = ["average", "cdiv", "cmult", "colwise_add", "esum", "pow"]
@@ -66,35 +66,7 @@ def _operator(op: str, ways: _Ways, is_reflected: bool) -> Callable[[Any, Any], 
     return operate
 
 
-# The operators of two expressions, and of one and a number, are in csrc/python/module.c, too; the
-# last column is other + x.
-_OPERATORS: tuple[tuple[str, str, _Ways, _Ways], ...] = (
-    (
-        "__add__",
-        "add",
-        (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: x + y),
-        (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: y + x),
-    ),
-    (
-        "__sub__",
-        "subtract",
-        (lambda x, n: _scale_shift(x, 1.0, -n), lambda x, y: x - y),
-        (lambda x, n: _scale_shift(x, -1.0, n), lambda x, y: y - x),
-    ),
-    (
-        "__mul__",
-        "matmul",
-        (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: x * y),
-        (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: y * x),
-    ),
-    ("__truediv__", "cdiv", (_over_number, None), (lambda x, n: cdiv(scalarInput(n), x), None)),
-    ("__pow__", "pow", (lambda x, n: pow(x, scalarInput(n)), None), (None, None)),
-)
-for _name, _op, _straight, _reflected in _OPERATORS:
-    calls.operator(_name, _op, _operator(_op, _straight, False), _operator(_op, _reflected, True))
-calls.operator("__neg__", "scale_shift", lambda x: _scale_shift(x, -1.0, 0.0), None)
-
-
+@operation("cmult")
 def cmult(x: Expression, y: Expression) -> Expression:
     """y_i = x_0i x_1i: the elementwise product.
 
@@ -109,6 +81,7 @@ def cmult(x: Expression, y: Expression) -> Expression:
     return node("cmult", x, y)
 
 
+@operation("cdiv")
 def cdiv(x: Expression, y: Expression) -> Expression:
     """y_i = x_0i / x_1i: the elementwise quotient.
 
@@ -122,6 +95,7 @@ def cdiv(x: Expression, y: Expression) -> Expression:
     return node("cdiv", x, y)
 
 
+@operation("pow")
 def pow(x: Expression, y: Expression) -> Expression:
     """y_i = x_0i ^ x_1; also x ** n.
 
@@ -135,6 +109,7 @@ def pow(x: Expression, y: Expression) -> Expression:
     return node("pow", x, y)
 
 
+@operation("add")
 def colwise_add(x: Expression, y: Expression) -> Expression:
     """A matrix plus a column vector, repeated over the columns: x + y.
 
@@ -162,6 +137,7 @@ def esum(xs: Iterable[Expression]) -> Expression:
     return node("sum", xs, what="esum")
 
 
+@operation("average")
 def average(xs: Iterable[Expression]) -> Expression:
     """y = (x_0 + ... + x_(n-1)) / n: the mean of expressions of equal dims.
 
@@ -170,3 +146,32 @@ def average(xs: Iterable[Expression]) -> Expression:
     1.5
     """
     return node("average", xs)
+
+
+# The operators of two expressions, and of one and a number, are in csrc/python/module.c, too; the
+# last column is other + x.
+_OPERATORS: tuple[tuple[str, str, _Ways, _Ways], ...] = (
+    (
+        "__add__",
+        "add",
+        (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: x + y),
+        (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: y + x),
+    ),
+    (
+        "__sub__",
+        "subtract",
+        (lambda x, n: _scale_shift(x, 1.0, -n), lambda x, y: x - y),
+        (lambda x, n: _scale_shift(x, -1.0, n), lambda x, y: y - x),
+    ),
+    (
+        "__mul__",
+        "matmul",
+        (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: x * y),
+        (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: y * x),
+    ),
+    ("__truediv__", "cdiv", (_over_number, None), (lambda x, n: cdiv(scalarInput(n), x), None)),
+    ("__pow__", "pow", (lambda x, n: pow(x, scalarInput(n)), None), (None, None)),
+)
+for _name, _op, _straight, _reflected in _OPERATORS:
+    calls.operator(_name, _op, _operator(_op, _straight, False), _operator(_op, _reflected, True))
+calls.operator("__neg__", "scale_shift", lambda x: _scale_shift(x, -1.0, 0.0), None)

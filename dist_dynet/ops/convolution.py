@@ -8,7 +8,7 @@ from typing import Any
 
 from .._integers import indices, whole
 from ..expression import Expression
-from ._nodes import node
+from ._nodes import node, operation
 
 __all__ = ["conv2d", "conv2d_bias", "filter1d_narrow", "fold_rows", "kmh_ngram", "maxpooling2d"]
 
@@ -78,6 +78,7 @@ def maxpooling2d(
     return node(what, x, _pair(ksize, what, "ksize"), _pair(stride, what, "stride"), bool(is_valid))
 
 
+@operation("filter1d_narrow")
 def filter1d_narrow(x: Expression, y: Expression) -> Expression:
     """z[k, j] = sum over i, l of x[i, j + l] y[i, l, k]: filters y that move over the columns of x.
 
@@ -94,6 +95,7 @@ def filter1d_narrow(x: Expression, y: Expression) -> Expression:
     return node("filter1d_narrow", x, y)
 
 
+@operation("kmh_ngram", integers=1)
 def kmh_ngram(x: Expression, v: int) -> Expression:
     """y[:, j] = the sum of the columns j ... j + v - 1 of x.
 
@@ -108,6 +110,7 @@ def kmh_ngram(x: Expression, v: int) -> Expression:
     return node("kmh_ngram", x, whole(v, "kmh_ngram", "v"))
 
 
+@operation("fold_rows", integers=1)
 def fold_rows(x: Expression, nrows: int = 2) -> Expression:
     """y[i, :] = the sum of the rows i nrows ... (i + 1) nrows - 1 of x.
 

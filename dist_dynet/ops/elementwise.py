@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._integers import real
 from ..expression import Expression
-from ._nodes import node
+from ._nodes import node, operation
 
 __all__ = [
     "abs",
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 
+@operation("tanh")
 def tanh(x: Expression) -> Expression:
     """y_i = tanh x_i.
 
@@ -50,6 +51,7 @@ def tanh(x: Expression) -> Expression:
     return node("tanh", x)
 
 
+@operation("logistic")
 def logistic(x: Expression) -> Expression:
     """y_i = 1 / (1 + exp(-x_i)).
 
@@ -62,6 +64,7 @@ def logistic(x: Expression) -> Expression:
     return node("logistic", x)
 
 
+@operation("rectify")
 def rectify(x: Expression) -> Expression:
     """y_i = max(0, x_i); NaN stays.
 
@@ -74,6 +77,7 @@ def rectify(x: Expression) -> Expression:
     return node("rectify", x)
 
 
+@operation("exp")
 def exp(x: Expression) -> Expression:
     """y_i = exp x_i.
 
@@ -86,6 +90,7 @@ def exp(x: Expression) -> Expression:
     return node("exp", x)
 
 
+@operation("log")
 def log(x: Expression) -> Expression:
     """y_i = log x_i, the natural logarithm; -inf at 0, NaN below.
 
@@ -98,6 +103,7 @@ def log(x: Expression) -> Expression:
     return node("log", x)
 
 
+@operation("square")
 def square(x: Expression) -> Expression:
     """y_i = x_i^2.
 
@@ -110,6 +116,7 @@ def square(x: Expression) -> Expression:
     return node("square", x)
 
 
+@operation("abs")
 def abs(x: Expression) -> Expression:
     """y_i = |x_i|.
 
@@ -122,6 +129,7 @@ def abs(x: Expression) -> Expression:
     return node("abs", x)
 
 
+@operation("sin")
 def sin(x: Expression) -> Expression:
     """y_i = sin x_i.
 
@@ -134,6 +142,7 @@ def sin(x: Expression) -> Expression:
     return node("sin", x)
 
 
+@operation("cos")
 def cos(x: Expression) -> Expression:
     """y_i = cos x_i.
 
@@ -146,6 +155,7 @@ def cos(x: Expression) -> Expression:
     return node("cos", x)
 
 
+@operation("tan")
 def tan(x: Expression) -> Expression:
     """y_i = tan x_i.
 
@@ -158,6 +168,7 @@ def tan(x: Expression) -> Expression:
     return node("tan", x)
 
 
+@operation("asin")
 def asin(x: Expression) -> Expression:
     """y_i = arcsin x_i, in [-pi/2, pi/2]; NaN where |x_i| > 1.
 
@@ -170,6 +181,7 @@ def asin(x: Expression) -> Expression:
     return node("asin", x)
 
 
+@operation("acos")
 def acos(x: Expression) -> Expression:
     """y_i = arccos x_i, in [0, pi]; NaN where |x_i| > 1.
 
@@ -182,6 +194,7 @@ def acos(x: Expression) -> Expression:
     return node("acos", x)
 
 
+@operation("atan")
 def atan(x: Expression) -> Expression:
     """y_i = arctan x_i, in [-pi/2, pi/2].
 
@@ -194,6 +207,7 @@ def atan(x: Expression) -> Expression:
     return node("atan", x)
 
 
+@operation("sinh")
 def sinh(x: Expression) -> Expression:
     """y_i = (exp(x_i) - exp(-x_i)) / 2.
 
@@ -206,6 +220,7 @@ def sinh(x: Expression) -> Expression:
     return node("sinh", x)
 
 
+@operation("cosh")
 def cosh(x: Expression) -> Expression:
     """y_i = (exp(x_i) + exp(-x_i)) / 2.
 
@@ -218,6 +233,7 @@ def cosh(x: Expression) -> Expression:
     return node("cosh", x)
 
 
+@operation("asinh")
 def asinh(x: Expression) -> Expression:
     """y_i = log(x_i + sqrt(x_i^2 + 1)), the inverse of sinh.
 
@@ -230,6 +246,7 @@ def asinh(x: Expression) -> Expression:
     return node("asinh", x)
 
 
+@operation("acosh")
 def acosh(x: Expression) -> Expression:
     """y_i = log(x_i + sqrt(x_i^2 - 1)), the inverse of cosh; NaN below 1.
 
@@ -242,6 +259,7 @@ def acosh(x: Expression) -> Expression:
     return node("acosh", x)
 
 
+@operation("atanh")
 def atanh(x: Expression) -> Expression:
     """y_i = log((1 + x_i) / (1 - x_i)) / 2, the inverse of tanh; NaN where |x_i| > 1.
 
@@ -254,6 +272,7 @@ def atanh(x: Expression) -> Expression:
     return node("atanh", x)
 
 
+@operation("sqrt")
 def sqrt(x: Expression) -> Expression:
     """y_i = sqrt x_i; NaN below 0.
 
@@ -266,6 +285,7 @@ def sqrt(x: Expression) -> Expression:
     return node("sqrt", x)
 
 
+@operation("cube")
 def cube(x: Expression) -> Expression:
     """y_i = x_i^3.
 
@@ -278,6 +298,7 @@ def cube(x: Expression) -> Expression:
     return node("cube", x)
 
 
+@operation("erf")
 def erf(x: Expression) -> Expression:
     """y_i = 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x_i: the error function.
 
@@ -290,6 +311,7 @@ def erf(x: Expression) -> Expression:
     return node("erf", x)
 
 
+@operation("lgamma")
 def lgamma(x: Expression) -> Expression:
     """y_i = log |gamma(x_i)|; infinite at 0, -1, -2, ...
 
@@ -302,6 +324,7 @@ def lgamma(x: Expression) -> Expression:
     return node("lgamma", x)
 
 
+@operation("log_sigmoid")
 def log_sigmoid(x: Expression) -> Expression:
     """y_i = -log(1 + exp(-x_i)) = log logistic x_i, without overflow.
 
@@ -314,6 +337,7 @@ def log_sigmoid(x: Expression) -> Expression:
     return node("log_sigmoid", x)
 
 
+@operation("softsign")
 def softsign(x: Expression) -> Expression:
     """y_i = x_i / (1 + |x_i|); 1 and -1 at infinity.
 
@@ -326,6 +350,7 @@ def softsign(x: Expression) -> Expression:
     return node("softsign", x)
 
 
+@operation("selu")
 def selu(x: Expression) -> Expression:
     """y_i = s (x_i where x_i > 0, else a (exp(x_i) - 1)), s = 1.0507009873554805, a =
     1.6732632423543772.

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 from .._integers import whole
 from ..expression import Expression
-from ._nodes import node
+from ._nodes import node, operation
 
 __all__ = ["bmax", "bmin", "emax", "logsumexp", "logsumexp_dim", "max_dim", "min_dim"]
 
 
+@operation("bmax")
 def bmax(x: Expression, y: Expression) -> Expression:
     """y_i = max(x_0i, x_1i), element by element.
 
@@ -24,6 +25,7 @@ def bmax(x: Expression, y: Expression) -> Expression:
     return node("bmax", x, y)
 
 
+@operation("bmin")
 def bmin(x: Expression, y: Expression) -> Expression:
     """y_i = min(x_0i, x_1i), element by element.
 
@@ -37,6 +39,7 @@ def bmin(x: Expression, y: Expression) -> Expression:
     return node("bmin", x, y)
 
 
+@operation("emax")
 def emax(xs: Iterable[Expression]) -> Expression:
     """y_i = max(x_0i, x_1i, ...), element by element over a list of expressions.
 
@@ -50,6 +53,7 @@ def emax(xs: Iterable[Expression]) -> Expression:
     return node("emax", xs)
 
 
+@operation("logsumexp")
 def logsumexp(xs: Iterable[Expression]) -> Expression:
     """y_i = log(exp x_0i + exp x_1i + ...), element by element over a list of expressions, without
     overflow.
@@ -64,6 +68,7 @@ def logsumexp(xs: Iterable[Expression]) -> Expression:
     return node("logsumexp", xs)
 
 
+@operation("logsumexp_dim", integers=1)
 def logsumexp_dim(x: Expression, d: int = 0) -> Expression:
     """y = log sum exp(x) along dim d, without overflow; the dim goes.
 
@@ -78,6 +83,7 @@ def logsumexp_dim(x: Expression, d: int = 0) -> Expression:
     return node("logsumexp_dim", x, whole(d, "logsumexp_dim", "a dim"))
 
 
+@operation("max_dim", integers=1)
 def max_dim(x: Expression, d: int = 0) -> Expression:
     """y = the maximum of x along dim d; the dim goes.
 
@@ -92,6 +98,7 @@ def max_dim(x: Expression, d: int = 0) -> Expression:
     return node("max_dim", x, whole(d, "max_dim", "a dim"))
 
 
+@operation("min_dim", integers=1)
 def min_dim(x: Expression, d: int = 0) -> Expression:
     """y = the minimum of x along dim d; the dim goes.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from .._integers import real, whole
 from ..expression import Expression
-from ._nodes import node
+from ._nodes import node, operation
 
 __all__ = ["argmax", "ceil", "flip_gradient", "floor", "nobackprop", "round", "scale_gradient"]
 
@@ -22,6 +22,7 @@ def _mode(gradient_mode: str, what: str) -> int:
         ) from None
 
 
+@operation("nobackprop")
 def nobackprop(x: Expression) -> Expression:
     """y = x; nothing is copied.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..expression import Expression
-from ._nodes import node
+from ._nodes import node, operation
 
 __all__ = [
     "affine_transform",
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 
+@operation("matmul")
 def matmul(x: Expression, y: Expression) -> Expression:
     """y = a b: the matrix product, also a * b and a @ b.
 
@@ -39,6 +40,7 @@ def matmul(x: Expression, y: Expression) -> Expression:
     return node("matmul", x, y)
 
 
+@operation("affine_transform")
 def affine_transform(exprs: Iterable[Expression]) -> Expression:
     """y = b + W_1 x_1 + W_2 x_2 + ... for [b, W_1, x_1, W_2, x_2, ...].
 
@@ -55,6 +57,7 @@ def affine_transform(exprs: Iterable[Expression]) -> Expression:
     return node("affine_transform", exprs)
 
 
+@operation("dot_product")
 def dot_product(x: Expression, y: Expression) -> Expression:
     """y = sum_i x_0i x_1i.
 
@@ -68,6 +71,7 @@ def dot_product(x: Expression, y: Expression) -> Expression:
     return node("dot_product", x, y)
 
 
+@operation("dot_product")
 def trace_of_product(x: Expression, y: Expression) -> Expression:
     """y = tr(x_0 x_1') = sum_ij x_0ij x_1ij: dot_product(x, y).
 
@@ -83,6 +87,7 @@ def trace_of_product(x: Expression, y: Expression) -> Expression:
     return node("dot_product", x, y, what="trace_of_product")
 
 
+@operation("inverse")
 def inverse(x: Expression) -> Expression:
     """y = x^-1, by LU with partial pivoting; NaN throughout where x is singular.
 
@@ -97,6 +102,7 @@ def inverse(x: Expression) -> Expression:
     return node("inverse", x)
 
 
+@operation("logdet")
 def logdet(x: Expression) -> Expression:
     """y = log det x, by LU with partial pivoting: NaN where det x < 0, -inf where x is singular.
 
@@ -172,6 +178,7 @@ def contract3d_1d_1d_bias(x: Expression, y: Expression, z: Expression, b: Expres
     return node("affine_transform", (b, node("contract3d_1d", (x, y), what=what), z), what=what)
 
 
+@operation("circ_conv")
 def circ_conv(u: Expression, v: Expression) -> Expression:
     """y_k = sum_i u_i v_(k - i), indices modulo n: circular convolution.
 
@@ -185,6 +192,7 @@ def circ_conv(u: Expression, v: Expression) -> Expression:
     return node("circ_conv", u, v)
 
 
+@operation("circ_corr")
 def circ_corr(u: Expression, v: Expression) -> Expression:
     """y_k = sum_i u_i v_(i + k), indices modulo n: circular correlation.
 
@@ -198,6 +206,7 @@ def circ_corr(u: Expression, v: Expression) -> Expression:
     return node("circ_corr", u, v)
 
 
+@operation("weight_norm")
 def weight_norm(w: Expression, g: Expression) -> Expression:
     """y = g w / |w|, the norm over all of w (Salimans and Kingma 2016); NaN where w = 0.
 
@@ -211,6 +220,7 @@ def weight_norm(w: Expression, g: Expression) -> Expression:
     return node("weight_norm", w, g)
 
 
+@operation("layer_norm")
 def layer_norm(x: Expression, g: Expression, b: Expression) -> Expression:
     """y = g (x - mean) / (std + 1e-8) + b, elementwise; mean and population std over all elements
     of each batch element.

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from .._integers import floats, one_or_more, real
 from ..expression import Expression
-from ._nodes import node
+from ._nodes import node, operation
 from .inputs import inputTensor
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 
+@operation("squared_distance")
 def squared_distance(x: Expression, y: Expression) -> Expression:
     """y = sum_i (x_0i - x_1i)^2.
 
@@ -36,6 +37,7 @@ def squared_distance(x: Expression, y: Expression) -> Expression:
     return node("squared_distance", x, y)
 
 
+@operation("binary_log_loss")
 def binary_log_loss(x: Expression, y: Expression) -> Expression:
     """y = -sum_i t_i log x_i + (1 - t_i) log(1 - x_i) for predictions x in (0, 1) and targets t in
     [0, 1].
@@ -51,6 +53,7 @@ def binary_log_loss(x: Expression, y: Expression) -> Expression:
     return node("binary_log_loss", x, y)
 
 
+@operation("l1_distance")
 def l1_distance(x: Expression, y: Expression) -> Expression:
     """y = sum_i |x_0i - x_1i|.
 

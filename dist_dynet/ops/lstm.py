@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from .._integers import real
 from ..expression import Expression
-from ._nodes import listed, node, not_expression
+from ._nodes import listed, node, not_expression, operation
 from .arithmetic import esum
 from .random import random_normal
 
@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 
+@operation("lstm_gates")
 def lstm_gates(x: Expression) -> Expression:
     """y = (logistic x_i, logistic(x_f + 1), logistic x_o, tanh x_g): the gates from their
     pre-activations, in the order i, f, o, g.
@@ -182,6 +183,7 @@ def vanilla_lstm_gates_dropout_concat(
     return _gates(what, x, _dropped(what, h_tm1, dropout_mask_h), Wx, Wh, b, weightnoise_std)
 
 
+@operation("vanilla_lstm_c")
 def vanilla_lstm_c(c_tm1: Expression, gates_t: Expression) -> Expression:
     """c_t = f c_(t-1) + i g, elementwise, from the gates (i, f, o, g).
 
@@ -195,6 +197,7 @@ def vanilla_lstm_c(c_tm1: Expression, gates_t: Expression) -> Expression:
     return node("vanilla_lstm_c", c_tm1, gates_t)
 
 
+@operation("vanilla_lstm_h")
 def vanilla_lstm_h(c_t: Expression, gates_t: Expression) -> Expression:
     """h_t = o tanh(c_t), elementwise, from the gates (i, f, o, g).
 

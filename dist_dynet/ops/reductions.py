@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from .._integers import one_or_more, whole
 from ..expression import Expression
-from ._nodes import node
+from ._nodes import node, operation
 
 __all__ = [
     "cumsum",
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 
+@operation("sum_elems")
 def sum_elems(x: Expression) -> Expression:
     """y = sum_i x_i, for each batch element: (1,).
 
@@ -40,6 +41,7 @@ def sum_elems(x: Expression) -> Expression:
     return node("sum_elems", x)
 
 
+@operation("mean_elems")
 def mean_elems(x: Expression) -> Expression:
     """y = sum_i x_i / n, for each batch element: (1,).
 
@@ -50,6 +52,7 @@ def mean_elems(x: Expression) -> Expression:
     return node("mean_elems", x)
 
 
+@operation("sum_batches")
 def sum_batches(x: Expression) -> Expression:
     """y = sum over the batch of x_b: dims stay, batch 1.
 
@@ -62,6 +65,7 @@ def sum_batches(x: Expression) -> Expression:
     return node("sum_batches", x)
 
 
+@operation("mean_batches")
 def mean_batches(x: Expression) -> Expression:
     """y = sum over the batch of x_b / batch size: dims stay, batch 1.
 
@@ -72,6 +76,7 @@ def mean_batches(x: Expression) -> Expression:
     return node("mean_batches", x)
 
 
+@operation("squared_norm")
 def squared_norm(x: Expression) -> Expression:
     """y = sum_i x_i^2, for each batch element: (1,).
 
@@ -84,6 +89,7 @@ def squared_norm(x: Expression) -> Expression:
     return node("squared_norm", x)
 
 
+@operation("l2_norm")
 def l2_norm(x: Expression) -> Expression:
     """y = sqrt(sum_i x_i^2), for each batch element: (1,).
 
@@ -96,6 +102,7 @@ def l2_norm(x: Expression) -> Expression:
     return node("l2_norm", x)
 
 
+@operation("cumsum", integers=1)
 def cumsum(x: Expression, d: int = 0) -> Expression:
     """y_i = x_0 + ... + x_i along dim d.
 

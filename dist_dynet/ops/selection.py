@@ -12,7 +12,7 @@ from .._ffi import calls, fail, ffi, lib
 from .._integers import indices as integers_of
 from .._integers import integer, whole
 from ..expression import Expression, operator
-from ._nodes import node, not_expression, set_ints
+from ._nodes import node, not_expression, operation, set_ints
 from .shape import reshape
 
 __all__ = [
@@ -128,6 +128,7 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
 pickrange = pick_range
 
 
+@operation("pick_batch_elems", integers=1)
 def pick_batch_elem(x: Expression, v: int) -> Expression:
     """Batch element v alone: batch 1.
 

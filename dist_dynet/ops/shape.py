@@ -8,7 +8,7 @@ from .._ffi import accelerated
 from .._integers import indices, whole
 from ..expression import Expression
 from ..params.dims import dims_of_node
-from ._nodes import node
+from ._nodes import node, operation
 
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
 
@@ -44,6 +44,7 @@ def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
     return node("transpose", x, indices(dims, "transpose"))
 
 
+@operation("concatenate", integers=1)
 def concatenate(xs: Iterable[Expression], d: int = 0) -> Expression:
     """y = x_0, x_1, ... joined along dim d.
 
@@ -75,6 +76,7 @@ def concatenate_cols(xs: Iterable[Expression]) -> Expression:
     return node("concatenate", xs, 1, what="concatenate_cols")
 
 
+@operation("concatenate_to_batch")
 def concatenate_to_batch(xs: Iterable[Expression]) -> Expression:
     """y = the batch elements of x_0, of x_1, ... as one batch.
 

@@ -11,7 +11,7 @@ from .._ffi import DTYPE
 from .._integers import indices, real, whole
 from .._manner import manner
 from ..expression import Expression, array_of, numbers_of, probabilities_of
-from ._nodes import has_handle, node, not_expression, set_ints
+from ._nodes import has_handle, node, not_expression, operation, set_ints
 from .masked import masked
 
 __all__ = [
@@ -42,6 +42,7 @@ class _Probabilities(Expression):
 _Probabilities.__name__ = _Probabilities.__qualname__ = "Expression"  # in messages, as in DyNet
 
 
+@operation("softmax", integers=1, cls=_Probabilities)
 def softmax(x: Expression, d: int = 0) -> Expression:
     """y = exp(x) / sum exp(x) along dim d.
 
@@ -139,6 +140,7 @@ def sparsemax(x: Expression, d: int | None = None) -> Expression:
     return node("sparsemax", x, whole(d, "sparsemax", "a dim"), cls=_Probabilities)
 
 
+@operation("constrained_softmax")
 def constrained_softmax(x: Expression, y: Expression) -> Expression:
     """p_i = min(y_i, s exp x_i) with s such that p sums to 1: softmax with upper bounds y (Martins
     and Kreutzer 2017).
@@ -165,6 +167,7 @@ class _pickedExpression(Expression):  # noqa: N801
         set_ints(self, [whole(v, "set")])
 
 
+@operation("pickneglogsoftmax", integers=1, cls=_pickedExpression)
 def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     """y = -log softmax(x)_v = log sum exp(x) - x_v: the cross entropy of class v.
 
