@@ -34,3 +34,8 @@ def test_shards_and_trainers_over_other_ranks():
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ranks_that_train_each_by_itself_are_warned_of(ranks):
     assert mpirun(ranks, "plain_trainers.py")[:2] == (0, "ok\n")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_is_computed_from_gradients_of_one_rank_is_warned_of(ranks):
+    assert mpirun(ranks, "own_gradients.py")[:2] == (0, "ok\n")

@@ -9,7 +9,7 @@ Without a launcher all of it works with one process and mpi4py is not imported. 
 - what it is to be one of several processes: _hosts, _lines, _mpi, _world, _session, _places,
   _alive, _failures, _saving, _signals, _rng_streams, environment
 - how an update is made together: structure, message, meters, pass_weights, negotiation, exchange,
-  sync, gradients, accumulation, wrapper, trainer
+  sync, gradients, accumulation, own_gradients, wrapper, trainer
 - which batch an update is of: watched_list, batches, sources
 - what some programs ask for beside it: join, anchor, averaging, local_sgd, reproducible,
   micro_draws

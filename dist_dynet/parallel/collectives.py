@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..params.collection import ParameterCollection
-from . import by_host
+from . import by_host, own_gradients
 from ._session import world
 from ._world import World, hash_of
 from .structure import Structure
@@ -153,6 +153,7 @@ def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any
             )
     if failure is not None:
         raise failure
+    own_gradients.averaged()
     if op == "mean":
         array = array / here.size
     return array.item() if array.ndim == 0 and not isinstance(value, np.ndarray) else array

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .._hints import OF_TRAINERS, explain
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
-from . import _saving, environment, metrics, trial
+from . import _saving, environment, metrics, own_gradients, trial
 from ._session import world
 from ._world import hash_of
 from .accumulation import Pass, odd_pass, refuse_micro_batch, share
@@ -144,12 +144,8 @@ class DistributedTrainer(TrainerWrapper):
         if comm is not None:
             _saving.install(here)
         comm = here.lend(self) if here.size > 1 else None
-        self.sync = Sync(
-            here,
-            trainer,
-            average != "sum",
-            ReproducibleSum(here, comm, trainer.collection) if reproducible else None,
-        )
+        micro_sum = ReproducibleSum(here, comm, trainer.collection) if reproducible else None
+        self.sync = Sync(here, trainer, average != "sum", micro_sum)
         """What Join and Checkpointer need as well."""
         watching, checks = trial.present(), check
         check = check or watching is not None
@@ -180,6 +176,7 @@ class DistributedTrainer(TrainerWrapper):
                     here, comm, host, trainer, bool(shared_model), self.sync.negotiation
                 )
             metrics.follow_negotiated(trainer, here, self.sync.negotiation)
+            own_gradients.watch(here, trainer)
         if watching is not None:
             watching.watch(trainer, self.sync, average, checks)
 

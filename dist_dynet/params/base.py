@@ -125,7 +125,20 @@ class _ParameterBase(Expression):
         >>> (2 * w).value()
         [6.0, 8.0]
         """
+        self._tell_written()
         self._root.changed([self._c])
+
+    def _tell_written(self) -> None:
+        if self._root.own_gradients is not None:
+            self._root.own_gradients.written()
+
+    def _tell_read(self) -> None:
+        if self._root.own_gradients is not None:
+            self._root.own_gradients.read()
+
+    def _tell_changed(self, what: str) -> None:
+        if self._root.own_gradients is not None:
+            self._root.own_gradients.changed(what)
 
     def _values(self, first: int = 0, n: int | None = None) -> NDArray[Any]:
         """A copy of n values (None: all), in storage order."""
@@ -135,6 +148,7 @@ class _ParameterBase(Expression):
 
     def _write(self, values: NDArray[Any], first: int = 0) -> None:
         """Sets values, in storage order."""
+        self._tell_written()
         self._root.write([Assignment(self._c, values, first)])
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
@@ -189,7 +203,21 @@ class _ParameterBase(Expression):
         >>> w.grad_as_array().tolist()
         [3.0, 4.0]
         """
+        self._tell_read()
         return self._arrange(self._flat_gradient())
+
+    def gradient(self) -> NDArray[np.float64]:
+        """As Expression.gradient(): what the last backward() has given it.
+
+        >>> import dist_dynet as dy
+        >>> w = dy.ParameterCollection().add_parameters(2, init=1)
+        >>> _ = dy.renew_cg()
+        >>> dy.dot_product(w, dy.inputVector([3, 4])).backward()
+        >>> w.gradient().tolist()
+        [3.0, 4.0]
+        """
+        self._tell_read()
+        return super().gradient()
 
     def set_gradient(self, gradient: ArrayLike) -> None:
         """Replaces the gradient, as `p.grad = g` elsewhere; of a table, rows of zeros count as not
@@ -206,6 +234,7 @@ class _ParameterBase(Expression):
         >>> w.as_array().tolist()
         [-0.5, 1.0]
         """
+        self._tell_changed("set_gradient")
         array = numbers(gradient, "set_gradient")
         if array.shape != self.shape():
             raise ValueError(
@@ -254,6 +283,7 @@ class _ParameterBase(Expression):
         >>> w.grad_as_array().tolist()
         [0.5, 1.0]
         """
+        self._tell_changed("scale_gradient")
         lib.dn_param_scale_gradient(self._c, s)
 
     def clear_gradient(self) -> None:

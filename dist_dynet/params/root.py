@@ -14,7 +14,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,19 @@ class Assignment(NamedTuple):
     """None: it is emptied. A frozen parameter has none."""
 
 
+class Watch(Protocol):
+    """What is told of a program's dealings with gradients."""
+
+    def read(self) -> None:
+        """Gradients were read."""
+
+    def changed(self, what: str) -> None:
+        """They were changed by this method."""
+
+    def written(self) -> None:
+        """Values are written."""
+
+
 class Root:
     """The owner of all parameters of a tree of collections."""
 
@@ -55,6 +68,8 @@ class Root:
         self._lent: weakref.WeakValueDictionary[int, NDArray[Any]] = weakref.WeakValueDictionary()
         self.names: dict[int, str] = {}
         """The name of each parameter's handle."""
+        self.own_gradients: Watch | None = None
+        """Where ranks average gradients: who is told what the program does with its own."""
         if _random.dynet_order():
             self.follow_order()
         _roots.add(self)
