@@ -20,6 +20,7 @@ from test_graph import close
 import dist_dynet as dy
 from dist_dynet import meter
 from dist_dynet._ffi import lib
+from dist_dynet.trainers.hooks import Hooks
 
 
 def run_nonsense(kind, tmp_path, n, dtype="float32"):
@@ -496,6 +497,43 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path, no_waitin
         assert dy.log(dy.scalarInput(0)).value() == -np.inf, place  # nothing searches
         assert meter.switch(meter.NONE) == lib.DN_COMPUTE, place
     assert place > 20
+
+
+def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(no_waiting):
+    m = dy.ParameterCollection()
+    w, trainer = m.add_parameters(1, init=0), dy.SimpleSGDTrainer(m, 1)
+    average = dy.MovingAverage(trainer, decay=None)
+    done, interrupted, place, values = 0, 0, 0, []
+    more = True
+    while more:
+        w.set_gradient([-1])
+        more = interrupted_at(place, trainer.update, lambda: signal.raise_signal(signal.SIGINT))
+        if trainer.updates == done:
+            interrupted += 1
+            assert w.grad_as_array() == -1, place
+        else:
+            done += 1
+            values.append(w.as_array()[0])
+        state = average.state()
+        assert trainer.updates == done == state["calls"] == state["averaged"], place
+        if done:
+            close(state["average:/_0"], [np.mean(values)])
+        place += 1
+    assert interrupted > 3 and done > 10
+
+
+def test_second_signal_ends_an_update_whose_follower_does_not_end():
+    class Endless:
+        def update(self):
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+            pytest.fail("goes on")
+
+    trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
+    Hooks(trainer).follow(Endless())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.update()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_error_in_the_middle_of_training_leaves_all_usable():

@@ -20,6 +20,7 @@ from .._ffi import NULL, ffi, lib
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .arguments import Follower, Schedule, chosen, number
+from .at_once import AtOnce
 from .settings import WithSettings
 from .stats import WithStats
 
@@ -274,8 +275,11 @@ class Trainer(WithSettings, WithStats):
 
     def _apply(self, chosen: Sequence[AnyParameter] | None = None) -> None:
         self._prepare()
-        if self._change(chosen):
-            self._finish()
+        with AtOnce():
+            if done := self._change(chosen):
+                self._done()
+        if done:
+            self._conclude()
 
     def _change(self, chosen: Sequence[AnyParameter] | None = None) -> bool:
         """The part of an update that changes parameters, all or some, when it was prepared; False:
@@ -296,6 +300,9 @@ class Trainer(WithSettings, WithStats):
     def _finish(self) -> None:
         """When an update was applied."""
         self._done()
+        self._conclude()
+
+    def _conclude(self) -> None:
         for last in self._last:
             last()
 

@@ -1,0 +1,61 @@
+"""What a signal's handler, such as Ctrl-C's, comes before or after: an update and all that follows
+it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+_Handler = Callable[[int, FrameType | None], Any]
+_HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP)
+"""Whose handlers may raise something."""
+
+
+class AtOnce:
+    """A context whose block is not left in its midst by a handler of Python's: that is called when
+    the block is over, or at the second signal.
+
+    >>> import signal
+    >>> done = []
+    >>> try:
+    ...     with AtOnce():
+    ...         signal.raise_signal(signal.SIGINT)
+    ...         done.append(1)
+    ... except KeyboardInterrupt:
+    ...     print(done)
+    [1]
+    """
+
+    __slots__ = ("_came", "_handlers")
+
+    def __enter__(self) -> None:
+        self._handlers: dict[int, _Handler] = {}
+        self._came: list[tuple[int, FrameType | None]] = []
+        if threading.current_thread() is not threading.main_thread():
+            return  # where no handler is called
+        for number in _HELD_BACK:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                self._handlers[number] = handler
+                with suppress(ValueError):  # of an interpreter that is not the main one
+                    signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._came.append((number, frame))
+        if len(self._came) > 1:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        came, self._came = self._came, []
+        for number, frame in came:
+            self._handlers[number](number, frame)
+
+    def __exit__(self, *_: object) -> None:
+        if self._handlers:
+            self._let_go()
