@@ -499,9 +499,10 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path, no_waitin
     assert place > 20
 
 
-def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(no_waiting):
+@pytest.mark.parametrize("wrapped", [lambda trainer: trainer, dy.parallel.DistributedTrainer])
+def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(wrapped, no_waiting):
     m = dy.ParameterCollection()
-    w, trainer = m.add_parameters(1, init=0), dy.SimpleSGDTrainer(m, 1)
+    w, trainer = m.add_parameters(1, init=0), wrapped(dy.SimpleSGDTrainer(m, 1))
     average = dy.MovingAverage(trainer, decay=None)
     done, interrupted, place, values = 0, 0, 0, []
     more = True

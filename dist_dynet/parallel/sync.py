@@ -16,6 +16,7 @@ from .._ffi import ffi, lib
 from ..meter import NONE, switch
 from ..params.parameters import AnyParameter
 from ..trainers import Trainer
+from ..trainers.at_once import AtOnce
 from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
 from ._world import World
@@ -109,7 +110,12 @@ class Sync:
         before = switch(NONE)
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
-            return self._step(weight, step, flags, problem, chosen)
+            # in one process, where nothing waits for others
+            with AtOnce(self.negotiation is None and self.hooks.followers):
+                updated, over = self._step(weight, step, flags, problem, chosen)
+            if updated:
+                self.hooks.conclude()
+            return updated, over
         finally:
             if self.model is not None:
                 self.model.leave()
@@ -180,7 +186,7 @@ class Sync:
         self._conclude(updated)
         self.sources.clear()
         if updated:
-            self.hooks.finish()
+            self.hooks.done()
         return updated, over
 
     def _conclude(self, updated: bool) -> None:

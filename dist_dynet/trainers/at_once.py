@@ -17,7 +17,7 @@ _HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP)
 
 class AtOnce:
     """A context whose block is not left in its midst by a handler of Python's: that is called when
-    the block is over, or at the second signal.
+    the block is over, or at the second signal. Where `needed` is false it does nothing.
 
     >>> import signal
     >>> done = []
@@ -30,13 +30,16 @@ class AtOnce:
     [1]
     """
 
-    __slots__ = ("_came", "_handlers")
+    __slots__ = ("_came", "_handlers", "_needed")
 
-    def __enter__(self) -> None:
+    def __init__(self, needed: object = True) -> None:
+        self._needed = needed
         self._handlers: dict[int, _Handler] = {}
         self._came: list[tuple[int, FrameType | None]] = []
-        if threading.current_thread() is not threading.main_thread():
-            return  # where no handler is called
+
+    def __enter__(self) -> None:
+        if not self._needed or threading.current_thread() is not threading.main_thread():
+            return  # in other threads no handler is called
         for number in _HELD_BACK:
             handler = signal.getsignal(number)
             if callable(handler):

@@ -275,7 +275,7 @@ class Trainer(WithSettings, WithStats):
 
     def _apply(self, chosen: Sequence[AnyParameter] | None = None) -> None:
         self._prepare()
-        with AtOnce():
+        with AtOnce(self._followers):
             if done := self._change(chosen):
                 self._done()
         if done:
@@ -293,16 +293,12 @@ class Trainer(WithSettings, WithStats):
         return code >= 0 or self._fail(code, self._members() if chosen is None else chosen)
 
     def _done(self) -> None:
-        """After each update."""
+        """When an update was applied."""
         for follower in self._followers:
             follower.update()
 
-    def _finish(self) -> None:
-        """When an update was applied."""
-        self._done()
-        self._conclude()
-
     def _conclude(self) -> None:
+        """At its end."""
         for last in self._last:
             last()
 

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 
 class Hooks:
-    """A trainer's update in steps: `prepare()`, then `if apply(): finish()`."""
+    """A trainer's update in steps: `prepare()`, then, if `apply()` has changed something, `done()`
+    and `conclude()`."""
 
     __slots__ = (
         "_trainer",
         "apply",
         "chosen",
+        "conclude",
+        "done",
         "fail",
-        "finish",
         "first",
         "followers",
         "members",
@@ -44,7 +46,8 @@ class Hooks:
         self.fail = trainer._fail
         """What comes of an update that C refuses, by its error and the parameters: as apply()."""
         self.first = trainer._first  # what before() was given
-        self.finish = trainer._finish  # tells all followers that an update was applied
+        self.done = trainer._done  # tells all followers that an update was applied
+        self.conclude = trainer._conclude  # what may take longer: checkpoints
         self.followers = trainer._followers
 
     @property
