@@ -403,7 +403,7 @@ def probabilities_of(x: Expression) -> Numbers:
     numbers, dims, batch = numbers_of(x)
     h, dim, axis = x._node(), ffi.new(DIM), ffi.new("int *")
     lib.dn_node_dim(h, dim)
-    if lib.dn_node_ints(h, 1, axis) == 1:
+    if lib.dn_node_ints(h, 1, axis) >= 1:
         lib.dn_normalize(dim, axis[0], ffi.from_buffer("double[]", numbers))
     return numbers, dims, batch
 

@@ -87,7 +87,7 @@ void dn_normalize(const dn_dim *dim, int d, double *x) {
 int dn_fast_probabilities(int64_t a, dn_dim *dim, int capacity, double *out) {
     int d;
     const int error = dn_fast_value(a, dim, capacity, out);
-    if (!error && dn_node_ints(a, 1, &d) == 1) dn_normalize(dim, d, out);
+    if (!error && dn_node_ints(a, 1, &d) >= 1) dn_normalize(dim, d, out);
     return error;
 }
 

@@ -5,7 +5,16 @@
 #include "axis_reductions.h"
 
 DN_OP(sparsemax, 1, DN_BATCHES, "y = max(0, x - t) along dim d, t such that y sums to 1")
-static int sparsemax_dims(dn_shape *s) { return along_dims(s); }
+/* a second int: the dim was not given */
+static int sparsemax_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0];
+    if (s->n_ints > 1 && x->nd > 1 && x->size != x->d[0])
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "x must be a vector where d is not given; got x = %s. Name the dim: "
+                        "sparsemax(x, 0).",
+                        DIMS(x));
+    return along_dims(s);
+}
 static void sparsemax_line(const dn_real *x, int n, dn_real *y) {
     if (n) dn__sparsemax((size_t)n, x, y);
 }

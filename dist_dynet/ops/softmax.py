@@ -11,7 +11,7 @@ from .._ffi import DTYPE
 from .._integers import indices, real, whole
 from .._manner import manner
 from ..expression import Expression, array_of, numbers_of, probabilities_of
-from ._nodes import has_handle, node, not_expression, operation, set_ints
+from ._nodes import node, not_expression, operation, set_ints
 from .masked import masked
 
 __all__ = [
@@ -130,13 +130,7 @@ def sparsemax(x: Expression, d: int | None = None) -> Expression:
     [0.75, 0.25, 0.0]
     """
     if d is None:
-        dims = x.dim()[0] if has_handle(x) else ()
-        if len(dims) > 1 and any(n != 1 for n in dims[1:]):
-            raise ValueError(
-                f"sparsemax: x must be a vector where d is not given; got x = {dims}. Name the dim:"
-                " sparsemax(x, 0)."
-            )
-        d = 0
+        return node("sparsemax", x, 0, 1, cls=_Probabilities)
     return node("sparsemax", x, whole(d, "sparsemax", "a dim"), cls=_Probabilities)
 
 
