@@ -94,6 +94,16 @@ def test_what_stands_for_a_function_is_like_it():
     assert weakref.ref(dy.softmax)() is dy.softmax
 
 
+def test_what_stands_for_a_function_is_a_method_where_that_is():
+    class Net:
+        bound, free = dy.logistic, staticmethod(dy.logistic)
+
+    x = dy.scalarInput(0)
+    assert Net.bound is dy.logistic and Net.bound(x).value() == Net().free(x).value() == 0.5
+    with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
+        Net().bound(x)
+
+
 def test_attributes_that_are_set_are_those_of_the_function():
     dy.softmax.of_mine = 3
     try:

@@ -88,6 +88,14 @@ static int set_attribute(PyObject *self, PyObject *name, PyObject *value) {
 
 static PyObject *repr(PyObject *self) { return PyObject_Repr(((Operation *)self)->general); }
 
+/* As an attribute of a class it becomes a method, as functions do. */
+static PyObject *get_method(PyObject *self, PyObject *of, PyObject *cls) {
+    PyObject *general = ((Operation *)self)->general;
+    if (of) return PyObject_CallMethod(general, "__get__", "OO", of, cls ? cls : Py_None);
+    Py_INCREF(self);
+    return self;
+}
+
 /* Pickled, it is a name in its module, as a function is. */
 static PyObject *name_in_module(PyObject *self, PyObject *unused) {
     (void)unused;
@@ -114,10 +122,15 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot slots[] = {
-    DN_SLOT(Py_tp_call, call_general),      DN_SLOT(Py_tp_getattro, get_attribute),
-    DN_SLOT(Py_tp_setattro, set_attribute), DN_SLOT(Py_tp_repr, repr),
-    DN_SLOT(Py_tp_dealloc, dealloc),        DN_SLOT(Py_tp_members, members),
-    DN_SLOT(Py_tp_methods, methods),        {0, NULL},
+    DN_SLOT(Py_tp_descr_get, get_method),
+    DN_SLOT(Py_tp_call, call_general),
+    DN_SLOT(Py_tp_getattro, get_attribute),
+    DN_SLOT(Py_tp_setattro, set_attribute),
+    DN_SLOT(Py_tp_repr, repr),
+    DN_SLOT(Py_tp_dealloc, dealloc),
+    DN_SLOT(Py_tp_members, members),
+    DN_SLOT(Py_tp_methods, methods),
+    {0, NULL},
 };
 static PyType_Spec spec = {"dist_dynet._expression.Operation", sizeof(Operation), 0,
                            Py_TPFLAGS_DEFAULT | HAS_VECTOR_CALL, slots};
