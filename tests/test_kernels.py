@@ -312,3 +312,28 @@ def test_blocks_of_many_sizes(run, count, rng):
     want = g[run : 2 * run + 3].copy()
     want[2 : run + 2] += g[:run] + g[2 * run + 3 :]
     np.testing.assert_allclose(e.gradient().reshape(want.shape), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("n", [255, 256, 512, 767, 768, 1000, 2048])
+def test_circular_sums_of_many_numbers(n, batch, rng):
+    """The longer ones by Fourier transforms: values and gradients, of batches, added up where a
+    vector is both inputs."""
+    u, v, g = rng.normal(size=(n, 2)), rng.normal(size=(n, batch)), rng.normal(size=(n, 2))
+    U, V, G, ones = (np.fft.fft(x, axis=0) for x in (u, v, g, np.ones((n, 2))))
+    wanted = {
+        dy.circ_conv: (U * V, V.conj() * G + 2 * U.conj() * ones, U.conj() * G),
+        dy.circ_corr: (U.conj() * V, G.conj() * V + ones.conj() * U + U * ones, U * G),
+    }
+    for operation, spectra in wanted.items():
+        dy.renew_cg()
+        a, b, c = (dy.inputTensor(x, batched=True) for x in (u, v, g))
+        y = operation(a, b)
+        loss = dy.dot_product(y, c) + dy.sum_elems(operation(a, a))
+        dy.sum_batches(loss).backward(full=True)
+        for got, spectrum in zip((y.npvalue(), a.gradient(), b.gradient()), spectra, strict=True):
+            expected = np.fft.ifft(spectrum, axis=0).real
+            if got.shape != expected.shape:
+                expected = expected.sum(axis=1)
+            error = np.abs(got - expected).max() / np.abs(expected).max()
+            assert error < 32 * np.finfo(DTYPE).eps, operation

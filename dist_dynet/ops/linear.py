@@ -184,6 +184,8 @@ def circ_conv(u: Expression, v: Expression) -> Expression:
 
     Shape: vectors of one size, batches equal or 1 -> (n,).
     Gradient: du = circ_corr(v, dy), dv = circ_corr(u, dy).
+    Error: with many numbers, 256 or more, transforms are used: to 1e-6 of the largest y (float32),
+    and a number that is not finite makes all of y NaN.
 
     >>> import dist_dynet as dy
     >>> dy.circ_conv(dy.inputVector([0, 1, 0]), dy.inputVector([1, 2, 3])).value()
@@ -198,6 +200,8 @@ def circ_corr(u: Expression, v: Expression) -> Expression:
 
     Shape: vectors of one size, batches equal or 1 -> (n,).
     Gradient: du = circ_corr(dy, v), dv = circ_conv(u, dy).
+    Error: with many numbers, 256 or more, transforms are used: to 1e-6 of the largest y (float32),
+    and a number that is not finite makes all of y NaN.
 
     >>> import dist_dynet as dy
     >>> dy.circ_corr(dy.inputVector([0, 1, 0]), dy.inputVector([1, 2, 3])).value()
