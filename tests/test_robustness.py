@@ -212,6 +212,39 @@ def test_expressions_are_copied_but_not_pickled():
             refused(trainer)
 
 
+# ---- objects of the classes in C, made by hand ------------------------------------------
+
+BARE = """
+import copyreg, itertools
+import dist_dynet as dy
+from dist_dynet._ffi import calls
+dy.renew_cg()
+x, uses = dy.inputVector([1, 2]), 0
+states = dy.GRUBuilder(1, 2, 2, dy.ParameterCollection()).initial_state(),
+makers = (lambda cls: cls(), lambda cls: cls((), []), lambda cls: cls.__new__(cls), object.__new__,
+          lambda cls: copyreg._reconstructor(cls, object, None))
+classes = {type(dy.tanh), *type(x[0]).__mro__, *type(states[0]).__mro__} - {object}
+for cls, make in itertools.product(classes, makers):
+    try: bare = [make(cls) for _ in range(3000)]
+    except TypeError: continue
+    o = bare.pop()
+    for name in dir(o) + ["_h", "__wrapped__"]:
+        for use in (lambda f: f(), lambda f: f(x), lambda f: f([x, x])):
+            try: use(getattr(o, name))
+            except Exception: uses += 1
+    for use in (repr, hash, lambda o: o(x), lambda o: o * x, lambda o: x + o, lambda o: dy.esum([o])):
+        try: use(o)
+        except Exception: uses += 1
+    del o, bare  # their memory is free now
+    assert {tuple(y.value()) for y in [x * k for k in (1.0,) * 3000]} == {(1, 2)}
+print(uses > 100)
+"""  # noqa: E501
+
+
+def test_objects_of_classes_in_c_that_are_made_by_hand_do_not_crash():
+    assert output_of(BARE) == "True\n"
+
+
 # ---- sizes too large -------------------------------------------------------------------
 
 HUGE = """

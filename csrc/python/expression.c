@@ -48,22 +48,22 @@ int dn__is_node_class(PyTypeObject *cls) {
 }
 
 /* Most expressions live for a few lines of a program, and to take their memory and give it back
- * costs as much as to make the node. So that of some is kept for the next ones, of any class that
- * adds nothing to a node: classes with attributes of their own are the collector's. */
+ * costs as much as to make the node. So that of some is kept for the next ones, all of class
+ * Expression: whether the collector's header lies before an object differs between classes. */
 enum { MOST_SPARE = 1024 };
 static struct {
     PyObject *at[MOST_SPARE];
     int n;
 } spare;
 
-static int adds_nothing(PyTypeObject *cls) {
-    return cls == dn__expression_type || !(PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC);
+static void free_node(PyTypeObject *cls, PyObject *node) {
+    ((freefunc)PyType_GetSlot(cls, Py_tp_free))(node);
 }
 
 /* A node refers to nothing, so it is in no cycle, and Python's collector need not walk over the
  * nodes of a graph: without them its full collections, 10 ms each, become rare. */
 static PyObject *take_node(PyTypeObject *cls) {
-    if (spare.n && adds_nothing(cls)) return PyObject_Init(spare.at[--spare.n], cls);
+    if (cls == dn__expression_type && spare.n) return PyObject_Init(spare.at[--spare.n], cls);
     PyObject *node = PyType_GenericAlloc(cls, 0);
     if (node && PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(node);
     return node;
@@ -94,8 +94,8 @@ PyObject *dn__node_new(PyTypeObject *cls, PyObject *args, PyObject *named) {
 
 void dn__node_dealloc(PyObject *o) {
     PyTypeObject *cls = Py_TYPE(o);
-    if (spare.n < MOST_SPARE && adds_nothing(cls)) spare.at[spare.n++] = o;
-    else ((freefunc)PyType_GetSlot(cls, Py_tp_free))(o);
+    if (cls == dn__expression_type && spare.n < MOST_SPARE) spare.at[spare.n++] = o;
+    else free_node(cls, o);
     Py_DECREF(cls);
 }
 
@@ -189,6 +189,7 @@ static PyObject *expression_class(PyObject *module, PyObject *cls) {
     if (!PyType_Check(cls) || !PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))
         return PyErr_Format(PyExc_TypeError,
                             "expression_class: takes a class of expressions; got %R.", cls);
+    while (spare.n) free_node(dn__expression_type, spare.at[--spare.n]);
     Py_INCREF(cls);
     dn__expression_type = (PyTypeObject *)cls;
     Py_RETURN_NONE;

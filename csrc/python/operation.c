@@ -86,15 +86,16 @@ static int set_attribute(PyObject *self, PyObject *name, PyObject *value) {
     return PyObject_SetAttr(((Operation *)self)->general, name, value);
 }
 
-static PyObject *repr(PyObject *self) { return PyObject_Repr(((Operation *)self)->general); }
-
-/* As an attribute of a class it becomes a method, as functions do. */
-static PyObject *get_method(PyObject *self, PyObject *of, PyObject *cls) {
-    PyObject *general = ((Operation *)self)->general;
-    if (of) return PyObject_CallMethod(general, "__get__", "OO", of, cls ? cls : Py_None);
+/* As an attribute of a class it is a method of the class's objects. */
+static PyObject *method_of(PyObject *self, PyObject *object, PyObject *cls) {
+    if (object)
+        return PyObject_CallMethod(((Operation *)self)->general, "__get__", "OO", object,
+                                   cls ? cls : Py_None);
     Py_INCREF(self);
     return self;
 }
+
+static PyObject *repr(PyObject *self) { return PyObject_Repr(((Operation *)self)->general); }
 
 /* Pickled, it is a name in its module, as a function is. */
 static PyObject *name_in_module(PyObject *self, PyObject *unused) {
@@ -122,7 +123,6 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot slots[] = {
-    DN_SLOT(Py_tp_descr_get, get_method),
     DN_SLOT(Py_tp_call, call_general),
     DN_SLOT(Py_tp_getattro, get_attribute),
     DN_SLOT(Py_tp_setattro, set_attribute),
@@ -130,10 +130,11 @@ static PyType_Slot slots[] = {
     DN_SLOT(Py_tp_dealloc, dealloc),
     DN_SLOT(Py_tp_members, members),
     DN_SLOT(Py_tp_methods, methods),
+    DN_SLOT(Py_tp_descr_get, method_of),
     {0, NULL},
 };
-static PyType_Spec spec = {"dist_dynet._expression.Operation", sizeof(Operation), 0,
-                           Py_TPFLAGS_DEFAULT | HAS_VECTOR_CALL, slots};
+enum { FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | HAS_VECTOR_CALL };
+static PyType_Spec spec = {"dist_dynet._expression.Operation", sizeof(Operation), 0, FLAGS, slots};
 static PyTypeObject *type;
 
 /* The last of its integers that have a default; -1: an exception is set. */
