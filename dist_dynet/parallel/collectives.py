@@ -95,6 +95,7 @@ def gather(obj: T, comm: Any = None) -> list[T]:
                 f"{here.name} {what}: all ranks must give what can be pickled; on rank"
                 f" {here.members[rank]} got {words}."
             )
+    own_gradients.averaged()
     return [pickle.loads(b) for b in every]
 
 

@@ -21,6 +21,7 @@ from .._integers import count
 from ..params.parameters import AnyParameter, LookupParameters
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
 from ..trainers.hooks import Hooks
+from . import own_gradients
 from .anchor import Anchor, Difference
 from .averaging import (
     AfterAverage,
@@ -193,6 +194,7 @@ class LocalSGD(TrainerWrapper):
         )
         if self._outer.sync.negotiation is not None:  # compare() knows what the program has written
             self._outer.sync.negotiation.trust_values()
+        own_gradients.leave(self._rule)
         self._position, self._n, self._calls, self._doubt = 0, 0.0, 0, ""
         self._batches, self._anchor = Batches(), Anchor(m)
         here = self._outer.sync.here
@@ -200,11 +202,8 @@ class LocalSGD(TrainerWrapper):
         self._after = AfterAverage(self._anchor, trainer, moments, here)
         if here.size > 1:
             what = here.collective("LocalSGD")
-            here.agree(
-                here.comm,
-                f"{trainer.whoami()} with {every=}, {moments=}, {rows=}",
-                what,
-            )
+            told = f"{trainer.whoami()} with {every=}, {moments=}, {rows=}"
+            here.agree(here.comm, told, what)
             broadcast_state(here, here.comm, trainer)
             self._anchor.remember()
             Hooks(self._rule).follow(self._after)

@@ -28,6 +28,7 @@ class Flag:
     OTHER = 1024  # it holds other parameters than those that the ranks have agreed on
     ASKS = 4096  # it waits for the weights of a pass
     MAY_DIFFER = 8192  # what its gradients belong to is not compared
+    OWN = 16384  # it computes from its own gradients what belongs to their average
     # it has changed values by itself, or a trainer's moments; C says so
     WRITTEN = lib.DN_RANK_WRITTEN
 

@@ -2,8 +2,8 @@
 
 A factor that is computed from them, or values that are moved along them, differ from rank to rank:
 the program runs, and ends elsewhere than in one process. No rank can tell by itself whether a
-factor is of that kind. So rank 0 says once what it has seen: that gradients were changed, or a
-second backward pass was made at other values, after they had been read.
+factor is of that kind. So rank 0 says once what some rank has seen: that gradients were changed or
+dropped, or a second backward pass was made at other values, after they had been read.
 """
 
 from __future__ import annotations
@@ -11,19 +11,31 @@ from __future__ import annotations
 import os
 import sys
 import weakref
+from functools import partial
+from typing import Any
 
 from .._ffi import lib
 from .._manner import PACKAGE, manner, warn
-from ..params.collection import root_of
+from ..params.collection import handles_of, root_of
 from ..params.root import Root
 from ..trainers import Trainer
 from ._world import World
+from .message import Flag
+from .negotiation import Negotiation
 
 _OF_PARAMETERS = PACKAGE + "params" + os.sep
+_DIFFERS = (
+    " What depends on their norm or direction differs between the ranks, which then do not end"
+    " where one process ends"
+)
 _INSTEAD = (
     " Take the average first: g = dy.parallel.all_reduce(w.grad_as_array() * batch.n) /"
     " batch.total, then w.set_gradient(g * factor), the same on all ranks."
     " trainer.set_clip_threshold() clips the average by itself. This is said once."
+)
+_TOGETHER = (
+    " Decide by what all ranks know, such as dy.parallel.all_reduce(norm, 'max')."
+    " This is said once."
 )
 
 
@@ -31,24 +43,27 @@ class OwnGradients:
     """Of the parameters of one root: whether the program has read gradients since the last update,
     and what it did then. Calls from within the package do not count."""
 
-    def __init__(self, root: Root) -> None:
+    def __init__(self, root: Root, is_main: bool) -> None:
         self.trainers: weakref.WeakSet[Trainer] = weakref.WeakSet()
-        self._c = root.c
+        self._c, self._is_main = root.c, is_main
+        self._tells = False  # rank 0 in the next update
         self._read: list[int] | None = None  # the updates of the trainers at that time
-        self._moved: int | None = None  # backward passes at the time when values were written then
+        self._passes = 0  # backward passes then
+        self._moved: int | None = None  # those at the time when values were written after that
 
-    def read(self) -> None:
-        """Gradients were read."""
-        if not _is_own_call():
+    def read(self, parameter: Any) -> None:
+        """The gradient of this one was read."""
+        if self.trainers and not lib.dn_param_empty(parameter) and not _is_own_call():
             self._read, self._moved = self._updates(), None
+            self._passes = lib.dn_store_passes(self._c)
 
     def changed(self, what: str) -> None:
         """They were changed by this method."""
         if self._is_read() and not _is_own_call():
-            _say(
+            self._say(
                 f"{what}: the gradients were read before, and are this rank's own until update()"
-                " averages them. What is computed from them, as a factor from their norm, differs"
-                " between the ranks, and they do not end where one process ends." + _INSTEAD
+                f" averages them.{_DIFFERS}; a factor or a mask that is the same on all ranks does"
+                " no harm." + _INSTEAD
             )
 
     def written(self) -> None:
@@ -59,7 +74,7 @@ class OwnGradients:
         if self._moved is None:
             self._moved = passes
         elif passes > self._moved:
-            _say(
+            self._say(
                 "backward: it was called at values that were written after this rank's own"
                 " gradients had been read. If they were moved along these, they differ between the"
                 " ranks, which do not end where one process ends." + _INSTEAD
@@ -69,29 +84,70 @@ class OwnGradients:
         """What comes now may be computed from averages."""
         self._read = None
 
+    def flags(self, trainer: Trainer) -> int:
+        """What this rank tells in an update of this trainer."""
+        if self._is_read() and self._passes == lib.dn_store_passes(self._c):
+            m = trainer.collection
+            handles = handles_of([*m.parameters_list(), *m.lookup_parameters_list()])
+            if all(map(lib.dn_param_empty, handles)):
+                self._say(
+                    "update: gradients were dropped after they had been read. Where a rank does so"
+                    " because of what they are, the step is left out on that rank alone, and the"
+                    " ranks do not end where one process ends." + _TOGETHER
+                )
+        tells, self._tells = self._tells, False
+        return Flag.OWN * tells
+
+    def on_flags(self, flags: int) -> None:
+        """Some rank has told these."""
+        if flags & Flag.OWN and self._is_main:
+            self._say(
+                "update: on another rank gradients were changed or dropped, or values were moved"
+                " before a second backward pass, after that rank's own gradients had been read."
+                f"{_DIFFERS}." + _INSTEAD
+            )
+
     def _updates(self) -> list[int]:
         return sorted(trainer.updates for trainer in self.trainers)
 
     def _is_read(self) -> bool:
         return self._read is not None and self._read == self._updates()
 
+    def _say(self, message: str) -> None:
+        """Rank 0 says it, or is told to."""
+        if "own gradients" in manner.said:
+            return
+        manner.said.add("own gradients")
+        if self._is_main:
+            warn(message)
+        else:
+            self._tells = True
+
 
 _all: weakref.WeakSet[OwnGradients] = weakref.WeakSet()
 
 
-def watch(here: World, trainer: Trainer) -> None:
-    """From now on rank 0 looks at what the program does with the gradients of this trainer."""
-    if here.rank:
-        return
+def watch(here: World, trainer: Trainer, negotiation: Negotiation) -> None:
+    """From now on the ranks look at what the program does with the gradients of this trainer."""
     root = root_of(trainer.collection)
-    if not isinstance(root.own_gradients, OwnGradients):
-        root.own_gradients = OwnGradients(root)
-        _all.add(root.own_gradients)
-    root.own_gradients.trainers.add(trainer)
+    own = root.own_gradients
+    if not isinstance(own, OwnGradients):
+        root.own_gradients = own = OwnGradients(root, here.rank == 0)
+        _all.add(own)
+    own.trainers.add(trainer)
+    negotiation.asks.append(partial(own.flags, trainer))
+    negotiation.on_flags.append(own.on_flags)
+
+
+def leave(trainer: Trainer) -> None:
+    """They look no more, as each rank trains by its own."""
+    own = root_of(trainer.collection).own_gradients
+    if isinstance(own, OwnGradients):
+        own.trainers.discard(trainer)
 
 
 def averaged() -> None:
-    """The ranks have summed something: perhaps gradients."""
+    """The ranks have exchanged something: perhaps gradients."""
     for own in list(_all):
         own.averaged()
 
@@ -103,9 +159,3 @@ def _is_own_call() -> bool:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OF_PARAMETERS):
         frame = frame.f_back
     return frame.f_code.co_filename.startswith(PACKAGE)
-
-
-def _say(message: str) -> None:
-    if "own gradients" not in manner.said:
-        manner.said.add("own gradients")
-        warn(message)

@@ -134,7 +134,7 @@ class _ParameterBase(Expression):
 
     def _tell_read(self) -> None:
         if self._root.own_gradients is not None:
-            self._root.own_gradients.read()
+            self._root.own_gradients.read(self._c)
 
     def _tell_changed(self, what: str) -> None:
         if self._root.own_gradients is not None:

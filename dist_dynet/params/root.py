@@ -45,8 +45,8 @@ class Assignment(NamedTuple):
 class Watch(Protocol):
     """What is told of a program's dealings with gradients."""
 
-    def read(self) -> None:
-        """Gradients were read."""
+    def read(self, parameter: Any) -> None:
+        """The gradient of dn_param * was read."""
 
     def changed(self, what: str) -> None:
         """They were changed by this method."""

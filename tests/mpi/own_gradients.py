@@ -1,6 +1,6 @@
 """own_gradients.py: on several ranks, a program that computes from a rank's own gradients what
-belongs to their average is told so, once, on rank 0; programs that are right are told nothing. Each
-case is a step of training; rank 0 prints "ok"."""
+belongs to their average is told so, once, on rank 0, whichever rank does it; programs that are
+right are told nothing. Each case is a step of training; rank 0 prints "ok"."""
 
 import warnings
 
@@ -66,6 +66,27 @@ def sharpness_in_memory(batch):
     w.changed()
 
 
+def drop(batch):
+    if np.linalg.norm(w.grad_as_array()) > 0:
+        m.reset_gradients()
+
+
+def drop_each(batch):
+    if np.linalg.norm(w.grad_as_array()) > 0:
+        w.clear_gradient()
+        table.clear_gradient()
+
+
+def on_another_rank(body):
+    """One whose gradients are large, say."""
+
+    def act(batch):
+        if parallel.rank() == 1:
+            body(batch)
+
+    return act
+
+
 def mean_of_examples(batch):
     w.scale_gradient(1 / len(batch))
     table.scale_gradient(1 / len(batch))
@@ -79,6 +100,21 @@ def log(batch):
 def averaged(batch):
     g = parallel.all_reduce(w.grad_as_array() * batch.n) / batch.total
     w.set_gradient(g * min(1, 0.1 / np.linalg.norm(g)))
+
+
+def gathered(batch):
+    g = sum(parallel.gather(w.grad_as_array() * batch.n)) / batch.total
+    w.set_gradient(g * min(1, 0.1 / np.linalg.norm(g)))
+
+
+def read_where_there_is_nothing(batch):
+    m.reset_gradients()
+    w.set_gradient(w.grad_as_array() + 1)
+
+
+def drop_of_another_model(batch):
+    w.grad_as_array()
+    table.clear_gradient()
 
 
 def of_its_own(batch):
@@ -109,7 +145,13 @@ def said_by(body, after=lambda: None):
 
 
 TOLD = parallel.is_main() and parallel.world_size() > 1
+OTHER = "update: on another rank"
 for body, what in (
+    (drop, "update: gradients were dropped after they had been read"),
+    (drop_each, "update: gradients were dropped after they had been read"),
+    (on_another_rank(scale), OTHER),
+    (on_another_rank(sharpness), OTHER),
+    (on_another_rank(drop), OTHER),
     (scale, "scale_gradient: the gradients were read before"),
     (scale_rows, "scale_gradient: the gradients were read before"),
     (set_anew, "set_gradient: the gradients were read before"),
@@ -121,11 +163,30 @@ for body, what in (
     said = said_by(body)
     assert len(said) == TOLD, (body.__name__, said)
     assert all(text.startswith(what) and "all_reduce" in text for text in said), said
-for body in (mean_of_examples, log, averaged, of_its_own, second_pass_at_the_same_values):
+for body in (
+    mean_of_examples,
+    log,
+    averaged,
+    gathered,
+    read_where_there_is_nothing,
+    drop_of_another_model,
+    of_its_own,
+    second_pass_at_the_same_values,
+):
     assert said_by(body) == [], body.__name__
 assert said_by(log, after=lambda: w.clip_inplace(-1, 1)) == []
 trainer.inner.set_accumulation(2)  # whose passes the trainer itself scales
 assert said_by(log) == []
+local = dy.ParameterCollection()
+v = local.add_parameters(1, init=1)
+own = parallel.LocalSGD(dy.SimpleSGDTrainer(local, 0.1), every=2)
+with warnings.catch_warnings():
+    warnings.simplefilter("error")  # each rank trains by its own gradients there
+    for _ in range(2):
+        dy.renew_cg()
+        (v * v).backward()
+        v.scale_gradient(0.1 / np.linalg.norm(v.grad_as_array()))
+        own.update()
 plain = dy.ParameterCollection()
 v = plain.add_parameters(1, init=1)
 v.grad_as_array()
