@@ -1,4 +1,6 @@
 /* Distances of two arrays and their gradients; formulas in kernels.h. */
+#include <float.h>
+
 #include "kernels.h"
 #include "math.h"
 
@@ -59,18 +61,33 @@ void dn__hinge_grad(size_t n, size_t v, dn_real limit, const dn_real *x, dn_real
     dx[v] = (beta == 0 ? 0 : dx[v]) - dy * (dn_real)count;
 }
 
-/* A term whose factor is 0 counts as 0, so that a prediction of exactly 0 or 1 that is right costs
- * nothing instead of NaN. */
-DN_INLINE dn_real cross_term(dn_real p, dn_real q) { return p == 0 ? 0 : p * dn__log_of(q); }
+/* logistic() rounds large scores to exactly 0 or 1. Such a prediction costs nothing where it is
+ * right, and where it is wrong as much as the least number that is not denormal: as in DyNet,
+ * training goes on. The bounds are float's in double, too. */
+#define LEAST ((dn_real)FLT_MIN)
+#define MOST ((dn_real)(1 - FLT_EPSILON))
+DN_INLINE int is_zero(dn_real x) { return x >= 0 && x < LEAST; }
+DN_INLINE dn_real log_of(dn_real x) { return dn__log_of(is_zero(x) ? LEAST : x); }
+DN_INLINE dn_real log_of_rest(dn_real x) { return x == 1 ? dn__log_of(LEAST) : dn__log1p_of(-x); }
+DN_INLINE dn_real log_loss(dn_real x, dn_real t) {
+    const dn_real soft = -(t == 0 ? 0 : t * log_of(x)) - (t == 1 ? 0 : (1 - t) * log_of_rest(x));
+    const int wrong = (is_zero(x) && t != 0) || (x == 1 && t != 1);
+    return wrong && t == t ? -dn__log_of(LEAST) : soft;
+}
 DN_MULTIVERSION dn_real dn__log_loss(size_t n, const dn_real *x, const dn_real *t) {
-    return -DN_SUM(cross_term(t[i], x[i]) + cross_term(1 - t[i], 1 - x[i]));
+    return DN_SUM(log_loss(x[i], t[i]));
+}
+DN_INLINE dn_real log_loss_slope(dn_real x, dn_real t) {
+    const dn_real p = is_zero(x) ? LEAST : x == 1 ? MOST : x;
+    const dn_real slope = (t == 1 ? 0 : (1 - t) / (1 - p)) - (t == 0 ? 0 : t / p);
+    return x == t ? 0 : slope;
 }
 DN_MULTIVERSION void dn__log_loss_grad(size_t n, const dn_real *x, const dn_real *t, dn_real dy,
                                        dn_real beta, dn_real *dx) {
-    EACH_BETA(dx, dy * ((t[i] == 1 ? 0 : (1 - t[i]) / (1 - x[i])) - (t[i] == 0 ? 0 : t[i] / x[i])));
+    EACH_BETA(dx, dy * log_loss_slope(x[i], t[i]));
 }
 DN_MULTIVERSION void dn__log_loss_target_grad(size_t n, const dn_real *t, const dn_real *x,
                                               dn_real dy, dn_real beta, dn_real *dx) {
     (void)t;
-    EACH_BETA(dx, dy * (dn__log1p_of(-x[i]) - dn__log_of(x[i])));
+    EACH_BETA(dx, dy * (log_of_rest(x[i]) - log_of(x[i])));
 }

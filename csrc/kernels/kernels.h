@@ -257,8 +257,8 @@ dn_real dn__hinge(size_t n, dn_real limit, const dn_real *x);
 /* each i but v with limit + x_i > 0: dx_i = dy, dx_v -= dy; other dx_i = 0; + beta dx */
 void dn__hinge_grad(size_t n, size_t v, dn_real limit, const dn_real *x, dn_real dy, dn_real beta,
                     dn_real *dx);
-/* sum of -(t log x + (1 - t) log(1 - x)), a term whose factor is 0 being 0; the gradients to x and
- * to t */
+/* sum of -(t log x + (1 - t) log(1 - x)), a term whose factor is 0 being 0, and that of a wrong x
+ * of exactly 0 or 1 being 87.3; the gradients to x and to t */
 dn_real dn__log_loss(size_t n, const dn_real *x, const dn_real *t);
 void dn__log_loss_grad(size_t n, const dn_real *x, const dn_real *t, dn_real dy, dn_real beta,
                        dn_real *dx);

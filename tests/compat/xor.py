@@ -1,4 +1,4 @@
-"""The first program of everybody: xor, once in one graph whose inputs are set, once with a graph for each example."""
+"""The first program of everybody: xor, once in one graph whose inputs are set, once with a graph for each example, and on with wrong answers."""
 
 import corpus
 import dynet as dy
@@ -42,3 +42,12 @@ for epoch in range(60 * corpus.SCALE):
         trainer.update()
     if epoch % 10 == 9:
         print("dynamic", epoch, total / 4)
+
+pV.scale(30)  # so sure of itself that logistic() gives exactly 0 or 1
+for question, answer in questions * 3:
+    dy.renew_cg()
+    loss = dy.binary_log_loss(dy.logistic(pV * dy.tanh(pW * dy.inputVector(question) + pb)), dy.scalarInput(1 - answer))
+    hidden = dy.squared_norm(pW) * 0.01
+    print("sure", loss.value(), hidden.value())
+    (loss + hidden).backward()
+    trainer.update()

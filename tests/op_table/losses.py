@@ -30,6 +30,11 @@ def pair(f):
     return per_batch(lambda x, y: np.array([f(x.ravel("F"), y.ravel("F"))]))
 
 
+LEAST, EPSILON = (float(getattr(np.finfo(np.float32), name)) for name in ("tiny", "eps"))
+WORST = -np.log(LEAST)
+"""What DyNet has a wrong prediction of exactly 0 or 1 cost."""
+
+
 def log_loss(x, t):
     def term(p, q):
         return np.where(p == 0, 0, p * np.log(q))
@@ -148,11 +153,20 @@ ROWS = [
         "binary_log_loss",
         log_loss,
         sample=ranges((0.1, 0.9)),
-        undefined_gradient="the target's, where the prediction is 0 or 1 is infinite",
         extremes=[
-            extreme("right", [0, 1], [0, 1], value=[0], gradients=([1, -1], None)),
-            extreme("wrong", [0], [1], value=[inf]),
-            extreme("wrong the other way", [1], [0], value=[inf]),
+            extreme("right", [0, 1], [0, 1], value=[0], gradients=([0, 0], [WORST, -WORST])),
+            extreme("wrong", [0], [1], value=[WORST], gradients=([-1 / LEAST], [WORST])),
+            extreme(
+                "wrong the other way", [1], [0], value=[WORST], gradients=([1 / EPSILON], [-WORST])
+            ),
+            extreme(
+                "wrong of soft targets",
+                [0, 1],
+                [0.5, 0.5],
+                value=[2 * WORST],
+                gradients=([-0.5 / LEAST, 0.5 / EPSILON - 0.5 / (1 - EPSILON)], None),
+            ),
+            extreme("confident", [1e-9], [0], value=[1e-9], gradients=([1 / (1 - 1e-9)], None)),
             extreme("even", [0.5], [0.5], value=[np.log(2)], gradients=([0], [0])),
             extreme("outside of its domain", [2], [1], value=[-np.log(2)]),
             extreme(
