@@ -141,6 +141,8 @@ void dn__dynet_averages(dn_agenda *);
  * s->batched_leaves. Negative: no memory. */
 int dn__dynet_leaf_alone(const dn_agenda *, int i);
 int dn__dynet_leaves(dn_agenda *);
+/* How many of these, from the end on, are of one signature: DyNet takes them at once. */
+int dn__dynet_leaf_batch(const dn_agenda *);
 /* It computes sequences step by step: where there are any, the moments of nodes are noted.
  * Negative: no memory. */
 int dn__dynet_note(dn_agenda *);

@@ -154,6 +154,14 @@ int dn__dynet_leaves(dn_agenda *s) {
     return 0;
 }
 
+int dn__dynet_leaf_batch(const dn_agenda *s) {
+    const dn_node *nodes = s->t->nodes + s->first;
+    const int32_t *last = s->batched_leaves + s->n_batched_leaves - 1;
+    int n = 1;
+    while (n < s->n_batched_leaves && leaves_alike(&nodes[*last], &nodes[*(last - n)])) n++;
+    return n;
+}
+
 static int is_later(const dn_moment *a, const dn_moment *b) {
     if (a->phase != b->phase) return a->phase > b->phase;
     if (a->step != b->step) return a->step > b->step;

@@ -284,8 +284,9 @@ static int extend_order(dn_agenda *s) {
             continue;
         }
         if (s->n_batched_leaves) {
-            done(s, s->batched_leaves[--s->n_batched_leaves]);
-            work--;
+            const int n = dn__dynet_leaf_batch(s);
+            for (int k = 0; k < n; k++) done(s, s->batched_leaves[--s->n_batched_leaves]);
+            work -= n;
             continue;
         }
         const int members = t->schedule->n.members;

@@ -190,16 +190,16 @@ int dn__find_signatures(dn_agenda *s, int by_depth) {
      * `seen`: the guess is what stood there. Where it is wrong, the sequence that began like this
      * the last time is followed from now on. To confirm a guess takes half the time of a hash. */
     for (int i = 0, n = 0, at = 0; i < s->n; i++) {
-        if (s->sign[i] != DN_NOT_BATCHABLE) continue;
+        if (s->sign[i] != DN_NOT_BATCHABLE ||
+            (s->as_dynet && !dn__dynet_batches(t, &t->nodes[s->first + i])))
+            continue;
         const int apart = (by_depth ? 2 * s->depth[i] : 0) + (s->beside && s->beside[i]);
         dn_signature *g = at < n ? &s->signatures[seen[at]] : NULL;
         if (!g || g->apart != apart || !alike(s, g->node - s->first, i)) {
             uint64_t h = hash_signature(s, i, apart);
             int own = apart;
-            if (s->as_dynet) { /* which has a list for what is computed by itself here */
-                if (!dn__dynet_batches(t, &t->nodes[s->first + i])) continue;
-                if (!h) h = dn__mix(1, (uint64_t)i) | 1, own = -1 - i;
-            }
+            /* DyNet has a list for what is computed by itself here */
+            if (s->as_dynet && !h) h = dn__mix(1, (uint64_t)i) | 1, own = -1 - i;
             if (!h) continue;
             g = &s->signatures[signature_of(s, i, h, own, table, slots)];
             at = g->last;

@@ -324,8 +324,27 @@ def in_parts(m):
     return losses
 
 
+def by_hand_and_alone(m):
+    """Batches made by hand, whose products DyNet does not batch, beside single vectors; and draws that it makes one by one."""
+    W = m.add_parameters((4, 4))
+
+    def losses():
+        for k in range(4):
+            x = dy.inputTensor([[k, 1, 2], [1, k, 0], [2, 1, k], [0, 1, 1]])
+            y = dy.inputTensor([[k, 1], [1, k], [2, -1], [0, 1]], batched=True)
+            draws = [
+                lambda: dy.block_dropout(W * dy.pick_batch_elem(y, 1), 0.4), lambda: dy.dropout(W * y, 0.25),
+                lambda: dy.noise(y, 0.1), lambda: dy.dropout_dim(W * x, k % 2, 0.4), lambda: dy.dropout_batch(W * y, 0.5),
+                lambda: dy.dropout(dy.noise(y, 0.1), 0.5), lambda: dy.cmult(W, dy.random_bernoulli((4, 4), 0.7, 2)) * y,
+            ]  # fmt: skip
+            for draw in draws[k:] + draws[:k]:
+                yield dy.sum_batches(dy.squared_norm(draw())) * 0.05
+
+    return losses
+
+
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
