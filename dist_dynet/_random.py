@@ -102,6 +102,16 @@ def reset_random_seed(seed: int) -> None:
     _state.reset(named(seed, "reset_random_seed", "seed") or _unforeseen())
 
 
+def generators_of_python() -> tuple[Any, ...]:
+    """The states of Python's and NumPy's own generators, from which programs draw beside these."""
+    import pickle  # here, as few programs need them
+    import random
+
+    import numpy as np
+
+    return random.getstate(), pickle.dumps(np.random.get_state(legacy=False))
+
+
 def drawn() -> Any:
     """Where the generator of initial values is, for put_back().
 

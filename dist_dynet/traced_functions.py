@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from . import _random
 from ._ffi import accelerated, callback, fail, fail_in, ffi, lib
 from .expression import Expression, expression, expressions_from
 from .graph import graph_of, trace
@@ -217,13 +218,13 @@ class TracedFunction:
         """Runs the function on a graph of its own; False, and nothing is added: somebody has drawn
         from Python's or NumPy's generators."""
         callback.tracing = self._what()
-        before = _generators()
+        before = _random.generators_of_python()
         given = [_placeholder(graph, d, batch) for d, batch in dims]
         rest = iter(given)
         stand = [_replaced(a, rest) for a in args]
         options = {o: _replaced(given, rest) for o, given in options.items()}
         result = self._function(*self._instance, *stand, **options)
-        if _generators() != before:
+        if _random.generators_of_python() != before:
             return False
         outputs = self._outputs(variant, result)
         code = lib.dn_traced_add(
@@ -280,14 +281,6 @@ def _exact(given: Any) -> Any:
         held = (getattr(given, name, None) for name, field in fields.items() if field.compare)
         return kind, given, *map(_exact, held)
     return kind, given
-
-
-def _generators() -> tuple[Any, ...]:
-    """The states of Python's and NumPy's generators."""
-    import random  # here, as few programs trace functions
-
-    state: Any = np.random.get_state()
-    return random.getstate(), state[1].tobytes(), state[2:]
 
 
 def _placeholder(graph: int, dims: tuple[int, ...], batch: int) -> Expression:

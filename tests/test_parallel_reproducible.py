@@ -6,6 +6,7 @@ How long: half a minute.
 
 import copy
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from processes import HERE, run_python
 import dist_dynet as dy
 from dist_dynet import _random, parallel
 from dist_dynet._ffi import DTYPE
+from dist_dynet._manner import manner
+from dist_dynet.parallel import micro_draws
 from dist_dynet.parallel.division import deal, spread
 from dist_dynet.parallel.reproducible import FlatLayout, Node, Tree
 from dist_dynet.parallel.structure import Structure
@@ -237,6 +240,61 @@ def new_trainer(**options):
     model = dy.ParameterCollection()
     w = model.add_parameters(1, init=0)
     return w, parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, 1), **options)
+
+
+class Noisy:
+    """Data that are drawn when they are read."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, k):
+        return k + random.random()
+
+
+def test_draws_that_depend_on_the_number_of_ranks_are_warned_of(monkeypatch):
+    """Those of Python's and NumPy's generators within a micro-batch."""
+
+    def of_its_own(batch):
+        random.Random(f"{batch.epoch} {batch}").random()
+        np.random.default_rng(batch.step).random()
+
+    def of_others(batch):
+        parallel.evaluate(lambda x: random.random(), [1, 2])
+
+    monkeypatch.setattr(micro_draws, "_EVERY", 1)
+
+    def said(body, data=range(4), order=iter, between=lambda: None):
+        manner.said.discard("draws in micro-batches")
+        w, trainer = new_trainer(reproducible=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for epoch in range(2):
+                between()
+                for batch in order(
+                    parallel.shard(data, 2, epoch=epoch, micro_batches=2, cost=None)
+                ):
+                    dy.renew_cg()
+                    if batch:
+                        body(batch)
+                        w.backward()
+                    trainer.update(batch)
+                    if batch.ends_step:
+                        between()
+        assert all(warning.filename == __file__ for warning in caught)
+        return len(caught)
+
+    def shuffled(batches):
+        batches = list(batches)
+        random.shuffle(steps := [batches[:2], batches[2:]])
+        return [batch for step in steps for batch in step]
+
+    assert said(lambda batch: random.random()) == 1
+    assert said(lambda batch: np.random.normal(size=2)) == 1
+    assert said(len, Noisy()) == 1
+    assert said(len, order=list) == said(of_others) == said(of_its_own) == 0
+    assert said(len, between=random.random) == said(len, order=shuffled) == 0
+    manner.said.discard("draws in micro-batches")
 
 
 def test_gradients_of_a_refused_step_belong_to_no_micro_batch():

@@ -2,14 +2,19 @@
 depend on the number of ranks.
 
 It knows streams and counters of graphs. Loops say when micro-batches begin and end; batches say
-when they are read, as those of a list are.
+when they are read, as those of a list are. Of Python's and NumPy's generators it knows only whether
+a micro-batch has drawn from them.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakValueDictionary
 
+from .._manner import manner, warn
+from .._random import generators_of_python
 from ..graph import ComputationGraph, cg
 
 _present: WeakValueDictionary[int, MicroDraws] = WeakValueDictionary()
@@ -24,10 +29,14 @@ class MicroDraws:
         counter: of its first graph.
     """
 
-    __slots__ = ("__weakref__", "_place", "is_over")
+    __slots__ = ("__weakref__", "_draws_of_python", "_looks", "_others", "_place", "is_over")
 
     def __init__(self, stream: int, counter: int) -> None:
         self._place: tuple[int | None, int, int] = stream, counter, counter
+        made = next(_made)
+        self._looks = _SAID not in manner.said and (made < _EVERY or made % _EVERY == 0)
+        self._others: Any = self._look()  # before it drew; None: others draw
+        self._draws_of_python = False
         self.is_over = False
         """Nothing more is expected of it: its gradients were used, or its loop has gone on."""
 
@@ -45,10 +54,49 @@ class MicroDraws:
     def hold(self, graph: ComputationGraph) -> None:
         """Keeps where it is: others draw from now on."""
         self._place = graph.draws()
+        self._rest()
 
     def resume(self, graph: ComputationGraph) -> None:
         """Draws from where it was."""
         graph.draw_from(*self._place)
+        if self._others is None:
+            self._others = self._look()
+
+    def end(self) -> None:
+        """Its loop has gone on or ended: nothing more is expected of it."""
+        self.is_over = True
+        self._rest()
+
+    def _rest(self) -> None:
+        self._draws_of_python, self._others = self._has_drawn(), None
+
+    def _has_drawn(self) -> bool:
+        then = self._others
+        return self._draws_of_python or (then is not None and then != self._look())
+
+    def _look(self) -> tuple[Any, ...]:
+        return generators_of_python() if self._looks else ()
+
+    def warn_of_others(self, is_main: bool) -> None:
+        """An update takes it: whether it has drawn what depends on the number of ranks."""
+        self._rest()
+        if not self._draws_of_python or _SAID in manner.said:
+            return
+        manner.said.add(_SAID)
+        if is_main:
+            warn(
+                "update: with reproducible=True this micro-batch has drawn from Python's random or"
+                " from numpy.random, whose numbers depend on how many micro-batches this rank had"
+                " before: another number of ranks ends elsewhere. Draw from a generator that"
+                " depends on epoch and example alone, such as"
+                " random.Random(f'{batch.epoch} {example}'). This is said once."
+            )
+
+
+_SAID = "draws in micro-batches"
+_made = itertools.count()
+_EVERY = 32
+"""Of so many micro-batches, after the first ones, one is looked at: that takes 0.2 ms."""
 
 
 class Outside:
@@ -68,7 +116,7 @@ class Outside:
         graph = cg()
         present = _present.get(graph.number)
         if self._mine is not None:
-            self._mine.is_over = True
+            self._mine.end()
         if present is not self._mine and present is not self._outer:
             self._outer = present
             if present is not None and mine is None:
@@ -81,7 +129,7 @@ class Outside:
         """The loop has ended; counter: of draws after it, if it had micro-batches."""
         outer = self._outer
         if self._mine is not None:
-            self._mine.is_over = True
+            self._mine.end()
         if outer is None and counter is None:  # nearly always
             return
         graph = cg()

@@ -154,6 +154,7 @@ class ReproducibleSum:
                 one generator, as in DyNet.
         """
         if part.number is not None:
+            part.draws.warn_of_others(self._here.rank == 0)
             self._keep(part.number, weight, factor)
         self._part = part
 
