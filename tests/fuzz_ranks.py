@@ -198,14 +198,15 @@ def judge(program, job, here, words, reference):
     if any(refused):
         if not all(refused):
             return found("refused on some ranks", repr(refused))
-        if not all(re.search(REFUSALS, text) for text in refused):
+        alone = reference["refused"] if reference else ""  # as one process is refused
+        if not all(re.search(REFUSALS, text) or text == core(alone) for text in refused):
             return found("words", repr(refused))
         if program.refuse == "never":
             return found("refused", refused[0])
     elif program.refuse == "must" and job.ranks > 1:
         return found("not refused", "")
-    if any(refused):  # what comes last is as one rank has left it
-        here = [{**mine, "notes": mine["notes"][:-1]} for mine in here]
+    if any(refused):  # what comes last is as one rank has left it, or since the last average
+        here = [{**mine, "notes": _together(mine["notes"][:-1])} for mine in here]
     first = here[0]["notes"]
     for r, mine in enumerate(here[1:], 1):
         notes = mine["notes"]
@@ -221,6 +222,13 @@ def judge(program, job, here, words, reference):
         if words:
             return found("other", words + (f", on rank {r}" if "every" in reference else ""))
     return None
+
+
+def _together(notes):
+    """Up to the last one that ranks have in common."""
+    while notes and notes[-1][0] == "own":
+        notes = notes[:-1]
+    return notes
 
 
 def _unlike(program, notes, want, is_refused):

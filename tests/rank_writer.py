@@ -259,7 +259,8 @@ class Writer:
         if self.chance(0.07):
             self.line(f"{t.name}.backward({b}{how})")
         if self.chance(0.05) and not self.quiet:
-            self.line(f"{t.name}.W.scale_gradient(0.5)")
+            linear = ("scale_gradient(0.5)", "set_gradient({w}.grad_as_array() * [[1], [0]])")
+            self.line(f"{t.name}.W.{self.pick(linear)}".format(w=f"{t.name}.W"))
 
     def named(self, t, b):
         """What update() is given after its trainer."""
@@ -290,9 +291,8 @@ class Writer:
 
     def schedule(self, t):
         """A step of it; of the one that asks for a measure, with one of held-out data."""
-        plateau = f"{t.schedule} = dy.schedules.Plateau"
-        asks = any(text.startswith(plateau) for _, text in self.lines)
-        measure = f"sum(scores({t.name}))" if asks else ""
+        made = [text for _, text in self.lines if text.startswith(f"{t.schedule} = ")]
+        measure = f"sum(scores({t.name}))" if "Plateau" in made[-1] else ""
         self.line(f"{t.schedule}.step({measure})")
 
     def step(self, t, b):
@@ -365,7 +365,8 @@ class Writer:
     def do_best(self, t):
         self.line(f"{t.best}.update(sum(scores({t.name})))")
         self.note(f"({t.best}.score, {t.best}.number, {t.best}.count, {t.best}.is_over)")
-        if self.chance(0.3):
+        grown = any(f"{t.name}.add(" in text for _, text in self.lines)  # the file has fewer
+        if self.chance(0.3) and not grown:
             with self.block(f"if np.isfinite({t.best}.score):"):
                 self.line(f"{t.best}.restore()")
 

@@ -239,31 +239,31 @@ class Task:
         h = dy.tanh(h)
         return dy.dropout(h, self.dropout) if self.dropout else h
 
-    def backward(self, batch, how="mean"):
-        """Nothing where there are no examples."""
+    def backward(self, batch, how="mean", share=1.0):
+        """Nothing where there are no examples; share: by how much the loss is multiplied."""
         if not batch:
             return
         if self.form == "each":
             for example in batch:
-                (self.loss([example], "sum") / self.count(batch, how)).backward()
+                (self.loss([example], "sum") * share / self.count(batch, how)).backward()
         elif self.form in ("static", "batched") and self.bad is None:
-            getattr(self, self.form)(batch, how)
+            getattr(self, self.form)(batch, how, share)
         else:
-            self.loss(batch, how).backward()
+            (self.loss(batch, how) * share).backward()
 
-    def static(self, batch, how):
+    def static(self, batch, how, share):
         """One graph of one token, which is computed again for each, of whole tables."""
         dy.renew_cg()
         x, y, row = dy.vecInput(3), dy.vecInput(2), dy.vecInput(6)
         loss = dy.squared_distance(self.output_of(x, lambda table: table.expr() * row), y)
-        loss = loss / self.count(batch, how)
+        loss = loss * share / self.count(batch, how)
         for inputs, rows, target in batch:
             for k in rows:
                 x.set(inputs), y.set(target), row.set(np.eye(6)[k])
                 loss.forward()
                 loss.backward()
 
-    def batched(self, batch, how):
+    def batched(self, batch, how, share):
         """All tokens as one batch."""
         dy.renew_cg()
         of = [(x, row, y) for x, rows, y in batch for row in rows]
@@ -272,7 +272,7 @@ class Task:
             dy.inputTensor(x, batched=True), lambda table: dy.lookup_batch(table, rows.tolist())
         )
         losses = dy.squared_distance(h, dy.inputTensor(y, batched=True))
-        (dy.sum_batches(losses) / self.count(batch, how)).backward()
+        (dy.sum_batches(losses) * share / self.count(batch, how)).backward()
 
     def usable(self, batch):
         """Its examples but for those that raise an error."""
@@ -489,7 +489,7 @@ def join(task, trainer, seed, weighted, how, act=None):
         weights = [number(batch) if weighted else 1 for batch in there]
         for batch, weight in zip(there, weights, strict=True):
             share = 1.0 if how == "sum" else weight / sum(weights)
-            (task.loss(batch, how) * share).backward()
+            task.backward(batch, how, share)
         trainer.update()
     trainer.set_accumulation(k)
     note(what="join")

@@ -233,7 +233,7 @@ class Local:
         every = members(self.m)
         now = [flat(p) for p in every]
         wrote = self._after is not None and any(
-            p not in self._after or not np.array_equal(self._after[p], w)
+            p not in self._after or not np.array_equal(self._after[p], w, equal_nan=True)
             for p, w in zip(every, now, strict=True)
         )
         told = self._ranks.gather((self._n, now, wrote and not self._joins, has_ended))
@@ -246,7 +246,7 @@ class Local:
                 theirs = [(n, w[k]) for n, w, *_ in told if n]
                 values = [w[k] for _, w, *_ in told]
                 if all(late for *_, late, _ in told) and all(
-                    np.array_equal(w, values[0]) for w in values
+                    np.array_equal(w, values[0], equal_nan=True) for w in values
                 ):
                     self._a[p] = values[0]  # written by all alike after the last update
                 self._average(p, theirs, total)
