@@ -7,6 +7,7 @@ package.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -21,6 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PACKAGE = str(Path(__file__).parent) + os.sep
+_INSIDE = (PACKAGE, contextlib.__file__)  # whose frames lie between two of the package
 
 
 class _Manner:
@@ -75,6 +77,6 @@ def dims_in_a_tuple(second: str, of: int = 0) -> Callable[[Callable[P, R]], Call
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
     """A warning whose line is the one outside of this package that led here."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

@@ -25,7 +25,8 @@ SHORT = {"DIST_DYNET_SILENCE": "1"}
 RANK = r"rank 1 \(process \d+ on \S+\)"
 LEFT = (
     rf" at fail\.py:\d+: waits for {RANK}, which left the program while other ranks still work\."
-    r" All ranks must make this call equally often: decide"
+    r" All ranks must make this call equally often: call update\(\) for batches without"
+    r" examples, too, decide"
 )
 PLACE = r"gradient exchange of update \d+ \(collective \d+\)"
 
@@ -106,7 +107,7 @@ FAILURES = {
         1,
         (
             r"\[rank 1/2\] DistributedTrainer .*: this rank has 1 parameters, rank 0 has 2; first"
-            r' missing "/enc/V"'
+            r' missing "/enc/V"\. Make the same parameters on all ranks'
         ),
     ),
     "other dims": (1, r'rank 0 has "/enc/V" \(3,\)'),

@@ -10,6 +10,7 @@ import pytest
 
 import dist_dynet as dy
 from dist_dynet import _large_graphs, _manner
+from dist_dynet.io import files
 from dist_dynet.nn.owner import Owner
 
 
@@ -286,6 +287,20 @@ def test_a_graph_that_grows_is_warned_of_once(small_limit):
     (warning,) = caught
     assert "is a renew_cg() missing?" in str(warning.message)
     assert warning.filename == __file__
+
+
+def test_the_line_of_a_warning_is_the_programs_also_through_context_managers(tmp_path):
+    class OfAnotherRank(files.OneProcess):
+        def finished(self, error):
+            _manner.warn("save: nothing was written")
+
+    former = files.set_policy(OfAnotherRank())
+    try:
+        with pytest.warns(RuntimeWarning) as caught:
+            dy.ParameterCollection().save(tmp_path / "model")
+    finally:
+        files.set_policy(former)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_a_warning_that_is_an_error_is_raised_where_the_node_is_made(small_limit):

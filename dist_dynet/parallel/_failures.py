@@ -337,8 +337,9 @@ class Watchdog(threading.Thread):
                 LEFT,
                 f"{place.what}{self._here().line}: waits for {self._as_text(gone[0])}, which left"
                 " the program while other ranks still work. All ranks must make this call equally"
-                " often: decide to stop on what all know, such as all_reduce(loss), and put"
-                " loops of different lengths into Join.",
+                " often: call update() for batches without examples, too, decide to stop on what"
+                " all know, such as all_reduce(loss), and put loops of different lengths into"
+                " Join.",
             )
         period = int(now // _PERIOD)
         if waited > SILENCE and not self._asked and period != self._period:

@@ -8,9 +8,9 @@ warning. It knows nothing of file formats.
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
+from .._manner import warn
 from ._mpi import TIMEOUT
 from ._world import World
 
@@ -51,12 +51,10 @@ class RankZeroWrites:
         """No: each rank has a part of them. Rank 0 warns of it, once."""
         if self._world.rank == 0 and not self._has_warned:
             self._has_warned = True
-            warnings.warn(
+            warn(
                 f"{self._world.name} save: gradients that wait for update() are each rank's own"
                 " part; they are left out of the file. Save after update(), or after"
-                " reset_gradients().",
-                RuntimeWarning,
-                stacklevel=2,
+                " reset_gradients()."
             )
         return False
 
@@ -76,11 +74,9 @@ class RankZeroWrites:
     def _follow(self) -> None:
         self._notes = {key: text for key, text in self._notes.items() if key[1] >= self._at}
         if not self._wait_for("begun", _PATIENCE) or not self._wait_for("done", TIMEOUT):
-            warnings.warn(
+            warn(
                 f"{self._world.name} save: rank 0 did not save at this place of the program, so"
-                " nothing was written. Call save() on all ranks.",
-                RuntimeWarning,
-                stacklevel=5,
+                " nothing was written. Call save() on all ranks."
             )
             return
         failure = self._notes.pop(("done", self._at))

@@ -118,15 +118,21 @@ def _kind_of(p: AnyParameter) -> str:
     return f"{p.shape()}" + ("" if precision is None else f" with precision {precision!r}")
 
 
+_MAKE = (
+    " Make the same parameters on all ranks, in one order: those that only some examples need"
+    " beforehand, not when a rank meets the first of these."
+)
+
+
 def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> str:
     names, names_0 = {name for name, _ in theirs}, {name for name, _ in first}
     counts = f"{who} has {len(theirs)} parameters, {who_0} has {len(first)}"
     missing = next((name for name, _ in first if name not in names), None)
     if missing is not None:
-        return f'{counts}; first missing "{missing}".'
+        return f'{counts}; first missing "{missing}".{_MAKE}'
     extra = next((name for name, _ in theirs if name not in names_0), None)
     if extra is not None:
-        return f'{counts}; first that {who_0} lacks "{extra}".'
+        return f'{counts}; first that {who_0} lacks "{extra}".{_MAKE}'
     (name, kind), (name_0, kind_0) = next(
         (a, b) for a, b in zip(theirs, first, strict=True) if a != b
     )
