@@ -3,6 +3,7 @@ them. rank_programs.py draws whole programs.
 """
 
 import random
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -259,8 +260,14 @@ class Writer:
         if self.chance(0.07):
             self.line(f"{t.name}.backward({b}{how})")
         if self.chance(0.05) and not self.quiet:
-            linear = ("scale_gradient(0.5)", "set_gradient({w}.grad_as_array() * [[1], [0]])")
-            self.line(f"{t.name}.W.{self.pick(linear)}".format(w=f"{t.name}.W"))
+            apart = self.waits or self.silent or t.subset or self.accumulates()
+            linear = "scale_gradient(0.5)", "set_gradient({w}.grad_as_array() * [[1], [0]])"
+            chosen = linear[0] if apart else self.pick(linear)
+            self.line(f"{t.name}.W.{chosen}".format(w=f"{t.name}.W"))
+
+    def accumulates(self):
+        """Whether updates may have several passes, whose gradients are kept apart."""
+        return any(re.search(r"accumulate=|set_accumulation\([^1]", x) for _, x in self.lines)
 
     def named(self, t, b):
         """What update() is given after its trainer."""

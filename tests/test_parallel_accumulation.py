@@ -34,6 +34,38 @@ def test_weights_of_all_passes_count():
     assert w.as_array().tolist() == [-0.5]
 
 
+def test_a_gradient_that_was_read_without_earlier_passes_is_not_set_anew():
+    model = dy.ParameterCollection()
+    w, table = model.add_parameters(1, init=2), model.add_lookup_parameters((2, 1), init=2)
+    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, 1), accumulate=5)
+
+    def one_pass():
+        dy.renew_cg()
+        (w * table[0]).backward()
+
+    for p in (w, table):
+        one_pass()
+        trainer.update(1)  # its gradients are kept apart, since it has a weight
+        one_pass()
+        before = p.grad_as_array()
+        with pytest.raises(
+            RuntimeError, match="set_gradient: it replaces the gradients of earlier"
+        ):
+            p.set_gradient(before / 2)
+        assert (p.grad_as_array() == before).all()
+        model.reset_gradients()
+        p.set_gradient(before)  # there is nothing beside it
+        trainer.update(1)
+        p.set_gradient(before)  # what is set was not read since the last pass
+        model.reset_gradients()
+    trainer.set_accumulation(1)
+    one_pass()
+    trainer.update_subset([0], [], 1)
+    table.grad_as_array()
+    with pytest.raises(RuntimeError, match="were not part of what was read"):
+        table.set_gradient([[0], [0]])
+
+
 def test_averages_and_files_take_the_wrapper(tmp_path):
     m = dy.ParameterCollection()
     w = m.add_parameters(1, name="w", init=1)

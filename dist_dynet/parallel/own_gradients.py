@@ -20,6 +20,7 @@ from ..params.collection import handles_of, root_of
 from ..params.root import Root
 from ..trainers import Trainer
 from ._world import World
+from .accumulation import Stash
 from .message import Flag
 from .negotiation import Negotiation
 
@@ -43,9 +44,9 @@ class OwnGradients:
     """Of the parameters of one root: whether the program has read gradients since the last update,
     and what it did then. Calls from within the package do not count."""
 
-    def __init__(self, root: Root, is_main: bool) -> None:
+    def __init__(self, root: Root, is_main: bool, stash: Stash) -> None:
         self.trainers: weakref.WeakSet[Trainer] = weakref.WeakSet()
-        self._c, self._is_main = root.c, is_main
+        self._c, self._is_main, self._stash = root.c, is_main, stash
         self._tells = False  # rank 0 in the next update
         self._read: list[int] | None = None  # the updates of the trainers at that time
         self._passes = 0  # backward passes then
@@ -53,12 +54,20 @@ class OwnGradients:
 
     def read(self, parameter: Any) -> None:
         """The gradient of this one was read."""
+        if self._stash.kept and not _is_own_call():
+            self._stash.read(parameter)
         if self.trainers and not lib.dn_param_empty(parameter) and not _is_own_call():
             self._read, self._moved = self._updates(), None
             self._passes = lib.dn_store_passes(self._c)
 
-    def changed(self, what: str) -> None:
-        """They were changed by this method."""
+    def changed(self, what: str, parameter: Any) -> None:
+        """That of this one is changed by this method.
+
+        Raises:
+            RuntimeError: it was read, and is set, without those of earlier passes.
+        """
+        if self._stash.kept and what == "set_gradient" and not _is_own_call():
+            self._stash.replaces(parameter)
         if self._is_read() and not _is_own_call():
             self._say(
                 f"{what}: the gradients were read before, and are this rank's own until update()"
@@ -127,13 +136,15 @@ class OwnGradients:
 _all: weakref.WeakSet[OwnGradients] = weakref.WeakSet()
 
 
-def watch(here: World, trainer: Trainer, negotiation: Negotiation) -> None:
+def watch(here: World, trainer: Trainer, negotiation: Negotiation | None, stash: Stash) -> None:
     """From now on the ranks look at what the program does with the gradients of this trainer."""
     root = root_of(trainer.collection)
     own = root.own_gradients
     if not isinstance(own, OwnGradients):
-        root.own_gradients = own = OwnGradients(root, here.rank == 0)
+        root.own_gradients = own = OwnGradients(root, here.rank == 0, stash)
         _all.add(own)
+    if negotiation is None:  # one process, whose gradients are the average
+        return
     own.trainers.add(trainer)
     negotiation.asks.append(partial(own.flags, trainer))
     negotiation.on_flags.append(own.on_flags)

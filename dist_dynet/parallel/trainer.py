@@ -176,7 +176,7 @@ class DistributedTrainer(TrainerWrapper):
                     here, comm, host, trainer, bool(shared_model), self.sync.negotiation
                 )
             metrics.follow_negotiated(trainer, here, self.sync.negotiation)
-            own_gradients.watch(here, trainer, self.sync.negotiation)
+        own_gradients.watch(here, trainer, self.sync.negotiation, self.sync.passes.stash)
         if watching is not None:
             watching.watch(trainer, self.sync, average, checks)
 

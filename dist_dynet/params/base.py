@@ -138,7 +138,7 @@ class _ParameterBase(Expression):
 
     def _tell_changed(self, what: str) -> None:
         if self._root.own_gradients is not None:
-            self._root.own_gradients.changed(what)
+            self._root.own_gradients.changed(what, self._c)
 
     def _values(self, first: int = 0, n: int | None = None) -> NDArray[Any]:
         """A copy of n values (None: all), in storage order."""

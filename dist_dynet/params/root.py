@@ -48,8 +48,8 @@ class Watch(Protocol):
     def read(self, parameter: Any) -> None:
         """The gradient of dn_param * was read."""
 
-    def changed(self, what: str) -> None:
-        """They were changed by this method."""
+    def changed(self, what: str, parameter: Any) -> None:
+        """That of dn_param * is changed by this method."""
 
     def written(self) -> None:
         """Values are written."""
