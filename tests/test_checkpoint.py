@@ -324,6 +324,75 @@ def test_another_program_is_refused_by_name(tmp_path):
     assert "number of moving averages" in resume(same, averaged) and average.state()["calls"] == 0
 
 
+def short_of_memory(*_):
+    raise MemoryError
+
+
+class Refuses:
+    def __init__(self):
+        self.n = 0
+
+    def state(self):
+        return {"n": self.n}
+
+    def load_state(self, state):
+        self.n = state["n"]
+        if self.n:
+            raise ValueError("not mine")
+
+
+REFUSALS = {
+    "trainer": {"trainer": dy.MomentumSGDTrainer},
+    "average": {"decay": 0.5},
+    "second model": {"second": model_of((3, 4))},
+    "object": {"other": Refuses()},
+    "memory": {},
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_checkpoint_that_is_refused_in_the_middle_changes_nothing(refusal, tmp_path, monkeypatch):
+    def make(trainer=dy.AdamTrainer, decay=0.9, second=None, other=None, saves=False):
+        m, batches, last = model_of(), shard(), Refuses() if other is None else other
+        trainer, last.n = trainer(m), int(saves and refusal == "object")
+        average, generator = dy.MovingAverage(trainer, decay), np.random.default_rng(3)
+        checkpointer = parallel.Checkpointer(tmp_path, m, trainer, batches)
+        first = model_of()
+        for name, obj in {"a": first, "b": generator, "c": second or model_of(), "d": last}.items():
+            checkpointer.add(name, obj)
+
+        def state():
+            # moments that there are not yet count as zero
+            moments = {k: x for k, x in trainer.state().items() if ":" not in k or x.any()}
+            return [
+                *(values(m), values(first), moments, batches.state(), average.state()),
+                *(generator.bit_generator.state, last.n, checkpointer.extra, checkpointer.step),
+                *(random.getstate(), np.random.get_state(), dy.random_state()),
+                *(trainer.get_clip_threshold(), m.parameters_list()[0].is_updated()),
+            ]
+
+        return m, trainer, batches, generator, checkpointer, state
+
+    m, trainer, batches, generator, checkpointer, state = make(saves=True)
+    for _ in zip(range(2), batches, strict=False):
+        train(m, trainer)
+    generator.random()
+    trainer.set_clip_threshold(3)
+    m.parameters_list()[0].set_updated(False)
+    checkpointer.extra["note"] = 1
+    saved = checkpointer.save() and state()
+    *_, checkpointer, state = make(**REFUSALS[refusal])
+    before = state()
+    with monkeypatch.context() as patch, pytest.raises((ValueError, MemoryError)):
+        if refusal == "memory":
+            patch.setattr(np.random, "set_state", short_of_memory)
+        checkpointer.resume()
+    assert equal(before, state())
+    *_, checkpointer, state = make()
+    if refusal != "object":
+        assert checkpointer.resume() and equal(saved, state())
+
+
 def test_arguments_are_checked(tmp_path):
     m = model_of()
     trainer = dy.AdamTrainer(m)

@@ -113,9 +113,9 @@ def test_draws_continue_and_derived_ones_differ():
     assert some() == first
     derived = []
     for rank in (1, 2):
-        _rng_streams.derive_rng_streams(state, rank)
+        _rng_streams.go_on_drawing(state, rank, 1)
         derived.append(some())
-    _rng_streams.derive_rng_streams(state, 1)
+    _rng_streams.go_on_drawing(state, 1, 1)
     assert some() == derived[0] != derived[1] and first != derived[0]
 
 

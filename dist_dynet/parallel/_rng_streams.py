@@ -30,7 +30,16 @@ def set_rng_streams(state: Mapping[str, Any]) -> None:
     np.random.set_state(state["numpy"])
 
 
-def derive_rng_streams(state: Mapping[str, Any], rank: int) -> None:
+def go_on_drawing(state: Mapping[str, Any], rank: int, ranks: int) -> None:
+    """Goes on drawing in a run that so many ranks have saved: from the draws() of this rank; from
+    rank 0's, if it was not there."""
+    if rank < ranks:
+        set_rng_streams(state)
+    else:
+        _derive_rng_streams(state, rank)
+
+
+def _derive_rng_streams(state: Mapping[str, Any], rank: int) -> None:
     """Draws for a rank that was not there when they were saved: made from rank 0's, other ones for
     each rank.
 

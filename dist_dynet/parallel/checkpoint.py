@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from ..trainers.hooks import Hooks
 from ..trainers.state import set_settings, settings_of
 from . import trial
 from ._failures import report
-from ._rng_streams import derive_rng_streams, draws, set_rng_streams
+from ._rng_streams import draws, go_on_drawing, set_rng_streams
 from ._session import world
 from ._signals import tell_of_usr1
 from .checkpoint_by_itself import ByItself
@@ -393,7 +394,8 @@ class Checkpointer(ByItself):
             Whether there was one.
 
         Raises:
-            ValueError: it is of another model, trainer or sampler; the difference is named.
+            ValueError: it is of another model, trainer or sampler; the difference is named, and
+                all is as it was.
             RuntimeError: there are checkpoints, and all are damaged; another run lives and
                 saves into the directory.
             OSError: the directory cannot be read.
@@ -457,30 +459,40 @@ class Checkpointer(ByItself):
                     " everything as at the first start."
                 )
         check_stored(self._model, tree, what)
-        try:
-            if self._sampler is not None:
-                self._sampler.load_state(tree["sampler"])
-            self._trainer.load_state(tree["trainer"])
-            for average, state in zip(averages, tree["averages"], strict=True):
-                average.load_state(state)
-        except ValueError as error:
-            raise ValueError(f"{what}: {error}") from error
-        set_settings(self._inner, tree["settings"])
-        self._trainer.set_accumulation(self._inner.accumulation)  # nothing is gathered yet
-        load_stored(self._model, tree)
-        if self._sync is not None:
-            if (ranks, tree["hosts"]) == (self._world.size, self._sync.hosts):
-                self._sync.load_residuals(unpacked(mine["rests"]), shared=False)
-            elif self._sync.hosts and rank in self._sync.hosts[0]:
-                rests = (tree_of(part.data)["rests"] for part in tree["ranks"])
-                self._sync.load_residuals(added_up(rests), shared=True)
-        for name, state in objects.items():
-            load_state_of(self._objects[name][0], copied(state), f"{what}, {name}")
-        self.extra = copied(tree["extra"])
-        if rank < ranks:
-            set_rng_streams(mine["draws"])
-        else:
-            derive_rng_streams(mine["draws"], rank)
+        with ExitStack() as undo:
+            try:
+                if self._sampler is not None:
+                    undo.callback(self._sampler.load_state, self._sampler.state())
+                    self._sampler.load_state(tree["sampler"])
+                if averages or objects:  # these may refuse later; else that would be memory in vain
+                    undo.callback(self._trainer.load_state, self._trainer.state())
+                self._trainer.load_state(tree["trainer"])
+                for average, state in zip(averages, tree["averages"], strict=True):
+                    undo.callback(average.load_state, average.state())
+                    average.load_state(state)
+            except ValueError as error:
+                raise ValueError(f"{what}: {error}") from error
+            undo.callback(set_settings, self._inner, settings_of(self._inner))
+            set_settings(self._inner, tree["settings"])
+            self._trainer.set_accumulation(self._inner.accumulation)  # nothing is gathered yet
+            undo.callback(set_rng_streams, draws())
+            go_on_drawing(mine["draws"], rank, ranks)
+            if objects:
+                undo.callback(load_stored, self._model, copied(stored(self._model)))
+            load_stored(self._model, tree)
+            if self._sync is not None:
+                if (ranks, tree["hosts"]) == (self._world.size, self._sync.hosts):
+                    self._sync.load_residuals(unpacked(mine["rests"]), shared=False)
+                elif self._sync.hosts and rank in self._sync.hosts[0]:
+                    rests = (tree_of(part.data)["rests"] for part in tree["ranks"])
+                    self._sync.load_residuals(added_up(rests), shared=True)
+            for name, state in objects.items():
+                obj, which = self._objects[name][0], f"{what}, {name}"
+                undo.callback(load_state_of, obj, copied(state_of(obj)), which)
+                load_state_of(obj, copied(state), which)
+                go_on_drawing(mine["draws"], rank, ranks)  # it may have drawn
+            self.extra = copied(tree["extra"])
+            undo.pop_all()
         self._step = self._tried = self._files.written = tree["step"]
         self._since = time.monotonic()
         self._epoch = self._next_epoch()
