@@ -290,6 +290,23 @@ def test_gradients_of_two_uses_add_up(row, case, rng):
     all_close(run.read_gradients(), separate)
 
 
+def test_gradient_of_a_distance_is_exact_where_it_is_small(rng):
+    """By dy (x - y), not by dy x - dy y, which near convergence leaves nothing but rounding."""
+    x = rng.normal(size=50).astype(np.float32)
+    for y in np.nextafter(x, np.float32(0)), x:
+        d = x.astype(float) - y
+        for distance, slope in (
+            (dy.squared_distance, 2 * d),
+            (dy.huber_distance, d),
+            (dy.l1_distance, np.sign(d)),
+        ):
+            dy.renew_cg()
+            inputs = [dy.inputTensor(a) for a in (x, y)]
+            (distance(*inputs) * 0.7).backward(full=True)
+            for i, sign in zip(inputs, (1, -1), strict=True):
+                np.testing.assert_allclose(i.gradient(), sign * 0.7 * slope, rtol=1e-6)
+
+
 def first_two_alike(row, case):
     return (
         deterministic(row, case)

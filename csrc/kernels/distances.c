@@ -4,6 +4,14 @@
 #include "kernels.h"
 #include "math.h"
 
+DN_MULTIVERSION dn_real dn__squared_distance(size_t n, const dn_real *x, const dn_real *y) {
+    return DN_SUM((x[i] - y[i]) * (x[i] - y[i]));
+}
+DN_MULTIVERSION void dn__squared_distance_grad(size_t n, const dn_real *x, const dn_real *y,
+                                               dn_real dy, dn_real beta, dn_real *dx) {
+    EACH_BETA(dx, 2 * dy * (x[i] - y[i]));
+}
+
 DN_MULTIVERSION dn_real dn__l1_distance(size_t n, const dn_real *x, const dn_real *y) {
     return DN_SUM(DN_MATH(fabs)(x[i] - y[i]));
 }

@@ -185,7 +185,6 @@ double dn__sum_squares(size_t n, const dn_real *x);
 dn_real dn__dot(size_t n, const dn_real *x, const dn_real *y);
 /* nan if any is nan; n >= 1 */
 dn_real dn__max(size_t n, const dn_real *x);
-dn_real dn__squared_distance(size_t n, const dn_real *x, const dn_real *y);
 /* y (rows) = sum over the columns of x (rows x cols, dense) + beta y */
 void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y);
 
@@ -237,6 +236,10 @@ void dn__add_exp_grad(size_t n, const dn_real *x, const dn_real *max, const dn_r
                       const dn_real *dy, dn_real beta, dn_real *dx);
 
 /* ---- distances (kernels/distances.c); the gradients are those to x, dy is one number -- */
+/* sum (x - y)^2; the gradient is exact also where it is small */
+dn_real dn__squared_distance(size_t n, const dn_real *x, const dn_real *y);
+void dn__squared_distance_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy,
+                               dn_real beta, dn_real *dx);
 /* sum |x - y| */
 dn_real dn__l1_distance(size_t n, const dn_real *x, const dn_real *y);
 /* 0 where x = y */

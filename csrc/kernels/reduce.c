@@ -11,10 +11,6 @@ DN_MULTIVERSION dn_real dn__dot(size_t n, const dn_real *x, const dn_real *y) {
     return DN_SUM(x[i] * y[i]);
 }
 
-DN_MULTIVERSION dn_real dn__squared_distance(size_t n, const dn_real *x, const dn_real *y) {
-    return DN_SUM((x[i] - y[i]) * (x[i] - y[i]));
-}
-
 typedef struct squares {
     size_t n;
     const dn_real *x;

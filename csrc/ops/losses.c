@@ -36,14 +36,9 @@ static void squared_distance_forward(dn_call *c) {
                                  c->x[1].v + (size_t)b * c->x[1].stride);
 }
 /* dx_0 = 2 dy (x_0 - x_1), and the same with the inputs exchanged */
-static void squared_distance_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy,
-                                  dn_real beta, dn_real *dx) {
-    dn__axpy(n, 2 * dy, x, beta, dx);
-    dn__axpy(n, -2 * dy, y, 1, dx);
-}
 static void squared_distance_backward(dn_call *c) {
-    pair_backward(c, 0, squared_distance_grad);
-    pair_backward(c, 1, squared_distance_grad);
+    pair_backward(c, 0, dn__squared_distance_grad);
+    pair_backward(c, 1, dn__squared_distance_grad);
 }
 
 DN_OP(l1_distance, 2, DN_BATCHES, "y = sum |x_0i - x_1i|")
