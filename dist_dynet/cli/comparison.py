@@ -208,7 +208,8 @@ def _advice(ratio: float, n: int, average: str, exact: bool) -> str:
     if exact:
         return (
             "With reproducible=True the bits must be the same: something in the loop depends on"
-            " rank() or world_size(), or on other ranks' examples."
+            " rank() or world_size(), on other ranks' examples, or on how often a rank has drawn"
+            " from random or numpy.random."
         )
     if average != "sum" and abs(ratio * n - 1) < _NEAR:
         return (
@@ -222,10 +223,11 @@ def _advice(ratio: float, n: int, average: str, exact: bool) -> str:
         )
     return (
         "N ranks do not compute what one does. If losses are means over something else than"
-        " examples, such as words, give shard() weight=len, or write update(weight). What is"
-        " computed over a whole batch, such as its statistics or negatives taken from it, or from"
-        " gradients before update(), such as their norm, differs where the batch is divided."
-        " Nothing in the loop may depend on rank() or world_size()."
+        " examples, such as words, give shard() weight=len, or write update(weight); where examples"
+        " are left out, update(len(left)). What is computed over a whole batch, such as its"
+        " statistics or negatives taken from it, or from gradients before update(), such as their"
+        " norm, differs where the batch is divided. Nothing in the loop may depend on rank() or"
+        " world_size()."
     )
 
 
