@@ -401,7 +401,7 @@ class Writer:
         self.line(f"assert_in_sync({t.name}.m)")
 
     def do_broadcast(self, t):
-        self.line(f"parallel.broadcast_parameters({t.name}.m)")
+        self.line(f"broadcast_parameters({t.name}.m)")
 
     def do_rate(self, t):
         if not t.schedule:

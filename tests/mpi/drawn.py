@@ -34,6 +34,7 @@ __all__ = [
     "average",
     "bar",
     "begin",
+    "broadcast_parameters",
     "checkpoints",
     "contextlib",
     "cost",
@@ -415,12 +416,17 @@ def average(trainer):
     note(what="average")
 
 
-def assert_in_sync(m):
-    """That all ranks have the same values; where one has written its own, that is named."""
+def of_all(act, m):
+    """assert_in_sync() or broadcast_parameters(); where ranks have other values or parameters, that
+    is named."""
     try:
-        parallel.assert_in_sync(m)
+        getattr(parallel, act)(m)
     except RuntimeError as error:
         raise RefusedError(str(error)) from error
+
+
+assert_in_sync = partial(of_all, "assert_in_sync")
+broadcast_parameters = partial(of_all, "broadcast_parameters")
 
 
 def raised(error):
