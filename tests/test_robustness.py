@@ -532,8 +532,17 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path, no_waitin
     assert place > 20
 
 
+@pytest.fixture
+def ctrl_c_raises():
+    """Also in a process that was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("wrapped", [lambda trainer: trainer, dy.parallel.DistributedTrainer])
-def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(wrapped, no_waiting):
+@pytest.mark.usefixtures("ctrl_c_raises", "no_waiting")
+def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(wrapped):
     m = dy.ParameterCollection()
     w, trainer = m.add_parameters(1, init=0), wrapped(dy.SimpleSGDTrainer(m, 1))
     average = dy.MovingAverage(trainer, decay=None)
@@ -556,6 +565,7 @@ def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(wrappe
     assert interrupted > 3 and done > 10
 
 
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_second_signal_ends_an_update_whose_follower_does_not_end():
     class Endless:
         def update(self):

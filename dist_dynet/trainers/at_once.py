@@ -20,7 +20,7 @@ class AtOnce:
     the block is over, or at the second signal. Where `needed` is false it does nothing.
 
     >>> import signal
-    >>> done = []
+    >>> before, done = signal.signal(signal.SIGINT, signal.default_int_handler), []
     >>> try:
     ...     with AtOnce():
     ...         signal.raise_signal(signal.SIGINT)
@@ -28,6 +28,7 @@ class AtOnce:
     ... except KeyboardInterrupt:
     ...     print(done)
     [1]
+    >>> handler = signal.signal(signal.SIGINT, before)
     """
 
     __slots__ = ("_came", "_handlers", "_needed")
