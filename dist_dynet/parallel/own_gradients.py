@@ -17,7 +17,7 @@ from typing import Any
 from .._ffi import lib
 from .._manner import PACKAGE, manner, warn
 from ..params.collection import handles_of, root_of
-from ..params.root import Root
+from ..params.root import Root, Watch
 from ..trainers import Trainer
 from ._world import World
 from .accumulation import Stash
@@ -40,7 +40,7 @@ _TOGETHER = (
 )
 
 
-class OwnGradients:
+class OwnGradients(Watch):
     """Of the parameters of one root: whether the program has read gradients since the last update,
     and what it did then. Calls from within the package do not count."""
 

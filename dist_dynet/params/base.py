@@ -125,20 +125,8 @@ class _ParameterBase(Expression):
         >>> (2 * w).value()
         [6.0, 8.0]
         """
-        self._tell_written()
+        self._root.own_gradients.written()
         self._root.changed([self._c])
-
-    def _tell_written(self) -> None:
-        if self._root.own_gradients is not None:
-            self._root.own_gradients.written()
-
-    def _tell_read(self) -> None:
-        if self._root.own_gradients is not None:
-            self._root.own_gradients.read(self._c)
-
-    def _tell_changed(self, what: str) -> None:
-        if self._root.own_gradients is not None:
-            self._root.own_gradients.changed(what, self._c)
 
     def _values(self, first: int = 0, n: int | None = None) -> NDArray[Any]:
         """A copy of n values (None: all), in storage order."""
@@ -148,7 +136,7 @@ class _ParameterBase(Expression):
 
     def _write(self, values: NDArray[Any], first: int = 0) -> None:
         """Sets values, in storage order."""
-        self._tell_written()
+        self._root.own_gradients.written()
         self._root.write([Assignment(self._c, values, first)])
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
@@ -203,7 +191,7 @@ class _ParameterBase(Expression):
         >>> w.grad_as_array().tolist()
         [3.0, 4.0]
         """
-        self._tell_read()
+        self._root.own_gradients.read(self._c)
         return self._arrange(self._flat_gradient())
 
     def gradient(self) -> NDArray[np.float64]:
@@ -216,7 +204,7 @@ class _ParameterBase(Expression):
         >>> w.gradient().tolist()
         [3.0, 4.0]
         """
-        self._tell_read()
+        self._root.own_gradients.read(self._c)
         return super().gradient()
 
     def set_gradient(self, gradient: ArrayLike) -> None:
@@ -234,7 +222,7 @@ class _ParameterBase(Expression):
         >>> w.as_array().tolist()
         [-0.5, 1.0]
         """
-        self._tell_changed("set_gradient")
+        self._root.own_gradients.changed("set_gradient", self._c)
         array = numbers(gradient, "set_gradient")
         if array.shape != self.shape():
             raise ValueError(
@@ -283,7 +271,7 @@ class _ParameterBase(Expression):
         >>> w.grad_as_array().tolist()
         [0.5, 1.0]
         """
-        self._tell_changed("scale_gradient")
+        self._root.own_gradients.changed("scale_gradient", self._c)
         lib.dn_param_scale_gradient(self._c, s)
 
     def clear_gradient(self) -> None:

@@ -319,7 +319,7 @@ class LookupParameters(_ParameterBase):
         >>> E.rows_grad_as_array([3, 0]).tolist()
         [[3.0, 4.0], [0.0, 0.0]]
         """
-        self._tell_read()
+        self._root.own_gradients.read(self._c)
         return self._copied(lib.dn_lookup_copy_gradients, self._range("rows_grad_as_array", rows))
 
     def touched_rows(self) -> NDArray[np.int32]:
@@ -348,7 +348,7 @@ class LookupParameters(_ParameterBase):
 
     def _touched(self) -> tuple[NDArray[np.int32], NDArray[Any]]:
         """touched_rows() and touched_gradients() of one moment."""
-        self._tell_read()
+        self._root.own_gradients.read(self._c)
         capacity = -1
         while True:
             rows = np.empty(max(capacity, 0), np.int32)

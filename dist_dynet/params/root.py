@@ -14,7 +14,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,8 @@ class Assignment(NamedTuple):
     """None: it is emptied. A frozen parameter has none."""
 
 
-class Watch(Protocol):
-    """What is told of a program's dealings with gradients."""
+class Watch:
+    """What is told of a program's dealings with gradients, and does nothing about them."""
 
     def read(self, parameter: Any) -> None:
         """The gradient of dn_param * was read."""
@@ -53,6 +53,9 @@ class Watch(Protocol):
 
     def written(self) -> None:
         """Values are written."""
+
+
+_NOBODY = Watch()
 
 
 class Root:
@@ -68,7 +71,7 @@ class Root:
         self._lent: weakref.WeakValueDictionary[int, NDArray[Any]] = weakref.WeakValueDictionary()
         self.names: dict[int, str] = {}
         """The name of each parameter's handle."""
-        self.own_gradients: Watch | None = None
+        self.own_gradients = _NOBODY
         """Where ranks average gradients: who is told what the program does with its own."""
         if _random.dynet_order():
             self.follow_order()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -45,8 +44,7 @@ class AtOnce:
             handler = signal.getsignal(number)
             if callable(handler):
                 self._handlers[number] = handler
-                with suppress(ValueError):  # of an interpreter that is not the main one
-                    signal.signal(number, self._receive)
+                signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._came.append((number, frame))
