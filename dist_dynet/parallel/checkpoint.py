@@ -476,7 +476,6 @@ class Checkpointer(ByItself):
             set_settings(self._inner, tree["settings"])
             self._trainer.set_accumulation(self._inner.accumulation)  # nothing is gathered yet
             undo.callback(set_rng_streams, draws())
-            go_on_drawing(mine["draws"], rank, ranks)
             if objects:
                 undo.callback(load_stored, self._model, copied(stored(self._model)))
             load_stored(self._model, tree)
@@ -490,7 +489,7 @@ class Checkpointer(ByItself):
                 obj, which = self._objects[name][0], f"{what}, {name}"
                 undo.callback(load_state_of, obj, copied(state_of(obj)), which)
                 load_state_of(obj, copied(state), which)
-                go_on_drawing(mine["draws"], rank, ranks)  # it may have drawn
+            go_on_drawing(mine["draws"], rank, ranks)  # after objects, which may have drawn
             self.extra = copied(tree["extra"])
             undo.pop_all()
         self._step = self._tried = self._files.written = tree["step"]
