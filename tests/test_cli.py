@@ -532,12 +532,16 @@ def test_looked_after_rank_behaves_as_with_python(tmp_path):
     assert alone("--log-dir", tmp_path, SCRIPT, 0, "leave").returncode == 76
 
 
+@pytest.mark.parametrize("opened", [0, 3], ids=["", "taken by files"])
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_streams_that_are_closed_do_no_harm(closed, tmp_path):
+def test_streams_that_are_closed_do_no_harm(closed, opened, tmp_path):
+    """Also where the files that libraries open get their numbers."""
     command = [
         sys.executable,
-        "-m",
-        "dist_dynet",
+        "-c",
+        "import os, runpy\n"
+        f"for _ in range({opened}): os.open(os.devnull, os.O_RDONLY)\n"
+        "runpy.run_module('dist_dynet', run_name='__main__', alter_sys=True)",
         "run",
         "--max-restarts",
         "1",
