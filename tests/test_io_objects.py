@@ -170,6 +170,41 @@ def test_subclasses_of_builders_are_loaded(tmp_path):
         )
 
 
+class Projected(dy.VanillaLSTMBuilder):
+    """One with a parameter of its own."""
+
+    def __init__(self, model):
+        super().__init__(1, 2, 3, model)
+        self.projection = self.param_collection().add_parameters((3, 3))
+
+
+class Respecified(Projected):
+    """The same with a spec that makes it again."""
+
+    @classmethod
+    def from_spec(cls, spec, model):
+        return cls(model)
+
+
+def test_no_parameter_of_a_subclass_is_lost(tmp_path):
+    m = dy.ParameterCollection()
+    save(tmp_path / "x", [Projected(m), m.add_parameters(2)])
+    target = dy.ParameterCollection()
+    words = (
+        r"load: VanillaLSTMBuilder.from_spec\(\) must make all parameters that"
+        r" '/vanilla-lstm-builder/' had in the file; got none for entry 3,.* needs a from_spec"
+    )
+    with pytest.raises(RuntimeError, match=words):
+        load(tmp_path / "x", target)
+    assert not target.parameters_list()
+    old = Respecified(m)
+    exact(old.projection)
+    save(tmp_path / "x", [old, m.add_parameters(2)])
+    new, _ = load(tmp_path / "x", dy.ParameterCollection())
+    assert type(new) is Respecified
+    assert new.projection.storage().tobytes() == old.projection.storage().tobytes()
+
+
 def test_objects_of_equal_names_are_kept_apart(tmp_path):
     models = [dy.ParameterCollection() for _ in range(3)]
     things = [Affine(m, 2) for m in models] + [
@@ -330,7 +365,6 @@ def test_meta_file_that_is_cut_short(tmp_path):
     m = dy.ParameterCollection()
     things = [dy.LSTMBuilder(1, 2, 2, m), m.add_parameters(2), m.add_lookup_parameters((3, 2))]
     things += [dy.LSTMBuilder(1, 2, 2, dy.ParameterCollection()), things[1]]
-    things[0].param_collection().add_parameters(3, name="more")  # which the class does not make
     save(tmp_path / "z", things)
     assert len(load(tmp_path / "z", dy.ParameterCollection())) == 5
     meta = (tmp_path / "z.meta").read_bytes()

@@ -354,18 +354,25 @@ def load_generator(
 def _check_all_used(
     meta: Path, records: list[tuple[Any, ...]], entries: list[text.Entry], used: set[int]
 ) -> None:
-    """A file of records that is cut short leaves entries without an object. That a builder's
-    collection has more than the class makes again is no fault."""
-    collections = tuple(record[2] for record in records if len(record) > 2)
+    """Entries without a place are those of a class that makes fewer parameters than were saved, or
+    a file of records that was cut short left them without an object."""
     names = {entries[number].name for number in used}
     for entry in entries:
-        is_more = entry.name.startswith(collections) and entry.name not in names
-        if entry.number not in used and not is_more:
-            raise RuntimeError(
-                f"load: '{meta}' must describe all that the .data file holds; got {len(records)}"
-                f" objects, and none for entry {entry.number}, {entry.name}. The file was cut short"
-                " or belongs to another one."
-            )
+        if entry.number in used:
+            continue
+        for cls, _, collection in (record for record in records if len(record) > 2):
+            if entry.name.startswith(collection) and entry.name not in names:
+                raise RuntimeError(
+                    f"load: {cls.__qualname__}.from_spec() must make all parameters that"
+                    f" '{collection}' had in the file; got none for entry {entry.number},"
+                    f" {entry.name}. A subclass of a builder with parameters of its own needs a"
+                    " from_spec() of its own before it is saved."
+                )
+        raise RuntimeError(
+            f"load: '{meta}' must describe all that the .data file holds; got {len(records)}"
+            f" objects, and none for entry {entry.number}, {entry.name}. The file was cut short"
+            " or belongs to another one."
+        )
 
 
 def _load_parameter(
