@@ -34,6 +34,7 @@ from .parallel.metrics import EVERY, LinesOfFile, report_on
 from .parallel.wrapper import TrainerWrapper
 from .params.collection import ParameterCollection
 from .trainers import Trainer, TrainerLike
+from .trainers.arguments import any_number
 
 __all__ = ["Best", "Run", "entities", "entity_scores"]
 
@@ -180,7 +181,7 @@ class Run:
             values: by name.
 
         Raises:
-            TypeError: a value is not a number.
+            TypeError: a value is not a number; nothing is added then.
 
         >>> import dist_dynet as dy
         >>> run = dy.training.Run(dy.SimpleSGDTrainer(dy.ParameterCollection()))
@@ -189,8 +190,8 @@ class Run:
         >>> run.means()
         {'loss': 1.25}
         """
+        weight = self._weight if weight is None else any_number(weight, "log: the weight")
         self.trainer.log(**values)
-        weight = self._weight if weight is None else float(weight)
         for name, value in values.items():
             sum_, weights = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = sum_ + weight * float(value), weights + weight
@@ -347,6 +348,7 @@ class Best:
         returns True. NaN is never the best. Collective.
 
         Raises:
+            TypeError: the score is not a number.
             RuntimeError: on all ranks: the ranks have different scores, or the file cannot be
                 written; nothing is changed then.
 
@@ -370,8 +372,8 @@ class Best:
         """The score, which is that of all ranks."""
         failure: Exception | None = None
         try:
-            score = float(score)
-        except (TypeError, ValueError) as error:  # meets the other ranks all the same
+            score = any_number(score, "training.Best: the score")
+        except TypeError as error:  # meets the other ranks all the same
             failure = error
         every = parallel.gather(repr(score), self._comm)
         if failure is not None:

@@ -118,14 +118,19 @@ def test_examples_without_a_length_cost_one(as_rank):
     assert sorted(map(str, next(iter(dy.parallel.shard([[1, 2], 3, 4], 3))))) == ["[1, 2]"]
 
 
-def test_arrays_need_a_number_for_each_example():
+def test_costs_and_weights_are_numbers_from_zero_on():
     for name in ("cost", "weight"):
         with pytest.raises(ValueError, match=rf"{name} must be a function or hold a number"):
             dy.parallel.shard("abc", 2, **{name: [1, 2]})
-    with pytest.raises(ValueError, match="0 or more; got -1"):
-        [*dy.parallel.shard("abc", 2, weight=[1, 2, -1])]
-    with pytest.raises(TypeError, match="must be a number or a batch"):
-        [*dy.parallel.shard("abc", 2, weight=lambda x: None)]
+        for wrong in (-1, -0.5, np.inf, np.nan, None, "x"):
+            error = TypeError if wrong in (None, "x") else ValueError
+            words = rf"shard: {name}\(example\) must be a number.*; got '?{wrong}"
+            for data in ("abc", [*"abc"]):  # the latter is asked at once
+                with pytest.raises(error, match=words):
+                    [*dy.parallel.shard(data, 2, **{name: {"a": 1, "b": wrong, "c": 0}.get})]
+            if error is ValueError:
+                with pytest.raises(ValueError, match=words):
+                    dy.parallel.shard("abc", 2, **{name: [1, 2, wrong]})
 
 
 def test_buckets_hold_each_example_once_and_steps_of_about_equal_costs():

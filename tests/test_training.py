@@ -169,14 +169,19 @@ def test_a_launcher_asks_for_the_bar(monkeypatch, capsys, bars, bar, wanted):
     assert ("reading" in capsys.readouterr().err) == wanted
 
 
-def test_what_is_logged_must_be_numbers():
+def test_what_is_logged_must_be_numbers(tmp_path):
     m, _ = made()
-    run = training.Run(dy.SimpleSGDTrainer(m))
-    with pytest.raises(TypeError):
-        run.log(loss=None)
+    run = training.Run(dy.SimpleSGDTrainer(m), tmp_path / "m.jsonl")
+    for given, values in ((), {"x": 1, "loss": None}), ((), {"loss": "a"}), (("a",), {"loss": 9}):
+        with pytest.raises(TypeError, match=r"log: .* must be a number; got"):
+            run.log(*given, **values)
     assert run.means() == {}
+    run.write()
     run.log(3, loss=1.0)
     run.log(1, loss=5.0)
+    run.write()
+    first, second = lines_of(tmp_path / "m.jsonl")
+    assert "x" not in first and "loss" not in first and second["loss"] == 3.0
     assert run.means() == {"loss": 2.0}
 
 

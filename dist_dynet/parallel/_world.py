@@ -25,6 +25,7 @@ import numpy as np
 from .. import meter
 from .._launcher import Launch
 from .._version import __version__
+from ..trainers.arguments import number
 from ._lines import line_of_user
 from ._mpi import TIMEOUT, import_mpi, remedy, unlink_segments
 
@@ -153,10 +154,9 @@ class World:
         """The same ranks and collective operations, waited for so many seconds; None: as here."""
         if timeout is None:
             return self
-        if not timeout > 0:
-            raise ValueError(
-                f"DistributedTrainer: timeout must be a number of seconds above 0; got {timeout}."
-            )
+        what = "DistributedTrainer: timeout, in seconds,"
+        if number(timeout, what) <= 0:
+            raise ValueError(f"{what} must be above 0; got {timeout}.")
         other = copy.copy(self)
         other.timeout = float(timeout)
         return other

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..params.collection import ParameterCollection
+from ..trainers.arguments import number
 from . import by_host, own_gradients
 from ._session import world
 from ._world import World, hash_of
@@ -234,16 +235,24 @@ def barrier(timeout: float | None = None, comm: Any = None) -> None:
     Raises:
         TimeoutError: some did not come in time; it names them and says where they are. A second
             call goes on waiting for them.
+        ValueError: the time is negative.
 
     >>> from dist_dynet import parallel
     >>> parallel.barrier(timeout=10)
     """
+    if timeout is not None and number(timeout, "barrier: timeout") < 0:
+        raise ValueError(f"barrier: timeout must be 0 seconds or more; got {timeout}.")
     here = world(comm)
     if here.size > 1:
-        here.barrier(timeout)
+        here.barrier(None if timeout is None else float(timeout))
 
 
 # ---- parameters ------------------------------------------------------------------------
+
+
+def _check_collection(m: Any, what: str) -> None:
+    if not isinstance(m, ParameterCollection):
+        raise TypeError(f"{what}: takes a ParameterCollection; got {type(m).__name__}.")
 
 
 def broadcast_parameters(m: ParameterCollection, comm: Any = None) -> None:
@@ -251,12 +260,14 @@ def broadcast_parameters(m: ParameterCollection, comm: Any = None) -> None:
 
     Raises:
         RuntimeError: the ranks hold different parameters; it names the first.
+        TypeError: m is no collection.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
     >>> W = m.add_parameters(3)
     >>> dy.parallel.broadcast_parameters(m)
     """
+    _check_collection(m, "broadcast_parameters")
     here = world(comm)
     if here.size > 1:
         what = here.collective("broadcast_parameters")
@@ -271,10 +282,12 @@ def assert_in_sync(m: ParameterCollection, comm: Any = None) -> None:
 
     Raises:
         RuntimeError: they differ; it names rank and parameter.
+        TypeError: m is no collection.
 
     >>> import dist_dynet as dy
     >>> dy.parallel.assert_in_sync(dy.ParameterCollection())
     """
+    _check_collection(m, "assert_in_sync")
     here = world(comm)
     if here.size > 1:
         what = here.collective("assert_in_sync")

@@ -22,22 +22,25 @@ Cost = Callable[[Any], float] | ArrayLike
 _SHORT = np.iinfo(np.uint16).max
 
 
-def checked_weight(value: Any, what: str) -> float:
-    """A weight in an average: a number, 0 or more.
+def checked_number(value: Any, what: str, takes: str = "a number") -> float:
+    """A cost or a weight: a number, 0 or more.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is negative, infinite or NaN.
     """
     try:
-        weight = float(value)
+        number = float(value)
     except (TypeError, ValueError):
-        raise TypeError(
-            f"{what} must be a number or a batch of shard(); got {value!r:.60}."
-        ) from None
-    if not 0 <= weight < math.inf:
+        raise TypeError(f"{what} must be {takes}; got {value!r:.60}.") from None
+    if not 0 <= number < math.inf:
         raise ValueError(f"{what} must be a number, 0 or more; got {value!r:.60}.")
-    return weight
+    return number
+
+
+def checked_weight(value: Any, what: str) -> float:
+    """A weight in an average, as checked_number()."""
+    return checked_number(value, what, "a number or a batch of shard()")
 
 
 def assign(costs: NDArray[Any], parts: int) -> NDArray[np.int32]:
@@ -163,7 +166,9 @@ class Numbers:
         kept: the function is asked once for each example.
 
     Raises:
-        ValueError: an array that does not have a number for each example.
+        ValueError: an array that does not have a number for each example; one that is negative,
+            infinite or NaN.
+        TypeError: what the function returns is no number.
     """
 
     def __init__(self, given: Cost | None, data: Any, name: str, kept: bool) -> None:
@@ -174,7 +179,7 @@ class Numbers:
         self._known: NDArray[np.bool_] = np.empty(0, bool)
         self._missing = 0
         if given is not None and not callable(given):
-            self._given = compact(np.array(given, np.float64))
+            self._given = compact(self._checked(np.array(given, np.float64)))
             self._check()
 
     def _check(self) -> None:
@@ -245,26 +250,20 @@ class Numbers:
             )
         if np.isnan(values).any():  # as NumPy takes None
             self._check_each(examples)
-        return values
+        return self._checked(values)
 
     def _check_each(self, examples: Sequence[Any]) -> None:
-        """Raises what is wrong with a weight, in words."""
-        if not self._kept and self._function is not None:
+        """Raises what is wrong with a number, with a message."""
+        if self._function is not None:
             for example in examples:
-                checked_weight(self._function(example), f"shard: {self._name}(example)")
+                checked_number(self._function(example), f"shard: {self._name}(example)")
+
+    def _checked(self, values: NDArray[Any]) -> NDArray[Any]:
+        if values.size and not (values.min() >= 0 and values.max() < np.inf):
+            wrong = ~((values >= 0) & (values < np.inf))
+            checked_number(float(values[wrong][0]), f"shard: {self._name}(example)")
+        return values
 
 
 def _numbers(numbers: Iterable[Any], n: int) -> NDArray[np.float64]:
     return np.fromiter(numbers, np.float64, n)
-
-
-def checked_weights(weights: NDArray[Any]) -> NDArray[Any]:
-    """The weights.
-
-    Raises:
-        ValueError: one of them is negative, infinite or NaN.
-    """
-    if len(weights) and not (weights.min() >= 0 and weights.max() < np.inf):
-        wrong = ~((weights >= 0) & (weights < np.inf))
-        checked_weight(float(weights[wrong][0]), "shard: weight(example)")
-    return weights

@@ -26,7 +26,6 @@ from .division import (
     Numbers,
     assign,
     bucketed,
-    checked_weights,
     compact,
     deal,
     spread,
@@ -325,7 +324,7 @@ class Shard(Generic[T]):
             costs = self._costs.of(numbers, examples)
             weights = None
             if self._weights is not None:
-                weights = checked_weights(self._weights.of(numbers, examples))
+                weights = self._weights.of(numbers, examples)
             total = len(numbers) if weights is None else total_of(weights)
             division = self._division(numbers, costs, weights) if compares else 0
             description = described._replace(division=division, epoch=loop.epoch, step=step)
@@ -468,8 +467,8 @@ def shard(
         seed: of the order; the same on all ranks.
         epoch: number of the epoch of the first loop; each further loop is the next one.
         cost: work of an example, by which the ranks' parts of each step are balanced: a function,
-            which is asked once for each example, or an array of a number for each; with `len`,
-            examples without a length count as 1. None: all count alike.
+            which is asked once for each example, or an array of a number for each, 0 or more; with
+            `len`, examples without a length count as 1. None: all count alike.
         drop_last: leave out the last step if it is smaller.
         shuffle: False keeps the order of the data.
         micro_batches: for DistributedTrainer(reproducible=True): each step is cut into so many

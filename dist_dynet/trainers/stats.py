@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from .. import meter
 from .._ffi import lib
+from .arguments import any_number
 
 WORTH_SAYING = 0.1
 """So much more of their time the others must wait than the slowest ranks do."""
@@ -151,13 +152,14 @@ class WithStats:
         there stands the mean of what a name was given since the line before.
 
         Raises:
-            TypeError: a value is not a number.
+            TypeError: a value is not a number; nothing is added then.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
         >>> trainer.log(loss=0.25, accuracy=0.9)
         """
-        for name, value in values.items():
+        numbers = {name: any_number(value, f"log: {name}") for name, value in values.items()}
+        for name, value in numbers.items():
             added = self._logged.setdefault(name, [0.0, 0])
-            added[0] += float(value)
+            added[0] += value
             added[1] += 1
