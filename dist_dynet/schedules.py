@@ -21,6 +21,7 @@ from typing import Any
 
 from ._integers import count
 from ._state import count_in, number_in
+from .trainers.arguments import any_number, number
 from .trainers.protocol import TrainerLike
 
 
@@ -38,7 +39,8 @@ class _Schedule:
                 f"{type(self).__name__}: takes a trainer; got {type(trainer).__name__}."
             )
         self._trainer, self._warmup, self._n = trainer, warmup, 0
-        self._base = float(trainer.learning_rate if base is None else base)
+        base = trainer.learning_rate if base is None else base
+        self._base = number(base, f"{type(self).__name__}: base")
         inner: Any = getattr(trainer, "inner", trainer)
         inner._schedule = weakref.ref(self)
         self._set()
@@ -168,7 +170,7 @@ class Linear(_Schedule):
         steps = count(steps, type(self).__name__, "steps")
         if steps < 1:
             raise ValueError(f"{type(self).__name__}: steps must be 1 or more; got {steps}.")
-        self._steps, self._end = steps, float(end)
+        self._steps, self._end = steps, number(end, f"{type(self).__name__}: end")
         super().__init__(trainer, base, warmup)
 
     def _factor(self, n: int) -> float:
@@ -253,13 +255,16 @@ class Plateau(_Schedule):
         base: float | None = None,
     ) -> None:
         patience = count(patience, "Plateau", "patience")
+        factor = number(factor, "Plateau: factor")
         if not 0 < factor < 1 or patience < 0:
             raise ValueError(
                 f"Plateau: factor must lie in (0, 1), patience be 0 or more; got factor {factor},"
                 f" patience {patience}."
             )
-        self._cut, self._patience, self._threshold = float(factor), patience, float(threshold)
-        self._sign, self._least = (1 if greatest_is_best else -1), float(least)
+        self._cut, self._patience = factor, patience
+        self._threshold = number(threshold, "Plateau: threshold")
+        self._least = number(least, "Plateau: least")
+        self._sign = 1 if greatest_is_best else -1
         self._best, self._bad, self._cuts = -math.inf, 0, 0
         super().__init__(trainer, base)
 
@@ -269,7 +274,7 @@ class Plateau(_Schedule):
 
     def step(self, measure: float) -> None:  # type: ignore[override]
         """To be called with each new measure; NaN counts as not better."""
-        score = self._sign * float(measure)
+        score = self._sign * any_number(measure, "Plateau.step: the measure")
         if score > self._best + self._threshold:
             self._best, self._bad = score, 0
         else:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from .._ffi import OPS, accelerated, fail
+from .._integers import real
 from ..expression import Expression, expression
 from ..ops import zeros
 from ..ops._nodes import node_with_views, not_expression
@@ -124,7 +125,7 @@ class _TreeBuilder(Block):
     ) -> None:
         """arity: how many children U and Uf see at once."""
         self.input_dim, self.hidden_dim = self._sizes(input_dim, hidden_dim)
-        self.forget_bias = float(forget_bias)
+        self.forget_bias = real(forget_bias, f"{self.whoami()}: forget_bias")
         self._begin(model, precision, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
         add, n, k = self._dense, self.hidden_dim, self.input_dim
         gates = add("W", (3 * n, k)), add("U", (3 * n, arity * n)), add("b", 3 * n, 0)

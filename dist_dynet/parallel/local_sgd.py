@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE
 from .._hints import OF_TRAINERS, explain
-from .._integers import count
+from .._integers import count, real
 from ..params.parameters import AnyParameter, LookupParameters
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
 from ..trainers.hooks import Hooks
@@ -168,6 +168,7 @@ class LocalSGD(TrainerWrapper):
         """Averages at every so many calls of update(); the same on all ranks."""
         if self.every < 1:
             raise ValueError(f"LocalSGD: every must be 1 or more; got {every}.")
+        momentum = real(momentum, "LocalSGD: momentum")
         if not 0 <= momentum < 1:
             raise ValueError(f"LocalSGD: momentum must be at least 0 and below 1; got {momentum}.")
         if moments not in get_args(Moments):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, lib, pointer
-from .._integers import numbers
+from .._integers import numbers, real
 from .._manner import manner
 from ..expression import Expression, resolved
 from .root import Assignment, Root
@@ -259,7 +259,7 @@ class _ParameterBase(Expression):
         >>> w.as_array().tolist()
         [3.0, 6.0]
         """
-        self._write(self._values() * DTYPE.type(s))
+        self._write(self._values() * DTYPE.type(real(s, "scale")))
 
     def scale_gradient(self, s: float) -> None:
         """Multiplies the gradient by s.
@@ -271,8 +271,9 @@ class _ParameterBase(Expression):
         >>> w.grad_as_array().tolist()
         [0.5, 1.0]
         """
+        factor = real(s, "scale_gradient")
         self._root.own_gradients.changed("scale_gradient", self._c)
-        lib.dn_param_scale_gradient(self._c, s)
+        lib.dn_param_scale_gradient(self._c, factor)
 
     def clear_gradient(self) -> None:
         """Forgets the gradient gathered since the last update.

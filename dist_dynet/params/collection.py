@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import lib
 from .._hints import require_base_constructor
-from .._integers import numbers
+from .._integers import numbers, real
 from .._manner import dims_in_a_tuple
 from . import initializers
 from .decay import Decays, default_weight_decay
@@ -96,6 +96,7 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         """
         if not isinstance(other, ParameterCollection):
             raise TypeError(f"copy_from: takes a ParameterCollection; got {type(other).__name__}.")
+        share = real(share, "copy_from: share")
         if not 0 <= share <= 1:
             raise ValueError(f"copy_from: share must lie in [0, 1]; got {share}.")
         kinds: list[tuple[str, Sequence[AnyParameter], Sequence[AnyParameter]]] = [

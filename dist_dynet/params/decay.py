@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .._integers import real
+
 
 class _Defaults:
     weight_decay = 0.0
@@ -16,9 +18,10 @@ def check_weight_decay(what: str, lam: float) -> float:
     Raises:
         ValueError: it does not.
     """
+    lam = real(lam, what)
     if not 0 <= lam < 1:
         raise ValueError(f"{what}: the strength must lie in [0, 1); got {lam}.")
-    return float(lam)
+    return lam
 
 
 def set_default_weight_decay(lam: float) -> None:

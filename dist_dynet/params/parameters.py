@@ -99,6 +99,9 @@ class Parameters(_ParameterBase):
     def clip_inplace(self, left: float, right: float) -> None:
         """Clips the values to [left, right].
 
+        Raises:
+            ValueError: left is above right, or one of them NaN, which would replace all values.
+
         >>> import dist_dynet as dy
         >>> w = dy.ParameterCollection().parameters_from_numpy([-3, 0.5, 2])
         >>> w.clip_inplace(-1, 1)
@@ -106,6 +109,10 @@ class Parameters(_ParameterBase):
         [-1.0, 0.5, 1.0]
         """
         low, high = real(left, "clip_inplace"), real(right, "clip_inplace")
+        if not low <= high:
+            raise ValueError(
+                f"clip_inplace: left must not be above right; got left = {left}, right = {right}."
+            )
         self._write(np.clip(self._values(), low, high))
 
     def precision(self) -> str | None:
