@@ -370,8 +370,8 @@ def _check_all_used(
                 )
         raise RuntimeError(
             f"load: '{meta}' must describe all that the .data file holds; got {len(records)}"
-            f" objects, and none for entry {entry.number}, {entry.name}. The file was cut short"
-            " or belongs to another one."
+            f" objects, and none for entry {entry.number}, {entry.name}. The file was cut short,"
+            " belongs to another one, or a collection had more than its object's from_spec() makes."
         )
 
 
