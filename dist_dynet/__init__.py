@@ -12,7 +12,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import _checkout, _hints, _launcher, _shown, _tracebacks, ops, schedules  # noqa: F401 - _checkout first
+from . import _checkout, _derived, _hints, _launcher, _shown, _tracebacks, ops, schedules  # noqa: F401 - _checkout first
 from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
 from ._tensor import Tensor
@@ -145,6 +145,16 @@ for _class, _attributes in (
 ):
     _hints.explain(_class, _attributes)
 _hints.explain_arguments(Trainer, _hints.ARGUMENTS_OF_TRAINERS)  # noqa: F405
+for _base, _last in (
+    (ParameterCollection, "_weight_decay"),  # noqa: F405
+    (Parameters, "_c"),  # noqa: F405
+    (LookupParameters, "_c"),  # noqa: F405
+    (Trainer, "_settings"),  # noqa: F405
+    (MovingAverage, "_weights"),  # noqa: F405
+    (Owner, "_collection"),
+    (schedules._Schedule, "_base"),
+):
+    _derived.requires_init(_base, _last)
 _hints.name_as_users_do(map(globals().get, __all__))
 _hints.name_as_users_do(map(vars(schedules).get, schedules.__all__))
 _tracebacks.install()

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from . import parallel
 from ._bar import Bar, NoBar, make_bar
+from ._derived import requires_init
 from ._entities import entities, entity_scores
 from ._events import Events
 from ._state import count_in, number_in
@@ -487,5 +488,8 @@ class Best:
         number, count = (count_in(state, name, what) for name in ("number", "count"))
         self.score, self.number, self.count = known, number, count
 
+
+requires_init(Run, "trainer")
+requires_init(Best, "count")
 
 # ---- scores of entities ----------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._derived import requires_init
 from ._integers import named
 from .io.files import FileName, atomic_write, unreadable
 
@@ -340,3 +341,6 @@ def _as_vector(numbers: Sequence[str], size: int, where: str) -> NDArray[np.floa
             f"Vocabulary.vectors: {where}: {size} numbers are wanted; got {len(vector)}."
         )
     return vector
+
+
+requires_init(Vocabulary, "names")

@@ -24,6 +24,7 @@ Without a launcher all of it works with one process and mpi4py is not imported. 
 
 from typing import TYPE_CHECKING, Any
 
+from .._derived import requires_init
 from .._described import counted, describe, of_shard
 from .._hints import name_as_users_do, of_parallel
 from . import _failures, _session, metrics, timeline, trial
@@ -75,6 +76,14 @@ describe(
     lambda t: f" of {t.inner!r}, every {t.every}, {counted(world_size(), 'rank')}",
 )
 describe(Shard, of_shard, arguments=False)
+for _class, _last in (
+    (DistributedTrainer, "sync"),
+    (LocalSGD, "_after"),
+    (Checkpointer, "_world"),
+    (Join, "_sync"),
+    (Shard, "_data"),
+):
+    requires_init(_class, _last)
 name_as_users_do(map(globals().get, __all__))
 
 

@@ -66,6 +66,9 @@ class Modes:
         """Whether builders and blocks drop what their rates say; see train()."""
         return max(c._mode for c in self._lineage())[1]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        switch.used = switch.used or "_mode" in state
+    def __setstate__(self, state: Any) -> None:
+        own, slots = state if isinstance(state, tuple) else (state, None)  # of a derived class
+        self.__dict__.update(own or {})
+        for name, value in (slots or {}).items():
+            setattr(self, name, value)
+        switch.used = switch.used or "_mode" in self.__dict__

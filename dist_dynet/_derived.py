@@ -1,0 +1,104 @@
+"""Classes that a program derives from those of this package: where their `__init__` leaves out the
+one above it, that is said when an object is made, and not at its first use."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from ._manner import PACKAGE
+
+_seen: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+def requires_init(cls: Any, attribute: str) -> None:
+    """Lets classes derived from this one refuse objects that its `__init__` was not called for;
+    attribute: what that sets.
+
+    >>> import dist_dynet as dy
+    >>> class Tagger(dy.ParameterCollection):
+    ...     def __init__(self):
+    ...         self.W = self.add_parameters((3, 2))
+    >>> Tagger()
+    Traceback (most recent call last):
+    TypeError: Tagger: its __init__ must call that of ParameterCollection first. ...
+    """
+    inherited = cls.__new__
+
+    def new(kind: Any, *given: Any, **named: Any) -> Any:
+        if kind not in _seen:  # a decorator, such as dataclass, has made its __init__ by now
+            _seen.add(kind)
+            above = _above(kind, cls)
+            if above is not None and _is_of_program(kind.__init__):
+                kind.__init__ = _checked(kind, above, attribute)
+        if inherited is object.__new__:
+            return inherited(kind)
+        return inherited(kind, *given, **named)
+
+    cls.__new__ = staticmethod(new)
+
+
+def _is_of_program(make: Callable[..., None]) -> bool:
+    """Whether it is neither of this package nor checked already."""
+    return not (_is_of_package(make) or getattr(make, "is_checked", False))
+
+
+def _is_of_package(make: Callable[..., None]) -> bool:
+    code = getattr(inspect.unwrap(make), "__code__", None)
+    return code is not None and code.co_filename.startswith(PACKAGE)
+
+
+def _above(kind: type, cls: type) -> type | None:
+    """Whose constructor an object of this class needs."""
+    own = (c for c in kind.__mro__ if issubclass(c, cls) and "__init__" in vars(c))
+    return next((c for c in own if _is_of_package(vars(c)["__init__"])), None)
+
+
+def _checked(kind: Any, above: type, attribute: str) -> Any:
+    """Its constructor, behind which the object must have the attribute."""
+    make = kind.__init__
+
+    @wraps(make)
+    def init(self: Any, *given: Any, **named: Any) -> None:
+        try:
+            make(self, *given, **named)
+        except AttributeError as error:
+            if _has(self, attribute) or not _comes_from_package(error):
+                raise
+            raise TypeError(_words(kind, above)) from error
+        if not _has(self, attribute):
+            raise TypeError(_words(kind, above))
+
+    init.is_checked = True  # type: ignore[attr-defined]
+    return init
+
+
+def _has(thing: Any, attribute: str) -> bool:
+    try:  # a program's own __getattr__ is not asked
+        object.__getattribute__(thing, attribute)
+    except AttributeError:
+        return False
+    return True
+
+
+def _comes_from_package(error: BaseException) -> bool:
+    """Whether an error comes from this package's code, and not from the program's."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at is not None and at.tb_frame.f_code.co_filename.startswith(PACKAGE)
+
+
+def _words(kind: type, above: type) -> str:
+    needed = [
+        p.name
+        for p in list(inspect.signature(above.__init__).parameters.values())[1:]  # type: ignore[misc]
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    return (
+        f"{kind.__name__}: its __init__ must call that of {above.__name__} first. Begin it with"
+        f" super().__init__({', '.join(needed)})."
+    )
