@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from functools import update_wrapper, wraps
+from functools import update_wrapper
 from types import CellType, FunctionType
 from typing import Any
 
@@ -432,36 +432,3 @@ def constructor_of(cls: type, inherited: FunctionType) -> FunctionType:
     own.__kwdefaults__ = inherited.__kwdefaults__
     update_wrapper(own, inherited).__qualname__ = f"{cls.__name__}.__init__"
     return own
-
-
-def require_base_constructor(cls: type, attribute: str) -> None:
-    """Lets the constructor of a program's class say that it must call that of the package's class
-    above it, which sets `attribute`, where it does not: also where it uses what is missing then."""
-    make = vars(cls).get("__init__")
-    if cls.__module__.partition(".")[0] == "dist_dynet" or not isinstance(make, FunctionType):
-        return
-    init: FunctionType = make
-
-    def missing() -> TypeError:
-        base = next(c for c in cls.__mro__ if c.__module__.partition(".")[0] == "dist_dynet")
-        needed = inspect.signature(base).parameters.values()
-        arguments = ", ".join(p.name for p in needed if p.default is p.empty)
-        return TypeError(
-            f"{cls.__name__}: __init__ must call that of {base.__name__} before it uses the"
-            f" object. Write super().__init__({arguments}) there."
-        )
-
-    @wraps(init)
-    def checked(self: Any, *given: Any, **named: Any) -> None:
-        try:
-            init(self, *given, **named)
-        except AttributeError as error:
-            own = error.obj is self and str(error.name).startswith("_")
-            if own and not hasattr(self, attribute):
-                raise missing() from error
-            raise
-        is_whole = next(c for c in type(self).__mro__ if "__init__" in vars(c)) is cls
-        if is_whole and not hasattr(self, attribute):
-            raise missing()
-
-    cls.__init__ = checked  # type: ignore[misc]

@@ -15,7 +15,6 @@ import pytest
 import dist_dynet as dy
 from dist_dynet import _hints
 from dist_dynet._hints import WRITTEN_HERE
-from dist_dynet.nn.owner import Owner
 
 
 def surroundings():
@@ -547,41 +546,6 @@ def test_subclasses_of_trainers_may_use_names_of_other_toolkits():
     assert trainer.step == 3 and trainer.zero_grad() == "mine" and not hasattr(trainer, "lr")
     trainer.lr = 0.5
     assert trainer.lr == 0.5
-
-
-def test_constructors_of_subclasses_must_call_those_of_their_bases():
-    """Where they do not, they say so: before the object is used for anything, in the constructor as
-    well."""
-    uses = {
-        dy.ParameterCollection: lambda self: self.add_parameters(2),
-        dy.Trainer: lambda self: self.learning_rate,
-        Owner: lambda self: self.param_collection(),
-    }
-    bases = [c for c in map(vars(dy).get, dy.__all__) if isinstance(c, type)]
-    bases = [c for c in bases if issubclass(c, tuple(uses)) and not getattr(c, "_rule", 0) < 0]
-    assert len(bases) > 30
-    for base in bases:
-        use = next(use for root, use in uses.items() if issubclass(base, root))
-        words = f"Mine: __init__ must call that of {base.__name__} before .* super...__init__."
-        for make in (lambda self: setattr(self, "size", 3), use):
-            mine = type("Mine", (base,), {"__init__": make})
-            for cls in (mine, type("Below", (mine,), {})):
-                with pytest.raises(TypeError, match=words):
-                    cls()
-
-    class Late(dy.ParameterCollection):
-        def __init__(self):
-            self.size = 3
-            super().__init__()
-            self.w = self.add_parameters(self.size)
-
-    class Unlike(Late):
-        def __init__(self):  # neither that of Late
-            dy.ParameterCollection.__init__(self)
-
-    assert (Late().w.shape(), Unlike().parameters_list()) == ((3,), [])
-    with pytest.raises(AttributeError, match="no attribute 'depth'"):
-        type("Wrong", (Late,), {"__init__": lambda self: self.depth})()
 
 
 def test_names_of_other_toolkits_lead_to_names_that_there_are():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from .._hints import require_base_constructor
 from .._integers import real
 from ..params.collection import ParameterCollection
 from ..params.dims import size
@@ -25,7 +24,6 @@ class Owner:
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
-        require_base_constructor(cls, "_collection")
         make = vars(cls).get("__init__")
         if isinstance(make, FunctionType):
             cls.__init__ = all_or_nothing(make)  # type: ignore[method-assign]

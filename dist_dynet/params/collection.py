@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import lib
-from .._hints import require_base_constructor
 from .._integers import numbers, real
 from .._manner import dims_in_a_tuple
 from . import initializers
@@ -50,10 +49,6 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
     in one go with the collection, hold the copied parameters afterwards. What is copied is always
     the whole tree: a subcollection brings its parents along.
     """
-
-    def __init_subclass__(cls, **named: Any) -> None:
-        super().__init_subclass__(**named)
-        require_base_constructor(cls, "_root")
 
     def __init__(self, parent: ParameterCollection | None = None, _name: str = "/") -> None:
         if not isinstance(parent, ParameterCollection | None):

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from .. import meter
 from .._ffi import NULL, ffi, lib
-from .._hints import require_base_constructor
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .arguments import Follower, Schedule, chosen, number
@@ -77,7 +76,6 @@ class Trainer(WithSettings, WithStats):
         """Refuses a class whose state() would leave out a moment: a resumed run would then not be
         the same run."""
         super().__init_subclass__()
-        require_base_constructor(cls, "_c")
         if cls._rule < 0:
             return
         kept = lib.dn_rule_moments(cls._rule)
