@@ -12,8 +12,10 @@ import os
 import sys
 import threading
 from collections import Counter
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -330,7 +332,7 @@ def view(pointer: Any, size: int, owner: object = None) -> NDArray[Any]:
     if not pointer:
         raise MemoryError(f"no memory for {size * DTYPE.itemsize} bytes.")
     if owner is not None:
-        pointer = ffi.gc(pointer, lambda _, owner=owner: None)
+        pointer = ffi.gc(pointer, partial(is_, owner))  # no function of Python's is called
     return np.frombuffer(ffi.buffer(pointer, size * DTYPE.itemsize), DTYPE)
 
 

@@ -54,3 +54,8 @@ def test_interrupted_rank_is_out_of_step(engine, what):
     status, output, seconds = mpirun(2, "caught.py", engine, what, DIST_DYNET_SILENCE="1")
     assert status != 0 and "ok" in output.splitlines() and seconds < 15, output
     assert "out of step with the others" in output
+
+
+@pytest.mark.parametrize("trainers", [("shared_model", "local"), ("hybrid", "local_average")])
+def test_signal_at_any_place_of_an_update_leaves_all_of_one_update(trainers):
+    assert mpirun(2, "half_done.py", *trainers)[:2] == (0, "ok\n" * len(trainers))

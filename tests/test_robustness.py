@@ -7,13 +7,12 @@ long: about twenty seconds.
 
 import contextlib
 import copy
-import inspect
 import pickle
 import signal
-import sys
 
 import numpy as np
 import pytest
+from interrupted import ctrl_c, interrupted_at
 from processes import output_of, run_python
 from test_graph import close
 
@@ -439,41 +438,12 @@ INTERRUPTED = {
 }
 
 
-def ctrl_c():
-    raise KeyboardInterrupt
-
-
-def interrupted_at(place, use, handler=ctrl_c):
-    """Runs use(), and the handler of a signal at this place of those where Python looks at signals:
-    entries of functions, returns from C.
-
-    False if it has not so many of them.
-    """
-    left = place
-
-    def look(frame, event, function):
-        nonlocal left
-        if frame.f_code.co_filename.startswith("<"):
-            return
-        # a generator that goes on is left out: Python 3.10 would end it by this without its
-        # finally, as no signal does; and so is the __enter__ of a lock, which Python 3.14 calls so
-        # that what is raised behind it leaves any lock held
-        if (event == "c_return" and function.__name__ != "__enter__") or (
-            event == "call" and not frame.f_code.co_flags & inspect.CO_GENERATOR
-        ):
-            left -= 1
-            if left == -1:
-                handler()
-
-    before = sys.getprofile()
-    try:
-        sys.setprofile(look)
-        use()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.setprofile(before)
-    return left < 0
+@pytest.fixture
+def ctrl_c_raises():
+    """Also in a process that was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -491,7 +461,8 @@ def no_waiting():
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("handler", ["Ctrl-C", "the same"])
 @pytest.mark.parametrize("use", INTERRUPTED.values(), ids=list(INTERRUPTED))
-def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path, no_waiting):
+@pytest.mark.usefixtures("ctrl_c_raises", "no_waiting")
+def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path):
     m = dy.ParameterCollection()
     W = m.add_parameters((3, 3), init=1)
     m.add_lookup_parameters((4, 3), init=0.5)
@@ -532,14 +503,6 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path, no_waitin
     assert place > 20
 
 
-@pytest.fixture
-def ctrl_c_raises():
-    """Also in a process that was started in the background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("wrapped", [lambda trainer: trainer, dy.parallel.DistributedTrainer])
 @pytest.mark.usefixtures("ctrl_c_raises", "no_waiting")
 def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(wrapped):
@@ -550,7 +513,7 @@ def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(wrappe
     more = True
     while more:
         w.set_gradient([-1])
-        more = interrupted_at(place, trainer.update, lambda: signal.raise_signal(signal.SIGINT))
+        more = interrupted_at(place, trainer.update, ctrl_c)
         if trainer.updates == done:
             interrupted += 1
             assert w.grad_as_array() == -1, place
@@ -563,6 +526,122 @@ def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(wrappe
             close(state["average:/_0"], [np.mean(values)])
         place += 1
     assert interrupted > 3 and done > 10
+
+
+TRAINERS = {
+    "plain": dy.CyclicalSGDTrainer,
+    "distributed": lambda m: dy.parallel.DistributedTrainer(dy.CyclicalSGDTrainer(m)),
+    "local": lambda m: dy.parallel.LocalSGD(dy.CyclicalSGDTrainer(m), every=1),
+}
+
+
+def averaged(trainer_of, failing=lambda calls: False):
+    """Everything after some updates, in some of which a follower fails; and how many have."""
+    m, calls, failures = dy.ParameterCollection(), 0, 0
+    w, trainer = m.add_parameters(2, init=0), trainer_of(m)
+
+    class Failing:
+        def update(self):
+            nonlocal calls
+            calls += 1
+            if failing(calls):
+                raise MemoryError
+
+    def follow(follower):
+        Hooks(getattr(getattr(trainer, "outer", trainer), "inner", trainer)).follow(follower)
+
+    averages = [dy.MovingAverage(trainer)]
+    follow(Failing())
+    averages.append(dy.MovingAverage(trainer, decay=None))
+    for k in range(5):
+        if k == 3:
+            m.add_parameters(1, init=1)
+        w.set_gradient([k, 1])
+        try:
+            trainer.update()
+        except MemoryError:
+            failures += 1
+    everything = trainer.state()
+    for k, average in enumerate(averages):
+        everything |= {f"{k} {name}": a for name, a in average.state().items()}
+    return {name: np.asarray(a).tolist() for name, a in everything.items()}, w.value(), failures
+
+
+@pytest.mark.parametrize("trainer_of", TRAINERS.values(), ids=TRAINERS)
+def test_followers_know_each_update_whatever_one_of_them_raises(trainer_of):
+    *want, _ = averaged(trainer_of)
+    *got, failures = averaged(trainer_of, lambda calls: calls in (1, 3, 7))
+    assert got == want and failures == 3
+
+
+@pytest.mark.parametrize("trainer_of", TRAINERS.values(), ids=TRAINERS)
+def test_update_with_averages_swapped_in_changes_nothing(trainer_of):
+    m = dy.ParameterCollection()
+    w, trainer = m.add_parameters(1, init=0), trainer_of(m)
+    average = dy.MovingAverage(trainer)
+    w.set_gradient([1])
+    trainer.update()
+    before, value = trainer.state(), w.as_array()
+    with average.applied():
+        w.set_gradient([1])
+        with pytest.raises(RuntimeError, match=r"swapped in\. Call swap_out"):
+            trainer.update()
+    assert (w.as_array() == value).all()
+    assert {k: v.tolist() for k, v in trainer.state().items()} == {
+        k: v.tolist() for k, v in before.items()
+    }
+
+
+NO_MEMORY = """
+import gc
+import numpy as np
+import _testcapi
+import dist_dynet as dy
+
+wrapped = WRAPPED
+m = dy.ParameterCollection()
+w, table = m.add_parameters(3, init=0), m.add_lookup_parameters((4, 2), init=0)
+trainer = wrapped(m)
+average, values = dy.MovingAverage(trainer, decay=None), []
+gc.disable()
+gradient, place, failures = np.ones(3), 0, 0
+while failures == place:
+    if place % 20 == 0:
+        m.add_parameters(1)
+    w.set_gradient(gradient)
+    done, failed = trainer.updates, False
+    _testcapi.set_nomemory(place, place + 1)
+    try:
+        trainer.update()
+    except MemoryError:
+        failed = True
+    finally:
+        _testcapi.remove_mem_hooks()
+    failures += failed
+    place += 1
+    now = trainer.updates
+    assert now - done in (0, 1) and (failed or now > done), place
+    if now > done:
+        values.append(w.as_array())
+    trainer.state()
+    state = average.state()
+    assert state["averaged"] == now == len(values), (place, now, state)
+    if values:
+        np.testing.assert_allclose(state["average:/_0"], np.mean(values, axis=0), rtol=1e-5)
+print(place)
+"""
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "lambda m: dy.AdamTrainer(m)",
+        "lambda m: dy.parallel.DistributedTrainer(dy.AdamTrainer(m))",
+    ],
+)
+def test_no_memory_at_any_place_of_an_update_loses_no_average(wrapped):
+    pytest.importorskip("_testcapi", reason="this Python has no hooks for its memory")
+    assert int(output_of(NO_MEMORY.replace("WRAPPED", wrapped))) > 10
 
 
 @pytest.mark.usefixtures("ctrl_c_raises")

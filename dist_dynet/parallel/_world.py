@@ -26,6 +26,7 @@ from .. import meter
 from .._launcher import Launch
 from .._version import __version__
 from ..trainers.arguments import number
+from ..trainers.at_once import AtOnce, let_through
 from ._lines import line_of_user
 from ._mpi import TIMEOUT, import_mpi, remedy, unlink_segments
 
@@ -48,8 +49,7 @@ _abandoned: list[Sequence[Any]] = []
 buffers, which they keep alive."""
 
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
-"""Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2
-cores), otherwise it costs nothing."""
+"""Between two polls: with 4 ranks on 2 cores it halves the time of an exchange."""
 
 
 class Place(NamedTuple):
@@ -139,8 +139,7 @@ class World:
         unlink_segments()
 
     def part(self, comm: Any) -> World:
-        """The ranks of this mpi4py communicator as a world of their own, which counts its own
-        collective operations. Collective over them."""
+        """The ranks of this mpi4py communicator as a world of their own. Collective over them."""
         part = copy.copy(self)
         part.rank, part.size = comm.Get_rank(), comm.Get_size()
         part.members = self.mpi.Group.Translate_ranks(
@@ -207,7 +206,8 @@ class World:
             while True:
                 collectives_made.gone.add(collectives_made.returned.get_nowait())
         what = f"start of {type(owner).__name__}"
-        every = self.gather(self.comm, collectives_made.gone, what)
+        gone = collectives_made.gone if not _abandoned else set()  # MPI may still write by those
+        every = self.gather(self.comm, gone, what)
         for loan in sorted(set[int].intersection(*every)):
             collectives_made.gone.remove(loan)
             collectives_made.lent.pop(loan).Free()
@@ -219,8 +219,7 @@ class World:
         return comm
 
     def number_trainer(self) -> str:
-        """How collective operations of one more trainer are called, so that they can be told from
-        those of others."""
+        """What tells collective operations of one more trainer from those of others."""
         self._collectives.trainers += 1
         return f" of trainer {self._collectives.trainers}" if self._collectives.trainers > 1 else ""
 
@@ -272,15 +271,16 @@ class World:
         not have ends it, this rank meets them no more.
 
         What it sends next would be taken for what it has left out. Exceptions that all ranks have
-        alike are RuntimeError and ValueError.
+        alike are RuntimeError and ValueError. Signals end it in waits, which keep MPI's buffers.
         """
-        self._collectives.interrupted = what if self.size > 1 else ""
-        try:
-            yield
-        except (RuntimeError, ValueError):
+        with AtOnce(self.size > 1, may_leave=lambda: True):
+            self._collectives.interrupted = what if self.size > 1 else ""
+            try:
+                yield
+            except (RuntimeError, ValueError):
+                self._collectives.interrupted = ""
+                raise
             self._collectives.interrupted = ""
-            raise
-        self._collectives.interrupted = ""
 
     @contextmanager
     def apart(self, what: str) -> Iterator[None]:
@@ -369,6 +369,7 @@ class World:
         try:
             meter.wait()
             while not done():
+                let_through()
                 now, count = time.perf_counter(), moves()
                 if count != seen:
                     seen, moved = count, now
@@ -388,8 +389,7 @@ class World:
             self._job.place = None
 
     def barrier(self, timeout: float | None = None) -> None:
-        """Returns when all ranks have come here. After a TimeoutError, a second call goes on
-        waiting for the same collective operation."""
+        """Returns when all ranks have come here. After a TimeoutError, a second call waits on."""
         collectives_made = self._collectives
         if collectives_made.barrier is None:
             what = self.collective("barrier")

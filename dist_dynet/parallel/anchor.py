@@ -137,9 +137,12 @@ class Anchor:
     def swap(self, came: Mapping[AnyParameter, Difference]) -> None:
         """Parameters become what they were after the last average, and the anchor what they are;
         again: back."""
-        for p, (rows, _) in came.items():
+        swapped = []
+        for p, (rows, _) in came.items():  # memory comes first: there may be none
             values, anchor = by_row(p, p.storage()), by_row(p, self.values[p])
-            values[rows], anchor[rows] = anchor[rows], values[rows].copy()
+            swapped.append((p, rows, values, anchor, values[rows], anchor[rows]))
+        for p, rows, values, anchor, now, then in swapped:
+            values[rows], anchor[rows] = then, now
             p.changed()
 
     def give_back(self) -> None:

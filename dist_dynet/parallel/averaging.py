@@ -9,6 +9,7 @@ business.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -294,6 +295,23 @@ class AfterAverage:
         elif self._moments == "average":
             _average_moments(self._inner, self._here)
         self._anchor.remember()
+
+
+def hand_over(
+    sync: Sync, after: AfterAverage, anchor: Anchor, came: Mapping[AnyParameter, Difference]
+) -> None:
+    """Parameters go back to what they were after the last average, and how far this rank has come
+    becomes their gradient. Those that have changed and are frozen are not meanwhile."""
+    for p in moved_and_frozen(sync, anchor.collection, came):
+        p.set_updated(True)
+        after.undo.append(partial(p.set_updated, False))
+    for p, (rows, difference) in came.items():
+        p.clear_gradient()
+        if isinstance(p, LookupParameters):
+            p.add_gradients(rows, difference)
+        else:
+            p.set_gradient(difference.reshape(p.shape(), order="F"))
+    anchor.swap(came)
 
 
 def _average_moments(inner: Trainer, here: World) -> None:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE
 from .._hints import OF_TRAINERS, explain
 from .._integers import count, real
-from ..params.parameters import AnyParameter, LookupParameters
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
+from ..trainers.at_once import AtOnce
 from ..trainers.hooks import Hooks
 from . import own_gradients
-from .anchor import Anchor, Difference
+from .anchor import Anchor
 from .averaging import (
     AfterAverage,
     Batches,
@@ -30,7 +30,7 @@ from .averaging import (
     Now,
     accept_written,
     compare,
-    moved_and_frozen,
+    hand_over,
     numbers_of,
     refuse_averages,
     said_of,
@@ -254,23 +254,39 @@ class LocalSGD(TrainerWrapper):
             )
         batch, n, doubt = used(weight, self.sync)
         self._doubt = self._doubt or doubt
+        Hooks(self._rule).catch_up()
         if self.sync.here.size > 1:
             self._anchor.look(self._is_first)
+        with AtOnce():
+            error = self._train(batch, n)
+        try:
+            if error is not None:
+                raise error
+        finally:  # the other ranks go on, and wait for this one at the average
+            if averages := self._position >= self.every and isinstance(error, Exception | None):
+                self.average()
+        return averages
+
+    def _train(self, batch: Batch[Any] | None, n: float) -> BaseException | None:
+        """What the wrapped trainer has raised in a call that counts all the same."""
         before = self._inner.updates
         try:
             if n > 0:
                 self._inner.update()
             else:
                 self.collection.reset_gradients()
-        except RuntimeError:  # on this rank: the others go on, and wait for it at the average
+        except BaseException as error:
+            if self._inner.updates == before and not isinstance(error, RuntimeError):
+                raise  # the next call tries again
             if self.sync.here.size > 1:
                 self.collection.reset_gradients()
             self._count(batch, n if self._inner.updates > before else 0.0)
-            raise
-        return self._count(batch, n if self._inner.updates > before else 0.0)
+            return error
+        self._count(batch, n if self._inner.updates > before else 0.0)
+        return None
 
-    def _count(self, batch: Batch[Any] | None, n: float) -> bool:
-        """A call of update() is done, which has used n examples: whether it averages."""
+    def _count(self, batch: Batch[Any] | None, n: float) -> None:
+        """A call of update() is done, which has used n examples."""
         self.sync.sources.clear()
         update_called(batch)
         self._position += 1
@@ -280,10 +296,6 @@ class LocalSGD(TrainerWrapper):
             self._anchor.mark()
             if batch is not None:
                 self._batches = self._batches.after(batch.description)
-        if self._position < self.every:
-            return False
-        self.average()
-        return True
 
     def average(self) -> None:
         """Averages now, as the k-th update() does. To be called on all ranks. If no rank has used
@@ -306,6 +318,7 @@ class LocalSGD(TrainerWrapper):
         """
         here, anchor = self.sync.here, self._anchor
         refuse_averages(self._inner, self._rule, self.sync.here.size)
+        Hooks(self._rule).catch_up()
         if here.size > 1:
             anchor.look(self._is_first)
             if self.sync.joins:
@@ -318,16 +331,17 @@ class LocalSGD(TrainerWrapper):
                 return
             assert self.sync.negotiation is not None
             structure = self.sync.negotiation.structure
-            waits = Hooks(self._inner).waits()
-            now = Now(self._n, self._said(), waits, self._is_first, self._doubt)
-            if compare(here, anchor, now, structure):
+            now = self._n, self._said(), Hooks(self._inner).waits(), self._is_first, self._doubt
+            if compare(here, anchor, Now(*now), structure):
                 self._average()
                 return
-            anchor.remember()
-        elif self._n:
-            for follower in Hooks(self._rule).followers:
-                follower.update()
-        self._begin()
+        n = self._n
+        with AtOnce():
+            self._begin()
+            if here.size > 1:
+                anchor.remember()
+            elif n:
+                Hooks(self._rule).done()
 
     def _begin(self) -> None:
         """Another round of updates, up to the next average."""
@@ -345,7 +359,7 @@ class LocalSGD(TrainerWrapper):
 
     def _average(self) -> None:
         """The exchange, when it is known that there is one. If it is refused all is as it was."""
-        n, m, sync = self._n, self.collection, self.sync
+        n, m, sync, handed_over = self._n, self.collection, self.sync, False
         since = self._position, self._n, self._batches, self._doubt
         if sync.joins:  # with the ranks that go on
             sync.refusal, sync.beside = self._doubt, numbers_of(self._inner)
@@ -353,22 +367,29 @@ class LocalSGD(TrainerWrapper):
         came, averages = self._anchor.came(), self._rule.updates
         if self._rows == "touched":
             weigh_rows(self.sync.here, m.lookup_parameters_list(), n, came)
-        self._begin()
         try:
-            self._hand_over(came)
-            self._after.undo.append(partial(m.set_weight_decay, m.get_weight_decay()))
-            m.set_weight_decay(0)
+            with AtOnce(may_leave=lambda: True):
+                self._begin()
+                hand_over(sync, self._after, self._anchor, came)
+                handed_over = True
+                self._after.undo.append(partial(m.set_weight_decay, m.get_weight_decay()))
+                m.set_weight_decay(0)
             self._outer.update(n)
-        except RuntimeError:
-            if self._rule.updates == averages:
-                for p in came:
-                    p.clear_gradient()
-                self._anchor.swap(came)
-                self._position, self._n, self._batches, self._doubt = since
+        except BaseException as error:
+            with AtOnce():
+                if self._rule.updates == averages:
+                    for p in came:
+                        p.clear_gradient()
+                    if handed_over:
+                        self._anchor.swap(came)
+                    self._position, self._n, self._batches, self._doubt = since
+                    if not isinstance(error, RuntimeError):  # the others go on without this rank
+                        sync.here.is_left("average of LocalSGD")
             raise
         finally:
-            sync.refusal, sync.beside, sync.may_differ = "", (), False
-            self._after.give_back()
+            with AtOnce():
+                sync.refusal, sync.beside, sync.may_differ = "", (), False
+                self._after.give_back()
 
     @contextmanager
     def join(self) -> Iterator[None]:
@@ -440,6 +461,7 @@ class LocalSGD(TrainerWrapper):
         ranks the parameters as they are, "now:/w", and after the last average, "then:/w", where the
         program has written them before the first update since then, "written:/w", and what was
         counted since then. It differs from rank to rank."""
+        Hooks(self._rule).catch_up()
         kept = {f"inner:{name}": values for name, values in self._inner.state().items()}
         for p, anchor in self._anchor.values.items():
             kept[f"now:{p.name()}"] = p.storage().copy()
@@ -474,27 +496,6 @@ class LocalSGD(TrainerWrapper):
             if "written" in of:
                 anchor.written[p] = of["written"].astype(DTYPE)
         anchor.mark()
-
-    # ---- what is averaged --------------------------------------------------------------
-
-    def _hand_over(self, came: Mapping[AnyParameter, Difference]) -> None:
-        """Parameters go back to what they were after the last average, and how far this rank has
-        come becomes their gradient. Those that have changed and are frozen are not meanwhile."""
-        for p in moved_and_frozen(self.sync, self.collection, came):
-            p.set_updated(True)
-            self._after.undo.append(partial(p.set_updated, False))
-        try:
-            for p, (rows, difference) in came.items():
-                p.clear_gradient()
-                if isinstance(p, LookupParameters):
-                    p.add_gradients(rows, difference)
-                else:
-                    p.set_gradient(difference.reshape(p.shape(), order="F"))
-        except MemoryError:
-            for p in came:
-                p.clear_gradient()
-            raise
-        self._anchor.swap(came)
 
 
 explain(LocalSGD, OF_TRAINERS)

@@ -266,6 +266,11 @@ class SharedModel:
         """Whether this rank's values and moments are those of its host."""
         return self.copy.shared and bool(lib.dn_store_is_shared(self._root))
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether they never will be."""
+        return self.copy.refuses(self._structure)
+
     def ask(self) -> int:
         """Before ranks agree: a flag if this one has gone private. If not, so it stays."""
         self._pinned = self.copy.shared and bool(

@@ -67,6 +67,7 @@ class Sync:
         # an update has begun that is not done: so it stays if an exception comes that other ranks
         # do not have
         self._is_amid = False
+        self._foresees = self._applies = False  # C may do all of it; it changes parameters
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """What compression has left over on this rank, by parameter. Views."""
@@ -110,8 +111,7 @@ class Sync:
         before = switch(NONE)
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
-            # in one process, where nothing waits for others
-            with AtOnce(self.negotiation is None and self.hooks.followers):
+            with AtOnce(self._leaves_traces(), self._may_leave):
                 updated, over = self._step(weight, step, flags, problem, chosen)
             if updated:
                 self.hooks.conclude()
@@ -120,6 +120,20 @@ class Sync:
             if self.model is not None:
                 self.model.leave()
             switch(before)
+
+    def _leaves_traces(self) -> bool:
+        """Whether something follows the change of parameters, or other ranks make a part of it, or
+        MPI writes into what a step may only leave in a wait."""
+        return bool(
+            self.hooks.followers
+            or (self.model is not None and not self.model.is_refused)
+            or not isinstance(self.exchange, SharedExchange | None)
+        )
+
+    def _may_leave(self) -> bool:
+        """Whether parameters are as they were before the step."""
+        stage = self._follow_up.stage if self._foresees else lib.DN_FOLLOW_UP_AGREE
+        return not self._applies and stage < lib.DN_FOLLOW_UP_UPDATE
 
     def _step(
         self,
@@ -130,6 +144,7 @@ class Sync:
         chosen: Sequence[AnyParameter] | None,
     ) -> tuple[bool, bool]:
         over, what, model = bool(flags & Flag.ENDED), "", self.model
+        self._foresees = self._applies = False
         self.is_not_finite = False
         if not (problem and self.weighted):  # else ranks refuse it together
             self.hooks.prepare()  # where no rank of the host writes values yet
@@ -220,6 +235,7 @@ class Sync:
 
     def _apply(self, chosen: Sequence[AnyParameter] | None) -> bool:
         """As Hooks.apply(), of all ranks together."""
+        self._applies = True
         lib.dn_trainer_together(self.hooks.c, 1)
         try:
             return self.hooks.apply(chosen)
@@ -242,6 +258,7 @@ class Sync:
             return None
         follow_up.stage = lib.DN_FOLLOW_UP_AGREE
         follow_up.error = 0
+        self._foresees = True
         return follow_up
 
     def _fail(self, follow_up: Any) -> None:

@@ -109,7 +109,7 @@ class Root:
     def chunk_gradients(self, chunk: int) -> NDArray[Any]:
         """The gradients of a chunk, without a copy: padding and empty gradients included, which may
         hold anything but NaN's absence."""
-        return view(lib.dn_chunk_gradients(self.c, chunk), lib.dn_chunk_size(self.c, chunk))
+        return view(lib.dn_chunk_gradients(self.c, chunk), lib.dn_chunk_size(self.c, chunk), self)
 
     def values(self, param: Any) -> NDArray[Any]:
         """The values of one of C's parameters, flat, without a copy. To be read, or to be written

@@ -17,6 +17,7 @@ from .._state import count_in, number_in
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from ..params.root import Assignment
+from .at_once import AtOnce
 from .base import Trainer
 from .hooks import Hooks
 from .protocol import TrainerLike
@@ -76,6 +77,7 @@ class MovingAverage:
         if isinstance(of, Trainer):
             self._collection = of.collection
             Hooks(of).follow(self)
+            Hooks(of).refuse(self._prepare)
         elif isinstance(of, ParameterCollection):
             self._collection = of
         else:
@@ -85,6 +87,7 @@ class MovingAverage:
         self._decay, self._every, self._correct = decay, every, bias_correction
         self._calls = self._averaged = 0
         self._averages: dict[AnyParameter, NDArray[Any]] = {}
+        self._memory: dict[AnyParameter, NDArray[Any]] = {}  # for those that will have one
         self._weights: dict[AnyParameter, NDArray[Any]] | None = None
 
     @property
@@ -96,8 +99,25 @@ class MovingAverage:
         """What the averages are to be divided by."""
         return 1.0 if self._decay is None else 1 - self._decay**self._averaged
 
+    def _members(self) -> list[AnyParameter]:
+        return [*self._collection._parameters, *self._collection._lookups]
+
+    def _prepare(self) -> None:
+        """Before the trainer updates: refuses what update() would, and gets the memory for it."""
+        if self._weights is not None:
+            raise RuntimeError(
+                "MovingAverage: training must go on with the values; the averages are swapped in."
+                " Call swap_out() before."
+            )
+        members = self._members()
+        if len(members) > len(self._averages) + len(self._memory):
+            for p in members:
+                if p not in self._averages and p not in self._memory:
+                    self._memory[p] = np.empty(prod(p.shape()), DTYPE)
+
     def update(self) -> None:
-        """Takes the present values into the averages.
+        """Takes the present values into the averages: all of them, or, where it raises something,
+        none.
 
         Raises:
             RuntimeError: the averages are swapped in.
@@ -111,28 +131,29 @@ class MovingAverage:
         >>> average.state()["average:/_0"].tolist()
         [1.5]
         """
-        if self._weights is not None:
-            raise RuntimeError(
-                "MovingAverage: training must go on with the values; the averages are swapped in."
-                " Call swap_out() before."
-            )
-        self._calls += 1
-        if self._calls % self._every:
-            return
-        bias = self._bias()
-        self._averaged += 1
-        share = 1 / self._averaged if self._decay is None else 1 - self._decay
-        members: list[AnyParameter] = [*self._collection._parameters, *self._collection._lookups]
-        for p in members:
-            average = self._averages.get(p)
-            if average is None:
-                average = self._averages[p] = (
-                    np.zeros(prod(p.shape()), DTYPE)
-                    if self._averaged == 1
-                    else p._values() * DTYPE.type(bias)
-                )
-            if average.size:
-                lib.dn_blend(average.size, share, pointer(p._values()), pointer(average))
+        self._prepare()
+        calls, averaged, averages = self._calls + 1, self._averaged, self._averages
+        blended: list[tuple[int, float, Any, Any]] = []
+        if calls % self._every == 0:
+            bias, averaged = self._bias(), averaged + 1
+            share = 1 / averaged if self._decay is None else 1 - self._decay
+            if self._memory:
+                averages = {**averages, **self._memory}
+                for p, average in self._memory.items():
+                    average[:] = 0
+                    if averaged > 1:
+                        np.multiply(p._values(), DTYPE.type(bias), out=average)
+            blended = [
+                (average.size, share, pointer(p._values()), pointer(average))
+                for p, average in averages.items()
+                if average.size
+            ]
+        memory = self._memory if averaged == self._averaged else {}
+        with AtOnce():
+            for numbers in blended:
+                lib.dn_blend(*numbers)
+            self._calls, self._averaged = calls, averaged
+            self._averages, self._memory = averages, memory
 
     def swap_in(self) -> None:
         """Puts the averages in the place of the values, which are kept.
@@ -305,5 +326,6 @@ class MovingAverage:
             averages[p] = np.empty(int(lib.dn_param_size(p._c)), DTYPE)
             p._shaped(averages[p])[...] = state[key]
         calls, averaged = (count_in(state, name, "MovingAverage") for name in ("calls", "averaged"))
-        self._calls, self._averaged = calls, averaged
-        self._averages = averages
+        with AtOnce():
+            self._memory = {}
+            self._calls, self._averaged, self._averages = calls, averaged, averages

@@ -19,9 +19,9 @@ from .. import meter
 from .._ffi import NULL, ffi, lib
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
-from .arguments import Follower, Schedule, chosen, number
+from .arguments import Schedule, chosen, number
 from .at_once import AtOnce
-from .settings import WithSettings
+from .followers import WithFollowers
 from .stats import WithStats
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _SETTINGS = ffi.typeof("dn_settings *")
 _NO_CONSTANTS = (0.0,) * 4
 
 
-class Trainer(WithSettings, WithStats):
+class Trainer(WithFollowers, WithStats):
     """What all trainers have in common. Use a subclass.
 
     Args:
@@ -53,7 +53,6 @@ class Trainer(WithSettings, WithStats):
         "_count",
         "_decay",
         "_first",
-        "_followers",
         "_is_plain",
         "_last",
         "_logged",
@@ -69,8 +68,6 @@ class Trainer(WithSettings, WithStats):
     """Names of the moments, for state(): one for each that the rule keeps in C."""
     _on_new: ClassVar[list[Callable[[Trainer], object]]] = []
     """Called with each new trainer."""
-    _watches: ClassVar[bool] = False
-    """Whether a subclass has a _prepare() or _done() of its own."""
 
     def __init_subclass__(cls) -> None:
         """Refuses a class whose state() would leave out a moment: a resumed run would then not be
@@ -103,7 +100,7 @@ class Trainer(WithSettings, WithStats):
         self._shown = (0, 0)  # updates and clips at the last status()
         self._since = meter.read()
         self._logged: dict[str, list[float]] = {}  # sum and number of what log() was given
-        self._followers: list[Follower] = []
+        self._followers, self._followed, self._told = [], 0, 0
         self._refusals: list[Callable[[], None]] = []  # called first; may refuse an update
         self._first: list[Callable[[], None]] = []  # called when gradients are as they are applied
         self._last: list[Callable[[], None]] = []  # called when all of an update is done
@@ -250,20 +247,14 @@ class Trainer(WithSettings, WithStats):
             code = _update(self._c)
             if code < 0:
                 self._fail(code, self._members())
-        elif self._accumulation == 1 or self._due():
-            try:
-                self._apply()
-            except MemoryError:  # nothing was done: the next call tries again
-                self._gathered = self._accumulation - 1
-                raise
-
-    def _due(self) -> bool:
-        """Counts a call of update(): whether it is the last of an accumulation."""
-        self._gathered = (self._gathered + 1) % self._accumulation
-        return self._gathered == 0
+        elif self._gathered + 1 < self._accumulation:
+            self._gathered += 1
+        else:
+            self._apply()
 
     def _prepare(self) -> None:
         """Before an update: tells C what has changed."""
+        self._catch_up()
         for refusal in self._refusals:
             refusal()
         m = self._collection
@@ -275,8 +266,14 @@ class Trainer(WithSettings, WithStats):
 
     def _apply(self, chosen: Sequence[AnyParameter] | None = None) -> None:
         self._prepare()
-        with AtOnce(self._followers):
-            if done := self._change(chosen):
+        with AtOnce(self._followers or self._watches or self._accumulation > 1):
+            try:
+                done = self._change(chosen)
+            except RuntimeError:  # of gradients that are not finite; else the next call tries again
+                self._gathered = 0
+                raise
+            self._gathered = 0
+            if done:
                 self._done()
         if done:
             self._conclude()
@@ -291,11 +288,6 @@ class Trainer(WithSettings, WithStats):
         else:
             code = lib.dn_trainer_update_these(self._c, len(chosen), [p._c for p in chosen])
         return code >= 0 or self._fail(code, self._members() if chosen is None else chosen)
-
-    def _done(self) -> None:
-        """When an update was applied."""
-        for follower in self._followers:
-            follower.update()
 
     def _conclude(self) -> None:
         """At its end."""
@@ -422,6 +414,7 @@ class Trainer(WithSettings, WithStats):
         """
         from .state import state_of
 
+        self._catch_up()
         return state_of(self)
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:

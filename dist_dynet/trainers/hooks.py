@@ -23,6 +23,7 @@ class Hooks:
     __slots__ = (
         "_trainer",
         "apply",
+        "catch_up",
         "chosen",
         "conclude",
         "done",
@@ -47,6 +48,7 @@ class Hooks:
         """What comes of an update that C refuses, by its error and the parameters: as apply()."""
         self.first = trainer._first  # what before() was given
         self.done = trainer._done  # tells all followers that an update was applied
+        self.catch_up = trainer._catch_up  # as done(), where an exception has ended that
         self.conclude = trainer._conclude  # what may take longer: checkpoints
         self.followers = trainer._followers
 
@@ -91,8 +93,12 @@ class Hooks:
         return self.gathered > 0 or not all(lib.dn_param_empty(p._c) for p in self.members())
 
     def follow(self, follower: Follower) -> None:
-        """Calls follower.update() after each update."""
-        self._trainer._followers.append(follower)
+        """Calls follower.update() after each update: again, before the next one or the trainer's
+        state(), where that has raised something."""
+        trainer = self._trainer
+        self.catch_up()
+        trainer._followed = trainer.updates
+        trainer._followers.append(follower)
         self._trainer._set_plain()
 
     def refuse(self, refusal: Callable[[], None]) -> None:

@@ -96,11 +96,7 @@ class CyclicalSGDTrainer(Trainer):
         super().__init__(m, learning_rate_min, *bounds, float(step_size), float(gamma))
         self._iteration = 0
 
-    def _done(self) -> None:
-        super()._done()
-        self._cycle()
-
-    def _cycle(self) -> None:
+    def _advance(self) -> None:
         low, high, step_size, gamma = self._constants
         steps = self._iteration / step_size
         x = abs(steps - 2 * ((1 + steps / 2) // 1) + 1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .._ffi import lib, view
 from .._state import count_in, number_in
+from .at_once import AtOnce
 from .hooks import Hooks
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ class _Counts(NamedTuple):
         schedule = Hooks(trainer).schedule
         if schedule and self.schedule:
             schedule.load_state_dict(self.schedule)
-        lib.dn_trainer_set_updates(trainer._c, self.updates)
+        with AtOnce():  # averages and the like have a state of their own
+            lib.dn_trainer_set_updates(trainer._c, self.updates)
+            trainer._told, trainer._followed = 0, self.updates
         trainer._shown = self.updates, trainer.clips
         trainer.learning_rate = self.learning_rate
         trainer._load_own_state(self.own)

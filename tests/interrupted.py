@@ -1,0 +1,43 @@
+"""Signals at every place of a call where Python looks for them."""
+
+import inspect
+import signal
+import sys
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def interrupted_at(place, use, handler=ctrl_c, again=0):
+    """Runs use(), and the handler of a signal at this place of those where Python looks at signals:
+    entries of functions, returns from C; and once more so many places later, if use() has them.
+
+    False if it has not so many of them.
+    """
+    left = place
+
+    def look(frame, event, function):
+        nonlocal left
+        # the interpreter drops what is raised in callbacks of weak references
+        if frame.f_code.co_filename.startswith("<") or "weakref" in frame.f_code.co_filename:
+            return
+        # a generator that goes on is left out: Python 3.10 would end it by this without its
+        # finally, as no signal does; and so is the __enter__ of a lock, which Python 3.14 calls so
+        # that what is raised behind it leaves any lock held
+        if (event == "c_return" and function.__name__ != "__enter__") or (
+            event == "call" and not frame.f_code.co_flags & inspect.CO_GENERATOR
+        ):
+            left -= 1
+            if left in (-1, -1 - again):
+                handler()
+
+    before = sys.getprofile()
+    try:
+        sys.setprofile(look)
+        use()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(before)
+    return left < 0

@@ -1,0 +1,120 @@
+"""Ctrl-C at every place of an update of several ranks: half_done.py TRAINER... leaves parameters,
+trainer and averages of one and the same update, and the rank out of step or the update done.
+
+Rank 0 prints "ok" for each.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet.parallel import engines
+from dist_dynet.parallel._session import world
+from dist_dynet.trainers.hooks import Hooks
+
+sys.path.append(str(Path(__file__).parents[1]))
+from interrupted import interrupted_at
+
+rank, size = parallel.rank(), parallel.world_size()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+MEAN = (size + 1) / 2
+AGAIN = 5000
+"""More places than an update has: it waits for a rank that has left."""
+
+
+def distributed(**settings):
+    def make(m):
+        return parallel.DistributedTrainer(dy.MomentumSGDTrainer(m, 1, 0), **settings)
+
+    return make
+
+
+def local(**settings):
+    def make(m):
+        return parallel.LocalSGD(dy.SimpleSGDTrainer(m, 1), every=2, **settings)
+
+    return make
+
+
+TRAINERS = {
+    "shared": distributed(shared_model=False),
+    "shared_model": distributed(shared_model=True),
+    "mpi": distributed(exchange="mpi"),
+    "hybrid": distributed(exchange="hybrid"),
+    "local": local(),
+    "local_hybrid": local(exchange="hybrid"),
+    "local_mpi": local(exchange="mpi", momentum=0.5, moments="reset"),
+    "local_average": local(moments="average"),
+}
+
+
+def outer_of(trainer):
+    """What exchanges."""
+    return getattr(trainer, "outer", trainer)
+
+
+def one_round(make, place):
+    """Whether a signal came in the update that follows others."""
+    m = dy.ParameterCollection()
+    w = m.add_parameters(3, init=0, name="w")
+    trainer = make(m)
+    trainer.set_clip_threshold(0)
+    average = dy.MovingAverage(trainer, decay=None)
+    came = []
+
+    def come():
+        came.append(1)
+        signal.raise_signal(signal.SIGINT)
+
+    def step():
+        w.set_gradient([rank + 1] * 3)
+        trainer.update()
+
+    for _ in range(3):
+        step()
+    w.set_gradient([rank + 1] * 3)
+    more = interrupted_at(place, trainer.update, come, again=AGAIN)
+    if len(came) > 1:  # it was waiting for the others' part of what it has done itself
+        return finish(more)
+    outer = outer_of(trainer)
+    done, here = outer.updates, (place, rank)
+    if outer is trainer:
+        assert done in (3, 4), here
+        assert (w.as_array() == -MEAN * done).all(), (here, w.as_array(), done)
+        values = [-MEAN * k for k in range(1, done + 1)]
+    else:
+        assert done in (1, 2), here
+        assert trainer.position == trainer.updates - 2 * done, (here, trainer.position)
+        values = [-MEAN * 2, -MEAN * 4]
+        if Hooks(outer.inner).constants != "SimpleSGDTrainer":
+            values[1] -= MEAN
+        at = values[done - 1] - (rank + 1) * trainer.position
+        assert (w.as_array() == at).all(), (here, w.as_array(), at, done, trainer.position)
+    state = average.state()
+    assert done == state["calls"] == state["averaged"], (here, done, state)
+    np.testing.assert_allclose(state["average:/w"], [np.mean(values[:done])] * 3)
+    return finish(more)
+
+
+def finish(more):
+    """Ranks meet whatever they have left; messages that they have sent meet no later ones."""
+    here, every = world(), world().mpi.COMM_WORLD
+    here.wait([every.Ibarrier()], "test")
+    here.comm = every.Dup()
+    here.is_left("")
+    return more
+
+
+for what in sys.argv[1:]:
+    if "hybrid" in what:
+        engines._host = lambda: (str(rank),)
+    place = 0
+    while any(world().gather(world().comm, one_round(TRAINERS[what], place), "test")):
+        place += 1 + place // 12
+    assert place > 10
+    if rank == 0:
+        print("ok", flush=True)
