@@ -644,6 +644,29 @@ def test_no_memory_at_any_place_of_an_update_loses_no_average(wrapped):
     assert int(output_of(NO_MEMORY.replace("WRAPPED", wrapped))) > 10
 
 
+def test_updates_in_a_sub_interpreter_hold_no_signals():
+    pytest.importorskip("_testcapi", reason="this Python has no hooks for interpreters")
+    code = """
+        import warnings
+        warnings.simplefilter("ignore")  # of NumPy, which may refuse as well
+        try:
+            import numpy
+        except ImportError:
+            print("done")
+            raise SystemExit
+        import dist_dynet as dy
+        m = dy.ParameterCollection()
+        w, trainer = m.add_parameters(1, init=0), dy.SimpleSGDTrainer(m, 1)
+        average = dy.MovingAverage(trainer)
+        w.set_gradient([1])
+        trainer.update()
+        assert w.value() == -1 and average.state()["calls"] == 1
+        print("done")
+    """
+    code = "\n".join(line[8:] for line in code.splitlines())
+    assert "done" in output_of(f"import _testcapi; _testcapi.run_in_subinterp({code!r})")
+
+
 @pytest.mark.usefixtures("ctrl_c_raises")
 def test_second_signal_ends_an_update_whose_follower_does_not_end():
     class Endless:

@@ -82,6 +82,9 @@ class AtOnce:
                 if callable(handler):
                     self._handlers[number] = handler
                     _set(number, self._receive)
+        except ValueError:  # of a sub-interpreter: signals come to the main one
+            self._handlers.clear()
+            AtOnce._present = None
         except BaseException:
             self._let_go()
             raise
