@@ -7,14 +7,7 @@
 #include <string.h>
 
 #include "dn_real.h"
-
-/* The compiler must not fuse what is not written as fmaf: the bits would depend on the machine and
- * on the clone of a function. */
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#elif defined(__GNUC__)
-#pragma GCC optimize("fp-contract=off")
-#endif
+#include "unfused.h"
 
 /* ---- mt19937 -------------------------------------------------------------------------- */
 enum { MT_N = 624, MT_M = 397 };

@@ -422,6 +422,23 @@ def test_dense_updates_of_tables_are_those_of_a_parameter_for_each_row(name, siz
     assert np.array_equal(table.as_array(), np.stack([p.as_array() for p in rows]))
 
 
+def test_updates_round_each_product_whatever_the_place_of_a_number(rng):
+    """As NumPy does: no compiler and no processor fuses a product with a sum."""
+    for n in (1, 5, 16, 33, 1000):
+        m = dy.ParameterCollection()
+        w = m.parameters_from_numpy(rng.normal(size=n))
+        trainer = dy.MomentumSGDTrainer(m, learning_rate=0.1, mom=0.9)
+        trainer.set_clip_threshold(0)
+        value = w.storage().copy()
+        mom, rate, moment = *np.array([0.9, 0.1], value.dtype), np.zeros_like(value)
+        for _ in range(5):
+            w.set_gradient(rng.normal(size=n))
+            moment = mom * moment - rate * w.grad_as_array().astype(value.dtype)
+            value = value + moment
+            trainer.update()
+        assert np.array_equal(w.storage(), value)
+
+
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("name", TRAINERS)
 def test_tables_of_rows_without_numbers_are_updated(name, sparse):

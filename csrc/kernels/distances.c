@@ -78,8 +78,7 @@ DN_INLINE int is_zero(dn_real x) { return x >= 0 && x < LEAST; }
 DN_INLINE dn_real log_of(dn_real x) { return dn__log_of(is_zero(x) ? LEAST : x); }
 DN_INLINE dn_real log_of_rest(dn_real x) { return x == 1 ? dn__log_of(LEAST) : dn__log1p_of(-x); }
 DN_INLINE dn_real log_loss(dn_real x, dn_real t) {
-    const dn_real soft =
-        -(t == 0 ? 0 : t * log_of(x)) - (t == 1 ? 0 : DN_ROUNDED((1 - t) * log_of_rest(x)));
+    const dn_real soft = -(t == 0 ? 0 : t * log_of(x)) - (t == 1 ? 0 : (1 - t) * log_of_rest(x));
     const int wrong = (is_zero(x) && t != 0) || (x == 1 && t != 1);
     return wrong && t == t ? -dn__log_of(LEAST) : soft;
 }

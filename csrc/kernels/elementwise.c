@@ -133,7 +133,7 @@ DN_MULTIVERSION void dn__div_grad(size_t n, const dn_real *z, const dn_real *y, 
 
 DN_MULTIVERSION void dn__plane(size_t n, dn_real a, const dn_real *x, dn_real b, const dn_real *y,
                                dn_real c, dn_real beta, dn_real *z) {
-    EACH_BETA(z, a * x[i] + DN_ROUNDED(b * y[i]) + c);
+    EACH_BETA(z, a * x[i] + b * y[i] + c);
 }
 
 /* 1 - u is exact and never 0; 2^-25, half a cell, keeps the inner logarithm away from 0 */
@@ -151,7 +151,7 @@ DN_MULTIVERSION void dn__sliding_sum(int n, const dn_real *u, const dn_real *v, 
         dn_real a = u[i], b = u[i + 1], c = u[i + 2], d = u[i + 3];
         const dn_real *v0 = v + sign * i, *v1 = v0 + sign, *v2 = v1 + sign, *v3 = v2 + sign;
         DN_SIMD for (int k = 0; k < n; k++)
-            y[k] += (a * v0[k] + DN_ROUNDED(b * v1[k])) + (c * v2[k] + DN_ROUNDED(d * v3[k]));
+            y[k] += (a * v0[k] + b * v1[k]) + (c * v2[k] + d * v3[k]);
     }
     for (; i < n; i++) {
         const dn_real *v0 = v + sign * i;

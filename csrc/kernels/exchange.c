@@ -5,6 +5,7 @@
 
 #include "kernels.h"
 #include "math.h"
+#include "unfused.h"
 
 /* numbers: the sum of a block stays in the first-level cache until it is written to every rank */
 enum { BLOCK = 1024 };
@@ -12,12 +13,12 @@ enum { BLOCK = 1024 };
 static inline __attribute__((always_inline)) void sum_two(size_t n, dn_real f0, dn_real f1,
                                                           dn_real *a, dn_real *b) {
     DN_SIMD for (size_t i = 0; i < n; i++)
-        a[i] = b[i] = f0 * a[i] + DN_ROUNDED(f1 * b[i]);
+        a[i] = b[i] = f0 * a[i] + f1 * b[i];
 }
 static inline __attribute__((always_inline)) void
 sum_two_into(size_t n, dn_real f0, dn_real f1, const dn_real *a, const dn_real *b, dn_real *sum) {
     DN_SIMD for (size_t i = 0; i < n; i++)
-        sum[i] = f0 * a[i] + DN_ROUNDED(f1 * b[i]);
+        sum[i] = f0 * a[i] + f1 * b[i];
 }
 
 DN_MULTIVERSION void dn__sum_ranks(int ranks, int only, dn_real *const *segments,

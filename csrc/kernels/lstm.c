@@ -16,7 +16,7 @@ DN_MULTIVERSION DN_NOT_INLINE static void cell(int n, dn_real forget_bias, dn_re
     DN_SIMD for (int j = 0; j < n; j++) {
         dn_real i_ = dn__logistic_of(i[j]), f_ = dn__logistic_of(f[j] + forget_bias);
         dn_real o_ = dn__logistic_of(o[j]), g_ = dn__tanh_of(g[j]);
-        dn_real c_ = f_ * c_prev[j] + DN_ROUNDED(i_ * g_), t_ = dn__tanh_of(c_);
+        dn_real c_ = f_ * c_prev[j] + i_ * g_, t_ = dn__tanh_of(c_);
         i[j] = i_;
         f[j] = f_;
         o[j] = o_;

@@ -14,18 +14,6 @@
 /* The iterations of the next loop do not depend on one another (an output may be an input, at the
  * same index). */
 #define DN_SIMD _Pragma("omp simd")
-/* A product that is rounded before it is added to another one. Else the compiler chooses which of
- * the two it fuses with the sum, and GCC 16 chooses otherwise in vectors than in what is left of a
- * loop, so that a number would depend on its place. */
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_assoc_barrier)
-#define DN_ROUNDED(product) __builtin_assoc_barrier(product)
-#endif
-#endif
-#ifndef DN_ROUNDED
-#define DN_ROUNDED(product) (product)
-#endif
-
 /* target[i] = value for i < n; the same + beta target[i]: two loops, because with beta = 0 the
  * target may hold anything, nan included, and must not be read. */
 #define EACH(target, value) \

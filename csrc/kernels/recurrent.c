@@ -130,9 +130,7 @@ void dn__simple_sequence_grad(const dn_sequence *q, const dn_matrix *w) {
 
 /* Not x + gate (g - x): beside a huge x the digits of g are lost, and an infinite x gives inf -
  * inf. */
-DN_INLINE dn_real mix(dn_real gate, dn_real x, dn_real g) {
-    return (1 - gate) * x + DN_ROUNDED(gate * g);
-}
+DN_INLINE dn_real mix(dn_real gate, dn_real x, dn_real g) { return (1 - gate) * x + gate * g; }
 
 DN_MULTIVERSION DN_NOT_INLINE static void mix_grad(size_t n, const dn_real *x, const dn_real *gate,
                                                    const dn_real *g, const dn_real *dy,

@@ -2,6 +2,7 @@
  * memory, so a second pass (for the norm, for zeroing the gradient) would cost as much again. */
 #include "kernels.h"
 #include "math.h"
+#include "unfused.h"
 
 DN_MULTIVERSION void dn__update_sgd(size_t n, const dn_step *s, dn_real *p, const dn_real *g) {
     dn_real step = s->rate * s->scale * s->push, decay = s->decay;
@@ -13,7 +14,7 @@ DN_MULTIVERSION void dn__update_momentum(size_t n, const dn_step *s, dn_real mom
                                          const dn_real *g, dn_real *v) {
     dn_real rate = s->rate * s->scale, push = s->push, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
-        v[i] = mom * v[i] - DN_ROUNDED(rate * g[i]);
+        v[i] = mom * v[i] - rate * g[i];
         p[i] = decay * (p[i] + push * v[i]);
     }
 }
@@ -33,9 +34,9 @@ DN_MULTIVERSION void dn__update_adadelta(size_t n, const dn_step *s, dn_real eps
     dn_real scale = s->scale, push = s->push, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         dn_real g_ = scale * g[i];
-        G[i] = rho * G[i] + DN_ROUNDED((1 - rho) * g_ * g_);
+        G[i] = rho * G[i] + (1 - rho) * g_ * g_;
         dn_real step = -g_ * DN_MATH(sqrt)(D[i] + eps) / DN_MATH(sqrt)(G[i] + eps);
-        D[i] = rho * D[i] + DN_ROUNDED((1 - rho) * step * step);
+        D[i] = rho * D[i] + (1 - rho) * step * step;
         p[i] = decay * (p[i] + push * step);
     }
 }
@@ -45,7 +46,7 @@ DN_MULTIVERSION void dn__update_rmsprop(size_t n, const dn_step *s, dn_real eps,
     dn_real step = s->rate * s->push, scale = s->scale, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         dn_real g_ = scale * g[i];
-        h[i] = rho * h[i] + DN_ROUNDED((1 - rho) * g_ * g_);
+        h[i] = rho * h[i] + (1 - rho) * g_ * g_;
         p[i] = decay * (p[i] - step * g_ / DN_MATH(sqrt)(h[i] + eps));
     }
 }
@@ -56,8 +57,8 @@ DN_MULTIVERSION void dn__update_adam(size_t n, const dn_step *s, dn_real b1, dn_
     dn_real step = s->rate * s->push, scale = s->scale, keep = s->keep, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         dn_real g_ = scale * g[i];
-        dn_real m_ = b1 * m[i] + DN_ROUNDED((1 - b1) * g_);
-        dn_real v_ = b2 * v[i] + DN_ROUNDED((1 - b2) * g_ * g_);
+        dn_real m_ = b1 * m[i] + (1 - b1) * g_;
+        dn_real v_ = b2 * v[i] + (1 - b2) * g_ * g_;
         m[i] = m_;
         v[i] = v_;
         p[i] = decay * (keep * p[i] - step * m_ / (DN_MATH(sqrt)(v_) + eps));
@@ -70,8 +71,8 @@ DN_MULTIVERSION void dn__update_amsgrad(size_t n, const dn_step *s, dn_real b1, 
     dn_real step = s->rate * s->push, scale = s->scale, keep = s->keep, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         dn_real g_ = scale * g[i];
-        dn_real m_ = b1 * m[i] + DN_ROUNDED((1 - b1) * g_);
-        dn_real v_ = b2 * v[i] + DN_ROUNDED((1 - b2) * g_ * g_);
+        dn_real m_ = b1 * m[i] + (1 - b1) * g_;
+        dn_real v_ = b2 * v[i] + (1 - b2) * g_ * g_;
         dn_real top_ = top[i] > v_ ? top[i] : v_;
         m[i] = m_;
         v[i] = v_;
@@ -84,7 +85,7 @@ DN_MULTIVERSION void dn__update_eg(size_t n, const dn_step *s, dn_real mom, dn_r
                                    const dn_real *g, dn_real *v) {
     dn_real rate = s->rate * s->scale, push = s->push;
     DN_SIMD for (size_t i = 0; i < n; i++) {
-        v[i] = mom * v[i] - DN_ROUNDED(rate * g[i]);
+        v[i] = mom * v[i] - rate * g[i];
         p[i] = dn__log_of(p[i]) + push * v[i];
     }
     dn__softmax(n, p, p);

@@ -324,8 +324,7 @@ class LocalSGD(TrainerWrapper):
             if self.sync.joins:
                 if Hooks(self._inner).waits():
                     raise RuntimeError(
-                        "average: gradients wait to be applied. Call average() between update() and"
-                        " the next backward()."
+                        "average: gradients wait to be applied. Call it after update()."
                     )
                 self._average()
                 return
