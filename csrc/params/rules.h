@@ -44,3 +44,18 @@ struct dn_trainer {
 
 /* NULL: there is none of this number. */
 const dn_rule *dn__rule(int rule);
+
+/* ---- apply.c */
+/* Neighbours in a chunk, so far. */
+typedef struct dn_range {
+    int chunk;
+    int64_t from, to;
+    dn_real keep;
+} dn_range;
+/* What AdamW multiplies the values of a parameter by. */
+dn_real dn__keep_of(const dn_trainer *, const dn_param *);
+/* The rule, and this step of it, over a range; over the rows of a table that it is for. */
+void dn__apply_to_range(dn_trainer *, const dn_step *, const dn_range *);
+void dn__apply_to_table(dn_trainer *, const dn_step *, dn_param *);
+/* DyNet's decay, which spares nothing. */
+void dn__decay_frozen(const dn_trainer *, dn_param *);

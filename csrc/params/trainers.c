@@ -1,6 +1,4 @@
-/* Trainers: the moments that stand beside the values, and one pass over the ranges that have a
- * gradient. Neighbouring parameters are one range (the padding between them is zero in every array
- * and stays zero), so in the plain case a chunk is one kernel call. */
+/* Trainers: the moments that stand beside the values, gradients as a whole, and updates. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,22 +9,6 @@
 #include "params/rules.h"
 #include "profile.h"
 #include "work.h"
-
-/* of an update, in nanoseconds; what ranges are multiples of, for the sake of vector loops */
-static const double WORK_PER_NUMBER = 0.5;
-enum { RANGE_UNIT = 64 };
-/* so many rows of a table before they are updated they are fetched, of each its first numbers */
-enum { AHEAD = 3, FETCHED = 256 };
-/* numbers of a table that are updated at once, where all its rows are: no more than a few pages */
-enum { GATHERED = 2048 };
-/* of a table's decay, before it is multiplied into the rows: keeps all digits */
-static const double SMALLEST_FACTOR = 0.25;
-
-/* What AdamW multiplies the values of a parameter by. */
-static dn_real keep_of(const dn_trainer *t, const dn_param *p) {
-    int shrinks = t->c[3] != 0 && !(p->id < t->n_excluded && t->excluded[p->id]);
-    return (dn_real)(shrinks ? 1 - t->set.rate * t->c[3] : 1);
-}
 
 /* ---- life ----------------------------------------------------------------------------- */
 
@@ -138,159 +120,6 @@ int dn_trainer_has_moments(dn_trainer *t, dn_param *p) {
                    : p->chunk < t->n_chunks && t->chunk_moments[p->chunk][0];
 }
 
-/* ---- ranges --------------------------------------------------------------------------- */
-
-/* Neighbours in a chunk, so far. */
-typedef struct range {
-    int chunk;
-    int64_t from, to;
-    dn_real keep;
-} range;
-
-static void at(dn_real *const *moments, int n, int64_t offset, dn_real **out) {
-    for (int k = 0; k < n; k++) out[k] = moments[k] + offset;
-}
-
-/* A rule over numbers or rows that several threads may share. */
-typedef struct application {
-    const dn_trainer *t;
-    const dn_step *s;
-    dn_real *values;
-    const dn_real *gradient;
-    dn_real *const *moments;
-    const int *rows;      /* of a table: those with a gradient, */
-    const int *slot;      /* where in the gradient each row is, or negative, */
-    const dn_real *zeros; /* and what stands for that of the others, one by one */
-    int has_owners;
-    size_t row_size;
-} application;
-
-static void apply_to_numbers(const void *context, size_t from, size_t n) {
-    const application *a = context;
-    dn_real *moments[DN_MOST_MOMENTS];
-    at(a->moments, a->t->rule.moments, (int64_t)from, moments);
-    a->t->rule.apply(a->t, a->s, n, a->values + from, a->gradient + from, moments);
-}
-
-static void fetch(const dn_real *x, size_t n) {
-    for (size_t i = 0; i < n && i < FETCHED; i += DN_ARENA_ALIGN / sizeof *x)
-        __builtin_prefetch(x + i, 1, 3);
-}
-
-/* Rows lie anywhere, so that the processor does not foresee them. */
-static void fetch_row(const application *a, size_t i) {
-    if (a->has_owners && !dn__is_own_row(a->t->store, a->rows[i])) return;
-    const int64_t offset = a->rows[i] * (int64_t)a->row_size;
-    fetch(a->values + offset, a->row_size);
-    for (int k = 0; k < a->t->rule.moments; k++) fetch(a->moments[k] + offset, a->row_size);
-}
-
-/* n rows of a table, which follow one another as their gradients do */
-static void apply_from_row(const application *a, int64_t row, size_t n, const dn_real *gradient) {
-    const int64_t offset = row * (int64_t)a->row_size;
-    dn_real *moments[DN_MOST_MOMENTS];
-    at(a->moments, a->t->rule.moments, offset, moments);
-    a->t->rule.apply(a->t, a->s, n * a->row_size, a->values + offset, gradient, moments);
-}
-
-static void apply_to_rows(const void *context, size_t from, size_t n) {
-    const application *a = context;
-    for (size_t i = from; i < from + n; i++) {
-        if (i + AHEAD < from + n) fetch_row(a, i + AHEAD);
-        if (a->has_owners && !dn__is_own_row(a->t->store, a->rows[i])) continue;
-        apply_from_row(a, a->rows[i], 1, a->gradient + i * a->row_size);
-    }
-}
-
-/* All rows, those without a gradient with zero. */
-static void apply_to_each_row(const void *context, size_t from, size_t n) {
-    const application *a = context;
-    for (size_t i = from; i < from + n; i++) {
-        if (a->has_owners && !dn__is_own_row(a->t->store, (int64_t)i)) continue;
-        const int slot = a->slot[i];
-        apply_from_row(a, (int64_t)i, 1,
-                       slot < 0 ? a->zeros : a->gradient + (size_t)slot * a->row_size);
-    }
-}
-
-/* The same several rows at a time, as short ones are not worth a call each. */
-static void apply_to_gathered_rows(const void *context, size_t from, size_t n) {
-    const application *a = context;
-    const size_t size = a->row_size, most = GATHERED / size;
-    dn_real gathered[GATHERED] = {0};
-    for (size_t end = from + n; from < end; from += n) {
-        int filled = 0;
-        n = end - from < most ? end - from : most;
-        for (size_t i = 0; i < n; i++) {
-            const int slot = a->slot[from + i];
-            if (slot < 0) continue;
-            memcpy(gathered + i * size, a->gradient + (size_t)slot * size, size * sizeof *gathered);
-            filled = 1;
-        }
-        apply_from_row(a, (int64_t)from, n, gathered);
-        if (filled) memset(gathered, 0, n * size * sizeof *gathered);
-    }
-}
-
-static void update_range(dn_trainer *t, const dn_step *s, const range *r) {
-    if (r->chunk < 0) return;
-    const dn_chunk *c = &t->store->chunks[r->chunk];
-    dn_real *moments[DN_MOST_MOMENTS];
-    dn_step step = *s;
-    step.keep = r->keep;
-    at(t->chunk_moments[r->chunk], t->rule.moments, r->from, moments);
-    dn_real *values = c->values + r->from;
-    const dn_real *gradient = c->grads + r->from;
-    const size_t n = (size_t)(r->to - r->from);
-    if (t->rule.whole || !dn__shared((double)n * WORK_PER_NUMBER)) {
-        t->rule.apply(t, &step, n, values, gradient, moments);
-        return;
-    }
-    const application a = {
-        .t = t, .s = &step, .values = values, .gradient = gradient, .moments = moments};
-    dn__parallel_ranges(n, WORK_PER_NUMBER, RANGE_UNIT, apply_to_numbers, &a);
-}
-
-/* A table's values are factor * storage, so that decay is one number: storage moves by the step
- * divided by the factor. */
-static void update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
-    dn_step in_storage = {.rate = s->rate,
-                          .scale = s->scale,
-                          .push = (dn_real)(1 / p->factor),
-                          .keep = keep_of(t, p),
-                          .decay = 1};
-    application a = {.t = t,
-                     .s = &in_storage,
-                     .values = p->table,
-                     .gradient = p->block,
-                     .moments = t->table_moments[p->id],
-                     .rows = p->touched,
-                     .slot = p->slot,
-                     .has_owners = dn__has_owners(p),
-                     .row_size = (size_t)p->row_size};
-    const double work = WORK_PER_NUMBER * (double)p->row_size;
-    if (t->set.sparse || (t->rule.skips_zeros && t->rule.skips_zeros(t, &in_storage)))
-        dn__parallel_ranges((size_t)p->n_touched, work, 1, apply_to_rows, &a);
-    else if (a.has_owners || t->rule.whole || !p->row_size || 2 * p->row_size > GATHERED) {
-        if (p->n_touched < p->rows) a.zeros = dn__lookup_spare_row(p);
-        dn__parallel_ranges((size_t)p->rows, work, 1, apply_to_each_row, &a);
-    } else dn__parallel_ranges((size_t)p->rows, work, 1, apply_to_gathered_rows, &a);
-    p->factor *= t->set.decay;
-    if (p->factor < SMALLEST_FACTOR) dn__param_materialise(p);
-}
-
-/* DyNet's decay, which spares nothing. */
-static void decay_frozen(const dn_trainer *t, dn_param *p) {
-    if (!p->rows) {
-        dn_real *values = t->store->chunks[p->chunk].values + p->offset;
-        for (int64_t from, to = 0; dn__next_share(p, 0, &from, &to);)
-            dn__affine((size_t)(to - from), (dn_real)t->set.decay, 0, values + from, values + from);
-        return;
-    }
-    p->factor *= t->set.decay;
-    if (p->factor < SMALLEST_FACTOR) dn__param_materialise(p);
-}
-
 /* A dense parameter without a gradient is updated with zero, as in DyNet: its moments go on to move
  * it. Rows of tables without one are left alone; with dense updates, all rows move. Frozen
  * parameters are never touched. */
@@ -316,28 +145,28 @@ static int prepare_all(dn_trainer *t, int n, dn_param *const *params) {
 /* The parameters come in the order of the store, so that neighbours in a chunk follow one
  * another. */
 static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *params) {
-    range r = {.chunk = -1};
+    dn_range r = {.chunk = -1};
     for (int i = 0; i < n; i++) {
         dn_param *p = params[i];
-        if (!p->updated && t->store->as_dynet && t->set.decay != 1) decay_frozen(t, p);
+        if (!p->updated && t->store->as_dynet && t->set.decay != 1) dn__decay_frozen(t, p);
         if (!takes_part(t, p)) continue;
         if (p->rows) {
-            update_table(t, s, p);
+            dn__apply_to_table(t, s, p);
             continue;
         }
         dn__param_filled(p); /* zero where it is empty */
-        const dn_real keep = keep_of(t, p);
+        const dn_real keep = dn__keep_of(t, p);
         for (int64_t from, to = 0; dn__next_share(p, t->rule.whole, &from, &to);) {
             /* only padding lies between */
             int joins = p->chunk == r.chunk && p->offset + from - r.to < DN_PARAM_ALIGN;
             if (!joins || keep != r.keep || t->rule.whole) {
-                update_range(t, s, &r);
-                r = (range){p->chunk, p->offset + from, p->offset + from, keep};
+                dn__apply_to_range(t, s, &r);
+                r = (dn_range){p->chunk, p->offset + from, p->offset + from, keep};
             }
             r.to = p->offset + to;
         }
     }
-    update_range(t, s, &r);
+    dn__apply_to_range(t, s, &r);
     for (int i = 0; i < n; i++) {
         if (takes_part(t, params[i])) {
             dn__param_note_change(params[i]);

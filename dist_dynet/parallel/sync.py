@@ -67,7 +67,7 @@ class Sync:
         # an update has begun that is not done: so it stays if an exception comes that other ranks
         # do not have
         self._is_amid = False
-        self._foresees = self._applies = False  # C may do all of it; it changes parameters
+        self._foresees = self._sums = False  # C may do all of it; ranks have agreed
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """What compression has left over on this rank, by parameter. Views."""
@@ -126,14 +126,15 @@ class Sync:
         MPI writes into what a step may only leave in a wait."""
         return bool(
             self.hooks.followers
-            or (self.model is not None and not self.model.is_refused)
+            or (self.model is not None and (self.model.copy.shared or not self.model.is_refused))
             or not isinstance(self.exchange, SharedExchange | None)
         )
 
     def _may_leave(self) -> bool:
-        """Whether parameters are as they were before the step."""
+        """Whether parameters are as they were before the step, and no rank can have gone on: they
+        have not agreed yet."""
         stage = self._follow_up.stage if self._foresees else lib.DN_FOLLOW_UP_AGREE
-        return not self._applies and stage < lib.DN_FOLLOW_UP_UPDATE
+        return not self._sums and stage < lib.DN_FOLLOW_UP_SUM
 
     def _step(
         self,
@@ -144,7 +145,7 @@ class Sync:
         chosen: Sequence[AnyParameter] | None,
     ) -> tuple[bool, bool]:
         over, what, model = bool(flags & Flag.ENDED), "", self.model
-        self._foresees = self._applies = False
+        self._foresees = self._sums = False
         self.is_not_finite = False
         if not (problem and self.weighted):  # else ranks refuse it together
             self.hooks.prepare()  # where no rank of the host writes values yet
@@ -235,7 +236,6 @@ class Sync:
 
     def _apply(self, chosen: Sequence[AnyParameter] | None) -> bool:
         """As Hooks.apply(), of all ranks together."""
-        self._applies = True
         lib.dn_trainer_together(self.hooks.c, 1)
         try:
             return self.hooks.apply(chosen)
@@ -271,6 +271,7 @@ class Sync:
     def _sum(self, negotiated: Negotiated | AsPlanned) -> None:
         """Gradients become their sums."""
         assert self.negotiation is not None
+        self._sums = True
         switch(lib.DN_EXCHANGE)
         if self.model is not None:
             self._begin(self.model, negotiated)

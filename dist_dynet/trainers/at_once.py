@@ -3,10 +3,12 @@ it."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
 from importlib import import_module
+from threading import get_ident
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -67,7 +69,7 @@ class AtOnce:
         self._came: list[tuple[int, FrameType | None]] = []
 
     def __enter__(self) -> None:
-        if not self._needed or threading.current_thread() is not threading.main_thread():
+        if not self._needed or get_ident() != _main:
             return  # in other threads no handler is called
         outer = AtOnce._present
         if outer is not None:
@@ -106,18 +108,14 @@ class AtOnce:
         if AtOnce._present is self:
             AtOnce._present = None
         try:
-            self._restore()
-        finally:
-            came, self._came = self._came, []
-            self._call(came)
-
-    def _restore(self) -> None:
-        try:
             for number, handler in self._handlers.items():
                 _set(number, handler)
         except BaseException:  # of a handler that is back
-            self._restore()
+            self._let_go()
             raise
+        if self._came:
+            came, self._came = self._came, []
+            self._call(came)
 
     def _call(self, came: list[tuple[int, FrameType | None]]) -> None:
         """All of them, also where one raises something."""
@@ -138,5 +136,15 @@ def let_through() -> None:
     """In a wait for other processes: a handler is called at once where its signal would end a block
     that may be left."""
     present = AtOnce._present
-    if present is not None and threading.current_thread() is threading.main_thread():
+    if present is not None and get_ident() == _main:
         present.leave_if_it_may()
+
+
+def _note_main_thread() -> None:
+    global _main
+    _main = threading.main_thread().ident
+
+
+_main: int | None = None
+_note_main_thread()
+os.register_at_fork(after_in_child=_note_main_thread)
