@@ -63,7 +63,7 @@ static void fetch(const dn_real *x, size_t n) {
 #endif
 }
 
-/* Numbers whose values other ranks of the host have read, with those of the next strip asked for. */
+/* Numbers whose values other ranks of the host have read: those of the next strip are asked for. */
 static void apply_in_strips(const application *a, size_t n) {
     fetch(a->values, n < STRIP ? n : STRIP);
     for (size_t from = 0; from < n; from += STRIP) {
