@@ -469,7 +469,8 @@ int dn_trainer_has_moments(dn_trainer *, dn_param *);
 void dn_trainer_restart(dn_trainer *); /* moments to zero */
 /* csrc/params/agreed.c. Several processes that train one model know by these what one of them has
  * changed alone: a number that rises whenever values do, but for updates between together(1) and
- * together(0); and how often a trainer's moments were cleared or its count of updates was set. */
+ * together(0); and how often a trainer's moments were cleared, its count of updates was set, or it
+ * has updated but between these. */
 int64_t dn_store_alone(dn_store *);
 int64_t dn_trainer_resets(dn_trainer *);
 void dn_trainer_together(dn_trainer *, int on);

@@ -305,6 +305,7 @@ static int clip_and_update(dn_trainer *t, int n, dn_param *const *params) {
     dn__count_update();
     if (!error) {
         t->updates++;
+        t->resets += !t->together;
         dn_step s = {(dn_real)t->rule.rate(t), (dn_real)scale, 1, 1, (dn_real)t->set.decay};
         dn__begin_writing(t->store);
         update(t, &s, n, params);

@@ -484,8 +484,8 @@ class Negotiation:
                 raise RuntimeError(
                     f"{self._here.name} {what}: all ranks must agree; the trainer's state differs"
                     f" on rank {self._here.members[other[0]]} from that on rank"
-                    f" {self._here.members[0]}, after restart() or load_state(). Call it on all"
-                    " ranks alike."
+                    f" {self._here.members[0]}, after update() of the wrapped trainer, restart() or"
+                    " load_state(). Call it on all ranks alike."
                 )
         self._mark()
 
