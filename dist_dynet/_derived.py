@@ -38,6 +38,7 @@ def requires_init(cls: Any, attribute: str) -> None:
             return inherited(kind)
         return inherited(kind, *given, **named)
 
+    new.__signature__ = inspect.signature(cls.__init__)  # type: ignore[attr-defined]
     cls.__new__ = staticmethod(new)
 
 

@@ -43,6 +43,13 @@ def test_each_public_class_says_that_its_init_is_to_be_called():
     assert len(seen) > 40
 
 
+def test_help_shows_what_a_class_takes():
+    for cls in public_classes():
+        takes = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        for of in cls, type("Below", (cls,), {}):
+            assert list(inspect.signature(of).parameters.values()) == takes, cls
+
+
 class Forgetful:
     def __init__(self):
         pass
