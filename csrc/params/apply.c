@@ -6,7 +6,6 @@
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
 #include "params/rules.h"
-#include "work.h"
 
 /* of an update, in nanoseconds; what ranges are multiples of, for the sake of vector loops */
 static const double WORK_PER_NUMBER = 0.5;

@@ -5,7 +5,6 @@
 
 #include "arena.h"
 #include "kernels/kernels.h"
-#include "kernels/parallel.h"
 #include "params/rules.h"
 #include "profile.h"
 #include "work.h"

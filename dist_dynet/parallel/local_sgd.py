@@ -254,7 +254,7 @@ class LocalSGD(TrainerWrapper):
             )
         batch, n, doubt = used(weight, self.sync)
         self._doubt = self._doubt or doubt
-        Hooks(self._rule).catch_up()
+        self.sync.hooks.catch_up()
         if self.sync.here.size > 1:
             self._anchor.look(self._is_first)
         with AtOnce():
@@ -318,20 +318,19 @@ class LocalSGD(TrainerWrapper):
         """
         here, anchor = self.sync.here, self._anchor
         refuse_averages(self._inner, self._rule, self.sync.here.size)
-        Hooks(self._rule).catch_up()
+        self.sync.hooks.catch_up()
         if here.size > 1:
             anchor.look(self._is_first)
             if self.sync.joins:
                 if Hooks(self._inner).waits():
-                    raise RuntimeError(
-                        "average: gradients wait to be applied. Call it after update()."
-                    )
+                    raise RuntimeError("average: gradients wait to be applied. Call update() now.")
                 self._average()
                 return
             assert self.sync.negotiation is not None
             structure = self.sync.negotiation.structure
-            now = self._n, self._said(), Hooks(self._inner).waits(), self._is_first, self._doubt
-            if compare(here, anchor, Now(*now), structure):
+            waits = Hooks(self._inner).waits()
+            now = Now(self._n, self._said(), waits, self._is_first, self._doubt)
+            if compare(here, anchor, now, structure):
                 self._average()
                 return
         n = self._n
@@ -340,7 +339,7 @@ class LocalSGD(TrainerWrapper):
             if here.size > 1:
                 anchor.remember()
             elif n:
-                Hooks(self._rule).done()
+                self.sync.hooks.done()
 
     def _begin(self) -> None:
         """Another round of updates, up to the next average."""
@@ -460,7 +459,7 @@ class LocalSGD(TrainerWrapper):
         ranks the parameters as they are, "now:/w", and after the last average, "then:/w", where the
         program has written them before the first update since then, "written:/w", and what was
         counted since then. It differs from rank to rank."""
-        Hooks(self._rule).catch_up()
+        self.sync.hooks.catch_up()
         kept = {f"inner:{name}": values for name, values in self._inner.state().items()}
         for p, anchor in self._anchor.values.items():
             kept[f"now:{p.name()}"] = p.storage().copy()

@@ -267,9 +267,9 @@ class SharedModel:
         return self.copy.shared and bool(lib.dn_store_is_shared(self._root))
 
     @property
-    def is_refused(self) -> bool:
-        """Whether they never will be."""
-        return self.copy.refuses(self._structure)
+    def may_share(self) -> bool:
+        """Whether they are, or may yet become, those of its host."""
+        return self.copy.shared or not self.copy.refuses(self._structure)
 
     def ask(self) -> int:
         """Before ranks agree: a flag if this one has gone private. If not, so it stays."""

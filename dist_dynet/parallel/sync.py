@@ -126,7 +126,7 @@ class Sync:
         MPI writes into what a step may only leave in a wait."""
         return bool(
             self.hooks.followers
-            or (self.model is not None and (self.model.copy.shared or not self.model.is_refused))
+            or (self.model is not None and self.model.may_share)
             or not isinstance(self.exchange, SharedExchange | None)
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from .._ffi import lib
 from .arguments import Follower
 from .at_once import AtOnce
 from .settings import WithSettings
@@ -20,11 +21,6 @@ class WithFollowers(WithSettings):
     _watches: ClassVar[bool] = False
     """Whether a subclass has a _prepare() or _advance() of its own."""
 
-    @property
-    def updates(self) -> int:
-        """How many updates were done."""
-        raise NotImplementedError
-
     def _done(self) -> None:
         """When an update was applied. What an exception leaves out, another call makes up for."""
         self._followed = -1
@@ -32,13 +28,13 @@ class WithFollowers(WithSettings):
             follower.update()
             self._told += 1
         self._advance()
-        self._told, self._followed = 0, self.updates
+        self._told, self._followed = 0, lib.dn_trainer_updates(self._c)
 
     def _advance(self) -> None:
         """What a subclass changes in itself after an update: all of it, or nothing."""
 
     def _catch_up(self) -> None:
         """Notifies those of the last update that an exception has kept from it."""
-        if (self._followers or self._watches) and self._followed != self.updates:
+        if (self._followers or self._watches) and self._followed != lib.dn_trainer_updates(self._c):
             with AtOnce():
                 self._done()
