@@ -1,0 +1,68 @@
+/* A handler of signals that is put off: see dn_api_params.h. A signal may come in any thread, also
+ * while the one that puts off goes on; so what came is taken from its count by whoever calls. */
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "dn_api.h"
+
+static const int SIGNALS[] = {SIGINT, SIGTERM, SIGALRM, SIGHUP, SIGUSR1, SIGUSR2};
+enum { N_SIGNALS = sizeof SIGNALS / sizeof *SIGNALS };
+
+static void (*deferred)(int);
+static struct sigaction actions[N_SIGNALS]; /* that put_off stands for, */
+static atomic_int replaced[N_SIGNALS];      /* where it does */
+static atomic_int is_held, came[N_SIGNALS];
+
+int dn_signal_number(int i) { return i < N_SIGNALS ? SIGNALS[i] : 0; }
+
+int dn_signals_came(void) {
+    int n = 0;
+    for (int i = 0; i < N_SIGNALS; i++) n += atomic_load(&came[i]);
+    return n;
+}
+
+static void call_deferred(void) {
+    for (int i = 0; i < N_SIGNALS; i++)
+        if (atomic_exchange(&came[i], 0)) deferred(SIGNALS[i]);
+}
+
+static void put_off(int number) {
+    const int error = errno;
+    for (int i = 0; i < N_SIGNALS; i++)
+        if (SIGNALS[i] == number) atomic_fetch_add(&came[i], 1);
+    if (!atomic_load(&is_held) || dn_signals_came() > 1) dn_signals_release();
+    errno = error;
+}
+
+int dn_signals_defer(int number) {
+    struct sigaction action;
+    if (sigaction(number, NULL, &action) || action.sa_flags & SA_SIGINFO ||
+        action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)
+        return 0;
+    deferred = action.sa_handler;
+    return 1;
+}
+
+int dn_signals_hold(void) {
+    if (!deferred) return 0;
+    atomic_store(&is_held, 1);
+    for (int i = 0; i < N_SIGNALS; i++) {
+        struct sigaction action;
+        if (sigaction(SIGNALS[i], NULL, &action) || action.sa_handler != deferred) continue;
+        actions[i] = action;
+        action.sa_handler = put_off;
+        atomic_store(&replaced[i], !sigaction(SIGNALS[i], &action, NULL));
+    }
+    return 1;
+}
+
+void dn_signals_release(void) {
+    struct sigaction action;
+    atomic_store(&is_held, 0);
+    for (int i = 0; i < N_SIGNALS; i++)
+        if (atomic_exchange(&replaced[i], 0) && !sigaction(SIGNALS[i], NULL, &action) &&
+            action.sa_handler == put_off)
+            sigaction(SIGNALS[i], &actions[i], NULL);
+    call_deferred();
+}
