@@ -135,6 +135,19 @@ def real(value: Any, what: str) -> float:
         raise OverflowError(f"{what}: takes numbers; {error}.") from None
 
 
+def named_number(value: Any, what: str, takes: str = "a number") -> float:
+    """The argument `what` as a float, NaN as well; of an expression its value.
+
+    Raises:
+        TypeError: it is no number, or one that no float holds.
+    """
+    is_expression = isinstance(value, calls.Node)
+    try:
+        return real(value.value() if is_expression else value, what)
+    except (TypeError, OverflowError):
+        raise TypeError(f"{what} must be {takes}; got {value!r:.60}.") from None
+
+
 def floats(values: Any, what: str) -> Any:
     """Numbers as something that C takes: a contiguous array of the build's type."""
     return np.ascontiguousarray(numbers(values, what), DTYPE)

@@ -19,9 +19,9 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from ._integers import count
+from ._integers import count, named_number
 from ._state import count_in, number_in
-from .trainers.arguments import any_number, number
+from .trainers.arguments import number
 from .trainers.protocol import TrainerLike
 
 
@@ -274,7 +274,7 @@ class Plateau(_Schedule):
 
     def step(self, measure: float) -> None:  # type: ignore[override]
         """To be called with each new measure; NaN counts as not better."""
-        score = self._sign * any_number(measure, "Plateau.step: the measure")
+        score = self._sign * named_number(measure, "Plateau.step: the measure")
         if score > self._best + self._threshold:
             self._best, self._bad = score, 0
         else:

@@ -28,6 +28,7 @@ from ._bar import Bar, NoBar, make_bar
 from ._derived import requires_init
 from ._entities import entities, entity_scores
 from ._events import Events
+from ._integers import named_number
 from ._state import count_in, number_in
 from .io import save
 from .io.files import FileName
@@ -35,7 +36,6 @@ from .parallel.metrics import EVERY, LinesOfFile, report_on
 from .parallel.wrapper import TrainerWrapper
 from .params.collection import ParameterCollection
 from .trainers import Trainer, TrainerLike
-from .trainers.arguments import any_number
 
 __all__ = ["Best", "Run", "entities", "entity_scores"]
 
@@ -191,7 +191,7 @@ class Run:
         >>> run.means()
         {'loss': 1.25}
         """
-        weight = self._weight if weight is None else any_number(weight, "log: the weight")
+        weight = self._weight if weight is None else named_number(weight, "log: the weight")
         self.trainer.log(**values)
         for name, value in values.items():
             sum_, weights = self._sums.get(name, (0.0, 0.0))
@@ -373,7 +373,7 @@ class Best:
         """The score, which is that of all ranks."""
         failure: Exception | None = None
         try:
-            score = any_number(score, "training.Best: the score")
+            score = named_number(score, "training.Best: the score")
         except TypeError as error:  # meets the other ranks all the same
             failure = error
         every = parallel.gather(repr(score), self._comm)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import ffi, lib
+from .._ffi import calls, ffi, lib
+from .._integers import named_number
 
 Cost = Callable[[Any], float] | ArrayLike
 """A function of an example, or a number for each example."""
@@ -29,10 +30,9 @@ def checked_number(value: Any, what: str, takes: str = "a number") -> float:
         TypeError: it is no number.
         ValueError: it is negative, infinite or NaN.
     """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{what} must be {takes}; got {value!r:.60}.") from None
+    if isinstance(value, calls.Node):
+        raise TypeError(f"{what} must be {takes}; got an expression. For its value: float(x).")
+    number = named_number(value, what, takes)
     if not 0 <= number < math.inf:
         raise ValueError(f"{what} must be a number, 0 or more; got {value!r:.60}.")
     return number

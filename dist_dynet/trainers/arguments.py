@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from .._integers import named
+from .._integers import named, named_number
 from ..params.parameters import LookupParameters, Parameters
 
 _PARAMETERS = Parameters | LookupParameters
@@ -29,18 +29,6 @@ class Schedule(Protocol):
         """Goes on from there."""
 
 
-def any_number(value: Any, what: str) -> float:
-    """A float, NaN as well.
-
-    Raises:
-        TypeError: it is not a number.
-    """
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{what} must be a number; got {value!r:.60}.") from None
-
-
 def number(value: Any, what: str) -> float:
     """A setting as a float. NaN is refused: it would spread to all parameters, or pass for
     "off".
@@ -49,7 +37,7 @@ def number(value: Any, what: str) -> float:
         TypeError: it is not a number.
         ValueError: it is NaN.
     """
-    number = any_number(value, what)
+    number = named_number(value, what)
     if math.isnan(number):
         raise ValueError(f"{what} must be a number; got nan.")
     return number

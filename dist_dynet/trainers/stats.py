@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .. import meter
 from .._ffi import lib
-from .arguments import any_number
+from .._integers import named_number
 
 WORTH_SAYING = 0.1
 """So much more of their time the others must wait than the slowest ranks do."""
@@ -158,7 +158,7 @@ class WithStats:
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
         >>> trainer.log(loss=0.25, accuracy=0.9)
         """
-        numbers = {name: any_number(value, f"log: {name}") for name, value in values.items()}
+        numbers = {name: named_number(value, f"log: {name}") for name, value in values.items()}
         for name, value in numbers.items():
             added = self._logged.setdefault(name, [0.0, 0])
             added[0] += value
