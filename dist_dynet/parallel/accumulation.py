@@ -74,13 +74,13 @@ def odd_pass(batch: Batch[Any], here: World, named: bool, counts: bool) -> Pass:
     return Pass(batch, batch.n, batch.n if here.size == 1 else None, named, problem)
 
 
-def refuse_micro_batch(batch: Batch[Any] | None) -> None:
+def refuse_micro_batch(batch: Batch[Any]) -> None:
     """Of a trainer that knows of none.
 
     Raises:
         RuntimeError: it is one.
     """
-    if batch is not None and batch.part is not None:
+    if batch.part is not None:
         raise RuntimeError(
             "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
             " reproducible=True)."

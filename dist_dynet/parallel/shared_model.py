@@ -266,11 +266,6 @@ class SharedModel:
         """Whether this rank's values and moments are those of its host."""
         return self.copy.shared and bool(lib.dn_store_is_shared(self._root))
 
-    @property
-    def may_share(self) -> bool:
-        """Whether they are, or may yet become, those of its host."""
-        return self.copy.shared or not self.copy.refuses(self._structure)
-
     def ask(self) -> int:
         """Before ranks agree: a flag if this one has gone private. If not, so it stays."""
         self._pinned = self.copy.shared and bool(

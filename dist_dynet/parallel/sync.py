@@ -111,7 +111,7 @@ class Sync:
         before = switch(NONE)
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
-            with AtOnce(self._leaves_traces(), self._may_leave):
+            with AtOnce(may_leave=self._may_leave):
                 updated, over = self._step(weight, step, flags, problem, chosen)
             if updated:
                 self.hooks.conclude()
@@ -120,15 +120,6 @@ class Sync:
             if self.model is not None:
                 self.model.leave()
             switch(before)
-
-    def _leaves_traces(self) -> bool:
-        """Whether something follows the change of parameters, or other ranks make a part of it, or
-        MPI writes into what a step may only leave in a wait."""
-        return bool(
-            self.hooks.followers
-            or (self.model is not None and self.model.may_share)
-            or not isinstance(self.exchange, SharedExchange | None)
-        )
 
     def _may_leave(self) -> bool:
         """Whether parameters are as they were before the step, and no rank can have gone on: they

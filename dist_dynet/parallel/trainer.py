@@ -205,7 +205,7 @@ class DistributedTrainer(TrainerWrapper):
         """
         this, sync = self._conclude(weight), self.sync
         passes = sync.passes
-        if sync.reproducible is None:
+        if this.batch is not None and sync.reproducible is None:
             refuse_micro_batch(this.batch)
         sync.calls += 1
         waits = passes.silent or sync.joins or passes.begun or passes.stash.kept

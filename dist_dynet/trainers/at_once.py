@@ -53,8 +53,8 @@ class AtOnce:
     def __enter__(self) -> None:
         if not self._needed or get_ident() != _main.thread:
             return  # in other threads no handler is called
-        if _main.block is None:
-            _hold()
+        if _main.block is None and not lib.dn_signals_hold():
+            _show_handler()
         self._outer, _main.block = _main.block, self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -97,10 +97,9 @@ _main = _Main()
 os.register_at_fork(after_in_child=_main.follow_fork)
 
 
-def _hold() -> None:
-    """Puts off Python's handler in C, which has to be shown it once: all signals have the same."""
-    if lib.dn_signals_hold():
-        return
+def _show_handler() -> None:
+    """C has to be shown once which handler is Python's, all signals have the same, and holds it
+    then."""
     for number in takewhile(bool, map(lib.dn_signal_number, count())):
         if callable(_get(number)) and lib.dn_signals_defer(number):
             lib.dn_signals_hold()
