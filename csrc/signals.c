@@ -10,8 +10,6 @@ static const int SIGNALS[] = {SIGINT, SIGTERM, SIGALRM, SIGHUP, SIGUSR1, SIGUSR2
 enum { N_SIGNALS = sizeof SIGNALS / sizeof *SIGNALS };
 
 static void (*deferred)(int);
-static struct sigaction actions[N_SIGNALS]; /* that put_off stands for, */
-static atomic_int replaced[N_SIGNALS];      /* where it does */
 static atomic_int is_held, came[N_SIGNALS];
 
 int dn_signal_number(int i) { return i < N_SIGNALS ? SIGNALS[i] : 0; }
@@ -20,11 +18,6 @@ int dn_signals_came(void) {
     int n = 0;
     for (int i = 0; i < N_SIGNALS; i++) n += atomic_load(&came[i]);
     return n;
-}
-
-static void call_deferred(void) {
-    for (int i = 0; i < N_SIGNALS; i++)
-        if (atomic_exchange(&came[i], 0)) deferred(SIGNALS[i]);
 }
 
 static void put_off(int number) {
@@ -44,25 +37,22 @@ int dn_signals_defer(int number) {
     return 1;
 }
 
+/* Nobody is told that another handler was set: so each is looked at again. What stands in its place
+ * stays there, and calls it at once where nothing is held. */
 int dn_signals_hold(void) {
     if (!deferred) return 0;
     atomic_store(&is_held, 1);
     for (int i = 0; i < N_SIGNALS; i++) {
         struct sigaction action;
         if (sigaction(SIGNALS[i], NULL, &action) || action.sa_handler != deferred) continue;
-        actions[i] = action;
         action.sa_handler = put_off;
-        atomic_store(&replaced[i], !sigaction(SIGNALS[i], &action, NULL));
+        sigaction(SIGNALS[i], &action, NULL);
     }
     return 1;
 }
 
 void dn_signals_release(void) {
-    struct sigaction action;
     atomic_store(&is_held, 0);
     for (int i = 0; i < N_SIGNALS; i++)
-        if (atomic_exchange(&replaced[i], 0) && !sigaction(SIGNALS[i], NULL, &action) &&
-            action.sa_handler == put_off)
-            sigaction(SIGNALS[i], &actions[i], NULL);
-    call_deferred();
+        if (atomic_exchange(&came[i], 0)) deferred(SIGNALS[i]);
 }

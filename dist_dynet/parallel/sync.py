@@ -111,7 +111,7 @@ class Sync:
         before = switch(NONE)
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
-            with AtOnce(may_leave=self._may_leave):
+            with AtOnce(self.negotiation or self.hooks.followers, self._may_leave):
                 updated, over = self._step(weight, step, flags, problem, chosen)
             if updated:
                 self.hooks.conclude()
