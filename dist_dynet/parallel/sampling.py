@@ -327,9 +327,8 @@ class Shard(Generic[T]):
                 weights = self._weights.of(numbers, examples)
             total = len(numbers) if weights is None else total_of(weights)
             division = self._division(numbers, costs, weights) if compares else 0
-            description = described._replace(division=division, epoch=loop.epoch, step=step)
-            counter = self._counter(loop.epoch, step)
-            for positions, part in self._divided(costs, here.rank, here.size, loop, counter):
+            description = Description(*described[:3], division, loop.epoch, step)
+            for positions, part in self._divided(costs, here.rank, here.size, loop, step):
                 yield Batch(
                     self._fetched(numbers[positions])
                     if examples is None
@@ -364,14 +363,16 @@ class Shard(Generic[T]):
         return zlib.crc32(numbers.data, mark) if self._settings.bucket else mark
 
     def _divided(
-        self, costs: NDArray[Any], rank: int, ranks: int, loop: Loop, counter: int
+        self, costs: NDArray[Any], rank: int, ranks: int, loop: Loop, step: int
     ) -> Iterator[tuple[NDArray[np.intp], Part | None]]:
         """What this rank is given of a step's examples: one batch, or micro-batches one after the
-        other. counter: of random draws."""
+        other."""
         count = self._settings.micro_batches
         if not count:
-            yield (assign(costs, ranks) == rank).nonzero()[0], None
+            every = np.arange(len(costs))
+            yield every if ranks == 1 else every[assign(costs, ranks) == rank], None
             return
+        counter = self._counter(loop.epoch, step)
         of = assign(costs, count)
         mine = deal(count, rank, ranks)
         for turn, number in enumerate(mine):
@@ -389,7 +390,9 @@ class Shard(Generic[T]):
 
 def _warn_of_ranks_alone(loop: Loop, here: World) -> None:
     """Warns if each rank trains on its examples and by itself."""
-    if here.rank == 0 and "shard" not in manner.said and loop.is_used_alone():
+    if here.size == 1 or here.rank > 0 or "shard" in manner.said:
+        return
+    if loop.is_used_alone():
         manner.said.add("shard")
         warn(
             f"shard: the examples are divided among {here.size} ranks, and the update() that was"
@@ -417,7 +420,7 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
         if not self._begun:
             self._begun = True
             shard_._begins(loop)
-        if before is not None and world(shard_._comm).size > 1:
+        if before is not None:
             _warn_of_ranks_alone(loop, world(shard_._comm))
         loop.ask()
         if before is not None and before.ends_step:
