@@ -520,6 +520,7 @@ MEANT = [
     ("pickle.loads(pickle.dumps(W)).shape()", (2, 3)),
     ("f'{dy.scalarInput(1.5):.2f} {dy.scalarInput(3):8.1e}'", "1.50  3.0e+00"),
     ("f'{x}'", "input (3,)"),
+    ("abs(x - y).value(), abs(dy.sum_elems(-W)).value() > 0", ([2, 0, 2], True)),
     ("round(dy.scalarInput(1.25), 1), round(dy.scalarInput(2.75))", (1.2, 3)),
     # indices that are tensors
     ("x.tensor_value().argmax() == 2, x.tensor_value().argmax() != 1", (True, True)),

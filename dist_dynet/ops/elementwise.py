@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._integers import real
-from ..expression import Expression
+from ..expression import Expression, operator
 from ._nodes import node, operation
 
 __all__ = [
@@ -116,6 +116,7 @@ def square(x: Expression) -> Expression:
     return node("square", x)
 
 
+@operator("__abs__")
 @operation("abs")
 def abs(x: Expression) -> Expression:
     """y_i = |x_i|.
@@ -123,8 +124,8 @@ def abs(x: Expression) -> Expression:
     Gradient: dx = dy sign(x), 0 at 0.
 
     >>> import dist_dynet as dy
-    >>> dy.abs(dy.scalarInput(-3)).value()
-    3.0
+    >>> dy.abs(dy.scalarInput(-3)).value(), abs(dy.scalarInput(-3)).value()
+    (3.0, 3.0)
     """
     return node("abs", x)
 
