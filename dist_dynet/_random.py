@@ -93,13 +93,19 @@ def reset_random_seed(seed: int) -> None:
 
     The same seed repeats the same draws. A seed of 0 takes one at random.
 
+    Raises:
+        ValueError: the seed is below 0.
+
     >>> import dist_dynet as dy
     >>> dy.reset_random_seed(5)
     >>> W = dy.ParameterCollection().add_parameters((2, 2))
     >>> W.as_array().round(4).tolist()
     [[-0.681, 0.9081], [-1.0896, 0.8116]]
     """
-    _state.reset(named(seed, "reset_random_seed", "seed") or _unforeseen())
+    number = named(seed, "reset_random_seed", "seed")
+    if number < 0:
+        raise ValueError(f"reset_random_seed: seed must be 0 or more; got {seed}.")
+    _state.reset(number or _unforeseen())
 
 
 def generators_of_python() -> tuple[Any, ...]:

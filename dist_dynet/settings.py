@@ -8,6 +8,7 @@ DIST_DYNET_THREADS (docs/settings.md). sys.argv is read by DynetParams.from_args
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -82,7 +83,12 @@ def _memory(value: Any, what: str) -> None:
     if len(parts) not in (1, 4):
         raise ValueError(f"{what}: takes one number of MB, or four; got {value!r}.")
     for part in parts:
-        _whole(part, what)
+        try:
+            size = float(part)
+        except (TypeError, ValueError):
+            size = -1
+        if not 0 <= size < math.inf:
+            raise ValueError(f"{what}: takes numbers of MB, 0 or more; got {value!r}.")
 
 
 def _no_gpus(value: Any, what: str) -> None:
@@ -96,7 +102,7 @@ def init(
     random_seed: int | None = None,
     autobatch: bool | int | None = None,
     weight_decay: float | None = None,
-    mem: int | str | None = None,
+    mem: float | str | None = None,
     profiling: int | None = None,
     rng: str | None = None,
     precision: str | None = None,
@@ -278,7 +284,7 @@ class DynetParams:
             if name in self._values:
                 put(self._values[name])
 
-    def set_mem(self, mem: int | str, what: str = "set_mem") -> None:
+    def set_mem(self, mem: float | str, what: str = "set_mem") -> None:
         """Accepted and ignored: memory is taken as it is needed."""
         _memory(mem, what)
 

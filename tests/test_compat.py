@@ -373,9 +373,12 @@ def test_settings_merge_and_later_ones_win(tmp_path):
 def test_low_module_starts_at_init(tmp_path):
     text = (
         "import _dynet as dy\np ="
-        " dy.DynetParams()\np.set_random_seed(7)\np.set_mem(512)\np.init()\n"
+        " dy.DynetParams()\np.set_random_seed(7)\np.set_mem(512.5)\np.set_autobatch(None)\n"
+        "p.set_gpu_mask([0, 1])\np.set_requested_gpus(1)\np.init()\n"
     )
-    assert run_program(program(tmp_path, text + SETTINGS)).stdout == f"{first_draw(7)} 0.0\n"
+    result = run_program(program(tmp_path, text + SETTINGS))
+    assert result.stdout == f"{first_draw(7)} 0.0\n"
+    assert result.stderr.count("there is only the CPU; it is used in place of the GPU") == 1
     assert (
         run_program(
             program(tmp_path, "import _dynet as dy\ndy.init()\n" + SETTINGS), "--dynet-seed", "8"

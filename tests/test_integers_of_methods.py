@@ -618,7 +618,6 @@ SETTINGS = {
     ),
     "DynetParams.set_autobatch.autobatch": (lambda n: _params("set_autobatch", n), 2),
     "DynetParams.set_gpu_mask.gpu_mask": (lambda n: _params("set_gpu_mask", [n]), 0),
-    "DynetParams.set_mem.mem": (lambda n: _params("set_mem", n), 512),
     "DynetParams.set_profiling.profiling": (lambda n: _params("set_profiling", n), 1),
     "DynetParams.set_random_seed.random_seed": (lambda n: _params("set_random_seed", n), 5),
     "DynetParams.set_requested_gpus.requested_gpus": (

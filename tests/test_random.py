@@ -65,6 +65,15 @@ def test_seed_0_takes_one_at_random():
     assert len(seen) == 3
 
 
+def test_seeds_below_0_are_refused_and_change_nothing():
+    dy.reset_random_seed(5)
+    wanted = dy.ParameterCollection().add_parameters(4).as_array()
+    dy.reset_random_seed(5)
+    with pytest.raises(ValueError, match=r"^reset_random_seed: seed must be 0 or more; got -1"):
+        dy.reset_random_seed(-1)
+    assert (dy.ParameterCollection().add_parameters(4).as_array() == wanted).all()
+
+
 @every_kind
 def test_draws_differ_per_node_graph_and_recalculation(draw):
     seen = []

@@ -167,7 +167,9 @@ def test_renew_cg_has_the_last_word(monkeypatch):
         ({"weight_decay": float("nan")}, "^set_weight_decay: the strength must lie"),
         ({"weight_decay": "x"}, "^set_weight_decay: takes a number"),
         ({"mem": "1,2"}, "^set_mem: takes one number of MB, or four; got '1,2'"),
-        ({"mem": -1}, "^set_mem: takes an integer"),
+        ({"mem": -1}, "^set_mem: takes numbers of MB, 0 or more; got -1"),
+        ({"mem": "1,2,3,x"}, "^set_mem: takes numbers of MB"),
+        ({"mem": float("inf")}, "^set_mem: takes numbers of MB"),
         ({"profiling": -1}, "^set_profiling: takes an integer"),
     ],
 )
@@ -189,7 +191,8 @@ def test_params_take_effect_at_init():
     params.set_autobatch(1)
     params.set_weight_decay(0.5)
     params.set_mem(1024)
-    params.set_mem("1,2,3,4")
+    params.set_mem("1,2,3,4.5")
+    params.set_mem(0.9 * 1024)
     params.set_profiling(2)
     params.set_shared_parameters(True)
     params.set_requested_gpus(0)
@@ -246,7 +249,7 @@ def test_options_are_taken_when_asked_for(monkeypatch, arguments):
     [
         (["--dynet-seed"], ValueError, "^--dynet-seed: needs a value"),
         (["--dynet-seed", "a"], ValueError, "^--dynet-seed: takes an integer, 0 or more; got 'a'"),
-        (["--dynet-mem=a"], ValueError, "^--dynet-mem: takes an integer"),
+        (["--dynet-mem=a"], ValueError, "^--dynet-mem: takes numbers of MB"),
         (["--dynet_weight_decay=1"], ValueError, "^--dynet_weight_decay: the strength must lie"),
         (["--dynet-gpu"], RuntimeError, "^--dynet-gpu: there is only the CPU"),
         (["--dynet-gpus", "1"], RuntimeError, "^--dynet-gpus: there is only the CPU; got '1'"),

@@ -61,6 +61,10 @@ class DynetParams(settings.DynetParams):
         self.set_shared_parameters(shared_parameters)
         merged.read_command_line()
 
+    def set_autobatch(self, autobatch: Any, what: str = "set_autobatch") -> None:
+        """As dist_dynet.DynetParams.set_autobatch(); None, of an option that is not given: off."""
+        super().set_autobatch(False if autobatch is None else autobatch, what)
+
     def set_requested_gpus(self, requested_gpus: int, what: str = "set_requested_gpus") -> None:
         """There is only the CPU: says so once."""
         if requested_gpus:
@@ -68,6 +72,10 @@ class DynetParams(settings.DynetParams):
                 "gpu",
                 "there is only the CPU; it is used in place of the GPU that the program asks for.",
             )
+
+    def set_gpu_mask(self, gpu_mask: Any) -> None:
+        """There is only the CPU: says so once."""
+        self.set_requested_gpus(any(gpu_mask))
 
     def init(self) -> None:
         """Puts the settings in force. DyNet does this once and warns later; here it may be called
