@@ -39,3 +39,7 @@ def test_ranks_that_train_each_by_itself_are_warned_of(ranks):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_what_is_computed_from_gradients_of_one_rank_is_warned_of(ranks):
     assert mpirun(ranks, "own_gradients.py")[:2] == (0, "ok\n")
+
+
+def test_parameters_that_a_rank_makes_for_its_examples_are_warned_of():
+    assert mpirun(2, "numbered.py")[:2] == (0, "ok\n")

@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from .._ffi import lib
 from ..graph import cg
+from ..params.root import loops_at_work
 from .division import checked_weight
 from .micro_draws import Part
 from .watched_list import WatchedList
@@ -169,7 +170,7 @@ class _Process:
     """What this process has seen of all loops."""
 
     def __init__(self) -> None:
-        self.loops: list[Loop] = []
+        self.loops: list[Loop] = loops_at_work
         """Those that have given a batch and not asked for another one yet."""
         self.asking: set[Loop] = set()  # those that have, and not got it yet
         self.sources: list[weakref.ref[Follower]] = []

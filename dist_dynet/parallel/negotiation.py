@@ -217,6 +217,8 @@ class Negotiation:
         structure.check(self._here, self._comm, what)
         structure.broadcast(self._here, self._comm, what, known)
         before = self._layout.members if self._layout else None
+        if before is not None:
+            structure.warn_of_numbered(known, self._here)
         self._structure = structure
         self._layout = MessageLayout(structure, Hooks(self._trainer).c)
         if before is not None:

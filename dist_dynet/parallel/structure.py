@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from .._ffi import lib
-from ..params.collection import ParameterCollection, counts_of, handles_of, root_of
+from .._manner import manner, warn
+from ..params.collection import (
+    ParameterCollection,
+    counts_of,
+    first_numbered,
+    handles_of,
+    root_of,
+)
 from ..params.parameters import AnyParameter, Parameters
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
@@ -74,6 +81,25 @@ class Structure:
         self.root.detach()
         here.wait([comm.Ibcast(self.root.values(handle), root=0) for handle in new], what)
         self.root.changed(new)
+
+    def warn_of_numbered(self, known: Iterable[AnyParameter], here: World) -> None:
+        """Rank 0 warns once if the program has made parameters for a batch of shard(), beside the
+        known ones, that only their number tells from one another: it is the same on all ranks,
+        whatever they were made for."""
+        if here.rank or "numbered" in manner.said:
+            return
+        p = first_numbered(self.parameters, known)
+        if p is not None:
+            manner.said.add("numbered")
+            warn(
+                f'update: "{p.readable_name()}" was made while the program worked on a batch of'
+                " shard(), and is called by its number. If the ranks make parameters for"
+                " different examples first, unlike ones get the same number, and are taken for"
+                " one. Make them before the loop, or name them by what they are for:"
+                " add_parameters(..., name=...), and builders in add_subcollection(name). It"
+                " does no harm if all ranks make the same ones in the same order. This is said"
+                " once."
+            )
 
     def materialise(self, chosen: Iterable[bool] | None = None) -> None:
         """Multiplies the weight decay into the rows of these tables, as an update does now and then

@@ -434,3 +434,24 @@ def counts_of(m: ParameterCollection) -> tuple[int, int]:
 def handles_of(parameters: Iterable[AnyParameter]) -> list[Any]:
     """The dn_param of each."""
     return [p._c for p in parameters]
+
+
+def first_numbered(
+    parameters: Iterable[AnyParameter], known: Iterable[AnyParameter]
+) -> AnyParameter | None:
+    """The first of these, beside the known ones, that was made while loops over shard() were at
+    work, and whose name comes from the order in which parameters are made: the outermost of what is
+    new, it or a collection, was not named by the program. Names that are given have no "_", and
+    builders and blocks name their own collections.
+    """
+    old = {p.name() for p in known}
+    old |= {name[:k] for name in old for k in range(1, len(name)) if name[k] == "/"}
+    for p in parameters:
+        if p._place not in p._root.made_within or p.name() in old:
+            continue
+        parts = p.name().split("/")
+        paths = ["/".join(parts[:k]) for k in range(2, len(parts) + 1 - 2 * bool(p._role))]
+        new = next((path for path in paths if path not in old), "_")
+        if "_" in new.rpartition("/")[2]:
+            return p
+    return None

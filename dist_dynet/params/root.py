@@ -57,6 +57,9 @@ class Watch:
 
 _NOBODY = Watch()
 
+loops_at_work: list[Any] = []
+"""Loops over shard() whose batch the program works on, as parallel/batches.py says."""
+
 
 class Root:
     """The owner of all parameters of a tree of collections."""
@@ -68,6 +71,8 @@ class Root:
         self.c = ffi.gc(root, lib.dn_store_free)
         self.made: list[tuple[Any, tuple[int, ...], int]] = []
         """C's parameters in the order in which they were made, with dims and rows."""
+        self.made_within: set[int] = set()
+        """Where in `made` those are that were made while there were loops at work."""
         self._lent: weakref.WeakValueDictionary[int, NDArray[Any]] = weakref.WeakValueDictionary()
         self.names: dict[int, str] = {}
         """The name of each parameter's handle."""
@@ -99,6 +104,8 @@ class Root:
         param = lib.dn_param_new(self.c, max(1, len(dims)), dims or (1,), rows)
         if param == NULL:
             raise MemoryError(f"parameters: out of memory for dims {dims} x {rows or 1} rows")
+        if loops_at_work:
+            self.made_within.add(len(self.made))
         self.made.append((param, dims, rows))
         return param
 
