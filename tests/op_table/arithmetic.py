@@ -302,6 +302,7 @@ ROWS = [
     number("over number", lambda x: x / 2.5, lambda x: x / 2.5),
     number("negative", lambda x: -x, lambda x: -x),
     number("plus sign", lambda x: -(+x), lambda x: -x),
+    Row("abs", "Python's abs()", abs, np.abs, ONE_INPUT, away_from_zero()),
     number(
         "NumPy's numbers",
         lambda x: np.float64(2) * x + np.int32(3) - np.array(0.5),
