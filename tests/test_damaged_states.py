@@ -1,5 +1,5 @@
-"""What takes a state() back takes all of it or nothing: each entry of each state is damaged in each
-way, and an error has a message and leaves everything as it was.
+"""A state() holds all that changes. What takes it back takes all of it or nothing: each entry of
+each state is damaged in each way, and an error has a message and leaves everything as it was.
 
 A new class with state() and load_state() gets an entry in HOLDERS. One without an entry fails
 test_every_holder_of_a_state_is_here.
@@ -91,6 +91,46 @@ def load(holder, state):
         holder.load_state_dict(state)
     else:
         holder.load_state(state)
+
+
+NOT_OF_A_STATE = {
+    "_attempt": "resuming counts it up",
+    "_calls": "how many updates this process has asked for",
+    "_followed": "whom this process has notified",
+    "_resumes": "that the next loop goes on from the state",
+    "_shown": "what status() has said in this process",
+    "_since": "the time of this process",
+}
+
+
+def remembered(holder):
+    """{attribute: value}: all that is made of numbers, texts and arrays."""
+
+    def is_plain(value):
+        if isinstance(value, dict):
+            return all(map(is_plain, value.values()))
+        if isinstance(value, list | tuple):
+            return all(map(is_plain, value))
+        return value is None or isinstance(value, bool | int | float | str | np.ndarray)
+
+    slots = {name for cls in type(holder).__mro__ for name in getattr(cls, "__slots__", ())}
+    names = (slots | {*getattr(holder, "__dict__", ())}) - NOT_OF_A_STATE.keys()
+    found = {name: getattr(holder, name) for name in names if hasattr(holder, name)}
+    found = {name: value for name, value in found.items() if is_plain(value)}
+    # those of a model's parameters, which are others in each copy
+    return {
+        name: [*value.values()] if name == "_averages" else value for name, value in found.items()
+    }
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_state_holds_all_that_changes(name):
+    holder, ahead = HOLDERS[name](1), HOLDERS[name](4)
+    load(holder, state_of(ahead))
+    got, expected = remembered(holder), remembered(ahead)
+    lost = [key for key in expected if key not in got or not equal(got[key], expected[key])]
+    file = type(holder).__module__.replace(".", "/")
+    assert not lost, f"{file}.py: the state of a {type(holder).__name__} leaves out {lost}"
 
 
 def test_every_holder_of_a_state_is_here():

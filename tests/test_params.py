@@ -6,12 +6,14 @@ How long: about four seconds.
 
 import gc
 import pickle
+import random
 
 import numpy as np
 import pytest
 from processes import resident_megabytes
 
 import dist_dynet as dy
+from dist_dynet import params
 from dist_dynet._ffi import DTYPE, ffi, lib, view
 
 # ---- names and lists -------------------------------------------------------------------
@@ -195,6 +197,41 @@ def test_init_variants():
     saxe = drawn((20, 20), init=dy.SaxeInitializer(0.5))
     np.testing.assert_allclose(saxe @ saxe.T, 0.25 * np.eye(20), atol=1e-6)
     assert np.abs(drawn(5, init=dy.UniformInitializer(0))).max() == 0
+
+
+INITIALIZERS = {
+    "ConstInitializer": lambda path: dy.ConstInitializer(0.3),
+    "FromFileInitializer": lambda path: dy.FromFileInitializer(path),
+    "GlorotInitializer": lambda path: dy.GlorotInitializer(),
+    "HeInitializer": lambda path: dy.HeInitializer(),
+    "IdentityInitializer": lambda path: dy.IdentityInitializer(),
+    "NormalInitializer": lambda path: dy.NormalInitializer(0.1, 0.3),
+    "NumpyInitializer": lambda path: dy.NumpyInitializer(np.arange(9).reshape(3, 3) / 8),
+    "SaxeInitializer": lambda path: dy.SaxeInitializer(),
+    "UniformInitializer": lambda path: dy.UniformInitializer(0.3),
+}
+
+
+def test_initializers_draw_from_the_generator_of_the_package_alone(tmp_path):
+    classes = {n for n in params.__all__ if n.endswith("Initializer")} - {"PyInitializer"}
+    gap = classes ^ INITIALIZERS.keys()
+    assert not gap, f"give {gap} rows in INITIALIZERS of tests/test_params.py"
+    (tmp_path / "numbers").write_text(" ".join(str(i / 8) for i in range(9)))
+
+    def seeded(make, others):
+        dy.reset_random_seed(5)
+        np.random.seed(others)
+        random.seed(others)
+        return np.ravel(make(), order="F")
+
+    for name, make in INITIALIZERS.items():
+        init = make(tmp_path / "numbers")
+        where = f"{type(init).__module__.replace('.', '/')}.py: {name}"
+        one, again = (seeded(lambda init=init: drawn((3, 3), init=init), n) for n in (1, 2))
+        assert np.array_equal(one, again), f"{where} must draw from dist_dynet._random alone"
+        given = seeded(lambda init=init: init.values((3, 3), False), 1)
+        assert np.array_equal(one, given), f"{where}: values() gives others than add_parameters()"
+        assert np.array_equal(one, one.astype(np.float32)), f"{where}: must give float32"
 
 
 @pytest.mark.parametrize("values", [[[1, 2, 3], [4, 5, 6]], 0.5])

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from tables import differing, known_classes
 
 import dist_dynet as dy
 from dist_dynet import schedules
@@ -36,6 +37,18 @@ FORMULAS = {
         lambda n, w: math.sqrt((w + 1) / (n + w + 1)),
     ),
 }
+
+
+NOT_IN_THE_TABLE = {"Plateau": "depends on what it is given: test_plateau"}
+
+
+def test_table_has_every_schedule():
+    rows = {type(make(trainer_of(), 0)) for make, _ in FORMULAS.values()}
+    classes = known_classes(schedules, schedules._Schedule)
+    gaps = differing(
+        classes, rows, NOT_IN_THE_TABLE, "FORMULAS of tests/test_schedules.py", schedules.__file__
+    )
+    assert not gaps, gaps
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 7])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from importlib import import_module
 
 __all__ = ["main"]
 
@@ -25,6 +26,8 @@ USAGE = """usage: dist-dynet run [options] script.py [arguments of the script]
 
 `dist-dynet run --help` lists the options."""
 
+COMMANDS = ("run", "check", "info", "plot", "timeline")
+"""Each is a function in a module of its name, which takes the arguments and returns the status."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What a write to a full or broken disk comes to. Without a file's name it is standard output."""
@@ -60,26 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(command: str, *arguments: str) -> int:
     """One of the commands."""
     rest = [*arguments]
-    if command == "run":
-        from .run import run
-
-        return run(rest)
-    if command == "check":
-        from .check import check
-
-        return check(rest)
-    if command == "info":
-        from .info import info
-
-        return info(rest)
-    if command == "plot":
-        from .plot import plot
-
-        return plot(rest)
-    if command == "timeline":
-        from .timeline import timeline
-
-        return timeline(rest)
+    if command in COMMANDS:
+        status: int = getattr(import_module(f".{command}", __name__), command)(rest)
+        return status
     if command == "--version":
         from .._version import __version__
 
