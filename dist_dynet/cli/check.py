@@ -71,6 +71,13 @@ def parse_check(arguments: list[str]) -> tuple[Options, int]:
     ours, rest = _options(arguments, names)
     count = 2 if rest[:1] == ["-m"] else 1
     program, rest = rest[:count], rest[count:]
+    if len(program) < count:
+        raise RefusedError("there is no script to check. `dist-dynet check --help` has the usage.")
+    if program[0][0:1] == "-" and count == 1:
+        raise RefusedError(
+            f"{program[0]}: is no option. `dist-dynet check --help` lists them; the script's own"
+            " stand behind it."
+        )
     more, rest = _options(rest, names)
     parser = argparse.ArgumentParser(prog="dist-dynet check", usage=_USAGE, allow_abbrev=False)
     parser.add_argument("--steps", type=int, default=5)
