@@ -1,9 +1,11 @@
-"""What is made for users can be had by users: it is in __all__ of its module or package.
+"""What is made for users can be had by users: it is in __all__ of its module or package, and a
+document names it.
 
 A message names the file to edit.
 """
 
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 from types import WrapperDescriptorType
@@ -14,6 +16,7 @@ import dist_dynet as dy
 from dist_dynet import nn, ops, params, schedules, trainers
 from dist_dynet.nn.owner import Owner
 
+DOCUMENTS = Path(__file__).resolve().parents[1] / "docs"
 FOR_BUILDERS = {"concatenate_pairs", "lstm_gates", "masked"}
 """Functions of the families that only dist_dynet.nn calls."""
 
@@ -52,19 +55,27 @@ def class_gaps(package, found):
 
 
 @pytest.mark.parametrize(
-    ("package", "base"),
+    ("package", "base", "page"),
     [
-        (nn, Owner),
-        (trainers, trainers.Trainer),
-        (params, dy.PyInitializer),
-        (schedules, schedules._Schedule),
+        (nn, Owner, "nn.md"),
+        (trainers, trainers.Trainer, "training.md"),
+        (params, dy.PyInitializer, "training.md"),
+        (schedules, schedules._Schedule, "training.md"),
     ],
 )
-def test_classes_are_in_all_of_their_package(package, base):
+def test_classes_are_in_all_of_their_package_and_in_its_document(package, base, page):
     classes = [own(module, inspect.isclass) for module in modules(package)]
     found = {name: c for each in classes for name, c in each.items() if issubclass(c, base)}
     assert len(found) >= 5
-    assert not (gaps := class_gaps(package, found)), "\n".join(gaps)
+    gaps = class_gaps(package, found)
+    text = (DOCUMENTS / page).read_text()
+    bases = {base.__name__ for c in found.values() for base in c.__mro__[1:]}
+    gaps += [
+        f"docs/{page}: does not name {name}"
+        for name in found
+        if name in package.__all__ and not (name in bases or re.search(rf"\b{name}\b", text))
+    ]
+    assert not gaps, "\n".join(gaps)
 
 
 def test_a_class_that_is_left_out_is_reported():

@@ -7,7 +7,9 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from net_table import NETS
 from processes import run_python
+from table_trainers import TRAINERS
 
 import dist_dynet as dy
 from dist_dynet import _hints, _tracebacks, parallel, schedules
@@ -33,45 +35,21 @@ def sgd(m=None):
     return dy.SimpleSGDTrainer(m or model())
 
 
-OF_MODEL = {
-    "AdditiveAttention": (2, 3, 4),
-    "BinaryTreeLSTMBuilder": (3, 4),
-    "ChildSumTreeLSTMBuilder": (3, 4),
-    "CompactVanillaLSTMBuilder": (1, 3, 4),
-    "CoupledLSTMBuilder": (1, 3, 4),
-    "DotAttention": (2, 3, 4),
-    "FastLSTMBuilder": (1, 3, 4),
-    "GRUBuilder": (1, 3, 4),
-    "LayerNorm": (3,),
-    "Linear": (3, 4),
-    "MLP": ([3, 4],),
-    "MultiHeadAttention": (4, 2),
-    "NaryTreeLSTMBuilder": (2, 3, 4),
-    "SimpleRNNBuilder": (1, 3, 4),
-    "SparseLSTMBuilder": (1, 3, 4),
-    "StackLSTM": (1, 3, 4),
-    "VanillaLSTMBuilder": (1, 3, 4),
-    "NoiseContrastiveEstimation": (3, 9),
-    "SampledSoftmax": (3, 9),
-    "StandardSoftmaxBuilder": (3, 9),
-}
-TRAINERS = [
-    *("SimpleSGDTrainer", "MomentumSGDTrainer", "CyclicalSGDTrainer", "AdagradTrainer"),
-    *("AdadeltaTrainer", "RMSPropTrainer", "AdamTrainer", "AmsgradTrainer", "AdamWTrainer"),
-    "EGTrainer",
-]
 X = "inputVector([1, 2])"
 MADE = {
     **{
-        name: (lambda path, name=name: getattr(dy, name)(*OF_MODEL[name], model()), rf"{name}\(.*")
-        for name in OF_MODEL
+        (name := type(net.make(model())).__name__): (
+            lambda path, net=net: net.make(model()),
+            rf"{name}\(.*",
+        )
+        for net in NETS.values()
     },
     **{
         name: (
-            lambda path, name=name: getattr(dy, name)(model()),
+            lambda path, row=row: row.make(model()),
             rf"{name}\(.*\): clip threshold 5, 0 updates",
         )
-        for name in TRAINERS
+        for name, row in TRAINERS.items()
     },
     "AutobatchStats": (lambda path: dy.autobatch_stats(), "AutobatchStats.nodes=.*"),
     "BiRNNBuilder": (

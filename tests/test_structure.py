@@ -415,7 +415,8 @@ def test_the_map_of_parallel_names_its_modules_once():
     listed = re.findall(r"\w+", text[text.index("In reading order") :])
     modules = {p.stem for p in (PACKAGE / "parallel").glob("*.py")} - {"__init__"}
     unlike = {name: listed.count(name) for name in modules if listed.count(name) != 1}
-    assert not unlike, f"parallel/__init__.py must name each module once; got {unlike}"
+    file = "dist_dynet/parallel/__init__.py"
+    assert not unlike, f"{file}: must name each module once; got {unlike}"
 
 
 # ---- files that are mentioned ----------------------------------------------------------
