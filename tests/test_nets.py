@@ -6,6 +6,8 @@ test_trees_attention.py. How long: about 15 s, half of them for the double build
 """
 
 import copy
+import functools
+import inspect
 import pickle
 
 import net_table
@@ -241,9 +243,56 @@ def check_gradients_arrive(net, rng):
     )
 
 
+WITHOUT_UPDATE = {
+    *("AdditiveAttention", "DotAttention", "MultiHeadAttention", "BiRNNBuilder"),
+    *("BinaryTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "NaryTreeLSTMBuilder"),
+}
+"""Builders and blocks without the argument: their parameters are frozen by set_updated()."""
+
+
+def check_update_false(net, rng):
+    """With update=False in each call that takes it: the same value, and no gradient of
+    parameters."""
+    m, built = made(net)
+    arrays = inputs(net, rng, 2)
+    expected = value_of(net, built, arrays)
+
+    def without(method):
+        signature = inspect.signature(method)
+
+        @functools.wraps(method)
+        def call(self, *given, **named):
+            bound = signature.bind(self, *given, **named)
+            bound.arguments["update"] = False
+            return method(*bound.args, **bound.kwargs)
+
+        return call
+
+    cls = type(built)
+    methods = {
+        name: without(method)
+        for name, method in inspect.getmembers(cls, inspect.isfunction)
+        if "update" in inspect.signature(method).parameters
+        and (name == "__call__" or not name.startswith("_"))
+    }
+    assert bool(methods) == (cls.__name__ not in WITHOUT_UPDATE), (
+        f"no method takes update=False, or WITHOUT_UPDATE of tests/test_nets.py is old:"
+        f" {where(built)}"
+    )
+    if not methods:
+        return
+    built.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__, **methods})
+    m.reset_gradients()
+    loss_of(net, built, arrays).backward()
+    moved = [p.name() for p in trained(m) if p.has_gradient() and np.any(p.grad_as_array())]
+    assert not moved, f"update=False sends gradients to {moved}: {where(built)}"
+    close(value_of(net, built, arrays), expected, 1e-6)
+
+
 @every_net
-def test_gradient_reaches_every_parameter(net, rng):
+def test_gradient_reaches_every_parameter_that_is_to_be_trained(net, rng):
     check_gradients_arrive(net, rng)
+    check_update_false(net, rng)
 
 
 @every_net
