@@ -170,6 +170,9 @@ def check_spec(net):
         dy.reset_random_seed(3)
         fresh.append((make(m), {name: p.as_array() for name, p in m.named_parameters().items()}))
     (built, values), (again, others) = fresh
+    derived = type(type(built).__name__, (type(built),), {})
+    made_by = type(derived.from_spec(built.spec, dy.ParameterCollection()))
+    assert made_by is derived, f"from_spec makes no subclass of its class: {where(built)}"
     assert again.spec == built.spec and list(values) == list(others), f"from_spec: {where(built)}"
     wrong = [name for name in values if not np.array_equal(values[name], others[name])]
     assert not wrong, f"from_spec gives other initial values of {wrong}: {where(built)}"
