@@ -70,7 +70,12 @@ def test_averages_are_in_document_and_message(name):
     [(engine, layout) for engine, layouts in LAYOUTS.items() for layout in layouts],
 )
 def test_exchange_adds_up_what_numpy_does(engine, layout):
+    """In the double build with the first layout of each."""
+    dtype = "float64" if layout == LAYOUTS[engine][0] else "float32"
     status, said, _ = mpirun(
-        len(layout), "as_hosts.py", layout, "exchanges.py", engine, DIST_DYNET_TRACEBACKS="full"
+        len(layout),
+        *("as_hosts.py", layout, "exchanges.py", engine),
+        DIST_DYNET_TRACEBACKS="full",
+        DIST_DYNET_DTYPE=dtype,
     )
     assert (status, said) == (0, "ok\n"), said
