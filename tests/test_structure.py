@@ -419,6 +419,43 @@ def test_the_map_of_parallel_names_its_modules_once():
     assert not unlike, f"{file}: must name each module once; got {unlike}"
 
 
+WRITERS = {
+    "cli/output": "logs of ranks, which grow",
+    "cli/plot": "a drawing, made anew from what is read",
+    "io/files": "writes files whole or not at all, for all others",
+    "parallel/checkpoint_files": "lines for the launcher",
+    "parallel/lease": "a draft that is linked into place",
+    "parallel/timeline": "parts of a file that is written when all are there",
+    "parallel/trace": "a draft that is renamed",
+    "parallel/trial": "files of one process for its parent, in a folder of theirs",
+    "profiling": "a report",
+}
+"""{module: why it may write files by itself}."""
+WRITES = {"write_text", "write_bytes", "savefig", "save_file", "savez", "savez_compressed"}
+
+
+def writes_by_itself(tree):
+    """Whether a call opens a file for writing, or writes one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            words = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            opens = name == "open" and any(re.fullmatch(r"[wax]b?\+?b?", str(w)) for w in words)
+            if opens or name in WRITES:
+                yield node.lineno
+
+
+def test_files_that_users_keep_are_written_whole_or_not_at_all():
+    found = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix(): lines
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if (lines := [*writes_by_itself(ast.parse(path.read_text()))])
+    }
+    new = {f"dist_dynet/{name}.py": found[name] for name in found.keys() - WRITERS.keys()}
+    assert not new, f"write by atomic_write() of dist_dynet/io/files.py, not in lines {new}"
+    assert found.keys() == WRITERS.keys(), "WRITERS of tests/test_structure.py names too many"
+
+
 # ---- files that are mentioned ----------------------------------------------------------
 
 MENTION = re.compile(r"(?<![\w./$~>-])((?:[\w-]+/)+[\w-]+\.(?:py|c|h|md|sh))\b")
