@@ -156,6 +156,15 @@ def test_comparison_says_what_differs(changed, last, fault):
     assert len(found.faults) == (fault is not None)
 
 
+def test_runs_with_one_rank_differ_by_more_than_rounding():
+    runs = [run_of([trainer()], last) for last in ([1.0], [1.0, 1.0], [1.01], [[1.0, 1.0]])]
+    for i, one in enumerate(runs):
+        assert [comparison.differ(one, other) for other in runs] == [
+            k != i for k in range(len(runs))
+        ]
+    assert not comparison.differ(runs[0], run_of([trainer()], [1.000001]))
+
+
 def test_same_bits_are_asked_for_where_they_are_promised():
     of_both = [
         run_of([trainer(ranks=n, reproducible=True)], [[1.0, last]], n)
