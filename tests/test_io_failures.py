@@ -225,6 +225,20 @@ def test_failed_save_leaves_the_old_file(fails, append, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_comes_last_may_refuse_a_file_that_is_on_the_disk(tmp_path):
+    path = tmp_path / "m"
+    path.write_bytes(b"old")
+
+    def last():
+        (draft,) = {*tmp_path.iterdir()} - {path}
+        assert (draft.read_bytes(), path.read_bytes()) == (b"new", b"old")
+        raise LookupError("not now")
+
+    with pytest.raises(LookupError, match="not now"), files.atomic_write(path, last=last) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
+
+
 def test_places_that_cannot_be_written_are_refused(tmp_path):
     m = small()
     occupied = tmp_path / "file"
