@@ -52,7 +52,8 @@ def test_number_of_ranks_stays_without_min_ranks():
 def test_missing_ranks_are_those_of_hosts_that_do_not_answer(tmp_path, monkeypatch):
     agent = tmp_path / "agent"
     agent.write_text(
-        '#!/bin/sh\n[ "$*" != "a true" ] && [ "$*" != "d true" ] || sleep 100\n[ "$1" != b ] && sleep 0.5\n'
+        '#!/bin/sh\n[ "$*" != "a true" ] && [ "$*" != "d true" ] || sleep 100\n'
+        '[ "$1" != b ] && sleep 0.5\n'
     )
     agent.chmod(0o755)
     monkeypatch.setattr(hosts, "ANSWER", 2)
