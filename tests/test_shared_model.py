@@ -14,6 +14,7 @@ from dist_dynet import parallel
 PROPERTIES = (
     "values_and_moments_lie_on_huge_pages",
     "memory_comes_home",
+    "memory_of_a_model_that_goes_is_shared_no_more",
     "views_follow",
     "pieces_go_without_python",
     "own_write_is_seen_by_nobody_else",

@@ -279,6 +279,17 @@ def test_memory_comes_home():
     plain.update()
 
 
+def test_memory_of_a_model_that_goes_is_shared_no_more():
+    gc.collect()
+    before = mapped()
+    kept = [trained(), trained()]
+    assert all(is_shared(trainer) for *_, trainer, _ in kept) and mapped() > before
+    kept.clear()
+    gc.collect()
+    parallel.barrier()
+    assert mapped() == before, (mapped(), before)
+
+
 def test_views_follow():
     _m, parameters, tables, trainer, rng = trained(0)
     view = np.asarray(parameters[0])
