@@ -8,7 +8,7 @@ NumPy's (mpi/exchanges.py).
 
 LAYOUTS = {
     "auto": ("aa", "aab"),
-    "hybrid": ("aa", "ab", "aabb"),
+    "hybrid": ("aa", "abc", "aabb"),
     "mpi": ("aa", "aab"),
     "shared": ("aa", "aaa"),
 }
