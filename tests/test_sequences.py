@@ -246,3 +246,23 @@ def test_double_gradient_of_every_form(op, rng):
 @pytest.mark.float32
 def test_gradients_in_the_double_build():
     assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 5
+
+
+@pytest.mark.parametrize("autobatching", [0, 1])
+def test_gradients_of_rows_add_up_to_that_of_their_table(autobatching):
+    words = [(1, 2, 1), (2, 2, 8), (1, 8, 2), (8, 1, 1), (1, 2, 2), (2, 8, 1)]  # few are computed
+    for kind in (dy.SimpleRNNBuilder, dy.GRUBuilder, dy.VanillaLSTMBuilder):
+        m = dy.ParameterCollection()
+        builder, table = kind(1, 4, 3, m), m.add_lookup_parameters((9, 4), init="normal")
+        for batched in (True, False):
+            m.reset_gradients()
+            dy.renew_cg(autobatching=autobatching)
+            given = words if batched else [row[:1] for row in words]
+            xs = [dy.lookup_batch(table, row) for row in given]
+            outputs = builder.initial_state().transduce(xs)
+            dy.sum_batches(dy.sum_elems(dy.square(dy.esum(outputs)))).backward()
+            total = np.zeros((9, 4))
+            for row, x in zip(given, xs, strict=True):
+                for k, gradient in zip(row, x.gradient().reshape(4, -1).T, strict=True):
+                    total[k] += gradient
+            np.testing.assert_allclose(total, table.grad_as_array(), rtol=1e-4, atol=1e-5)
