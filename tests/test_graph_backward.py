@@ -12,6 +12,7 @@ from processes import output_of
 from test_graph import close
 
 import dist_dynet as dy
+from dist_dynet._ffi import OPS, ffi, lib
 
 # ---- gradient() ------------------------------------------------------------------------
 
@@ -146,7 +147,6 @@ def test_gradient_of_states_that_one_node_gives():
 
 
 def test_gradient_reads_moved_memory_of_no_chunk():
-    from dist_dynet._ffi import ffi, lib
 
     m = dy.ParameterCollection()
     w = m.add_parameters(1000, init=1)
@@ -840,3 +840,17 @@ def test_parameter_of_another_thread_dies_while_a_graph_holds_it():
     gc.collect()
     with pytest.raises(RuntimeError, match="Stale"):
         made[0].value()
+
+
+def test_parameters_below_what_sends_no_gradient_have_none():
+    flags = {name: lib.dn_op_flags(code) for name, code in OPS.items()}
+    silent = {n for n, f in flags.items() if f & lib.DN_NO_GRAD and not f & lib.DN_LEAF}
+    assert silent == {"crf_viterbi", "nobackprop", "sample_categorical"}
+    m = dy.ParameterCollection()
+    w, v = m.add_parameters(4), m.add_parameters(1, init=2)
+    for f in (dy.nobackprop, dy.sample_categorical):
+        for below in (lambda: w, lambda: w + 0):
+            dy.renew_cg()
+            dy.sum_elems(v * dy.transpose(f(below()))).backward()
+            assert (w.has_gradient(), v.has_gradient()) == (False, True), f
+            m.reset_gradients()
