@@ -301,6 +301,7 @@ ROWS = [
     number("number at", lambda x: 3 @ x, lambda x: 3 * x),
     number("over number", lambda x: x / 2.5, lambda x: x / 2.5),
     number("negative", lambda x: -x, lambda x: -x),
+    Row("abs", "of Python", abs, abs, ONE_INPUT, sample=away_from_zero()),
     number("plus sign", lambda x: -(+x), lambda x: -x),
     Row("abs", "Python's abs()", abs, np.abs, ONE_INPUT, away_from_zero()),
     number(
