@@ -303,7 +303,6 @@ ROWS = [
     number("negative", lambda x: -x, lambda x: -x),
     Row("abs", "of Python", abs, abs, ONE_INPUT, sample=away_from_zero()),
     number("plus sign", lambda x: -(+x), lambda x: -x),
-    Row("abs", "Python's abs()", abs, np.abs, ONE_INPUT, away_from_zero()),
     number(
         "NumPy's numbers",
         lambda x: np.float64(2) * x + np.int32(3) - np.array(0.5),
