@@ -75,8 +75,8 @@ def parse_check(arguments: list[str]) -> tuple[Options, int]:
         raise RefusedError("there is no script to check. `dist-dynet check --help` has the usage.")
     if program[0][0:1] == "-" and count == 1:
         raise RefusedError(
-            f"{program[0]}: is no option. `dist-dynet check --help` lists them; the script's own"
-            " stand behind it."
+            f"{program[0]}: is no option. `dist-dynet check --help` lists them; those of the"
+            " script follow its name."
         )
     more, rest = _options(rest, names)
     parser = argparse.ArgumentParser(prog="dist-dynet check", usage=_USAGE, allow_abbrev=False)
