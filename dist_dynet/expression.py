@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ from ._large_graphs import INDEX, large, note_large
 from ._tensor import Tensor
 from .graph import cg, current_graph, make_expressions_by
 
+F = TypeVar("F", bound=Callable[..., Any])
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
 OP_NAMES = {number: name for name, number in OPS.items()}
 _forward, _backward = lib.dn_forward, lib.dn_backward
@@ -487,13 +488,12 @@ def resolved(h: int) -> int:
     return node
 
 
-def operator(*names: str) -> Callable[[Any], Any]:
-    """Hangs a function onto Expression under these names: how operations bring their operators
+def operator(name: str) -> Callable[[F], F]:
+    """Hangs a function onto Expression under this name: how operations bring their operators
     along."""
 
-    def attach(f: Any) -> Any:
-        for name in names:
-            setattr(Expression, name, f)
+    def attach(f: F) -> F:
+        setattr(Expression, name, f)
         return f
 
     return attach
