@@ -1,6 +1,6 @@
 """How a job ends when one rank fails, with each MPI: in time, with a status that is not 0, words
 that name rank, host, place and cause, and with nothing left over (tests/jobs.py sees to that).
-Checkpoints on full disks and damaged ones: test_resume.py; restarts: test_cli.py.
+Checkpoints on full disks and damaged ones: test_resume.py; restarts: test_restarts.py.
 
 How long: a minute for each MPI; most of it is waiting, with limits that are shorter than by
 default.

@@ -147,7 +147,6 @@ def test_gradient_of_states_that_one_node_gives():
 
 
 def test_gradient_reads_moved_memory_of_no_chunk():
-
     m = dy.ParameterCollection()
     w = m.add_parameters(1000, init=1)
     dy.sum_elems(w).backward()
