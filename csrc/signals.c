@@ -12,8 +12,6 @@ enum { N_SIGNALS = sizeof SIGNALS / sizeof *SIGNALS };
 static void (*deferred)(int);
 static atomic_int is_held, came[N_SIGNALS];
 
-int dn_signal_number(int i) { return i < N_SIGNALS ? SIGNALS[i] : 0; }
-
 int dn_signals_came(void) {
     int n = 0;
     for (int i = 0; i < N_SIGNALS; i++) n += atomic_load(&came[i]);

@@ -217,12 +217,11 @@ class Negotiation:
         structure.check(self._here, self._comm, what)
         structure.broadcast(self._here, self._comm, what, known)
         before = self._layout.members if self._layout else None
-        if before is not None:
-            structure.warn_of_numbered(known, self._here)
         self._structure = structure
         self._layout = MessageLayout(structure, Hooks(self._trainer).c)
         if before is not None:
             self._layout.members.alone, self._layout.members.resets = before.alone, before.resets
+            structure.warn_of_numbered(known, self._here)
 
     def _mark(self) -> None:
         """Values and moments are the same on all ranks now."""

@@ -7,14 +7,13 @@ import os
 import threading
 from collections.abc import Callable
 from importlib import import_module
-from itertools import count, takewhile
 from threading import get_ident
 from typing import Any
 
 from .._ffi import lib
 
-_get: Any = import_module("_signal").getsignal
-"""As Python's own, which looks for a number in an enumeration: that takes 30 times as long, and may
+_c: Any = import_module("_signal")
+"""Python's own getsignal looks for a number in an enumeration: that takes 30 times as long, and may
 fail where memory is short."""
 
 
@@ -100,8 +99,8 @@ os.register_at_fork(after_in_child=_main.follow_fork)
 def _show_handler() -> None:
     """C has to be shown once which handler is Python's, all signals have the same, and holds it
     then."""
-    for number in takewhile(bool, map(lib.dn_signal_number, count())):
-        if callable(_get(number)) and lib.dn_signals_defer(number):
+    for number in range(1, _c.NSIG):
+        if callable(_c.getsignal(number)) and lib.dn_signals_defer(number):
             lib.dn_signals_hold()
             return
 
