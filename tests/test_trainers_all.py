@@ -90,6 +90,20 @@ def test_a_trainer_names_the_moments_that_its_rule_keeps(moments):
         type("Wrong", (dy.AmsgradTrainer,), {"_moments": moments})
 
 
+@pytest.mark.parametrize(("method", "updates"), [("_prepare", [0, 1, 2]), ("_advance", [1, 2, 3])])
+def test_a_trainer_that_takes_part_in_updates_is_asked_at_each(method, updates):
+    calls = []
+
+    def own(self):
+        calls.append(self.updates)
+        getattr(dy.AdamTrainer, method)(self)
+
+    trainer = type("Own", (dy.AdamTrainer,), {method: own})(dy.ParameterCollection())
+    for _ in range(3):
+        trainer.update()
+    assert calls == updates
+
+
 def test_every_rule_of_c_has_a_trainer():
     rules = {getattr(lib, name) for name in dir(lib) if name.startswith("DN_RULE_")}
     have = {type(row.make(dy.ParameterCollection()))._rule for row in TRAINERS.values()}

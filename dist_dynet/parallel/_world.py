@@ -258,10 +258,11 @@ class World:
         return name
 
     def count_unchecked(self) -> int:
-        """Counts one more collective operation of all ranks, as collective() does, but without a
-        name: its number. 0: there are checks, for which collective() is to be called."""
-        self.refuse_call()
+        """Counts one more collective operation, as collective(), but without a name: its number.
+        0: there are checks, for which collective() is to be called."""
         here = self._collectives
+        if here.apart or self._job.is_forked:
+            self.refuse_call()
         here.count += not here.checks
         return 0 if here.checks else here.count
 
@@ -305,12 +306,8 @@ class World:
             )
 
     def refuse_call(self) -> None:
-        """Only the ranks themselves meet.
-
-        Raises:
-            RuntimeError: in a forked child: if it spoke in its parent's name the others would take
-                it for the parent. Within apart().
-        """
+        """Only the ranks themselves meet: raises a RuntimeError in a forked child, which the others
+        would take for its parent, and within apart()."""
         if self._collectives.apart:
             raise RuntimeError(
                 f"{self.name} the function that {self._collectives.apart} calls must not meet the"

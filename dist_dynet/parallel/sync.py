@@ -164,7 +164,8 @@ class Sync:
             self.reproducible is not None and not self.passes.is_last()
         ):
             self._is_amid = False
-            self._conclude(False)
+            if self.wire is not None:
+                self._conclude(self.wire, False)
             return False, over
         updated = True
         if stage != lib.DN_FOLLOW_UP_DONE:
@@ -178,8 +179,7 @@ class Sync:
                 if model is not None:
                     model.complete()
                     model.end(what)
-                self._end_passes()
-                self._conclude(False)
+                self._end_passes(False)
                 self._keep_sums(chosen, bool(flags & Flag.WEIGHED))
                 if chosen is None:  # as in one process the accumulation begins anew
                     self.hooks.gathered = 0
@@ -189,23 +189,23 @@ class Sync:
                 model.end(what)
         elif model is not None:
             model.ended()
-        self._end_passes()
-        self._conclude(updated)
+        self._end_passes(updated)
         self.sources.clear()
         if updated:
             self.hooks.done()
         return updated, over
 
-    def _conclude(self, updated: bool) -> None:
+    def _conclude(self, wire: HybridExchange, updated: bool) -> None:
         """What was sent has come into an update, or has not."""
-        if self.wire is not None:
-            trainer, norm = self._trainer, lib.dn_trainer_last_norm(self.hooks.c)
-            longest, limit = trainer.get_clip_threshold(), trainer.get_clip_value()
-            factor = longest / norm if updated and norm > longest > 0 else 1.0
-            self.wire.conclude(updated, factor, limit * trainer.accumulation)
+        trainer, norm = self._trainer, lib.dn_trainer_last_norm(self.hooks.c)
+        longest, limit = trainer.get_clip_threshold(), trainer.get_clip_value()
+        factor = longest / norm if updated and norm > longest > 0 else 1.0
+        wire.conclude(updated, factor, limit * trainer.accumulation)
 
-    def _end_passes(self) -> None:
+    def _end_passes(self, updated: bool) -> None:
         """Ranks have come to the end of an update, made or not: what follows is another one."""
+        if self.wire is not None:
+            self._conclude(self.wire, updated)
         self._is_amid = False
         self.passes.passes = self.passes.in_place = 0
         self.passes.begun = False

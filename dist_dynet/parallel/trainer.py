@@ -220,7 +220,9 @@ class DistributedTrainer(TrainerWrapper):
         except RuntimeError:
             update_called(this.batch, refused=True)
             raise
-        self._end_pass(this)
+        update_called(this.batch)
+        if sync.wire is not None:
+            self._set_overlap()
         return updated
 
     def _conclude(self, weight: Batch[Any] | float | None) -> Pass:
@@ -265,12 +267,6 @@ class DistributedTrainer(TrainerWrapper):
         if batch.problem or batch.ranks is not here.members:
             return odd_pass(batch, here, False, counts)
         return Pass(batch, batch.n, batch.total, False)
-
-    def _end_pass(self, this: Pass) -> None:
-        """It was taken: what comes next is another one."""
-        update_called(this.batch)
-        if self.sync.wire is not None:
-            self._set_overlap()
 
     # ---- several passes ----------------------------------------------------------------
 
@@ -466,7 +462,9 @@ class DistributedTrainer(TrainerWrapper):
             update_called(this.batch, refused=True)
             raise
         passes.in_place = in_place
-        self._end_pass(this)
+        update_called(this.batch)
+        if sync.wire is not None:
+            self._set_overlap()
 
     def state(self) -> dict[str, NDArray[Any]]:
         """As Trainer.state(): the same on all ranks.

@@ -70,9 +70,11 @@ class Trainer(WithFollowers, WithStats):
     """Called with each new trainer."""
 
     def __init_subclass__(cls) -> None:
-        """Refuses a class whose state() would leave out a moment: a resumed run would then not be
-        the same run."""
+        """Notes whether it takes part in updates. Refuses a class whose state() would leave out a
+        moment: a resumed run would then not be the same run."""
         super().__init_subclass__()
+        own = cls._prepare, cls._advance
+        cls._watches = own != (Trainer._prepare, Trainer._advance)
         if cls._rule < 0:
             return
         kept = lib.dn_rule_moments(cls._rule)

@@ -27,7 +27,8 @@ class WithFollowers(WithSettings):
         for follower in self._followers[self._told :]:
             follower.update()
             self._told += 1
-        self._advance()
+        if self._watches:
+            self._advance()
         self._told, self._followed = 0, lib.dn_trainer_updates(self._c)
 
     def _advance(self) -> None:

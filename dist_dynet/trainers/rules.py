@@ -80,7 +80,7 @@ class CyclicalSGDTrainer(Trainer):
     """
 
     __slots__ = ("_iteration",)
-    _rule, _watches = lib.DN_RULE_SGD, True
+    _rule = lib.DN_RULE_SGD
 
     def __init__(
         self,
@@ -375,7 +375,7 @@ class EGTrainer(Trainer):
     """
 
     __slots__ = ("_checked",)
-    _rule, _moments, _watches = lib.DN_RULE_EG, ("v",), True
+    _rule, _moments = lib.DN_RULE_EG, ("v",)
 
     def __init__(
         self, m: ParameterCollection, learning_rate: float = 0.1, mom: float = 0.9
