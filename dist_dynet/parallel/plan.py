@@ -18,6 +18,11 @@ from .message import READING, MessageLayout
 from .negotiation import NegotiatedByRank
 from .structure import Structure
 
+LOOK = 1e-3
+"""Seconds for which C looks for the other ranks before Python goes on waiting: most waits are
+shorter, and from Python a rank comes back some ten microseconds later. No signal is seen meanwhile.
+"""
+
 
 class RowBuffer:
     """Where every rank puts its touched rows of one table, for the others to read until the next

@@ -30,7 +30,7 @@ from .hybrid import HybridExchange
 from .memory import map_together
 from .message import Flag
 from .negotiation import AsPlanned, Negotiated, Negotiation
-from .plan import Plan, check
+from .plan import LOOK, Plan, check
 from .structure import Structure
 
 DEFAULT = {"auto": None, "always": True, "never": False}[
@@ -44,10 +44,6 @@ costs as much as it brings."""
 
 _LONG = 64
 """Updates after which a sharing that ends was worth its while."""
-
-
-_LOOK = 1e-4
-"""Seconds for which C looks for the others before Python goes on waiting."""
 
 
 class Block(NamedTuple):
@@ -351,7 +347,7 @@ class SharedModel:
         if not self._pinned or comm is None:
             return
         while True:
-            outcome = lib.dn_shm_comm_close(comm, self._root, _LOOK)
+            outcome = lib.dn_shm_comm_close(comm, self._root, LOOK)
             if outcome != lib.DN_SHM_COMM_WAITS:
                 break
             self._here.wait_until(lambda: lib.dn_shm_comm_received(comm, 0), what)

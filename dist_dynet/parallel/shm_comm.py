@@ -20,10 +20,7 @@ from ._world import World
 from .memory import map_together, say_refused
 from .message import Flag, MessageLayout
 from .negotiation import MpiTransport
-from .plan import Plan, check
-
-_LOOK = 1e-4
-"""Seconds for which C looks for the others before Python goes on waiting."""
+from .plan import LOOK, Plan, check
 
 _negotiate = lib.dn_shm_comm_negotiate
 _update = lib.dn_shm_comm_update
@@ -82,7 +79,7 @@ class SharedTransport:
         call, what = _negotiate, [message, layout.members, plan, average]
         if follow_up is not None:
             call, what = _update, [*what, follow_up]
-        while (outcome := call(self._c, *what, _LOOK)) == _WAITS:
+        while (outcome := call(self._c, *what, LOOK)) == _WAITS:
             at_end = follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_CLOSE
             self._await(follow_up.window if at_end else self._c)
         if outcome < 0:
@@ -111,7 +108,7 @@ class SharedTransport:
     def sum(self) -> None:
         """Adds up gradients as planned; after a send() that has returned True. Collective."""
         assert self.plan is not None
-        while (outcome := _sum(self._c, self.plan.c, _LOOK)) == _WAITS:
+        while (outcome := _sum(self._c, self.plan.c, LOOK)) == _WAITS:
             self._await(self._c)
         check(outcome)
 
