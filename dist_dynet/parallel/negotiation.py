@@ -194,7 +194,7 @@ class Negotiation:
         self.asks: list[Callable[[], int]] = []
         """Flags that this rank has to tell beside those that reach() is given."""
         self.on_flags: list[Callable[[int], object]] = []
-        """Told the flags of all ranks together, at each agreement."""
+        """Told the flags of all ranks together, at each agreement that has any."""
         self._said: Any = None  # in the last update
         self._layout: MessageLayout = None  # type: ignore[assignment]
         # of the present collective operation: its name, or kind, update and number
@@ -283,7 +283,8 @@ class Negotiation:
         outcome = self._transport.send(self._layout, c, average, plannable, self._named, follow_up)
         if outcome is True:
             self.meters.take(self._transport.meters(), self._updates)
-            self._notify(flags)
+            if flags:
+                self._notify(flags)
             return self._planned
         if isinstance(outcome, Summary):
             return self._summarised(outcome, weight, settings, average)
