@@ -24,6 +24,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 MEAN = (size + 1) / 2
 AGAIN = 5000
 """More places than an update has: it waits for a rank that has left."""
+KEPT = []
+"""Trainers: the communicator of one that is gone is given back, and MPI may number a later one as
+it. What an interrupted rank has sent by it would be received there."""
 
 
 def distributed(**settings):
@@ -62,6 +65,7 @@ def one_round(make, place):
     m = dy.ParameterCollection()
     w = m.add_parameters(3, init=0, name="w")
     trainer = make(m)
+    KEPT.append(trainer)
     trainer.set_clip_threshold(0)
     average = dy.MovingAverage(trainer, decay=None)
     came = []
