@@ -23,7 +23,7 @@ from .batching import strategy
 from .expression import Expression
 from .graph import set_default_autobatch
 from .ops.gradients import nobackprop
-from .params.collection import check_weight_decay, set_default_weight_decay
+from .params.decay import set_default_weight_decay
 from .params.precision import check_precision, use_precision
 from .params.root import use_dynet_order
 
@@ -45,50 +45,33 @@ def say(what: str, text: str) -> None:
         print(f"dist_dynet: {text}", file=sys.stderr)
 
 
-def _flag(value: Any, what: str) -> bool:
-    """A switch from True, 1, "1" and the like."""
-    if isinstance(value, str) and value.strip().lower() in ("0", "1", "true", "false"):
-        return value.strip().lower() in ("1", "true")
-    try:
-        number = integer(value)
-    except TypeError:
-        number = -1
-    if number not in (0, 1):
-        raise ValueError(f"{what}: takes 0 or 1; got {value!r}.")
-    return bool(number)
+def _number(
+    value: Any,
+    what: str,
+    takes: str,
+    read: Callable[[Any], float] = float,
+    below: float = math.inf,
+) -> float:
+    """read(value), 0 or more, of a number or its text; `takes` is what the error asks for.
 
-
-def _whole(value: Any, what: str) -> int:
-    """An integer, 0 or more, from a number or its text."""
+    Raises:
+        ValueError: it is no such number.
+    """
     try:
-        number = int(value.strip()) if isinstance(value, str) else integer(value)
-    except (TypeError, ValueError):
+        number = read(value)
+    except (TypeError, ValueError, OverflowError):
         number = -1
-    if number < 0:
-        raise ValueError(f"{what}: takes an integer, 0 or more; got {value!r}.")
+    if not 0 <= number < below:
+        raise ValueError(f"{what}: takes {takes}; got {value!r}.")
     return number
 
 
-def _decay(value: Any, what: str) -> float:
-    try:
-        strength = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{what}: takes a number in [0, 1); got {value!r}.") from None
-    return check_weight_decay(what, strength)
+def _integer(value: Any) -> int:
+    return int(value) if isinstance(value, str) else integer(value)
 
 
-def _memory(value: Any, what: str) -> None:
-    """Checks what is ignored: a number of MB, or four for DyNet's four pools."""
-    parts = value.split(",") if isinstance(value, str) else [value]
-    if len(parts) not in (1, 4):
-        raise ValueError(f"{what}: takes one number of MB, or four; got {value!r}.")
-    for part in parts:
-        try:
-            size = float(part)
-        except (TypeError, ValueError):
-            size = -1
-        if not 0 <= size < math.inf:
-            raise ValueError(f"{what}: takes numbers of MB, 0 or more; got {value!r}.")
+def _whole(value: Any, what: str) -> int:
+    return int(_number(value, what, "an integer, 0 or more", _integer))
 
 
 def _no_gpus(value: Any, what: str) -> None:
@@ -285,8 +268,16 @@ class DynetParams:
                 put(self._values[name])
 
     def set_mem(self, mem: float | str, what: str = "set_mem") -> None:
-        """Accepted and ignored: memory is taken as it is needed."""
-        _memory(mem, what)
+        """Accepted and ignored: memory is taken as it is needed.
+
+        Raises:
+            ValueError: it is neither a number of MB nor text with four, of DyNet's four pools.
+        """
+        sizes = mem.split(",") if isinstance(mem, str) else [mem]
+        if len(sizes) not in (1, 4):
+            raise ValueError(f"{what}: takes one number of MB, or four; got {mem!r}.")
+        for size in sizes:
+            _number(size, what, "numbers of MB, 0 or more")
 
     def set_random_seed(self, random_seed: int, what: str = "set_random_seed") -> None:
         """0: the seed stays as it is."""
@@ -320,7 +311,7 @@ class DynetParams:
 
     def set_weight_decay(self, weight_decay: float, what: str = "set_weight_decay") -> None:
         """What new collections begin with."""
-        self._values["weight_decay"] = _decay(weight_decay, what)
+        self._values["weight_decay"] = _number(weight_decay, what, "a number in [0, 1)", below=1)
 
     def set_precision(self, precision: str, what: str = "set_precision") -> None:
         """Whether products are rounded: "float32" or "bf16", see init()."""
@@ -342,7 +333,7 @@ class DynetParams:
             ValueError: one is neither 0 nor 1.
         """
         for item in gpu_mask:
-            if _flag(item, "set_gpu_mask"):
+            if _number(item, "set_gpu_mask", "0 or 1", _integer, below=2):
                 raise RuntimeError("set_gpu_mask: there is only the CPU.")
 
     def set_cpu_mode(self) -> None:

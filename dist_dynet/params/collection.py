@@ -18,8 +18,6 @@ from .._integers import numbers, real
 from .._manner import dims_in_a_tuple
 from . import initializers
 from .decay import Decays, default_weight_decay
-from .decay import check_weight_decay as check_weight_decay
-from .decay import set_default_weight_decay as set_default_weight_decay
 from .dims import MAX_DIMS, as_dims, check_device, check_name, check_size
 from .members import Members
 from .modes import Modes

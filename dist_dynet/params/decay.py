@@ -12,21 +12,9 @@ class _Defaults:
 _defaults = _Defaults()
 
 
-def check_weight_decay(what: str, lam: float) -> float:
-    """The strength as a float if it lies in [0, 1).
-
-    Raises:
-        ValueError: it does not.
-    """
-    lam = real(lam, what)
-    if not 0 <= lam < 1:
-        raise ValueError(f"{what}: the strength must lie in [0, 1); got {lam}.")
-    return lam
-
-
 def set_default_weight_decay(lam: float) -> None:
     """The strength that collections without a parent begin with."""
-    _defaults.weight_decay = check_weight_decay("weight decay", lam)
+    _defaults.weight_decay = lam
 
 
 def default_weight_decay() -> float:
@@ -68,7 +56,10 @@ class Decays:
         >>> w.as_array().tolist()
         [1.5]
         """
-        self._weight_decay = check_weight_decay("set_weight_decay", lam)
+        lam = real(lam, "set_weight_decay")
+        if not 0 <= lam < 1:
+            raise ValueError(f"set_weight_decay: the strength must lie in [0, 1); got {lam}.")
+        self._weight_decay = lam
 
     def set_weight_decay_lambda(self, lam: float) -> None:
         """As set_weight_decay()."""
