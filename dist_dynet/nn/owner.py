@@ -6,7 +6,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .._integers import real
-from ..params.collection import ParameterCollection
+from ..params.collection import ParameterCollection, named_by_its_class
 from ..params.dims import size
 from ..params.modes import switch
 from ..params.parameters import Parameters
@@ -46,6 +46,7 @@ class Owner:
                 f" {type(model).__name__}."
             )
         self._collection = model.add_subcollection(name, precision)
+        named_by_its_class(self._collection)
 
     def _rate(self, rate: float, what: str) -> float:
         """A dropout rate; `what` is the method that takes it."""

@@ -335,7 +335,7 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         check_name(name or "")
         check_precision(precision, "add_subcollection")
         within = ParameterCollection(
-            self, self._next_name(name or "", self._subcollection_counts) + "/"
+            self, self._next_name(name or "", self._subcollection_counts, "/")
         )
         within._precision = self._precision if precision is None else precision
         return within
@@ -434,22 +434,28 @@ def handles_of(parameters: Iterable[AnyParameter]) -> list[Any]:
     return [p._c for p in parameters]
 
 
+def named_by_its_class(m: ParameterCollection) -> None:
+    """It is that of a builder or a block, which has called it the same as all of its class."""
+    if m._name in m._root.made_within:
+        m._root.made_within[m._name] = True
+
+
 def first_numbered(
     parameters: Iterable[AnyParameter], known: Iterable[AnyParameter]
 ) -> AnyParameter | None:
     """The first of these, beside the known ones, that was made while loops over shard() were at
-    work, and whose name comes from the order in which parameters are made: the outermost of what is
-    new, it or a collection, was not named by the program. Names that are given have no "_", and
-    builders and blocks name their own collections.
+    work, and that only numbers tell from others: the program did not name the outermost of what was
+    made for it then, which is a collection or the parameter itself.
     """
-    old = {p.name() for p in known}
-    old |= {name[:k] for name in old for k in range(1, len(name)) if name[k] == "/"}
+    old = {path for p in known for path in _paths(p.name())}
     for p in parameters:
-        if p._place not in p._root.made_within or p.name() in old:
-            continue
-        parts = p.name().split("/")
-        paths = ["/".join(parts[:k]) for k in range(2, len(parts) + 1 - 2 * bool(p._role))]
-        new = next((path for path in paths if path not in old), "_")
-        if "_" in new.rpartition("/")[2]:
+        made = p._root.made_within
+        new = (path for path in _paths(p.name()) if path in made and path not in old)
+        if made.get(next(new, ""), False):
             return p
     return None
+
+
+def _paths(name: str) -> list[str]:
+    """Of a parameter: the names of the collections that it is in, outermost first, and its own."""
+    return [name[:k] for k in range(2, len(name)) if name[k - 1] == "/"] + [name]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .parameters import AnyParameter, LookupParameters, Parameters
-from .root import Root
+from .root import Root, loops_at_work
 from .undo import all_or_nothing, if_it_fails
 
 if TYPE_CHECKING:
@@ -27,18 +27,23 @@ class Members:
     _subcollection_counts: dict[str, int]
     _precision: str | None = None
 
-    def _next_name(self, name: str, counts: dict[str, int]) -> str:
+    def _next_name(self, name: str, counts: dict[str, int], end: str = "") -> str:
         n = counts.get(name, 0)
-        if_it_fails(lambda: self._free_name(name, n, counts))
+        is_number = n > 0 or not name
+        full_name = self._name + (f"{name}_{n}" if is_number else name) + end
+        if_it_fails(lambda: self._free_name(name, n, counts, full_name))
         counts[name] = n + 1
-        return self._name + (f"{name}_{n}" if n or not name else name)
+        if loops_at_work:
+            self._root.made_within[full_name] = is_number
+        return full_name
 
-    def _free_name(self, name: str, n: int, counts: dict[str, int]) -> None:
+    def _free_name(self, name: str, n: int, counts: dict[str, int], full_name: str) -> None:
         """The next one that asks for `name` may have its number n again, if that was the last."""
         if counts.get(name) == n + 1:
             counts[name] = n
             if not n:
                 del counts[name]
+            self._root.made_within.pop(full_name, None)
 
     def _lineage(self) -> Iterator[Self]:
         at: Self | None = self

@@ -71,8 +71,9 @@ class Root:
         self.c = ffi.gc(root, lib.dn_store_free)
         self.made: list[tuple[Any, tuple[int, ...], int]] = []
         """C's parameters in the order in which they were made, with dims and rows."""
-        self.made_within: set[int] = set()
-        """Where in `made` those are that were made while there were loops at work."""
+        self.made_within: dict[str, bool] = {}
+        """The names of parameters and collections that were made while there were loops at work;
+        True: it is told from others by a number, the program has not named it."""
         self._lent: weakref.WeakValueDictionary[int, NDArray[Any]] = weakref.WeakValueDictionary()
         self.names: dict[int, str] = {}
         """The name of each parameter's handle."""
@@ -104,8 +105,6 @@ class Root:
         param = lib.dn_param_new(self.c, max(1, len(dims)), dims or (1,), rows)
         if param == NULL:
             raise MemoryError(f"parameters: out of memory for dims {dims} x {rows or 1} rows")
-        if loops_at_work:
-            self.made_within.add(len(self.made))
         self.made.append((param, dims, rows))
         return param
 

@@ -9,7 +9,7 @@ import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._manner import manner
 
-DATA = [2, 3, 3, 2]  # of two kinds, of which each rank meets another one first
+DATA = [2, 3]  # of two kinds, of which each rank meets another one
 
 
 def by_number(m, kind):
@@ -40,6 +40,14 @@ def in_a_collection(m, kind):
     return m.home.add_parameters(3)
 
 
+def in_an_empty_collection(m, kind):
+    return m.empty.add_parameters(3)
+
+
+def builder_of_builders(m, kind):
+    return dy.BiRNNBuilder(1, 3, 4, m, dy.GRUBuilder).transduce([dy.ones(3)])[0]
+
+
 def by_name(m, kind):
     return m.add_parameters(3, name=f"b{kind}")
 
@@ -60,7 +68,7 @@ def trained(make, wrap, alike=False, early=True):
         made = {kind: make(m, kind) for kind in (2, 3)}
     found = []
     for epoch in range(2):
-        for batch in parallel.shard([2] * 4 if alike else DATA, 2, epoch=epoch, shuffle=False):
+        for batch in parallel.shard([2] * 2 if alike else DATA, 2, epoch=epoch, shuffle=False):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 dy.renew_cg()
@@ -81,6 +89,7 @@ class Model(dy.ParameterCollection):
         super().__init__()
         self.home = self.add_subcollection("home")
         self.home.add_parameters(1)
+        self.empty = self.add_subcollection("empty")
 
 
 def every_step(trainer):
@@ -97,6 +106,8 @@ for wrap in parallel.DistributedTrainer, every_step:
         numbered_collection,
         name_taken,
         in_a_collection,
+        in_an_empty_collection,
+        builder_of_builders,
     ):
         said = trained(make, wrap, early=False)
         assert len(said) == TOLD, (make.__name__, said)
