@@ -2,7 +2,8 @@
 process (tests/mpi/simulated.py), rank by rank.
 """
 
-from rank_writer import AMBIGUOUS, RULES, SIMPLE, Trained, Writer
+from rank_loops import AMBIGUOUS, SIMPLE, LoopWriter
+from rank_writer import RULES, Trained
 
 WRITES = (
     "b.set_value([0.5, -0.5])",
@@ -49,7 +50,7 @@ OF_ONE = (
 first after an average."""
 
 
-class LocalPrograms(Writer):
+class LocalPrograms(LoopWriter):
     """Programs of LocalSGD that averages at every k-th update."""
 
     def local_task(self):

@@ -8,12 +8,13 @@ one rank does by itself has no counterpart in one process; "bits", as "equal", t
 import re
 
 from rank_local import LocalPrograms
-from rank_writer import AMBIGUOUS, RULES, SIMPLE, Program, Writer
+from rank_loops import AMBIGUOUS, SIMPLE
+from rank_writer import RULES, Program
 
 __all__ = ["PROGRAMS", "Program", "drawn"]
 
 
-class _Programs(LocalPrograms, Writer):
+class _Programs(LocalPrograms):
     """What a program is about, by the names in PROGRAMS."""
 
     def one(self):
