@@ -3,6 +3,7 @@ or environment."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,31 @@ def output_of(code, **options):
         f"exit status {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     )
     return result.stdout
+
+
+def python_in_a_checkout(folder):
+    """Puts the package's sources alone into the folder; what runs Python there, as one does after
+    `git clone`, with the package under test installed."""
+    shutil.copytree(
+        PACKAGE / "dist_dynet",
+        folder / "dist_dynet",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"
+    } | {"PYTHONPATH": str(PACKAGE)}
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
 
 
 def passing_tests(*arguments, timeout=900, **environment):

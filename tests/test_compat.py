@@ -9,13 +9,12 @@ import inspect
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from processes import output_of, run_python
+from processes import output_of, python_in_a_checkout, run_python
 
 import dist_dynet as dy
 from dist_dynet import compat
@@ -294,29 +293,11 @@ def test_the_runner_is_as_python(tmp_path):
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has the option -P since 3.11")
 def test_a_checkout_that_is_not_compiled_does_not_stand_in_the_way(tmp_path):
-    shutil.copytree(
-        Path(dy.__file__).parent,
-        tmp_path / "dist_dynet",
-        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
-    )
+    run = python_in_a_checkout(tmp_path)
     program(
         tmp_path / "dist_dynet",
         "import sys, dynet as dy; print(dy.Expression.__name__, len(sys.argv), sys.path[0])\n",
     )
-    environment = {
-        name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"
-    } | {"PYTHONPATH": PACKAGE}
-
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
     bare = run("-c", "import dist_dynet")
     assert (
         bare.returncode == 0

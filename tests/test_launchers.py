@@ -284,6 +284,12 @@ def test_failing_rank_leaves_its_neighbours_under_slurm_alone(tmp_path):
         neighbour.wait()
 
 
+def by_agent(python, agent, **variables):
+    """A job on two hosts that only this agent might reach."""
+    hosts = ("--launch-agent", agent, "--hosts", "192.0.2.1:1,192.0.2.2:1")
+    return launch(python, "run", *hosts, SCRIPT, "-", "nothing", **variables)
+
+
 def test_launcher_that_starts_no_rank_is_named_with_what_to_do(python, tmp_path):
     program(
         tmp_path / "srun",
@@ -307,17 +313,7 @@ def test_launcher_that_starts_no_rank_is_named_with_what_to_do(python, tmp_path)
         job.returncode == 143 and "srun ended with status 143; rank 1 did not start." in job.stderr
     ), job.stderr
     agent = program(tmp_path / "agent", "echo 'ssh: Could not resolve hostname' >&2; exit 255")
-    job = launch(
-        python,
-        "run",
-        "--launch-agent",
-        agent,
-        "--hosts",
-        "192.0.2.1:1,192.0.2.2:1",
-        SCRIPT,
-        "-",
-        "nothing",
-    )
+    job = by_agent(python, agent)
     words = r"mpirun ended with status \d+; ranks did not start\. Each host must be reached .*:"
     hint = re.search(rf"{words} {agent} 192\.0\.2\.2 (.*)$", job.stderr, re.M)
     assert job.returncode and hint, job.stderr
@@ -334,18 +330,7 @@ def test_remote_shell_gets_no_options_that_are_meant_for_srun(python, tmp_path):
         "HYDRA_LAUNCHER_EXTRA_ARGS": "--external-launcher",
         "HYDRA_BOOTSTRAP": "slurm",
     }
-    launch(
-        python,
-        "run",
-        "--launch-agent",
-        agent,
-        "--hosts",
-        "192.0.2.1:1,192.0.2.2:1",
-        SCRIPT,
-        "-",
-        "nothing",
-        **variables,
-    )
+    by_agent(python, agent, **variables)
     seen = (tmp_path / "seen").read_text()
     assert "192.0.2." in seen and "--external-launcher" not in seen
 

@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import PACKAGE, output_of, run_python
+from processes import PACKAGE, output_of, python_in_a_checkout, run_python
 
 import dist_dynet as dy
 from dist_dynet.cli import options
@@ -305,28 +304,7 @@ print((W.as_array() != 1).all(), dy.tanh.__doc__ is None, dy.parallel.rank())
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder with the package's sources alone; runs Python in it as one does after `git clone`,
-    with the package under test installed."""
-    shutil.copytree(
-        PACKAGE / "dist_dynet",
-        tmp_path / "dist_dynet",
-        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
-    )
-    environment = {
-        name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"
-    } | {"PYTHONPATH": str(PACKAGE)}
-
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return tmp_path, run
+    return tmp_path, python_in_a_checkout(tmp_path)
 
 
 def test_missing_cffi_is_said():

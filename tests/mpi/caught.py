@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from forked import in_a_child
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -486,24 +487,16 @@ def test_error_after_the_update():
 
 
 def test_forked():
+    def takes_no_part():
+        for meet in (lambda: step(a, b), parallel.barrier, lambda: parallel.gather(1)):
+            with pytest.raises(
+                RuntimeError, match="which this rank has forked, takes no part in the job"
+            ):
+                meet()
+
     step(a)
     if rank == 0:
-        with warnings.catch_warnings():
-            # from Python 3.12: of threads, which this child does not need
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                for meet in (lambda: step(a, b), parallel.barrier, lambda: parallel.gather(1)):
-                    with pytest.raises(
-                        RuntimeError, match="which this rank has forked, takes no part in the job"
-                    ):
-                        meet()
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        in_a_child(takes_no_part)
     step(a)
     check(a, -2 * size)
 

@@ -6,7 +6,8 @@ import signal
 import sys
 import threading
 import time
-import warnings
+
+from forked import fork
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -58,10 +59,7 @@ for i in range(10):
             while True:
                 pass
         if how.startswith("fork"):
-            with warnings.catch_warnings():
-                # from Python 3.12: of threads, which this child does not need
-                warnings.simplefilter("ignore", DeprecationWarning)
-                child = os.fork()
+            child = fork()
             if not child:
                 (os._exit if how == "fork leave" else sys.exit)(0)
             os.waitpid(child, 0)

@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 import time
-import warnings
 
 import numpy as np
 import pytest
+from forked import in_a_child
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -423,22 +423,15 @@ def test_fork():
     step(w)
     trainer.update()
     step(w, by=rank + 1)
-    with warnings.catch_warnings():
-        # from Python 3.12: of threads, here the watchdog's, which the child does not need
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            assert not any(is_shared(m))
-            assert (w.grad_as_array() == rank + 1).all()
-            step(w, by=100)
-            trainer.inner.update()
-            assert (w.as_array() == -0.5 - (rank + 101)).all()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def updates_by_itself():
+        assert not any(is_shared(m))
+        assert (w.grad_as_array() == rank + 1).all()
+        step(w, by=100)
+        trainer.inner.update()
+        assert (w.as_array() == -0.5 - (rank + 101)).all()
+
+    in_a_child(updates_by_itself)
     assert all(is_shared(m)) and (w.grad_as_array() == rank + 1).all()
     trainer.update()
     assert (w.as_array() == -0.5 - (size + 1) / 2).all()

@@ -11,11 +11,11 @@ import random
 import signal
 import sys
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import in_a_child
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -73,14 +73,12 @@ def is_shared(trainer):
 def forked(m, parameters):
     """A child finds the values of this moment, whatever the others do, and writes its own."""
     before = held(m)
-    with warnings.catch_warnings():  # from Python 3.12: of fork beside threads
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
+
+    def writes():
         parameters[0].scale(3)
-        same = held(m)[1:] == before[1:]
-        os._exit(0 if same and held(m)[0] != before[0] else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert held(m)[1:] == before[1:] and held(m)[0] != before[0]
+
+    in_a_child(writes)
     assert held(m) == before
 
 
