@@ -200,3 +200,64 @@ def test_rows_beside_the_loss_add_nothing_to_their_matrix(seed, autobatching):
         assert np.isfinite(x).all()
         np.testing.assert_allclose(g, x, rtol=1e-4, atol=1e-4)
     assert got[1] == want[1]
+
+
+# ---- which rows of tables trainers change ----------------------------------------------
+
+
+@pytest.mark.parametrize("autobatching", range(4))
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda W, x: dy.tanh(x), range(30)),
+        (lambda W, x: W * x, range(30)),
+        (lambda W, x: W * x, [*range(15)] * 3),
+    ],
+)
+def test_rows_of_nodes_beside_the_loss_do_not_change(autobatching, use, words):
+    """They are computed with nodes of the loss; a row with a gradient of zeros would go on with its
+    momentum."""
+    m = dy.ParameterCollection()
+    W, E = m.add_parameters((3, 3)), m.add_lookup_parameters((30, 3))
+    trainer = dy.MomentumSGDTrainer(m, 0.5)
+    of_loss = [w for w in set(words) if w % 3]
+    for step in range(2):
+        dy.renew_cg(autobatching=autobatching)
+        nodes = [(w, use(W, E[w])) for w in words]
+        before = E.as_array()
+        loss = dy.esum([dy.sum_elems(y) for w, y in nodes if step == 0 or w in of_loss])
+        dy.forward([y for _, y in nodes])
+        loss.backward()
+        trainer.update()
+        changed = np.flatnonzero((E.as_array() != before).any(axis=1)).tolist()
+        assert changed == (sorted(set(words)) if step == 0 else of_loss)
+
+
+@pytest.mark.parametrize("autobatching", range(4))
+def test_rows_of_sequences_beside_the_loss_do_not_change(autobatching):
+    m = dy.ParameterCollection()
+    E, lstm = m.add_lookup_parameters((40, 3)), dy.VanillaLSTMBuilder(1, 3, 4, m)
+    trainer = dy.MomentumSGDTrainer(m, 0.5)
+    for step in range(2):
+        dy.renew_cg(autobatching=autobatching)
+        ends = [lstm.initial_state().transduce([E[w], E[w + 20], E[w]])[-1] for w in range(20)]
+        before = E.as_array()
+        dy.forward(ends)
+        dy.esum([dy.sum_elems(y) for w, y in enumerate(ends) if step == 0 or w % 3]).backward()
+        trainer.update()
+        changed = np.flatnonzero((E.as_array() != before).any(axis=1)).tolist()
+        assert changed == [w for w in range(40) if step == 0 or w % 20 % 3]
+
+
+def test_a_row_whose_gradient_is_zero_has_one():
+    """Zeros of the loss count: momentum goes on."""
+    m = dy.ParameterCollection()
+    E = m.add_lookup_parameters((40, 3))
+    trainer = dy.MomentumSGDTrainer(m, 0.5)
+    for autobatching in range(4):
+        for factor in (1, 0):
+            dy.renew_cg(autobatching=autobatching)
+            before = E.as_array()
+            dy.esum([dy.sum_elems(dy.tanh(E[w]) * factor) for w in range(20)]).backward()
+            trainer.update()
+            assert (E.as_array() != before).any(axis=1).tolist() == [w < 20 for w in range(40)]

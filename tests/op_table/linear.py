@@ -5,9 +5,7 @@ import numpy as np
 
 import dist_dynet as dy
 
-from .row import Row, case, column, extreme, per_batch, ranges, refuses, tensor
-
-inf, nan = np.inf, np.nan
+from .row import Row, case, column, per_batch, refuses, tensor
 
 
 @per_batch
@@ -84,74 +82,6 @@ PAIRS = [
 ]
 
 
-# ---- inverse, determinant --------------------------------------------------------------
-
-SQUARE = [
-    case(tensor(1)),
-    case(tensor(1, 1)),
-    case(tensor(2, 2)),
-    case(tensor(3, 3, batch=3)),
-    case(tensor(32, 32)),
-    case(tensor(33, 33)),
-    case(tensor(70, 70)),
-]
-
-
-def near_identity(rng, inputs, **_):
-    """Well-conditioned matrices of positive determinant whose rows must be exchanged: none of them
-    has its largest number at the top."""
-    n = inputs[0].dims[0]
-    order = [1, 2, 0, *range(3, n)] if n >= 3 else range(n)  # an even permutation
-    identity = np.eye(n)[list(order)].reshape(*inputs[0].dims, 1)
-    return [2 * identity + rng.uniform(-1, 1, inputs[0].shape) / n]
-
-
-@per_batch
-def inverse(x):
-    x_matrix = column(x)
-    return (
-        np.full(x.shape, nan)
-        if np.linalg.det(x_matrix) == 0
-        else np.linalg.inv(x_matrix).reshape(x.shape)
-    )
-
-
-@per_batch
-def logdet(x):
-    sign, log = np.linalg.slogdet(column(x))
-    return np.array([nan if sign < 0 else log])
-
-
-def not_square(name):
-    return [
-        refuses(
-            lambda: getattr(dy, name)(dy.zeros((2, 3))),
-            ValueError,
-            rf"^{name}: the matrix must be square; got x = \(2, 3\)",
-        ),
-        refuses(
-            lambda: getattr(dy, name)(dy.zeros(3)),
-            ValueError,
-            rf"^{name}: the matrix must be square; got x = \(3,\)",
-        ),
-        refuses(
-            lambda: getattr(dy, name)(dy.zeros((2, 2, 2))),
-            ValueError,
-            f"^{name}: the matrix must be square",
-        ),
-        refuses(lambda: getattr(dy, name)(3), TypeError, f"^{name}: takes expressions; got int"),
-    ]
-
-
-def check_inverse(value, x):
-    """What is left of the identity: of matrices without zeros, which need no exchange by chance."""
-    for b in range(x.shape[-1]):
-        if np.isfinite(value[..., b]).all():
-            np.testing.assert_allclose(
-                column(value[..., b]) @ column(x[..., b]), np.eye(x.shape[0]), atol=2e-5
-            )
-
-
 # ---- tensors of three dims -------------------------------------------------------------
 
 CONTRACT = [
@@ -186,110 +116,6 @@ def more(cases, *inputs):
         )
         for i, c in enumerate(cases)
     ]
-
-
-# ---- circular convolution --------------------------------------------------------------
-
-CIRCULAR = [
-    case(tensor(1), tensor(1)),
-    case(tensor(2), tensor(2)),
-    case(tensor(5), tensor(5)),
-    case(tensor(7), tensor(7, 1)),
-    case(tensor(40), tensor(40)),
-    case(tensor(5, batch=3), tensor(5, batch=3)),
-    case(tensor(5, batch=3), tensor(5)),
-    case(tensor(5), tensor(5, batch=3)),
-]
-
-
-def circular(sign):
-    def reference(u, v):
-        u, v = u.ravel(), v.ravel()
-        n = len(u)
-        return np.array(
-            [
-                sum(
-                    u[i] * v[(k + sign * i) % n] if sign > 0 else u[i] * v[(k - i) % n]
-                    for i in range(n)
-                )
-                for k in range(n)
-            ]
-        )
-
-    return per_batch(reference)
-
-
-def circular_row(name, sign):
-    def call(u, v):
-        return getattr(dy, name)(u, v)
-
-    return Row(
-        name,
-        name,
-        call,
-        circular(sign),
-        CIRCULAR,
-        errors=[
-            refuses(
-                lambda: call(dy.zeros(3), dy.zeros(4)),
-                ValueError,
-                rf"^{name}: u and v must be vectors of the same size; got u = \(3,\)",
-            ),
-            refuses(
-                lambda: call(dy.zeros((3, 2)), dy.zeros((3, 2))),
-                ValueError,
-                f"^{name}: u and v must be vectors",
-            ),
-            refuses(
-                lambda: call(dy.zeros(3, batch_size=2), dy.zeros(3, batch_size=3)),
-                ValueError,
-                f"^{name}: batch sizes must be equal or 1",
-            ),
-            refuses(
-                lambda: call(dy.zeros(3), 0.5),
-                TypeError,
-                f"^{name}: takes expressions; got .*float",
-            ),
-        ],
-    )
-
-
-# ---- normalisation ---------------------------------------------------------------------
-
-WEIGHT_NORM = [
-    case(tensor(1), tensor(1)),
-    case(tensor(5), tensor(1)),
-    case(tensor(3, 4), tensor(1)),
-    case(tensor(2, 3, 4), tensor(1, 1)),
-    case(tensor(67), tensor(1)),
-    case(tensor(3, 4, batch=3), tensor(1)),
-    case(tensor(3, 4), tensor(1, batch=3)),
-    case(tensor(3, 4, batch=3), tensor(1, batch=3)),
-]
-LAYER_NORM = [
-    case(tensor(2), tensor(2), tensor(2)),
-    case(tensor(5), tensor(5), tensor(5)),
-    case(tensor(67), tensor(67), tensor(67)),
-    case(tensor(3, 4), tensor(3, 4), tensor(3, 4)),
-    case(tensor(3, 4), tensor(3), tensor(3, 1)),
-    case(tensor(3, 4), tensor(3, 4), tensor(1)),
-    case(tensor(3, 4), tensor(1), tensor(3)),
-    case(tensor(2, 3, 4), tensor(2, 3), tensor(2)),
-    case(tensor(5, batch=3), tensor(5), tensor(5)),
-    case(tensor(5), tensor(5, batch=3), tensor(5)),
-    case(tensor(3, 4, batch=3), tensor(3), tensor(3, 4, batch=3)),
-]
-
-
-Z = 1000 / (1000 + 1e-8)
-
-
-@per_batch
-def layer_norm(x, g, b):
-    def shaped(a):
-        return a.reshape(a.shape + (1,) * (x.ndim - a.ndim))
-
-    return shaped(g) * (x - x.mean()) / (x.std() + 1e-8) + shaped(b)
 
 
 ROWS = [
@@ -438,47 +264,6 @@ ROWS = [
         ],
     ),
     Row(
-        "inverse",
-        "inverse",
-        lambda x: dy.inverse(x),
-        inverse,
-        SQUARE,
-        sample=near_identity,
-        check=check_inverse,
-        errors=not_square("inverse"),
-        extremes=[
-            extreme("large", [1000], value=[1e-3], gradients=([-1e-6],)),
-            extreme("negative", [-0.5], value=[-2], gradients=([-4],)),
-            extreme("singular", [0], value=[nan]),
-            extreme("NaN", [nan], value=[nan]),
-            extreme("infinite", [inf], value=[0]),
-        ],
-    ),
-    Row(
-        "inverse",
-        "inverse without a diagonal",
-        lambda x: dy.inverse(x),
-        inverse,
-        SQUARE[:4],
-        check=check_inverse,
-    ),
-    Row(
-        "logdet",
-        "logdet",
-        lambda x: dy.logdet(x),
-        logdet,
-        SQUARE,
-        sample=near_identity,
-        errors=not_square("logdet"),
-        extremes=[
-            extreme("one", [1], value=[0], gradients=([1],)),
-            extreme("large", [1000], value=[np.log(1000)], gradients=([1e-3],)),
-            extreme("negative", [-1], value=[nan]),
-            extreme("singular", [0], value=[-inf]),
-            extreme("NaN", [nan], value=[nan]),
-        ],
-    ),
-    Row(
         "contract3d_1d",
         "contract3d_1d",
         lambda x, y: dy.contract3d_1d(x, y),
@@ -538,81 +323,5 @@ ROWS = [
         lambda x, y, z, b: dy.contract3d_1d_1d_bias(x, y, z, b),
         per_batch(contract_twice),
         more(CONTRACT, lambda d: d[1:2], lambda d: d[:1]),
-    ),
-    circular_row("circ_conv", -1),
-    circular_row("circ_corr", 1),
-    Row(
-        "weight_norm",
-        "weight_norm",
-        lambda w, g: dy.weight_norm(w, g),
-        per_batch(lambda w, g: g.ravel()[0] * w / np.sqrt(np.sum(w * w))),
-        WEIGHT_NORM,
-        sample=ranges((0.3, 2), (-2, 2)),
-        errors=[
-            refuses(
-                lambda: dy.weight_norm(dy.zeros(3), dy.zeros(3)),
-                ValueError,
-                r"^weight_norm: g must be one number; got w = \(3,\)",
-            ),
-            refuses(
-                lambda: dy.weight_norm(dy.zeros(3), 2),
-                TypeError,
-                "^weight_norm: takes expressions; got .*int",
-            ),
-        ],
-        extremes=[
-            extreme(
-                "large",
-                [1000, 0, -1000],
-                [1],
-                value=[0.5**0.5, 0, -(0.5**0.5)],
-                gradients=([0.5**0.5 / 1000] * 3, [0]),
-            ),
-            extreme("zero", [0, 0], [1], value=[nan, nan]),
-        ],
-    ),
-    Row(
-        "layer_norm",
-        "layer_norm",
-        lambda x, g, b: dy.layer_norm(x, g, b),
-        layer_norm,
-        LAYER_NORM,
-        errors=[
-            refuses(
-                lambda: dy.layer_norm(dy.zeros((3, 4)), dy.zeros(4), dy.zeros(3)),
-                ValueError,
-                r"^layer_norm: g and b must have the dims of x, or the first ones of them; got x ="
-                r" \(3, 4\), g = \(4,\), b = \(3,\)",
-            ),
-            refuses(
-                lambda: dy.layer_norm(dy.zeros(3), dy.zeros((3, 2)), dy.zeros(3)),
-                ValueError,
-                "^layer_norm: g and b must",
-            ),
-            refuses(
-                lambda: dy.layer_norm(dy.zeros(3), dy.zeros(3), 0),
-                TypeError,
-                "^layer_norm: takes expressions; got int",
-            ),
-        ],
-        extremes=[
-            extreme("one element", [5], [3], [2], value=[2], gradients=([0], [0], [1])),
-            extreme(
-                "equal",
-                [0.1] * 7,
-                [3.0] * 7,
-                [2.0] * 7,
-                value=[2] * 7,
-                gradients=(None, [0] * 7, [1] * 7),
-            ),
-            extreme(
-                "far apart",
-                [1000, -1000],
-                [1, 1],
-                [0, 0],
-                value=[Z, -Z],
-                gradients=([0, 0], [Z, -Z], [1, 1]),
-            ),
-        ],
     ),
 ]

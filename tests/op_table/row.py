@@ -115,10 +115,10 @@ def even(low=-2.0, high=2.0):
 EVEN = even()
 
 
-def away_from_zero(low=0.2, high=2.0):
+def away_from_zero(low=0.2):
     """Numbers of both signs that keep a distance from a kink or pole at 0."""
     return lambda rng, inputs, **_: [
-        rng.uniform(low, high, i.shape) * rng.choice([-1, 1], i.shape) for i in inputs
+        rng.uniform(low, 2, i.shape) * rng.choice([-1, 1], i.shape) for i in inputs
     ]
 
 
