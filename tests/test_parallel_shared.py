@@ -1,5 +1,5 @@
 """The exchange of gradients in shared memory: the division of the work here, the rest in
-tests/mpi/shared.py, which mpirun starts.
+tests/mpi/shared.py and tests/mpi/steady_updates.py, which mpirun starts.
 
 How long: about a minute.
 """
@@ -21,23 +21,27 @@ from dist_dynet._ffi import DTYPE, ffi, lib, pointer
 from dist_dynet.parallel import memory
 from dist_dynet.parallel.plan import check
 
-TOGETHER = (
-    "chunks_move_and_return",
-    "late_parameters_and_chunks",
-    "used_on_one_rank_and_frozen",
-    "rows_of_buffers_that_grow",
-    "negotiation_adds_up_nothing",
-    "updates_go_without_python",
-    "other_parameters_in_each_update_go_without_python",
-    "stack_parser_goes_without_python",
-    "steady_updates_between_other_meetings",
-    "report_that_outgrows_the_buffers",
-    "memory_outlives_the_trainer_of_a_graph",
-    "trainer_that_ends_inside_of_backward",
-    "trainer_that_ends_while_the_root_is_in_use",
-    "choice",
-)
-"""Properties that one job can try in turn."""
+TOGETHER = {
+    "shared.py": (
+        "chunks_move_and_return",
+        "late_parameters_and_chunks",
+        "used_on_one_rank_and_frozen",
+        "rows_of_buffers_that_grow",
+        "report_that_outgrows_the_buffers",
+        "memory_outlives_the_trainer_of_a_graph",
+        "trainer_that_ends_inside_of_backward",
+        "trainer_that_ends_while_the_root_is_in_use",
+        "choice",
+    ),
+    "steady_updates.py": (
+        "negotiation_adds_up_nothing",
+        "updates_go_without_python",
+        "other_parameters_in_each_update_go_without_python",
+        "stack_parser_goes_without_python",
+        "updates_between_other_collective_operations",
+    ),
+}
+"""Properties that one job of a program can try in turn."""
 ALONE = (
     "update_after_an_interrupted_one",
     "fork",
@@ -228,10 +232,12 @@ def in_shm():
 @pytest.mark.mpi
 @needs_mpi
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("what", TOGETHER)
-def test_shared_memory(what, ranks):
+@pytest.mark.parametrize(
+    ("program", "what"), [(program, what) for program in TOGETHER for what in TOGETHER[program]]
+)
+def test_shared_memory(program, what, ranks):
     before = in_shm()
-    holds(what, TOGETHER, ranks, "shared.py")
+    holds(what, TOGETHER[program], ranks, program)
     assert in_shm() == before
 
 
@@ -286,12 +292,12 @@ def test_what_one_rank_cannot_do_all_leave(what, words):
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("steady_updates_of_a_parameter_that_was_frozen", "is frozen on rank 0, but not on all"),
-        ("steady_updates_with_settings_that_change", "all ranks must agree; learning rate"),
+        ("a_parameter_that_was_frozen", "is frozen on rank 0, but not on all"),
+        ("settings_that_change", "all ranks must agree; learning rate"),
     ],
 )
 def test_what_is_wrong_is_found_in_steady_updates_too(what, words):
-    status, output, seconds = mpirun(2, "shared.py", what)
+    status, output, seconds = mpirun(2, "steady_updates.py", what)
     assert status != 0 and words in output and seconds < 15, output
 
 

@@ -11,8 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import alike
 import numpy as np
 import pytest
+from alike import model_of, step
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -25,27 +27,9 @@ from dist_dynet.parallel.hybrid import HybridExchange
 rank, size = parallel.rank(), parallel.world_size()
 
 
-def model_of(*shapes, tables=()):
-    """A collection with these parameters and tables, the same on all ranks."""
-    m = dy.ParameterCollection()
-    dense = [m.add_parameters(shape, init=0.5) for shape in shapes]
-    return (
-        m,
-        dense,
-        [m.add_lookup_parameters(shape, init=dy.ConstInitializer(0.5)) for shape in tables],
-    )
-
-
-def step(*parameters, by=1.0):
-    """A backward pass whose gradient of each of the parameters is `by` everywhere."""
-    dy.renew_cg()
-    dy.esum([dy.sum_elems(p) * by for p in parameters]).backward()
-
-
 def distributed(m, average="mean", **options):
-    """A trainer that subtracts the averaged gradient."""
-    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average, **options)
-    trainer.set_clip_threshold(0)
+    """A trainer that exchanges gradients between hosts."""
+    trainer = alike.distributed(m, average, **options)
     assert isinstance(trainer.sync.exchange, HybridExchange)
     return trainer
 
@@ -63,7 +47,7 @@ def everywhere(condition):
     return parallel.all_reduce(int(condition), "min") == 1
 
 
-def random_step(rng, dense, tables, scale=1.0):
+def random_step(rng, dense, tables):
     """A backward pass with random gradients, each matrix used several times."""
     dy.renew_cg()
     losses = []
@@ -72,15 +56,13 @@ def random_step(rng, dense, tables, scale=1.0):
             losses.append(
                 dy.dot_product(
                     dy.reshape(p, (p.as_array().size,)),
-                    dy.inputVector(scale * rng.normal(size=p.as_array().size)),
+                    dy.inputVector(rng.normal(size=p.as_array().size)),
                 )
             )
     for table in tables:
         rows, width = table.shape()
         for row in rng.integers(0, rows, size=4).tolist():
-            losses.append(
-                dy.dot_product(table[row], dy.inputVector(scale * rng.normal(size=width)))
-            )
+            losses.append(dy.dot_product(table[row], dy.inputVector(rng.normal(size=width))))
     dy.esum(losses).backward()
 
 

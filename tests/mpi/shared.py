@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from alike import distributed, model_of, step
 from forked import in_a_child
 
 import dist_dynet as dy
@@ -18,29 +19,8 @@ from dist_dynet import parallel
 from dist_dynet._ffi import lib
 from dist_dynet.parallel import engines, memory, shared
 from dist_dynet.parallel._world import World
-from dist_dynet.parallel.negotiation import AsPlanned, Step
-from dist_dynet.trainers.state import Settings
 
 rank, size = parallel.rank(), parallel.world_size()
-
-
-def model_of(*shapes):
-    """A collection with these parameters, the same on all ranks."""
-    m = dy.ParameterCollection()
-    return m, [m.add_parameters(shape, init=0.5) for shape in shapes]
-
-
-def step(*parameters, by=1.0):
-    """A backward pass whose gradient of each of the parameters is `by` everywhere."""
-    dy.renew_cg()
-    dy.esum([dy.sum_elems(p) * by for p in parameters]).backward()
-
-
-def distributed(m, **options):
-    """A trainer that subtracts the averaged gradient."""
-    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), **options)
-    trainer.set_clip_threshold(0)
-    return trainer
 
 
 def places(m):
@@ -58,7 +38,7 @@ def is_shared(m):
 
 
 def test_chunks_move_and_return():
-    m, (w,) = model_of((3, 4))
+    m, (w,), _ = model_of((3, 4))
     trainer = distributed(m)
     assert is_shared(m) == [False]
     step(w, by=rank)
@@ -80,7 +60,7 @@ def test_chunks_move_and_return():
 
 
 def test_late_parameters_and_chunks():
-    m, (w,) = model_of(5)
+    m, (w,), _ = model_of(5)
     trainer = distributed(m)
     for k in range(4):
         step(w, by=rank)
@@ -97,7 +77,7 @@ def test_late_parameters_and_chunks():
 
 
 def test_used_on_one_rank_and_frozen():
-    m, (a, b, c, d) = model_of(40, (20, 30), 7, 5)
+    m, (a, b, c, d), _ = model_of(40, (20, 30), 7, 5)
     trainer = distributed(m, average="sum")
     c.set_updated(False)
     step(a, b, c, d)
@@ -146,233 +126,8 @@ def test_rows_of_buffers_that_grow():
     parallel.assert_in_sync(m)
 
 
-PATTERNS = [[True, True, True], [True, False, True], [False, True, False], [False, False, False]]
-
-
-def random_updates(seed, count):
-    """For each update: of each rank the dense parameters it uses, its rows with their gradients,
-    and its weight. The same on all ranks."""
-    rng = np.random.default_rng(seed)
-    used, most = [PATTERNS[0]] * size, 4
-    for k in range(count):
-        if rng.random() < 0.3:
-            used = [PATTERNS[rng.integers(len(PATTERNS))] for _ in range(size)]
-        most = 25 if k > count / 2 else most
-        weights = rng.choice(4, size, p=[0.04, 0.32, 0.32, 0.32]).tolist()
-        yield [
-            (used[r], rng.integers(0, 30, rng.integers(0, most)), weights[r]) for r in range(size)
-        ]
-
-
-def steady_updates(average):
-    """Updates of changing parameters, against sums in NumPy; returns how many of them went without
-    Python."""
-    m, parameters = model_of(40, (20, 30), 7)
-    table = m.add_lookup_parameters((30, 5), init=0)
-    trainer = distributed(m, average=average)
-    expected, of_rows = [0.5] * 3, np.zeros(30)
-    for update in random_updates(7, 60):
-        total = sum(weight for _, _, weight in update) if average == "weighted" else 1
-        for r, (used, rows, weight) in enumerate(update):
-            factor = (r + 1) * (
-                weight / total if total and average == "weighted" else average == "sum"
-            )
-            expected = [
-                value - factor * is_used for value, is_used in zip(expected, used, strict=True)
-            ]
-            np.subtract.at(of_rows, rows, factor)
-        used, rows, weight = update[rank]
-        dy.renew_cg()
-        terms = [dy.sum_elems(p) for p, is_used in zip(parameters, used, strict=True) if is_used]
-        terms += [dy.sum_elems(table[int(row)]) for row in rows]
-        if terms:
-            (dy.esum(terms) * (rank + 1)).backward()
-        trainer.update(*([weight] if average == "weighted" else []))
-        for p, value in zip(parameters, expected, strict=True):
-            assert np.allclose(p.as_array(), value, atol=1e-4)
-        assert np.allclose(table.as_array(), of_rows[:, None], atol=1e-4)
-        assert not any(p.has_gradient() for p in [*parameters, table])
-    parallel.assert_in_sync(m)
-    return trainer.sync.exchange.quick
-
-
-def test_negotiation_adds_up_nothing():
-    """In the first update, and in the steady state; the sum does."""
-    m, (w,) = model_of((3, 4))
-    table = m.add_lookup_parameters((5, 2), init=0.5)
-    trainer = distributed(m, average="sum")
-    planned = []
-    for _ in range(4):
-        dy.renew_cg()
-        ((dy.sum_elems(w) + dy.sum_elems(table[rank])) * (rank + 1)).backward()
-        mine = [np.asarray(p.grad_as_array()) for p in (w, table)]
-        agreed = trainer.sync.negotiation.reach(1.0, Settings.of(trainer.inner), Step())
-        assert all(
-            np.array_equal(p.grad_as_array(), g) for p, g in zip((w, table), mine, strict=True)
-        )
-        parallel.barrier()  # others may add up in this rank's memory, too
-        trainer.sync.exchange.sum(agreed)
-        assert (w.grad_as_array() == size * (size + 1) / 2).all()
-        assert (table.grad_as_array()[:size, 0] == np.arange(1, size + 1)).all()
-        m.reset_gradients()
-        planned.append(isinstance(agreed, AsPlanned))
-    assert planned == [False, True, True, True]
-
-
-def test_updates_go_without_python():
-    for average in ("sum", "weighted"):
-        # all 60 but the first, and those in which the table's window grows
-        assert steady_updates(average) >= 55
-
-
-def test_other_parameters_in_each_update_go_without_python():
-    """Sets that come in turn, other ones on each rank, random ones; parameters that come later, and
-    frozen ones."""
-    m = dy.ParameterCollection()
-    parameters = [m.add_parameters((1 + 7 * k, 3), init=0) for k in range(12)]
-    table, used_later = (m.add_lookup_parameters((500, 4), init=0) for _ in range(2))
-    trainer = distributed(m, average="sum")
-    expected, of_table, updates, rng = [0.0] * 12, np.zeros(500), 0, np.random.default_rng(5)
-    sets = [[k for k in range(12) if (k + 1) * (s + 3) % 5 < 3] for s in range(8)]
-    frozen = set()
-
-    def update(of_ranks, rows):
-        """One update in which each rank uses these parameters, and rows of the table."""
-        for r, used in enumerate(of_ranks):
-            for k in set(used) - frozen:
-                expected[k] -= r + 1
-            of_table[rows[r]] -= r + 1
-        dy.renew_cg()
-        terms = [dy.sum_elems(parameters[k]) for k in of_ranks[rank]] + [
-            dy.sum_elems(table[row]) for row in rows[rank]
-        ]
-        if terms:
-            (dy.esum(terms) * (rank + 1)).backward()
-        trainer.update()
-
-    def check(started, before, wanted):
-        """The values, and how many of the updates since then went without Python."""
-        assert all(
-            (p.as_array() == value).all() for p, value in zip(parameters, expected, strict=True)
-        )
-        assert (table.as_array() == of_table[:, None]).all()
-        assert trainer.sync.exchange.quick - before >= wanted * (updates - started), (
-            trainer.sync.exchange.quick - before,
-            updates - started,
-        )
-
-    def some_rows(most):
-        return [
-            rng.choice(500, int(rng.integers(0, most)), replace=False).tolist() for _ in range(size)
-        ]
-
-    for n_sets, same in ((2, True), (8, True), (8, False)):
-        started, before = updates, trainer.sync.exchange.quick
-        for k in range(100):
-            update(
-                [sets[(k if same else k * (r + 1) + r) % n_sets] for r in range(size)], some_rows(4)
-            )
-            updates += 1
-        check(started, before, 0.95)
-    started, before = updates, trainer.sync.exchange.quick
-    for k in range(200):  # any sets, and windows that grow
-        update(
-            [np.flatnonzero(rng.random(12) < 0.5).tolist() for _ in range(size)], some_rows(2 + k)
-        )
-        updates += 1
-    check(started, before, 0.95)
-    started, before = updates, trainer.sync.exchange.quick
-    for k in range(150):
-        if k % 50 == 10:  # in the middle, also of tables; each takes an update or two in Python
-            parameters.append(m.add_parameters(40, init=0))
-            expected.append(0.0)
-        if k % 50 == 30:
-            parameters[k // 50].set_updated(False)
-            frozen.add(k // 50)
-        if k == 140:
-            parameters[0].set_updated(True)
-            frozen.remove(0)
-        update(
-            [np.flatnonzero(rng.random(len(parameters)) < 0.5).tolist() for _ in range(size)],
-            some_rows(9),
-        )
-        updates += 1
-    check(started, before, 0.95)
-    assert not used_later.has_gradient()
-    parallel.assert_in_sync(m)
-
-
-def test_stack_parser_goes_without_python():
-    """Each sentence composes or does not, so that the ranks use other parameters."""
-    m = dy.ParameterCollection()
-    stack, buffer = (dy.VanillaLSTMBuilder(1, 4, 5, m) for _ in range(2))
-    words, root = m.add_lookup_parameters((50, 4)), m.add_parameters(4)
-    compositions = [m.add_parameters((4, 8)) for _ in range(20)]  # one for each label
-    W = m.add_parameters((2, 10))
-    trainer, rng = parallel.DistributedTrainer(dy.AdamTrainer(m)), np.random.default_rng(rank)
-    for _ in range(100):
-        dy.renew_cg()
-        tops, losses = [(stack.initial_state().add_input(root), root)], []
-        state = buffer.initial_state()
-        for word in rng.integers(0, 50, rng.integers(1, 6)).tolist():
-            state = state.add_input(words[word])
-            tops.append((tops[-1][0].add_input(words[word]), words[word]))
-            if len(tops) > 2 and rng.random() < 0.5:
-                x = dy.tanh(
-                    compositions[rng.integers(20)] * dy.concatenate([tops.pop()[1], tops.pop()[1]])
-                )
-                tops.append((tops[-1][0].add_input(x), x))
-            losses.append(
-                dy.pickneglogsoftmax(
-                    W * dy.concatenate([tops[-1][0].output(), state.output()]), int(rng.integers(2))
-                )
-            )
-        dy.average(losses).backward()
-        trainer.update()
-    assert trainer.sync.exchange.quick >= 95
-    parallel.assert_in_sync(m)
-
-
-def test_steady_updates_of_a_parameter_that_was_frozen():
-    m, (a, b) = model_of(4, 5)
-    trainer = distributed(m, average="sum")
-    for _ in range(3):
-        step(*([a, b] if rank else [a]))
-        trainer.update()
-    b.set_updated(rank > 0)
-    step(*([a, b] if rank else [a]))
-    trainer.update()
-
-
-def test_steady_updates_with_settings_that_change():
-    m, (w,) = model_of(4)
-    trainer = distributed(m, average="sum")
-    for k in range(4):
-        step(w)
-        if k == 3 and rank == 1:
-            trainer.learning_rate = 0.5
-        trainer.update()
-
-
-def test_steady_updates_between_other_meetings():
-    m, (w,) = model_of(4)
-    trainer, second = distributed(m, average="sum"), distributed(m, average="mean")
-    for k in range(6):
-        step(w)
-        (trainer, second)[k % 2].update()
-        assert parallel.all_reduce(k, "sum") == k * size
-        if k == 3:
-            parallel.barrier()
-    assert np.allclose(w.as_array(), 0.5 - 3 * size - 3)
-    extra = m.add_parameters(9, init=0)
-    for _ in range(3):
-        step(w, extra)
-        trainer.update()
-    assert np.allclose(extra.as_array(), -3 * size)
-
-
 def test_update_after_an_interrupted_one():
-    m, (w,) = model_of(4)
+    m, (w,), _ = model_of(4)
     trainer = distributed(m, average="sum", timeout=0.5)
     for _ in range(2):
         step(w)
@@ -394,7 +149,7 @@ def test_update_after_an_interrupted_one():
 
 
 def test_report_that_outgrows_the_buffers():
-    m, (w,) = model_of(4)
+    m, (w,), _ = model_of(4)
     trainer = distributed(m, average="sum")
     step(w)
     trainer.update()
@@ -406,7 +161,7 @@ def test_report_that_outgrows_the_buffers():
 
 
 def test_no_memory_for_rows():
-    m, (w,) = model_of(3)
+    m, (w,), _ = model_of(3)
     table = m.add_lookup_parameters((100, 20000), init=0)
     trainer = distributed(m, average="sum")
     for k in range(3):
@@ -418,7 +173,7 @@ def test_no_memory_for_rows():
 
 
 def test_fork():
-    m, (w,) = model_of((50, 50))
+    m, (w,), _ = model_of((50, 50))
     trainer = distributed(m)
     step(w)
     trainer.update()
@@ -438,7 +193,7 @@ def test_fork():
 
 
 def test_no_memory():
-    m, (w,) = model_of((100, 30))
+    m, (w,), _ = model_of((100, 30))
     trainer = distributed(m)
     for _ in range(3):
         step(w, by=rank)
@@ -449,7 +204,7 @@ def test_no_memory():
 
 
 def test_no_memory_later():
-    m, (w,) = model_of((100, 30))
+    m, (w,), _ = model_of((100, 30))
     trainer = distributed(m)
     step(w)
     trainer.update()
@@ -462,7 +217,7 @@ def test_no_memory_later():
 
 
 def test_memory_outlives_the_trainer_of_a_graph():
-    m, (w,) = model_of(3)
+    m, (w,), _ = model_of(3)
     trainer = distributed(m)
     step(w)
     trainer.update()
@@ -474,7 +229,7 @@ def test_memory_outlives_the_trainer_of_a_graph():
 
 
 def test_trainer_that_ends_inside_of_backward():
-    m, (w,) = model_of(3)
+    m, (w,), _ = model_of(3)
     trainer = distributed(m)
     step(w)
     trainer.update()
@@ -495,7 +250,7 @@ def test_trainer_that_ends_inside_of_backward():
 def test_trainers_that_end_give_back_what_they_had():
     made, duplicate = [], World.duplicate
     World.duplicate = lambda *args, **named: made.append(duplicate(*args, **named)) or made[-1]
-    m, (w,) = model_of(3)
+    m, (w,), _ = model_of(3)
     kept = distributed(m, average="sum")
     for _ in range(20):
         trainer = distributed(m, average="sum")
@@ -523,7 +278,7 @@ class BusyLibrary:
 
 
 def test_trainer_that_ends_while_the_root_is_in_use():
-    m, (w,) = model_of(3)
+    m, (w,), _ = model_of(3)
     trainer = distributed(m)
     step(w)
     trainer.update()
@@ -553,7 +308,7 @@ def test_other_layout_falls_back():
 
 
 def test_choice():
-    m, _ = model_of(3)
+    m, _, _ = model_of(3)
     for engine, kind in (
         ("mpi", engines.MpiExchange),
         ("shared", shared.SharedExchange),
@@ -573,7 +328,7 @@ def test_choice():
 
 
 def test_several_hosts():
-    m, _ = model_of(3)
+    m, _, _ = model_of(3)
     engines._host = lambda: (str(rank),)
     assert type(distributed(m).sync.exchange) is engines.HybridExchange
     with pytest.raises(RuntimeError, match="needs all ranks on one Linux host"):
@@ -585,7 +340,7 @@ def test_several_hosts():
 def test_file_in_dev_shm():
     if hasattr(os, "memfd_create"):
         del os.memfd_create
-    m, (w,) = model_of((30, 40))
+    m, (w,), _ = model_of((30, 40))
     trainer = distributed(m)
     step(w, by=rank)
     trainer.update()
@@ -607,7 +362,7 @@ def test_no_memory_on_one_rank():
 
 
 def test_killed():
-    m, (w,) = model_of((1000, 1000))
+    m, (w,), _ = model_of((1000, 1000))
     trainer = distributed(m)
     for _ in range(3):
         step(w)

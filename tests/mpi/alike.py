@@ -1,0 +1,28 @@
+"""Parameters, gradients and trainers whose values are easily known, for the exchanges' programs."""
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+
+def model_of(*shapes, tables=()):
+    """A collection with these parameters and tables, all of 0.5."""
+    m = dy.ParameterCollection()
+    dense = [m.add_parameters(shape, init=0.5) for shape in shapes]
+    return (
+        m,
+        dense,
+        [m.add_lookup_parameters(shape, init=dy.ConstInitializer(0.5)) for shape in tables],
+    )
+
+
+def step(*parameters, by=1.0):
+    """A backward pass whose gradient of each of the parameters is `by` everywhere."""
+    dy.renew_cg()
+    dy.esum([dy.sum_elems(p) * by for p in parameters]).backward()
+
+
+def distributed(m, average="mean", **options):
+    """A trainer that subtracts the averaged gradient."""
+    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average, **options)
+    trainer.set_clip_threshold(0)
+    return trainer
