@@ -243,7 +243,7 @@ def draw_graph(
     form = path.suffix.removeprefix(".")
     text = dot(expr, show_dims=show_dims, expression_names=expression_names, what="draw_graph")
     if form in ("dot", "gv"):
-        _write_file(path, text.encode(), "draw_graph")
+        _write_file(path, text.encode())
         return
     if form not in ("svg", "png", "pdf"):
         raise ValueError(
@@ -266,12 +266,12 @@ def draw_graph(
         raise RuntimeError(
             f"draw_graph: dot failed: {drawn.stderr.decode(errors='replace').strip()}"
         )
-    _write_file(path, drawn.stdout, "draw_graph")
+    _write_file(path, drawn.stdout)
 
 
-def _write_file(path: str | PathLike[str], content: bytes, what: str) -> None:
+def _write_file(path: str | PathLike[str], content: bytes) -> None:
     """All of it or nothing, on whichever ranks ask for it."""
-    with atomic_write(path, policy=OneProcess(), what=what) as file:
+    with atomic_write(path, policy=OneProcess(), what="draw_graph") as file:
         file.write(content)
 
 

@@ -13,7 +13,7 @@ STEP = 1e-4
 TOLERANCE = 1e-7
 
 
-def slope(f, arrays, direction, step=STEP):
+def slope(f, arrays, direction):
     """The derivative of f at `arrays` along `direction`: (4 D(h/2) - D(h)) / 3 of central
     differences D (Richardson 1911), exact to h^4."""
 
@@ -22,7 +22,7 @@ def slope(f, arrays, direction, step=STEP):
         behind = f(*(a - h * d for a, d in zip(arrays, direction, strict=True)))
         return (np.asarray(ahead) - np.asarray(behind)) / (2 * h)
 
-    return (4 * difference(step / 2) - difference(step)) / 3
+    return (4 * difference(STEP / 2) - difference(STEP)) / 3
 
 
 def random_direction(rng, arrays):
@@ -31,14 +31,14 @@ def random_direction(rng, arrays):
     return [rng.uniform(0.5, 1.5, np.shape(a)) * rng.choice([-1, 1], np.shape(a)) for a in arrays]
 
 
-def directional_difference(f, arrays, w, gradients, rng, step=STEP, tolerance=TOLERANCE):
+def directional_difference(f, arrays, w, gradients, rng):
     """How the gradients disagree with the slope of sum(w * f) along a random direction: a text, or
     None when they agree."""
     direction = random_direction(rng, arrays)
-    numeric = float(np.sum(w * slope(f, arrays, direction, step)))
+    numeric = float(np.sum(w * slope(f, arrays, direction)))
     terms = [np.sum(np.asarray(g) * d) for g, d in zip(gradients, direction, strict=True)]
     analytic = float(sum(terms))
-    if abs(analytic - numeric) <= tolerance * (1 + abs(numeric)):
+    if abs(analytic - numeric) <= TOLERANCE * (1 + abs(numeric)):
         return None
     return (
         f"slope along a random direction: by differences {numeric!r}, by gradients {analytic!r}"
@@ -46,7 +46,7 @@ def directional_difference(f, arrays, w, gradients, rng, step=STEP, tolerance=TO
     )
 
 
-def jacobian(f, arrays, step=STEP):
+def jacobian(f, arrays):
     """The derivative of every element of f with respect to every number of the arrays, by
     differences: (elements of f, numbers)."""
     columns = []
@@ -54,20 +54,20 @@ def jacobian(f, arrays, step=STEP):
         for i in range(np.size(a)):
             direction = [np.zeros(np.shape(b)) for b in arrays]
             direction[k].flat[i] = 1
-            columns.append(np.ravel(slope(f, arrays, direction, step)))
+            columns.append(np.ravel(slope(f, arrays, direction)))
     return np.stack(columns, axis=1)
 
 
-def jacobian_difference(f, arrays, gradients_of, step=STEP, tolerance=TOLERANCE):
+def jacobian_difference(f, arrays, gradients_of):
     """How gradients_of(w), for w = 1 at one element of f and 0 elsewhere, disagree with the
     Jacobian by differences: a text, or None."""
     shape = np.shape(f(*arrays))
-    numeric = jacobian(f, arrays, step)
+    numeric = jacobian(f, arrays)
     for i in range(numeric.shape[0]):
         w = np.zeros(shape)
         w.flat[i] = 1
         analytic = np.concatenate([np.ravel(g) for g in gradients_of(w)])
-        wrong = ~(np.abs(analytic - numeric[i]) <= tolerance * (1 + np.abs(numeric[i])))
+        wrong = ~(np.abs(analytic - numeric[i]) <= TOLERANCE * (1 + np.abs(numeric[i])))
         if wrong.any():
             j = int(np.flatnonzero(wrong)[0])
             return (

@@ -66,10 +66,10 @@ def close(got, want, tolerance=TOLERANCE, name=""):
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-def all_close(got, want, tolerance=TOLERANCE):
+def all_close(got, want):
     assert len(got) == len(want)
     for k, (g, w) in enumerate(zip(got, want, strict=True)):
-        np.testing.assert_allclose(g, w, rtol=tolerance, atol=tolerance, err_msg=f"input {k}")
+        np.testing.assert_allclose(g, w, rtol=TOLERANCE, atol=TOLERANCE, err_msg=f"input {k}")
 
 
 def weights(rng, shape):

@@ -351,13 +351,13 @@ def test_ranges_are_cut_at_chunks_gaps_and_foreign_parameters():
     assert merge_ranges(places, [False] * 3) == ([], [])
 
 
-def one_weight(average="mean", rate=1.0):
+def one_weight(average="mean"):
     model = dy.ParameterCollection()
     w = model.add_parameters(1, init=1)
     dy.renew_cg()
     dy.sum_elems(w).backward()
     return w, parallel.DistributedTrainer(
-        dy.SimpleSGDTrainer(model, learning_rate=rate), average=average
+        dy.SimpleSGDTrainer(model, learning_rate=1), average=average
     )
 
 

@@ -226,7 +226,7 @@ class BiRNNBuilder(Owner):
         >>> y.dim(), ahead.output().dim()
         (((6,), 5), ((3,), 2))
         """
-        return self._joined(packed_inputs(x, lengths, "transduce_packed"))
+        return self._joined(packed_inputs(x, lengths))
 
 
 def _inputs(

@@ -235,7 +235,7 @@ def matrix_inputs(x: Expression, mask: ArrayLike | None, lengths: Iterable[int] 
     return inputs_of(x, mask, lengths, "transduce_matrix")
 
 
-def packed_inputs(x: Expression, lengths: Iterable[int], what: str) -> Inputs:
+def packed_inputs(x: Expression, lengths: Iterable[int]) -> Inputs:
     """The inputs from one sequence laid after another.
 
     Raises:
@@ -243,11 +243,12 @@ def packed_inputs(x: Expression, lengths: Iterable[int], what: str) -> Inputs:
         TypeError: x is not an expression.
     """
     if not isinstance(x, Expression):
-        raise not_expression(what, x)
-    positions = indices(lengths, what)
+        raise not_expression("transduce_packed", x)
+    positions = indices(lengths, "transduce_packed")
     if max(positions, default=0) < 1:
         raise ValueError(
-            f"{what}: takes at least one sequence that is not empty; got lengths {positions}."
+            "transduce_packed: takes at least one sequence that is not empty; got lengths"
+            f" {positions}."
         )
     return Inputs([x], max(positions), PACKED, positions)
 

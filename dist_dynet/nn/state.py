@@ -204,7 +204,7 @@ class RNNState(State):
         >>> y.dim(), state.output().dim()
         (((3,), 6), ((3,), 3))
         """
-        return self._joined(packed_inputs(x, lengths, "transduce_packed"))
+        return self._joined(packed_inputs(x, lengths))
 
     def _joined(self, xs: Inputs) -> tuple[Expression, RNNState]:
         return self._step.joined(self, xs)  # type: ignore[no-any-return]

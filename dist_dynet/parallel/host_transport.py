@@ -79,7 +79,7 @@ class HostTransport:
         comm: Any,
         first_comm: Any,
         hosts: Hosts,
-        moves: Callable[[], int] = int,
+        moves: Callable[[], int],
     ) -> None:
         self._here, self._comm, self._first_comm = here, comm, first_comm
         self._hosts, self._moves = hosts, moves

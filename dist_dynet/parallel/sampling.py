@@ -40,6 +40,14 @@ _GRAPHS_BITS = 24
 """A micro-batch may have 2^24 graphs before its random draws meet those of the next step."""
 
 
+def _one_or_more(name: str, value: Any, of: str) -> int:
+    """A size, `of` what it counts."""
+    number = size(value, "shard", f" for {name}")
+    if number < 1:
+        raise ValueError(f"shard: {name}, {of}, must be at least 1; got {number}.")
+    return number
+
+
 def _number(name: str, value: Any) -> int:
     """An argument that random orders are made from."""
     number = named(value, "shard", name)
@@ -97,22 +105,11 @@ class Shard(Generic[T]):
                 f"shard: data must be a sequence of examples; got {type(data).__name__}. Write"
                 " list(data)."
             )
-        batch_size = size(batch_size, "shard", " for batch_size")
-        if batch_size < 1:
-            raise ValueError(
-                f"shard: batch_size, over all ranks, must be at least 1; got {batch_size}."
-            )
+        batch_size = _one_or_more("batch_size", batch_size, "over all ranks")
         if micro_batches is not None:
-            micro_batches = size(micro_batches, "shard", " for micro_batches")
-            if micro_batches < 1:
-                raise ValueError(
-                    "shard: micro_batches, over all ranks, must be at least 1; got"
-                    f" {micro_batches}."
-                )
+            micro_batches = _one_or_more("micro_batches", micro_batches, "over all ranks")
         if bucket is not None:
-            bucket = size(bucket, "shard", " for bucket")
-            if bucket < 1:
-                raise ValueError(f"shard: bucket, in steps, must be at least 1; got {bucket}.")
+            bucket = _one_or_more("bucket", bucket, "in steps")
             if not shuffle:
                 raise ValueError(
                     "shard: bucket puts the examples into another order; got shuffle=False, which"
