@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..parallel._world import format_ranks
+from ..parallel._rank_names import format_ranks
 from . import _relay, shm
 from ._messages import print_message
 from .mpi import has_input

@@ -6,8 +6,8 @@ together.
 
 Without a launcher all of it works with one process and mpi4py is not imported. In reading order:
 
-- what it is to be one of several processes: _hosts, _lines, _mpi, _world, _session, _places,
-  _alive, _failures, _saving, _signals, _rng_streams, environment
+- what it is to be one of several processes: _hosts, _lines, _rank_names, _mpi, _world, _session,
+  _places, _alive, _failures, _saving, _signals, _rng_streams, environment
 - how an update is made together: structure, message, meters, pass_weights, negotiation, exchange,
   sync, gradients, accumulation, own_gradients, wrapper, trainer
 - which batch an update is of: watched_list, batches, sources

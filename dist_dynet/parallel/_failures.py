@@ -29,7 +29,8 @@ from . import _alive
 from ._lines import line_of_user
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi, unlink_segments
 from ._places import Places, Whereabouts, boards, find_hosts
-from ._world import FEW, Answer, Place, World, format_ranks, pause
+from ._rank_names import FEW, format_ranks
+from ._world import Answer, Place, World, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
 """Status of the job after an uncaught exception, after a rank that gives no answer, after one that

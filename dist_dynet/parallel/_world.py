@@ -29,6 +29,8 @@ from ..trainers.arguments import number
 from ..trainers.at_once import AtOnce, let_through
 from ._lines import line_of_user
 from ._mpi import TIMEOUT, import_mpi, remedy, unlink_segments
+from ._rank_names import FEW
+from ._rank_names import format_ranks as format_ranks
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
 """Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something
@@ -40,9 +42,6 @@ _FLUSH = 0.5
 _PAUSE = 2.0
 """Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z:
 they are no waiting."""
-
-FEW = 8
-"""Ranks whose places an error tells one by one."""
 
 _abandoned: list[Sequence[Any]] = []
 """Requests that nobody waits for any more, since an exception came. MPI may still write into their
@@ -462,36 +461,3 @@ def hash_of(text: str) -> int:
     return int.from_bytes(
         hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
     )
-
-
-def format_ranks(ranks: Sequence[int]) -> str:
-    """As errors name them.
-
-    >>> format_ranks([2]), format_ranks([0, 1, 4])
-    ('rank 2', 'ranks 0, 1 and 4')
-    >>> format_ranks([*range(500), 600, 601])
-    'ranks 0 to 499, 600 and 601'
-    """
-    if len(ranks) == 1:
-        return f"rank {ranks[0]}"
-    words = [*map(str, ranks)]
-    if len(ranks) > FEW:
-        words = []
-        for first, last in _runs(ranks):
-            words += (
-                [f"{first} to {last}"] if last - first > 1 else map(str, range(first, last + 1))
-            )
-    if len(words) == 1:
-        return f"ranks {words[0]}"
-    return f"ranks {', '.join(words[:-1])} and {words[-1]}"
-
-
-def _runs(ranks: Sequence[int]) -> list[tuple[int, int]]:
-    """First and last of each run of numbers that follow one another."""
-    runs: list[tuple[int, int]] = []
-    for rank in ranks:
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1] = runs[-1][0], rank
-        else:
-            runs.append((rank, rank))
-    return runs

@@ -21,7 +21,8 @@ from ..params.parameters import AnyParameter
 from ..params.root import Root
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
-from ._world import World, format_ranks, hash_of
+from ._rank_names import format_ranks
+from ._world import World, hash_of
 from .batches import Batch
 from .gradients import FlatLayout, Node, add_up, marks_of, put_back, take_out
 from .message import Flag

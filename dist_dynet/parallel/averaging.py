@@ -20,7 +20,8 @@ from ..params.parameters import AnyParameter, LookupParameters
 from ..trainers import CyclicalSGDTrainer, MovingAverage, Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
-from ._world import World, format_ranks, hash_of
+from ._rank_names import format_ranks
+from ._world import World, hash_of
 from .accumulation import odd_pass
 from .anchor import Anchor, Difference, Mark
 from .batches import Batch, Description

@@ -17,7 +17,8 @@ import numpy as np
 from .._ffi import DTYPE
 from .._version import __version__
 from ..params.precision import rounding
-from ._world import World, format_ranks
+from ._rank_names import format_ranks
+from ._world import World
 
 _HASHES = "string hashes"
 _ERRORS = ("dist_dynet", "dtype", "precision")

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._world import World, format_ranks
+from ._rank_names import format_ranks
+from ._world import World
 from .message import Flag
 
 _MESSAGE = np.dtype([("weight", np.float64), ("flags", np.int64)])
