@@ -88,7 +88,7 @@ class Job:
         self._library = library
         ends, self.busy = np.zeros((steps, self.size)), np.zeros((steps, self.size))
         self._request = requests_on(clock)
-        library.dn_rows_room = self._touch
+        library.dn_rows_capacity = self._touch
         index = {int(ffi.cast("intptr_t", p)): k for k, p in enumerate(self._structure.handles)}
         library.dn_param_ready = lambda p: self._ready[clock.rank][index[_address(p)]]
         library.dn_store_await = lambda *_: self._hook[clock.rank]
@@ -231,7 +231,7 @@ class Job:
         return structure
 
     def _touch(self, messages):
-        """dn_rows_room(), of the rows that this rank has used: there is one model for all."""
+        """dn_rows_capacity(), of the rows that this rank has used: there is one model for all."""
         clock, structure = self.clock, self._structure
         clock.stop()
         handles = structure.handles[len(structure.dense) :]
@@ -241,7 +241,7 @@ class Job:
             lib.dn_param_clear_gradient(handle)
             lib.dn_lookup_add(handle, len(rows), ffi.from_buffer("int *", rows), pointer(zeros))
         clock.start()
-        return lib.dn_rows_room(messages)
+        return lib.dn_rows_capacity(messages)
 
     def _in_window(self, function):
         """Whose last argument says whether a rank takes its own alone: as if this were the first of

@@ -228,7 +228,7 @@ typedef struct dn_rows dn_rows;
 dn_rows *dn_rows_new(int tables, dn_param *const *, int owners, int spread);
 void dn_rows_free(dn_rows *);
 /* Numbers that a window needs at most for the rows that have gradients now; of a message. */
-int64_t dn_rows_room(const dn_rows *);
+int64_t dn_rows_capacity(const dn_rows *);
 int64_t dn_rows_size(const dn_rows *, const int32_t *message);
 /* Writes the rows that have gradients, times weight, into a window; weight 0: none. Negative: out
  * of memory. */

@@ -23,7 +23,7 @@ static int log_of_length(int n) {
     return log;
 }
 
-size_t dn__circular_room(int n) {
+size_t dn__circular_scratch(int n) {
     const int log = log_of_length(n);
     return log ? (size_t)4 << log : 0;
 }
@@ -108,12 +108,12 @@ static void multiply_spectra(size_t n, dn_real sign, spectrum z) {
 }
 
 int dn__circular_sum(int n, int sign, const dn_real *u, const dn_real *v, dn_real beta, dn_real *y,
-                     dn_real *room) {
+                     dn_real *scratch) {
     const int log = log_of_length(n);
     const size_t length = (size_t)1 << log, size = (size_t)n;
     const dn_real *roots = roots_of_unity(log);
     if (!roots) return 0;
-    spectrum z = {room, room + length}, other = {room + 2 * length, room + 3 * length};
+    spectrum z = {scratch, scratch + length}, other = {scratch + 2 * length, scratch + 3 * length};
     memcpy(z.re, u, size * sizeof *u);
     memcpy(z.im, v, size * sizeof *v);
     memset(z.re + size, 0, (length - size) * sizeof *z.re);

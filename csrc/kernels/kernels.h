@@ -168,11 +168,11 @@ void dn__gumbel(size_t n, float *u);
 /* y_k = sum_i u_i v[k + sign i] + beta y_k, i and k from 0 to n - 1; v points into an array that
  * has all these places */
 void dn__sliding_sum(int n, const dn_real *u, const dn_real *v, int sign, dn_real beta, dn_real *y);
-/* fourier.c: y_k = sum_i u_i v[(k + sign i) mod n] + beta y_k, in so many numbers of `room`; 0: no
- * memory, and y is as it was. No room: dn__sliding_sum is quicker. */
-size_t dn__circular_room(int n);
+/* fourier.c: y_k = sum_i u_i v[(k + sign i) mod n] + beta y_k; 0: no memory, and y is as it was.
+ * How many numbers of scratch it needs; 0: dn__sliding_sum is faster. */
+size_t dn__circular_scratch(int n);
 int dn__circular_sum(int n, int sign, const dn_real *u, const dn_real *v, dn_real beta, dn_real *y,
-                     dn_real *room);
+                     dn_real *scratch);
 /* gradient of z = x / y to y: dy = -dz z / y + beta dy */
 void dn__div_grad(size_t n, const dn_real *z, const dn_real *y, const dn_real *dz, dn_real beta,
                   dn_real *dy);

@@ -17,43 +17,43 @@ static int circular_dims(dn_shape *s) {
 
 enum { CONVOLUTION = -1, CORRELATION = 1 };
 /* Memory for circular(). */
-static dn_real *room_of(dn_call *c) {
-    const size_t twice = 2 * (size_t)c->dim->size, room = dn__circular_room(c->dim->size);
-    return dn__scratch(c, room > twice ? room : twice);
+static dn_real *scratch_of(dn_call *c) {
+    const size_t twice = 2 * (size_t)c->dim->size, scratch = dn__circular_scratch(c->dim->size);
+    return dn__scratch(c, scratch > twice ? scratch : twice);
 }
-/* y_k = sum_i u_i v_(k-i) or sum_i u_i v_(k+i), + beta y; `room` may take v twice, so that no index
- * need be reduced */
+/* y_k = sum_i u_i v_(k-i) or sum_i u_i v_(k+i), + beta y; `scratch` may take v twice, so that no
+ * index need be reduced */
 static void circular(dn_call *c, int kind, const dn_real *u, const dn_real *v, dn_real beta,
-                     dn_real *y, dn_real *room) {
+                     dn_real *y, dn_real *scratch) {
     const int n = c->dim->size;
-    if (dn__circular_room(n)) {
-        c->workspace->out_of_memory |= !dn__circular_sum(n, kind, u, v, beta, y, room);
+    if (dn__circular_scratch(n)) {
+        c->workspace->out_of_memory |= !dn__circular_sum(n, kind, u, v, beta, y, scratch);
         return;
     }
-    memcpy(room, v, (size_t)n * sizeof *v);
-    memcpy(room + n, v, (size_t)n * sizeof *v);
-    if (kind == CORRELATION) dn__sliding_sum(n, u, room, 1, beta, y);
-    else dn__sliding_sum(n, u, room + n, -1, beta, y);
+    memcpy(scratch, v, (size_t)n * sizeof *v);
+    memcpy(scratch + n, v, (size_t)n * sizeof *v);
+    if (kind == CORRELATION) dn__sliding_sum(n, u, scratch, 1, beta, y);
+    else dn__sliding_sum(n, u, scratch + n, -1, beta, y);
 }
 static void circular_forward(dn_call *c, int kind) {
     int n = c->dim->size;
     const dn_in *u = &c->x[0], *v = &c->x[1];
-    dn_real *room = room_of(c);
-    for (int b = 0; room && b < c->dim->batch; b++)
+    dn_real *scratch = scratch_of(c);
+    for (int b = 0; scratch && b < c->dim->batch; b++)
         circular(c, kind, u->v + (size_t)b * u->stride, v->v + (size_t)b * v->stride, 0,
-                 c->y + (size_t)b * (size_t)n, room);
+                 c->y + (size_t)b * (size_t)n, scratch);
 }
 /* dx_k = kind(a, dy) or, with dy first, kind(dy, a), a being the other input */
 static void circular_grad(dn_call *c, int k, int kind, int dy_first) {
     dn_grad g = dn__dx(c, k);
     int n = c->dim->size;
     const dn_in *x = &c->x[k], *other = &c->x[1 - k];
-    dn_real *room = g.dx ? room_of(c) : NULL;
-    for (int b = 0; room && b < c->dim->batch; b++) {
+    dn_real *scratch = g.dx ? scratch_of(c) : NULL;
+    for (int b = 0; scratch && b < c->dim->batch; b++) {
         const dn_real *a = other->v + (size_t)b * other->stride,
                       *dy = c->dy + (size_t)b * (size_t)n;
         circular(c, kind, dy_first ? dy : a, dy_first ? a : dy, x->stride || !b ? g.beta : 1,
-                 g.dx + (size_t)b * x->stride, room);
+                 g.dx + (size_t)b * x->stride, scratch);
     }
 }
 

@@ -112,7 +112,7 @@ static void put_in_order(dn_rows *c, int k, int64_t n, uint64_t *order, uint64_t
     sort_by_bits(order, room, n, bits);
 }
 
-int64_t dn_rows_room(const dn_rows *c) {
+int64_t dn_rows_capacity(const dn_rows *c) {
     int64_t size = lines(c->owners + 1) + c->owners * (lines(c->tables) + 2 * LINE * c->tables);
     for (int k = 0; k < c->tables; k++)
         size += c->of[k].p->n_touched * (1 + row_numbers(c->of + k));

@@ -33,7 +33,7 @@ from ._signals import tell_of_usr1
 from .checkpoint_by_itself import ByItself
 from .checkpoint_files import CheckpointFiles, tell_launcher
 from .checkpoint_parts import checked, copied, load_state_of, period, state_of, warn_of_hashes
-from .checkpoint_ranks import Room, collect, distribute, from_main
+from .checkpoint_ranks import HostBuffer, collect, distribute, from_main
 from .compression import added_up, packed, unpacked
 from .environment import hash_indicator
 from .sampling import Shard
@@ -272,9 +272,9 @@ class Checkpointer(ByItself):
                 "rests": packed(self._sync.residuals() if self._sync else {}),
                 "objects": own,
             }
-            sealed = memoryview(add_checksum(part))
-            mine["size"] = len(sealed)
-            written, failure = self._save_together(mine, sealed, sampler, by_itself, what)
+            checksummed = memoryview(add_checksum(part))
+            mine["size"] = len(checksummed)
+            written, failure = self._save_together(mine, checksummed, sampler, by_itself, what)
         if not self._owed:
             self._tried, self._epoch = self._inner.updates, self._next_epoch()
         if failure is not None:
@@ -288,7 +288,7 @@ class Checkpointer(ByItself):
     def _save_together(
         self,
         mine: Mapping[str, Any],
-        sealed: memoryview,
+        checksummed: memoryview,
         sampler: Mapping[str, Any] | None,
         by_itself: bool,
         what: str,
@@ -318,7 +318,7 @@ class Checkpointer(ByItself):
         failure = from_main(here, comm, prepare, what)[1]
         if failure is not None:
             return None, failure
-        collect(here, comm, sealed, [other["size"] for other in every], parts, what)
+        collect(here, comm, checksummed, [other["size"] for other in every], parts, what)
         return from_main(here, comm, lambda: self._write(parts, sampler, by_itself), what)
 
     def _write(
@@ -413,19 +413,19 @@ class Checkpointer(ByItself):
         (False, True, [1.0])
         """
         what = self._world.collective("resume")
-        room: Room | None = None
+        buffer: HostBuffer | None = None
 
         def look() -> tuple[str, int] | None:
-            nonlocal room
+            nonlocal buffer
             if self._saves_first:
                 self._files.claim()
-            name, room = self._files.newest()
-            return (name, len(room.view)) if room else None
+            name, buffer = self._files.newest()
+            return (name, len(buffer.view)) if buffer else None
 
         with self._world.whole(what):
             found, failure = from_main(self._world, self._comm, look, what)
             if found:
-                view = distribute(self._world, self._comm, room, found[1], what)
+                view = distribute(self._world, self._comm, buffer, found[1], what)
         if failure is not None:
             raise failure
         if not found:

@@ -15,7 +15,7 @@ from ..io.checksummed import Copied, DamagedError, check
 from ..io.files import FileName, OneProcess, atomic_write
 from ..params.dims import size
 from ._failures import finish_first, report
-from .checkpoint_ranks import Room
+from .checkpoint_ranks import HostBuffer
 from .lease import Lease
 
 _NAME = re.compile(r"checkpoint-(\d{6,})-step-(\d+)\.safetensors")
@@ -106,7 +106,7 @@ class CheckpointFiles:
                 old.unlink()
         tell_launcher(f"{step}")
 
-    def newest(self) -> tuple[str, Room | None]:
+    def newest(self) -> tuple[str, HostBuffer | None]:
         """Name and content of the newest good file; nothing if there is no file.
 
         Raises:
@@ -156,7 +156,7 @@ class CheckpointFiles:
         return sorted((int(match[1]), path) for match, path in named if match)
 
 
-def _read(path: Path) -> Room:
+def _read(path: Path) -> HostBuffer:
     """A checked file. It is read and not mapped: an error of a file server is an exception then,
     and not the end of the process.
 
@@ -165,16 +165,16 @@ def _read(path: Path) -> Room:
         DamagedError: it is not whole.
     """
     with path.open("rb", 0) as file:
-        room = Room(max(os.fstat(file.fileno()).st_size, 1))
+        buffer = HostBuffer(max(os.fstat(file.fileno()).st_size, 1))
         try:
             size = 0
-            while count := file.readinto(room.view[size:]):
+            while count := file.readinto(buffer.view[size:]):
                 size += count
-            check(room.view[:size])
+            check(buffer.view[:size])
         except BaseException:
-            room.close()
+            buffer.close()
             raise
-    return room
+    return buffer
 
 
 def tell_launcher(line: str) -> None:

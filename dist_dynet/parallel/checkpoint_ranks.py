@@ -41,29 +41,29 @@ def collect(
     comm: Any,
     mine: memoryview,
     sizes: Sequence[int],
-    room: list[NDArray[np.uint8]],
+    buffers: list[NDArray[np.uint8]],
     what: str,
 ) -> None:
-    """Puts every rank's bytes into rank 0's room for them; no other rank keeps any. The first rank
-    of a host passes on what its ranks have, several of them in a message. Collective.
+    """Puts every rank's bytes into rank 0's buffer for them; no other rank keeps any. The first
+    rank of a host passes on what its ranks have, several of them in a message. Collective.
 
     Args:
         here: the ranks.
         comm: their communicator.
         mine: this rank's bytes.
         sizes: how many each rank has.
-        room: on rank 0.
+        buffers: on rank 0.
         what: the name of the collective operation.
     """
     me = here.rank
     if me == 0:
-        room[0][:] = np.frombuffer(mine, np.uint8)
+        buffers[0][:] = np.frombuffer(mine, np.uint8)
     for ranks in here.host_ranks if here.size > 1 else ():
         first = ranks[0]
         if me == first == 0:  # what is here need not be passed on
             here.wait(
                 [
-                    comm.Irecv(room[rank][start:end], rank)
+                    comm.Irecv(buffers[rank][start:end], rank)
                     for piece in _pieces(ranks[1:], sizes)
                     for rank, start, end in piece
                 ],
@@ -76,7 +76,7 @@ def collect(
                 if me == 0:
                     here.wait([comm.Irecv(joined, first)], what)
                     for (rank, start, end), place in zip(piece, places, strict=True):
-                        room[rank][start:end] = place
+                        buffers[rank][start:end] = place
                     continue
                 requests = []
                 for (rank, start, end), place in zip(piece, places, strict=True):
@@ -102,16 +102,16 @@ def collect(
 def _pieces(ranks: Sequence[int], sizes: Sequence[int]) -> list[list[tuple[int, int, int]]]:
     """The bytes of these ranks side by side, cut into pieces: of each (rank, from, to)."""
     pieces: list[list[tuple[int, int, int]]] = []
-    room = 0
+    left = 0
     for rank in ranks:
         start = 0
         while start < sizes[rank]:
-            if not room:
+            if not left:
                 pieces.append([])
-                room = _PIECE
-            end = min(start + room, sizes[rank])
+                left = _PIECE
+            end = min(start + left, sizes[rank])
             pieces[-1].append((rank, start, end))
-            room -= end - start
+            left -= end - start
             start = end
     return pieces
 
@@ -126,7 +126,7 @@ def _places(
     ]
 
 
-class Room:
+class HostBuffer:
     """Bytes of one host: its other ranks can map them."""
 
     def __init__(self, size: int) -> None:
@@ -142,35 +142,37 @@ class Room:
         self._descriptor = -1
 
 
-def distribute(here: World, comm: Any, room: Room | None, size: int, what: str) -> memoryview:
+def distribute(
+    here: World, comm: Any, buffer: HostBuffer | None, size: int, what: str
+) -> memoryview:
     """Rank 0's bytes on every rank: no other needs to see its disk. One copy a host. Collective."""
     if here.size == 1:
-        assert room is not None
-        room.close()
-        return room.view
-    leader = next(ranks[0] for ranks in here.host_ranks if here.rank in ranks)
-    if leader == here.rank and room is None:
-        room = Room(size)
+        assert buffer is not None
+        buffer.close()
+        return buffer.view
+    first = next(ranks[0] for ranks in here.host_ranks if here.rank in ranks)
+    if first == here.rank and buffer is None:
+        buffer = HostBuffer(size)
     try:
-        paths = here.gather(comm, room.path if room else "", what)
-        if room is None:
+        paths = here.gather(comm, buffer.path if buffer else "", what)
+        if buffer is None:
             try:
-                view = _mapped(paths[leader], size)
+                view = _mapped(paths[first], size)
             except OSError:  # it may not look there: its own copy, then
-                room = Room(size)
-        if room is not None:
-            view = room.view
-        receives = here.rank != 0 and room is not None
+                buffer = HostBuffer(size)
+        if buffer is not None:
+            view = buffer.view
+        receives = here.rank != 0 and buffer is not None
         if any(here.gather(comm, receives, what)):
-            unused = np.empty(0 if room else min(size, _PIECE), np.uint8)
+            unused = np.empty(0 if buffer else min(size, _PIECE), np.uint8)
             for start in range(0, size, _PIECE):
                 end = min(start + _PIECE, size)
-                piece = unused[: end - start] if room is None else room.view[start:end]
+                piece = unused[: end - start] if buffer is None else buffer.view[start:end]
                 here.wait([comm.Ibcast(piece, root=0)], what)
         here.gather(comm, None, what)  # all is there, and everybody has mapped it
     finally:
-        if room is not None:
-            room.close()
+        if buffer is not None:
+            buffer.close()
     return view
 
 

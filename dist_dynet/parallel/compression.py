@@ -38,7 +38,7 @@ class Code(ABC):
     def decode(self, items: NDArray[Any], out: NDArray[Any]) -> None:
         """out = the rows of numbers that these stand for."""
 
-    def room(self, size: int) -> NDArray[Any]:
+    def empty(self, size: int) -> NDArray[Any]:
         """For a message of so many numbers in one row."""
         return np.empty(self.items(size), self.dtype)
 
@@ -108,7 +108,7 @@ class ErrorFeedback:
         """A message: array + residual, rounded, in this range; residual = what that lacks."""
         self._before[start:end] = self.residual[start:end]
         self._encoded.append((start, end))
-        message = self.code.room(end - start)
+        message = self.code.empty(end - start)
         self.code.encode(array[start:end], self.residual[start:end], message)
         return message
 

@@ -209,7 +209,7 @@ class JoinedSum:
         self._stages = [_up(step, ranks, array, tags[0]) for step in way]
         self._stages += [_back(step, ranks, array, tags[1]) for step in reversed(way)]
         self.at = 0  # which stage is under way
-        self.room = sum(part.size for stage in self._stages for part in stage.parts)
+        self.size = sum(part.size for stage in self._stages for part in stage.parts)
 
     def begin(self) -> None:
         """The numbers of this rank are there."""

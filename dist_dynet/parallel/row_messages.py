@@ -19,8 +19,8 @@ from .structure import Structure
 Message = NDArray[np.int32]
 """See dn_api_params.h."""
 
-Room = Callable[[int], Message]
-"""Where so many numbers go."""
+Allocate = Callable[[int], Message]
+"""Gives memory for so many numbers."""
 
 _LINE = 4
 _MOST = (1 << 31) - 1
@@ -49,20 +49,20 @@ class RowMessages:
         self._alone = ffi.new("int32_t *[]", owners)
         self._widths = [int(np.prod(table.shape()[1:])) for table in self.tables]
 
-    def give(self, weight: float, room: Room) -> Message:
+    def give(self, weight: float, allocate: Allocate) -> Message:
         """A window: this rank's rows, times weight.
 
         Raises:
             ValueError: the rows take more bytes than can be sent.
         """
-        size = lib.dn_rows_room(self._c)
+        size = lib.dn_rows_capacity(self._c)
         if size > _MOST:
             raise ValueError(
                 "gradient exchange: the rows of lookup tables that a rank has used take"
                 f" {4e-9 * size:.3g} GB; at most {4e-9 * _MOST:.3g} can be sent."
                 " Use smaller batches or more ranks."
             )
-        window = room(size)
+        window = allocate(size)
         _check(lib.dn_rows_give(self._c, weight, _in_c(window)))
         return window
 
@@ -80,11 +80,13 @@ class RowMessages:
         held = ffi.new("int32_t *[]", pointers)
         return Pointers(held, len(pointers), sum(map(len, messages)), (messages, pointers))
 
-    def add(self, messages: Pointers, room: Room, cuts: Cuts | None = None) -> list[Message]:
+    def add(
+        self, messages: Pointers, allocate: Allocate, cuts: Cuts | None = None
+    ) -> list[Message]:
         """Their sum, in this order; cut into several where that is said."""
         count = cuts.count if cuts else 0
         lines = _lines(len(self.tables)) + 2 * _LINE * len(self.tables)
-        out, starts = room(messages.size + count * lines), self._starts
+        out, starts = allocate(messages.size + count * lines), self._starts
         if len(starts) < count + 2:
             starts = self._starts = ffi.new("int64_t[]", count + 2)
         _check(
@@ -141,11 +143,11 @@ class RowMessages:
             parts.append((ids, rows))
         return parts
 
-    def packed(self, parts: Sequence[tuple[Message, NDArray[Any]]], room: Room) -> Message:
+    def packed(self, parts: Sequence[tuple[Message, NDArray[Any]]], allocate: Allocate) -> Message:
         """The message that unpacked() reads."""
         sizes = [_lines(len(ids)) + _lines(rows.nbytes // 4) for ids, rows in parts]
         at = _lines(len(parts))
-        message = room(at + sum(sizes))
+        message = allocate(at + sum(sizes))
         message[: len(parts)] = [len(ids) for ids, _ in parts]
         for (ids, rows), size in zip(parts, sizes, strict=True):
             message[at : at + len(ids)] = ids // self.owners
@@ -172,7 +174,7 @@ class Cuts:
 
 
 class Kept:
-    """Room for a message of a step, which stays for that of the next one."""
+    """Memory for a message of a step, which stays for that of the next one."""
 
     def __init__(self) -> None:
         self._array = np.empty(0, np.int32)

@@ -27,7 +27,7 @@ from ..params.parameters import LookupParameters
 from ._world import World
 from .compression import Code
 from .joining import Range, Step, both, steps
-from .row_messages import Cuts, Kept, Message, Part, Pointers, Room, RowMessages
+from .row_messages import Allocate, Cuts, Kept, Message, Part, Pointers, RowMessages
 from .rows_coded import CodedExchange, Residuals
 from .structure import Structure
 from .windows import GIVEN, READ, SUMMED, Windows
@@ -71,7 +71,7 @@ class _Step:
         """What each of them gets of the sum; None: all of it."""
         self.came = [[Kept() for _ in self.ranks] for _ in range(2)]
         self.sums = Kept(), Kept()
-        """Room for what comes, and its sums: on the way there, and back."""
+        """Memory for what comes, and its sums: on the way there, and back."""
 
 
 class RowsBetweenHosts:
@@ -97,7 +97,7 @@ class RowsBetweenHosts:
             self.way.append(_Step(step, owned, counterparts))
             owned = step.owned
         self.given, self.mine, self.came, self.summed = Kept(), Kept(), Kept(), Kept()
-        """Room for a window and for the sum of a rank that is alone on its host; for what the
+        """Memory for a window and for the sum of a rank that is alone on its host; for what the
         host's ranks have given together; for what comes of the only other host."""
 
     def begin(self, structure: Structure, weight: float) -> RowsRound | None:
@@ -262,7 +262,7 @@ class RowsRound:
 
     # ---- between hosts -----------------------------------------------------------------
 
-    def _exchange(self, given: Pointers, room: Room) -> Generator[Done, None, Message]:
+    def _exchange(self, given: Pointers, allocate: Allocate) -> Generator[Done, None, Message]:
         """The sum of what this host's ranks have given, and those of its counterparts."""
         messages, way = self._messages, self._all.way
         if (lacking := self._all.lacking) is not None:
@@ -277,13 +277,13 @@ class RowsRound:
             )
             owner = self._hosts.local
             parts = yield from coded.run(messages.tables, messages.unpacked(mine, owner))
-            return messages.packed(parts, room)
+            return messages.packed(parts, allocate)
         if len(self._counterparts) == 2:
             (mine,) = messages.add(given, self._all.mine)
             other = self._counterparts[1 - self._hosts.host]
             came = yield from self._swap([other], [(mine, other)], _BETWEEN, [self._all.came])
             came.insert(self._hosts.host, mine)
-            return messages.add(messages.of(came), room)[0]
+            return messages.add(messages.of(came), allocate)[0]
         sums = self._all.mine
         for step in way:
             cut = dict(zip(step.parts, messages.add(given, sums, step.cuts), strict=True))
@@ -292,7 +292,7 @@ class RowsRound:
             came = yield from self._swap(step.ranks, outbox, _BETWEEN, step.came[0])
             came.insert(step.before, kept)
             given, sums = messages.of(came), step.sums[0]
-        (mine,) = messages.add(given, sums if way else room)
+        (mine,) = messages.add(given, sums if way else allocate)
         for step in reversed(way):
             outbox = [
                 (mine if part is None else messages.cut(mine, part), rank)
@@ -300,7 +300,7 @@ class RowsRound:
             ]
             came = yield from self._swap(step.ranks, outbox, _BACK, step.came[1])
             last = step is way[0]
-            (mine,) = messages.add(messages.of([mine, *came]), room if last else step.sums[1])
+            (mine,) = messages.add(messages.of([mine, *came]), allocate if last else step.sums[1])
         return mine
 
     # ---- messages ----------------------------------------------------------------------
@@ -314,21 +314,21 @@ class RowsRound:
         sources: Sequence[int],
         outbox: Sequence[tuple[Message, int]],
         tag: int,
-        rooms: Sequence[Room] | None = None,
+        allocators: Sequence[Allocate] | None = None,
     ) -> Generator[Done, None, list[Message]]:
         """Sends what is in the outbox, as (message, rank), and receives a message from each source,
-        of whatever length, into these rooms."""
+        of whatever length, into what these allocate."""
         requests, status = self._send(outbox, tag), self._here.mpi.Status()
         integer, test = self._here.mpi.INT, self._here.mpi.Request.Testall
         came: dict[int, Message] = {}
-        rooms = rooms or [Kept() for _ in sources]
+        allocators = allocators or [Kept() for _ in sources]
         awaited = list(enumerate(sources))
 
         def done() -> bool:
             for pair in awaited[:]:
                 coming = self._comm.Improbe(pair[1], tag, status)
                 if coming is not None:
-                    came[pair[0]] = place = rooms[pair[0]](status.Get_count(integer))
+                    came[pair[0]] = place = allocators[pair[0]](status.Get_count(integer))
                     requests.append(coming.Irecv(place))
                     awaited.remove(pair)
             return not awaited and bool(test(requests))

@@ -150,20 +150,20 @@ class JoinedSums:
     def __init__(self, comm: Any, hosts: Hosts, array: NDArray[Any]) -> None:
         self.comm, self._hosts, self.array = comm, hosts, array
         self._of: dict[Piece, joining.JoinedSum] = {}
-        self._room = 0
+        self._size = 0
 
     def of(self, piece: Piece) -> joining.JoinedSum:
         """That of a piece."""
         known = self._of.get(piece)
         if known is None:
-            if self._room > _KEPT * self.array.size:  # other parameters are used each time
+            if self._size > _KEPT * self.array.size:  # other parameters are used each time
                 self._of.clear()
-                self._room = 0
+                self._size = 0
             tags = 2 * piece.number + 1, 2 * piece.number + 2
             known = self._of[piece] = joining.JoinedSum(
                 self.comm, self._hosts.counterparts, self.array, piece.joined, tags
             )
-            self._room += known.room
+            self._size += known.size
         return known
 
 
@@ -352,7 +352,7 @@ class Sum:
             code = self._compression.code if self._compression else None
             size = end - start
             arriving = _Arriving(
-                [code.room(size) if code else np.empty(size, DTYPE) for _ in self._peers],
+                [code.empty(size) if code else np.empty(size, DTYPE) for _ in self._peers],
                 len(self._peers),
             )
             for (_, rank), place in zip(self._peers, arriving.numbers, strict=True):
