@@ -16,7 +16,7 @@ from dist_dynet._ffi import DTYPE
 from dist_dynet.parallel.compression import CODES, ErrorFeedback
 from dist_dynet.parallel.layout import Layout
 from dist_dynet.parallel.structure import Structure
-from dist_dynet.parallel.wire import Hosts, Piece, cut
+from dist_dynet.parallel.wire import Hosts, Piece, Sum, cut
 
 TOGETHER = (
     "sums_are_those_of_one_process",
@@ -202,6 +202,36 @@ def trained(folder, layout):
         way: [dict(np.load(folder / f"{way} {rank}.npz")) for rank in range(len(layout))]
         for way in WAYS
     }
+
+
+class Unanswered:
+    """A communicator in which nothing comes or leaves, and a request of it."""
+
+    def __init__(self, cancelled, kind=""):
+        self.cancelled, self.kind = cancelled, kind
+
+    def Isend(self, *_):  # noqa: N802
+        return Unanswered(self.cancelled, "sent")
+
+    def Irecv(self, *_):  # noqa: N802
+        return Unanswered(self.cancelled, "received")
+
+    def Cancel(self):  # noqa: N802
+        self.cancelled.append(self.kind)
+
+    def Free(self):  # noqa: N802
+        pass
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_what_is_being_sent_is_never_cancelled(count):
+    """MPICH ends the process then, now and then. Hosts: of each way to sum a piece."""
+    hosts, cancelled = Hosts([[rank] for rank in range(count)], 0, 0), []
+    array = np.zeros(1 << 17, DTYPE)
+    total = Sum(Unanswered(cancelled), hosts, array, all_come=True)
+    total.begin(Piece(hosts, 0, 0, array.size))
+    total.abandon()
+    assert set(cancelled) == {"received"}
 
 
 @pytest.mark.mpi

@@ -1,4 +1,5 @@
-"""Starting and ending MPI: the module of mpi4py, loaded in time or not at all."""
+"""Starting and ending MPI: the module of mpi4py, loaded in time or not at all. And giving up what
+MPI was asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import faulthandler
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -115,3 +117,17 @@ def finalize_mpi() -> None:
     mpi = sys.modules["mpi4py.MPI"]
     if _finalizes and not mpi.Is_finalized():
         mpi.Finalize()
+
+
+_taken_back: list[Any] = []
+"""Requests with the memory that MPI may still read or write for them."""
+
+
+def take_back(requests: Sequence[Any], receives: Sequence[bool]) -> None:
+    """Nobody waits for these requests any more, which receive something or send it. What is being
+    sent may still leave: with UCX, MPICH ends the process if a send is cancelled halfway."""
+    for request, is_receive in zip(requests, receives, strict=True):
+        if is_receive:
+            request.Cancel()
+        request.Free()
+    _taken_back.extend(requests)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..meter import hand_over
+from ._mpi import take_back
 
 GROUPS = 4
 """So many join at a time, if nothing else is said: of two there would be twice as many steps, of
@@ -228,9 +229,8 @@ class JoinedSum:
 
     def abandon(self) -> None:
         """Takes back what is under way."""
-        for request in self._requests:
-            request.Cancel()
-            request.Free()
+        received = len(self._stages[self.at].received) if self._requests else 0
+        take_back(self._requests, [k < received for k in range(len(self._requests))])
         self._requests = []
 
     def _go(self) -> None:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..meter import hand_over
 from . import joining
+from ._mpi import take_back
 from .compression import ErrorFeedback
 
 PIECE = 1 << 17
@@ -196,7 +197,7 @@ class Sum:
             (host, rank) for host, rank in enumerate(hosts.counterparts) if host != hosts.host
         ]
         self._requests: list[Any] = []
-        self._abandoned: list[Any] = []
+        self._receives: list[bool] = []  # whether each of them does
         self._then: list[Callable[[], object] | None] = []
         self._held: list[Piece] = []
         self.moves = 0  # rises with all that comes and goes
@@ -230,7 +231,7 @@ class Sum:
             self.moves += len(done)
             then = [self._then[i] for i in done]
             for i in sorted(done, reverse=True):
-                del self._requests[i], self._then[i]
+                del self._requests[i], self._receives[i], self._then[i]
             for act in then:
                 if act is not None:
                     act()
@@ -248,17 +249,21 @@ class Sum:
 
     def abandon(self) -> None:
         """Takes back what waits for counterparts that will not come."""
-        for request, then in zip(self._requests, self._then, strict=True):
-            if then is not None:
-                request.Cancel()
-            request.Free()
+        take_back(self._requests, self._receives)
         for joined in self._joining:
             joined.abandon()
-        self._abandoned = self._requests  # with the memory of what may still leave
-        self._requests, self._then, self._joining = [], [], []
+        self._requests, self._receives, self._then, self._joining = [], [], [], []
 
-    def _add(self, request: Any, then: Callable[[], object] | None = None) -> None:
+    def _receive(
+        self, place: NDArray[Any], rank: int, tag: int, then: Callable[[], object] | None
+    ) -> None:
+        self._add(self._comm.Irecv(place, rank, tag), True, then)
+
+    def _add(
+        self, request: Any, receives: bool = False, then: Callable[[], object] | None = None
+    ) -> None:
         self._requests.append(request)
+        self._receives.append(receives)
         self._then.append(then)
 
     def _tell(self, is_asked: bool = True) -> None:
@@ -269,7 +274,7 @@ class Sum:
         nothing = np.empty(0, np.uint8)
         self._add(self._comm.Isend(nothing, ranks[(me + distance) % count], _BEGUN))
         heard = self._heard if is_asked else None
-        self._add(self._comm.Irecv(nothing, ranks[(me - distance) % count], _BEGUN), heard)
+        self._receive(nothing, ranks[(me - distance) % count], _BEGUN, heard)
 
     def _heard(self) -> None:
         if self._met:  # and all was told
@@ -305,9 +310,9 @@ class Sum:
         arriving = _Arriving([np.empty_like(message) for _ in self._peers], 2 * len(self._peers))
         moved = partial(self._moved, piece, message, arriving)
         for (_, rank), place in zip(self._peers, arriving.numbers, strict=True):
-            self._add(self._comm.Irecv(place, rank, tag), moved)
+            self._receive(place, rank, tag, moved)
         for _, rank in self._peers:
-            self._add(self._leaves(message, rank, tag), moved)
+            self._add(self._leaves(message, rank, tag), then=moved)
 
     def _encoded(self, start: int, end: int) -> NDArray[Any]:
         """What is sent of the numbers in this range."""
@@ -356,7 +361,7 @@ class Sum:
                 len(self._peers),
             )
             for (_, rank), place in zip(self._peers, arriving.numbers, strict=True):
-                self._add(self._comm.Irecv(place, rank, tag), partial(self._came, piece, arriving))
+                self._receive(place, rank, tag, partial(self._came, piece, arriving))
         for host, rank in self._peers:
             a, b = piece.slices[host]
             if b > a:
@@ -364,7 +369,7 @@ class Sum:
                 # the sum comes to the place from which the numbers leave
                 self._add(
                     self._leaves(message, rank, tag),
-                    partial(self._await_sum, message, self._array[a:b], rank, tag + 1),
+                    then=partial(self._await_sum, message, self._array[a:b], rank, tag + 1),
                 )
 
     def _came(self, piece: Piece, arriving: _Arriving) -> None:
@@ -384,4 +389,4 @@ class Sum:
 
     def _await_sum(self, message: NDArray[Any], out: NDArray[Any], rank: int, tag: int) -> None:
         then = None if self._compression is None else partial(self._decode, message, out)
-        self._add(self._comm.Irecv(message, rank, tag), then)
+        self._receive(message, rank, tag, then)
