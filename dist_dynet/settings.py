@@ -74,11 +74,6 @@ def _whole(value: Any, what: str) -> int:
     return int(_number(value, what, "an integer, 0 or more", _integer))
 
 
-def _no_gpus(value: Any, what: str) -> None:
-    if _whole(value, what):
-        raise RuntimeError(f"{what}: there is only the CPU; got {value!r}.")
-
-
 def init(
     shared_parameters: Any = None,
     *,
@@ -322,8 +317,13 @@ class DynetParams:
         """Accepted and ignored."""
 
     def set_requested_gpus(self, requested_gpus: int, what: str = "set_requested_gpus") -> None:
-        """Only 0: there is only the CPU."""
-        _no_gpus(requested_gpus, what)
+        """Only 0: there is only the CPU.
+
+        Raises:
+            RuntimeError: it is more.
+        """
+        if _whole(requested_gpus, what):
+            raise RuntimeError(f"{what}: there is only the CPU; got {requested_gpus!r}.")
 
     def set_gpu_mask(self, gpu_mask: Iterable[int]) -> None:
         """Only zeros: there is only the CPU.
