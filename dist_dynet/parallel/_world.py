@@ -29,8 +29,7 @@ from ..trainers.arguments import number
 from ..trainers.at_once import AtOnce, let_through
 from ._lines import line_of_user
 from ._mpi import TIMEOUT, import_mpi, remedy, unlink_segments
-from ._rank_names import FEW
-from ._rank_names import format_ranks as format_ranks
+from ._rank_names import FEW, format_ranks
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
 """Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something

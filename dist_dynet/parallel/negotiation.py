@@ -18,7 +18,8 @@ from .._ffi import ffi, lib
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
-from ._world import World, format_ranks, hash_of
+from ._rank_names import format_ranks
+from ._world import World, hash_of
 from .batches import Description
 from .message import Flag, MessageLayout
 from .meters import Meters
