@@ -38,6 +38,7 @@ from .settings import __all__ as _settings
 from .traced_functions import cell, traced
 from .trainers import *  # noqa: F403
 from .trainers import __all__ as _trainers
+from .trainers.following import FollowsTrainer
 
 if TYPE_CHECKING:
     from . import compat, parallel, training  # noqa: F401 - attributes of this package
@@ -150,7 +151,7 @@ for _base, _last in (
     (Parameters, "_c"),  # noqa: F405
     (LookupParameters, "_c"),  # noqa: F405
     (Trainer, "_settings"),  # noqa: F405
-    (MovingAverage, "_weights"),  # noqa: F405
+    (FollowsTrainer, "_collection"),
     (Owner, "_collection"),
     (schedules._Schedule, "_base"),
 ):

@@ -12,6 +12,7 @@ from .nn.owner import Owner
 from .params.collection import ParameterCollection
 from .params.initializers import PyInitializer
 from .settings import DynetParams
+from .trainers.following import FollowsTrainer
 
 
 def _of_state(state: Any) -> str:
@@ -49,7 +50,7 @@ def attach() -> None:
     d.describe(Owner, d.of_owner)
     d.describe(nn.Sampler)
     d.describe(trainers.Trainer, d.of_trainer)
-    d.describe(trainers.MovingAverage)
+    d.describe(FollowsTrainer)
     d.describe(PyInitializer, aliases={"fname": "path"})
     d.describe(schedules._Schedule, d.of_schedule)
     d.describe(schedules.Plateau, d.of_schedule, {"factor": "_cut"})

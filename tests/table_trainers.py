@@ -145,7 +145,6 @@ TRAINERS = {
 }
 NOT_IN_THE_TABLE = {
     "Trainer": "the base of all: cannot be made",
-    "MovingAverage": "follows a trainer, and is none; test_trainers_all.py has its formula",
     "TrainerLike": "the type of all trainers, and none itself; test_types.py compares it with them",
 }
 STEPS = 100

@@ -542,3 +542,40 @@ def test_both_directions_by_builders_of_the_users_own():
         [2, 2],
         [6, 6],
     ]
+
+
+def test_no_start_is_a_start_at_zero(make, rng):
+    m, builder = made(make)
+    if getattr(builder, "ln_lstm", False):
+        pytest.skip("as in DyNet there is no bias of normalised states where there is no state")
+    xs, n = rng.normal(size=(3, 4)), 2 * (1 + cells(builder))
+    ends = []
+    for zeros in ([], [np.zeros(3)] * n):
+        dy.renew_cg()
+        m.reset_gradients()
+        state = builder.initial_state([dy.inputVector(x) for x in zeros] or None)
+        last = dy.concatenate([*state.add_inputs([dy.inputVector(x) for x in xs])[-1].s()])
+        dy.sum_elems(dy.square(last)).backward()
+        ends.append([last.npvalue(), *[p.grad_as_array() for p in m.parameters_list()]])
+    for without, zero in zip(*ends, strict=True):
+        close(without, zero)
+
+
+def test_each_rate_of_dropout_counts(make, rng):
+    """Where nearly every element is dropped, inputs are zeros; states are others than they were."""
+    _, builder = made(make, 1)
+    if not hasattr(builder, "set_dropouts"):
+        pytest.skip("has one rate, or none")
+    xs, start = rng.normal(size=(2, 4)), rng.normal(size=(1 + cells(builder), 3))
+
+    def steps(of_x, of_h, xs):
+        builder.set_dropouts(of_x, of_h)
+        dy.renew_cg()
+        state = builder.initial_state([dy.inputVector(v) for v in start])
+        return np.array([s.output().value() for s in state.add_inputs([*map(dy.inputVector, xs)])])
+
+    where = f"{type(builder).__name__}, see {type(builder).__module__}"
+    dropped = steps(1 - 1e-6, 0, xs)
+    assert np.allclose(dropped, steps(0, 0, 0 * xs), atol=1e-5), f"inputs are not dropped: {where}"
+    plain = steps(0, 0, xs)
+    assert not np.allclose(plain, steps(0, 1 - 1e-6, xs)), f"states are not dropped: {where}"

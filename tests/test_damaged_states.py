@@ -13,6 +13,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 from checkpoints import equal
+from table_followers import FOLLOWERS
 from table_trainers import TRAINERS
 
 import dist_dynet as dy
@@ -66,7 +67,7 @@ def shard(steps):
 
 HOLDERS = {
     **{name: after_steps(lambda m, t, make=row.make: make(m)) for name, row in TRAINERS.items()},
-    "MovingAverage": after_steps(lambda m, t: dy.MovingAverage(t, 0.9)),
+    **{n: after_steps(lambda m, t, make=row.make: make(t)) for n, row in FOLLOWERS.items()},
     "Constant": after_steps(lambda m, t: dy.schedules.Constant(t, warmup=3)),
     "Cosine": after_steps(lambda m, t: dy.schedules.Cosine(t, 10)),
     "InverseSquareRoot": after_steps(lambda m, t: dy.schedules.InverseSquareRoot(t, 3)),

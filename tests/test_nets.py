@@ -246,6 +246,56 @@ def check_gradients_arrive(net, rng):
     )
 
 
+def public_methods(built):
+    """{name: function}: the methods that users call."""
+    return {
+        name: method
+        for name, method in inspect.getmembers(type(built), inspect.isfunction)
+        if name == "__call__" or not name.startswith("_")
+    }
+
+
+def test_building_computes_nothing(rng):
+    """What reads a value while it builds is slow, and keeps others from being batched with it."""
+    for net in NETS.values():
+        _, built = made(net)
+        computed = []
+        spy = dy.function(lambda x, said=computed: (said.append(1), x)[1], None, lambda dims: dims)
+        net.value(built, [spy(x) for x in expressions(inputs(net, rng, 2))])
+        assert not computed, f"reads values while it builds: {where(built)}"
+
+
+def test_what_is_no_expression_is_refused_by_name(rng):
+    """For each expression that a public method gets from a row of the table: a number instead."""
+    faults = set()
+    for net in NETS.values():
+        _, built = made(net)
+        calls = {}
+
+        def noted(name, method, calls=calls):
+            @functools.wraps(method)
+            def call(self, *given, **named):
+                calls.setdefault(name, (method, self, given, named))
+                return method(self, *given, **named)
+
+            return call
+
+        cls = type(built)
+        methods = {name: noted(name, method) for name, method in public_methods(built).items()}
+        built.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__, **methods})
+        value_of(net, built, inputs(net, rng, 2))
+        for name, (method, of, args, keywords) in calls.items():
+            for k in (k for k, x in enumerate(args) if isinstance(x, dy.Expression)):
+                try:
+                    method(of, *args[:k], 3, *args[k + 1 :], **keywords)
+                    said = "takes it"
+                except TypeError as error:
+                    said = str(error)
+                if "expression" not in said:
+                    faults.add(f"{where(built)}: {name}() of 3: {said}")
+    assert not faults, "\n".join(sorted(faults))
+
+
 WITHOUT_UPDATE = {
     *("AdditiveAttention", "DotAttention", "MultiHeadAttention", "BiRNNBuilder"),
     *("BinaryTreeLSTMBuilder", "ChildSumTreeLSTMBuilder", "NaryTreeLSTMBuilder"),
@@ -274,9 +324,8 @@ def check_update_false(net, rng):
     cls = type(built)
     methods = {
         name: without(method)
-        for name, method in inspect.getmembers(cls, inspect.isfunction)
+        for name, method in public_methods(built).items()
         if "update" in inspect.signature(method).parameters
-        and (name == "__call__" or not name.startswith("_"))
     }
     assert bool(methods) == (cls.__name__ not in WITHOUT_UPDATE), (
         f"no method takes update=False, or WITHOUT_UPDATE of tests/test_nets.py is old:"

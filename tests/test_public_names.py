@@ -10,11 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from types import WrapperDescriptorType
 
+import numpy as np
 import pytest
 
 import dist_dynet as dy
 from dist_dynet import nn, ops, params, schedules, trainers
 from dist_dynet.nn.owner import Owner
+from dist_dynet.trainers.following import FollowsTrainer
 
 DOCUMENTS = Path(__file__).resolve().parents[1] / "docs"
 FOR_BUILDERS = {"concatenate_pairs", "lstm_gates", "masked"}
@@ -59,6 +61,7 @@ def class_gaps(package, found):
     [
         (nn, Owner, "nn.md"),
         (trainers, trainers.Trainer, "training.md"),
+        (trainers, FollowsTrainer, "training.md"),
         (params, dy.PyInitializer, "training.md"),
         (schedules, schedules._Schedule, "training.md"),
     ],
@@ -66,7 +69,7 @@ def class_gaps(package, found):
 def test_classes_are_in_all_of_their_package_and_in_its_document(package, base, page):
     classes = [own(module, inspect.isclass) for module in modules(package)]
     found = {name: c for each in classes for name, c in each.items() if issubclass(c, base)}
-    assert len(found) >= 5
+    assert len(found) >= (2 if base is FollowsTrainer else 5)
     gaps = class_gaps(package, found)
     text = (DOCUMENTS / page).read_text()
     bases = {base.__name__ for c in found.values() for base in c.__mro__[1:]}
@@ -126,17 +129,34 @@ def test_what_python_says_of_arguments_names_what_users_see(cls):
             assert not is_constructor or classes == [cls.__name__], method.__qualname__
 
 
-def test_whatever_uses_parameters_trains_them_by_default():
+def public_functions():
+    """{name: function}: those of Python that users call, and methods by their class."""
     methods = {
-        f"{c.__name__}.{name}": f
+        f"{c.__name__}.{name}": inspect.unwrap(getattr(f, "__func__", f))
         for c in public_classes()
         for name, f in called_by_users(c).items()
     }
-    functions = {name: getattr(dy, name) for name in dy.__all__}
+    modules = (dy, dy.io, dy.parallel, dy.schedules, dy.training)
+    functions = {name: getattr(module, name) for module in modules for name in module.__all__}
+    return {name: f for name, f in {**functions, **methods}.items() if inspect.isfunction(f)}
+
+
+def test_defaults_are_never_changed():
+    """One that can be changed belongs to all calls together, and remembers earlier ones."""
+    wrong = [
+        f"{f.__module__.replace('.', '/')}.py: the default of {argument.name} of {name}"
+        for name, f in public_functions().items()
+        for argument in inspect.signature(f).parameters.values()
+        if isinstance(argument.default, list | dict | set | bytearray | np.ndarray)
+    ]
+    assert not wrong, f"make these None, and what they mean in each call: {wrong}"
+
+
+def test_whatever_uses_parameters_trains_them_by_default():
     found = {
         name: inspect.signature(f).parameters["update"].default
-        for name, f in {**functions, **methods}.items()
-        if inspect.isfunction(f) and "update" in inspect.signature(f).parameters
+        for name, f in public_functions().items()
+        if "update" in inspect.signature(f).parameters
     }
     untrained = {name for name, update in found.items() if update is not True}
     assert len(found) > 50 and untrained == {"Parameters.expr"}

@@ -51,7 +51,7 @@ def fenced(lines, indent):
 def parsed(text):
     """The recipes of a document, by heading."""
     recipes = {}
-    chapter = re.search(r"^## Four recipes\n(.*?)^## ", text, re.M | re.S)[1]
+    chapter = re.search(r"^## Five recipes\n(.*?)^## ", text, re.M | re.S)[1]
     for section in re.split(r"^### ", chapter, flags=re.M)[1:]:
         heading, *lines = section.splitlines()
         steps = []
@@ -176,8 +176,14 @@ def names(said, file):
     return any(either.search(line) for line in messages)
 
 
-def test_there_are_four_recipes():
-    assert [*RECIPES] == ["An operation", "A trainer's rule", "A builder", "An exchange"]
+def test_there_are_five_recipes():
+    assert [*RECIPES] == [
+        "An operation",
+        "A trainer's rule",
+        "A follower",
+        "A builder",
+        "An exchange",
+    ]
     for name, recipe in RECIPES.items():
         compiles = any(step.file.startswith("csrc/") for step in recipe.steps)
         assert len(recipe.steps) > 3 and (recipe.commands[0] == BUILD) == compiles, name

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from interrupted import ctrl_c, interrupted_at
 from processes import output_of, run_python
+from table_followers import follow_all, gaps
 from test_graph import close
 
 import dist_dynet as dy
@@ -507,8 +508,8 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path):
 @pytest.mark.usefixtures("ctrl_c_raises", "no_waiting")
 def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(wrapped):
     m = dy.ParameterCollection()
-    w, trainer = m.add_parameters(1, init=0), wrapped(dy.SimpleSGDTrainer(m, 1))
-    average = dy.MovingAverage(trainer, decay=None)
+    w, trainer = m.add_parameters(1, init=0, name="w"), wrapped(dy.SimpleSGDTrainer(m, 1))
+    average, followers = dy.MovingAverage(trainer, decay=None), follow_all(trainer)
     done, interrupted, place, values = 0, 0, 0, []
     more = True
     while more:
@@ -523,7 +524,8 @@ def test_signal_at_any_place_of_an_update_comes_before_or_after_all_of_it(wrappe
         state = average.state()
         assert trainer.updates == done == state["calls"] == state["averaged"], place
         if done:
-            close(state["average:/_0"], [np.mean(values)])
+            close(state["average:/w"], [np.mean(values)])
+            assert not (said := gaps(followers, values)), f"{place}: {said}"
         place += 1
     assert interrupted > 3 and done > 10
 

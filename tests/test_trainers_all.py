@@ -5,6 +5,7 @@ import copy
 import inspect
 import json
 import pickle
+import re
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ from tables import differing, known_classes
 import dist_dynet as dy
 from dist_dynet import trainers
 from dist_dynet._ffi import lib
+from dist_dynet.trainers.following import FollowsTrainer
 
 sys.path.insert(0, str(Path(__file__).parent / "oracle"))
 import replay
@@ -63,7 +65,9 @@ def trainer_gaps(classes):
 
 
 def test_table_has_every_trainer():
-    assert not (gaps := trainer_gaps(known_classes(trainers, dy.Trainer))), gaps
+    known = known_classes(trainers, dy.Trainer).items()
+    classes = {name: c for name, c in known if not issubclass(c, FollowsTrainer)}
+    assert not (gaps := trainer_gaps(classes)), gaps
     assert all(
         type(row.make(dy.ParameterCollection())).__name__ == name for name, row in TRAINERS.items()
     )
@@ -213,6 +217,23 @@ def test_eg_refuses_what_is_no_distribution():
 def test_constants_out_of_range_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make(dy.ParameterCollection())
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_arguments_that_are_no_numbers_are_refused_by_name(name):
+    cls = getattr(dy, name)
+    file = f"{cls.__module__.replace('.', '/')}.py"
+    for argument in [*inspect.signature(cls).parameters][1:]:
+        for bad in ("x", float("nan"), {}, object()):
+            named = "the learning rate" if argument in ("alpha", "learning_rate") else argument
+            if argument == "no_decay" and bad == {}:
+                continue
+            with pytest.raises((TypeError, ValueError)) as raised:
+                cls(dy.ParameterCollection(), **{argument: bad})
+            said = str(raised.value)
+            assert re.match(rf"{name}: ({named}|the learning rate) must ", said), (
+                f"{file}: {argument}={bad!r} of {name}: {said}"
+            )
 
 
 def test_restart_zeroes_the_moments_and_keeps_the_count():

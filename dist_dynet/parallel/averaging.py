@@ -18,6 +18,7 @@ from .._ffi import DTYPE
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters
 from ..trainers import CyclicalSGDTrainer, MovingAverage, Trainer
+from ..trainers.following import followers_of
 from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
 from ._rank_names import format_ranks
@@ -256,18 +257,19 @@ def weigh_rows(
 
 
 def refuse_averages(inner: Trainer, outer: Trainer, ranks: int) -> None:
-    """Moving averages follow the trainer that averages, since the updates of the one within differ
-    from rank to rank, and are in their places while ranks train.
+    """Moving averages and the like follow the trainer that averages, since the updates of the one
+    within differ from rank to rank, and are in their places while ranks train.
 
     Raises:
         RuntimeError: one does not, or is not.
     """
-    if ranks > 1 and any(isinstance(f, MovingAverage) for f in Hooks(inner).followers):
+    kept = [type(f).__name__ for f in followers_of(inner)]
+    if ranks > 1 and kept:
         raise RuntimeError(
-            "LocalSGD: a MovingAverage must be of the LocalSGD, whose averages are the same on all"
-            " ranks; got one of the wrapped trainer. Write MovingAverage(LocalSGD(trainer))."
+            f"LocalSGD: a {kept[0]} must be of the LocalSGD, whose averages are the same on all"
+            f" ranks; got one of the wrapped trainer. Write {kept[0]}(LocalSGD(trainer))."
         )
-    if any(isinstance(f, MovingAverage) and f.is_in for f in Hooks(outer).followers):
+    if any(isinstance(f, MovingAverage) and f.is_in for f in followers_of(outer)):
         raise RuntimeError(
             "LocalSGD: training must go on with the values; the averages of a MovingAverage are"
             " swapped in. Call swap_out() before."

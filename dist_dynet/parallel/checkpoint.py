@@ -22,7 +22,8 @@ from ..io.files import FileName
 from ..meter import during
 from ..params.collection import ParameterCollection
 from ..params.stored import at_one_moment, check_stored, load_stored, stored
-from ..trainers import MovingAverage, Trainer
+from ..trainers import Trainer
+from ..trainers.following import followers_of
 from ..trainers.hooks import Hooks
 from ..trainers.state import set_settings, settings_of
 from . import trial
@@ -353,7 +354,7 @@ class Checkpointer(ByItself):
             )
 
     def _content(self, parts: list[NDArray[np.uint8]], sampler: Mapping[str, Any] | None) -> Copied:
-        followers, trainer = Hooks(self._inner).followers, self._inner.state()
+        trainer = self._inner.state()
         return Copied(
             {
                 "format": _FORMAT,
@@ -362,7 +363,7 @@ class Checkpointer(ByItself):
                 **stored(self._model),
                 "trainer": trainer,
                 "settings": settings_of(self._inner),
-                "averages": [f.state() for f in followers if isinstance(f, MovingAverage)],
+                "averages": [f.state() for f in followers_of(self._inner)],
                 "sampler": sampler,
                 "objects": {
                     name: state_of(obj)
@@ -438,7 +439,7 @@ class Checkpointer(ByItself):
         return True
 
     def _load(self, tree: dict[str, Any], what: str) -> None:
-        averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
+        followers = followers_of(self._inner)
         rank, ranks = self._world.rank, len(tree["ranks"])
         mine = tree_of(tree["ranks"][rank if rank < ranks else 0].data)
         objects = {**tree["objects"], **(mine["objects"] if ranks == self._world.size else {})}
@@ -450,7 +451,7 @@ class Checkpointer(ByItself):
         for part, there, here in (
             ("format", tree["format"], _FORMAT),
             ("whether there is a sampler", tree["sampler"] is not None, self._sampler is not None),
-            ("the number of moving averages", len(tree["averages"]), len(averages)),
+            ("the number of moving averages and the like", len(tree["averages"]), len(followers)),
             ("the names of added objects", sorted(objects), sorted(expected)),
         ):
             if there != here:
@@ -464,12 +465,12 @@ class Checkpointer(ByItself):
                 if self._sampler is not None:
                     undo.callback(self._sampler.load_state, self._sampler.state())
                     self._sampler.load_state(tree["sampler"])
-                if averages or objects:  # these may refuse later; else that would be memory in vain
+                if followers or objects:  # they may refuse later; else it is memory in vain
                     undo.callback(self._trainer.load_state, self._trainer.state())
                 self._trainer.load_state(tree["trainer"])
-                for average, state in zip(averages, tree["averages"], strict=True):
-                    undo.callback(average.load_state, average.state())
-                    average.load_state(state)
+                for follower, state in zip(followers, tree["averages"], strict=True):
+                    undo.callback(follower.load_state, follower.state())
+                    follower.load_state(state)
             except ValueError as error:
                 raise ValueError(f"{what}: {error}") from error
             undo.callback(set_settings, self._inner, settings_of(self._inner))

@@ -18,12 +18,11 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from ..params.root import Assignment
 from .at_once import AtOnce
-from .base import Trainer
-from .hooks import Hooks
+from .following import FollowsTrainer
 from .protocol import TrainerLike
 
 
-class MovingAverage:
+class MovingAverage(FollowsTrainer):
     """Averages of all values of a collection, to be swapped in for evaluating and saving, and out
     for training on.
 
@@ -72,23 +71,12 @@ class MovingAverage:
         every = count(every, "MovingAverage", "every")
         if every < 1:
             raise ValueError(f"MovingAverage: every must be 1 or more; got {every}.")
-        of = getattr(of, "outer", of)  # of a LocalSGD, whose averages it follows
-        of = getattr(of, "inner", of)  # of a DistributedTrainer
-        if isinstance(of, Trainer):
-            self._collection = of.collection
-            Hooks(of).follow(self)
-            Hooks(of).refuse(self._prepare)
-        elif isinstance(of, ParameterCollection):
-            self._collection = of
-        else:
-            raise TypeError(
-                f"MovingAverage: takes a trainer or a ParameterCollection; got {type(of).__name__}."
-            )
         self._decay, self._every, self._correct = decay, every, bias_correction
         self._calls = self._averaged = 0
         self._averages: dict[AnyParameter, NDArray[Any]] = {}
         self._memory: dict[AnyParameter, NDArray[Any]] = {}  # for those that will have one
         self._weights: dict[AnyParameter, NDArray[Any]] | None = None
+        self._follow(of)
 
     @property
     def is_in(self) -> bool:

@@ -85,7 +85,8 @@ class Trainer(WithFollowers, WithStats):
                 f" the class in {cls.__module__}."
             )
 
-    def __init__(self, m: ParameterCollection, learning_rate: float, *constants: float) -> None:
+    def __init__(self, m: ParameterCollection, learning_rate: float, **constants: float) -> None:
+        """constants: those of the rule, in the order of C, each under the name of its argument."""
         if not isinstance(m, ParameterCollection):
             raise TypeError(
                 f"{type(self).__name__}: takes a ParameterCollection; got {type(m).__name__}."
@@ -95,7 +96,10 @@ class Trainer(WithFollowers, WithStats):
                 f"{type(self).__name__}: not a trainer by itself. Use SimpleSGDTrainer,"
                 " AdamTrainer, ..."
             )
-        self._collection, self._constants = m, constants
+        self._collection = m
+        self._constants = tuple(
+            number(value, f"{type(self).__name__}: {name}") for name, value in constants.items()
+        )
         self._count = -1
         self._accumulation, self._gathered = 1, 0
         self._skip_nonfinite, self._skipped = False, 0
@@ -108,7 +112,7 @@ class Trainer(WithFollowers, WithStats):
         self._last: list[Callable[[], None]] = []  # called when all of an update is done
         self._schedule: weakref.ref[Schedule] | None = None
         trainer = lib.dn_trainer_new(
-            m._root.c, self._rule, (*constants, *_NO_CONSTANTS[len(constants) :])
+            m._root.c, self._rule, (*self._constants, *_NO_CONSTANTS[len(constants) :])
         )
         if trainer == NULL:
             raise MemoryError(f"{type(self).__name__}: out of memory")

@@ -14,13 +14,14 @@ import numpy as np
 from .._ffi import lib
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
+from .arguments import number
 from .base import Trainer
 
 
 def _share(trainer: Trainer, **constants: float) -> None:
     """Constants that are shares must be below 1."""
     for name, value in constants.items():
-        if not 0 <= value < 1:
+        if not 0 <= number(value, f"{type(trainer).__name__}: {name}") < 1:
             raise ValueError(f"{type(trainer).__name__}: {name} must lie in [0, 1); got {value}.")
 
 
@@ -90,10 +91,16 @@ class CyclicalSGDTrainer(Trainer):
         step_size: float = 2000,
         gamma: float = 1.0,
     ) -> None:
-        if not step_size > 0:
+        if not number(step_size, "CyclicalSGDTrainer: step_size") > 0:
             raise ValueError(f"CyclicalSGDTrainer: step_size must be above 0; got {step_size}.")
-        bounds = float(learning_rate_min), float(learning_rate_max)
-        super().__init__(m, learning_rate_min, *bounds, float(step_size), float(gamma))
+        super().__init__(
+            m,
+            learning_rate_min,
+            learning_rate_min=learning_rate_min,
+            learning_rate_max=learning_rate_max,
+            step_size=step_size,
+            gamma=gamma,
+        )
         self._iteration = 0
 
     def _advance(self) -> None:
@@ -132,7 +139,7 @@ class MomentumSGDTrainer(Trainer):
         self, m: ParameterCollection, learning_rate: float = 0.01, mom: float = 0.9
     ) -> None:
         _share(self, mom=mom)
-        super().__init__(m, learning_rate, mom)
+        super().__init__(m, learning_rate, mom=mom)
 
 
 class AdagradTrainer(Trainer):
@@ -155,7 +162,7 @@ class AdagradTrainer(Trainer):
     def __init__(
         self, m: ParameterCollection, learning_rate: float = 0.1, eps: float = 1e-20
     ) -> None:
-        super().__init__(m, learning_rate, eps)
+        super().__init__(m, learning_rate, eps=eps)
 
 
 class AdadeltaTrainer(Trainer):
@@ -180,7 +187,7 @@ class AdadeltaTrainer(Trainer):
 
     def __init__(self, m: ParameterCollection, eps: float = 1e-6, rho: float = 0.95) -> None:
         _share(self, rho=rho)
-        super().__init__(m, 1.0, eps, rho)
+        super().__init__(m, 1.0, eps=eps, rho=rho)
 
 
 class RMSPropTrainer(Trainer):
@@ -209,7 +216,7 @@ class RMSPropTrainer(Trainer):
         rho: float = 0.9,
     ) -> None:
         _share(self, rho=rho)
-        super().__init__(m, learning_rate, eps, rho)
+        super().__init__(m, learning_rate, eps=eps, rho=rho)
 
 
 class _Adam(Trainer):
@@ -228,7 +235,8 @@ class _Adam(Trainer):
         learning_rate: float | None = None,
     ) -> None:
         _share(self, beta_1=beta_1, beta_2=beta_2)
-        super().__init__(m, _one_rate(self, alpha, learning_rate), beta_1, beta_2, eps)
+        rate = _one_rate(self, alpha, learning_rate)
+        super().__init__(m, rate, beta_1=beta_1, beta_2=beta_2, eps=eps)
 
 
 class AdamTrainer(_Adam):
@@ -315,12 +323,12 @@ class AdamWTrainer(Trainer):
         learning_rate: float | None = None,
     ) -> None:
         _share(self, beta_1=beta_1, beta_2=beta_2)
-        if not weight_decay >= 0:
+        if not number(weight_decay, "AdamWTrainer: weight_decay") >= 0:
             raise ValueError(
                 f"AdamWTrainer: weight_decay must not be negative; got {weight_decay}."
             )
         rate = _one_rate(self, alpha, learning_rate)
-        super().__init__(m, rate, beta_1, beta_2, eps, weight_decay)
+        super().__init__(m, rate, beta_1=beta_1, beta_2=beta_2, eps=eps, weight_decay=weight_decay)
         self._excluded: list[AnyParameter] = []
         self.exclude_from_decay(no_decay)
 
@@ -329,6 +337,7 @@ class AdamWTrainer(Trainer):
 
         Raises:
             ValueError: one of them is not in the trainer's collection.
+            TypeError: it is no list.
             MemoryError: there is no memory for their list.
 
         >>> import dist_dynet as dy
@@ -340,6 +349,10 @@ class AdamWTrainer(Trainer):
         >>> W.as_array().tolist(), b.as_array().tolist()
         ([[0.75]], [1.0])
         """
+        if not isinstance(parameters, Iterable):
+            raise TypeError(
+                f"AdamWTrainer: no_decay must be a list of parameters; got {parameters!r:.60}."
+            )
         excluded = [*self._excluded, *parameters]
         members = set(self._members())
         for p in excluded:
@@ -381,7 +394,7 @@ class EGTrainer(Trainer):
         self, m: ParameterCollection, learning_rate: float = 0.1, mom: float = 0.9
     ) -> None:
         _share(self, mom=mom)
-        super().__init__(m, learning_rate, mom)
+        super().__init__(m, learning_rate, mom=mom)
         self._checked = 0
 
     def _prepare(self) -> None:

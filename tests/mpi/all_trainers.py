@@ -17,6 +17,7 @@ import dist_dynet as dy
 from dist_dynet import parallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import table_followers
 import table_trainers
 
 rng = np.random.default_rng(3)
@@ -41,6 +42,7 @@ def trained(name):
     # which has a decay of its own
     model.set_weight_decay(0 if distributions or isinstance(trainer, dy.AdamWTrainer) else 1e-3)
     trainer = parallel.DistributedTrainer(trainer)
+    followers = table_followers.follow_all(trainer)
     trainer.set_clip_threshold(0.3)
     clipped, done, shard = 0, 0, parallel.shard(DATA, batch_size=8, seed=1)
     while done < 50:
@@ -64,7 +66,10 @@ def trained(name):
                 break
     assert clipped > 5
     parallel.assert_in_sync(model)
-    return {f"{name} {p.name()}": p.as_array() for p in (W, b, table)}
+    return {
+        **{f"{name} {p.name()}": p.as_array() for p in (W, b, table)},
+        **{f"{name} {of} {key}": x for of, f in followers.items() for key, x in f.state().items()},
+    }
 
 
 results = {key: values for name in table_trainers.TRAINERS for key, values in trained(name).items()}
