@@ -3,6 +3,8 @@
 How long: about five seconds.
 """
 
+import inspect
+import json
 import re
 import threading
 from pathlib import Path
@@ -13,9 +15,11 @@ import pytest
 from processes import output_of, run_python
 
 import dist_dynet as dy
-from dist_dynet import graph, settings
+from dist_dynet import _random, graph, settings
 from dist_dynet._environment import SETTINGS
+from dist_dynet._ffi import lib
 from dist_dynet.params import decay
+from dist_dynet.params.precision import rounding
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -183,6 +187,44 @@ def test_bad_settings_change_nothing(given, message):
     assert first_draws() == expected and not graph._defaults.autobatch
 
 
+def drawn_by_seven():
+    now = first_draws()
+    dy.reset_random_seed(7)
+    return first_draws() == now
+
+
+IN_FORCE = {
+    "autobatch": (2, lambda: graph._defaults.autobatch == 2),
+    "precision": ("bf16", lambda: rounding([None]) != ""),
+    "random_seed": (7, drawn_by_seven),
+    "rng": ("dynet", _random.dynet_order),
+    "threads": (2, lambda: lib.dn_threads() == 2),
+    "weight_decay": (0.25, lambda: decay._defaults.weight_decay == 0.25),
+}
+"""{argument of init(): (a value, whether that is in force)}."""
+WITHOUT_EFFECT = {"mem", "profiling", "shared_parameters"}
+"""Those that are accepted for DyNet's sake."""
+
+
+@pytest.mark.float32
+def test_every_argument_of_init_is_checked_put_in_force_and_documented():
+    names = {*inspect.signature(dy.init).parameters}
+    unlike = names ^ {*IN_FORCE, *WITHOUT_EFFECT}
+    assert not unlike, f"tests/test_settings.py: IN_FORCE lacks, or has too much: {unlike}"
+    documented = (ROOT / "docs" / "settings.md").read_text()
+    for name in sorted(names - {"shared_parameters"}):
+        with pytest.raises(ValueError, match=rf"^set_{name}: takes "):
+            dy.init(**{name: "nonsense"})
+    for name, (value, is_in_force) in IN_FORCE.items():
+        assert f"dy.init({name}=" in documented, f"docs/settings.md: does not have dy.init({name}="
+        was = is_in_force()
+        dy.init(**{name: value})
+        assert (was, is_in_force()) == (False, True), (
+            f"dist_dynet/settings.py: init({name}={value!r}) is not put in force"
+        )
+    dy.init(rng="keyed", precision="float32", threads=1)
+
+
 # ---- DynetParams -----------------------------------------------------------------------
 
 
@@ -328,26 +370,63 @@ def test_empty_environment_says_nothing():
     assert output_of(code, **{f"DIST_DYNET_{name}": "" for name in names}) == "ok\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("DIST_DYNET_SEED", "x"),
-        ("DIST_DYNET_SEED", "-1"),
-        ("DIST_DYNET_AUTOBATCH", "maybe"),
-        ("DIST_DYNET_WEIGHT_DECAY", "2"),
-        ("DIST_DYNET_DTYPE", "float16"),
-        ("DIST_DYNET_THREADS", "two"),
-        ("DIST_DYNET_THREADS", "0"),
-        ("DIST_DYNET_TIMEOUT", "10 s"),
-        ("DIST_DYNET_TIMEOUT", "nan"),
-        ("DIST_DYNET_SILENCE", "-1"),
-        ("DIST_DYNET_SHARED_LIMIT", "1GB"),
-        ("DIST_DYNET_EXCHANGE", "gloo"),
-    ],
-)
-def test_bad_environment_is_an_import_error(name, value):
-    result = run_python("-c", "import dist_dynet.parallel", **{name: value})
-    assert result.returncode == 1 and re.search(rf"^ImportError: {name}: ", result.stderr, re.M)
+BAD = {
+    "AUTOBATCH": ["maybe"],
+    "BLAS": ["/no/library.so"],
+    "DTYPE": ["float16"],
+    "EXCHANGE": ["gloo"],
+    "FAST_PATHS": ["yes"],
+    "METRICS_EVERY": ["0", "x"],
+    "PRECISION": ["float16"],
+    "RNG": ["numpy"],
+    "SEED": ["x", "-1"],
+    "SHARED_LIMIT": ["1GB"],
+    "SHARED_MODEL": ["yes"],
+    "SILENCE": ["-1"],
+    "THREADS": ["two", "0"],
+    "TIMEOUT": ["10 s", "nan"],
+    "TRACEBACKS": ["long"],
+    "WEIGHT_DECAY": ["2"],
+}
+"""{name: values that make no sense}."""
+TAKES_ALL = {
+    **dict.fromkeys(("METRICS", "PROFILE", "PROGRESS", "TIMELINE"), "a file, made later"),
+    **dict.fromkeys(("ATTEMPT", "CHECK", "END", "RANK"), "set by the package itself"),
+    **dict.fromkeys(("CFLAGS", "CLONES"), "read when the package is built"),
+    **dict.fromkeys(("INTERFACE", "LAUNCH_AGENT"), "read by dist-dynet run; of the system"),
+    "BARS": "all but 0 stands for yes",
+}
+IMPORTED = """
+import json, os, sys
+import numpy
+for name, value in json.loads(sys.argv[1]):
+    sys.stdout.flush()
+    if not os.fork():
+        os.environ[f"DIST_DYNET_{name}"] = value
+        try:
+            import dist_dynet.parallel
+            print(name, value, "is taken", sep=": ")
+        except ImportError as error:
+            print(name, value, error, sep=": ")
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_bad_environment_is_an_import_error():
+    unlike = {*SETTINGS} ^ {*BAD, *TAKES_ALL}
+    assert not unlike, f"tests/test_settings.py: BAD, or TAKES_ALL with the reason, lacks {unlike}"
+    rows = [(name, value) for name, values in BAD.items() for value in values]
+    names = [f"DIST_DYNET_{name}" for name in SETTINGS]
+    said = run_python("-c", IMPORTED, json.dumps(rows), **dict.fromkeys(names, "")).stdout
+    wanted = [rf"{name}: {re.escape(value)}: DIST_DYNET_{name}[:=]" for name, value in rows]
+    wrong = [
+        line
+        for line, start in zip(said.splitlines(), wanted, strict=True)
+        if not re.match(start, line)
+    ]
+    assert not wrong, f"must be an ImportError that names the variable: {wrong}"
 
 
 def test_command_line_is_not_read_at_import():
