@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
-from pathlib import Path
 from typing import Any
 
-from .io.files import FileName
+from ._file_names import FileName, file_path
 
 _numbers = itertools.count(1)
 
@@ -25,7 +24,7 @@ class Events:
             raise ModuleNotFoundError(
                 "training.Run: tensorboard= needs tensorboardX: pip install tensorboardX"
             ) from None
-        self._folder = Path(folder).absolute()
+        self._folder = file_path(folder, "Run").absolute()
         self._event, self._scalar = event_pb2.Event, summary.scalar
         self._folder.mkdir(parents=True, exist_ok=True)
         number = f".{os.getpid()}.{next(_numbers)}"  # two files of one second

@@ -12,9 +12,10 @@ from typing import Any, TextIO
 import numpy as np
 
 from ._ffi import OPS, fail, ffi, lib
+from ._file_names import file_path
 from .expression import Expression
 from .graph import ComputationGraph, cg, graph_of, kept
-from .io.files import OneProcess, atomic_write, file_path
+from .io.files import OneProcess, atomic_write
 from .params.root import name_of
 
 __all__ = ["draw_graph", "dump_cg", "print_graphviz", "print_text_graphviz"]

@@ -16,6 +16,7 @@ import numpy as np
 
 from . import _launcher, trace_events
 from ._ffi import OPS, ffi, lib
+from ._file_names import file_path
 from ._integers import named
 
 __all__ = ["Profile", "ProfileRow", "profile"]
@@ -219,7 +220,7 @@ class Profile:
         True
         """
         process = os.getpid()
-        with Path(file).open("w", encoding="utf-8") as out:
+        with file_path(file, "profile").open("w", encoding="utf-8") as out:
             out.write(trace_events.HEAD)
             out.write(json.dumps(trace_events.named("process_name", process, 0, "dist_dynet")))
             for record in np.sort(self._records, order="begin"):

@@ -20,7 +20,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from pathlib import Path
 from typing import Any, TypeVar
 
 from . import parallel
@@ -28,10 +27,10 @@ from ._bar import Bar, NoBar, make_bar
 from ._derived import requires_init
 from ._entities import entities, entity_scores
 from ._events import Events
+from ._file_names import FileName, file_path
 from ._integers import named_number
 from ._state import count_in, number_in
 from .io import save
-from .io.files import FileName
 from .parallel.metrics import EVERY, LinesOfFile, report_on
 from .parallel.wrapper import TrainerWrapper
 from .params.collection import ParameterCollection
@@ -123,7 +122,7 @@ class Run:
         if self._report is not None:
             self._report.further = self._rate
             if metrics is not None:
-                file = Path(metrics).absolute()
+                file = file_path(metrics, "Run").absolute()
                 file.parent.mkdir(parents=True, exist_ok=True)
                 self._report.write_to(LinesOfFile(str(file)), every)
             if tensorboard is not None:
@@ -329,7 +328,7 @@ class Best:
                     f" {type(thing).__name__}."
                 )
         self._objects, self._is_collection = objects, isinstance(model, ParameterCollection)
-        self._file = None if file is None else os.fspath(file)
+        self._file = None if file is None else file_path(file, "Best")
         self._patience, self._lower, self._comm = patience, lower, comm
         self._kept: list[ParameterCollection] = []
         self.score: float | None = None
@@ -403,7 +402,7 @@ class Best:
             else:
                 self._kept = [copy.deepcopy(now) for now in self._collections()]
             return
-        Path(self._file).absolute().parent.mkdir(parents=True, exist_ok=True)
+        self._file.absolute().parent.mkdir(parents=True, exist_ok=True)
         if self._is_collection:
             self._objects[0].save(self._file)
         else:

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._derived import requires_init
+from ._file_names import FileName, file_path
 from ._integers import named
-from .io.files import FileName, atomic_write, unreadable
+from .io.files import atomic_write, unreadable
 
 __all__ = ["Vocabulary"]
 
@@ -255,8 +256,9 @@ class Vocabulary:
         >>> words.names, words["cat"]
         (['<unk>', 'the', 'cat'], 2)
         """
+        path = file_path(name, "Vocabulary.load")
         try:
-            content = json.loads(Path(name).read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
             return cls.from_spec([content[key] for key in ("unknown", "names", "counts")])
         except OSError as error:
             raise unreadable(name, error, "vocabulary") from error
@@ -296,8 +298,9 @@ class Vocabulary:
         wanted = {*self.names} | {n.lower() for n in self.names}
         found: dict[str, NDArray[np.float32]] = {}
         size: int | None = None
+        path = file_path(name, "Vocabulary.vectors")
         try:
-            with _open_text(Path(name)) as lines:
+            with _open_text(path) as lines:
                 for number, line in enumerate(lines, 1):
                     word, *numbers = line.rstrip().split(" ")
                     if number == 1 and len(numbers) == 1 and word.isdecimal():

@@ -14,6 +14,7 @@ from table_exchanges import LAYOUTS
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet.parallel import engines, trainer
+from dist_dynet.parallel.compression import CODES
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,6 +53,14 @@ def test_document_names_every_exchange():
     text = (ROOT / "docs" / "parallel.md").read_text()
     missing = [name for name in engines.ENGINES if f'"{name}"' not in text]
     assert not missing, f"docs/parallel.md leaves out the exchanges {missing}"
+
+
+def test_every_compression_is_typed_and_documented():
+    file, names = "dist_dynet/parallel/engines.py", {*get_args(engines.Compression)}
+    assert names == {*CODES}, f"{file}: Compression must name those of CODES, {[*CODES]}"
+    text = (ROOT / "docs" / "parallel.md").read_text()
+    missing = [name for name in CODES if f'compression="{name}"' not in text]
+    assert not missing, f"docs/parallel.md leaves out the compressions {missing}"
 
 
 @pytest.mark.parametrize("name", get_args(trainer.Average))

@@ -1,11 +1,14 @@
 """What is written is whole or not written at all, and names that no file can have are refused with
 a message."""
 
+import inspect
+import re
 import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_public_names import public_functions
 
 import dist_dynet as dy
 
@@ -47,13 +50,58 @@ def test_dump_to_a_full_device():
 CALLS = {
     "save": lambda m, name: dy.save(name, m.parameters_list()),
     "load": lambda m, name: dy.load(name, m),
-    "collection.save": lambda m, name: m.save(name),
-    "collection.populate": lambda m, name: m.populate(name),
     "save_safetensors": lambda m, name: dy.save_safetensors(m, name),
     "load_safetensors": lambda m, name: dy.load_safetensors(m, name),
     "draw_graph": lambda m, name: dy.draw_graph(name),
     "dump_cg": lambda m, name: dy.dump_cg(name),
+    "ComputationGraph.dump": lambda m, name: dy.cg().dump(name),
+    "Best.__init__": lambda m, name: dy.training.Best(m, name),
+    "Run.__init__": lambda m, name: dy.training.Run(dy.SimpleSGDTrainer(m), name),
+    "Checkpointer.__init__": lambda m, name: dy.parallel.Checkpointer(
+        name, m, dy.SimpleSGDTrainer(m)
+    ),
+    **{
+        f"{cls.__name__}.__init__": lambda m, name, cls=cls: cls(2, name, {"a": 0}, m)
+        for cls in (dy.ClassFactoredSoftmaxBuilder, dy.HierarchicalSoftmaxBuilder)
+    },
+    "Profile.save": lambda m, name: dy.Profile().save(name),
+    "Vocabulary.save": lambda m, name: dy.Vocabulary(["a"]).save(name),
+    "Vocabulary.vectors": lambda m, name: dy.Vocabulary(["a"]).vectors(name),
+    "load_generator": lambda m, name: next(dy.load_generator(name, m)),
+    "Vocabulary.load": lambda m, name: dy.Vocabulary.load(name),
+    **{
+        f"{cls.__name__}.{method}": lambda m, name, cls=cls, method=method: getattr(
+            m.parameters_list()[0] if cls is dy.Parameters else m.lookup_parameters_list()[0],
+            method,
+        )(name)
+        for cls in (dy.Parameters, dy.LookupParameters)
+        for method in ("save", "populate", "write_to_textfile", "populate_from_textfile")
+    },
+    **{
+        f"ParameterCollection.{method}": lambda m, name, method=method: getattr(m, method)(name)
+        for method in ("save", "populate", "write_to_textfile", "populate_from_textfile")
+    },
+    **{
+        f"ParameterCollection.{method}": lambda m, name, method=method: getattr(m, method)(
+            name, "/x"
+        )
+        for method in ("load_param", "load_lookup_param")
+    },
 }
+OTHER_NAMES = {"FromFileInitializer.__init__": "takes bytes, too, as DyNet's does"}
+
+
+def test_whatever_takes_the_name_of_a_file_is_in_the_table():
+    """By the annotation, or the name of the argument."""
+    named = {"fname", "file", "filename", "folder", "directory"}
+    taking = {
+        name
+        for name, f in public_functions().items()
+        for argument in inspect.signature(f).parameters.values()
+        if re.search(r"\bFileName\b|\bPath", str(argument.annotation)) or argument.name in named
+    }
+    missing = taking - {*CALLS, *OTHER_NAMES}
+    assert not missing, f"give {sorted(missing)} rows in CALLS of tests/test_file_names.py"
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
@@ -61,6 +109,7 @@ def test_names_that_no_file_can_have(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     m = dy.ParameterCollection()
     m.add_parameters(2)
+    m.add_lookup_parameters((2, 2))
     dy.renew_cg()
     dy.inputVector([1])
     with pytest.raises(TypeError, match=r"a file name must be text or a path; got b'model\.dot'"):

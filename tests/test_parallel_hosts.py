@@ -152,6 +152,17 @@ def test_compression_keeps_what_it_takes_away(code, rng):
         and not compression.residual[60:].any()
         and compression.residual[10:60].any()
     )
+    rows, file = rng.normal(size=(3, 300)).astype(DTYPE), "dist_dynet/parallel/compression.py"
+    rows[1, 7] = np.inf
+    residual, kept = np.zeros_like(rows), rows.copy()
+    items = np.zeros((3, CODES[code].items(300)), CODES[code].dtype)
+    CODES[code].encode(rows, residual, items)
+    got = CODES[code].decoded(items, 300)
+    assert np.array_equal(rows, kept), f"{file}: {code} changes what it encodes"
+    assert not np.isfinite(got).all(), f"{file}: {code} hides what is not finite"
+    assert np.isfinite(residual).all() and residual[1, 7] == 0, f"{file}: {code} keeps infinity"
+    for row in (0, 2):
+        assert np.abs(got[row] + residual[row] - rows[row]).max() < 1e-6, f"{file}: {code} of rows"
 
 
 def test_what_was_taken_back_is_not_part_of_an_update():

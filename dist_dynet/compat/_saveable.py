@@ -15,9 +15,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from .._file_names import FileName
 from ..io import load as load_objects
 from ..io import save as save_objects
-from ..io.files import FileName, atomic_write
+from ..io.files import atomic_write
 from ..io.pickles import read_trusted
 from ..params import ParameterCollection
 

@@ -13,34 +13,13 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-FileName = str | PathLike[str]
+from .._file_names import FileName, file_path
+
 BUFFER = 1 << 20
 """Bytes of a file's buffer."""
-
-
-def file_path(name: FileName, what: str) -> Path:
-    """The path of a file; `what` names the call in errors.
-
-    Raises:
-        TypeError: the name is no text and no path of text.
-        ValueError: no file can have this name.
-
-    >>> file_path("model.data", "save").name
-    'model.data'
-    """
-    text: object = os.fspath(name) if isinstance(name, PathLike) else name
-    if not isinstance(text, str):
-        hint = " Write os.fsdecode(name)." if isinstance(text, bytes) else ""
-        raise TypeError(f"{what}: a file name must be text or a path; got {name!r:.60}.{hint}")
-    if "\0" in text:
-        raise ValueError(
-            f"{what}: a file name must not contain the character with number 0; got {text!r:.200}."
-        )
-    return Path(text)
 
 
 class Policy(Protocol):

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, ClassVar, cast
 
+from .._file_names import FileName, file_path
 from ..expression import Expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
@@ -29,7 +30,7 @@ from ..settings import say
 from . import pickles, text
 from ._classes import is_builder
 from ._protocols import ParameterLike
-from .files import FileName, atomic_writes, file_path, unreadable
+from .files import atomic_writes, unreadable
 
 _PACKAGE = __name__.partition(".")[0]
 _KINDS: dict[str, type[AnyParameter]] = {

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE
+from .._file_names import FileName, file_path
 from .._random_state import random_state, set_random_state
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from ..params.root import Assignment, unchanged
 from ..trainers import Trainer
-from .files import FileName, atomic_write, file_path, unreadable
+from .files import atomic_write, unreadable
 
 _CHECKSUMS = "dist_dynet.crc32"
 _TRAINER, _RANDOM = "trainer:", "random:"

@@ -10,8 +10,7 @@ other tools may spell numbers otherwise, so reading counts lines instead; where 
 long as finite numbers make them, any other BYTES is damage. Nothing in a model changes before all
 that is to be read has been read and checked.
 
-Nine digits hold every float32 exactly; of a float64 they are a rounding, so that in the double
-build what is loaded is near what was saved.
+Nine digits hold every float32 exactly; a float64, of the double build, they round.
 """
 
 from __future__ import annotations
@@ -28,12 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE
+from .._file_names import FileName, file_path
 from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
 from ..params.root import Assignment, unchanged
 from ..params.undo import all_or_nothing
 from ._protocols import CollectionLike, ParameterLike
-from .files import BUFFER, FileName, atomic_write, file_path, keeps_gradients, unreadable
+from .files import BUFFER, atomic_write, keeps_gradients, unreadable
 
 _MAX_SIZE = (1 << 31) - 1
 

@@ -4,12 +4,11 @@ clusters."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from .._file_names import FileName, file_path
 from .._integers import whole
 from ..expression import Expression
 from ..ops import (
@@ -52,10 +51,15 @@ def _check(x: Expression) -> None:
         raise not_expression("HierarchicalSoftmaxBuilder", x)
 
 
-def _read(cluster_file: str | PathLike[str], dic: Mapping[str, int]) -> _Leaves:
+def _read(cluster_file: FileName, dic: Mapping[str, int]) -> _Leaves:
     """The clusters that have words, in the order in which the file names them first."""
     leaves: dict[tuple[str, ...], list[int]] = {}
-    for number, line in enumerate(Path(cluster_file).read_text(encoding="utf-8").splitlines(), 1):
+    lines = (
+        file_path(cluster_file, "HierarchicalSoftmaxBuilder")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         symbols, _, rest = line.partition("\t")
@@ -114,7 +118,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
     def __init__(
         self,
         input_dim: int,
-        cluster_file: str | PathLike[str],
+        cluster_file: FileName,
         dic: Mapping[str, int],
         pc: ParameterCollection,
         bias: bool = True,

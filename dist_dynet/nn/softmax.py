@@ -4,13 +4,12 @@ own."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from os import PathLike
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import _random
+from .._file_names import FileName, file_path
 from .._integers import count, whole
 from ..expression import Expression
 from ..graph import cg
@@ -234,13 +233,16 @@ def _words(dic: Mapping[str, int], what: str) -> int:
     return max(dic.values(), default=-1) + 1
 
 
-def _clusters(
-    cluster_file: str | PathLike[str], dic: Mapping[str, int]
-) -> list[tuple[str, list[int]]]:
+def _clusters(cluster_file: FileName, dic: Mapping[str, int]) -> list[tuple[str, list[int]]]:
     """Name and word numbers of each class, in the order in which the file names them first."""
     clusters: dict[str, list[int]] = {}
     seen: set[int] = set()
-    for number, line in enumerate(Path(cluster_file).read_text(encoding="utf-8").splitlines(), 1):
+    lines = (
+        file_path(cluster_file, "ClassFactoredSoftmaxBuilder")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
+    for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:
             continue
@@ -298,7 +300,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     def __init__(
         self,
         input_dim: int,
-        cluster_file: str | PathLike[str],
+        cluster_file: FileName,
         dic: Mapping[str, int],
         pc: ParameterCollection,
         bias: bool = True,

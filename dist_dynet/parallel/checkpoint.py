@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import lib
+from .._file_names import FileName
 from ..io.checksummed import Copied, add_checksum, tree_of
-from ..io.files import FileName
 from ..meter import during
 from ..params.collection import ParameterCollection
 from ..params.stored import at_one_moment, check_stored, load_stored, stored

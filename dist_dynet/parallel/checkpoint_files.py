@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .._file_names import FileName, file_path
 from ..io.checksummed import Copied, DamagedError, check
-from ..io.files import FileName, OneProcess, atomic_write
+from ..io.files import OneProcess, atomic_write
 from ..params.dims import size
 from ._failures import finish_first, report
 from .checkpoint_ranks import HostBuffer
@@ -25,7 +26,7 @@ class CheckpointFiles:
     """Those of one directory, of which the last `keep` stay."""
 
     def __init__(self, directory: FileName, keep: int) -> None:
-        self._directory = Path(directory)
+        self._directory = file_path(directory, "Checkpointer")
         self._keep = size(keep, "Checkpointer", " for keep")
         self._lock = threading.RLock()  # a signal handler may save in the midst of a save
         self._lease = Lease(self._directory)

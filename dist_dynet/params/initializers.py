@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import _random
 from .._ffi import declines, ffi, lib
+from .._file_names import file_path
 from .._integers import numbers
 
 Values = NDArray[np.float32]
@@ -372,7 +373,8 @@ class FromFileInitializer(PyInitializer):
     """
 
     def __init__(self, fname: str | bytes | Path) -> None:
-        self.path = Path(fname.decode() if isinstance(fname, bytes) else fname)
+        name = fname.decode() if isinstance(fname, bytes) else fname
+        self.path = file_path(name, "FromFileInitializer")
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
         """The flat values, in storage order.
