@@ -40,10 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     dist-dynet ...
     0
     """
+    _replace_closed_streams()
     try:
         status = _run(*((sys.argv[1:] if arguments is None else arguments) or ["--help"]))
-        if sys.stdout is not None:  # what is still in its buffer may not be written either
-            sys.stdout.flush()
+        sys.stdout.flush()  # what is still in its buffer may not be written either
         return status
     except KeyboardInterrupt:  # before or between the jobs, which take Ctrl-C themselves
         return 130
@@ -58,6 +58,17 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(nowhere, 1)  # Python would complain once more at its end
         os.close(nowhere)
         return 1
+
+
+def _replace_closed_streams() -> None:
+    """Where the caller has closed standard input, output or error (`>&-`), /dev/null is there: a
+    pipe of ours would take the number. A library may have taken it for a file of its own: then
+    what this process says goes to /dev/null all the same."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    sys.stdout = sys.stdout or os.fdopen(os.dup(descriptor), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.dup(descriptor), "w")
+    os.close(descriptor)
 
 
 def _run(command: str, *arguments: str) -> int:

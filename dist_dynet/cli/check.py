@@ -16,7 +16,6 @@ from . import mpi, pace
 from ._messages import RefusedError, print_message
 from .comparison import Comparison, compare, differ
 from .options import Options, known, parse
-from .output import replace_closed_streams
 from .run import REFUSED
 from .trials import Kind, Run, hashes_are_ours, run
 
@@ -43,7 +42,6 @@ checkpoints meanwhile. Manual: docs/launching.md"""
 
 def check(arguments: list[str]) -> int:
     """Does what `dist-dynet check ARGUMENTS` is to do; its exit status."""
-    replace_closed_streams()
     if any(word in ("-h", "--help") for word in arguments[:1]):
         print(_USAGE)
         return 0

@@ -24,17 +24,6 @@ _LONGEST = 1 << 20
 """Bytes of a line that are held back until its end comes."""
 
 
-def replace_closed_streams() -> None:
-    """Where the caller has closed standard input, output or error (`>&-`), /dev/null is there: a
-    pipe of ours would take the number. A library may have taken it for a file of its own: then
-    what this process says goes to /dev/null all the same."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    sys.stdout = sys.stdout or os.fdopen(os.dup(descriptor), "w")
-    sys.stderr = sys.stderr or os.fdopen(os.dup(descriptor), "w")
-    os.close(descriptor)
-
-
 class Screen:
     """Standard output and error of the launcher. A rank's name stands in front of each line if
     there are several ranks."""

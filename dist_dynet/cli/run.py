@@ -25,7 +25,7 @@ from .mpi import (
     ranks_on_a_host,
 )
 from .options import Options, behind_the_script, parse
-from .output import Screen, replace_closed_streams
+from .output import Screen
 from .restarts import run_attempts
 
 REFUSED = 2
@@ -41,7 +41,6 @@ _SITE = str(Path(_relay.__file__).with_name("_site"))
 def run(arguments: list[str]) -> int:
     """Does what `dist-dynet run ARGUMENTS` is to do; its exit status. Does not return where the
     script takes the place of this process."""
-    replace_closed_streams()
     try:
         options = parse(arguments)
         _check(os.environ)

@@ -29,22 +29,17 @@ class RankZeroWrites:
     def __init__(self, world: World) -> None:
         self._world, self._comm = world, world.duplicate()
         self._at: _Place = (0, 0)
-        self._writing = self._has_warned = False
+        self._has_warned = False
         self._notes: dict[tuple[str, _Place], str | None] = {}
         self._sent: list[Any] = []
 
     def writes(self) -> bool:
-        """Whether this rank writes. The first call of a save tells the others that it has begun."""
-        if not self._writing:
-            self._writing = True
-            collective, saves = self._at
-            self._at = (
-                (collective, saves + 1)
-                if collective == self._world.collectives
-                else (self._world.collectives, 1)
-            )
-            if self._world.rank == 0:
-                self._tell("begun", None)
+        """Whether this rank writes. Tells the others that a save has begun."""
+        collective, saves = self._at
+        now = self._world.collectives
+        self._at = (now, saves + 1 if collective == now else 1)
+        if self._world.rank == 0:
+            self._tell("begun", None)
         return self._world.rank == 0
 
     def keeps_gradients(self) -> bool:
@@ -65,7 +60,6 @@ class RankZeroWrites:
         Raises:
             RuntimeError: rank 0 could not write it.
         """
-        self._writing = False
         if self._world.rank == 0:
             self._tell("done", None if error is None else str(error) or type(error).__name__)
         elif error is None:
