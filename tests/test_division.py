@@ -9,7 +9,7 @@ import pytest
 
 import dist_dynet as dy
 from dist_dynet.parallel import sampling
-from dist_dynet.parallel.division import assign, divide
+from dist_dynet.parallel.division import assign, bucketed, divide, total_of
 
 RNG = np.random.default_rng(5)
 
@@ -75,6 +75,13 @@ def test_the_dearest_go_first_to_the_least_loaded(costs, ranks):
 def test_an_example_goes_to_the_same_rank_however_its_cost_is_stored():
     costs = RNG.integers(0, 60_000, 500)
     assert (assign(costs.astype(np.uint16), 9) == assign(costs.astype(np.float64), 9)).all()
+    for parts in (65_534, 65_535, 65_536, 200_000):  # beside the greatest that 16 bits hold
+        assert assign(np.array([1.0, 3, 2]), parts).tolist() == [2, 0, 1]
+
+
+def test_weights_are_added_up_from_the_first_on():
+    for weights in ([], [2.5], [1e16, 1, -1e16, 1]):
+        assert total_of(np.array(weights)) == sum(weights)
 
 
 def test_the_order_of_an_epoch_is_numpys_permutation_in_four_bytes_an_example():
@@ -154,6 +161,12 @@ def test_buckets_hold_each_example_once_and_steps_of_about_equal_costs():
     assert [*batches] != seen
     means = [np.mean([*map(len, batch)]) for batch in seen[:5]]
     assert means != sorted(means)
+    # of one step each, the steps are those of before
+    order, costs = RNG.permutation(23), RNG.random(23)
+    alone = bucketed(order, costs, 4, 1, RNG)
+    assert [{*alone[i : i + 4]} for i in range(0, 23, 4)] == [
+        {*order[i : i + 4]} for i in range(0, 23, 4)
+    ]
 
 
 def test_a_state_knows_the_buckets():

@@ -7,6 +7,7 @@ from jobs import mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import parallel
+from dist_dynet.trainers.hooks import Hooks
 
 
 def trained(wrap, rng):
@@ -59,6 +60,23 @@ def test_moving_averages_follow_the_averages():
         assert np.allclose(w.as_array(), -(2 + 4 + 5) / 3)
         with pytest.raises(RuntimeError, match="swapped in"):
             trainer.update()
+
+
+def test_ctrl_c_behind_an_update_leaves_the_average_to_the_next_call():
+    m = dy.ParameterCollection()
+    w, inner = m.add_parameters(1, init=0), dy.SimpleSGDTrainer(m, 1)
+    trainer = parallel.LocalSGD(inner, every=1)
+
+    class Interrupts:
+        def update(self):
+            if inner.updates == 1:
+                raise KeyboardInterrupt
+
+    Hooks(inner).follow(Interrupts())
+    w.set_gradient([1])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.update()
+    assert (inner.updates, trainer.position, w.value()) == (1, 1, -1)
 
 
 def test_run_logs_one_rank(tmp_path):

@@ -152,6 +152,9 @@ def test_saving_is_no_waiting_and_no_work():
     found = slowest(waits(0.4, 0.0, save=[0, 9], evaluate=[7, 7]))
     assert found.others == pytest.approx(0.4)
     assert slowest(waits(0, 0, save=[1, 1], compute=[0, 0])) is None
+    # no more than a tenth, and half as much as the others
+    assert slowest({"compute": [1.0, 0.9], "agreement": [0.0, 0.1]}) is None
+    assert slowest({"compute": [0.75, 0.5], "agreement": [0.25, 0.5]}) is None
 
 
 # ---- lines and naming, in updates of a pretended run -----------------------------------

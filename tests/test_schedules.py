@@ -137,6 +137,7 @@ def test_state_without_a_schedule_leaves_the_schedule():
         lambda t: schedules.Linear(t, 0),
         lambda t: schedules.Constant(t, warmup=-1),
         lambda t: schedules.Plateau(t, factor=1),
+        lambda t: schedules.Plateau(t, factor=0),
         lambda t: schedules.Plateau(t, patience=-1),
     ],
 )

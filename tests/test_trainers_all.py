@@ -612,7 +612,7 @@ def test_trainers_are_not_copied(copying):
 
 
 @pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("decay", [0.9, None])
+@pytest.mark.parametrize("decay", [0.9, 0, None])
 def test_moving_average_is_its_formula(decay, every, rng):
     values, table = start(rng)
     m, parameters, lookup = collection_of(values, table)

@@ -240,7 +240,7 @@ def test_the_best_is_kept_and_comes_back(tmp_path, where):
 def test_lower_may_be_better():
     m, _ = made()
     best = training.Best(m, lower=True)
-    assert [best.update(score) for score in (2.0, 3.0, 1.0)] == [True, False, True]
+    assert [best.update(score) for score in (2.0, 3.0, 2.0, 1.0)] == [True, False, False, True]
     assert not best.is_over
 
 

@@ -60,9 +60,19 @@ for i in range(10):
                 pass
         if how.startswith("fork"):
             child = fork()
-            if not child:
-                (os._exit if how == "fork leave" else sys.exit)(0)
+            if not child and how == "fork leave":
+                os._exit(0)
+            if not child:  # what it raises is its own, also in a thread
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                thread = threading.Thread(target=in_a_thread)
+                thread.start()
+                thread.join()
+                raise ValueError("words of the child")
             os.waitpid(child, 0)
+        if how == "late end":
+            thread = threading.Thread(target=sys.exit)
+            thread.start()
+            thread.join()
         if how == "slow":
             print("slow", flush=True)
             time.sleep(1.5)
