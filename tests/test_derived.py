@@ -86,8 +86,15 @@ def test_what_is_used_before_it_is_made_is_told_so_but_not_mistakes_of_the_progr
     assert "super().__init__(layers, input_dim, hidden_dim, model)" in words_of(
         lambda: Builder(dy.ParameterCollection())
     )
-    with pytest.raises(AttributeError, match="hidden"):
-        Mistaken()
+
+    class OfOthers(dy.ParameterCollection):
+        def __init__(self):
+            super().__init__()
+            dy.relu(self.add_parameters(2))  # the package says that there is none
+
+    for mistaken, words in (Mistaken, "hidden"), (OfOthers, "rectify"):
+        with pytest.raises(AttributeError, match=words):
+            mistaken()
 
 
 @dataclasses.dataclass(slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dist_dynet as dy
-from dist_dynet._integers import integer
+from dist_dynet._integers import indices, integer, whole
 
 
 def _x():
@@ -241,6 +241,16 @@ def test_integers_errors_name_the_argument(name):
         OverflowError, match=rf"\w+: {argument} must have at most 31 bits; got {1 << 40}\."
     ):
         ALL[name][0](1 << 40)
+
+
+def test_integers_have_32_bits_and_no_more():
+    for kind in (int, float, np.int64, np.float64):
+        for n in (-(1 << 31), (1 << 31) - 1):
+            assert whole(kind(n), "f") == n and [*indices([kind(n)], "f")] == [n]
+        for n in (-(1 << 31) - 1, 1 << 31):
+            for function, given in (whole, kind(n)), (indices, [kind(n)]):
+                with pytest.raises(OverflowError, match=r"^f: the index must have at most 31 bits"):
+                    function(given, "f")
 
 
 def test_integer_true_is_one():

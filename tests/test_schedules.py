@@ -126,9 +126,10 @@ def test_state_lacking_something_is_refused_and_nothing_changes():
 def test_state_without_a_schedule_leaves_the_schedule():
     trainer = trainer_of()
     state = trainer_of(3).state()
-    schedules.Constant(trainer)
+    schedule = schedules.Linear(trainer, 4)  # a trainer alone does not keep it
+    schedule.step()
     trainer.load_state(state)
-    assert trainer.learning_rate == 3
+    assert trainer.learning_rate == 3 and schedule.steps_done == 1
 
 
 @pytest.mark.parametrize(

@@ -372,6 +372,9 @@ def test_status_counts_updates_and_clips_since_the_last_one(capfd):
     ]
     assert capfd.readouterr().err.splitlines() == shown
     assert (trainer.clips, trainer.updates) == (3, 4)
+    trainer.load_state(trainer.state())
+    trainer.status()
+    assert capfd.readouterr().err == "[lr=0.5 clips=0 updates=0]\n"
 
     resumed = dy.SimpleSGDTrainer(m)
     resumed.load_state(trainer.state())
