@@ -42,9 +42,7 @@ static void backward_segments(dn_call *c, int k, dn_real *dx, void (*f)(const dn
 /* dx += a dz, summed where x stands still */
 static void accumulate(const dn_segment *s, dn_real a) {
     if (s->sx == 0) s->dx[0] += a * dn__sum(s->n, s->dz);
-    else if (s->sx == 1) dn__axpy(s->n, a, s->dz, 1, s->dx);
-    else
-        for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += a * s->dz[i];
+    else dn__axpy(s->n, a, s->dz, 1, s->dx);
 }
 static void accumulate_plus(const dn_segment *s) { accumulate(s, 1); }
 static void accumulate_minus(const dn_segment *s) { accumulate(s, -1); }
@@ -65,11 +63,9 @@ static void linear_backward(dn_call *c, int k, dn_real a, void (*f)(const dn_seg
 DN_OP(add, 2, DN_BATCHES, "y = x_0 + x_1, broadcast")
 static int add_dims(dn_shape *s) { return broadcast_dims(s); }
 static void add_segment(const dn_segment *s) {
-    if (s->sx == 1 && s->sy == 1) dn__add(s->n, s->x, s->y, s->z);
-    else if (s->sx == 1 && s->sy == 0) dn__affine(s->n, 1, s->y[0], s->x, s->z);
-    else if (s->sx == 0 && s->sy == 1) dn__affine(s->n, 1, s->x[0], s->y, s->z);
-    else
-        for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] + s->y[i * s->sy];
+    if (s->sx && s->sy) dn__add(s->n, s->x, s->y, s->z);
+    else if (s->sx) dn__affine(s->n, 1, s->y[0], s->x, s->z);
+    else dn__affine(s->n, 1, s->x[0], s->y, s->z);
 }
 static void add_forward(dn_call *c) {
     if (equal_dims(c)) dn__add(c->total, c->x[0].v, c->x[1].v, c->y);
@@ -83,11 +79,9 @@ static void add_backward(dn_call *c) {
 DN_OP(subtract, 2, DN_BATCHES, "y = x_0 - x_1, broadcast")
 static int subtract_dims(dn_shape *s) { return broadcast_dims(s); }
 static void subtract_segment(const dn_segment *s) {
-    if (s->sx == 1 && s->sy == 1) dn__sub(s->n, s->x, s->y, s->z);
-    else if (s->sx == 1 && s->sy == 0) dn__affine(s->n, 1, -s->y[0], s->x, s->z);
-    else if (s->sx == 0 && s->sy == 1) dn__affine(s->n, -1, s->x[0], s->y, s->z);
-    else
-        for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] - s->y[i * s->sy];
+    if (s->sx && s->sy) dn__sub(s->n, s->x, s->y, s->z);
+    else if (s->sx) dn__affine(s->n, 1, -s->y[0], s->x, s->z);
+    else dn__affine(s->n, -1, s->x[0], s->y, s->z);
 }
 static void subtract_forward(dn_call *c) {
     if (equal_dims(c)) dn__sub(c->total, c->x[0].v, c->x[1].v, c->y);
@@ -103,11 +97,9 @@ static void subtract_backward(dn_call *c) {
 DN_OP(cmult, 2, DN_BATCHES, "y = x_0 x_1 elementwise, broadcast")
 static int cmult_dims(dn_shape *s) { return broadcast_dims(s); }
 static void cmult_segment(const dn_segment *s) {
-    if (s->sx == 1 && s->sy == 1) dn__mul(s->n, s->x, s->y, s->z);
-    else if (s->sx == 1 && s->sy == 0) dn__axpy(s->n, s->y[0], s->x, 0, s->z);
-    else if (s->sx == 0 && s->sy == 1) dn__axpy(s->n, s->x[0], s->y, 0, s->z);
-    else
-        for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] * s->y[i * s->sy];
+    if (s->sx && s->sy) dn__mul(s->n, s->x, s->y, s->z);
+    else if (s->sx) dn__axpy(s->n, s->y[0], s->x, 0, s->z);
+    else dn__axpy(s->n, s->x[0], s->y, 0, s->z);
 }
 static void cmult_forward(dn_call *c) {
     if (equal_dims(c)) dn__mul(c->total, c->x[0].v, c->x[1].v, c->y);
@@ -115,11 +107,9 @@ static void cmult_forward(dn_call *c) {
 }
 /* y = x_0 x_1: dx_0 += dy x_1 */
 static void cmult_segment_grad(const dn_segment *s) {
-    if (s->sx == 1 && s->sy == 1) dn__mul_add(s->n, s->dz, s->y, 1, s->dx);
-    else if (s->sx == 1 && s->sy == 0) dn__axpy(s->n, s->y[0], s->dz, 1, s->dx);
-    else if (s->sx == 0 && s->sy == 1) s->dx[0] += dn__dot(s->n, s->dz, s->y);
-    else
-        for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += s->dz[i] * s->y[i * s->sy];
+    if (s->sx && s->sy) dn__mul_add(s->n, s->dz, s->y, 1, s->dx);
+    else if (s->sx) dn__axpy(s->n, s->y[0], s->dz, 1, s->dx);
+    else s->dx[0] += dn__dot(s->n, s->dz, s->y);
 }
 static void cmult_backward(dn_call *c) {
     for (int k = 0; k < 2; k++) {
@@ -136,7 +126,7 @@ static void cmult_backward(dn_call *c) {
 DN_OP(cdiv, 2, DN_BATCHES, "y = x_0 / x_1 elementwise, broadcast")
 static int cdiv_dims(dn_shape *s) { return broadcast_dims(s); }
 static void cdiv_segment(const dn_segment *s) {
-    if (s->sx == 1 && s->sy == 1) dn__div(s->n, s->x, s->y, s->z);
+    if (s->sx && s->sy) dn__div(s->n, s->x, s->y, s->z);
     else
         for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] / s->y[i * s->sy];
 }

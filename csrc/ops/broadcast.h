@@ -41,8 +41,7 @@ static inline dn_plan make_broadcast_plan(const dn_dim *x, const dn_dim *y) {
     return p;
 }
 
-/* One segment: n elements of z; x and y advance by 0 or by `stride` (more than 1 where a leading
- * dim is repeated in the other). */
+/* One segment: n elements of z; x and y advance by 0 or 1, not both by 0. */
 typedef struct dn_segment {
     size_t n, sx, sy;
     const dn_real *x, *y;
