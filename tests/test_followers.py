@@ -77,6 +77,12 @@ def test_followers_have_the_states_of_their_formulas(wrapped):
                 first
             )  # of the trainer alone: no update is told twice, or not at all
         assert not (said := gaps(followers, values)), said
+    m = dy.ParameterCollection()
+    m.add_parameters(2, init=0, name="w")
+    others = follow_all(m)
+    for name, other in others.items():
+        other.load_state(followers[name].state())
+    assert not (said := gaps(others, values)), f"where a state was loaded: {said}"
 
 
 @pytest.mark.parametrize("name", FOLLOWERS)
