@@ -77,7 +77,7 @@ def passing_tests(*arguments, timeout=900, **environment):
         "no:cacheprovider",
         *arguments,
         timeout=timeout,
-        **environment,
+        **{"PYTEST_ADDOPTS": "", **environment},  # a further -q leaves out how many
     )
     assert result.returncode == 0, (
         f"{environment}: {arguments}\n{result.stdout[-6000:]}\n{result.stderr[-2000:]}"
