@@ -9,6 +9,7 @@ import resource
 import stat
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from text_files import members, refuse, small, state
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE
 from dist_dynet.io import files, save
+
+IO = Path(files.__file__).parent
 
 # ---- damaged files ---------------------------------------------------------------------
 
@@ -41,6 +44,61 @@ def test_truncation_anywhere_is_found(tmp_path):
     for length in range(len(content)):
         path.write_bytes(content[:length])
         unreadable(path, m)
+
+
+FORMATS = {
+    "load": (
+        lambda m, path: dy.save(path, m.parameters_list()),
+        lambda m, path: dy.load(path, m),
+    ),
+    "load_safetensors": (
+        lambda m, path: dy.save_safetensors(m, path),
+        lambda m, path: dy.load_safetensors(m, path),
+    ),
+}
+"""{what reads a format: (what writes it, what reads it)}."""
+NOT_WHOLE = {"load_generator": "yields objects before it has read those behind them"}
+OF_METHODS = {"load_parameter", "save_collection", "save_parameters"}
+"""What methods of collections and parameters call."""
+
+
+def test_every_format_is_public_documented_and_in_the_table():
+    modules = [import_module(f"dist_dynet.io.{p.stem}") for p in IO.glob("[a-z]*.py")]
+    made = {
+        name
+        for module in modules
+        for name, f in vars(module).items()
+        if re.match(r"(save|load)(_|$)", name) and f.__module__ == module.__name__
+    } - OF_METHODS
+    missing = made - {*dy.io.__all__}
+    assert not missing, f"dist_dynet/io/__init__.py: __all__ leaves out {missing}"
+    unnamed = made - {*dy.__all__}
+    assert not unnamed, f"dist_dynet/__init__.py: _LATER leaves out {unnamed}"
+    text = "".join(path.read_text() for path in (IO.parents[1] / "docs").glob("*.md"))
+    unsaid = {name for name in made if f"dy.{name}" not in text and f"`{name}" not in text}
+    assert not unsaid, f"docs/training.md: does not name {unsaid}"
+    unlike = {name for name in made if name.startswith("load")} ^ {*FORMATS, *NOT_WHOLE}
+    assert not unlike, f"FORMATS of tests/test_io_failures.py: lacks, or has too much: {unlike}"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_files_of_every_format_that_are_cut_short_change_nothing(name, tmp_path):
+    write, read = FORMATS[name]
+    m, folder = small(), tmp_path / "model"
+    folder.mkdir()
+    write(m, folder / "m")
+    for p in members(m):
+        p.scale(2)
+    before = state(m)
+    read(small(), folder / "m")
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        for length in (0, 1, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:length])
+            with pytest.raises((RuntimeError, ValueError)):
+                read(m, folder / "m")
+            assert state(m) == before, f"{name} of {length} bytes of {path.name} changes the model"
+        path.write_bytes(content)
 
 
 def test_missing_line_or_number_is_named_with_its_place(tmp_path):
