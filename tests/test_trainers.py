@@ -362,19 +362,19 @@ def test_status_counts_updates_and_clips_since_the_last_one(capfd):
         trainer.update()
 
     trainer = dy.SimpleSGDTrainer(m, learning_rate=0.5)
-    for gradient in (6, 4, 7):
+    for gradient in (6, 4, 5, 7):  # 5 is not above the threshold
         update(trainer, gradient)
     trainer.status()
     update(trainer, 8)
     trainer.status()
     trainer.status()
     shown = [
-        "[lr=0.5 clips=2 updates=3]",
+        "[lr=0.5 clips=2 updates=4]",
         "[lr=0.5 clips=1 updates=1]",
         "[lr=0.5 clips=0 updates=0]",
     ]
     assert capfd.readouterr().err.splitlines() == shown
-    assert (trainer.clips, trainer.updates) == (3, 4)
+    assert (trainer.clips, trainer.updates) == (3, 5)
     trainer.load_state(trainer.state())
     trainer.status()
     assert capfd.readouterr().err == "[lr=0.5 clips=0 updates=0]\n"
@@ -384,7 +384,7 @@ def test_status_counts_updates_and_clips_since_the_last_one(capfd):
     update(resumed, 9)
     resumed.status()
     assert capfd.readouterr().err == "[lr=0.5 clips=1 updates=1]\n"
-    assert resumed.updates == 5
+    assert resumed.updates == 6
     resumed.set_clip_threshold(0)
     update(resumed, 9)
     assert resumed.clips == 1
