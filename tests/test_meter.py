@@ -106,6 +106,10 @@ def test_the_norm_is_unknown_where_nothing_limits_it():
     w.backward()
     trainer.update()
     assert trainer.stats().gradient_norm is None
+    trainer.skip_nonfinite = True  # looks at it, too
+    w.set_gradient([2])
+    trainer.update()
+    assert trainer.stats().gradient_norm == 2
 
 
 def test_accumulated_gradients_count_as_their_mean():
