@@ -286,6 +286,8 @@ def test_parameters_added_after_the_trainer_was_made(rule, inside):
             if step % 2 == 0
             else part.add_lookup_parameters((3, 2), init=0)
         )
+        if step % 2:  # a table of which the trainer knows nothing yet
+            assert not [key for key in trainer.state() if key.endswith(f":{added[-1].name()}")]
         m.add_parameters(2, init=0)
         dy.renew_cg()
         parts = [dy.sum_elems(p if isinstance(p, dy.Parameters) else p[1]) for p in (first, *added)]
