@@ -1,5 +1,6 @@
 """AtOnce: when the handlers of signals are called."""
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -43,8 +44,11 @@ def test_a_handler_is_called_when_the_outer_block_is_over(calls, number):
             signal.raise_signal(number)
         done.append(not calls)
     assert (done, calls) == ([True], [number])
-    with pytest.raises(StopError):
-        signal.raise_signal(number)  # as before
+    for block in contextlib.nullcontext(), AtOnce(needed=False):  # as before
+        with pytest.raises(StopError), block:
+            signal.raise_signal(number)
+            done.append("goes on")
+    assert done == [True]
 
 
 def test_at_the_second_signal_both_are_called(calls):
