@@ -27,7 +27,7 @@ from tables import differing, known_classes
 
 import dist_dynet as dy
 from dist_dynet import trainers
-from dist_dynet._ffi import lib
+from dist_dynet._ffi import NULL, lib
 from dist_dynet.trainers.following import FollowsTrainer
 
 sys.path.insert(0, str(Path(__file__).parent / "oracle"))
@@ -92,6 +92,15 @@ def test_a_trainer_names_the_moments_that_its_rule_keeps(moments):
         ),
     ):
         type("Wrong", (dy.AmsgradTrainer,), {"_moments": moments})
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_c_gives_the_moments_that_there_are(name):
+    m = dy.ParameterCollection()
+    p, trainer = m.add_parameters(2), TRAINERS[name].make(m)
+    n = len(trainer._moments)
+    given = [lib.dn_trainer_moment(trainer._c, p._c, k) != NULL for k in range(-1, n + 1)]
+    assert given == [False, *[True] * n, False]
 
 
 @pytest.mark.parametrize(("method", "updates"), [("_prepare", [0, 1, 2]), ("_advance", [1, 2, 3])])
