@@ -2,8 +2,8 @@
 
 Initial parameters come from one mt19937 per process, drawn as libstdc++ does. Draws inside graphs
 (dropout, noise) are keyed by (seed, stream, draw counter, node, element): the stream tells ranks,
-threads and forked children apart. In DyNet's order (use_dynet_order) the first thread's graph draws
-from the mt19937, too, node after node.
+threads and forked children apart, or examples that ranks share. In DyNet's order (use_dynet_order)
+the first thread's graph draws from the mt19937, too, node after node.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class _State:
         self.seed = _unforeseen()
         self.generator: Any = ffi.gc(lib.dn_rng_new(self.seed), lib.dn_rng_free)
         self.draws: dict[int, int] = {}  # how often each thread has drawn from it
+        self.evaluations = 0  # since the seed was set
 
     def draws_of_others(self) -> dict[int, int]:
         me = threading.get_ident()
@@ -75,7 +76,7 @@ class _State:
 
     def reset(self, seed: int) -> None:
         with self.lock:
-            self.seed = seed & _MASK
+            self.seed, self.evaluations = seed & _MASK, 0
             lib.dn_rng_seed(self.generator, seed & 0xFFFFFFFF)
         self.tell()
 
@@ -143,11 +144,23 @@ def seed() -> int:
     return _state.seed
 
 
-def set_seed(seed: int) -> None:
-    """Keys all graphs by this seed, their counters at 0; the generator of initial values stays as
-    it is."""
-    _state.seed = seed & _MASK
+def set_seed(seed: int, evaluations: int) -> None:
+    """Keys all graphs by this seed, their counters at 0, after so many evaluations; the generator
+    of initial values stays as it is."""
+    _state.seed, _state.evaluations = seed & _MASK, evaluations
     _state.tell()
+
+
+def evaluations() -> int:
+    """How many next_evaluation() has counted since the seed was set."""
+    return _state.evaluations
+
+
+def next_evaluation() -> int:
+    """A number for an evaluation by all ranks, which all of them count."""
+    with _state.lock:
+        _state.evaluations += 1
+        return _state.evaluations
 
 
 def generator() -> Any:

@@ -18,7 +18,8 @@ def random_state() -> dict[str, NDArray[Any]]:
     """What set_random_state() needs to repeat the draws from here on, as arrays by name.
 
     It holds the generator of initial values, the seed, how many graphs this thread has drawn for
-    since the seed was set, and how often it has sampled outside of graphs (as softmax builders do).
+    since the seed was set, how often it has sampled outside of graphs (as softmax builders do), and
+    how many calls of parallel.evaluate() there were.
     Rank and thread are not part of it: each keeps draws of its own.
 
     >>> import dist_dynet as dy
@@ -32,7 +33,11 @@ def random_state() -> dict[str, NDArray[Any]]:
     state = np.empty(lib.DN_RNG_STATE_WORDS, np.uint32)
     with _random.lock():
         lib.dn_rng_get_state(_random.generator(), ffi.from_buffer("uint32_t *", state))
-    counts = {"counter": lib.dn_graph_counter(cg().number), "samples": cg()._samples}
+    counts = {
+        "counter": lib.dn_graph_counter(cg().number),
+        "samples": cg()._samples,
+        "evaluations": _random.evaluations(),
+    }
     return {
         "mt19937": state,
         "seed": np.array(_random.seed(), np.uint64),
@@ -58,22 +63,17 @@ def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
     """
     try:
         words = np.ascontiguousarray(state["mt19937"], np.uint32)
-        # older files have no samples
-        seed = int(state["seed"])
-        counter = int(state["counter"])
-        samples = int(state.get("samples", 0))
-        counts = (seed, counter, samples)
+        counts = _counts(state)
         if words.shape != (lib.DN_RNG_STATE_WORDS,) or min(counts) < 0 or max(counts) >> 64:
-            raise ValueError(
-                f"mt19937 = {words.shape}, seed = {seed}, counter = {counter}, samples = {samples}"
-            )
+            said = ", ".join(f"{name} = {n}" for name, n in zip(_COUNTS, counts, strict=True))
+            raise ValueError(f"mt19937 = {words.shape}, {said}")
         before = random_state()
         try:
             _set(words, *counts)
         except ValueError:
             raise
         except BaseException:  # Ctrl-C
-            _set(before["mt19937"], *(int(before[name]) for name in ("seed", "counter", "samples")))
+            _set(before["mt19937"], *_counts(before))
             raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
@@ -82,7 +82,16 @@ def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
         ) from error
 
 
-def _set(words: NDArray[Any], seed: int, counter: int, samples: int) -> None:
+_COUNTS = "seed", "counter", "samples", "evaluations"
+
+
+def _counts(state: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
+    """Those of a random_state(); older files have neither samples nor evaluations."""
+    seed, counter = int(state["seed"]), int(state["counter"])
+    return seed, counter, int(state.get("samples", 0)), int(state.get("evaluations", 0))
+
+
+def _set(words: NDArray[Any], seed: int, counter: int, samples: int, evaluations: int) -> None:
     """Sets all of a random_state().
 
     Raises:
@@ -92,6 +101,6 @@ def _set(words: NDArray[Any], seed: int, counter: int, samples: int) -> None:
     with _random.lock():
         if lib.dn_rng_set_state(_random.generator(), ffi.from_buffer("uint32_t *", words)):
             raise ValueError("mt19937 is in no possible state")
-    _random.set_seed(seed)
+    _random.set_seed(seed, evaluations)
     lib.dn_graph_set_counter(graph.number, counter)
     graph._samples = samples

@@ -202,6 +202,37 @@ def test_a_loop_inside_of_a_micro_batch_gives_its_draws_back(inside):
     assert draws(inside) == expected and len({*expected}) == len(expected)
 
 
+def test_draws_of_an_evaluation_depend_on_seed_call_and_example_alone():
+    """Not on what else this process computes, as each rank computes other examples. Draws of the
+    program go on where they were, also after an exception, and those of later evaluations after
+    random_state()."""
+
+    def draw(graphs=1):
+        for _ in range(graphs):
+            dy.renew_cg()
+        return (*dy.random_normal(2).value(), *dy.cg().uniform(1))
+
+    def evaluated(mine=range(5)):
+        return parallel.evaluate(lambda i: draw(1 + i) if i in mine else None, range(5))
+
+    dy.reset_random_seed(4)
+    whole = evaluated()
+    state = dy.random_state()
+    later = evaluated()
+    own = [draw() for _ in range(4)]
+    assert len({*whole, *later, *own}) == 14
+    dy.set_random_state(state)
+    draw(3)
+    assert evaluated() == later
+    for mine in ({1, 4}, {0, 2, 3}):  # of two ranks
+        dy.reset_random_seed(4)
+        assert evaluated(mine) == [x if i in mine else None for i, x in enumerate(whole)]
+    assert draw() == own[0]
+    with pytest.raises(ZeroDivisionError):
+        parallel.evaluate(lambda i: (draw(), 1 // (i - 2)), range(5))
+    assert draw() == own[1]
+
+
 @pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_result_is_that_of_whole_batches(average, accumulate):

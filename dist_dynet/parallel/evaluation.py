@@ -1,18 +1,20 @@
 """evaluate(): all ranks score the examples of one data set together.
 
-It knows which rank computes what, and that all ranks hear of it if one fails. What is computed is
-the program's business.
+It knows which rank computes what, what that may draw, and that all ranks hear of it if one fails.
+What is computed is the program's business.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
+from .. import _random
 from .._ffi import lib
+from ..graph import cg
 from ..meter import during
 from ._session import world
 from ._world import World, hash_of
@@ -24,6 +26,11 @@ from .micro_draws import Outside
 T = TypeVar("T")
 R = TypeVar("R")
 
+_EXAMPLES = 1 << 62
+"""Streams of draws from here on belong to examples, by their number."""
+_GRAPHS_BITS = 24
+"""An example may have 2^24 graphs before its draws meet those of the next evaluation."""
+
 
 @during(lib.DN_EVALUATE)
 def evaluate(
@@ -31,6 +38,10 @@ def evaluate(
 ) -> list[R]:
     """[fn(example) for example in data] on every rank, computed by all of them together: each
     example once, results in data order.
+
+    Random draws in graphs, such as dropout, depend on the seed, the example's number and how many
+    evaluations there were since the seed was set: they are the same for any number of ranks. Draws
+    of the program go on afterwards where they were.
 
     Args:
         fn: computes one result; results are pickled.
@@ -59,7 +70,7 @@ def evaluate(
     values: list[R] = []
     examples: Any = ()
     of, said = np.empty(0, np.int32), (0, 0, 0)
-    mine, outside = b"", Outside()
+    mine, outside, number = b"", Outside(), _random.next_evaluation()
     outside.begin_batch(None)  # whatever fn draws, a micro-batch around this goes on where it was
     try:  # a rank that fails meets the others all the same, so that all stay in step
         examples = data if is_sequence(data) else list(data)
@@ -67,7 +78,7 @@ def evaluate(
         if here.size > 1:
             said = len(examples), stable_fingerprint(examples), hash_of(of.tobytes().hex())
         with here.apart("evaluate()"):
-            values = [fn(examples[i]) for i in np.flatnonzero(of == here.rank).tolist()]
+            values = _computed(fn, examples, np.flatnonzero(of == here.rank).tolist(), number)
         mine = pickle.dumps(values) if here.size > 1 else b""
     except Exception as error:
         failure = error
@@ -86,6 +97,21 @@ def evaluate(
     for i, value in zip(np.argsort(of, kind="stable").tolist(), by_rank, strict=True):
         results[i] = value
     return results
+
+
+def _computed(
+    fn: Callable[[T], R], examples: Sequence[T], which: list[int], number: int
+) -> list[R]:
+    """fn of these examples, whose draws depend neither on those before nor on who computes them."""
+    graph, values = cg(), []
+    before = graph.draws()
+    try:
+        for i in which:
+            graph.draw_from(_EXAMPLES + i, number << _GRAPHS_BITS)
+            values.append(fn(examples[i]))
+    finally:
+        graph.draw_from(*before)
+    return values
 
 
 def _compare(here: World, said: tuple[int, int, int], every: list[Any]) -> None:

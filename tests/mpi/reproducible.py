@@ -1,5 +1,5 @@
-"""Trains with reproducible=True in many ways and prints one checksum of the parameters for each:
-the same for every number of ranks.
+"""Trains with reproducible=True in many ways and prints one checksum of the parameters, and of what
+was evaluated, for each: the same for every number of ranks.
 
     reproducible.py [ENGINE]
 """
@@ -32,7 +32,8 @@ def trained(
     listed=False,
     scaled=False,
 ):
-    """A tagger of a kind: two tables, an LSTM, a parameter that few examples use; the model."""
+    """A tagger of a kind: two tables, an LSTM, a parameter that few examples use; the model, and
+    the scores of evaluate() after each epoch."""
     dy.reset_random_seed(7 if rank == 0 else 99)
     model = dy.ParameterCollection()
     few = model.add_lookup_parameters((200, 20), name="few")
@@ -48,7 +49,7 @@ def trained(
     )
     trainer.set_clip_threshold(clip)
     dy.reset_random_seed(8)
-    updates = 0
+    updates, scores = 0, []
 
     def loss_of(example):
         number, *words = example
@@ -100,16 +101,19 @@ def trained(
                 V.scale_gradient(0.5)
             named = [batch] if listed or inside else [words] if average == "weighted" else []
             updates += trainer.update(*named)
+        if inside != "evaluate":  # whose number of calls is that of a rank's micro-batches
+            scores.extend(parallel.evaluate(score, DATA[3:9]))
     assert updates == trainer.updates == epochs * len(shard) // accumulate
     parallel.assert_in_sync(model)
     assert unused.as_array().any()  # drawn, and left alone
-    return model
+    return model, scores
 
 
-def checksum(model):
+def checksum(model, scores):
     values = [
         p.as_array().tobytes() for p in (*model.parameters_list(), *model.lookup_parameters_list())
     ]
+    values.append(np.array(scores).tobytes())
     return hashlib.blake2b(b"".join(values), digest_size=8).hexdigest()
 
 
@@ -128,6 +132,6 @@ WAYS = {
     "listed": {"listed": True, "dropout": 0.5},
 }
 for name, options in WAYS.items():
-    result = checksum(trained(**options))
+    result = checksum(*trained(**options))
     if rank == 0:
         print(name, result, flush=True)
