@@ -33,7 +33,16 @@ from ._session import world
 from ._signals import tell_of_usr1
 from .checkpoint_by_itself import ByItself
 from .checkpoint_files import CheckpointFiles, tell_launcher
-from .checkpoint_parts import checked, copied, load_state_of, period, state_of, warn_of_hashes
+from .checkpoint_parts import (
+    check_object,
+    checked,
+    copied,
+    load_state_of,
+    objects_of,
+    period,
+    state_of,
+    warn_of_hashes,
+)
 from .checkpoint_ranks import HostBuffer, collect, distribute, from_main
 from .compression import added_up, packed, unpacked
 from .environment import hash_indicator
@@ -185,7 +194,8 @@ class Checkpointer(ByItself):
             name: of its own.
             obj: the object.
             per_rank: its state differs from rank to rank; otherwise rank 0's is saved, and given to
-                all. A checkpoint of another number of ranks leaves such objects as they are.
+                all. A checkpoint of another number of ranks leaves such objects as they are, but
+                LocalSGD, which ranks that were not there have from rank 0.
 
         Raises:
             ValueError: the name is taken.
@@ -205,12 +215,7 @@ class Checkpointer(ByItself):
         """
         if name in self._objects:
             raise ValueError(f"Checkpointer.add: names must differ; got {name!r} twice.")
-        stateful = all(callable(getattr(obj, method, None)) for method in ("state", "load_state"))
-        if not stateful and not isinstance(obj, np.random.Generator | ParameterCollection):
-            raise TypeError(
-                "Checkpointer.add: takes objects with state() and load_state(), collections and"
-                f" NumPy's generators; got {type(obj).__name__}."
-            )
+        check_object(obj)
         self._objects[name] = obj, per_rank
 
     def _trainers(self) -> list[Any]:
@@ -442,17 +447,12 @@ class Checkpointer(ByItself):
         followers = followers_of(self._inner)
         rank, ranks = self._world.rank, len(tree["ranks"])
         mine = tree_of(tree["ranks"][rank if rank < ranks else 0].data)
-        objects = {**tree["objects"], **(mine["objects"] if ranks == self._world.size else {})}
-        expected = [
-            name
-            for name, (_, per_rank) in self._objects.items()
-            if not per_rank or ranks == self._world.size
-        ]
+        objects, expected = objects_of(self._objects, tree, mine, ranks == self._world.size)
         for part, there, here in (
             ("format", tree["format"], _FORMAT),
             ("whether there is a sampler", tree["sampler"] is not None, self._sampler is not None),
             ("the number of moving averages and the like", len(tree["averages"]), len(followers)),
-            ("the names of added objects", sorted(objects), sorted(expected)),
+            ("the names of added objects", sorted(objects), expected),
         ):
             if there != here:
                 raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..params.stored import check_stored, load_stored, stored
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from .environment import hash_indicator
+from .local_sgd import LocalSGD
 from .sampling import Shard
 
 _UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -66,6 +68,40 @@ def period(every: int | str | None) -> tuple[int, float, bool]:
             f' or "epoch"; got {every!r}.'
         )
     return updates, seconds, every == "epoch"
+
+
+def check_object(obj: Any) -> None:
+    """Raises: TypeError: this object cannot be added."""
+    stateful = all(callable(getattr(obj, method, None)) for method in ("state", "load_state"))
+    if not stateful and not isinstance(obj, np.random.Generator | ParameterCollection):
+        raise TypeError(
+            "Checkpointer.add: takes objects with state() and load_state(), collections and"
+            f" NumPy's generators; got {type(obj).__name__}."
+        )
+
+
+def objects_of(
+    added: Mapping[str, tuple[Any, bool]],
+    tree: Mapping[str, Any],
+    mine: Mapping[str, Any],
+    as_many: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    """The states of added objects that this rank goes on from, and whose there should be.
+
+    Args:
+        added: each object, and whether ranks have states of their own of it.
+        tree: the checkpoint.
+        mine: its part of this rank, or of rank 0.
+        as_many: whether it is of as many ranks. Otherwise such objects stay as they are, since what
+            a rank has drawn or counted is not another one's; LocalSGD goes on on any ranks.
+    """
+    expected = sorted(
+        name
+        for name, (obj, per_rank) in added.items()
+        if as_many or not per_rank or isinstance(obj, LocalSGD)
+    )
+    own = {name: state for name, state in mine["objects"].items() if as_many or name in expected}
+    return {**tree["objects"], **own}, expected
 
 
 def state_of(obj: Any) -> Any:

@@ -85,7 +85,7 @@ class LocalSGD(TrainerWrapper):
 
     Between averages the ranks' parameters differ: evaluate and save after `average()`. To save in
     the middle as well, a Checkpointer takes `outer` and, with per_rank=True, this object, which
-    resume to the same bits on as many ranks:
+    resume to the same bits on as many ranks, and go on with another number:
 
         checkpointer = Checkpointer("run", m, trainer.outer, batches)
         checkpointer.add("local", trainer, per_rank=True)
@@ -469,7 +469,7 @@ class LocalSGD(TrainerWrapper):
         return {**kept, "since": np.array([self._position, self._n])}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from a state() of this rank, of a run with as many ranks.
+        """Goes on from a state() of this rank, or of rank 0 where it was not there.
 
         Raises:
             ValueError: it is of another class or another model; nothing is changed then.
@@ -488,6 +488,7 @@ class LocalSGD(TrainerWrapper):
         self._position, self._n = int(since[0]), float(since[1])
         if self.sync.here.size > 1:
             anchor.remember()
+            self._n *= bool(kept)  # of one process: counted from here on, as what changes is
         for p, of in kept.items():
             p.storage()[:], anchor.values[p][:] = of["now"], of["then"]
             p.changed()

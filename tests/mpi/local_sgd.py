@@ -3,10 +3,12 @@ the end; with "nan" rank 1 fails."""
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -228,6 +230,45 @@ def test_resumes_to_the_same_bits():
     parallel.assert_in_sync(m2)
 
 
+def test_resumes_on_another_number_of_ranks():
+    """With moments, learning rate and schedule of the wrapped trainer; on a rank that was not there
+    with rank 0's."""
+
+    def start(comm):
+        trainer = LocalSGD(dy.AdamTrainer(model(), 0.01), every=2, momentum=0.7, comm=comm)
+        schedule = dy.schedules.Linear(trainer, steps=40, warmup=3)
+        checkpointer = parallel.Checkpointer(folder, trainer.collection, trainer.outer)
+        checkpointer.add("local", trainer, per_rank=True)
+        checkpointer.add("rng", rng := np.random.default_rng(5), per_rank=True)
+        return trainer, schedule, checkpointer, rng
+
+    def run(steps, trainer, schedule, _, rng):
+        for _ in range(steps):
+            backward(trainer.collection, rng)
+            trainer.update()
+            schedule.step()
+
+    for saves, resumes in ((None, MPI.COMM_SELF), (MPI.COMM_SELF, None)):
+        folder = parallel.gather(tempfile.mkdtemp() if rank == 0 else "")[0]
+        mine = {}
+        if saves is None or rank == 0:
+            one = start(saves)
+        for steps in (4, 1):  # to an average, and to the middle between two
+            if saves is None or rank == 0:
+                run(steps, *one)
+                assert one[2].save()
+                mine = {**one[0].inner.state(), **values(one[0].collection)}
+            expected = parallel.gather(mine)[0]
+            if resumes is None or rank == 0:
+                other = start(resumes)
+                assert other[2].resume() and other[0].position == steps % 2
+                found = {**other[0].inner.state(), **values(other[0].collection)}
+                assert all(np.array_equal(found[name], a) for name, a in expected.items())
+                assert other[3].random() == np.random.default_rng(5).random()  # as it was
+                run(3, *other)
+                parallel.assert_in_sync(other[0].collection, comm=resumes)
+
+
 def test_nan_that_all_ranks_have_is_no_change():
     m = dy.ParameterCollection()
     w = m.add_parameters(2, init=0)
@@ -269,18 +310,7 @@ if "nan" in sys.argv:
         bad.backward()
         trainer.update()
 else:
-    for test in (
-        test_every_update_is_distributed_sgd,
-        test_averages_are_those_of_numpy,
-        test_rows_are_the_mean_of_those_that_have_changed_them,
-        test_ranks_that_end_early,
-        test_what_is_written_before_a_join_is_where_all_begin,
-        test_what_is_frozen_between_averages,
-        test_moments,
-        test_resumes_to_the_same_bits,
-        test_nan_that_all_ranks_have_is_no_change,
-        test_lines_of_metrics_are_those_of_the_wrapped_trainer,
-    ):
+    for test in [it for name, it in globals().items() if name.startswith("test_")]:
         test()
     parallel.barrier()
     if rank == 0:
