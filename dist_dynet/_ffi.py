@@ -48,6 +48,13 @@ except ModuleNotFoundError as error:
         f" To compile them in place: pip install -e {Path(__file__).parents[1]}. If another version"
         " is installed: run Python from another folder."
     ) from error
+if _calls.Node.__subclasses__():  # the functions in C know those of Python's of one import
+    raise ImportError(
+        "dist_dynet: was imported before in this process, and its modules were taken out of"
+        " sys.modules, as unittest.mock.patch.dict(sys.modules) does with those that are imported"
+        " within it. Import it once, before that, and leave them there; in a notebook restart the"
+        " kernel."
+    )
 ffi: Any = _core.ffi
 lib: Any = _core.lib
 

@@ -646,6 +646,27 @@ def test_no_memory_at_any_place_of_an_update_loses_no_average(wrapped):
     assert int(output_of(NO_MEMORY.replace("WRAPPED", wrapped))) > 10
 
 
+def test_second_import_is_refused_and_the_first_one_works():
+    """Tests take modules out of sys.modules, as mock.patch.dict(sys.modules) does."""
+    code = """if True:
+        import sys
+        import unittest.mock
+        import numpy  # which refuses the same
+        with unittest.mock.patch.dict(sys.modules):
+            import dist_dynet as dy
+        try:
+            import dist_dynet
+        except ImportError as error:
+            print(error)
+        w = dy.ParameterCollection().add_parameters(1, init=2)
+        dy.renew_cg()
+        print((w * 3).value())
+    """
+    said, value = output_of(code, DIST_DYNET_FAST_PATHS="1").splitlines()
+    assert "was imported before in this process, and its modules were taken out" in said
+    assert "Import it once, before that" in said and value == "6.0"
+
+
 def test_updates_in_a_sub_interpreter_hold_no_signals():
     pytest.importorskip("_testcapi", reason="this Python has no hooks for interpreters")
     code = """
