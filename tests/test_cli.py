@@ -331,6 +331,28 @@ def test_stdin_ends_on_all_ranks(python):
     assert [lines_of(job.stdout, rank) for rank in range(2)] == [["read ''"]] * 2
 
 
+@pytest.mark.parametrize("source", ["pipe", "file"])
+def test_stdin_of_any_length_comes_to_rank_0(python, tmp_path, source):
+    """MPICH's mpirun ends a job that does not read as fast as it gives, from 64 kB on; Open MPI's
+    does not pass on the end."""
+    text, script = "x" * 3_000_000, tmp_path / "reads.py"
+    script.write_text("import sys; print(len(sys.stdin.read()))")
+    (tmp_path / "text").write_text("line\n" + text)
+    with (tmp_path / "text").open() as file:
+        os.lseek(file.fileno(), 5, os.SEEK_SET)  # what stands before has been read
+        job = subprocess.run(
+            [python, "-m", "dist_dynet", "run", "-n", "2", script],
+            env=environment_of(python),
+            **({"input": text} if source == "pipe" else {"stdin": file}),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert job.returncode == 0, job.stderr
+    assert [lines_of(job.stdout, rank) for rank in range(2)] == [["3000000"], ["0"]]
+
+
 # ---- what it is asked ------------------------------------------------------------------
 
 

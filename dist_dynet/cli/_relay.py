@@ -43,6 +43,8 @@ but not through the end of its program (os._exit(0)); as in dist_dynet/parallel/
 
 _PIECE, _MOST = 1500, 4000
 """Bytes of text in a frame, and bytes in a write: POSIX promises 4096 in one piece."""
+STDIN = "DIST_DYNET_STDIN"
+"""The variable with what rank 0 reads, if mpirun does not pass it on."""
 MOST_OF_VALUE = 800
 """Bytes of a value that MPICH sends to Slurm."""
 _LINGER = 1.0
@@ -230,9 +232,25 @@ def release(guard: int) -> None:
         pass
 
 
-def start(command: list[str], folder: str, has_input: bool, out: int, err: int, end: int) -> int:
-    """The process of the script, with these descriptors, and with an empty stdin if it is to have
-    none; it dies with this one."""
+def opened(source: str) -> int:
+    """A descriptor that reads what another process reads by its own, /proc/PID/fd/NUMBER, from
+    where that one is; or any other file.
+
+    >>> os.close(opened(f"/proc/{os.getpid()}/fd/{opened(os.devnull)}"))
+    """
+    # not to wait for those who write to a named pipe, and may have ended
+    descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    for line in _lines_of(source.replace("/fd/", "/fdinfo/")) if "/fd/" in source else ():
+        name, _, position = line.partition(":")
+        if name == "pos" and int(position):
+            os.lseek(descriptor, int(position), os.SEEK_SET)
+    return descriptor
+
+
+def start(command: list[str], folder: str, source: str, out: int, err: int, end: int) -> int:
+    """The process of the script, with these descriptors, and with what is read from source, if it
+    is not this process's own stdin; it dies with this one."""
     path = os.environ.get("PYTHONPATH", "")
     environment = {
         **os.environ,
@@ -253,8 +271,8 @@ def start(command: list[str], folder: str, has_input: bool, out: int, err: int, 
         if os.getppid() == parent:
             os.dup2(out, 1)
             os.dup2(err, 2)
-            if not has_input:
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            if source:
+                os.dup2(opened(source), 0)
             os.set_inheritable(end, True)
             os.execvpe(command[0], command, environment)
     except OSError as error:
@@ -322,8 +340,9 @@ class Relay:
 
     def __init__(self, rank: int, group_of_its_own: bool, ranks: int = 1) -> None:
         self._files = raise_files(files_for(ranks))
+        self._group_of_its_own, source = group_of_its_own, os.environ.pop(STDIN, "")
         # MPICH leaves the stdin of other ranks open for ever
-        self._group_of_its_own, self._has_input = group_of_its_own, rank == 0
+        self._source = os.devnull if rank else source
         self._pipes = {1: Pipe(1, rank), 2: Pipe(2, rank)}
         self._oom_kills = oom_kills()
         self._told = 0
@@ -363,7 +382,7 @@ class Relay:
         err, err_of_script = os.pipe()
         end, end_of_script = os.pipe()
         process = self._process = start(
-            command, folder, self._has_input, out_of_script, err_of_script, end_of_script
+            command, folder, self._source, out_of_script, err_of_script, end_of_script
         )
         for descriptor in (out_of_script, err_of_script, end_of_script):
             os.close(descriptor)

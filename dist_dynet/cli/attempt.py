@@ -24,7 +24,7 @@ from typing import Any
 from ..parallel._rank_names import format_ranks
 from . import _relay, shm
 from ._messages import print_message
-from .mpi import has_input
+from .mpi import has_input, own_input
 from .output import Frames, Logs, Screen
 
 WORDS, TERM = 2.0, 5.0
@@ -163,6 +163,8 @@ class Job:
     environment: dict[str, str] = field(default_factory=dict)
     advice: str = ""
     """What to look at if ranks do not start."""
+    is_here: bool = False
+    """Whether mpirun starts all ranks on this host."""
 
 
 class Attempt:
@@ -191,10 +193,11 @@ class Attempt:
         self._files = _relay.files_for(job.ranks)
         self._said_files = False
         _relay.raise_files(self._files)  # mpirun has some for each rank, too
-        stdin = None if has_input() else subprocess.DEVNULL
+        source = own_input() if job.is_here else ""
+        stdin = subprocess.DEVNULL if source or not has_input() else None
         self._process = subprocess.Popen(
             [*job.launcher, *job.relay],
-            env={**job.environment, **variables},
+            env={**job.environment, **variables, **({_relay.STDIN: source} if source else {})},
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._launcher import INSTALL
+from . import _relay
 from ._messages import RefusedError
 from .options import Options
 
@@ -269,6 +270,18 @@ def has_input() -> bool:
         return not os.isatty(0) and not os.path.samestat(os.fstat(0), Path(os.devnull).stat())
     except OSError:  # closed
         return False
+
+
+def own_input() -> str:
+    """What stdin is, for a process of this host, which opens it itself: MPICH's mpirun ends a job
+    that does not read as fast as it gives, Open MPI's does not pass on the end. Empty if there is
+    none, or it cannot be opened, as a socket cannot."""
+    source = f"/proc/{os.getpid()}/fd/0"
+    with suppress(OSError):
+        if has_input():
+            os.close(_relay.opened(source))
+            return source
+    return ""
 
 
 def _openmpi(

@@ -116,7 +116,9 @@ def _job(launcher: Launcher, options: Options, folder: str) -> tuple[Job, str]:
     named = {**environment, "DIST_DYNET_ATTEMPT": "", "DIST_DYNET_PROGRESS": ""}
     command = command_for(launcher, options, bound, named)
     relay = _relay_command(_launcher.RANK_VARIABLES[launcher.kind], options)
-    return Job(tuple(command), relay, options.ranks, environment, _advice(launcher, options)), words
+    is_here = launcher.kind != "slurm" and not options.hosts
+    advice = _advice(launcher, options)
+    return Job(tuple(command), relay, options.ranks, environment, advice, is_here), words
 
 
 def _advice(launcher: Launcher, options: Options) -> str:
