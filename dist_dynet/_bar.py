@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from typing import Any, Protocol
+
+
+def is_wanted(bar: bool | None) -> bool:
+    """Whether a bar is shown. A launcher says by DIST_DYNET_BARS that what rank 0 writes comes to a
+    terminal."""
+    if bar is not None:
+        return bar
+    asked = os.environ.get("DIST_DYNET_BARS", "")
+    return sys.stderr.isatty() if asked == "" else asked != "0"
 
 
 class Bar(Protocol):

@@ -17,13 +17,12 @@ from __future__ import annotations
 import copy
 import math
 import os
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
 from . import parallel
-from ._bar import Bar, NoBar, make_bar
+from ._bar import Bar, NoBar, is_wanted, make_bar
 from ._derived import requires_init
 from ._entities import entities, entity_scores
 from ._events import Events
@@ -43,15 +42,14 @@ T = TypeVar("T")
 # ---- a run -----------------------------------------------------------------------------
 
 
-def _is_wanted(bar: bool | None) -> bool:
-    """Whether this process shows a bar. A launcher says by DIST_DYNET_BARS that what rank 0 writes
-    comes to a terminal."""
-    if not parallel.is_main():
-        return False
-    if bar is not None:
-        return bar
-    asked = os.environ.get("DIST_DYNET_BARS", "")
-    return sys.stderr.isatty() if asked == "" else asked != "0"
+def _added(every: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, tuple[float, float]]:
+    """Sums and weights by name, of all ranks together."""
+    result: dict[str, tuple[float, float]] = {}
+    for sums in every:
+        for name, (s, w) in sums.items():
+            before = result.get(name, (0.0, 0.0))
+            result[name] = before[0] + s, before[1] + w
+    return result
 
 
 class Run:
@@ -111,7 +109,7 @@ class Run:
         if not isinstance(trainer, Trainer | TrainerWrapper):
             raise TypeError(f"training.Run: takes a trainer; got {type(trainer).__name__}.")
         self.trainer: TrainerLike = trainer
-        self._is_shown = _is_wanted(bar)
+        self._is_shown = parallel.is_main() and is_wanted(bar)
         self._sums: dict[str, tuple[float, float]] = {}
         self._bar: Bar = NoBar()
         self._weight, self._examples, self._seconds = 1.0, 0.0, 0.0
@@ -207,12 +205,8 @@ class Run:
         >>> run.means()  # (3 * 6 + 1 * 4) / 4
         {'loss': 5.5}
         """
-        result: dict[str, tuple[float, float]] = {}
-        for sums in parallel.gather(self._sums):
-            for name, of_rank in sums.items():
-                before = result.get(name, (0.0, 0.0))
-                result[name] = (before[0] + of_rank[0], before[1] + of_rank[1])
-        return {name: s / w if w else math.nan for name, (s, w) in result.items()}
+        sums = _added(parallel.gather(self._sums))
+        return {name: s / w if w else math.nan for name, (s, w) in sums.items()}
 
     def write(self, **values: float) -> None:
         """Adds a line of metrics now, with these numbers: at the end of an epoch, say.
@@ -273,6 +267,19 @@ class Run:
         self._sums, self._attempt = sums, attempt + 1
         if self._report is not None:
             self._report.attempt = self._attempt = max(self._attempt, self._report.attempt)
+
+    def load_states(self, states: Sequence[Mapping[str, Any]], rank: int) -> None:
+        """As load_state(), from those of another number of ranks: rank 0 goes on with all sums.
+
+        >>> import dist_dynet as dy
+        >>> run = dy.training.Run(dy.SimpleSGDTrainer(dy.ParameterCollection()))
+        >>> states = [{"sums": {"loss": [3.0, n]}, "attempt": 0} for n in (1.0, 2.0)]
+        >>> run.load_states(states, 0)
+        >>> run.means()
+        {'loss': 2.0}
+        """
+        sums = _added(state["sums"] for state in states) if rank == 0 else {}
+        self.load_state({**states[0], "sums": sums})
 
 
 # ---- the best model --------------------------------------------------------------------
@@ -490,5 +497,3 @@ class Best:
 
 requires_init(Run, "trainer")
 requires_init(Best, "count")
-
-# ---- scores of entities ----------------------------------------------------------------

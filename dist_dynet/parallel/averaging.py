@@ -1,6 +1,6 @@
 """What the ranks of LocalSGD tell one another beside an average: before it whether they come from
 the same batches with the same settings, and what the program has written into parameters meanwhile,
-and which rows they have changed; after it their moments.
+and which rows they have changed; after it their moments, and after a join their settings.
 
 If something is refused before it, nothing was changed. The average itself is local_sgd.py's
 business.
@@ -329,3 +329,19 @@ def _average_moments(inner: Trainer, here: World) -> None:
         array = mine.get(name, np.zeros(shapes[name]))
         state[name] = all_reduce(np.asarray(array, np.float64), "mean", here.comm)
     inner.load_state(state)
+
+
+def take_over(here: World, inner: Trainer, calls: int, decay: float) -> None:
+    """At the end of a join: schedule and settings become those of the rank that has made the most
+    calls."""
+    schedule = Hooks(inner).schedule
+    state = schedule.state_dict() if schedule else {}
+    what = here.collective("end of join of LocalSGD")
+    with here.whole(what):
+        every = here.gather(here.comm, (calls, inner.learning_rate, state, decay), what)
+    most, rate, state, decay = max(every, key=lambda told: told[0])
+    inner.collection.set_weight_decay(decay)
+    if most > calls:
+        if schedule and state:
+            schedule.load_state_dict(state)
+        inner.learning_rate = rate

@@ -194,8 +194,8 @@ class Checkpointer(ByItself):
             name: of its own.
             obj: the object.
             per_rank: its state differs from rank to rank; otherwise rank 0's is saved, and given to
-                all. A checkpoint of another number of ranks leaves such objects as they are, but
-                LocalSGD, which ranks that were not there have from rank 0.
+                all. A checkpoint of another number of ranks leaves such objects as they are, unless
+                they have load_states(states, rank), which is given the states of all ranks.
 
         Raises:
             ValueError: the name is taken.
@@ -447,7 +447,7 @@ class Checkpointer(ByItself):
         followers = followers_of(self._inner)
         rank, ranks = self._world.rank, len(tree["ranks"])
         mine = tree_of(tree["ranks"][rank if rank < ranks else 0].data)
-        objects, expected = objects_of(self._objects, tree, mine, ranks == self._world.size)
+        objects, expected = objects_of(self._objects, tree, rank, self._world.size)
         for part, there, here in (
             ("format", tree["format"], _FORMAT),
             ("whether there is a sampler", tree["sampler"] is not None, self._sampler is not None),

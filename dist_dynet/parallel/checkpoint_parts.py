@@ -6,17 +6,27 @@ import operator
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..io.checksummed import tree_of
 from ..params.collection import ParameterCollection
 from ..params.stored import check_stored, load_stored, stored
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from .environment import hash_indicator
-from .local_sgd import LocalSGD
 from .sampling import Shard
+
+
+@dataclass(frozen=True)
+class OfRanks:
+    """The states that all ranks had of an object, for this rank of another number of them."""
+
+    states: list[Any]
+    rank: int
+
 
 _UNITS = {"s": 1, "min": 60, "h": 3600}
 
@@ -83,25 +93,29 @@ def check_object(obj: Any) -> None:
 def objects_of(
     added: Mapping[str, tuple[Any, bool]],
     tree: Mapping[str, Any],
-    mine: Mapping[str, Any],
-    as_many: bool,
+    rank: int,
+    ranks: int,
 ) -> tuple[dict[str, Any], list[str]]:
     """The states of added objects that this rank goes on from, and whose there should be.
 
     Args:
-        added: each object, and whether ranks have states of their own of it.
+        added: each object, and whether ranks have states of their own of it. With another number of
+            ranks such an object stays as it is, unless it has load_states().
         tree: the checkpoint.
-        mine: its part of this rank, or of rank 0.
-        as_many: whether it is of as many ranks. Otherwise such objects stay as they are, since what
-            a rank has drawn or counted is not another one's; LocalSGD goes on on any ranks.
+        rank: this rank.
+        ranks: how many there are.
     """
-    expected = sorted(
-        name
-        for name, (obj, per_rank) in added.items()
-        if as_many or not per_rank or isinstance(obj, LocalSGD)
-    )
-    own = {name: state for name, state in mine["objects"].items() if as_many or name in expected}
-    return {**tree["objects"], **own}, expected
+    if len(tree["ranks"]) == ranks:
+        own = dict(tree_of(tree["ranks"][rank].data)["objects"])
+        return {**tree["objects"], **own}, sorted(added)
+    every = [tree_of(part.data)["objects"] for part in tree["ranks"]]
+    goes_on = {name for name, (obj, own) in added.items() if own and hasattr(obj, "load_states")}
+    moved = {
+        name: OfRanks([copied(states[name]) for states in every], rank)
+        for name in goes_on & every[0].keys()
+    }
+    expected = goes_on | {name for name, (_, own) in added.items() if not own}
+    return {**tree["objects"], **moved}, sorted(expected)
 
 
 def state_of(obj: Any) -> Any:
@@ -131,6 +145,8 @@ def load_state_of(obj: Any, state: Any, what: str) -> None:
         load_stored(obj, state)
     elif isinstance(obj, np.random.Generator):
         obj.bit_generator.state = state
+    elif isinstance(state, OfRanks):
+        obj.load_states(state.states, state.rank)
     else:
         obj.load_state(state)
 

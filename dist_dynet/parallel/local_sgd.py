@@ -7,7 +7,7 @@ It knows when ranks average, and what of. The exchange is that of a DistributedT
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, get_args
@@ -34,6 +34,7 @@ from .averaging import (
     numbers_of,
     refuse_averages,
     said_of,
+    take_over,
     used,
     weigh_rows,
 )
@@ -436,21 +437,7 @@ class LocalSGD(TrainerWrapper):
                 self._anchor.give_back()
             decay = m.get_weight_decay()  # while it takes part it has what averages have
         if here.size > 1:
-            self._take_over(self._calls - calls, decay)
-
-    def _take_over(self, calls: int, decay: float) -> None:
-        """Schedule and settings become those of the rank that has made the most calls."""
-        here, inner, schedule = self.sync.here, self._inner, Hooks(self._inner).schedule
-        state = schedule.state_dict() if schedule else {}
-        what = here.collective("end of join of LocalSGD")
-        with here.whole(what):
-            every = here.gather(here.comm, (calls, inner.learning_rate, state, decay), what)
-        most, rate, state, decay = max(every, key=lambda told: told[0])
-        self.collection.set_weight_decay(decay)
-        if most > calls:
-            if schedule and state:
-                schedule.load_state_dict(state)
-            inner.learning_rate = rate
+            take_over(here, self._inner, self._calls - calls, decay)
 
     # ---- state -------------------------------------------------------------------------
 
@@ -469,21 +456,17 @@ class LocalSGD(TrainerWrapper):
         return {**kept, "since": np.array([self._position, self._n])}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from a state() of this rank, or of rank 0 where it was not there.
+        """Goes on from a state() of this rank.
 
         Raises:
             ValueError: it is of another class or another model; nothing is changed then.
         """
         since = np.asarray(state.get("since"))
         if since.shape != (2,) or since.dtype.kind not in "iuf" or not (since >= 0).all():
-            raise ValueError(
-                "load_state: the state must be of a LocalSGD, with two numbers 'since'; got"
-                f" {state.get('since')!r}."
-            )
+            raise ValueError(f"load_state: needs a LocalSGD's state, with 'since'; got {since}.")
         anchor, kept = self._anchor, self._anchor.kept_in(state)
-        self._inner.load_state(
-            {name[6:]: values for name, values in state.items() if name.startswith("inner:")}
-        )
+        inner = {name[6:]: a for name, a in state.items() if name.startswith("inner:")}
+        self._inner.load_state(inner)
         self._begin()
         self._position, self._n = int(since[0]), float(since[1])
         if self.sync.here.size > 1:
@@ -495,6 +478,19 @@ class LocalSGD(TrainerWrapper):
             if "written" in of:
                 anchor.written[p] = of["written"].astype(DTYPE)
         anchor.mark()
+
+    def load_states(self, states: Sequence[Mapping[str, NDArray[Any]]], rank: int) -> None:
+        """As load_state(), from those of another number of ranks: further ones from rank 0's.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.parallel.LocalSGD(dy.AdamTrainer(dy.ParameterCollection(), 0.5))
+        >>> states = [trainer.state()] * 2
+        >>> trainer.learning_rate = 0.1
+        >>> trainer.load_states(states, rank=0)
+        >>> trainer.learning_rate
+        0.5
+        """
+        self.load_state(states[rank if rank < len(states) else 0])
 
 
 explain(LocalSGD, OF_TRAINERS)

@@ -232,7 +232,7 @@ def test_resumes_to_the_same_bits():
 
 def test_resumes_on_another_number_of_ranks():
     """With moments, learning rate and schedule of the wrapped trainer; on a rank that was not there
-    with rank 0's."""
+    with rank 0's. The means of an epoch go on as well."""
 
     def start(comm):
         trainer = LocalSGD(dy.AdamTrainer(model(), 0.01), every=2, momentum=0.7, comm=comm)
@@ -240,13 +240,15 @@ def test_resumes_on_another_number_of_ranks():
         checkpointer = parallel.Checkpointer(folder, trainer.collection, trainer.outer)
         checkpointer.add("local", trainer, per_rank=True)
         checkpointer.add("rng", rng := np.random.default_rng(5), per_rank=True)
-        return trainer, schedule, checkpointer, rng
+        checkpointer.add("run", run := dy.training.Run(trainer), per_rank=True)
+        return trainer, schedule, checkpointer, rng, run
 
-    def run(steps, trainer, schedule, _, rng):
+    def work(steps, trainer, schedule, _, rng, run):
         for _ in range(steps):
             backward(trainer.collection, rng)
             trainer.update()
             schedule.step()
+            run.log(1 + rank, loss=rank)
 
     for saves, resumes in ((None, MPI.COMM_SELF), (MPI.COMM_SELF, None)):
         folder = parallel.gather(tempfile.mkdtemp() if rank == 0 else "")[0]
@@ -255,17 +257,21 @@ def test_resumes_on_another_number_of_ranks():
             one = start(saves)
         for steps in (4, 1):  # to an average, and to the middle between two
             if saves is None or rank == 0:
-                run(steps, *one)
+                work(steps, *one)
                 assert one[2].save()
                 mine = {**one[0].inner.state(), **values(one[0].collection)}
-            expected = parallel.gather(mine)[0]
+            every = parallel.gather((mine, one[4].state()["sums"] if mine else {}))
+            expected = every[0][0]
             if resumes is None or rank == 0:
                 other = start(resumes)
                 assert other[2].resume() and other[0].position == steps % 2
                 found = {**other[0].inner.state(), **values(other[0].collection)}
                 assert all(np.array_equal(found[name], a) for name, a in expected.items())
+                sums = [of["loss"] for _, of in every if of]
+                there = other[4].state()["sums"].get("loss")
+                assert there == ([sum(of) for of in zip(*sums, strict=True)] if rank == 0 else None)
                 assert other[3].random() == np.random.default_rng(5).random()  # as it was
-                run(3, *other)
+                work(3, *other)
                 parallel.assert_in_sync(other[0].collection, comm=resumes)
 
 
