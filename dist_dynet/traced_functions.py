@@ -18,6 +18,7 @@ from . import _random
 from ._ffi import accelerated, callback, fail, fail_in, ffi, lib
 from .expression import Expression, expression, expressions_from
 from .graph import graph_of, trace
+from .params.modes import switch
 
 __all__ = ["cell", "traced"]
 
@@ -44,7 +45,7 @@ class _Variant:
     """What a function returns for arguments of one form: C's part, which holds the programs for
     their dims."""
 
-    __slots__ = ("c", "form", "handle", "is_pair", "kept", "outputs")
+    __slots__ = ("asks_modes", "c", "form", "handle", "is_pair", "kept", "outputs", "traces")
 
     def __init__(self) -> None:
         c = lib.dn_traced_new()
@@ -60,6 +61,9 @@ class _Variant:
         """Whether it is a tuple of two, as of trees and recurrent networks."""
         self.kept: Any = None
         """The arguments of the first call, whose identity the form may depend on."""
+        self.traces = 0
+        self.asks_modes = False
+        """Whether the function has read if a collection is trained or evaluated."""
 
 
 class TracedFunction:
@@ -75,6 +79,8 @@ class TracedFunction:
         self._plain: dict[int, _Variant] = {}
         self.traces = 0
         """How often the function was traced."""
+        self._forgotten = 0  # of these
+        switch.followers.add(self)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -106,6 +112,16 @@ class TracedFunction:
 
     def __repr__(self) -> str:
         return f"<{self._what()}, traced {self.traces} times>"
+
+    def _modes_change(self, any_of_them: bool) -> None:
+        """Forgets what the function did in another mode."""
+        with _lock:
+            gone = [f for f, v in self._variants.items() if any_of_them or v.asks_modes]
+            for form in gone:
+                variant = self._variants.pop(form)
+                self._forgotten += variant.traces
+                if self._plain.get(len(form)) is variant:
+                    del self._plain[len(form)]
 
     def _what(self) -> str:
         return f"traced function {self._name}"
@@ -152,7 +168,7 @@ class TracedFunction:
             ) from None
         h = traced_call(variant.handle, *handles) if variant else _UNTRACED
         if h == _UNTRACED:
-            if self.traces >= MOST_TRACES:
+            if self.traces - self._forgotten >= MOST_TRACES:
                 return self._function(*self._instance, *args, **options)
             with _lock:
                 variant = self._variants.get(form)
@@ -193,12 +209,14 @@ class TracedFunction:
     ) -> None:
         """Adds a program to C's part."""
         dims = [expression(h).dim() for h in handles]
-        outer = graph_of(*handles)
+        outer, reads = graph_of(*handles), switch.reads
         # not threading.active_count(): it takes a lock that all threads need to start
         for _ in range(_ATTEMPTS if len(sys._current_frames()) > 1 else 1):
             try:
                 if trace(outer, lambda graph: self._traced(graph, variant, dims, args, options)):
                     self.traces += 1
+                    variant.traces += 1
+                    variant.asks_modes |= switch.reads != reads
                     return
             finally:
                 callback.tracing = ""
@@ -321,10 +339,12 @@ def traced(function: F) -> F:
             returns an expression, or a list or tuple of them. Its signature is the dims and batch
             sizes of its expressions, and the values of all else. Parameters may be arguments, but
             need not be. What it reads from outside, such as attributes of its object, is read while
-            it is traced, so it must not change. Up to 256 signatures are traced; with others the
-            function is called as if it were not decorated. While other threads draw from Python's
-            or NumPy's generators, nobody can tell who drew: then the function runs up to 8 times
-            for a signature. It should have no effect but the expressions it makes.
+            it is traced, so it must not change; but it is traced anew when a collection whose
+            `training` it, or a block in it, asks for is switched by train() or eval(). Up to 256
+            signatures are traced; with others the function is called as if it were not decorated.
+            While other threads draw from Python's or NumPy's generators, nobody can tell who drew:
+            then the function runs up to 8 times for a signature. It should have no effect but the
+            expressions it makes.
 
     Shape: whatever the function makes.
     Gradient: as of the plain function. Random operations in it make draws of their own, the same

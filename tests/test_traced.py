@@ -19,6 +19,7 @@ from together import together
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE_NAME, FAST_PATHS, lib
+from dist_dynet.params.modes import switch
 
 TOLERANCE = 1e-7 if DTYPE_NAME == "float64" else 1e-4
 OFF, BY_DEPTH, BY_AGENDA = 0, 1, 2
@@ -505,6 +506,32 @@ def test_traces_see_the_values_of_now(model):
         W.set_value([value, value])
         dy.renew_cg()
         assert f(dy.inputVector([1, 2])).value() == [value, 2 * value]
+
+
+def test_traces_see_whether_a_collection_is_trained(model, monkeypatch):
+    """Also by the first eval() of a process, before which nobody asks. What asks for no mode is
+    traced once, and so is what asks while nothing changes."""
+    monkeypatch.setattr(switch, "used", False)
+    lstm, block = dy.LSTMBuilder(1, 4, 4, model), dy.MLP([4, 8, 4], model, dropout=0.5)
+    lstm.set_dropout(0.5)
+    of_all = {
+        "builder": dy.traced(lambda x: lstm.initial_state().add_input(x).output()),
+        "block": dy.traced(lambda x: dy.tanh(block(x))),
+        "own": dy.traced(lambda x: dy.dropout(x, 0.5) if model.training else x),
+        "neither": dy.traced(lambda x: dy.tanh(dy.noise(x, 1.0))),
+    }
+    before = {}
+    for mode in (True, True, False, False, True, False):
+        model.train(mode)
+        for name, function in of_all.items():
+            drawn = set()
+            for _ in range(12):
+                dy.renew_cg()
+                drawn.add(tuple(function(dy.ones(4)).value()))
+            assert (len(drawn) > 1) == (mode or name == "neither"), (name, mode)
+        before[len(before)] = {name: function.traces for name, function in of_all.items()}
+    assert before[0] == before[1] and before[2] == before[3]
+    assert before[5]["neither"] == before[2]["neither"]
 
 
 def test_frozen_parameters_get_no_gradient(model, step):

@@ -3,17 +3,38 @@ has their parameters."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+class Follower(Protocol):
+    """What has to do with modes that it has read before."""
+
+    def _modes_change(self, any_of_them: bool) -> None:
+        """A collection was switched; any_of_them: for the first time, so that nobody had to read
+        modes."""
+
+
 class _Switch:
-    """Whether any collection was switched to evaluation, in this process."""
+    """Of all collections of this process."""
 
     used = False
+    """Whether one was switched to evaluation."""
+    reads = 0
+    """How often a mode was asked for."""
+
+    def __init__(self) -> None:
+        self.followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+
+    def turn(self, to_evaluation: bool) -> None:
+        """A collection was switched."""
+        is_first, self.used = to_evaluation and not self.used, self.used or to_evaluation
+        for follower in list(self.followers):
+            follower._modes_change(is_first)
 
 
 switch = _Switch()
@@ -52,9 +73,10 @@ class Modes:
         True
         """
         root = list(self._lineage())[-1]
-        root._modes += 1
-        self._mode = root._modes, bool(mode)
-        switch.used = switch.used or not mode
+        if self._mode != (root._modes, bool(mode)):  # else it was the last to say so
+            root._modes += 1
+            self._mode = root._modes, bool(mode)
+            switch.turn(not mode)
         return self
 
     def eval(self) -> Self:
@@ -63,7 +85,15 @@ class Modes:
 
     @property
     def training(self) -> bool:
-        """Whether builders and blocks drop what their rates say; see train()."""
+        """Whether builders and blocks drop what their rates say; see train().
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> part = m.add_subcollection("part")
+        >>> m.training, part.eval().training, m.training
+        (True, False, True)
+        """
+        switch.reads += 1
         return max(c._mode for c in self._lineage())[1]
 
     def __setstate__(self, state: Any) -> None:
@@ -71,4 +101,5 @@ class Modes:
         self.__dict__.update(own or {})
         for name, value in (slots or {}).items():
             setattr(self, name, value)
-        switch.used = switch.used or "_mode" in self.__dict__
+        if "_mode" in self.__dict__ and not switch.used:
+            switch.turn(True)
