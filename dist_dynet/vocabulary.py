@@ -304,7 +304,9 @@ class Vocabulary:
                 for number, line in enumerate(lines, 1):
                     word, *numbers = line.rstrip().split(" ")
                     if number == 1 and len(numbers) == 1 and word.isdecimal():
-                        continue  # word2vec's: how many words of which size
+                        # word2vec's: how many words of which size
+                        size = int(numbers[0]) if numbers[0].isdecimal() else None
+                        continue
                     size = size or len(numbers)
                     if len(numbers) > size:  # a name with spaces
                         word, numbers = " ".join([word, *numbers[:-size]]), numbers[-size:]

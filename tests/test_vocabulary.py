@@ -119,7 +119,8 @@ def test_a_vocabulary_is_part_of_the_spec_of_a_network(tmp_path):
 @pytest.mark.parametrize("header", ["", "4 2\n"])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_vectors_come_from_text_files(tmp_path, header, zipped):
-    text = header + "a 1 2\nthe 0.5 -1 \nnew york 3 4\nother 7 7\n"
+    lines = ["a 1 2\n", "the 0.5 -1 \n", "new york 3 4\n", "other 7 7\n"]
+    text = header + "".join([lines[2], *lines] if header else lines)  # which says the size
     file = tmp_path / ("v.txt.gz" if zipped else "v.txt")
     file.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
     v = dy.Vocabulary(["a", "The", "new york", "missing"])
@@ -139,6 +140,7 @@ def test_vectors_that_are_wrong_are_refused(tmp_path):
     for text, words in (
         ("a 1 2\nb 1\n", "line 2: 2 numbers are wanted; got 1"),
         ("a 1 x\n", "line 1: "),
+        ("2 3\na 1 2\nb 1 2\n", "line 2: 3 numbers are wanted; got 2"),
         ("c 1 2\n", "none of the 3 names"),
         ("", "none of the 3 names"),
     ):
