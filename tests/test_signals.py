@@ -114,14 +114,20 @@ def test_a_handler_that_the_block_sets_stays(calls):
     assert not calls
 
 
-def test_what_is_not_pythons_is_called_at_once(calls, tmp_path):
+@pytest.mark.parametrize("is_set_before", [True, False])
+def test_what_is_not_pythons_is_called_at_once(calls, tmp_path, is_set_before):
     """Such as the stack that faulthandler shows."""
-    with AtOnce(), (tmp_path / "stack").open("w+") as file:
-        faulthandler.register(signal.SIGUSR2, file)
-        signal.raise_signal(signal.SIGUSR2)
+    with (tmp_path / "stack").open("w+") as file:
+        block = AtOnce()
+        if is_set_before:
+            faulthandler.register(signal.SIGUSR2, file)
+        with block:
+            if not is_set_before:
+                faulthandler.register(signal.SIGUSR2, file)
+            signal.raise_signal(signal.SIGUSR2)
+            file.seek(0)
+            assert "test_what_is_not_pythons" in file.read()
         faulthandler.unregister(signal.SIGUSR2)
-        file.seek(0)
-        assert "test_what_is_not_pythons" in file.read()
 
 
 def test_a_child_that_a_thread_forks_has_left_the_main_threads_block(calls):
