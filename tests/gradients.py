@@ -13,7 +13,7 @@ STEP = 1e-4
 TOLERANCE = 1e-7
 
 
-def slope(f, arrays, direction):
+def slope(f, arrays, direction, step=STEP):
     """The derivative of f at `arrays` along `direction`: (4 D(h/2) - D(h)) / 3 of central
     differences D (Richardson 1911), exact to h^4."""
 
@@ -22,7 +22,7 @@ def slope(f, arrays, direction):
         behind = f(*(a - h * d for a, d in zip(arrays, direction, strict=True)))
         return (np.asarray(ahead) - np.asarray(behind)) / (2 * h)
 
-    return (4 * difference(STEP / 2) - difference(STEP)) / 3
+    return (4 * difference(step / 2) - difference(step)) / 3
 
 
 def random_direction(rng, arrays):
@@ -31,11 +31,11 @@ def random_direction(rng, arrays):
     return [rng.uniform(0.5, 1.5, np.shape(a)) * rng.choice([-1, 1], np.shape(a)) for a in arrays]
 
 
-def directional_difference(f, arrays, w, gradients, rng):
+def directional_difference(f, arrays, w, gradients, rng, step=STEP):
     """How the gradients disagree with the slope of sum(w * f) along a random direction: a text, or
     None when they agree."""
     direction = random_direction(rng, arrays)
-    numeric = float(np.sum(w * slope(f, arrays, direction)))
+    numeric = float(np.sum(w * slope(f, arrays, direction, step)))
     terms = [np.sum(np.asarray(g) * d) for g, d in zip(gradients, direction, strict=True)]
     analytic = float(sum(terms))
     if abs(analytic - numeric) <= TOLERANCE * (1 + abs(numeric)):

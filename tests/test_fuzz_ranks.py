@@ -39,6 +39,7 @@ ELSEWHERE = {
     "background": "tests/test_checkpoint.py",
     "keep": "tests/test_checkpoint.py",
     "add": "tests/mpi/resume.py",
+    "load_states": "tests/mpi/local_sgd.py",
     **dict.fromkeys(
         [
             "sync",

@@ -20,6 +20,7 @@ from dist_dynet._ffi import DTYPE
 from dist_dynet.io import files, save
 
 IO = Path(files.__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 
 # ---- damaged files ---------------------------------------------------------------------
 
@@ -74,7 +75,7 @@ def test_every_format_is_public_documented_and_in_the_table():
     assert not missing, f"dist_dynet/io/__init__.py: __all__ leaves out {missing}"
     unnamed = made - {*dy.__all__}
     assert not unnamed, f"dist_dynet/__init__.py: _LATER leaves out {unnamed}"
-    text = "".join(path.read_text() for path in (IO.parents[1] / "docs").glob("*.md"))
+    text = "".join(path.read_text() for path in DOCS.glob("*.md"))
     unsaid = {name for name in made if f"dy.{name}" not in text and f"`{name}" not in text}
     assert not unsaid, f"docs/training.md: does not name {unsaid}"
     unlike = {name for name in made if name.startswith("load")} ^ {*FORMATS, *NOT_WHOLE}

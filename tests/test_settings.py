@@ -391,7 +391,7 @@ BAD = {
 """{name: values that make no sense}."""
 TAKES_ALL = {
     **dict.fromkeys(("METRICS", "PROFILE", "PROGRESS", "TIMELINE"), "a file, made later"),
-    **dict.fromkeys(("ATTEMPT", "CHECK", "END", "RANK"), "set by the package itself"),
+    **dict.fromkeys(("ATTEMPT", "CHECK", "END", "RANK", "STDIN"), "set by the package itself"),
     **dict.fromkeys(("CFLAGS", "CLONES"), "read when the package is built"),
     **dict.fromkeys(("INTERFACE", "LAUNCH_AGENT"), "read by dist-dynet run; of the system"),
     "BARS": "all but 0 stands for yes",
