@@ -18,10 +18,9 @@ from .message import READING, MessageLayout
 from .negotiation import NegotiatedByRank
 from .structure import Structure
 
-LOOK = 1e-3
-"""Seconds for which C looks for the other ranks before Python goes on waiting: most waits are
-shorter, and from Python a rank comes back some ten microseconds later. No signal is seen meanwhile.
-"""
+LOOK = 1e-4
+"""Seconds for which C looks for the other ranks before Python goes on waiting. No signal is seen
+meanwhile."""
 
 
 class RowBuffer:
