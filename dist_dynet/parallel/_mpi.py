@@ -119,8 +119,9 @@ def finalize_mpi() -> None:
         mpi.Finalize()
 
 
-_taken_back: list[Any] = []
-"""Requests with the memory that MPI may still read or write for them."""
+abandoned: list[Any] = []
+"""Requests that nobody waits for any more, with the memory that MPI may still read or write for
+them."""
 
 
 def take_back(requests: Sequence[Any], receives: Sequence[bool]) -> None:
@@ -130,4 +131,4 @@ def take_back(requests: Sequence[Any], receives: Sequence[bool]) -> None:
         if is_receive:
             request.Cancel()
         request.Free()
-    _taken_back.extend(requests)
+    abandoned.extend(requests)

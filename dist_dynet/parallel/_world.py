@@ -28,7 +28,7 @@ from .._version import __version__
 from ..trainers.arguments import number
 from ..trainers.at_once import AtOnce, let_through
 from ._lines import line_of_user
-from ._mpi import TIMEOUT, import_mpi, remedy, unlink_segments
+from ._mpi import TIMEOUT, abandoned, import_mpi, remedy, unlink_segments
 from ._rank_names import FEW, format_ranks
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
@@ -41,10 +41,6 @@ _FLUSH = 0.5
 _PAUSE = 2.0
 """Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z:
 they are no waiting."""
-
-_abandoned: list[Sequence[Any]] = []
-"""Requests that nobody waits for any more, since an exception came. MPI may still write into their
-buffers, which they keep alive."""
 
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 """Between two polls: with 4 ranks on 2 cores it halves the time of an exchange."""
@@ -204,7 +200,7 @@ class World:
             while True:
                 collectives_made.gone.add(collectives_made.returned.get_nowait())
         what = f"start of {type(owner).__name__}"
-        gone = collectives_made.gone if not _abandoned else set()  # MPI may still write by those
+        gone = collectives_made.gone if not abandoned else set()  # MPI may still write by those
         every = self.gather(self.comm, gone, what)
         for loan in sorted(set[int].intersection(*every)):
             collectives_made.gone.remove(loan)
@@ -258,9 +254,8 @@ class World:
     def count_unchecked(self) -> int:
         """Counts one more collective operation, as collective(), but without a name: its number.
         0: there are checks, for which collective() is to be called."""
+        self.refuse_call()
         here = self._collectives
-        if here.apart or self._job.is_forked:
-            self.refuse_call()
         here.count += not here.checks
         return 0 if here.checks else here.count
 
@@ -340,7 +335,7 @@ class World:
         try:
             self.wait_until(lambda: bool(test(requests)), what, timeout, moves)
         except BaseException:
-            _abandoned.append(requests)
+            abandoned.extend(requests)
             raise
 
     def wait_until(

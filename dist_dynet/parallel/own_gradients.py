@@ -95,8 +95,7 @@ class OwnGradients(Watch):
 
     def flags(self, trainer: Trainer) -> int:
         """What this rank tells in an update of this trainer."""
-        is_read = self._read is not None and self._is_read()  # hardly ever
-        if is_read and self._passes == lib.dn_store_passes(self._c):
+        if self._is_read() and self._passes == lib.dn_store_passes(self._c):
             m = trainer.collection
             handles = handles_of([*m.parameters_list(), *m.lookup_parameters_list()])
             if all(map(lib.dn_param_empty, handles)):

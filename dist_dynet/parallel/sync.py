@@ -164,8 +164,7 @@ class Sync:
             self.reproducible is not None and not self.passes.is_last()
         ):
             self._is_amid = False
-            if self.wire is not None:
-                self._conclude(self.wire, False)
+            self._conclude(False)
             return False, over
         updated = True
         if stage != lib.DN_FOLLOW_UP_DONE:
@@ -195,17 +194,17 @@ class Sync:
             self.hooks.done()
         return updated, over
 
-    def _conclude(self, wire: HybridExchange, updated: bool) -> None:
+    def _conclude(self, updated: bool) -> None:
         """What was sent has come into an update, or has not."""
-        trainer, norm = self._trainer, lib.dn_trainer_last_norm(self.hooks.c)
-        longest, limit = trainer.get_clip_threshold(), trainer.get_clip_value()
-        factor = longest / norm if updated and norm > longest > 0 else 1.0
-        wire.conclude(updated, factor, limit * trainer.accumulation)
+        if self.wire is not None:
+            trainer, norm = self._trainer, lib.dn_trainer_last_norm(self.hooks.c)
+            longest, limit = trainer.get_clip_threshold(), trainer.get_clip_value()
+            factor = longest / norm if updated and norm > longest > 0 else 1.0
+            self.wire.conclude(updated, factor, limit * trainer.accumulation)
 
     def _end_passes(self, updated: bool) -> None:
         """Ranks have come to the end of an update, made or not: what follows is another one."""
-        if self.wire is not None:
-            self._conclude(self.wire, updated)
+        self._conclude(updated)
         self._is_amid = False
         self.passes.passes = self.passes.in_place = 0
         self.passes.begun = False

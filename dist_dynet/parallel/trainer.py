@@ -220,9 +220,7 @@ class DistributedTrainer(TrainerWrapper):
         except RuntimeError:
             update_called(this.batch, refused=True)
             raise
-        update_called(this.batch)
-        if sync.wire is not None:
-            self._set_overlap()
+        self._end_pass(this)
         return updated
 
     def _conclude(self, weight: Batch[Any] | float | None) -> Pass:
@@ -267,6 +265,12 @@ class DistributedTrainer(TrainerWrapper):
         if batch.problem or batch.ranks is not here.members:
             return odd_pass(batch, here, False, counts)
         return Pass(batch, batch.n, batch.total, False)
+
+    def _end_pass(self, this: Pass) -> None:
+        """It was taken: what comes next is another one."""
+        update_called(this.batch)
+        if self.sync.wire is not None:
+            self._set_overlap()
 
     # ---- several passes ----------------------------------------------------------------
 
@@ -462,9 +466,7 @@ class DistributedTrainer(TrainerWrapper):
             update_called(this.batch, refused=True)
             raise
         passes.in_place = in_place
-        update_called(this.batch)
-        if sync.wire is not None:
-            self._set_overlap()
+        self._end_pass(this)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """As Trainer.state(): the same on all ranks.

@@ -1,4 +1,5 @@
-"""Parameters, gradients and trainers whose values are easily known, for the exchanges' programs."""
+"""For the exchanges' programs: parameters, gradients and trainers whose values are easily known,
+and how tests are run."""
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -26,3 +27,13 @@ def distributed(m, average="mean", **options):
     trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average, **options)
     trainer.set_clip_threshold(0)
     return trainer
+
+
+def run(tests, names):
+    """Those of these names, one after the other; rank 0 prints "ok" for each."""
+    for name in names:
+        tests[f"test_{name}"]()
+        if name != names[-1]:
+            parallel.barrier()
+        if parallel.rank() == 0:
+            print("ok", flush=True)

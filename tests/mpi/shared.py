@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from alike import distributed, model_of, step
+from alike import distributed, model_of, run, step
 from forked import in_a_child
 
 import dist_dynet as dy
@@ -375,9 +375,4 @@ def test_killed():
     trainer.update()
 
 
-for what in sys.argv[1:]:
-    globals()[f"test_{what}"]()
-    if what != sys.argv[-1]:
-        parallel.barrier()
-    if rank == 0:
-        print("ok", flush=True)
+run(globals(), sys.argv[1:])

@@ -7,7 +7,7 @@ Rank 0 prints "ok" after each.
 import sys
 
 import numpy as np
-from alike import distributed, model_of, step
+from alike import distributed, model_of, run, step
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -241,9 +241,4 @@ def test_updates_between_other_collective_operations():
     assert np.allclose(extra.as_array(), -3 * size)
 
 
-for what in sys.argv[1:]:
-    globals()[f"test_{what}"]()
-    if what != sys.argv[-1]:
-        parallel.barrier()
-    if rank == 0:
-        print("ok", flush=True)
+run(globals(), sys.argv[1:])
