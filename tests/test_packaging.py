@@ -443,6 +443,41 @@ print(save is dy.io.save, later <= set(globals()) and later <= set(vars(dy)))
     assert output_of(code) == "True True True True\nTrue\n[]\nTrue True\n"
 
 
+MANY_EXPRESSIONS = """
+import dis, sys
+import dist_dynet as dy
+{before}
+def f(x):
+    return dy.tanh(x)
+def is_kept():
+    kept = {{"LOAD_ATTR_MODULE", "LOAD_METHOD_MODULE"}}
+    return any(i.opname in kept for i in dis.get_instructions(f, adaptive=True))
+dy._ffi.calls.set_many(1000, dy._without_search)
+seen = []
+for n in 499, 501, 20_000:
+    _ = dy.renew_cg()
+    x = dy.inputVector([1.0])
+    for i in range(n):
+        y = f(x if i % 100 == 0 else y)
+    y = f(x)
+    seen += [y.value(), "__getattr__" in vars(dy), sys.version_info >= (3, 11) and is_kept()]
+later = {{name for names in dy._LATER.values() for name in names}} | {{*dy._LATER}}
+print(seen[::3] == [seen[0]] * 3, seen[1::3], seen[2::3], later <= set(vars(dy)))
+"""
+
+
+def test_after_many_expressions_names_of_the_module_are_found_without_a_search():
+    kept = sys.version_info >= (3, 11)
+    printed = output_of(MANY_EXPRESSIONS.format(before=""))
+    assert printed == f"True [True, False, False] [False, False, {kept}] True\n"
+
+
+def test_names_that_cannot_be_imported_then_are_looked_for_as_before():
+    missing = "sys.modules['dist_dynet.training'] = None"
+    printed = output_of(MANY_EXPRESSIONS.format(before=missing))
+    assert printed == "True [True, True, True] [False, False, False] False\n"
+
+
 def test_type_checkers_see_the_names_that_are_imported_later():
     (block,) = (
         node

@@ -22,6 +22,10 @@ static PyObject *on_large;
 /* Below this index nothing is called when a node is made: one comparison for both. */
 static int64_t unnoticed = INDEX + 1;
 
+/* What is called, once, when so many expressions were made in this process. */
+static int64_t made, many = INT64_MAX;
+static PyObject *on_many;
+
 /* Notifies of a node that was made; 0: an exception is set. */
 static int notified(PyObject *by, PyObject *with) {
     PyObject *result = PyObject_CallFunctionObjArgs(by, with, NULL);
@@ -73,9 +77,12 @@ PyObject *dn__new_node(PyTypeObject *cls, int64_t handle) {
     PyObject *node = take_node(cls);
     if (!node) return NULL;
     ((Node *)node)->handle = handle;
-    if ((handle & INDEX) < unnoticed) return node;
+    const int are_many = ++made == many;
+    if ((handle & INDEX) < unnoticed && !are_many) return node;
     const int is_large = handle >= 0 && (handle & INDEX) >= large;
-    if (!(is_large && !notified_of_large(handle)) && (!watch || notified(watch, NULL))) return node;
+    if (!(are_many && !notified(on_many, NULL)) && !(is_large && !notified_of_large(handle)) &&
+        (!watch || notified(watch, NULL)))
+        return node;
     Py_DECREF(node);
     return NULL;
 }
@@ -229,6 +236,20 @@ static PyObject *set_large(PyObject *module, PyObject *const *args, Py_ssize_t n
     Py_RETURN_NONE;
 }
 
+/* set_many(n, function): function() is called when n more expressions were made */
+static PyObject *set_many(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
+    (void)module;
+    int64_t n;
+    if (!counted(n_args, 2)) return NULL;
+    if (!handle_from(args[0], &n) || n > INT64_MAX - made)
+        return PyErr_Format(PyExc_TypeError, "set_many: takes a number; got %R.", args[0]);
+    PyObject *before = on_many;
+    Py_INCREF(args[1]);
+    many = made + n, on_many = args[1];
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_current(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     return PyLong_FromLong(dn__current);
@@ -242,5 +263,6 @@ PyMethodDef dn__base_functions[] = {
     {"current", get_current, METH_NOARGS, NULL},
     {"watch", set_watch, METH_O, NULL},
     {"set_large", DN_FAST(set_large)},
+    {"set_many", DN_FAST(set_many)},
     {NULL, NULL, 0, NULL},
 };

@@ -50,6 +50,8 @@ _STARRED = sorted({*NAMES, *_OLD})
 def _names() -> dict[str, Any]:
     """What `dynet` and `_dynet` have in common."""
     names = {name: getattr(dist_dynet, name) for name in dist_dynet.__all__}
+    # what is new here, such as `parallel`; a __getattr__ would make all names slower to find
+    names |= {name: import_module(f"dist_dynet.{name}") for name in dist_dynet._PACKAGES}
     names |= _OLD
     names |= {
         name: getattr(_settings, name) for name in ("DynetParams", "init", "init_from_params")
@@ -61,23 +63,9 @@ def _names() -> dict[str, Any]:
     )
 
 
-def _of_package(module: ModuleType) -> Callable[[str], Any]:
-    """A module's __getattr__ for what is new here, such as `parallel`."""
-
-    def get(name: str) -> Any:
-        if not name.startswith("_"):
-            try:
-                return getattr(dist_dynet, name)
-            except AttributeError:
-                pass
-        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-
-    return get
-
-
 def _fill_common(module: ModuleType) -> None:
     _old.hang()
-    module.__dict__.update(_names(), __getattr__=_of_package(module))
+    module.__dict__.update(_names())
     module.__file__ = dist_dynet.__file__
     read_as_dynet(True)
     module.__doc__ = f"{module.__name__}: dist_dynet under DyNet's name."
