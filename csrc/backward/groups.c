@@ -29,7 +29,7 @@ static void count_brought(dn_tape *t, int at) {
     }
     for (int m = 0; m < gather->n; m++) {
         const dn_node *node = &t->nodes[sources[m]];
-        dn__ask_for(t, sources, m, gather->n);
+        dn__ask_for(t, sources, m, gather->n, 2);
         if (!dn__grouped(t, node) || !dn__node_wants(t, node)) continue;
         dn_seat *seat = dn__seat(t, node);
         dn_group *g = &t->schedule->groups[seat->group];
@@ -58,7 +58,7 @@ static void scatter(dn_tape *t, int at, const dn_group *g) {
     gather->grad = NULL;
     if (!gather->deduplicated) count_brought(t, at);
     for (int m = 0; m < gather->n && !t->workspace.out_of_memory; m++) {
-        dn__ask_for(t, t->schedule->sources + gather->first, m, gather->n);
+        dn__ask_for(t, t->schedule->sources + gather->first, m, gather->n, 2);
         const int x = t->schedule->sources[gather->first + m];
         dn_node *node = &t->nodes[x];
         const size_t n = dn__elements(&node->dim);

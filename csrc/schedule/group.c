@@ -97,7 +97,7 @@ static placement placement_of(dn_tape *t, const int32_t *sources, int count) {
     placement p = {.first = t->nodes[sources[0]].value, .mirrored = 1};
     const dn_real *expected = p.first;
     for (int m = 0; m < count; m++) {
-        dn__ask_for(t, sources, m, count);
+        dn__ask_for(t, sources, m, count, 1);
         const dn_node *node = &t->nodes[sources[m]];
         const size_t n = dn__elements(&node->dim);
         p.apart |= node->value != expected;
@@ -395,15 +395,16 @@ int dn__group_forward(dn_tape *t, int group) {
         if (failed) return failed;
     }
     const start before = start_of(t);
+    const int saves = g->as || node->saved;
     size_t each = 0;
     for (int m = 0; m < g->n; m++) {
-        dn__ask_for(t, members, m, g->n);
-        dn_node *member = &t->nodes[members[m]];
+        dn__ask_for(t, members, m, g->n, 1 + saves);
+        const dn_node *member = &t->nodes[members[m]];
         dn__seat(t, member)->group = group;
         dn__seat(t, member)->column = g->batch;
         g->batch += g->as == DN_AS_SEQUENCES ? t->ints[member->ints] : member->dim.batch;
         g->total += dn__elements(&member->dim);
-        each += member->saved;
+        if (saves) each += member->saved;
     }
     dn_call c;
     dn_dim y_dim;
@@ -425,7 +426,7 @@ int dn__group_forward(dn_tape *t, int group) {
         dn_seat *seat = dn__seat(t, member);
         seat->made = (uint32_t)t->schedule->values_made;
         seat->ahead = 0;
-        member->failed = 0;
+        if (t->schedule->any_failed) member->failed = 0;
         const int outputs = g->as ? member->parts : 1;
         member->value = y + (size_t)seat->column * (size_t)(member->dim.size / outputs);
     }

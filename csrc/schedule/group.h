@@ -33,11 +33,12 @@ static inline int dn__inputs_of(const dn_tape *t, const dn_group *g) {
  * second-level cache holds: each of them would be waited for, 50 ns. So those some places on in a
  * list are asked for already, and what loops write or read of them is there in time. */
 enum { DN_AHEAD = 8 };
-static inline void dn__ask_for(const dn_tape *t, const int32_t *list, int m, int n) {
+/* lines: how many of the node's cache lines are needed */
+static inline void dn__ask_for(const dn_tape *t, const int32_t *list, int m, int n, int lines) {
     if (m + DN_AHEAD >= n) return;
     const int i = list[m + DN_AHEAD];
     const char *node = (const char *)&t->nodes[i];
-    for (size_t at = 0; at < sizeof(dn_node); at += 64) __builtin_prefetch(node + at, 1);
+    for (int at = 0; at < 64 * lines; at += 64) __builtin_prefetch(node + at, 1);
     __builtin_prefetch(&t->schedule->seats[i], 1);
 }
 /* A new group, of the members that are appended to schedule->members behind it; negative: out of
