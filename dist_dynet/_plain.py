@@ -64,6 +64,10 @@ def set_large(index: int, function: Callable[[int], object], /) -> None:
     """Nothing: the functions that make nodes in Python ask by themselves."""
 
 
+def set_many(n: int, function: Callable[[], object], /) -> None:
+    """Nothing: what is looked for is little beside what these functions do."""
+
+
 def accelerated(function: F, /) -> F:
     """The function itself."""
     return function

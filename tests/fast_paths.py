@@ -34,6 +34,7 @@ NOT_FAST_PATHS = {
     "tables": "tells the extension what tables are, once",
     "watch": "is for a search for NaN",
     "set_large": "is for graphs that grow",
+    "set_many": "is for names of the module",
     "Node.__pos__": "returns its argument",
 }
 """Functions of the extension, each with the reason."""

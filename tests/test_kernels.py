@@ -267,6 +267,26 @@ def test_matrix_products_with_a_size_of_zero(zero):
     assert np.abs(W.gradient()).sum() == np.abs(x.gradient()).sum() == 0
 
 
+def tree_sum(terms):
+    """In 32 partial sums, then as a tree: csrc/kernels/math.h, DN_SUM."""
+    lanes = np.zeros(32, terms.dtype)
+    for i, term in enumerate(terms):
+        lanes[i % 32] += term
+    while len(lanes) > 1:
+        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+    return lanes[0]
+
+
+@pytest.mark.parametrize("from_", [0, 1, 3])
+def test_the_order_of_sums_depends_on_their_number_alone(from_, rng):
+    for n in [*range(1, 100), 255, 256, 1000]:
+        x = rng.standard_normal(from_ + n).astype(DTYPE)
+        x[from_::5] = 0
+        part = dy.inputTensor(x)[from_:]
+        assert dy.sum_elems(part).value() == tree_sum(x[from_:])
+        assert dy.l1_distance(part, dy.zeros(n)).value() == tree_sum(np.abs(x[from_:]))
+
+
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 31, 63, 100, 1000, 4097])
 def test_sums_keep_their_digits(n, rng):
     x = rng.normal(size=n).astype(DTYPE) + 1

@@ -466,12 +466,14 @@ print(seen[::3] == [seen[0]] * 3, seen[1::3], seen[2::3], later <= set(vars(dy))
 """
 
 
+@pytest.mark.fast_paths  # else expressions are not counted
 def test_after_many_expressions_names_of_the_module_are_found_without_a_search():
     kept = sys.version_info >= (3, 11)
     printed = output_of(MANY_EXPRESSIONS.format(before=""))
     assert printed == f"True [True, False, False] [False, False, {kept}] True\n"
 
 
+@pytest.mark.fast_paths
 def test_names_that_cannot_be_imported_then_are_looked_for_as_before():
     missing = "sys.modules['dist_dynet.training'] = None"
     printed = output_of(MANY_EXPRESSIONS.format(before=missing))

@@ -25,8 +25,9 @@
 
 /* Sum over i < n of `term`, an expression in i. It runs in DN_LANES partial sums, element i in sum
  * i % DN_LANES, which are then added as a tree: vector code without -ffast-math, and an order that
- * depends on n alone, not on alignment or instruction set. */
-enum { DN_LANES = 32 };
+ * depends on n alone, not on alignment or instruction set. What is left over runs in short vectors,
+ * most sums of small networks being that alone. */
+enum { DN_LANES = 32, DN_SHORT = 8 };
 #define DN_SUM(term) \
     __extension__({ \
         dn_real lane[DN_LANES] = {0}; \
@@ -37,11 +38,24 @@ enum { DN_LANES = 32 };
                 lane[l] += (term); \
             } \
         } \
-        for (size_t i = start; i < n; i++) lane[i - start] += (term); \
-        dn__sum_lanes(lane); \
+        size_t from = start; \
+        for (; from + DN_SHORT <= n; from += DN_SHORT) { \
+            dn_real *const part = lane + (from - start); \
+            DN_SIMD for (int l = 0; l < DN_SHORT; l++) { \
+                size_t i = from + l; \
+                part[l] += (term); \
+            } \
+        } \
+        for (size_t i = from; i < n; i++) lane[i - start] += (term); \
+        dn__sum_lanes(n, lane); \
     })
-DN_INLINE dn_real dn__sum_lanes(dn_real *lane) {
-    for (int width = DN_LANES / 2; width > 0; width /= 2)
+/* Those that no element has come to are zero, and left out. */
+DN_INLINE dn_real dn__sum_lanes(size_t n, dn_real *lane) {
+    if (n > DN_LANES / 2)
+        for (int l = 0; l < DN_LANES / 2; l++) lane[l] += lane[l + DN_LANES / 2];
+    if (n > DN_LANES / 4)
+        for (int l = 0; l < DN_LANES / 4; l++) lane[l] += lane[l + DN_LANES / 4];
+    for (int width = DN_LANES / 8; width > 0; width /= 2)
         for (int l = 0; l < width; l++) lane[l] += lane[l + width];
     return lane[0];
 }

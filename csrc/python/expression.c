@@ -39,21 +39,52 @@ static int notified_of_large(int64_t handle) {
     return good;
 }
 
+/* Classes of expressions that were met last, by address; held, so that no other class gets that.
+ * spares: an object's memory may become that of an Expression, and the other way round: it is as
+ * large, and whether the collector's header lies before it is the same. */
+enum { KEPT = 16 };
+static struct {
+    PyTypeObject *cls;
+    int spares;
+} kept[KEPT];
+
+static int is_zero_of(PyTypeObject *cls, const char *attribute) {
+    PyObject *value = PyObject_GetAttrString((PyObject *)cls, attribute);
+    const int zero = value && PyLong_AsLong(value) == 0;
+    Py_XDECREF(value);
+    return zero;
+}
+static int is_like_expression(PyTypeObject *cls) {
+    PyObject *mine = PyObject_GetAttrString((PyObject *)cls, "__basicsize__"),
+             *its = PyObject_GetAttrString((PyObject *)dn__expression_type, "__basicsize__");
+    const int as_large = mine && its && PyObject_RichCompareBool(mine, its, Py_EQ) == 1;
+    Py_XDECREF(mine);
+    Py_XDECREF(its);
+    const unsigned long differ = PyType_GetFlags(cls) ^ PyType_GetFlags(dn__expression_type);
+    return as_large && !(differ & Py_TPFLAGS_HAVE_GC) && is_zero_of(cls, "__dictoffset__") &&
+           is_zero_of(cls, "__weakrefoffset__") && !PyType_GetSlot(cls, Py_tp_finalize);
+}
+
 int dn__is_node_class(PyTypeObject *cls) {
-    enum { KEPT = 16 };
-    static PyTypeObject *kept[KEPT]; /* by address; held, so that no other class gets that */
-    PyTypeObject **const known = &kept[(uintptr_t)cls / 64 % KEPT], *const before = *known;
+    const size_t at = (uintptr_t)cls / 64 % KEPT;
+    PyTypeObject *const before = kept[at].cls;
     if (before == cls) return 1;
     if (!PyType_IsSubtype(cls, dn__node_type)) return 0;
     Py_INCREF(cls);
-    *known = cls;
+    kept[at].cls = cls;
+    kept[at].spares = dn__expression_type && is_like_expression(cls);
+    PyErr_Clear();
     Py_XDECREF(before);
     return 1;
 }
+/* Asks Python nothing, as an exception may be under way. */
+static int is_spared(PyTypeObject *cls) {
+    const size_t at = (uintptr_t)cls / 64 % KEPT;
+    return cls == dn__expression_type || (kept[at].cls == cls && kept[at].spares);
+}
 
 /* Most expressions live for a few lines of a program, and to take their memory and give it back
- * costs as much as to make the node. So that of some is kept for the next ones, all of class
- * Expression: whether the collector's header lies before an object differs between classes. */
+ * costs as much as to make the node. So that of some is kept for the next ones. */
 enum { MOST_SPARE = 1024 };
 static struct {
     PyObject *at[MOST_SPARE];
@@ -67,7 +98,8 @@ static void free_node(PyTypeObject *cls, PyObject *node) {
 /* A node refers to nothing, so it is in no cycle, and Python's collector need not walk over the
  * nodes of a graph: without them its full collections, 10 ms each, become rare. */
 static PyObject *take_node(PyTypeObject *cls) {
-    if (cls == dn__expression_type && spare.n) return PyObject_Init(spare.at[--spare.n], cls);
+    if (spare.n && dn__is_node_class(cls) && is_spared(cls))
+        return PyObject_Init(spare.at[--spare.n], cls);
     PyObject *node = PyType_GenericAlloc(cls, 0);
     if (node && PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(node);
     return node;
@@ -101,7 +133,7 @@ PyObject *dn__node_new(PyTypeObject *cls, PyObject *args, PyObject *named) {
 
 void dn__node_dealloc(PyObject *o) {
     PyTypeObject *cls = Py_TYPE(o);
-    if (cls == dn__expression_type && spare.n < MOST_SPARE) spare.at[spare.n++] = o;
+    if (spare.n < MOST_SPARE && is_spared(cls)) spare.at[spare.n++] = o;
     else free_node(cls, o);
     Py_DECREF(cls);
 }
@@ -197,6 +229,10 @@ static PyObject *expression_class(PyObject *module, PyObject *cls) {
         return PyErr_Format(PyExc_TypeError,
                             "expression_class: takes a class of expressions; got %R.", cls);
     while (spare.n) free_node(dn__expression_type, spare.at[--spare.n]);
+    for (int i = 0; i < KEPT; i++) {
+        Py_CLEAR(kept[i].cls);
+        kept[i].spares = 0;
+    }
     Py_INCREF(cls);
     dn__expression_type = (PyTypeObject *)cls;
     Py_RETURN_NONE;
