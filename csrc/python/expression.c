@@ -39,14 +39,23 @@ static int notified_of_large(int64_t handle) {
     return good;
 }
 
-/* Classes of expressions that were met last, by address; held, so that no other class gets that.
+/* Classes of expressions that were met, by address; held, so that no other class gets that. There
+ * is room for more than a program has: to find one that is not there costs ten nodes.
  * spares: an object's memory may become that of an Expression, and the other way round: it is as
  * large, and whether the collector's header lies before it is the same. */
-enum { KEPT = 16 };
+enum { KEPT = 256, PLACES = 8 };
 static struct {
     PyTypeObject *cls;
     int spares;
-} kept[KEPT];
+} kept[KEPT + PLACES];
+
+/* Where a class is kept, or -1. */
+static int place_of(const PyTypeObject *cls) {
+    const int first = (int)((uintptr_t)cls / 16 % KEPT);
+    for (int at = first; at < first + PLACES; at++)
+        if (kept[at].cls == cls) return at;
+    return -1;
+}
 
 static int is_zero_of(PyTypeObject *cls, const char *attribute) {
     PyObject *value = PyObject_GetAttrString((PyObject *)cls, attribute);
@@ -66,10 +75,11 @@ static int is_like_expression(PyTypeObject *cls) {
 }
 
 int dn__is_node_class(PyTypeObject *cls) {
-    const size_t at = (uintptr_t)cls / 64 % KEPT;
-    PyTypeObject *const before = kept[at].cls;
-    if (before == cls) return 1;
+    if (place_of(cls) >= 0) return 1;
     if (!PyType_IsSubtype(cls, dn__node_type)) return 0;
+    int at = (int)((uintptr_t)cls / 16 % KEPT);
+    for (const int last = at + PLACES - 1; kept[at].cls && at < last;) at++;
+    PyTypeObject *const before = kept[at].cls;
     Py_INCREF(cls);
     kept[at].cls = cls;
     kept[at].spares = dn__expression_type && is_like_expression(cls);
@@ -79,8 +89,8 @@ int dn__is_node_class(PyTypeObject *cls) {
 }
 /* Asks Python nothing, as an exception may be under way. */
 static int is_spared(PyTypeObject *cls) {
-    const size_t at = (uintptr_t)cls / 64 % KEPT;
-    return cls == dn__expression_type || (kept[at].cls == cls && kept[at].spares);
+    const int at = cls == dn__expression_type ? -1 : place_of(cls);
+    return at < 0 ? cls == dn__expression_type : kept[at].spares;
 }
 
 /* Most expressions live for a few lines of a program, and to take their memory and give it back
@@ -229,7 +239,7 @@ static PyObject *expression_class(PyObject *module, PyObject *cls) {
         return PyErr_Format(PyExc_TypeError,
                             "expression_class: takes a class of expressions; got %R.", cls);
     while (spare.n) free_node(dn__expression_type, spare.at[--spare.n]);
-    for (int i = 0; i < KEPT; i++) {
+    for (int i = 0; i < KEPT + PLACES; i++) {
         Py_CLEAR(kept[i].cls);
         kept[i].spares = 0;
     }
