@@ -481,3 +481,40 @@ def test_function_that_fails_runs_once_for_each_use(row, case, k, rng):
         assert len(runs) == 1
     else:
         assert not runs  # the value was not asked for
+
+
+@pytest.mark.parametrize("autobatching", [False, True])
+def test_nodes_computed_in_groups_are_no_longer_those_that_failed(autobatching):
+    fails = {"f", "g"}
+
+    def op(name):
+        def forward(x):
+            if name in fails:
+                raise MineError(name)
+            return x
+
+        return dy.function(forward, None, lambda d: d, name=name)
+
+    f, g = op("f"), op("g")
+    W = dy.ParameterCollection().parameters_from_numpy(np.eye(4))
+    dy.renew_cg(autobatching=autobatching)
+    x = dy.inputVector([1, 2, 3, 4])
+    y = f(x)
+    products = [W * (y * k) for k in range(1, 41)]  # many: they are computed as one
+    other = g(x)
+    for product in products:
+        with pytest.raises(MineError, match="f"):
+            product.value()
+    fails.discard("f")
+    x.set([5, 6, 7, 8])
+    with pytest.raises(MineError, match="g"):
+        dy.esum(products).value()  # and all that was made before it
+    for k, product in enumerate(products, 1):
+        assert product.value() == [k * n for n in (5, 6, 7, 8)]
+    fails.clear()
+    loss = dy.esum([dy.sum_elems(dy.cmult(product, product)) for product in products])
+    assert other.value() == [5, 6, 7, 8]
+    loss.backward()
+    squares = sum(k * k for k in range(1, 41))
+    want = 2 * squares * np.outer([5, 6, 7, 8], [5, 6, 7, 8])
+    np.testing.assert_allclose(W.grad_as_array(), want, rtol=1e-5)

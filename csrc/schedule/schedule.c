@@ -48,6 +48,7 @@ static void drop_plan(dn_tape *t) {
 static void forget_all(dn_tape *t) {
     dn_schedule *s = t->schedule;
     dn__abandon_plan(t);
+    for (int i = 0; s->any_failed && i < t->n.nodes; i++) t->nodes[i].failed = 0;
     s->n = (dn_scheduled){0};
     s->evaluated = s->ahead_end = s->n_done = s->any_failed = s->unreported = 0;
     s->forward_begun = s->unkept.any = 0;
