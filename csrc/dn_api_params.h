@@ -63,6 +63,9 @@ void dn_store_as_dynet(dn_store *, int on);
 void dn_params_changed(dn_store *, int n, dn_param *const *params);
 /* Rises whenever values change; waits for a change that is under way. */
 int64_t dn_store_version(dn_store *);
+/* Which of a table's rows have changed since the store had this version, 1 or 0; of a dense
+ * parameter one number. */
+void dn_param_changed_since(const dn_param *, int64_t version, uint8_t *rows);
 
 /* One copy of values, and of trainers' moments, for the ranks of a host (csrc/params/shared.c): in
  * blocks of memory that they map over their own at the same addresses. Outside of a window, in

@@ -43,6 +43,12 @@ int dn__param_changed_since(const dn_param *p, int64_t version, const int *rows,
     return 0;
 }
 
+void dn_param_changed_since(const dn_param *p, int64_t version, uint8_t *rows) {
+    int row = 0;
+    do rows[row] = (uint8_t)dn__param_changed_since(p, version, &row, p->rows != 0);
+    while (++row < p->rows);
+}
+
 static void written(dn_store *r) {
     dn__end_writing(r);
     __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);

@@ -6,14 +6,14 @@ It knows values of one rank. What the ranks make of them is said by averaging.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import ffi, lib
-from ..params.collection import ParameterCollection, counts_of, root_of
+from .._ffi import DTYPE, ffi, lib
+from ..params.collection import ParameterCollection, counts_of, handles_of, root_of
 from ..params.parameters import AnyParameter, LookupParameters
 
 Difference = tuple[NDArray[np.intp], NDArray[Any]]
@@ -39,6 +39,10 @@ class Anchor:
         written them."""
         self.new: list[AnyParameter] = []
         """Those that were added since the last average; on each rank they have their own values."""
+        # rows that the program has written after the last update: before a state was loaded, and
+        # all that marks() has told of
+        self._loaded: dict[AnyParameter, NDArray[np.intp]] = {}
+        self._late: dict[AnyParameter, NDArray[np.intp]] = {}
         self.is_foreign = False  # another trainer, of whatever parameters, has updated before it
         self._counts = 0, 0
         self._version = self._updates = 0
@@ -61,35 +65,69 @@ class Anchor:
         self.is_foreign = False
         self.mark()
 
+    def state(self, is_first: bool) -> dict[str, NDArray[Any]]:
+        """By name of a parameter: what it is "now", what it was "then", after the last average,
+        and, where the program has written it, what was "written" before the first update since
+        then, and rows that were written "late", after the last one."""
+        self.look(is_first)
+        kept: dict[str, NDArray[Any]] = {}
+        for p, anchor in self.values.items():
+            kept[f"now:{p.name()}"] = p.storage().copy()
+            kept[f"then:{p.name()}"] = anchor.copy()
+        kept |= {f"written:{p.name()}": values.copy() for p, values in self.written.items()}
+        late = self._rows_changed_late(is_first)
+        return kept | {f"late:{p.name()}": rows for p, rows in late.items()}
+
     def kept_in(
         self, state: Mapping[str, NDArray[Any]]
     ) -> dict[AnyParameter, dict[str, NDArray[Any]]]:
-        """What a state() of LocalSGD has kept of parameters: "now", "then" and perhaps "written".
+        """What a state() has kept of parameters.
 
         Raises:
-            ValueError: some of it are not the numbers of its parameter.
+            ValueError: some of it are not the numbers, or rows, of its parameter.
         """
         kept = {
             p: {
                 when: np.asarray(state[f"{when}:{p.name()}"])
-                for when in ("now", "then", "written")
+                for when in ("now", "then", "written", "late")
                 if f"{when}:{p.name()}" in state
             }
             for p in self.values
             if f"now:{p.name()}" in state and f"then:{p.name()}" in state
         }
         for p, of in kept.items():
-            shape = self.values[p].shape
-            if any(a.shape != shape or a.dtype.kind not in "biuf" for a in of.values()):
+            shape, late = self.values[p].shape, of.get("late", np.empty(0, np.intp))
+            numbers = [a for when, a in of.items() if when != "late"]
+            if any(a.shape != shape or a.dtype.kind not in "biuf" for a in numbers):
                 raise ValueError(
                     f"load_state: the values kept of {p.name()} must be {self.values[p].size}"
-                    f" numbers; got {[(a.dtype.name, a.shape) for a in of.values()]}."
+                    f" numbers; got {[(a.dtype.name, a.shape) for a in numbers]}."
+                )
+            rows = len(by_row(p, self.values[p]))
+            if (
+                late.ndim != 1
+                or late.dtype.kind not in "iu"
+                or not ((late >= 0) & (late < rows)).all()
+            ):
+                raise ValueError(
+                    f"load_state: rows kept of {p.name()} must be below {rows}; got {late!r:.60}."
                 )
         return kept
+
+    def load(self, kept: Mapping[AnyParameter, Mapping[str, NDArray[Any]]]) -> None:
+        """Goes on from what kept_in() has found."""
+        for p, of in kept.items():
+            p.storage()[:], self.values[p][:] = of["now"], of["then"]
+            p.changed()
+            if "written" in of:
+                self.written[p] = of["written"].astype(DTYPE)
+        self.mark()
+        self._loaded = {p: of["late"].astype(np.intp) for p, of in kept.items() if "late" in of}
 
     def mark(self) -> None:
         """What has changed up to now was an update or an average."""
         self._version, self._updates = self._root.version(), lib.dn_updates_made()
+        self._loaded.clear()
 
     def look(self, is_first: bool) -> None:
         """Before an update or an average; is_first: since the last average there was no update, so
@@ -108,21 +146,39 @@ class Anchor:
     def _changed(self) -> list[AnyParameter]:
         return [p for p in self.members() if _differ(p.storage(), self.values[p]).any()]
 
+    def _rows_changed_late(self, is_first: bool) -> dict[AnyParameter, NDArray[np.intp]]:
+        """By the program, after the last update, of what is not as after the last average."""
+        late: dict[AnyParameter, NDArray[np.intp]] = {}
+        if is_first or (self._root.version() == self._version and not self._loaded):
+            return late
+        for p in self._changed():
+            rows = np.zeros(len(by_row(p, p.storage())), np.uint8)
+            out = ffi.from_buffer("uint8_t[]", rows)
+            lib.dn_param_changed_since(*handles_of([p]), self._version, out)
+            rows[self._loaded.get(p, [])] = 1
+            if rows.any():
+                late[p] = np.flatnonzero(rows)
+        return late
+
     def marks(self, is_first: bool) -> dict[str, Mark]:
         """By name: what the program has written."""
         then = {p: _checksum(values) for p, values in self.written.items()}
-        late: Iterable[AnyParameter] = ()
-        if not is_first and self._root.version() != self._version:
-            late = self._changed()
-        now = {p: _checksum(p.storage()) for p in late}
+        self._late = self._rows_changed_late(is_first)
+        now = {
+            p: _checksum(by_row(p, p.storage())[rows], _checksum(rows))
+            for p, rows in self._late.items()
+        }
         return {p.name(): (then.get(p, 0), now.get(p, 0)) for p in {**then, **now}}
 
     def accept(self, is_now: Mapping[str, bool]) -> None:
-        """What was written into these parameters, before the first update or now, is the same on
-        all ranks: that is no training."""
+        """What was written into these parameters, before the first update or, as marks() has found,
+        after the last one, is the same on all ranks: that is no training."""
         for p in self.members():
-            if p.name() in is_now:
-                self.values[p][:] = p.storage() if is_now[p.name()] else self.written[p]
+            if not is_now.get(p.name(), True):
+                self.values[p][:] = self.written[p]
+            elif p.name() in is_now:
+                rows = self._late[p]
+                by_row(p, self.values[p])[rows] = by_row(p, p.storage())[rows]
 
     def came(self) -> dict[AnyParameter, Difference]:
         """How far this rank has come since the last average, of what has changed."""
@@ -164,6 +220,6 @@ def _differ(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
     return unlike
 
 
-def _checksum(values: NDArray[Any]) -> int:
-    """Not 0."""
-    return int(lib.dn_checksum(ffi.from_buffer(values), values.nbytes, 0)) | 1
+def _checksum(values: NDArray[Any], before: int = 0) -> int:
+    """Of these behind what has that one. Not 0."""
+    return int(lib.dn_checksum(ffi.from_buffer(values), values.nbytes, before)) | 1

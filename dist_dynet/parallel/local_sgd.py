@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import DTYPE
 from .._hints import OF_TRAINERS, explain
 from .._integers import count, real
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
@@ -444,15 +443,12 @@ class LocalSGD(TrainerWrapper):
     def state(self) -> dict[str, NDArray[Any]]:
         """What this rank needs to go on: the wrapped trainer's state as "inner:...", with several
         ranks the parameters as they are, "now:/w", and after the last average, "then:/w", where the
-        program has written them before the first update since then, "written:/w", and what was
-        counted since then. It differs from rank to rank."""
+        program has written them, "written:/w" and "late:/w" (Anchor.state()), and what was counted
+        since then. It differs from rank to rank."""
         self.sync.hooks.catch_up()
         kept = {f"inner:{name}": values for name, values in self._inner.state().items()}
-        for p, anchor in self._anchor.values.items():
-            kept[f"now:{p.name()}"] = p.storage().copy()
-            kept[f"then:{p.name()}"] = anchor.copy()
-        for p, written in self._anchor.written.items():
-            kept[f"written:{p.name()}"] = written.copy()
+        if self.sync.here.size > 1:
+            kept |= self._anchor.state(self._is_first)
         return {**kept, "since": np.array([self._position, self._n])}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -472,12 +468,7 @@ class LocalSGD(TrainerWrapper):
         if self.sync.here.size > 1:
             anchor.remember()
             self._n *= bool(kept)  # of one process: counted from here on, as what changes is
-        for p, of in kept.items():
-            p.storage()[:], anchor.values[p][:] = of["now"], of["then"]
-            p.changed()
-            if "written" in of:
-                anchor.written[p] = of["written"].astype(DTYPE)
-        anchor.mark()
+        anchor.load(kept)
 
     def load_states(self, states: Sequence[Mapping[str, NDArray[Any]]], rank: int) -> None:
         """As load_state(), from those of another number of ranks: further ones from rank 0's.

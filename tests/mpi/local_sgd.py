@@ -146,6 +146,30 @@ def test_ranks_that_end_early():
     parallel.assert_in_sync(m)
 
 
+def test_who_writes_a_parameter_or_row_leaves_the_others_their_momentum():
+    """Also where all ranks have come equally far: they have the same examples here."""
+    m = dy.ParameterCollection()
+    w, b = m.add_parameters(1, init=0), m.add_parameters(1, init=0)
+    E = m.add_lookup_parameters((3, 1), init=0)
+    trainer = LocalSGD(dy.SimpleSGDTrainer(m, learning_rate=1), every=9, momentum=0.5)
+
+    def use_an_example():
+        dy.renew_cg()
+        (dy.sum_elems(w) + dy.sum_elems(E[0])).backward()
+        trainer.update(1)
+
+    use_an_example()
+    b.set_value([3])
+    E.init_row(1, [4])
+    trainer.average()
+    assert w.as_array()[0] == -1 and b.as_array()[0] == 3
+    assert E.as_array().ravel().tolist() == [-1, 4, 0]
+    use_an_example()
+    trainer.average()
+    assert w.as_array()[0] == -2.5 and b.as_array()[0] == 3
+    assert E.as_array().ravel().tolist() == [-2.5, 4, 0]
+
+
 def test_what_is_written_before_a_join_is_where_all_begin():
     """Rank 0 has no batches."""
     for writes_within in (False, True):

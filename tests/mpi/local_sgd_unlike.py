@@ -6,6 +6,7 @@ import sys
 import tempfile
 
 import numpy as np
+import pytest
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -344,6 +345,52 @@ def test_what_was_written_is_resumed():
         step(t, p)
         step(t, p)
         everywhere(p, 2)
+
+
+def resumed(trainer, **settings):
+    """Another one that goes on from the state of this one, and this one from its own."""
+    state = trainer.state()
+    w, other = one(**settings)
+    other.load_state(state)
+    trainer.load_state(state)
+    return w, other
+
+
+def test_what_was_written_before_the_first_update_is_resumed_before_it():
+    w, trainer = one(every=2, momentum=0.5)
+    w.set_value([7.0])
+    for p, t in ((w, trainer), resumed(trainer, every=2, momentum=0.5)):
+        step(t, p)
+        step(t, p)
+        everywhere(p, 5)
+        step(t, p)
+        step(t, p)
+        everywhere(p, 2)
+
+
+def test_what_was_written_after_the_last_update_is_resumed():
+    w, trainer = one(every=9, momentum=0.5)
+    step(trainer, w)
+    w.set_value([7.0])
+    for p, t in ((w, trainer), resumed(trainer, every=9, momentum=0.5)):
+        t.average()
+        everywhere(p, 7)
+        step(t, p)
+        t.average()
+        everywhere(p, 6)
+
+
+def test_rows_of_a_state_that_are_none_are_refused():
+    w, trainer = one(every=9)
+    step(trainer, w)
+    w.set_value([7.0])
+    state = trainer.state()
+    (late,) = (name for name in state if name.startswith("late:"))
+    assert state[late].tolist() == [0]
+    for bad in ([1], [-1], [0.0], [[0]]):
+        with pytest.raises(ValueError, match="rows kept of"):
+            trainer.load_state({**state, late: np.array(bad)})
+    everywhere(w, 7)
 
 
 def test_checkpoints_of_an_average_hold_what_follows_it():

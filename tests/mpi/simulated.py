@@ -232,11 +232,8 @@ class Local:
         self._look()
         every = members(self.m)
         now = [flat(p) for p in every]
-        wrote = self._after is not None and any(
-            p not in self._after or not np.array_equal(self._after[p], w, equal_nan=True)
-            for p, w in zip(every, now, strict=True)
-        )
-        told = self._ranks.gather((self._n, now, wrote and not self._joins, has_ended))
+        late = [self._rows_written_late(p, w) for p, w in zip(every, now, strict=True)]
+        told = self._ranks.gather((self._n, now, late, has_ended))
         self.position, self._n = 0, 0.0
         if all(ended for *_, ended in told):
             return True
@@ -244,11 +241,13 @@ class Local:
         if total and self._ranks.size > 1:
             for k, p in enumerate(every):
                 theirs = [(n, w[k]) for n, w, *_ in told if n]
-                values = [w[k] for _, w, *_ in told]
-                if all(late for *_, late, _ in told) and all(
-                    np.array_equal(w, values[0], equal_nan=True) for w in values
-                ):
-                    self._a[p] = values[0]  # written by all alike after the last update
+                rows = late[k]
+                if all(
+                    np.array_equal(their[k], rows)
+                    and np.array_equal(w[k][rows], now[k][rows], equal_nan=True)
+                    for _, w, their, _ in told
+                ):  # written by all alike after the last update
+                    self._a[p][rows] = now[k][rows]
                 self._average(p, theirs, total)
                 write(p, self._a[p])
             self._average_moments()
@@ -257,6 +256,13 @@ class Local:
             for follower in self.followers:
                 follower.update()
         return False
+
+    def _rows_written_late(self, p, now):
+        """Which rows the program has changed after the last update."""
+        if self._joins or p not in (self._after or {}):
+            return np.zeros(len(now), bool)
+        after = self._after[p]
+        return ((after != now) & ~(np.isnan(after) & np.isnan(now))).any(axis=1)
 
     def _average(self, p, theirs, total):
         a, v = self._a[p], self._v.setdefault(p, np.zeros_like(self._a[p]))
