@@ -333,15 +333,16 @@ def _average_moments(inner: Trainer, here: World) -> None:
 
 def take_over(here: World, inner: Trainer, calls: int, decay: float) -> None:
     """At the end of a join: schedule and settings become those of the rank that has made the most
-    calls."""
+    calls, of several the first."""
     schedule = Hooks(inner).schedule
     state = schedule.state_dict() if schedule else {}
     what = here.collective("end of join of LocalSGD")
     with here.whole(what):
         every = here.gather(here.comm, (calls, inner.learning_rate, state, decay), what)
-    most, rate, state, decay = max(every, key=lambda told: told[0])
+    most = max(range(here.size), key=lambda rank: every[rank][0])
+    _, rate, state, decay = every[most]
     inner.collection.set_weight_decay(decay)
-    if most > calls:
+    if most != here.rank:
         if schedule and state:
             schedule.load_state_dict(state)
         inner.learning_rate = rate

@@ -21,7 +21,8 @@ class Join:
     others' updates with n_r = 0 and with their learning rate and other settings, so that parameters
     stay equal. When all have ended, the schedule and the learning rate are those of the rank that
     made the most calls of update(). With accumulate=k, an accumulation that the end cuts short is
-    exchanged: the mean of the passes there are. An exception passes through.
+    exchanged: the mean of the passes there are. Gradients that no update() has used are forgotten
+    at the end of the block, with one process, too. An exception passes through.
 
     Inside of the block the ranks meet in trainer.update() only: another collective operation, or
     another trainer's update, would wait for ranks that have ended. Loops over shard() need no Join.
@@ -69,6 +70,8 @@ class Join:
             sync.joins -= 1
         if kind is not None:
             return
+        with sync.passes.stash.unseen():
+            trainer.collection.reset_gradients()
         here, schedule = sync.here, sync.hooks.schedule
         if here.size == 1:
             return

@@ -252,6 +252,18 @@ def test_trainers_that_set_their_own_rate():
     everywhere(w, value(w))
 
 
+def test_of_ranks_with_equally_many_calls_the_first_sets_the_rate():
+    """Where it depends on how many updates each has made before."""
+    w, trainer = one(rule=lambda m, rate: dy.CyclicalSGDTrainer(m, rate, 2, 2), every=2)
+    for calls in (1 + rank, 2, 3 - rank):
+        with trainer.join():
+            for _ in range(calls):
+                step(trainer, w)
+        rates = parallel.gather(trainer.learning_rate)
+        assert rates == [rates[0]] * size, rates
+    everywhere(w, value(w))
+
+
 # ---- what the program writes -----------------------------------------------------------
 
 
