@@ -395,38 +395,3 @@ def test_rows_of_a_table_are_checked_alike(call):
             got = called(kind(right))
             if call == "rows_as_array":
                 assert got.tolist() == [[2.0 * i, 2.0 * i + 1] for i in right]
-
-
-def test_what_is_written_as_it_was_is_no_change(rng):
-    """Neither for graphs that were computed nor for ranks that compare what was written."""
-    m = dy.ParameterCollection()
-    w = m.parameters_from_numpy(np.array([[1, -2], [np.nan, 0]]))
-    E = m.lookup_parameters_from_numpy(rng.normal(size=(5, 3)))
-    trainer = dy.SimpleSGDTrainer(m, 0.1)
-    writes = [
-        lambda: w.set_value(w.as_array()),
-        lambda: w.clip_inplace(-2, 2),
-        lambda: E.init_from_array(E.as_array()),
-        lambda: E.init_row(2, E.row_as_array(2)),
-        lambda: E.init_row(3, list(E.row_as_array(3))),
-    ]
-    for decay in (0, 0.5):
-        m.set_weight_decay(decay)
-        trainer.update()
-        for write in writes:
-            dy.renew_cg()
-            loss = dy.sum_elems(dy.cmult(w, w)) + dy.sum_elems(E[2]) + dy.sum_elems(E[3])
-            loss.value()
-            write()
-            loss.backward()
-            m.reset_gradients()
-    for change in (
-        lambda: w.set_value([[1, -2], [np.nan, -0.0]]),
-        lambda: E.init_row(2, [0, 0, 0]),
-    ):
-        dy.renew_cg()
-        loss = dy.sum_elems(w) + dy.sum_elems(E[2])
-        loss.value()
-        change()
-        with pytest.raises(RuntimeError, match="were changed after"):
-            loss.backward()

@@ -49,10 +49,9 @@ void dn_param_changed_since(const dn_param *p, int64_t version, uint8_t *rows) {
     while (++row < p->rows);
 }
 
-/* What was there already is no change, and nobody need know of it. */
-static void written(dn_store *r, int changed) {
+static void written(dn_store *r) {
     dn__end_writing(r);
-    if (changed) __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
     dn__unlock(r);
 }
 
@@ -65,37 +64,33 @@ static int begin_write(dn_store *r) {
     return error;
 }
 
-/* Whether there were others before. */
-static int write_values(const dn_assignment *a) {
+static void write_values(const dn_assignment *a) {
     dn_param *p = a->param;
     const int whole = a->n == dn_param_size(p), is_row = a->n && a->n == p->row_size;
-    if (!whole || a->share != 1 || a->factor == 1) dn__param_materialise(p);
+    if (!whole || a->share != 1) dn__param_materialise(p);
     double factor;
     dn_real *to = dn_param_storage(p, &factor) + a->from;
-    const int same_factor = !p->rows || !whole || factor == a->factor;
-    if (a->share == 1 && same_factor && !memcmp(to, a->values, (size_t)a->n * sizeof *to)) return 0;
     if (a->share != 1) dn__blend((size_t)a->n, (dn_real)a->share, a->values, to);
-    else memcpy(to, a->values, (size_t)a->n * sizeof *to);
+    else if (a->n) memcpy(to, a->values, (size_t)a->n * sizeof *to);
     if (p->rows && whole && a->share == 1) p->factor = a->factor;
     if (p->rows && is_row && a->from % a->n == 0) note_row_write(p, a->from / a->n);
     else note_write(p);
-    return 1;
 }
 
 int dn_store_write(dn_store *r, int n, const dn_assignment *given, int n_copied,
                    const dn_copied *copied) {
-    int error = begin_write(r), changed = n_copied > 0;
+    int error = begin_write(r);
     if (error) return error;
     for (int i = 0; i < n && !error; i++)
         if (given[i].sets_gradient)
             error = dn__param_gradient_reserve(given[i].param, given[i].gradient);
     for (int i = 0; i < n && !error; i++) {
-        if (given[i].values) changed |= write_values(&given[i]);
+        if (given[i].values) write_values(&given[i]);
         if (given[i].sets_gradient) dn__param_gradient_set(given[i].param, given[i].gradient);
     }
     for (int i = 0; i < n_copied && !error; i++)
         memcpy(copied[i].to, copied[i].from, (size_t)copied[i].bytes);
-    written(r, changed);
+    written(r);
     return error;
 }
 
@@ -111,14 +106,9 @@ int dn_fast_row_set(int64_t a, int64_t row, int64_t n, const double *data) {
     dn__begin_writing(p->store);
     dn__param_materialise(p);
     dn_real *to = p->table + row * n;
-    int changed = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const dn_real x = (dn_real)data[i];
-        changed |= memcmp(&to[i], &x, sizeof x) != 0;
-        to[i] = x;
-    }
-    if (changed) note_row_write(p, row);
-    written(p->store, changed);
+    for (int64_t i = 0; i < n; i++) to[i] = (dn_real)data[i];
+    note_row_write(p, row);
+    written(p->store);
     return 0;
 }
 
