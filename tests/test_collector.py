@@ -110,6 +110,6 @@ def test_an_expression_that_goes_keeps_the_exception_that_is_under_way():
         raise KeyError(len(expressions))
 
     # more classes than are known at a time
-    for cls in [type("Own", (dy.Expression,), {"__slots__": ()}) for _ in range(40)]:
+    for cls in [type("Own", (dy.Expression,), {"__slots__": ()}) for _ in range(400)]:
         with pytest.raises(KeyError, match="3"):
             fail(cls)

@@ -49,9 +49,10 @@ static struct {
     int spares;
 } kept[KEPT + PLACES];
 
-/* Where a class is kept, or -1. */
+/* The first of the places where a class may be kept; where it is, or -1. */
+static int first_place_of(const PyTypeObject *cls) { return (int)((uintptr_t)cls / 16 % KEPT); }
 static int place_of(const PyTypeObject *cls) {
-    const int first = (int)((uintptr_t)cls / 16 % KEPT);
+    const int first = first_place_of(cls);
     for (int at = first; at < first + PLACES; at++)
         if (kept[at].cls == cls) return at;
     return -1;
@@ -77,7 +78,7 @@ static int is_like_expression(PyTypeObject *cls) {
 int dn__is_node_class(PyTypeObject *cls) {
     if (place_of(cls) >= 0) return 1;
     if (!PyType_IsSubtype(cls, dn__node_type)) return 0;
-    int at = (int)((uintptr_t)cls / 16 % KEPT);
+    int at = first_place_of(cls);
     for (const int last = at + PLACES - 1; kept[at].cls && at < last;) at++;
     PyTypeObject *const before = kept[at].cls;
     Py_INCREF(cls);

@@ -70,8 +70,7 @@ class Join:
             sync.joins -= 1
         if kind is not None:
             return
-        with sync.passes.stash.unseen():
-            trainer.collection.reset_gradients()
+        sync.forget_gradients()
         here, schedule = sync.here, sync.hooks.schedule
         if here.size == 1:
             return
@@ -97,8 +96,7 @@ class Join:
         except RuntimeError:
             if not self._sync.is_not_finite:
                 raise
-            with self._sync.passes.stash.unseen():
-                self._trainer.collection.reset_gradients()
+            self._sync.forget_gradients()
             return False
 
     def _take_part(self) -> bool:
@@ -114,8 +112,7 @@ class Join:
         _, of_any, of_all = sync.negotiation.gather_weights(0.0, Flag.JOIN | Flag.ENDED)
         over = bool(of_all & Flag.ENDED)
         if not over:
-            with passes.stash.unseen():
-                self._trainer.collection.reset_gradients()
+            sync.forget_gradients()
             if not of_any & Flag.LAST:
                 passes.count(bool(of_any & Flag.SILENT))
                 return False

@@ -83,6 +83,11 @@ class Sync:
         """The ranks of each host, where they exchange by the wire."""
         return self.wire.hosts.ranks if self.wire else []
 
+    def forget_gradients(self) -> None:
+        """Those that have come since the last pass; what waits of earlier passes stays."""
+        with self.passes.stash.unseen():
+            self._trainer.collection.reset_gradients()
+
     def leave(self) -> None:
         """Notes that this rank makes no update that the others may make now: it meets them no
         more."""
@@ -217,8 +222,7 @@ class Sync:
         elif self.negotiation is None:
             pass
         elif self.joins:  # as those have done that have run out of data
-            with self.passes.stash.unseen():
-                self._trainer.collection.reset_gradients()
+            self.forget_gradients()
         elif weighed or not self.weighted:
             with self.passes.stash.unseen():
                 for p in self.hooks.members() if chosen is None else chosen:
