@@ -268,7 +268,7 @@ void dn__log_loss_grad(size_t n, const dn_real *x, const dn_real *t, dn_real dy,
 void dn__log_loss_target_grad(size_t n, const dn_real *t, const dn_real *x, dn_real dy,
                               dn_real beta, dn_real *dx);
 
-/* ---- softmax of one column (kernels/softmax.c) ---------------------------------------- */
+/* ---- softmax of a column (kernels/softmax.c) ---------------------------------------- */
 /* log sum exp x = max + log_sum, kept apart: beside a large max their sum would lose the digits of
  * log_sum */
 typedef struct dn_lse { dn_real max, log_sum; } dn_lse;
@@ -289,6 +289,14 @@ dn_real dn__sum_neg_log_softmax(size_t n, const dn_real *x, dn_lse lse);
 dn_real dn__cross_entropy(size_t n, const dn_real *t, const dn_real *x, dn_lse lse);
 /* y = x where mask is not 0, else -inf */
 void dn__keep(size_t n, const dn_real *x, const dn_real *mask, dn_real *y);
+/* The same for n <= DN_STRIDED columns side by side, number k of column i being x[k * step + i]. y
+ * may be x. */
+enum { DN_STRIDED = 256 };
+typedef void dn_strided(size_t n, size_t length, size_t step, const dn_real *x, dn_real *y);
+typedef void dn_strided_grad(size_t n, size_t length, size_t step, const dn_real *y,
+                             const dn_real *dy, dn_real beta, dn_real *dx);
+dn_strided dn__softmax_strided, dn__softmax_or_zeros_strided, dn__log_softmax_strided;
+dn_strided_grad dn__softmax_grad_strided, dn__log_softmax_grad_strided;
 /* y = max(0, x - t) with t such that sum y = 1 (Martins and Astudillo 2016); n >= 1 */
 void dn__sparsemax(size_t n, const dn_real *x, dn_real *y);
 /* dx = dy - (mean of dy over y > 0) where y > 0, else 0; + beta dx */

@@ -25,46 +25,51 @@ static int *indices_of(const dn_call *c) { return (int *)c->saved; }
 /* ---- topk, kmax_pooling --------------------------------------------------------------- */
 
 /* x at i comes after x at j: less, or equal and later; nan comes first */
-static int comes_after(const dn_real *x, size_t step, int i, int j) {
-    dn_real a = x[(size_t)i * step], b = x[(size_t)j * step];
+static int comes_after(const dn_real *x, int i, int j) {
+    dn_real a = x[i], b = x[j];
     if (a < b || (a == a && b != b)) return 1;
     return !(a > b || (a != a && b == b)) && i > j;
 }
 /* Of a heap of indices whose root comes last, put `index` at the root and let it sink. */
-static void sink(int *heap, int k, const dn_real *x, size_t step, int index) {
+static void sink(int *heap, int k, const dn_real *x, int index) {
     int at = 0;
     for (int child = 1; child < k; child = 2 * at + 1) {
-        if (child + 1 < k && comes_after(x, step, heap[child + 1], heap[child])) child++;
-        if (!comes_after(x, step, heap[child], index)) break;
+        if (child + 1 < k && comes_after(x, heap[child + 1], heap[child])) child++;
+        if (!comes_after(x, heap[child], index)) break;
         heap[at] = heap[child];
         at = child;
     }
     heap[at] = index;
 }
 /* the k first of n in order */
-static void k_first(int n, int k, const dn_real *x, size_t step, int *heap) {
+static void k_first(int n, int k, const dn_real *x, int *heap) {
     int size = 0;
     for (; size < k; size++) { /* let it rise */
         int at = size;
-        for (; at && comes_after(x, step, size, heap[(at - 1) / 2]); at = (at - 1) / 2)
+        for (; at && comes_after(x, size, heap[(at - 1) / 2]); at = (at - 1) / 2)
             heap[at] = heap[(at - 1) / 2];
         heap[at] = size;
     }
-    for (int i = k; i < n; i++)
-        if (comes_after(x, step, heap[0], i)) sink(heap, k, x, step, i);
+    dn_real last = x[heap[0]];
+    for (int i = k; i < n; i++) {
+        if (x[i] <= last || !comes_after(x, heap[0], i)) continue; /* the first is quicker */
+        sink(heap, k, x, i);
+        last = x[heap[0]];
+    }
     for (int left = k - 1; left > 0; left--) {
-        int last = heap[0], index = heap[left];
-        sink(heap, left, x, step, index);
-        heap[left] = last;
+        const int root = heap[0];
+        sink(heap, left, x, heap[left]);
+        heap[left] = root;
     }
 }
 
 /* the same chosen, in the order that they have in x */
-static void first_in_place(int n, int k, const dn_real *x, size_t step, int *chosen) {
-    k_first(n, k, x, step, chosen);
-    int last = chosen[k - 1];
+static void first_in_place(int n, int k, const dn_real *x, int *chosen) {
+    k_first(n, k, x, chosen);
+    const int last = chosen[k - 1];
+    const dn_real least = x[last];
     for (int i = 0, found = 0; found < k; i++)
-        if (!comes_after(x, step, i, last)) chosen[found++] = i;
+        if (!(x[i] < least) && !comes_after(x, i, last)) chosen[found++] = i;
 }
 
 static int greatest_dims(dn_shape *s) {
@@ -76,17 +81,25 @@ static int greatest_dims(dn_shape *s) {
                         size_along(s), s->ints[0], DIMS(s->x[0]), s->ints[1]);
     return chosen_dims(s);
 }
-static void greatest_forward(dn_call *c, void (*choose)(int, int, const dn_real *, size_t, int *)) {
-    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
-    int k = c->ints[1], *chosen = indices_of(c), *best = (int *)dn__scratch(c, (size_t)k);
-    for (size_t o = 0; best && o < l.outer; o++)
-        for (size_t i = 0; i < l.inner; i++) {
-            const dn_real *x = c->x[0].v + o * l.inner * (size_t)l.length + i;
-            size_t at = o * l.inner * (size_t)k + i;
-            choose(l.length, k, x, l.inner, best);
-            for (int j = 0; j < k; j++, at += l.inner) {
-                chosen[at] = best[j];
-                c->y[at] = x[(size_t)best[j] * l.inner];
+static void greatest_forward(dn_call *c, void (*choose)(int, int, const dn_real *, int *)) {
+    const dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
+    const size_t n = (size_t)l.length, most = vectors_at(&l, 0, VECTORS_AT_A_TIME);
+    const int k = c->ints[1];
+    int *chosen = indices_of(c), *best = (int *)dn__scratch(c, (size_t)k);
+    dn_real *copies = l.inner > 1 ? dn__scratch(c, n * most) : NULL;
+    if (!best || (l.inner > 1 && !copies)) return;
+    for (size_t o = 0; o < l.outer; o++)
+        for (size_t i = 0, count; i < l.inner; i += count) {
+            const dn_real *x = c->x[0].v + o * l.inner * n + i, *lines = copies ? copies : x;
+            count = vectors_at(&l, i, VECTORS_AT_A_TIME);
+            if (copies) read_vectors(&l, count, x, copies);
+            for (size_t line = 0; line < count; line++, lines += n) {
+                size_t at = o * l.inner * (size_t)k + i + line;
+                choose(l.length, k, lines, best);
+                for (int j = 0; j < k; j++, at += l.inner) {
+                    chosen[at] = best[j];
+                    c->y[at] = lines[best[j]];
+                }
             }
         }
 }

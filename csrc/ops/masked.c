@@ -29,25 +29,24 @@ static void keep_segment(const dn_segment *s) {
             s->z[i] = s->y[i * s->sy] != 0 ? s->x[i * s->sx] : -(dn_real)INFINITY;
 }
 /* y = f(x where the mask is not 0, else -inf) */
-static void masked_forward(dn_call *c, void (*f)(const dn_real *, int, dn_real *)) {
+static void masked_forward(dn_call *c, const dn_along *of) {
     dn_plan p = make_broadcast_plan(c->x[0].dim, c->x[1].dim);
     for_segments(&p, c->x[0].v, c->x[1].v, NULL, NULL, c->y, keep_segment);
     dn_axis l = dn__axis_of(c->dim, c->ints[0]);
-    map_axis(c, &l, c->y, c->y, f);
+    map_axis(c, &l, c->y, c->y, of);
 }
-static void masked_backward(dn_call *c,
-                            void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
+static void masked_backward(dn_call *c, const dn_along *of) {
     dn_grad g = dn__dx(c, 0);
     dn_axis l = dn__axis_of(c->dim, c->ints[0]);
     size_t n = (size_t)c->dim->size;
     if (!g.dx) return;
     if (c->x[0].stride || c->dim->batch == 1) {
-        map_axis_grad(c, &l, c->y, c->dy, g.beta, g.dx, f);
+        map_axis_grad(c, &l, c->y, c->dy, g.beta, g.dx, of);
         return;
     }
     l.outer /= (size_t)(c->dim->batch ? c->dim->batch : 1);
     for (int b = 0; b < c->dim->batch; b++)
-        map_axis_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx, f);
+        map_axis_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx, of);
 }
 
 DN_OP(masked_softmax, 2, DN_BATCHES,
@@ -56,13 +55,15 @@ static int masked_softmax_dims(dn_shape *s) { return masked_dims(s); }
 static void masked_softmax_line(const dn_real *x, int n, dn_real *y) {
     dn__softmax_or_zeros((size_t)n, x, y);
 }
-static void masked_softmax_forward(dn_call *c) { masked_forward(c, masked_softmax_line); }
 /* dx = y (dy - <y, dy>) */
 static void masked_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
                                      dn_real *dx) {
     dn__softmax_grad((size_t)n, y, dy, beta, dx);
 }
-static void masked_softmax_backward(dn_call *c) { masked_backward(c, masked_softmax_line_grad); }
+static const dn_along masked_softmax = {masked_softmax_line, masked_softmax_line_grad,
+                                        dn__softmax_or_zeros_strided, dn__softmax_grad_strided};
+static void masked_softmax_forward(dn_call *c) { masked_forward(c, &masked_softmax); }
+static void masked_softmax_backward(dn_call *c) { masked_backward(c, &masked_softmax); }
 
 DN_OP(masked_log_softmax, 2, DN_BATCHES,
       "y = x - log sum exp(x) along dim d over the entries where the mask is not 0; -inf elsewhere")
@@ -72,7 +73,6 @@ static void masked_log_softmax_line(const dn_real *x, int n, dn_real *y) {
     if (lse.max == -(dn_real)INFINITY) dn__fill((size_t)n, lse.max, y);
     else dn__log_softmax((size_t)n, 1, x, lse, 0, y);
 }
-static void masked_log_softmax_forward(dn_call *c) { masked_forward(c, masked_log_softmax_line); }
 /* dx = dy - exp(y) sum dy, all over the entries that count: the others are -inf */
 static void masked_log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
                                          dn_real *dx) {
@@ -85,9 +85,10 @@ static void masked_log_softmax_line_grad(const dn_real *y, const dn_real *dy, in
     }
     dn__softmax_from_lse((size_t)n, y, (dn_lse){0, 0}, -sum, 1, dx);
 }
-static void masked_log_softmax_backward(dn_call *c) {
-    masked_backward(c, masked_log_softmax_line_grad);
-}
+static const dn_along masked_log_softmax = {.f = masked_log_softmax_line,
+                                            .grad = masked_log_softmax_line_grad};
+static void masked_log_softmax_forward(dn_call *c) { masked_forward(c, &masked_log_softmax); }
+static void masked_log_softmax_backward(dn_call *c) { masked_backward(c, &masked_log_softmax); }
 
 /* The same with a vector's entries named by ints, once or more often, for all batch elements: what
  * a few entries of a large vector cost does not grow with it. saved: how many different ones there

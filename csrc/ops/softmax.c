@@ -5,20 +5,21 @@
 DN_OP(softmax, 1, DN_BATCHES, "y = exp(x) / sum exp(x) along dim d")
 static int softmax_dims(dn_shape *s) { return along_dims(s); }
 static void softmax_line(const dn_real *x, int n, dn_real *y) { dn__softmax((size_t)n, x, y); }
-static void softmax_forward(dn_call *c) { along_forward(c, softmax_line); }
 /* dx = y (dy - <y, dy>) */
 static void softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
                               dn_real *dx) {
     dn__softmax_grad((size_t)n, y, dy, beta, dx);
 }
-static void softmax_backward(dn_call *c) { along_backward(c, softmax_line_grad); }
+static const dn_along softmax = {softmax_line, softmax_line_grad, dn__softmax_strided,
+                                 dn__softmax_grad_strided};
+static void softmax_forward(dn_call *c) { along_forward(c, &softmax); }
+static void softmax_backward(dn_call *c) { along_backward(c, &softmax); }
 
 DN_OP(log_softmax, 1, DN_BATCHES, "y = x - log sum exp(x) along dim d")
 static int log_softmax_dims(dn_shape *s) { return along_dims(s); }
 static void log_softmax_line(const dn_real *x, int n, dn_real *y) {
     dn__log_softmax((size_t)n, 1, x, dn__logsumexp((size_t)n, x), 0, y);
 }
-static void log_softmax_forward(dn_call *c) { along_forward(c, log_softmax_line); }
 /* dx = dy - exp(y) sum dy */
 static void log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
                                   dn_real *dx) {
@@ -26,7 +27,10 @@ static void log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn
     dn__axpy((size_t)n, 1, dy, beta, dx);
     dn__softmax_from_lse((size_t)n, y, (dn_lse){0, 0}, -sum, 1, dx);
 }
-static void log_softmax_backward(dn_call *c) { along_backward(c, log_softmax_line_grad); }
+static const dn_along log_softmax = {log_softmax_line, log_softmax_line_grad,
+                                     dn__log_softmax_strided, dn__log_softmax_grad_strided};
+static void log_softmax_forward(dn_call *c) { along_forward(c, &log_softmax); }
+static void log_softmax_backward(dn_call *c) { along_backward(c, &log_softmax); }
 
 /* ---- losses on one chosen entry ------------------------------------------------------- */
 

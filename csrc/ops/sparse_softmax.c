@@ -18,13 +18,14 @@ static int sparsemax_dims(dn_shape *s) {
 static void sparsemax_line(const dn_real *x, int n, dn_real *y) {
     if (n) dn__sparsemax((size_t)n, x, y);
 }
-static void sparsemax_forward(dn_call *c) { along_forward(c, sparsemax_line); }
 /* dx = dy - mean of dy, both over y > 0 */
 static void sparsemax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
                                 dn_real *dx) {
     dn__sparsemax_grad((size_t)n, y, dy, beta, dx);
 }
-static void sparsemax_backward(dn_call *c) { along_backward(c, sparsemax_line_grad); }
+static const dn_along sparsemax = {.f = sparsemax_line, .grad = sparsemax_line_grad};
+static void sparsemax_forward(dn_call *c) { along_forward(c, &sparsemax); }
+static void sparsemax_backward(dn_call *c) { along_backward(c, &sparsemax); }
 
 /* Martins and Kreutzer 2017: the distribution nearest to softmax(x) that keeps below the bounds.
  * What would be above its bound gets it; the others share the rest as softmax does, which may lift
