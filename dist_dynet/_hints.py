@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable
 from functools import update_wrapper
 from types import CellType, FunctionType
@@ -197,6 +198,16 @@ def hint(name: str) -> str:
     if not here:
         return f" {SENTENCES[name]}" if name in SENTENCES else ""
     return f" Write {here if here.split('.')[0] in ('m', 'x', 'loss') else f'dy.{here}'}() here."
+
+
+def explain_name(error: BaseException) -> None:
+    """Adds that sentence to what Python says of a name that the package does not have: when most of
+    a program is over, the package has no __getattr__ of its own."""
+    if type(error) is not AttributeError or error.obj is not sys.modules[__package__]:
+        return
+    sentence = hint(error.name or "")
+    if sentence and not str(error).endswith(sentence):
+        error.args = (f"{error}.{sentence}",)
 
 
 OF_EXPRESSIONS = {

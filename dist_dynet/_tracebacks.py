@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from ._environment import choice
+from ._hints import explain_name
 from ._manner import PACKAGE
 from ._signatures import explain
 
@@ -50,7 +51,7 @@ def without_package(traceback: TracebackType | None) -> TracebackType | None:
 
 def shorten(error: BaseException | None) -> None:
     """Leaves the frames out of an exception's traceback, and out of those that led to it; names the
-    arguments of a function that was called with others."""
+    arguments of a function that was called with others, and what another toolkit's name is here."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -59,6 +60,7 @@ def shorten(error: BaseException | None) -> None:
             continue
         seen.add(id(each))
         explain(each)
+        explain_name(each)
         each.__traceback__ = without_package(each.__traceback__)
         waiting += [each.__cause__, each.__context__]
 

@@ -474,6 +474,23 @@ def test_after_many_expressions_names_of_the_module_are_found_without_a_search()
 
 
 @pytest.mark.fast_paths
+@pytest.mark.parametrize("expressions", [0, 3000])
+def test_hints_at_names_are_shown_before_and_after_that(expressions):
+    code = f"""
+import dist_dynet as dy
+dy._ffi.calls.set_many(1000, dy._without_search)
+x = [dy.scalarInput(1) for _ in range({expressions})]
+assert ("__getattr__" in vars(dy)) == {expressions == 0}
+dy.relu(x[0] if x else dy.ones(1))
+"""
+    job = run_python("-c", code)
+    last = job.stderr.splitlines()[-1]
+    assert job.returncode == 1 and last.startswith(
+        "AttributeError: module 'dist_dynet' has no attribute 'relu'. Write dy.rectify() here."
+    ), last
+
+
+@pytest.mark.fast_paths
 def test_names_that_cannot_be_imported_then_are_looked_for_as_before():
     missing = "sys.modules['dist_dynet.training'] = None"
     printed = output_of(MANY_EXPRESSIONS.format(before=missing))
