@@ -334,7 +334,7 @@ class LoopWriter(Writer):
         """Gradients of two batches in one update."""
         b = self.new("b")
         self.may_refuse()
-        if t.naming or t.average == "weighted":
+        if t.naming == "number" or t.average == "weighted":
             return self.loop_simple(t)
         with self.block(f"for {b} in {t.shard}:"):
             self.backward(t, b)

@@ -22,6 +22,16 @@ _UNKNOWN = (
     " trainer.update(n), with this rank's number of examples, once for every batch."
 )
 
+_SEVERAL = (
+    "the gradients come from several batches of shard(). Call update() after each batch"
+    " (accumulate=k gathers k of them), or forget the gradients of a batch that was left by"
+    " reset_gradients()."
+)
+_ANOTHER = (
+    "the gradients come from another batch of shard() than the one that update() was given."
+    " Name the one that they come from."
+)
+
 
 class Sources:
     """The batches that the gradients of a collection come from.
@@ -65,17 +75,27 @@ class Sources:
         if named:
             return None, ""
         if len(self._batches) > 1:
-            problem = (
-                "the gradients come from several batches of shard(). Call update() after each"
-                " batch (accumulate=k gathers k of them), name one by update(batch), or forget"
-                " the gradients of a batch that was left by reset_gradients()."
-            )
-            return None, problem
+            return None, _SEVERAL
         batch = self._batches[0] if self._batches else present
         doubt = self._doubt(batch)
         if not doubt:
             return batch, ""
         return None, doubt + _UNKNOWN
+
+    def contradict(self, named: Batch[Any], by_share: bool = True) -> str:
+        """Why the gradients that find() has looked at do not come from the batch that the program
+        has named, or not from it alone; nothing if that is not certain.
+
+        Args:
+            named: the batch.
+            by_share: others do no harm of which this rank has the same share.
+        """
+        others = [b for b in self._batches if b is not None and b is not named]
+        if not others or any(self._doubt(b) for b in others):
+            return ""
+        if by_share and all(_share_alike(b, named) for b in others):
+            return ""
+        return _SEVERAL if len(self._batches) > 1 else _ANOTHER
 
     def _doubt(self, batch: Batch[Any] | None) -> str:
         """Why gradients that seem to come from this batch may come from another one."""
@@ -127,3 +147,8 @@ class Sources:
                 handles_of([*self._m.parameters_list(), *self._m.lookup_parameters_list()]),
             )
         )
+
+
+def _share_alike(a: Batch[Any], b: Batch[Any]) -> bool:
+    """Whether this rank has the same share of both, so that one weight is right for both."""
+    return a.total is not None and b.total is not None and a.n * b.total == b.n * a.total

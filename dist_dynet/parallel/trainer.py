@@ -230,7 +230,10 @@ class DistributedTrainer(TrainerWrapper):
         if isinstance(weight, Batch):
             if weight.problem or weight.ranks is not here.members:
                 return odd_pass(weight, here, True, counts)
-            return Pass(weight, weight.n, weight.n if here.size == 1 else weight.total, True)
+            if here.size > 1 and self.sync.weighted and self.sync.reproducible is None:
+                problem = self.sync.sources.contradict(weight)
+            total = weight.n if here.size == 1 else weight.total
+            return Pass(weight, weight.n, total, True, problem)
         if weight is not None:
             if self._average == "sum":
                 self.sync.leave()

@@ -374,19 +374,32 @@ def test_changed_in_place():
 
 
 def test_gradients_of_two_batches():
-    a = Model()
+    """Refused, with the name of one of them, too: unless this rank has the same share of both."""
+    for named in False, True:
+        a = Model()
+        try:
+            for number, batch in enumerate(a.shard):
+                a.backward(batch)
+                if number:
+                    a.trainer.update(*[batch] * named)
+        except RuntimeError as error:
+            assert "several batches" in str(error) or "see the message there" in str(error), error
+        expect(a)
 
-    def train():
-        for number, batch in enumerate(a.shard):
-            a.backward(batch)
-            if number:
-                a.trainer.update()
 
+def test_name_of_an_earlier_batch():
+    """The gradients cannot come from it."""
+    a, earlier = Model(), None
     try:
-        train()
+        for batch in a.shard:
+            a.backward(batch)
+            a.trainer.update(earlier if earlier is not None else batch)
+            earlier = batch
     except RuntimeError as error:
-        assert "several batches" in str(error), error
-    expect(a)
+        assert parallel.world_size() > 1
+        assert "another batch" in str(error) or "see the message there" in str(error), error
+    else:  # all ranks have the same shares of all batches
+        expect(a, *EPOCH)
 
 
 def test_accumulation():
