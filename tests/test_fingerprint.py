@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from processes import PACKAGE
 
-from dist_dynet.parallel.fingerprint import fingerprint
+from dist_dynet.parallel.fingerprint import Sighting, fingerprint, stable_fingerprint
 
 Pair = namedtuple("Pair", "words tags")
 
@@ -210,3 +210,109 @@ def test_long_values_count_by_their_ends_and_lengths():
     assert fingerprint([x]) != number and fingerprint(["x" * 10**6]) != fingerprint(
         ["x" * (10**6 + 1)]
     )
+
+
+def sentences(n=40):
+    return [Sentence([f"w{i}"]) for i in range(n)]
+
+
+class Ranks:
+    """Two processes that read the same data: what they say of them at each look."""
+
+    def __init__(self, data):
+        self.data = data
+        self.sightings = [Sighting() for _ in data]
+
+    def look(self):
+        return [s.fingerprint(d) for s, d in zip(self.sightings, self.data, strict=True)]
+
+
+def test_another_order_in_place_is_other_data_unless_it_is_the_same_everywhere():
+    ranks = Ranks([sentences(), sentences()])
+    first = ranks.look()
+    assert first[0] == first[1] == fingerprint(sentences())
+    assert ranks.look() == first
+    for data in ranks.data:
+        data.reverse()
+    back = ranks.look()
+    assert back[0] == back[1] != first[0]
+    one, other = ranks.data
+    other[3], other[4] = other[4], other[3]  # none of those that are looked at
+    assert len({*ranks.look()}) == 2
+    one[3], one[4] = one[4], one[3]
+    assert len({*ranks.look()}) == 1
+    del one[5], other[6]
+    assert len({*ranks.look()}) == 2
+
+
+@pytest.mark.parametrize("kind", [Sentence, dict, list])
+def test_what_a_program_keeps_in_examples_makes_them_no_others(kind):
+    """Each rank computes what it needs, and keeps it there; then orders change, examples come."""
+
+    def example(i):
+        return {Sentence: lambda: Sentence([i]), dict: lambda: {"n": i}, list: lambda: [i]}[kind]()
+
+    def keep(x, value):
+        if kind is Sentence:
+            x.features = value
+        elif kind is dict:
+            x["features"] = value
+        else:
+            x.append(value)
+
+    ranks = Ranks([[example(i) for i in range(40)] for _ in range(2)])
+    first = ranks.look()
+    for rank, data in enumerate(ranks.data):
+        for i in range(rank, 40, 2):
+            keep(data[i], rank)
+    assert ranks.look() == first
+    assert len({stable_fingerprint(data) for data in ranks.data}) == 1, "another shard()"
+    for data in ranks.data:
+        data[:] = data[::-1]
+    assert len({*ranks.look()}) == 1
+    for data in ranks.data:
+        data.append(example(77))
+    grown = ranks.look()
+    assert grown[0] == grown[1]
+    ranks.data[0][-1] = example(78)
+    ranks.data[1][-1] = example(79)
+    assert len({*ranks.look()}) == 2
+
+
+def test_values_and_arrays_are_looked_at_anew():
+    for data in [*range(40)], [f"{i}" for i in range(40)], np.arange(80.0).reshape(40, 2):
+        sighting = Sighting()
+        first = sighting.fingerprint(data)
+        data[:] = data[::-1]
+        assert sighting.fingerprint(data) == stable_fingerprint(data) != first
+
+
+def test_data_that_make_examples_anew_each_time_are_looked_at_once():
+    class Drawn:
+        asked = 0
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            self.asked += 1
+            return [i]
+
+    data, sighting = Drawn(), Sighting()
+    assert sighting.fingerprint(data) == sighting.fingerprint(data) and data.asked == 16
+
+
+def test_examples_that_change_each_time_tell_nothing():
+    class Noisy(list):
+        def __getitem__(self, i):
+            return [i, next(count)]
+
+    count = iter(range(1000))
+    assert stable_fingerprint(Noisy([0] * 9)) == 0
+
+
+def test_empty_data_that_grow():
+    sighting, data = Sighting(), []
+    assert sighting.fingerprint(data) == fingerprint([])
+    data.append(Sentence(["a"]))
+    assert sighting.fingerprint(data) == sighting.fingerprint(data) != fingerprint([])

@@ -13,12 +13,14 @@ import datetime
 import hashlib
 import struct
 import types
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import PurePath
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 _EXAMPLES = 8
 _VALUES = 10_000
@@ -27,6 +29,9 @@ _VALUES = 10_000
 _DEPTH = 12
 _MOST = 1 << 14
 """Of a longer string or array the first and last so many elements are looked at."""
+
+_UNCHANGING = (str, bytes, int, float, complex, np.ndarray, np.generic, type(None))
+"""Classes of examples that hold nothing beside their value."""
 
 _BY_NAME = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
@@ -54,19 +59,84 @@ def fingerprint(data: Sequence) -> int:
     >>> fingerprint([{"x", "y"}]) == fingerprint([{"y", "x"}])
     True
     """
-    n = len(data)
+    return _number(len(data), (_digest(data[i], _VALUES, 0)[0] for i in _chosen(len(data))))
+
+
+def _chosen(n: int) -> Iterable[int]:
+    """Which of so many examples are looked at."""
     last = min(n, _EXAMPLES) - 1
-    chosen = range(n) if n <= _EXAMPLES else [i * (n - 1) // last for i in range(_EXAMPLES)]
+    return range(n) if n <= _EXAMPLES else [i * (n - 1) // last for i in range(_EXAMPLES)]
+
+
+def _number(n: int, digests: Iterable[bytes]) -> int:
     total = hashlib.blake2b(struct.pack("<q", n), digest_size=8)
-    for i in chosen:
-        total.update(_digest(data[int(i)], _VALUES, 0)[0])
+    for digest in digests:
+        total.update(digest)
     return int.from_bytes(total.digest(), "little") >> 1
 
 
+_MOST_SEEN = 64
+_seen: OrderedDict[int, tuple[Any, bytes]] = OrderedDict()
+"""By id: examples of lists that were looked at last, and their digests at first sight."""
+
+
 def stable_fingerprint(data: Sequence) -> int:
-    """The fingerprint; 0 for examples that change each time, which tell nothing."""
-    first = fingerprint(data)
-    return first if fingerprint(data) == first else 0
+    """The fingerprint; 0 for examples that change each time, which tell nothing. Those of lists and
+    tuples count as they were at first sight: a program may keep in them what it computes, on one
+    rank more than on another."""
+    digests, lasting = [], type(data) in (list, tuple)
+    for i in _chosen(len(data)):
+        example = data[i]
+        known, digest = _seen.get(id(example), (None, b""))
+        if known is None or known is not example:
+            digest = _digest(example, _VALUES, 0)[0]
+            if _digest(data[i], _VALUES, 0)[0] != digest:
+                return 0
+            if lasting and not issubclass(type(example), _UNCHANGING):
+                _seen[id(example)] = example, digest
+                if len(_seen) > _MOST_SEEN:
+                    _seen.popitem(last=False)
+        digests.append(digest)
+    return _number(len(data), digests)
+
+
+class Sighting:
+    """The fingerprint of data that are looked at again and again, and may be put into another order
+    in place. The examples of a list are told apart as the objects that they are, so that it does
+    not matter what a program keeps in them."""
+
+    def __init__(self) -> None:
+        self._fingerprint: int | None = None
+        # of a list: the examples at first sight, which keep their ids; the ids
+        self._examples: list[Any] = []
+        self._ids = np.empty(0, np.int64)
+
+    def fingerprint(self, data: Sequence) -> int:
+        """Of the data as they are now."""
+        if isinstance(data, np.ndarray):
+            return stable_fingerprint(data)
+        if type(data) is not list:
+            if self._fingerprint is None:
+                self._fingerprint = stable_fingerprint(data)
+            return self._fingerprint
+        if all(issubclass(type(data[i]), _UNCHANGING) for i in _chosen(len(data))):
+            return stable_fingerprint(data)  # others may be one object here, and two elsewhere
+        ids = np.fromiter(map(id, data), np.int64, len(data))
+        if self._fingerprint is None:
+            return self._begin(data, ids, stable_fingerprint(data))
+        if np.array_equal(ids, self._ids):
+            return self._fingerprint
+        numbers = {each: i for i, each in enumerate(self._ids.tolist())}
+        places = np.array([numbers.get(each, -1) for each in ids.tolist()], "<i8")
+        digests = [self._fingerprint.to_bytes(8, "little"), places.tobytes()]
+        if (places >= 0).all():
+            return _number(len(data), digests)
+        new = stable_fingerprint([data[i] for i in np.flatnonzero(places < 0).tolist()])
+        return self._begin(data, ids, _number(len(data), [*digests, new.to_bytes(8, "little")]))
+
+    def _begin(self, data: list[Any], ids: NDArray[np.int64], number: int) -> int:
+        self._examples, self._ids, self._fingerprint = [*data], ids, number
+        return number
 
 
 def is_sequence(data: object) -> bool:

@@ -31,7 +31,7 @@ from .division import (
     spread,
     total_of,
 )
-from .fingerprint import is_sequence, stable_fingerprint
+from .fingerprint import Sighting, is_sequence
 from .micro_draws import MicroDraws, Outside, Part
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ class Shard(Generic[T]):
         self._weights = None if weight is None else Numbers(weight, data, "weight", kept=False)
         self._epoch, self._position = _number("epoch", epoch), 0
         self._resumes = False  # the next loop begins at _position
-        self._fingerprint: int | None = None
+        self._sighting = Sighting()
         self._loop: Loop | None = None  # the one that state() speaks of
         self._newest: Loop | None = None
         self._listeners: list[Listener] = []
@@ -346,9 +346,8 @@ class Shard(Generic[T]):
 
     def _described(self) -> Description:
         """What must be alike on all ranks of all steps."""
-        if self._fingerprint is None:
-            self._fingerprint = stable_fingerprint(self._data)
-        return Description(len(self._data), self._fingerprint, self._settings)
+        number = self._sighting.fingerprint(self._data)
+        return Description(len(self._data), number, self._settings)
 
     def _division(
         self, numbers: NDArray[Any], costs: NDArray[Any], weights: NDArray[Any] | None
