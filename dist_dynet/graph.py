@@ -207,6 +207,10 @@ class ComputationGraph:
     def __len__(self) -> int:
         return int(lib.dn_graph_size(self.number))
 
+    def __bool__(self) -> bool:
+        """True, also without nodes: `cg = cg or dy.renew_cg()` keeps a graph."""
+        return True
+
     if TYPE_CHECKING:  # attached by ops/inputs.py and inspection.py
 
         def inputMatrixLiteral(  # noqa: N802, D102 - DyNet's name

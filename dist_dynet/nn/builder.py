@@ -3,7 +3,7 @@ sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -285,13 +285,19 @@ class RecurrentBuilder(Owner):
         return self.initial_state([inputTensor(np.asarray(v, float)) for v in vecs], update)
 
 
-class TwoRates(RecurrentBuilder):
-    """A builder whose inputs and h have dropout rates of their own.
+class TwoRates:
+    """What a builder has whose inputs and h have dropout rates of their own. It comes behind
+    RecurrentBuilder: programs take the first base class of one builder for that of all.
 
     >>> import dist_dynet as dy
     >>> issubclass(dy.SimpleRNNBuilder, TwoRates), issubclass(dy.GRUBuilder, TwoRates)
     (True, False)
+    >>> dy.SimpleRNNBuilder.__bases__[0] is dy.GRUBuilder.__bases__[0]
+    True
     """
+
+    _start: RNNState | None
+    _rate: Callable[[float, str], float]
 
     def set_dropouts(self, d: float, d_r: float) -> None:
         """The dropout rates of inputs (d) and of h (d_r).

@@ -13,7 +13,7 @@ import numpy as np
 from .._ffi import OPS
 from .._integers import real
 from ..expression import Expression, expression, resolved
-from ..ops import cmult, vanilla_lstm_c, vanilla_lstm_gates, vanilla_lstm_h, zeros
+from ..ops import cmult, nobackprop, vanilla_lstm_c, vanilla_lstm_gates, vanilla_lstm_h, zeros
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .builder import RecurrentBuilder
@@ -190,11 +190,12 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
     def _pruned(
         self, Wx: Expression, Wh: Expression, b: Expression, mask_x: Expression, mask_h: Expression
     ) -> list[int]:
-        return [cmult(Wx, mask_x)._h, cmult(Wh, mask_h)._h, b._h]
+        # where frozen parameters gather gradients, as DyNet's do, masks have none
+        return [cmult(Wx, nobackprop(mask_x))._h, cmult(Wh, nobackprop(mask_h))._h, b._h]
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:
-        Wx, Wh, b, mask_x, mask_h, *norms = parameters
-        return super()._weights([cmult(Wx, mask_x), cmult(Wh, mask_h), b, *norms])
+        pruned = [expression(h) for h in self._pruned(*parameters[:5])]
+        return super()._weights([*pruned, *parameters[5:]])
 
 
 class CoupledLSTMBuilder(RecurrentBuilder):

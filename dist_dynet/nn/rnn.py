@@ -26,11 +26,11 @@ from ..ops import (
 from ..ops.lstm import lstm_gates
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
-from .builder import TwoRates
+from .builder import RecurrentBuilder, TwoRates
 from .state import masked
 
 
-class VanillaLSTMBuilder(TwoRates):
+class VanillaLSTMBuilder(RecurrentBuilder, TwoRates):
     """The LSTM: i, f, o = logistic(Wx x_t + Wh h_(t-1) + b) (forget_bias added to f), g =
     tanh(...), c_t = f c_(t-1) + i g, h_t = o tanh c_t.
 

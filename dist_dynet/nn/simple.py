@@ -12,7 +12,7 @@ from .builder import RecurrentBuilder, TwoRates
 from .state import masked
 
 
-class SimpleRNNBuilder(TwoRates):
+class SimpleRNNBuilder(RecurrentBuilder, TwoRates):
     """The simple recurrent network (Elman 1990): h_t = tanh(Wx x_t + Wh h_(t-1) + b).
 
     Parameters of each layer, in the subcollection simple-rnn-builder: Wx (h, input), Wh (h, h), b

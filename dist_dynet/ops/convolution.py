@@ -14,9 +14,10 @@ __all__ = ["conv2d", "conv2d_bias", "filter1d_narrow", "fold_rows", "kmh_ngram",
 
 
 def _pair(values: Any, what: str, name: str) -> tuple[int, int]:
-    """(height, width), as numbers that C can hold."""
+    """(height, width), as numbers that C can hold. What follows them is left out, as DyNet does:
+    other toolkits write [1, height, width, 1] or (height, width, 1, 1)."""
     pair = [values] if isinstance(values, int) else indices(values, what)
-    if len(pair) != 2:
+    if len(pair) < 2:
         raise ValueError(
             f"{what}: {name} must have two numbers, for height and width; got {values!r}."
         )

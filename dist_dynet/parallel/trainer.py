@@ -34,7 +34,7 @@ from .reproducible import ReproducibleSum
 from .shared_model import DEFAULT, SharedModel
 from .structure import broadcast_state
 from .sync import Sync
-from .wrapper import TrainerWrapper
+from .wrapper import TrainerWrapper, check_trainer
 
 Average = Literal["mean", "weighted", "sum"]
 
@@ -123,11 +123,7 @@ class DistributedTrainer(TrainerWrapper):
         comm: Any = None,
         timeout: float | None = None,
     ) -> None:
-        if not isinstance(trainer, Trainer):
-            raise TypeError(
-                "DistributedTrainer: takes a trainer such as AdamTrainer(m); got"
-                f" {type(trainer).__name__}."
-            )
+        check_trainer(trainer)
         check_choice("average", average, get_args(Average))
         check_choice("exchange", exchange or ENGINES[0], ENGINES)
         check_choice("compression", compression, (None, *CODES))

@@ -13,6 +13,27 @@ from .metrics import added, seconds_of
 from .sync import Sync
 
 
+def check_trainer(trainer: object) -> None:
+    """Of what a DistributedTrainer is to wrap, whose update() it never calls.
+
+    Raises:
+        TypeError: it is no trainer, or has an update() of its own.
+    """
+    if not isinstance(trainer, Trainer):
+        raise TypeError(
+            "DistributedTrainer: takes a trainer such as AdamTrainer(m); got"
+            f" {type(trainer).__name__}."
+        )
+    for name in ("update", "update_subset"):
+        if getattr(type(trainer), name) is not getattr(Trainer, name):
+            raise TypeError(
+                f"DistributedTrainer: {type(trainer).__name__}.{name}() would not be called: averaged"
+                " gradients are applied by the rule alone. Write what it does beside that behind the"
+                " call of update(), or as a schedule (dy.schedules); or derive from"
+                " DistributedTrainer, and from the plain trainer no more."
+            )
+
+
 class TrainerWrapper:
     """The interface of the wrapped trainer, but for update() and what depends on it."""
 

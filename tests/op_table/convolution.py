@@ -120,11 +120,6 @@ ROWS = [
                 r"^conv2d: stride must have two numbers.*; got \[1\]",
             ),
             refuses(
-                lambda: dy.conv2d(image(), filters(2, 2, 2, 3), [1, 1, 1]),
-                ValueError,
-                "^conv2d: stride must have two numbers",
-            ),
-            refuses(
                 lambda: dy.conv2d(image(), filters(2, 2, 2, 3), 1),
                 ValueError,
                 "^conv2d: stride must have two numbers",
