@@ -93,11 +93,11 @@ def used(weight: Batch[Any] | float | None, sync: Sync) -> tuple[Batch[Any] | No
             " Leave it out."
         )
     if weight is not None and not isinstance(weight, Batch):
-        return None, checked_weight(weight, "update: the weight"), ""
+        return None, checked_weight(weight, "update: the weight"), doubt
     if batch is None:
         return None, 1.0, doubt if here.size > 1 else ""
     if here.size > 1 and batch is weight:
-        doubt = sync.sources.contradict(batch, by_share=False)
+        doubt = doubt or sync.sources.contradict(batch, by_share=False)
     if here.size > 1 and (batch.problem or batch.ranks is not here.members):
         doubt = odd_pass(batch, here, weight is not None, True).problem
     return batch, float(batch.n), doubt if here.size > 1 else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from .._ffi import lib
@@ -67,6 +67,7 @@ class Batch(WatchedList[T], Generic[T]):
         "__weakref__",
         "_count",
         "_n",
+        "_reading",
         "description",
         "epoch",
         "is_weighted",
@@ -95,6 +96,7 @@ class Batch(WatchedList[T], Generic[T]):
         super().__init__(examples)
         self._n = float(n)
         self._count: int | None = len(self)  # None: n is the program's
+        self._reading: weakref.ref[Iterator[T]] | None = None  # the last loop over its examples
         self.problem = ""
         """Why n is not known, for an error."""
         self.ranks = ranks
@@ -126,6 +128,18 @@ class Batch(WatchedList[T], Generic[T]):
     def n(self, n: float) -> None:
         self._n, self.total, self.is_weighted = checked_weight(n, "batch.n"), None, True
         self._count, self.problem = None, ""
+
+    def __iter__(self) -> Iterator[T]:
+        self._on_read()
+        examples = (example for example in list.__iter__(self))
+        self._reading = weakref.ref(examples)
+        return examples
+
+    @property
+    def is_being_read(self) -> bool:
+        """Whether a loop over its examples is under way, as far as is known."""
+        reading = self._reading and self._reading()
+        return reading is not None and getattr(reading, "gi_frame", None) is not None
 
     def __bool__(self) -> bool:
         if self.part is not None:

@@ -32,6 +32,12 @@ _ANOTHER = (
     " Name the one that they come from."
 )
 
+_INSIDE = (
+    "update() was called inside of a loop over the examples of a batch, of which each rank has some:"
+    " the ranks would make other updates than one process does. Call it once behind that loop, with"
+    " the gradients of the whole batch."
+)
+
 
 class Sources:
     """The batches that the gradients of a collection come from.
@@ -66,14 +72,15 @@ class Sources:
         cannot be known, in a message.
 
         Args:
-            named: the program says it itself.
+            named: the program says it itself; then it is None.
         """
         present = present_batch() if process.loops else None
         self.look(present)
         if process.unclaimed or process.new or process.idle:
             process.claim()
-        if named:
-            return None, ""
+        inside = _inside(present)
+        if named or inside:
+            return None, inside
         if len(self._batches) > 1:
             return None, _SEVERAL
         batch = self._batches[0] if self._batches else present
@@ -152,3 +159,11 @@ class Sources:
 def _share_alike(a: Batch[Any], b: Batch[Any]) -> bool:
     """Whether this rank has the same share of both, so that one weight is right for both."""
     return a.total is not None and b.total is not None and a.n * b.total == b.n * a.total
+
+
+def _inside(batch: Batch[Any] | None) -> str:
+    """Whether the program goes through the present batch's examples, and would update in between:
+    why that is refused. One example is the whole of its rank's part."""
+    if batch is None or batch is SEVERAL or not batch.is_being_read:
+        return ""
+    return _INSIDE if len(batch) > 1 and len(batch.ranks or ()) > 1 else ""

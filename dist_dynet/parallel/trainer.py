@@ -227,7 +227,7 @@ class DistributedTrainer(TrainerWrapper):
             if weight.problem or weight.ranks is not here.members:
                 return odd_pass(weight, here, True, counts)
             if here.size > 1 and self.sync.weighted and self.sync.reproducible is None:
-                problem = self.sync.sources.contradict(weight)
+                problem = problem or self.sync.sources.contradict(weight)
             total = weight.n if here.size == 1 else weight.total
             return Pass(weight, weight.n, total, True, problem)
         if weight is not None:

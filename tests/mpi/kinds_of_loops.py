@@ -387,6 +387,45 @@ def test_gradients_of_two_batches():
         expect(a)
 
 
+def test_updates_for_single_examples():
+    """Within a loop over a batch, of which a rank has several: refused, also with names. A loop that
+    has ended, or was left, does no harm, nor do copies."""
+
+    def inside(a, batch, number):
+        for x in batch:
+            a.backward([x])
+            a.trainer.update(*[(), (batch,), (1,)][number])
+
+    for number in range(3):
+        a = Model()
+        try:
+            for batch in a.shard:
+                inside(a, batch, number)
+                if not batch:
+                    break  # other ranks have refused
+        except RuntimeError as error:
+            assert "loop over the examples of a batch" in str(error) or (
+                "see the message there" in str(error) or "must agree" in str(error)
+            ), error
+        assert parallel.world_size() == 1 or not a.w.as_array().any()
+    a = Model()
+    for batch in a.shard:
+        kept = iter(batch)
+        total = sum(1 for _ in kept) + sum(1 for _ in zip(batch, batch, strict=True))
+        assert total == 2 * len(batch) and kept is not None
+        for _ in batch:
+            break
+        a.step(batch)
+    expect(a, *EPOCH)
+    a = Model()
+    for batch in a.shard:
+        a.backward(batch)
+        for x in [*batch][:1]:
+            assert x is not None
+        a.trainer.update()
+    expect(a, *EPOCH)
+
+
 def test_name_of_an_earlier_batch():
     """The gradients cannot come from it."""
     a, earlier = Model(), None
