@@ -111,7 +111,8 @@ class Run:
         self._is_shown = parallel.is_main() and is_wanted(bar)
         self._sums: dict[str, tuple[float, float]] = {}
         self._bar: Bar = NoBar()
-        self._weight, self._examples, self._seconds = 1.0, 0.0, 0.0
+        self._batch: Any = None  # of epoch()'s loop, the present one; its size
+        self._size, self._examples, self._seconds = 1.0, 0.0, 0.0
         self._attempt = 0
         inner = trainer if isinstance(trainer, Trainer) else trainer.inner
         wanted = metrics is not None or tensorboard is not None
@@ -150,9 +151,8 @@ class Run:
         last, examples, began = time.perf_counter(), 0.0, time.perf_counter()
         try:
             for batch in batches:
-                n = float(len(batch)) if isinstance(batch, Sized) else 1.0
-                self._weight = float(getattr(batch, "n", n))
-                every = getattr(batch, "total", None)
+                self._batch, every = batch, getattr(batch, "total", None)
+                self._size = n = float(len(batch)) if isinstance(batch, Sized) else 1.0
                 examples += n if every is None else every
                 yield batch
                 now = time.perf_counter()
@@ -167,14 +167,15 @@ class Run:
         finally:
             self._bar.close()
             self._bar = NoBar()
+            self._size, self._batch = getattr(self._batch, "n", self._size), None
 
     def log(self, weight: float | None = None, /, **values: float) -> None:
         """Adds numbers of a batch, such as the loss, to means() and to the next line of metrics: to
-        be called before update().
+        be called before update(). They are means over the batch's examples: log sum / batch.n.
 
         Args:
-            weight: what they count in means(); None: the size, or weight, of the present batch of
-                epoch().
+            weight: what they count in means(); None: the n of the present batch of epoch(), or its
+                size.
             values: by name.
 
         Raises:
@@ -187,7 +188,8 @@ class Run:
         >>> run.means()
         {'loss': 1.25}
         """
-        weight = self._weight if weight is None else named_number(weight, "log: the weight")
+        n = getattr(self._batch, "n", self._size)
+        weight = n if weight is None else named_number(weight, "log: the weight")
         self.trainer.log(**values)
         for name, value in values.items():
             sum_, weights = self._sums.get(name, (0.0, 0.0))

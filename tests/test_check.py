@@ -42,6 +42,26 @@ MISTAKES = {
 }
 
 
+BY_HAND = """
+import dist_dynet as dy
+m = dy.ParameterCollection()
+w = m.add_parameters(1, init=1)
+trainer = dy.parallel.DistributedTrainer(dy.SimpleSGDTrainer(m))
+for batch in dy.parallel.shard([1.0, 2.0, 3.0], batch_size=2):
+    dy.renew_cg()
+    dy.sum_elems(w * float(sum(batch))).backward()
+    w.set_value(w.as_array() - 0.1 * w.grad_as_array())
+    m.reset_gradients()
+"""
+
+
+def test_updates_by_hand_are_no_updates(tmp_path):
+    (tmp_path / "train.py").write_text(BY_HAND)
+    status, said = check("train.py", folder=tmp_path)
+    assert status == 1 and "calls no update() of its DistributedTrainer with 1 rank" in said, said
+    assert "nothing differs" not in said, said
+
+
 @pytest.mark.mpi
 @needs_mpi
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -419,6 +419,24 @@ def test_weights_are_checked():
         parallel.DistributedTrainer(one_weight()[1])
 
 
+@pytest.mark.parametrize("name", ["update", "update_subset"])
+def test_trainers_with_an_update_of_their_own_are_refused(name):
+    """It would not be called, with one process either: LocalSGD does call it."""
+
+    class Named(dy.SimpleSGDTrainer):
+        """Another name alone."""
+
+    class Own(Named):
+        """Whose update does something else."""
+
+    setattr(Own, name, lambda self, *args: None)
+    m = dy.ParameterCollection()
+    parallel.DistributedTrainer(Named(m))
+    parallel.LocalSGD(Own(m))
+    with pytest.raises(TypeError, match=rf"Own\.{name}\(\) would not be called"):
+        parallel.DistributedTrainer(Own(m))
+
+
 def test_collectives_with_one_process():
     assert parallel.all_reduce(2.5, "max") == 2.5
     assert parallel.all_reduce(True) == 1

@@ -169,6 +169,17 @@ def test_a_launcher_asks_for_the_bar(monkeypatch, capsys, bars, bar, wanted):
     assert ("reading" in capsys.readouterr().err) == wanted
 
 
+def test_the_n_that_a_program_sets_weighs_what_it_logs():
+    m, _ = made()
+    run, tokens = training.Run(dy.SimpleSGDTrainer(m)), [3.0, 1.0]
+    for batch in run.epoch(dy.parallel.shard([1, 2, 3, 4], batch_size=2)):
+        batch.n = tokens[batch.step]
+        run.log(loss=batch.step)
+    assert run.means() == {"loss": 0.25}
+    run.log(loss=1.0)  # behind the loop: with the last weight
+    assert run.means() == {"loss": 0.4}
+
+
 def test_what_is_logged_must_be_numbers(tmp_path):
     m, _ = made()
     run = training.Run(dy.SimpleSGDTrainer(m), tmp_path / "m.jsonl")

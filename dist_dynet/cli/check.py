@@ -159,6 +159,11 @@ class _Check:
                     f" Write dy.parallel.DistributedTrainer(dy.{name}(m))."
                 )
             return f"{self._script} makes no update with {ranks}."
+        if not any(trainer["updates"] for trainer in done.trainers):
+            return (
+                f"{self._script} calls no update() of its DistributedTrainer with {ranks}. What it"
+                " does to parameters by hand is not averaged over the ranks."
+            )
         return ""
 
     def _explain(self, found: Comparison, one: Run, many: Run) -> tuple[Comparison, Run]:

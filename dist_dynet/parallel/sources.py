@@ -33,9 +33,9 @@ _ANOTHER = (
 )
 
 _INSIDE = (
-    "update() was called inside of a loop over the examples of a batch, of which each rank has some:"
-    " the ranks would make other updates than one process does. Call it once behind that loop, with"
-    " the gradients of the whole batch."
+    "update() was called inside of a loop over the examples of a batch, of which each rank has"
+    " some: the ranks would make other updates than one process does. Call it once behind that"
+    " loop, with the gradients of the whole batch."
 )
 
 

@@ -27,9 +27,9 @@ def check_trainer(trainer: object) -> None:
     for name in ("update", "update_subset"):
         if getattr(type(trainer), name) is not getattr(Trainer, name):
             raise TypeError(
-                f"DistributedTrainer: {type(trainer).__name__}.{name}() would not be called: averaged"
-                " gradients are applied by the rule alone. Write what it does beside that behind the"
-                " call of update(), or as a schedule (dy.schedules); or derive from"
+                f"DistributedTrainer: {type(trainer).__name__}.{name}() would not be called:"
+                " averaged gradients are applied by the rule alone. Write what it does beside that"
+                " behind the call of update(), or as a schedule (dy.schedules); or derive from"
                 " DistributedTrainer, and from the plain trainer no more."
             )
 
