@@ -137,7 +137,17 @@ class Batch(WatchedList[T], Generic[T]):
 
     @property
     def is_being_read(self) -> bool:
-        """Whether a loop over its examples is under way, as far as is known."""
+        """Whether a loop over its examples is under way, as far as is known.
+
+        >>> import dist_dynet as dy
+        >>> for batch in dy.parallel.shard([1, 2], batch_size=2):
+        ...     for example in batch:
+        ...         print(batch.is_being_read)
+        True
+        True
+        >>> batch.is_being_read
+        False
+        """
         reading = self._reading and self._reading()
         return reading is not None and getattr(reading, "gi_frame", None) is not None
 
