@@ -62,7 +62,7 @@ def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
     True
     """
     try:
-        words = np.ascontiguousarray(state["mt19937"], np.uint32)
+        words = np.require(state["mt19937"], np.uint32, ["C", "ALIGNED"])
         counts = _counts(state)
         if words.shape != (lib.DN_RNG_STATE_WORDS,) or min(counts) < 0 or max(counts) >> 64:
             said = ", ".join(f"{name} = {n}" for name, n in zip(_COUNTS, counts, strict=True))

@@ -111,8 +111,8 @@ void dn_param_clear_gradient(dn_param *p) {
 
 void dn_param_copy_gradient(dn_param *p, dn_real *out) {
     DN_HOLD(p->store);
-    if (p->rows || p->empty)
-        memset(out, 0, (size_t)(p->row_size * (p->rows ? p->rows : 1)) * sizeof *out);
+    const size_t n = (size_t)(p->row_size * (p->rows ? p->rows : 1));
+    if (n && (p->rows || p->empty)) memset(out, 0, n * sizeof *out);
     if (p->rows)
         for (int64_t i = 0; i < p->n_touched; i++)
             memcpy(out + p->touched[i] * p->row_size, p->block + i * p->row_size,

@@ -64,7 +64,9 @@ static int is_zero_of(PyTypeObject *cls, const char *attribute) {
     Py_XDECREF(value);
     return zero;
 }
+/* A class of another metaclass may say anything, by code of the program's. */
 static int is_like_expression(PyTypeObject *cls) {
+    if (Py_TYPE(cls) != &PyType_Type) return 0;
     PyObject *mine = PyObject_GetAttrString((PyObject *)cls, "__basicsize__"),
              *its = PyObject_GetAttrString((PyObject *)dn__expression_type, "__basicsize__");
     const int as_large = mine && its && PyObject_RichCompareBool(mine, its, Py_EQ) == 1;

@@ -91,6 +91,13 @@ static inline int dn__equal_sizes(const dn_dim *a, const dn_dim *b) {
     return 1;
 }
 
+/* Whether two nodes have the same attributes that are no integers. */
+static inline int dn__equal_floats(const dn_tape *t, const dn_node *a, const dn_node *b) {
+    return a->n_floats == b->n_floats &&
+           (!a->n_floats || !memcmp(t->floats + a->floats, t->floats + b->floats,
+                                    (size_t)a->n_floats * sizeof *t->floats));
+}
+
 /* How many steps begin with node i, if it is the first of several. */
 static inline int dn__chain_length(const dn_agenda *s, int i) {
     return s->chains.length && s->chains.length[i] > 1 ? s->chains.length[i] : 0;

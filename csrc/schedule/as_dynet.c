@@ -87,9 +87,7 @@ static int of_all_sizes(const dn_tape *t, const dn_node *node) {
 }
 static int one_in_dynet(const dn_tape *t, const dn_node *a, const dn_node *b) {
     return (a->op == b->op || (is_sum(a->op) && is_sum(b->op))) && a->n_args == b->n_args &&
-           a->n_floats == b->n_floats &&
-           !memcmp(t->floats + a->floats, t->floats + b->floats,
-                   (size_t)a->n_floats * sizeof *t->floats);
+           dn__equal_floats(t, a, b);
 }
 void dn__dynet_averages(dn_agenda *s) {
     const dn_tape *t = s->t;

@@ -65,10 +65,8 @@ int dn__same_network(const dn_tape *t, int first, int before, int i) {
            !memcmp(x, y, (size_t)weights * sizeof *x) &&
            !memcmp(x + a->n_args - 1 - masks, y + b->n_args - 1 - masks,
                    (size_t)masks * sizeof *x) &&
-           !memcmp(t->floats + a->floats, t->floats + b->floats,
-                   (size_t)a->n_floats * sizeof *t->floats) &&
-           a->dim.batch == b->dim.batch && a->needs_grad == b->needs_grad && has_all(t, a) &&
-           has_all(t, b);
+           dn__equal_floats(t, a, b) && a->dim.batch == b->dim.batch &&
+           a->needs_grad == b->needs_grad && has_all(t, a) && has_all(t, b);
 }
 
 void dn__link_step(dn_tape *t, int i) {

@@ -106,10 +106,11 @@ int dn__schedule_mark(dn_tape *t) {
 }
 
 /* A revert to this mark keeps values of nodes below i alone. In an order other than that of the
- * nodes it cannot tell which those are: none. */
+ * nodes it cannot tell which those are: none; nor where groups have members on both sides of i. */
 static void lower_mark(const dn_schedule *s, dn_schedule_mark *m, int i) {
-    m->evaluated = s->n.order ? 0 : i;
-    if (!s->n.order) return;
+    const int is_in_order = !s->n.order && !s->n.groups;
+    m->evaluated = is_in_order ? i : 0;
+    if (is_in_order) return;
     m->n = (dn_scheduled){0};
     m->values = (dn_arena_mark){0};
 }
@@ -132,6 +133,10 @@ void dn__schedule_revert(dn_tape *t) {
     return_to(t, &m);
     dn__memory_back_to(t, DN_COPIES, m.copies);
     forget_versions(t, s->evaluated);
+    /* what is left may be less than there was at the marks around this one */
+    for (dn_schedule_mark *k = s->marks.at; k < s->marks.at + s->marks.n; k++)
+        if (k->evaluated > s->evaluated)
+            *k = (dn_schedule_mark){s->evaluated, s->n, m.values, k->copies};
 }
 
 int dn__schedule_take_back(dn_tape *t, int n) {

@@ -138,7 +138,7 @@ static int alike(const dn_agenda *s, int one, int other) {
     const dn_tape *t = s->t;
     const dn_node *a = &t->nodes[s->first + one], *b = &t->nodes[s->first + other];
     if (a->op != b->op || (a->needs_grad != b->needs_grad && !s->as_dynet) || b->not_batchable ||
-        a->n_floats != b->n_floats || !dn__elements(&b->dim))
+        !dn__elements(&b->dim))
         return 0;
     const enum dn_joined_as as = dn__joined_as(s, one);
     const int ints = dn__node_ints(a), n = inputs_alike(t, a, as),
@@ -159,8 +159,7 @@ static int alike(const dn_agenda *s, int one, int other) {
     }
     for (int i = as != DN_AS_ELEMENTS; i < ints; i++)
         if (t->ints[a->ints + i] != t->ints[b->ints + i]) return 0;
-    return !a->n_floats || !memcmp(t->floats + a->floats, t->floats + b->floats,
-                                   (size_t)a->n_floats * sizeof *t->floats);
+    return dn__equal_floats(t, a, b);
 }
 
 /* The signature of node i, a new one if there is none like it. */
