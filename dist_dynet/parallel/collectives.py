@@ -121,7 +121,7 @@ def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any
 
     Args:
         value: a number, or an array of one shape and kind of number on all ranks. True and False
-            count as 1 and 0.
+            count as 1 and 0; where one rank has an int and another a float, all have floats.
         op: as above.
         comm: an mpi4py communicator; None: all ranks.
 
@@ -145,8 +145,10 @@ def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any
         what = here.collective(f"all_reduce {op}")
         with here.whole(what):
             # without check=True, too: unlike lengths may kill a process
-            is_same = _same_kind(here, mine, what, failure is not None)
-            if is_same and failure is None:
+            numbers = f"{op} of int64 ()", f"{op} of float64 ()"
+            kind = _same_kind(here, mine, what, failure is not None, numbers)
+            if kind and failure is None:
+                array = array if kind == mine else array.astype(np.float64)
                 array, overflows = _reduced(here, array, op, what)
         if overflows:
             raise OverflowError(
@@ -209,16 +211,21 @@ def _mark_nan(array: NDArray[Any], op: str) -> NDArray[Any]:
     return np.stack([np.where(is_nan, -end * np.inf, array), end * is_nan]).astype(array.dtype)
 
 
-def _same_kind(here: World, mine: str, what: str, failed: bool) -> bool:
-    """Whether all ranks say the same; if not, an error on those that have not failed."""
+def _same_kind(
+    here: World, mine: str, what: str, failed: bool, numbers: tuple[str, str] = ("", "")
+) -> str:
+    """What all ranks say; if they do not, an error on those that have not failed. Of a whole number
+    and a float, as sum([]) and sum([0.5]) are, the float."""
     marks = np.empty(here.size, np.int64)
     here.wait([here.comm.Iallgather(np.array([hash_of(mine)]), marks)], what)
     if (marks == marks[0]).all():
-        return True
+        return mine
     every = [b.decode() for b in here.exchange_bytes(here.comm, mine.encode(), what)]
+    if {*every} == {*numbers}:
+        return numbers[1]
     other = next(rank for rank, theirs in enumerate(every) if theirs != mine)
     if failed:
-        return False
+        return ""
     raise ValueError(
         f"{here.name} {what}: all ranks must give the same kind of value; got {mine} here,"
         f" {every[other]} on rank {here.members[other]}."

@@ -23,6 +23,9 @@ assert parallel.all_reduce(2, "prod") == 2**size and isinstance(
     parallel.all_reduce(rank, "max"), int
 )
 assert parallel.all_reduce(rank % 2 == 1) == size // 2  # how many
+for op, right in ("sum", 0.5), ("max", 0.5), ("min", 0.0):  # of what only one rank has examples
+    found = parallel.all_reduce(sum([] if rank else [0.5]), op)
+    assert found == right and isinstance(found, float)
 assert (
     parallel.all_reduce(np.arange(6.0).reshape(2, 3, order="F")[:, ::2] * (rank + 1)).tolist()
     == (np.arange(6.0).reshape(2, 3, order="F")[:, ::2] * (size * (size + 1) / 2)).tolist()
