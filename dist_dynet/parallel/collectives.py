@@ -214,7 +214,7 @@ def _mark_nan(array: NDArray[Any], op: str) -> NDArray[Any]:
 def _same_kind(
     here: World, mine: str, what: str, failed: bool, numbers: tuple[str, str] = ("", "")
 ) -> str:
-    """What all ranks say; if they do not, an error on those that have not failed. Of a whole number
+    """What all ranks say; if they do not, an error on those that have not failed. Of an integer
     and a float, as sum([]) and sum([0.5]) are, the float."""
     marks = np.empty(here.size, np.int64)
     here.wait([here.comm.Iallgather(np.array([hash_of(mine)]), marks)], what)

@@ -26,6 +26,5 @@ NOT_IN_THE_TABLE = {
     "SoftmaxBuilder": "the base of output layers",
     "Stack": "made by StackLSTM, and tested with it",
     "StackedRNNState": "has no parameters of its own; test_builders.py",
-    "TwoRates": "the base of recurrent builders with two dropout rates",
 }
 """Classes of dist_dynet.nn that no row makes, each with the reason."""
