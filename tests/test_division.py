@@ -90,6 +90,22 @@ def test_the_order_of_an_epoch_is_numpys_permutation_in_four_bytes_an_example():
     assert order.nbytes == 4 * 1000
 
 
+def test_weights_in_an_array_belong_to_the_order_of_the_data(as_rank):
+    """Of the list that shard() was given: another order is refused, other examples are not."""
+    as_rank(0, 2)
+    data = [[i] * (1 + i) for i in range(6)]
+    batches = dy.parallel.shard(data, 3, weight=[len(x) for x in data])
+    data[2] = [7, 7, 7]
+    assert sum(batch.n for batch in batches) > 0
+    data.reverse()
+    with pytest.raises(RuntimeError, match="weight was given as numbers of the examples, which"):
+        list(batches)
+    assert list(dy.parallel.shard(data, 3, weight=[len(x) for x in data]))
+    by_function = dy.parallel.shard(data, 3, weight=len)
+    data.reverse()
+    assert list(by_function)
+
+
 def test_a_rank_fetches_its_own_examples_alone_where_costs_and_weights_are_arrays(as_rank):
     as_rank(3, 16)
     examples = [[i] * (1 + i % 7) for i in range(256)]

@@ -347,6 +347,8 @@ class Shard(Generic[T]):
     def _described(self) -> Description:
         """What must be alike on all ranks of all steps."""
         number = self._sighting.fingerprint(self._data)
+        if self._weights is not None:
+            self._weights.check_order()
         return Description(len(self._data), number, self._settings)
 
     def _division(
