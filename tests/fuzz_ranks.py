@@ -37,7 +37,8 @@ REFUSALS = "|".join(
     (
         "so that it is not known which batch the gradients come from",
         "it is not known which batch of shard",
-        "the gradients come from several batches of shard",
+        "the gradients come from (several batches|another batch) of shard",
+        "inside of a loop over the examples of a batch",
         "so that its n is not known",
         "all ranks must agree;",
         "is (frozen|excluded from decay|of another precision) on rank",

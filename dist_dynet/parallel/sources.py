@@ -163,7 +163,7 @@ def _share_alike(a: Batch[Any], b: Batch[Any]) -> bool:
 
 def _inside(batch: Batch[Any] | None) -> str:
     """Whether the program goes through the present batch's examples, and would update in between:
-    why that is refused. One example is the whole of its rank's part."""
+    why that is refused."""
     if batch is None or batch is SEVERAL or not batch.is_being_read:
         return ""
-    return _INSIDE if len(batch) > 1 and len(batch.ranks or ()) > 1 else ""
+    return _INSIDE if len(batch.ranks or ()) > 1 else ""

@@ -388,8 +388,8 @@ def test_gradients_of_two_batches():
 
 
 def test_updates_for_single_examples():
-    """Within a loop over a batch, of which a rank has several: refused, also with names. A loop
-    that has ended, or was left, does no harm, nor do copies."""
+    """Within a loop over a batch: refused, also with names. A loop that has ended, or was left,
+    does no harm, nor do copies."""
 
     def inside(a, batch, number):
         for x in batch:
