@@ -336,7 +336,7 @@ class Best:
                     f" {type(thing).__name__}."
                 )
         self._objects, self._is_collection = objects, isinstance(model, ParameterCollection)
-        self._file = None if file is None else file_path(file, "Best")
+        self._file = None if file is None else file_path(file, "Best").absolute()
         self._patience, self._lower, self._comm = patience, lower, comm
         self._kept: list[ParameterCollection] = []
         self.score: float | None = None

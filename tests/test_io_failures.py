@@ -3,6 +3,7 @@ written or half read."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -282,6 +283,49 @@ def test_failed_save_leaves_the_old_file(fails, append, tmp_path, monkeypatch):
         assert isinstance(info.value.__cause__, OSError)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("error", [PermissionError(1, "not permitted"), KeyboardInterrupt()])
+def test_of_two_files_both_get_their_names_or_none(
+    error, when, links, is_new, tmp_path, monkeypatch
+):
+    """The second one cannot have its own, or Ctrl-C comes before that, or right after the first.
+    Without second names of files (links) only what is new can be taken back."""
+    names = tmp_path / "m.data", tmp_path / "m.meta"
+    if not is_new:
+        for name in names:
+            name.write_bytes(b"old")
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    replace, turns = Path.replace, iter(range(1, 9))
+
+    def interrupted(self, target):
+        turn = next(turns)
+        if turn == 1 and when == "after":
+            replace(self, target)
+            raise error
+        if turn == 2 and when == "before":
+            raise error
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    # the name is in place: the answer was lost
+    lost = isinstance(error, OSError) and when == "after"
+    expected = contextlib.nullcontext() if lost else pytest.raises((RuntimeError, type(error)))
+    with expected, files.atomic_writes(names) as open_files:
+        for file in open_files:
+            file.write(b"new")
+    found = [name.read_bytes() if name.exists() else None for name in names]
+    if lost:
+        assert found == [b"new", b"new"]
+    elif is_new:
+        assert found == [None, None]
+    elif links:
+        assert found == [b"old", b"old"]
+    assert {*tmp_path.iterdir()} <= {*names}
 
 
 def test_what_comes_last_may_refuse_a_file_that_is_on_the_disk(tmp_path):

@@ -79,6 +79,9 @@ class _Draft:
         self.temporary: Path | None = None
         self.file: BinaryIO | None = None
         self._inode: tuple[int, int] | None = None
+        # a second name of the file of before, while names change; whether its name was taken
+        self._before: Path | None = None
+        self._is_published = self._is_new = False
 
     def open(self, append: bool) -> BinaryIO:
         """Opens it, with the target's content in front if that is wanted."""
@@ -118,18 +121,41 @@ class _Draft:
         is an error, but the name is in place."""
         if self.temporary is None:
             return
+        self._is_new = not self.target.exists()
+        self._is_published = True  # before Ctrl-C can follow on replace()
         try:
             self.temporary.replace(self.target)
         except OSError:
             if not self._is_in_place():
+                self._is_published = False
                 raise
         self.temporary = None
-        with suppress(OSError):  # the name is in place; some file systems cannot flush a folder
-            folder = os.open(self.target.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+
+    def keep_before(self) -> None:
+        """The file of before stays under a second name until all have their names. Some file
+        systems have no second names."""
+        if self.temporary is not None and self.target.exists():
+            before = self.temporary.with_suffix(".old")
+            with suppress(OSError):
+                os.link(self.target, before)
+                self._before = before
+
+    def take_back(self) -> None:
+        """The file of before gets its name again, or there is none, as before."""
+        if not self._is_published or not self._is_in_place():
+            return
+        with suppress(OSError):
+            if self._is_new:
+                self.target.unlink()
+            elif self._before is not None:
+                self._before.replace(self.target)
+                self._before = None
+
+    def forget_before(self) -> None:
+        """Removes its second name."""
+        if self._before is not None:
+            with suppress(OSError):
+                self._before.unlink()
 
     def _is_in_place(self) -> bool:
         try:
@@ -146,6 +172,32 @@ class _Draft:
         if self.temporary is not None:
             with suppress(OSError):
                 self.temporary.unlink()
+
+
+def _publish(drafts: Sequence[_Draft]) -> None:
+    """Gives all of them their names, right after one another; if one cannot have it, or Ctrl-C
+    comes in between, none."""
+    try:
+        try:
+            if len(drafts) > 1:
+                for draft in drafts:
+                    draft.keep_before()
+            for draft in drafts:
+                draft.publish()
+        except BaseException:
+            for draft in drafts:
+                draft.take_back()
+            raise
+    finally:
+        for draft in drafts:
+            draft.forget_before()
+    for parent in {draft.target.parent for draft in drafts}:
+        with suppress(OSError):  # names are in place; some file systems cannot flush a folder
+            folder = os.open(parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 class MissingFileError(RuntimeError, FileNotFoundError):
@@ -194,8 +246,7 @@ def atomic_writes(
         for draft in drafts:
             draft.settle()
         last()
-        for draft in drafts:
-            draft.publish()
+        _publish(drafts)
     except OSError as error:
         names = " and ".join(f"'{os.fspath(path)}'" for path in paths)
         failure = _of_kind(error)(

@@ -26,7 +26,7 @@ class CheckpointFiles:
     """Those of one directory, of which the last `keep` stay."""
 
     def __init__(self, directory: FileName, keep: int) -> None:
-        self._directory = file_path(directory, "Checkpointer")
+        self._directory = file_path(directory, "Checkpointer").absolute()  # chdir() may follow
         self._keep = size(keep, "Checkpointer", " for keep")
         self._lock = threading.RLock()  # a signal handler may save in the midst of a save
         self._lease = Lease(self._directory)
