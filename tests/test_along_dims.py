@@ -79,6 +79,7 @@ def test_sums_of_long_lines_lose_no_digits(f):
 
 ODD = {
     "nan": [1, np.nan, 2],
+    "nan and inf": [np.inf, np.nan, 2],
     "inf": [1, np.inf, 2],
     "two inf": [np.inf, np.inf, 2],
     "-inf": [1, -np.inf, 2],

@@ -263,3 +263,23 @@ def test_a_row_of_the_loss_has_a_gradient_be_it_zero(autobatching):
     dy.esum(outputs).value()
     (0 * outputs[WORDS.index(WORDS[0], 1)]).backward()
     assert net.E.has_gradient() and not net.E.grad_as_array().any()
+
+
+@pytest.mark.parametrize("autobatching", [1, 2, 3])
+def test_gradients_of_equal_rows_stay_the_same_however_often_they_are_read(autobatching):
+    """A matrix is transposed once many columns have come to it, which a read may bring about: what
+    the next one multiplies by must still be there."""
+    n, dim, rows = 24, 16, 4
+    m = dy.ParameterCollection()
+    E, W = m.add_lookup_parameters((rows, dim)), m.add_parameters((dim, dim))
+    U = m.add_parameters((dim, dim))
+    f = dy.traced(lambda x: dy.tanh(W * dy.tanh(U * x)))
+
+    def gradients(autobatching, full):
+        dy.renew_cg(autobatching=autobatching)
+        xs = [E[i % rows] for i in range(n)]
+        dy.esum([dy.sum_elems(dy.square(f(x))) for x in xs]).backward(full=full)
+        return [x.gradient() for x in (*xs, *xs)]
+
+    for got, right in zip(gradients(autobatching, False), gradients(0, True), strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-5)

@@ -12,7 +12,7 @@ from text_files import CONTENTS, DYNET_FILES, exact, members, refuse, small, sta
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE
-from dist_dynet.io import load, load_generator, save
+from dist_dynet.io import load, load_generator, objects, save
 
 
 class Affine:
@@ -393,3 +393,29 @@ def test_failed_load_draws_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         next(load_generator(tmp_path / "z", dy.ParameterCollection()))
     assert (dy.ParameterCollection().add_parameters(4).as_array() == want).all()
+
+
+def test_load_waits_until_both_files_are_of_one_save(tmp_path, monkeypatch):
+    """Another process saves while this one has read the first file; or always."""
+    first, second = dy.ParameterCollection(), dy.ParameterCollection()
+    save(tmp_path / "m", [first.add_parameters(1, init=1)])
+    W, b = second.add_parameters(2, init=2), second.add_parameters(2, init=2)
+    records, times = objects._records, iter(range(9))
+
+    def saved_meanwhile(saves):
+        def read(*args):
+            found = records(*args)
+            if next(times) in saves:
+                save(tmp_path / "m", [W, b])
+            return found
+
+        return read
+
+    monkeypatch.setattr(objects, "_records", saved_meanwhile({0}))
+    loaded = load(tmp_path / "m", dy.ParameterCollection())
+    assert [p.as_array().tolist() for p in loaded] == [[2, 2], [2, 2]]
+    monkeypatch.setattr(objects, "_records", saved_meanwhile({*range(9)}))
+    m = dy.ParameterCollection()
+    with pytest.raises(RuntimeError, match=r"must stay while they are read; got another save\(\)"):
+        load(tmp_path / "m", m)
+    assert not m.parameters_list()

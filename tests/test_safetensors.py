@@ -59,6 +59,19 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+@pytest.mark.float32
+def test_numbers_that_are_too_large_are_refused(tmp_path):
+    m = dy.ParameterCollection()
+    w = m.add_parameters(3, init=1, name="W")
+    st.save_file({"/W": np.array([1e300, -np.inf, 1])}, tmp_path / "large")
+    with pytest.raises(RuntimeError, match=r"entry /W .*a number is too large for float32"):
+        dy.load_safetensors(m, tmp_path / "large")
+    assert w.as_array().tolist() == [1, 1, 1]
+    st.save_file({"/W": np.array([3e38, -np.inf, 1e-300])}, tmp_path / "m")
+    dy.load_safetensors(m, tmp_path / "m")
+    assert w.as_array().tolist() == [float(np.float32(3e38)), -np.inf, 0]
+
+
 def test_nan_and_infinity_survive(tmp_path):
     m, n = model(), model()
     m.parameters_list()[0].set_value([[np.nan, np.inf], [-np.inf, 0], [-0.0, 1e-45]])

@@ -147,6 +147,10 @@ void dn__deduplicated_add(dn_tape *t, int group, int i, dn_real *out) {
     const dn_group *g = &t->schedule->groups[group];
     const size_t n = dn__elements(&t->nodes[i].dim);
     const dn_arena_mark mark = dn__arena_mark(&t->workspace.grads);
+    dn_backward_pass *b = t->backward;
+    const int n_transposed = b->n_transposed;
+    dn_transposed transposed[DN_MOST_TRANSPOSED]; /* others that are made now go with the mark */
+    memcpy(transposed, b->transposed, (size_t)n_transposed * sizeof *transposed);
     dn_call c;
     dn_dim y_dim;
     if (dn__group_prepare(t, group, &c, &y_dim)) t->workspace.out_of_memory = 1;
@@ -169,6 +173,8 @@ void dn__deduplicated_add(dn_tape *t, int group, int i, dn_real *out) {
         }
         forget_arrived(t, g, c.n);
     }
+    memcpy(b->transposed, transposed, (size_t)n_transposed * sizeof *transposed);
+    b->n_transposed = n_transposed;
     dn__arena_reset(&t->workspace.grads, mark);
     dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
 }

@@ -93,9 +93,11 @@ DN_INLINE void add_part(size_t k, size_t length, size_t n, dn_real *part, dn_rea
     }
 }
 
+/* NaN of a column that has one. */
 DN_INLINE void maxima(size_t n, size_t length, size_t step, const dn_real *x, dn_real *max) {
     EACH(max, -INFINITY);
-    for (size_t k = 0; k < length; k++, x += step) EACH(max, x[i] > max[i] ? x[i] : max[i]);
+    for (size_t k = 0; k < length; k++, x += step)
+        EACH(max, x[i] > max[i] || x[i] != x[i] ? x[i] : max[i]);
 }
 
 DN_MULTIVERSION static void softmax_strided(size_t n, size_t length, size_t step, const dn_real *x,

@@ -15,6 +15,7 @@ import io
 import itertools
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
@@ -339,10 +340,9 @@ def load_generator(
     ['/b']
     """
     meta = _path(basename, ".meta", "load")
-    records = _records(meta, allow_pickle)
-    with text.ModelFile(_path(basename, ".data", "load")) as file:
-        entries, at = list(file.entries()), 0
-        used: set[int] = set()
+    with ExitStack() as stack:
+        records, file, entries = _both(meta, _path(basename, ".data", "load"), allow_pickle, stack)
+        at, used = 0, set[int]()
         for record in records:
             load_one = _load_parameter if len(record) == 2 else _load_builder
             thing, of_it = load_one(params, file, entries, at, *record)
@@ -350,6 +350,35 @@ def load_generator(
             at = of_it[-1].number + 1 if of_it else at
             yield thing
     _check_all_used(meta, records, entries, used)
+
+
+_TRIES = 5
+
+
+def _both(
+    meta: Path, data: Path, allow_pickle: bool | None, stack: ExitStack
+) -> tuple[list[tuple[Any, ...]], text.ModelFile, list[text.Entry]]:
+    """What both files hold, of one save(): where another process saves meanwhile, once more."""
+
+    def marks() -> list[tuple[int, int]]:
+        found = []
+        for path in meta, data:
+            with suppress(OSError):  # whoever opens it says what is wrong
+                stat = path.stat()
+                found.append((stat.st_ino, stat.st_mtime_ns))
+        return found
+
+    for _ in range(_TRIES):
+        before, records = marks(), _records(meta, allow_pickle)
+        file = stack.enter_context(text.ModelFile(data))
+        entries = list(file.entries())
+        if marks() == before:
+            return records, file, entries
+        stack.pop_all().close()
+    raise RuntimeError(
+        f"load: '{meta}' and '{data}' must stay while they are read; got another save() each of"
+        f" {_TRIES} times. Save under another name, and rename."
+    )
 
 
 def _check_all_used(

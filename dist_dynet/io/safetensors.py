@@ -371,13 +371,22 @@ class _File:
         }
 
     def values(self, parameter: AnyParameter, key: str) -> NDArray[Any]:
-        """Those of a parameter, in storage order."""
+        """Those of a parameter, in storage order.
+
+        Raises:
+            RuntimeError: some number is too large for DTYPE.
+        """
         values = np.empty(prod(parameter.shape()), DTYPE)
         shaped = parameter._shaped(values)
         if shaped.flags.c_contiguous and values.size and self.entries[key].dtype == DTYPE:
             self._read(key, 0, values.data.cast("B"))
-        else:
-            shaped[...] = self.array(key)
+            return values
+        given = self.array(key)
+        with np.errstate(over="ignore"):
+            shaped[...] = given
+        if (np.isinf(shaped) & np.isfinite(given)).any():
+            too_large = f"a number is too large for {DTYPE}"
+            _damaged(self.name, key, self.entries[key].offset, too_large)
         return values
 
 
