@@ -201,8 +201,8 @@ def hint(name: str) -> str:
 
 
 def explain_name(error: BaseException) -> None:
-    """Adds that sentence to what Python says of a name that the package does not have: when most of
-    a program is over, the package has no __getattr__ of its own."""
+    """Adds that sentence to what Python says of a name that the package does not have: after many
+    expressions the package has no __getattr__ that says so itself."""
     if type(error) is not AttributeError or error.obj is not sys.modules[__package__]:
         return
     sentence = hint(error.name or "")

@@ -268,7 +268,7 @@ void dn__log_loss_grad(size_t n, const dn_real *x, const dn_real *t, dn_real dy,
 void dn__log_loss_target_grad(size_t n, const dn_real *t, const dn_real *x, dn_real dy,
                               dn_real beta, dn_real *dx);
 
-/* ---- softmax of a column (kernels/softmax.c) ---------------------------------------- */
+/* ---- softmax of a column (kernels/softmax.c) ------------------------------------------ */
 /* log sum exp x = max + log_sum, kept apart: beside a large max their sum would lose the digits of
  * log_sum */
 typedef struct dn_lse { dn_real max, log_sum; } dn_lse;

@@ -71,8 +71,10 @@ static inline void write_vectors(const dn_axis *l, size_t count, const dn_real *
 static inline void map_copied(dn_call *c, const dn_vectors *all) {
     const dn_axis *l = &all->l;
     const size_t n = (size_t)l->length, most = n * vectors_at(l, 0, VECTORS_AT_A_TIME);
-    dn_real *lines = dn__scratch(c, (all->dy ? 3 : 1) * most), *dy = lines + most, *dx = dy + most;
-    for (size_t o = 0; lines && o < l->outer; o++)
+    dn_real *lines = dn__scratch(c, (all->dy ? 3 : 1) * most);
+    if (!lines) return;
+    dn_real *dy = all->dy ? lines + most : NULL, *dx = all->dy ? dy + most : NULL;
+    for (size_t o = 0; o < l->outer; o++)
         for (size_t i = 0, count; i < l->inner; i += count) {
             const size_t at = o * l->inner * n + i;
             count = vectors_at(l, i, VECTORS_AT_A_TIME);

@@ -66,6 +66,7 @@ class Batch(WatchedList[T], Generic[T]):
     __slots__ = (
         "__weakref__",
         "_count",
+        "_given",
         "_n",
         "_reading",
         "description",
@@ -96,7 +97,9 @@ class Batch(WatchedList[T], Generic[T]):
         super().__init__(examples)
         self._n = float(n)
         self._count: int | None = len(self)  # None: n is the program's
-        self._reading: weakref.ref[Iterator[T]] | None = None  # the last loop over its examples
+        # the last loop over the examples, and how many it was given
+        self._reading: weakref.ref[Iterator[T]] | None = None
+        self._given = 0
         self.problem = ""
         """Why n is not known, for an error."""
         self.ranks = ranks
@@ -131,25 +134,31 @@ class Batch(WatchedList[T], Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         self._on_read()
-        examples = (example for example in list.__iter__(self))
+        self._given, examples = 0, self._handed_over()
         self._reading = weakref.ref(examples)
         return examples
 
+    def _handed_over(self) -> Iterator[T]:
+        for example in list.__iter__(self):
+            self._given += 1
+            yield example
+
     @property
     def is_being_read(self) -> bool:
-        """Whether a loop over its examples is under way, as far as is known.
+        """Whether a loop over its examples is under way. One that has come to the last of several
+        may be over: zip() asks for no more.
 
         >>> import dist_dynet as dy
         >>> for batch in dy.parallel.shard([1, 2], batch_size=2):
         ...     for example in batch:
         ...         print(batch.is_being_read)
         True
-        True
-        >>> batch.is_being_read
         False
         """
         reading = self._reading and self._reading()
-        return reading is not None and getattr(reading, "gi_frame", None) is not None
+        if reading is None or getattr(reading, "gi_frame", None) is None:
+            return False
+        return self._given < len(self) or len(self) == 1
 
     def __bool__(self) -> bool:
         if self.part is not None:

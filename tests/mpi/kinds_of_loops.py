@@ -415,6 +415,8 @@ def test_updates_for_single_examples():
         assert total == 2 * len(batch) and kept is not None
         for _ in batch:
             break
+        pairs = zip(range(len(batch)), batch, strict=False)
+        assert len(batch) < 2 or sum(1 for _ in pairs) == len(batch)  # it has not ended
         a.step(batch)
     expect(a, *EPOCH)
     a = Model()
