@@ -135,10 +135,11 @@ class _Draft:
         """The file of before stays under a second name until all have their names. Some file
         systems have no second names."""
         if self.temporary is not None and self.target.exists():
-            before = self.temporary.with_suffix(".old")
-            with suppress(OSError):
-                os.link(self.target, before)
-                self._before = before
+            self._before = self.temporary.with_suffix(".old")  # before Ctrl-C can follow on link()
+            try:
+                os.link(self.target, self._before)
+            except OSError:
+                self._before = None
 
     def take_back(self) -> None:
         """The file of before gets its name again, or there is none, as before."""
@@ -156,6 +157,7 @@ class _Draft:
         if self._before is not None:
             with suppress(OSError):
                 self._before.unlink()
+            self._before = None
 
     def _is_in_place(self) -> bool:
         try:
@@ -172,25 +174,24 @@ class _Draft:
         if self.temporary is not None:
             with suppress(OSError):
                 self.temporary.unlink()
+        self.forget_before()
 
 
 def _publish(drafts: Sequence[_Draft]) -> None:
     """Gives all of them their names, right after one another; if one cannot have it, or Ctrl-C
     comes in between, none."""
     try:
-        try:
-            if len(drafts) > 1:
-                for draft in drafts:
-                    draft.keep_before()
+        if len(drafts) > 1:
             for draft in drafts:
-                draft.publish()
-        except BaseException:
-            for draft in drafts:
-                draft.take_back()
-            raise
-    finally:
+                draft.keep_before()
         for draft in drafts:
-            draft.forget_before()
+            draft.publish()
+    except BaseException:
+        for draft in drafts:
+            draft.take_back()
+        raise
+    for draft in drafts:
+        draft.forget_before()
     for parent in {draft.target.parent for draft in drafts}:
         with suppress(OSError):  # names are in place; some file systems cannot flush a folder
             folder = os.open(parent, os.O_RDONLY)
