@@ -79,9 +79,9 @@ class _Draft:
         self.temporary: Path | None = None
         self.file: BinaryIO | None = None
         self._inode: tuple[int, int] | None = None
-        # a second name of the file of before, while names change; whether its name was taken
+        # a second name of the file of before, while names change; whether there was none
         self._before: Path | None = None
-        self._is_published = self._is_new = False
+        self._is_new = False
 
     def open(self, append: bool) -> BinaryIO:
         """Opens it, with the target's content in front if that is wanted."""
@@ -122,12 +122,10 @@ class _Draft:
         if self.temporary is None:
             return
         self._is_new = not self.target.exists()
-        self._is_published = True  # before Ctrl-C can follow on replace()
         try:
             self.temporary.replace(self.target)
         except OSError:
             if not self._is_in_place():
-                self._is_published = False
                 raise
         self.temporary = None
 
@@ -143,7 +141,7 @@ class _Draft:
 
     def take_back(self) -> None:
         """The file of before gets its name again, or there is none, as before."""
-        if not self._is_published or not self._is_in_place():
+        if not self._is_in_place():
             return
         with suppress(OSError):
             if self._is_new:
