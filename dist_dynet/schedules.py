@@ -50,6 +50,23 @@ class _Schedule:
         """How often step() was called: n."""
         return self._n
 
+    def _settings(self) -> dict[str, float]:
+        """What it was given for good, by argument: all but the trainer, and base, which is part of
+        the state."""
+        return {"warmup": self._warmup}
+
+    @property
+    def made(self) -> str:
+        """The class and what it was given, but for base: a run goes on with the same.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
+        >>> dy.schedules.Linear(trainer, steps=40, warmup=5).made
+        'Linear(steps=40, end=0.0, warmup=5)'
+        """
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._settings().items())
+        return f"{type(self).__name__}({settings})"
+
     def _factor(self, n: int) -> float:
         """What base is multiplied by after the warm-up, n counted from its end."""
         raise NotImplementedError
@@ -173,6 +190,9 @@ class Linear(_Schedule):
         self._steps, self._end = steps, number(end, f"{type(self).__name__}: end")
         super().__init__(trainer, base, warmup)
 
+    def _settings(self) -> dict[str, float]:
+        return {"steps": self._steps, "end": self._end, **super()._settings()}
+
     def _factor(self, n: int) -> float:
         return 1 - (1 - self._end) * min(1.0, n / self._steps)
 
@@ -267,6 +287,15 @@ class Plateau(_Schedule):
         self._sign = 1 if greatest_is_best else -1
         self._best, self._bad, self._cuts = -math.inf, 0, 0
         super().__init__(trainer, base)
+
+    def _settings(self) -> dict[str, float]:
+        return {
+            "factor": self._cut,
+            "patience": self._patience,
+            "threshold": self._threshold,
+            "greatest_is_best": self._sign > 0,
+            "least": self._least,
+        }
 
     def rate(self) -> float:
         """The present learning rate."""

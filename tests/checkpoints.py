@@ -9,8 +9,8 @@ import dist_dynet as dy
 from dist_dynet import parallel
 
 
-def shard(seed=3, **changed):
-    return parallel.shard(range(10), **{"batch_size": 4, "seed": seed, **changed})
+def shard(seed=3, data=range(10), **changed):
+    return parallel.shard(data, **{"batch_size": 4, "seed": seed, **changed})
 
 
 def equal(a, b):

@@ -323,6 +323,10 @@ def test_another_program_is_refused_by_name(tmp_path):
     assert "names of added objects" in resume(
         same, change=lambda c: c.add("x", np.random.default_rng())
     )
+    assert re.search(
+        "made as at the first start, AdamTrainer with constants 0.9, .* got .* 0.5,",
+        resume(same, dy.AdamTrainer(same, beta_1=0.5)),
+    )
     averaged = dy.AdamTrainer(same)
     average = dy.MovingAverage(averaged)
     assert "number of moving averages" in resume(same, averaged) and average.state()["calls"] == 0
@@ -348,6 +352,12 @@ class Refuses:
 REFUSALS = {
     "trainer": {"trainer": dy.MomentumSGDTrainer},
     "average": {"decay": 0.5},
+    "constants": {"trainer": lambda m: dy.AdamTrainer(m, beta_1=0.5)},
+    "schedule": {"schedule": lambda t: dy.schedules.Linear(t, steps=8)},
+    "no schedule": {"schedule": lambda t: None},
+    "second trainer": {"later": lambda m: dy.RMSPropTrainer(m, rho=0.5)},
+    "data": {"data": range(1, 11)},
+    "weights": {"weight": [2] * 10},
     "second model": {"second": model_of((3, 4))},
     "object": {"other": Refuses()},
     "memory": {},
@@ -356,13 +366,25 @@ REFUSALS = {
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_a_checkpoint_that_is_refused_in_the_middle_changes_nothing(refusal, tmp_path, monkeypatch):
-    def make(trainer=dy.AdamTrainer, decay=0.9, second=None, other=None, saves=False):
-        m, batches, last = model_of(), shard(), Refuses() if other is None else other
+    def make(
+        trainer=dy.AdamTrainer,
+        decay=0.9,
+        schedule=lambda t: dy.schedules.Linear(t, steps=9),
+        later=dy.RMSPropTrainer,
+        second=None,
+        other=None,
+        saves=False,
+        **changed,
+    ):
+        m, batches = model_of(), shard(**{"weight": [1] * 10, **changed})
+        last = Refuses() if other is None else other
         trainer, last.n = trainer(m), int(saves and refusal == "object")
+        kept.append(schedule(trainer))
         average, generator = dy.MovingAverage(trainer, decay), np.random.default_rng(3)
         checkpointer = parallel.Checkpointer(tmp_path, m, trainer, batches)
         first = model_of()
-        for name, obj in {"a": first, "b": generator, "c": second or model_of(), "d": last}.items():
+        added = {"a": first, "b": generator, "c": second or model_of(), "d": last}
+        for name, obj in {**added, "e": later(first)}.items():
             checkpointer.add(name, obj)
 
         def state():
@@ -377,6 +399,7 @@ def test_a_checkpoint_that_is_refused_in_the_middle_changes_nothing(refusal, tmp
 
         return m, trainer, batches, generator, checkpointer, state
 
+    kept = []  # a trainer alone does not keep its schedule
     m, trainer, batches, generator, checkpointer, state = make(saves=True)
     for _ in zip(range(2), batches, strict=False):
         train(m, trainer)
@@ -395,6 +418,21 @@ def test_a_checkpoint_that_is_refused_in_the_middle_changes_nothing(refusal, tmp
     *_, checkpointer, state = make()
     if refusal != "object":
         assert checkpointer.resume() and equal(saved, state())
+
+
+@pytest.mark.parametrize("loops", [False, True])
+def test_a_loop_over_another_shard_than_the_sampler_is_a_warning(loops, tmp_path):
+    m, batches = model_of(), shard()
+    trainer = dy.AdamTrainer(m)
+    checkpointer = parallel.Checkpointer(tmp_path, m, trainer, batches, every=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            for _ in batches if loops else shard():
+                train(m, trainer)
+    assert checkpointer.step == (8 if loops else 0)
+    assert len(caught) == (not loops), "once"
+    assert loops or "nobody has begun a loop over the sampler" in str(caught[0].message)
 
 
 def test_arguments_are_checked(tmp_path):

@@ -113,7 +113,7 @@ def test_a_rank_fetches_its_own_examples_alone_where_costs_and_weights_are_array
     data = OnDisk(examples)
     batches = dy.parallel.shard(data, 64, cost=lengths, weight=np.array(lengths))
     expected = dy.parallel.shard(examples, 64, weight=len)
-    batches._sighting._fingerprint = 0  # which looks at eight more
+    batches._marks._sighting._fingerprint = 0  # which looks at eight more
     for batch, other in zip(batches, expected, strict=True):
         assert batch == other and (batch.n, batch.total) == (other.n, other.total)
     assert len(data.fetched) == 16
@@ -128,7 +128,7 @@ def test_a_function_is_asked_once_for_the_cost_of_each_example(as_rank):
         return len(example)
 
     batches = dy.parallel.shard(data, 20, cost=cost)
-    batches._sighting._fingerprint = 0
+    batches._marks._sighting._fingerprint = 0
     first = [*batches]
     assert len(asked) == len(data.fetched) == 40
     second = [*batches]

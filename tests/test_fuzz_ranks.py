@@ -34,6 +34,8 @@ ELSEWHERE = {
     "outer": "tests/mpi/local_sgd.py",
     "position": "tests/mpi/local_sgd.py, resume.py",
     "listen": "tests/test_shard_position.py",
+    "is_begun": "tests/test_checkpoint.py",
+    "mark_data": "tests/test_shard_position.py",
     "runs_ahead": "tests/test_shard_position.py",
     "update_epoch": "does nothing",
     "required": "tests/test_checkpoint.py",

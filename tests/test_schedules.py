@@ -1,5 +1,6 @@
 """Learning-rate schedules: their formulas, warm-up, plateau, state."""
 
+import inspect
 import math
 
 import numpy as np
@@ -145,3 +146,31 @@ def test_state_without_a_schedule_leaves_the_schedule():
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="must"):
         make(trainer_of())
+
+
+OTHERS = {
+    "steps": 41,
+    "end": 0.25,
+    "warmup": 3,
+    "factor": 0.25,
+    "patience": 9,
+    "threshold": 0.5,
+    "greatest_is_best": True,
+    "least": 0.01,
+}
+"""Another value of each argument."""
+
+
+@pytest.mark.parametrize("name", schedules.__all__)
+def test_what_a_schedule_was_made_with_has_all_arguments_but_base(name):
+    """A checkpoint of a schedule that was made otherwise is refused by that: _settings() of the
+    class in dist_dynet/schedules.py."""
+    make = getattr(schedules, name)
+    arguments = set(inspect.signature(make).parameters) - {"trainer", "base"}
+    needed = {"steps": 40} if "steps" in arguments else {}
+    made = make(trainer_of(), **needed).made
+    assert make(trainer_of(), base=0.125, **needed).made == made
+    for argument in arguments:
+        assert argument in OTHERS, "give it a value in OTHERS"
+        other = make(trainer_of(), **{**needed, argument: OTHERS[argument]}).made
+        assert other != made and f"{argument}={OTHERS[argument]!r}" in other

@@ -1,5 +1,9 @@
 """Where a loop over shard() is, and how it goes on from there."""
 
+import copy
+import random
+
+import numpy as np
 import pytest
 from checkpoints import shard
 
@@ -31,6 +35,71 @@ def test_shard_continues_where_its_state_was_taken(loop, done):
     assert (resumed.epoch, resumed.position) == (1, done)
     after, _ = run(resumed, 3)
     assert before + after == whole
+
+
+class Example:
+    def __init__(self, i):
+        self.words = [f"w{i}"]
+
+
+KINDS = {
+    "integers": lambda: [*range(10)],
+    "texts": lambda: [f"w{i}" for i in range(10)],
+    "pairs": lambda: [([i], i) for i in range(10)],
+    "objects": lambda: [Example(i) for i in range(10)],
+    "array": lambda: np.arange(20.0).reshape(10, 2),
+}
+
+
+def words_of(batch):
+    return [repr(getattr(x, "words", x)) for x in batch]
+
+
+@pytest.mark.parametrize("stop", [(0, 1), (1, 0), (1, 2), (3, 1)])
+@pytest.mark.parametrize("how", ["by epoch", "one after another", "new examples"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_that_is_made_in_place_is_as_it_was_or_refused(kind, how, stop):
+    """Each epoch's order made by the program, in the data themselves, and a run that is stopped in
+    the midst of an epoch, its random state kept: as a Checkpointer does."""
+
+    def run(state=None, stop=None):
+        data, generator, seen = KINDS[kind](), np.random.default_rng(1), []
+        batches, first = shard(data=data, shuffle=False), copy.copy(data)
+        batches.mark_data()  # as a Checkpointer does
+        if state:
+            batches.load_state(state[0])
+            generator.bit_generator.state = state[1]
+        while batches.epoch < 4:
+            if how == "by epoch":
+                order = random.Random(batches.epoch).sample(range(10), 10)
+                data[:] = [first[i] for i in order]
+            elif how == "one after another":
+                data[:] = [data[i] for i in generator.permutation(10)]
+            else:
+                data[3:5] = [KINDS[kind]()[(3 + batches.epoch) % 10]] * 2
+            for batch in batches:
+                seen.append((batches.epoch, batches.position, words_of(batch)))
+                if kind == "objects":
+                    for x in batch:
+                        x.features = batches.position  # kept where a run has come past it alone
+                if seen[-1][:2] == stop:
+                    return seen, (batches.state(), generator.bit_generator.state)
+        return seen, None
+
+    whole, _ = run()
+    before, state = run(stop=stop)
+    try:
+        after, _ = run(state)
+    except RuntimeError as error:
+        assert how == "one after another" and state[0]["position"] > 0
+        assert "needs the data in the order which they had then" in str(error)
+    else:
+        skipped = len(before) - 1
+        if how == "one after another" and state[0]["position"] == 0:
+            skipped = stop[0] * 3  # an epoch's beginning tells nothing of the order
+            assert [s[:2] for s in after] == [s[:2] for s in whole[skipped:]]
+        else:
+            assert after == whole[skipped:]
 
 
 def test_shard_at_the_very_end_of_an_epoch_continues_with_an_empty_rest():
@@ -113,6 +182,34 @@ def test_shard_refuses_a_state_of_another(changed, words):
     for bad in ({"position": 4}, {"position": -1}, {"epoch": "x"}):
         with pytest.raises(ValueError, match=r"^shard: .*(position|epoch)"):
             shard().load_state({**shard().state(), **bad})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"data": range(1, 11)}, "data"),
+        ({"data": [*range(9), -1]}, "data"),
+        ({"weight": [2] * 10}, "weight"),
+        ({"cost": [*range(10)], "bucket": 1}, "cost"),
+        ({"cost": [*range(10)]}, None),
+        ({"data": [*range(10)]}, None),
+    ],
+)
+def test_shard_refuses_a_state_of_other_contents(changed, words):
+    given = {"cost": [1] * 10, "bucket": changed.get("bucket"), "weight": [1] * 10}
+    first, other = shard(**{**given, "data": [*range(10)]}), shard(**{**given, **changed})
+    if words is None:
+        other = shard(**{**given, "data": [*range(10)], **changed})
+    first.mark_data()
+    other.load_state(first.state())  # nobody has looked
+    other.mark_data()
+    if words is None:
+        other.load_state(first.state())
+        return
+    before = other.state()
+    with pytest.raises(ValueError, match=f"^shard: {words} must be what it was in the run"):
+        other.load_state({**first.state(), "epoch": 7})
+    assert other.state() == before
 
 
 def test_shard_notifies_listeners_of_each_step():

@@ -16,7 +16,8 @@ Without a launcher all of it works with one process and mpi4py is not imported. 
 - how sums are made, which engines chooses; on one host: memory, plan, shm_comm, shared,
   backoff, shared_model; between hosts: layout, wire, joining, by_host, windows, compression,
   rounds, overlap, row_messages, rows, rows_coded, host_transport, hybrid
-- what else programs call: division, fingerprint, sampling, evaluation, collectives
+- what else programs call: division, fingerprint, data_marks, shard_settings, sampling, evaluation,
+  collectives
 - checkpoints: lease, checkpoint_files, checkpoint_parts, checkpoint_ranks, checkpoint_by_itself,
   checkpoint
 - where the time goes: metrics, timeline, trace, and trial for `dist-dynet check`

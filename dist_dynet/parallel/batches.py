@@ -13,24 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from .._ffi import lib
+from .._manner import manner, warn
 from ..graph import cg
 from ..params.root import loops_at_work
+from ._world import World
 from .division import checked_weight
 from .micro_draws import Part
+from .shard_settings import ShardSettings
 from .watched_list import WatchedList
 
 T = TypeVar("T")
-
-
-class ShardSettings(NamedTuple):
-    """What must be alike for a step to have the same examples: on all ranks, and after a resume."""
-
-    batch_size: int = 0
-    seed: int = 0
-    drop_last: bool = False
-    shuffle: bool = True
-    micro_batches: int = 0  # 0: none
-    bucket: int = 0  # 0: none
 
 
 class Description(NamedTuple):
@@ -289,6 +281,7 @@ class Loop:
         self.used = first
         """How many steps of the epoch are done: their batches went into an update, as far as is
         known."""
+        self.order = 0  # of the data; before it has begun, of the state that it goes on from
         self.given = first  # how many the loop has gone past
         self.present: Batch[Any] | None = None
         self.runs_ahead = False  # it has gone past a batch that nothing was done with, on this rank
@@ -422,6 +415,21 @@ class Loop:
     def _has_updated(self) -> bool:
         """Whether there was an update since the batch was given."""
         return _work_of_thread()[1:3] != self._work[1:3]
+
+
+def warn_if_alone(loop: Loop, here: World) -> None:
+    """Warns if each rank trains on its examples of this loop and by itself."""
+    if here.size == 1 or here.rank > 0 or "shard" in manner.said:
+        return
+    if loop.is_used_alone():
+        manner.said.add("shard")
+        warn(
+            f"shard: the examples are divided among {here.size} ranks, and the update() that was"
+            " called is that of a trainer of one process, so that each rank trains a model of its"
+            " own on its part. Write trainer = dy.parallel.DistributedTrainer(trainer), and"
+            " call update() of that, unless the program averages gradients itself. This is said"
+            " once."
+        )
 
 
 def _work_of_thread() -> tuple[int, ...]:

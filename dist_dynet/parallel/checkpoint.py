@@ -34,13 +34,16 @@ from ._signals import tell_of_usr1
 from .checkpoint_by_itself import ByItself
 from .checkpoint_files import CheckpointFiles, tell_launcher
 from .checkpoint_parts import (
-    check_object,
+    check_made,
     checked,
     copied,
     load_state_of,
+    made,
     objects_of,
     period,
     state_of,
+    take,
+    waits,
     warn_of_hashes,
 )
 from .checkpoint_ranks import HostBuffer, collect, distribute, from_main
@@ -174,7 +177,7 @@ class Checkpointer(ByItself):
         if sampler is not None:
             sampler.listen(self)
             if every is not None:
-                Hooks(self._inner).refuse(self._refuse_to_run_ahead)
+                Hooks(self._inner).refuse(self._check_loop)
         else:
             Hooks(self._inner).after(self._save_if_due)
         tell_of_usr1(self)
@@ -215,13 +218,12 @@ class Checkpointer(ByItself):
         """
         if name in self._objects:
             raise ValueError(f"Checkpointer.add: names must differ; got {name!r} twice.")
-        check_object(obj)
+        take(obj)
         self._objects[name] = obj, per_rank
 
-    def _trainers(self) -> list[Any]:
-        """Those that the checkpoint has."""
-        kinds = Trainer | DistributedTrainer
-        return [self._trainer, *(o for o, _ in self._objects.values() if isinstance(o, kinds))]
+    def _members(self) -> list[Any]:
+        """The trainer, and all that was added."""
+        return [self._trainer, *(obj for obj, _ in self._objects.values())]
 
     # ---- saving ------------------------------------------------------------------------
 
@@ -265,10 +267,7 @@ class Checkpointer(ByItself):
                 self._inner.updates,
                 *(sampler[key] for key in ("epoch", "position") if sampler),
             ],
-            "pending": any(
-                t.sync.waits() if isinstance(t, DistributedTrainer) else Hooks(t).waits()
-                for t in self._trainers()
-            ),
+            "pending": any(map(waits, self._members())),
             "written": self._files.written,
         }
         with self._world.whole(what):
@@ -368,6 +367,7 @@ class Checkpointer(ByItself):
                 **stored(self._model),
                 "trainer": trainer,
                 "settings": settings_of(self._inner),
+                "made": made(self._members()),
                 "averages": [f.state() for f in followers_of(self._inner)],
                 "sampler": sampler,
                 "objects": {
@@ -400,8 +400,8 @@ class Checkpointer(ByItself):
             Whether there was one.
 
         Raises:
-            ValueError: it is of another model, trainer or sampler; the difference is named, and
-                all is as it was.
+            ValueError: it is of another model, trainer, schedule or sampler; the difference is
+                named, and all is as it was.
             RuntimeError: there are checkpoints, and all are damaged; another run lives and
                 saves into the directory.
             OSError: the directory cannot be read.
@@ -462,6 +462,7 @@ class Checkpointer(ByItself):
         check_stored(self._model, tree, what)
         with ExitStack() as undo:
             try:
+                check_made(tree.get("made"), self._members())
                 if self._sampler is not None:
                     undo.callback(self._sampler.load_state, self._sampler.state())
                     self._sampler.load_state(tree["sampler"])
@@ -495,6 +496,5 @@ class Checkpointer(ByItself):
             undo.pop_all()
         self._step = self._tried = self._files.written = tree["step"]
         self._since = time.monotonic()
-        self._epoch = self._next_epoch()
-        self._owed = False
+        self._epoch, self._owed = self._next_epoch(), False
         warn_of_hashes(tree["hashes"], what)

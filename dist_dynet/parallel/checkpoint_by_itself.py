@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 from ..trainers import Trainer
@@ -24,6 +25,7 @@ class ByItself:
     _since: float
     _tried: int
     _updates: int
+    _warned = False
     _world: World
 
     def _save(self, by_itself: bool) -> bool:
@@ -68,9 +70,23 @@ class ByItself:
         if self._due():
             self._save(by_itself=True)
 
-    def _refuse_to_run_ahead(self) -> None:
-        """A loop that reads ahead does not say when its body is done, which is when to save."""
-        if self._sampler is not None and self._sampler.runs_ahead:
+    def _check_loop(self) -> None:
+        """Neither a loop that reads ahead nor one over another shard says when its body is done,
+        which is when to save."""
+        if self._sampler is None:
+            return
+        if not (self._warned or self._sampler.is_begun) and self._world.rank == 0:
+            missed = self._inner.updates - self._tried
+            if missed >= 2 * (self._updates or 500):
+                self._warned = True
+                warnings.warn(
+                    f"Checkpointer: nothing was saved in {missed} updates, as nobody has begun a"
+                    " loop over the sampler, which says when to save. Write `for batch in sampler`"
+                    " with the shard that Checkpointer was given, or call save().",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+        if self._sampler.runs_ahead:
             raise RuntimeError(
                 "Checkpointer: with `every` the loop over the sampler must work on each batch"
                 " before it asks for the next one; got a loop that reads ahead, as list(shard(...))"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from .environment import hash_indicator
 from .sampling import Shard
+from .trainer import DistributedTrainer
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,20 @@ def period(every: int | str | None) -> tuple[int, float, bool]:
     return updates, seconds, every == "epoch"
 
 
-def check_object(obj: Any) -> None:
-    """Raises: TypeError: this object cannot be added."""
+def take(obj: Any) -> None:
+    """Makes an object ready to be saved.
+
+    Raises:
+        TypeError: it cannot be.
+    """
     stateful = all(callable(getattr(obj, method, None)) for method in ("state", "load_state"))
     if not stateful and not isinstance(obj, np.random.Generator | ParameterCollection):
         raise TypeError(
             "Checkpointer.add: takes objects with state() and load_state(), collections and"
             f" NumPy's generators; got {type(obj).__name__}."
         )
+    if isinstance(obj, Shard):
+        obj.mark_data()
 
 
 def objects_of(
@@ -116,6 +123,30 @@ def objects_of(
     }
     expected = goes_on | {name for name, (_, own) in added.items() if not own}
     return {**tree["objects"], **moved}, sorted(expected)
+
+
+def waits(obj: Any) -> bool:
+    """Whether it is a trainer whose gradients wait to be applied."""
+    if isinstance(obj, DistributedTrainer):
+        return obj.sync.waits()
+    return isinstance(obj, Trainer) and Hooks(obj).waits()
+
+
+def made(objects: Iterable[Any]) -> list[str]:
+    """What those of them that are or wrap a trainer were made with for good."""
+    trainers = (getattr(obj, "inner", obj) for obj in objects)
+    return [Hooks(trainer).made for trainer in trainers if isinstance(trainer, Trainer)]
+
+
+def check_made(there: Iterable[str] | None, objects: Iterable[Any]) -> None:
+    """Raises: ValueError: a trainer was made otherwise in the run that is resumed; None: unknown,
+    of an older version. One of another class refuses the state by itself."""
+    for then, now in zip(there or (), made(objects), strict=False):
+        if then != now and then.split()[0] == now.split()[0]:
+            raise ValueError(
+                f"trainer and schedule must be made as at the first start, {then}; got {now}."
+                " Change them after resume()."
+            )
 
 
 def state_of(obj: Any) -> Any:

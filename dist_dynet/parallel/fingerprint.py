@@ -107,6 +107,8 @@ class Sighting:
 
     def __init__(self) -> None:
         self._fingerprint: int | None = None
+        self.has_new = False
+        """Whether there are examples that were not there at the first look."""
         # of a list: the examples at first sight, which keep their ids; the ids
         self._examples: list[Any] = []
         self._ids = np.empty(0, np.int64)
@@ -131,6 +133,7 @@ class Sighting:
         digests = [self._fingerprint.to_bytes(8, "little"), places.tobytes()]
         if (places >= 0).all():
             return _number(len(data), digests)
+        self.has_new = True
         new = stable_fingerprint([data[i] for i in np.flatnonzero(places < 0).tolist()])
         return self._begin(data, ids, _number(len(data), [*digests, new.to_bytes(8, "little")]))
 

@@ -13,14 +13,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .._integers import named
-from .._manner import manner, warn
 from .._state import count_in, number_in
-from ..params.dims import size
 from . import trial
 from ._session import world
-from ._world import World
-from .batches import Batch, Description, Loop, ShardSettings
+from .batches import Batch, Description, Loop, warn_if_alone
+from .data_marks import DataMarks
 from .division import (
     Cost,
     Numbers,
@@ -31,29 +28,14 @@ from .division import (
     spread,
     total_of,
 )
-from .fingerprint import Sighting, is_sequence
+from .fingerprint import is_sequence
 from .micro_draws import MicroDraws, Outside, Part
+from .shard_settings import checked_settings, from_zero
 
 T = TypeVar("T")
 
 _GRAPHS_BITS = 24
 """A micro-batch may have 2^24 graphs before its random draws meet those of the next step."""
-
-
-def _one_or_more(name: str, value: Any, of: str) -> int:
-    """A size, `of` what it counts."""
-    number = size(value, "shard", f" for {name}")
-    if number < 1:
-        raise ValueError(f"shard: {name}, {of}, must be at least 1; got {number}.")
-    return number
-
-
-def _number(name: str, value: Any) -> int:
-    """An argument that random orders are made from."""
-    number = named(value, "shard", name)
-    if number < 0:
-        raise ValueError(f"shard: {name} must be 0 or more; got {number}.")
-    return number
 
 
 class Listener(Protocol):
@@ -105,32 +87,20 @@ class Shard(Generic[T]):
                 f"shard: data must be a sequence of examples; got {type(data).__name__}. Write"
                 " list(data)."
             )
-        batch_size = _one_or_more("batch_size", batch_size, "over all ranks")
-        if micro_batches is not None:
-            micro_batches = _one_or_more("micro_batches", micro_batches, "over all ranks")
-        if bucket is not None:
-            bucket = _one_or_more("bucket", bucket, "in steps")
-            if not shuffle:
-                raise ValueError(
-                    "shard: bucket puts the examples into another order; got shuffle=False, which"
-                    " keeps it."
-                )
-        self._settings = ShardSettings(
-            batch_size=batch_size,
-            seed=_number("seed", seed),
-            drop_last=bool(drop_last),
-            shuffle=bool(shuffle),
-            micro_batches=micro_batches or 0,
-            bucket=bucket or 0,
+        self._settings = checked_settings(
+            batch_size, seed, drop_last, shuffle, micro_batches, bucket
         )
         # numbers of micro-batches, in the order in which costs are divided over them
         self._groups = {number: i for i, number in enumerate(spread(micro_batches or 0))}
         self._data, self._comm = data, comm
         self._costs = Numbers(cost, data, "cost", kept=True)
         self._weights = None if weight is None else Numbers(weight, data, "weight", kept=False)
-        self._epoch, self._position = _number("epoch", epoch), 0
+        self._epoch, self._position = from_zero("epoch", epoch), 0
         self._resumes = False  # the next loop begins at _position
-        self._sighting = Sighting()
+        # without bucket costs only divide a step among ranks, whose number may change as well
+        numbers = {"cost": self._costs if bucket else None, "weight": self._weights}
+        self._marks = DataMarks(data, {k: n for k, n in numbers.items() if n is not None})
+        self._order_of_state = 0  # of the data, in the loop that load_state() goes on with
         self._loop: Loop | None = None  # the one that state() speaks of
         self._newest: Loop | None = None
         self._listeners: list[Listener] = []
@@ -144,7 +114,7 @@ class Shard(Generic[T]):
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
-            self._epoch, self._position, self._resumes = _number("epoch", epoch), 0, False
+            self._epoch, self._position, self._resumes = from_zero("epoch", epoch), 0, False
             self._loop = self._newest = None
 
     @property
@@ -152,6 +122,19 @@ class Shard(Generic[T]):
         """How many steps of the present epoch the loop has gone past: a step ends when the loop
         asks for the next one."""
         return self._position
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a loop over it has asked for a batch, in this process.
+
+        >>> from dist_dynet import parallel
+        >>> batches = parallel.shard(range(4), batch_size=2)
+        >>> before = batches.is_begun
+        >>> _ = next(iter(batches))
+        >>> before, batches.is_begun
+        (False, True)
+        """
+        return self._newest is not None
 
     @property
     def runs_ahead(self) -> bool:
@@ -187,6 +170,20 @@ class Shard(Generic[T]):
         steps done: 2
         """
         self._listeners.append(listener)
+        self.mark_data()
+
+    def mark_data(self) -> None:
+        """From now on state() says what the data are, and a run that goes on with others, or in the
+        middle of an epoch in another order, is refused. To be called before the first loop.
+
+        >>> import dist_dynet as dy
+        >>> batches = dy.parallel.shard("abc", batch_size=1)
+        >>> batches.mark_data()
+        >>> "data" in batches.state()
+        True
+        """
+        if self._comm is None:  # else each rank may have its own
+            self._marks.begin()
 
     def _fixed(self) -> dict[str, int | bool]:
         """What must be alike for a position to mean the same examples."""
@@ -212,16 +209,19 @@ class Shard(Generic[T]):
         >>> state["epoch"], state["position"]
         (0, 1)
         """
-        epoch, position = self._place()
-        return {"epoch": epoch, "position": position, **self._fixed()}
+        epoch, position, order = self._place()
+        marks = self._marks.state(order if position else 0)
+        return {"epoch": epoch, "position": position, **self._fixed(), **marks}
 
-    def _place(self) -> tuple[int, int]:
+    def _place(self) -> tuple[int, int, int]:
+        """Epoch, position, and the order of the data there, if it is known."""
         loop = self._loop
         if loop is None:
-            return self._epoch, self._position
+            return self._epoch, self._position, self._order_of_state if self._resumes else 0
         done = loop.steps_done()
         if loop.whole and not loop.late and (done == loop.steps or not loop.runs_ahead):
-            return self._epoch, self._position
+            newest = self._newest or loop
+            return self._epoch, self._position, newest.order
         if done < 0:
             raise RuntimeError(
                 "shard: the loop has gone past batches that no update had used yet, as"
@@ -229,7 +229,7 @@ class Shard(Generic[T]):
                 " done. Name them, in the order in which they were given: trainer.update(batch) of"
                 " a DistributedTrainer."
             )
-        return loop.epoch, done
+        return loop.epoch, done, loop.order
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Makes the next loop go on from a state(), with any number of ranks.
@@ -251,9 +251,11 @@ class Shard(Generic[T]):
                     f" got {value}. Make the shard as at the first start."
                 )
         epoch, position = (count_in(state, name, "shard") for name in ("epoch", "position"))
+        order = self._marks.order_in(state)
         if position > len(self):
             raise ValueError(f"shard: position must lie between 0 and {len(self)}; got {position}.")
         self._epoch, self._position, self._resumes = epoch, position, True
+        self._order_of_state = order
         self._loop = self._newest = None
 
     def __len__(self) -> int:
@@ -276,8 +278,10 @@ class Shard(Generic[T]):
 
     def __iter__(self) -> Iterator[Batch[T]]:
         first = self._position if self._resumes else 0
+        loop = Loop(len(self), self._epoch, first, self._is_used)
+        loop.order = self._order_of_state if self._resumes else 0
         self._resumes = False
-        return _Batches(self, Loop(len(self), self._epoch, first, self._is_used))
+        return _Batches(self, loop)
 
     def _begins(self, loop: Loop) -> None:
         """A loop has been asked for its first batch."""
@@ -310,6 +314,7 @@ class Shard(Generic[T]):
         here, order = world(self._comm), self._order()
         compares = here.size > 1 or trial.present() is not None
         described = self._described() if compares else Description()
+        loop.order = self._marks.order(loop.order)
         batch_size = self._settings.batch_size
         for step in range(loop.given, loop.steps):
             numbers = order[step * batch_size : (step + 1) * batch_size]
@@ -346,7 +351,7 @@ class Shard(Generic[T]):
 
     def _described(self) -> Description:
         """What must be alike on all ranks of all steps."""
-        number = self._sighting.fingerprint(self._data)
+        number = self._marks.fingerprint()
         if self._weights is not None:
             self._weights.check_order()
         return Description(len(self._data), number, self._settings)
@@ -386,21 +391,6 @@ class Shard(Generic[T]):
         return (epoch * len(self) + step) << _GRAPHS_BITS
 
 
-def _warn_of_ranks_alone(loop: Loop, here: World) -> None:
-    """Warns if each rank trains on its examples and by itself."""
-    if here.size == 1 or here.rank > 0 or "shard" in manner.said:
-        return
-    if loop.is_used_alone():
-        manner.said.add("shard")
-        warn(
-            f"shard: the examples are divided among {here.size} ranks, and the update() that was"
-            " called is that of a trainer of one process, so that each rank trains a model of its"
-            " own on its part. Write trainer = dy.parallel.DistributedTrainer(trainer), and"
-            " call update() of that, unless the program averages gradients itself. This is said"
-            " once."
-        )
-
-
 class _Batches(Iterator[Batch[T]], Generic[T]):
     """One loop over a shard, as Python asks for it. A loop that is left ends when nobody refers to
     it any more."""
@@ -419,7 +409,7 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
             self._begun = True
             shard_._begins(loop)
         if before is not None:
-            _warn_of_ranks_alone(loop, world(shard_._comm))
+            warn_if_alone(loop, world(shard_._comm))
         loop.ask()
         if before is not None and before.ends_step:
             shard_._step_ends(before.step)

@@ -22,6 +22,10 @@ class Follower(Protocol):
 class Schedule(Protocol):
     """What sets the learning rate, and is saved with the trainer."""
 
+    @property
+    def made(self) -> str:
+        """What it was made with for good."""
+
     def state_dict(self) -> dict[str, float]:
         """What a resumed run needs."""
 

@@ -75,6 +75,19 @@ class Hooks:
         )
 
     @property
+    def made(self) -> str:
+        """The constants, and the schedule of the learning rate, if there is one.
+
+        >>> import dist_dynet as dy
+        >>> trainer = dy.AdagradTrainer(dy.ParameterCollection())
+        >>> schedule = dy.schedules.Constant(trainer, warmup=5)
+        >>> Hooks(trainer).made
+        'AdagradTrainer with constants 1e-20; Constant(warmup=5)'
+        """
+        schedule = self.schedule
+        return self.constants + (f"; {schedule.made}" if schedule else "; no schedule")
+
+    @property
     def moments(self) -> int:
         """How many the rule has of each number."""
         return len(self._trainer._moments)

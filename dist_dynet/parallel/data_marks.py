@@ -1,0 +1,87 @@
+"""Checksums of a shard's examples and of their order, by which a run that goes on from a state()
+tells other data from its own.
+
+It knows how data are looked at; what comes of a difference is here, where the loop is, is
+sampling.py's business.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from .._state import count_in
+from .division import Numbers
+from .fingerprint import Sequence, Sighting
+
+
+class DataMarks:
+    """Those of the examples of a shard.
+
+    Args:
+        data: the examples.
+        numbers: what belongs to each of them, by the name of the argument.
+    """
+
+    def __init__(self, data: Sequence, numbers: Mapping[str, Numbers]) -> None:
+        self._data, self._numbers = data, numbers
+        self._sighting = Sighting()
+        self._marks: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Looks at the data as they are now: when all is as at the first start of a run, and no
+        program has kept anything in examples yet."""
+        if not self._marks:
+            self._marks = {
+                "data": _mark(self.fingerprint()),
+                **{name: numbers.checksum() for name, numbers in self._numbers.items()},
+            }
+
+    def fingerprint(self) -> int:
+        """Of the data as they are now."""
+        return self._sighting.fingerprint(self._data)
+
+    def state(self, order: int) -> dict[str, int]:
+        """What a state of the shard has of them, and of the order in the loop that it is of."""
+        return {**self._marks, "order": order} if self._marks else {}
+
+    def order(self, expected: int) -> int:
+        """That of the data as they are now, where a loop begins; 0: unknown, as examples have come
+        that were not there at the beginning. expected: what it must be; 0: anything.
+
+        Raises:
+            RuntimeError: it is another one.
+        """
+        if not self._marks:
+            return 0
+        number = self.fingerprint()
+        now = 0 if self._sighting.has_new else _mark(number)
+        if expected and now and now != expected:
+            raise RuntimeError(
+                "shard: a loop that goes on in an epoch needs the data in the order which they had"
+                " then; got another one, as of a list that is shuffled in place, which is no part"
+                " of a state(). Leave the order to shard(shuffle=True), or make it of the epoch"
+                " alone: data[:] = random.Random(epoch).sample(all, len(all))."
+            )
+        return now
+
+    def order_in(self, state: Mapping[str, Any]) -> int:
+        """The order that a state speaks of, if it is of these data; 0: unknown.
+
+        Raises:
+            ValueError: it is of others.
+        """
+        for name, mark in self._marks.items():
+            if name in state and mark and count_in(state, name, "shard") not in (0, mark):
+                raise ValueError(
+                    f"shard: {name} must be what it was in the run that the state is of, when the"
+                    " Checkpointer was made; got other contents. Make the shard as at the first"
+                    " start."
+                )
+        return count_in(state, "order", "shard") if self._marks and "order" in state else 0
+
+
+def _mark(number: int) -> int:
+    """Of a fingerprint: 32 bits, which any file keeps; 0 stays 0."""
+    return zlib.crc32(number.to_bytes(8, "little")) if number else 0
