@@ -90,9 +90,10 @@ def test_the_order_of_an_epoch_is_numpys_permutation_in_four_bytes_an_example():
     assert order.nbytes == 4 * 1000
 
 
-def test_weights_in_an_array_belong_to_the_order_of_the_data(as_rank):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_weights_in_an_array_belong_to_the_order_of_the_data(as_rank, ranks):
     """Of the list that shard() was given: another order is refused, other examples are not."""
-    as_rank(0, 2)
+    as_rank(0, ranks)
     data = [[i] * (1 + i) for i in range(6)]
     batches = dy.parallel.shard(data, 3, weight=[len(x) for x in data])
     data[2] = [7, 7, 7]

@@ -28,6 +28,9 @@ class DataMarks:
         self._data, self._numbers = data, numbers
         self._sighting = Sighting()
         self._marks: dict[str, int] = {}
+        self._given = [name for name, n in numbers.items() if n.is_given]
+        if self._given and isinstance(data, list):
+            self._sighting.look(data)
 
     def begin(self) -> None:
         """Looks at the data as they are now: when all is as at the first start of a run, and no
@@ -51,8 +54,14 @@ class DataMarks:
         that were not there at the beginning. expected: what it must be; 0: anything.
 
         Raises:
-            RuntimeError: it is another one.
+            RuntimeError: it is another one, or not that of an array which belongs to the examples.
         """
+        if self._given and isinstance(self._data, list) and self._sighting.is_moved(self._data):
+            raise RuntimeError(
+                f"shard: {self._given[0]} was given as numbers of the examples, which have come"
+                " into another order since then. Give a function of an example, or make a new"
+                " shard()."
+            )
         if not self._marks:
             return 0
         number = self.fingerprint()

@@ -182,26 +182,15 @@ class Numbers:
         if given is not None and not callable(given):
             self._given = compact(self._checked(np.array(given, np.float64)))
             self._check()
-        # examples in the order of an array
-        self._order: list[Any] = [*data] if self._given is not None and type(data) is list else []
+
+    @property
+    def is_given(self) -> bool:
+        """Whether they are an array, and so belong to the data in the order which they had."""
+        return self._given is not None
 
     def checksum(self) -> int:
         """Of an array; 0 for a function."""
         return 0 if self._given is None else zlib.crc32(self._given.tobytes())
-
-    def check_order(self) -> None:
-        """An array belongs to the data as they were.
-
-        Raises:
-            RuntimeError: they are in another order now.
-        """
-        pairs = zip(self._order, self._data, strict=False)
-        others = {id(b) for a, b in pairs if a is not b}  # others than there were, or moved ones
-        if others and not others.isdisjoint(map(id, self._order)):
-            raise RuntimeError(
-                f"shard: {self._name} was given as numbers of the examples, which have come into"
-                " another order since then. Give a function of an example, or make a new shard()."
-            )
 
     def _check(self) -> None:
         if self._given is not None and self._given.shape != (len(self._data),):

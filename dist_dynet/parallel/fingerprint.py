@@ -108,9 +108,9 @@ class Sighting:
     def __init__(self) -> None:
         self._fingerprint: int | None = None
         self.has_new = False
-        """Whether there are examples that were not there at the first look."""
+        """Whether there are examples that were not there at first sight."""
         # of a list: the examples at first sight, which keep their ids; the ids
-        self._examples: list[Any] = []
+        self._examples: list[Any] | None = None
         self._ids = np.empty(0, np.int64)
 
     def fingerprint(self, data: Sequence) -> int:
@@ -123,23 +123,43 @@ class Sighting:
             return self._fingerprint
         if all(issubclass(type(data[i]), _UNCHANGING) for i in _chosen(len(data))):
             return stable_fingerprint(data)  # others may be one object here, and two elsewhere
-        ids = np.fromiter(map(id, data), np.int64, len(data))
+        examples, ids = self.look(data), _ids_of(data)
         if self._fingerprint is None:
-            return self._begin(data, ids, stable_fingerprint(data))
+            self._fingerprint = stable_fingerprint(examples)
         if np.array_equal(ids, self._ids):
             return self._fingerprint
-        numbers = {each: i for i, each in enumerate(self._ids.tolist())}
-        places = np.array([numbers.get(each, -1) for each in ids.tolist()], "<i8")
+        places = self._places(ids)
         digests = [self._fingerprint.to_bytes(8, "little"), places.tobytes()]
         if (places >= 0).all():
             return _number(len(data), digests)
-        self.has_new = True
         new = stable_fingerprint([data[i] for i in np.flatnonzero(places < 0).tolist()])
-        return self._begin(data, ids, _number(len(data), [*digests, new.to_bytes(8, "little")]))
+        self._examples, self._ids, self.has_new = [*data], ids, True
+        self._fingerprint = _number(len(data), [*digests, new.to_bytes(8, "little")])
+        return self._fingerprint
 
-    def _begin(self, data: list[Any], ids: NDArray[np.int64], number: int) -> int:
-        self._examples, self._ids, self._fingerprint = [*data], ids, number
-        return number
+    def look(self, data: list[Any]) -> list[Any]:
+        """The examples of a list at first sight, which is now if there was none."""
+        if self._examples is None:
+            self._examples, self._ids = [*data], _ids_of(data)
+        return self._examples
+
+    def is_moved(self, data: list[Any]) -> bool:
+        """Whether examples of a list have come to other places since first sight."""
+        ids = _ids_of(data)
+        if self._examples is None or np.array_equal(ids, self._ids):
+            return False
+        common = min(len(ids), len(self._ids))
+        others = ids[:common][ids[:common] != self._ids[:common]]
+        return bool(np.isin(others, self._ids).any())
+
+    def _places(self, ids: NDArray[np.int64]) -> NDArray[Any]:
+        """Where these examples were; -1: nowhere."""
+        numbers = {each: i for i, each in enumerate(self._ids.tolist())}
+        return np.array([numbers.get(each, -1) for each in ids.tolist()], "<i8")
+
+
+def _ids_of(data: list[Any]) -> NDArray[np.int64]:
+    return np.fromiter(map(id, data), np.int64, len(data))
 
 
 def is_sequence(data: object) -> bool:

@@ -351,10 +351,7 @@ class Shard(Generic[T]):
 
     def _described(self) -> Description:
         """What must be alike on all ranks of all steps."""
-        number = self._marks.fingerprint()
-        if self._weights is not None:
-            self._weights.check_order()
-        return Description(len(self._data), number, self._settings)
+        return Description(len(self._data), self._marks.fingerprint(), self._settings)
 
     def _division(
         self, numbers: NDArray[Any], costs: NDArray[Any], weights: NDArray[Any] | None
