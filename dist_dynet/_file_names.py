@@ -1,4 +1,4 @@
-"""Names of files and folders that users give."""
+"""Names of files and folders that users give, and texts that files can hold."""
 
 from __future__ import annotations
 
@@ -27,4 +27,20 @@ def file_path(name: FileName, what: str) -> Path:
         raise ValueError(
             f"{what}: a file name must not contain the character with number 0; got {text!r:.200}."
         )
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what}: a file name must be text that the system can write; got {text!a:.200}."
+        ) from None
     return Path(text)
+
+
+def is_text_of_files(text: str) -> bool:
+    """Whether a file can hold it: it has no half of a surrogate pair, as os.fsdecode() makes them
+    of bytes that are no UTF-8.
+
+    >>> is_text_of_files("\u00e9"), is_text_of_files("\udce9")
+    (True, False)
+    """
+    return not any("\ud800" <= c <= "\udfff" for c in text)

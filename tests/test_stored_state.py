@@ -33,6 +33,25 @@ def test_checksummed_tree_is_the_tree(rng):
     assert other_order["x"].tolist() == [0, 1, 2]
 
 
+def drawn(rng, levels=4):
+    """A tree whose keys and texts are those that could be taken for something else."""
+    keys = ["", "__array__", "a", "a:b", "a'", "\ud800", "__metadata__", '":"', "dist_dynet.tree"]
+    leaves = [None, True, -(1 << 70), 0.1, np.inf, *keys, rng.random((2, 1)), np.zeros(0, "i2")]
+    kind = rng.integers(levels == 4, 4 if levels else 1)
+    if kind == 0:
+        return leaves[rng.integers(len(leaves))]
+    if kind == 1:
+        return [drawn(rng, levels - 1) for _ in range(rng.integers(3))]
+    chosen = ["__array__"] if kind == 2 else rng.choice(keys, rng.integers(4)).tolist()
+    return {key: drawn(rng, levels - 1) for key in chosen}
+
+
+def test_any_tree_is_the_tree(rng):
+    for _ in range(300):
+        tree = drawn(rng)
+        assert equal(verify_checksum(add_checksum({"x": tree}))["x"], tree), tree
+
+
 def test_each_changed_or_missing_byte_of_a_checksummed_tree_is_found(rng):
     content = add_checksum({"step": 3, "array": rng.random(5), "text": '"dist_dynet.checksum":"'})
     for i in range(len(content)):
@@ -46,7 +65,21 @@ def test_each_changed_or_missing_byte_of_a_checksummed_tree_is_found(rng):
 
 
 def test_what_cannot_be_checksummed_is_named():
+    itself, deep = [], None
+    itself.append(itself)
+    for _ in range(500):
+        deep = {"": [deep]}
     for leaf, place in (
+        (itself, "list at a:0:0:0:0.*Does it hold itself"),
+        (deep, "list|dict at a:0:0:0:0.*Does it hold itself"),
+        (10**5000, "an integer of 16610 bits at a"),
+        (np.ma.array([1, 2], mask=[0, 1]), "MaskedArray at a"),
+        (1j, "complex at a"),
+        (b"x", "bytes at a"),
+        ({1, 2}, "set at a"),
+        (np.array(["2020"], "M8"), "ndarray at a"),
+        (np.zeros(1, "g"), "ndarray at a"),
+        (np.longdouble(1), "longdouble at a"),
         ({"b": [object()]}, "object at a:b:0"),
         (np.array(["x"]), "ndarray at a"),
         ({1: 2}, "int at a, a key"),

@@ -18,10 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
-_TREE, _CHECKSUM = "dist_dynet.tree", "dist_dynet.checksum"
+OWN = "dist_dynet."
+"""How the names of all texts begin that are ours, in the metadata of a file in this form."""
+TREE, CHECKSUM = f"{OWN}tree", f"{OWN}checksum"
+NO_CHECKSUM = "00000000"
 _ARRAY = "__array__"
-_NONE = b"00000000"
+"""{_ARRAY: name} stands for an array, {_ARRAY: {_ARRAY: x}} for a dict {_ARRAY: x} of the tree."""
+_NONE = NO_CHECKSUM.encode()
 _ALIGNMENT = 8
+_DEEPEST, _LONGEST = 100, 10_000
+"""Levels of a tree, and bits of an integer: less than what Python refuses to read or to write."""
 _KINDS = {
     "b1": "BOOL",
     **{f"{kind}{size}": f"{kind.upper()}{8 * size}" for kind in "iu" for size in (1, 2, 4, 8)},
@@ -29,7 +35,7 @@ _KINDS = {
 }
 """{type of numbers, as NumPy calls it: as safetensors does}."""
 _DTYPES = {theirs: np.dtype(f"<{ours}") for ours, theirs in _KINDS.items()}
-_MARK = f'"{_CHECKSUM}":"'.encode()
+_MARK = f'"{CHECKSUM}":"'.encode()
 """What stands before the checksum. Within a text of the header each quotation mark has a backslash
 in front, so that it stands nowhere else."""
 
@@ -69,8 +75,8 @@ class Copied:
         arrays: dict[str, NDArray[Any]] = {}
         kept = {id(array) for array in own}
         texts = {
-            _TREE: json.dumps(_without_arrays(tree, "", arrays, kept)),
-            _CHECKSUM: _NONE.decode(),
+            TREE: json.dumps(_without_arrays(tree, "", arrays, kept)),
+            CHECKSUM: NO_CHECKSUM,
         }
         # the widest numbers first, so that each array begins at a multiple of its numbers' size
         ordered = sorted(arrays.items(), key=lambda named: -named[1].itemsize)
@@ -92,13 +98,43 @@ class Copied:
 
     def pieces(self) -> list[memoryview]:
         """What is to be written, one after the other."""
-        start = self._head.index(_MARK) + len(_MARK)
-        value = zlib.crc32(self._head)
         data = [array.data.cast("B") for array in self._arrays if array.size]
-        for piece in data:
-            value = zlib.crc32(piece, value)
-        head = memoryview(self._head)
-        return [head[:start], memoryview(_text(value)), head[start + len(_NONE) :], *data]
+        return [*with_checksum(self._head, data), *data]
+
+
+def with_checksum(head: bytes, data: Iterable[Buffer]) -> list[memoryview]:
+    """A header that has NO_CHECKSUM under CHECKSUM, with the checksum of itself and of the data
+    that follow in that place; in pieces, the data left out."""
+    view, start = memoryview(head), _place(head)
+    return [view[:start], memoryview(_text(_sum(head, start, data))), view[start + len(_NONE) :]]
+
+
+def is_whole(head: bytes, data: Iterable[Buffer]) -> bool | None:
+    """Whether header and data are those of with_checksum(); None: the header has no checksum."""
+    start = _place(head)
+    if start < 0:
+        return None
+    return _text(_sum(head, start, data)) == head[start : start + len(_NONE)]
+
+
+def _place(head: bytes) -> int:
+    """Where the checksum begins in a header; -1: nowhere."""
+    mark = head.find(_MARK, 8)
+    return mark + len(_MARK) if mark >= 0 else -1
+
+
+def _sum(head: bytes, start: int, data: Iterable[Buffer]) -> int:
+    """The checksum of all bytes, with zeros in its own place."""
+    view = memoryview(head)
+    value = zlib.crc32(view[start + len(_NONE) :], zlib.crc32(_NONE, zlib.crc32(view[:start])))
+    for piece in data:
+        value = zlib.crc32(piece, value)
+    return value
+
+
+def _length(view: memoryview) -> int:
+    """Of the header, with the eight bytes that say so."""
+    return 8 + int.from_bytes(view[:8], "little")
 
 
 def check(content: Buffer) -> None:
@@ -108,14 +144,13 @@ def check(content: Buffer) -> None:
         DamagedError: a byte is another, or missing.
     """
     view = memoryview(content)
-    head = bytes(view[: 8 + int.from_bytes(view[:8], "little")])
-    start = head.find(_MARK, 8) + len(_MARK)
-    if start < len(_MARK):
+    begin = _length(view)
+    whole = is_whole(bytes(view[:begin]), [view[begin:]])
+    if whole is None:
         raise DamagedError(
             f"its header is not one of a checkpoint, or it ends too early, at byte {len(view)}"
         )
-    value = zlib.crc32(view[start + len(_NONE) :], zlib.crc32(_NONE, zlib.crc32(view[:start])))
-    if _text(value) != head[start : start + len(_NONE)]:
+    if not whole:
         raise DamagedError(f"its {len(view)} bytes are not those that were written (checksum)")
 
 
@@ -136,10 +171,10 @@ def tree_of(content: Buffer) -> dict[str, Any]:
         DamagedError: they are of another kind.
     """
     view = memoryview(content).toreadonly()
-    begin = 8 + int.from_bytes(view[:8], "little")
+    begin = _length(view)
     try:
         header = json.loads(bytes(view[8:begin]))
-        tree = json.loads(header.pop("__metadata__")[_TREE])
+        tree = json.loads(header.pop("__metadata__")[TREE])
         arrays = {name: _array(view[begin:], **entry) for name, entry in header.items()}
         whole: dict[str, Any] = _with_arrays(tree, arrays)
     except (LookupError, ValueError, TypeError) as error:
@@ -158,41 +193,51 @@ def _text(checksum: int) -> bytes:
     return f"{checksum:08x}".encode()
 
 
-def _without_arrays(leaf: Any, place: str, arrays: dict[str, NDArray[Any]], own: set[int]) -> Any:
+def _without_arrays(
+    leaf: Any, place: str, arrays: dict[str, NDArray[Any]], own: set[int], levels: int = _DEEPEST
+) -> Any:
     """What JSON can hold of a tree; its arrays are put into `arrays`, as copies but for `own`."""
+    if isinstance(leaf, Mapping | list | tuple) and not levels:
+        _refuse(place, type(leaf).__name__, f", {_DEEPEST} levels deep. Does it hold itself?")
     if isinstance(leaf, Mapping):
-        return {
-            _key(key, place): _without_arrays(value, _join(place, key), arrays, own)
+        texts = {
+            _key(key, place): _without_arrays(value, _join(place, key), arrays, own, levels - 1)
             for key, value in leaf.items()
         }
+        return {_ARRAY: texts} if texts.keys() == {_ARRAY} else texts
     if isinstance(leaf, list | tuple):
         return [
-            _without_arrays(value, _join(place, str(i)), arrays, own)
+            _without_arrays(value, _join(place, str(i)), arrays, own, levels - 1)
             for i, value in enumerate(leaf)
         ]
-    if isinstance(leaf, np.ndarray) and leaf.dtype.str[1:] in _KINDS:
+    if (
+        isinstance(leaf, np.ndarray)
+        and not isinstance(leaf, np.ma.MaskedArray)  # whose mask would be lost
+        and leaf.dtype.str[1:] in _KINDS
+    ):
         name = next(name for name in _names(place) if name not in arrays)
         made = np.asarray if id(leaf) in own else np.array
         arrays[name] = made(leaf, leaf.dtype.newbyteorder("<"), order="C")
         return {_ARRAY: name}
     if isinstance(leaf, np.generic):
         leaf = leaf.item()
+    if isinstance(leaf, int) and leaf.bit_length() > _LONGEST:
+        _refuse(place, f"an integer of {leaf.bit_length()} bits")
     if leaf is None or isinstance(leaf, bool | int | float | str):
         return leaf
-    _refuse(place, leaf)
+    _refuse(place, type(leaf).__name__)
 
 
 def _key(key: Any, place: str) -> str:
     if not isinstance(key, str):
-        _refuse(f"{place}, a key", key)
+        _refuse(f"{place}, a key", type(key).__name__)
     return key
 
 
-def _refuse(place: str, leaf: Any) -> NoReturn:
-    kind = type(leaf).__name__
+def _refuse(place: str, got: str, more: str = ".") -> NoReturn:
     raise TypeError(
         "checkpoint: dicts with texts as keys, lists, arrays, numbers and texts can be saved; got"
-        f" {kind} at {place}."
+        f" {got} at {place[:100]}{more}"
     )
 
 
@@ -201,20 +246,24 @@ def _join(place: str, key: Any) -> str:
 
 
 def _names(place: str) -> Iterator[str]:
-    """Names for an array at this place; the first is nearly always free."""
+    """Names for an array at this place; the first is nearly always free. Other tools read names of
+    whole characters."""
+    place = place.encode(errors="replace").decode()
     while True:
         yield place
         place += "'"
 
 
 def _with_arrays(leaf: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    if isinstance(leaf, dict):
-        return (
-            arrays[leaf[_ARRAY]]
-            if leaf.keys() == {_ARRAY}
-            else {key: _with_arrays(value, arrays) for key, value in leaf.items()}
-        )
-    return [_with_arrays(value, arrays) for value in leaf] if isinstance(leaf, list) else leaf
+    if isinstance(leaf, list):
+        return [_with_arrays(value, arrays) for value in leaf]
+    if not isinstance(leaf, dict):
+        return leaf
+    if leaf.keys() == {_ARRAY}:
+        leaf = leaf[_ARRAY]
+        if not (isinstance(leaf, dict) and leaf.keys() == {_ARRAY}):
+            return arrays[leaf]
+    return {key: _with_arrays(value, arrays) for key, value in leaf.items()}
 
 
 __all__ = ["Copied", "DamagedError", "add_checksum", "check", "tree_of", "verify_checksum"]

@@ -3,8 +3,9 @@
 Parameters are stored under their names within the collection
 (ParameterCollection.named_parameters()) with their shapes, row-major as the format demands; the
 arrays of a trainer's state() and of random_state() beside them, under "trainer:..." and
-"random:...". The metadata has a checksum of each array, so that a damaged file is told from a whole
-one; files of other programs, without checksums, are read as well.
+"random:...". The metadata has a checksum of the whole file, and one of each array, which tells
+where a damaged file is damaged. Files of other programs, without checksums, are read as well, and
+those of earlier versions, with checksums of the arrays alone.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE
-from .._file_names import FileName, file_path
+from .._file_names import FileName, file_path, is_text_of_files
 from .._random_state import random_state, set_random_state
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from ..params.root import Assignment, unchanged
 from ..trainers import Trainer
+from .checksummed import CHECKSUM, NO_CHECKSUM, OWN, TREE, is_whole, with_checksum
 from .files import atomic_write, unreadable
 
-_CHECKSUMS = "dist_dynet.crc32"
+_ARRAYS, _ARRAYS_ALONE = f"{OWN}arrays", f"{OWN}crc32"
+"""Names of the text with the checksums of all arrays: in a file with CHECKSUM, and in one without,
+as earlier versions wrote it."""
 _TRAINER, _RANDOM = "trainer:", "random:"
 _TYPES = {
     "F64": np.float64,
@@ -60,7 +64,8 @@ class LoadReport(NamedTuple):
     unexpected: list[str]
     """Entries of the file that the model lacks."""
     mismatched: list[str]
-    """Parameters whose shape in the file is another, with both shapes."""
+    """Parameters whose shape in the file is another, or whose numbers are no floats there, with
+    both."""
     metadata: dict[str, str]
     """What save_safetensors() was given."""
 
@@ -102,13 +107,7 @@ def save_safetensors(
     from safetensors.numpy import save as serialized  # here, since few programs need it
 
     _check("save_safetensors", collection, trainer)
-    texts = dict(metadata or {})
-    for key, value in texts.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(
-                f"save_safetensors: metadata must be texts by name; got {key!r}: {value!r}. Use"
-                " json.dumps()."
-            )
+    texts = _checked_texts(metadata)
     with unchanged([collection._root], "save_safetensors"):
         arrays: Arrays = {
             name: p._shaped(p._values()) for name, p in collection.named_parameters().items()
@@ -118,10 +117,12 @@ def save_safetensors(
     if random:
         arrays |= {_RANDOM + name: array for name, array in random_state().items()}
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    texts[_CHECKSUMS] = json.dumps({name: zlib.crc32(array.data) for name, array in arrays.items()})
-    content = serialized(arrays, texts)
+    texts[_ARRAYS] = json.dumps({name: zlib.crc32(array.data) for name, array in arrays.items()})
+    content = memoryview(serialized(arrays, {**texts, CHECKSUM: NO_CHECKSUM}))
+    begin = 8 + int.from_bytes(content[:8], "little")
+    data = content[begin:]
     with atomic_write(path, what="save_safetensors") as file:
-        file.write(content)
+        file.writelines([*with_checksum(bytes(content[:begin]), [data]), data])
 
 
 def load_safetensors(
@@ -166,7 +167,7 @@ def load_safetensors(
             missing=[key for key in named if key not in file.entries],
             unexpected=[key for key in own if key not in named],
             mismatched=[
-                f"{key}: {file.entries[key]} in the file, {named[key].shape()} in the model"
+                f"{key}: {file.entries[key]} in the file, floats {named[key].shape()} in the model"
                 for key in own
                 if key in named and key not in fits
             ],
@@ -209,6 +210,34 @@ def _check(what: str, collection: ParameterCollection, trainer: Trainer | None) 
         )
 
 
+def _checked_texts(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """Raises: TypeError, ValueError: a file cannot have them."""
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(
+            "save_safetensors: metadata must be texts by name, in a dict; got"
+            f" {type(metadata).__name__}."
+        )
+    texts = dict(metadata or {})
+    for key, value in texts.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(
+                f"save_safetensors: metadata must be texts by name; got {key!r}: {value!r}. Use"
+                " json.dumps()."
+            )
+        if key.startswith(OWN):
+            raise ValueError(
+                f"save_safetensors: names of metadata that begin with {OWN!r} are taken by the"
+                f" file's checksums; got {key!r}. Use another name."
+            )
+        for text in key, value:
+            if not is_text_of_files(text):
+                raise ValueError(
+                    "save_safetensors: metadata must be texts that a file can hold; got"
+                    f" {text!r:.200}, with half of a character. Use json.dumps()."
+                )
+    return texts
+
+
 def _of_members(state: Arrays, trainer: Trainer) -> Arrays:
     """What of a trainer's state is of parameters that the trainer has, in the right shape."""
     named = trainer.collection.named_parameters()
@@ -231,7 +260,7 @@ def _refuse(name: str, report: LoadReport) -> NoReturn:
         for what, entries in (
             ("missing", report.missing),
             ("unexpected", report.unexpected),
-            ("of another shape", report.mismatched),
+            ("of another shape or type", report.mismatched),
         )
         if entries
     ]
@@ -295,8 +324,9 @@ class _File:
                 )
                 raise RuntimeError(words) from error
             _damaged(self.name, *_diagnosis(head, length, size, error))
-        self.texts = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
-        self._checksums = _checksums(self.name, self.texts)
+        texts = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        self._head, self._checksums = first + head, _checksums(self.name, texts)
+        self.texts = {k: text for k, text in texts.items() if not k.startswith(OWN)}
         self.entries: dict[str, _Entry] = {}
         for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             start, end = entry["data_offsets"]
@@ -314,6 +344,7 @@ class _File:
                 end - start,
             )
         self._file = Path(path).open("rb")  # noqa: SIM115 - closed by __exit__
+        self._buffer = memoryview(bytearray(_BLOCK))
 
     def __enter__(self) -> _File:
         return self
@@ -322,18 +353,30 @@ class _File:
         self._file.close()
 
     def check(self) -> None:
-        """Compares all arrays with their checksums.
+        """Compares the file with its checksum; where that is another, or none, all arrays with
+        theirs.
 
         Raises:
-            RuntimeError: one is not what was written, or missing.
+            RuntimeError: something is not what was written, or missing.
         """
-        buffer = memoryview(bytearray(_BLOCK))
+        self._file.seek(len(self._head))
+        whole = is_whole(self._head, iter(self._block, memoryview(b"")))
+        if not whole:
+            self._check_arrays()
+        if whole is False:
+            _damaged(self.name, "(header)", 8, "it is not what was written (checksum)")
+
+    def _block(self) -> memoryview:
+        """The next ones of the file's bytes; none at its end."""
+        return self._buffer[: self._file.readinto(self._buffer)]
+
+    def _check_arrays(self) -> None:
         for key, expected in self._checksums.items():
             if key not in self.entries:
                 _damaged(self.name, key, 8, "it is not in the header")
             entry, found = self.entries[key], 0
             for start in range(0, entry.size, _BLOCK):
-                block = buffer[: min(_BLOCK, entry.size - start)]
+                block = self._buffer[: min(_BLOCK, entry.size - start)]
                 self._read(key, start, block)
                 found = zlib.crc32(block, found)
             if found != expected:
@@ -390,10 +433,19 @@ class _File:
         return values
 
 
-def _checksums(name: str, texts: dict[str, str]) -> dict[str, int]:
-    text = texts.pop(_CHECKSUMS, "{}")
+def _checksums(name: str, texts: Mapping[str, str]) -> dict[str, int]:
+    """Those of the arrays.
+
+    Raises:
+        RuntimeError: a text of ours is damaged.
+    """
+    own = {key for key in texts if key.startswith(OWN)}
+    # one changed bit makes a name of ours an unknown one, or leaves the other one alone
+    if own not in (set(), {CHECKSUM, _ARRAYS}, {CHECKSUM, TREE}, {_ARRAYS_ALONE}):
+        found = ", ".join(sorted(own))
+        _damaged(name, "__metadata__", 8, f"no version writes these texts together: {found:.200}")
     try:
-        checksums = json.loads(text)
+        checksums = json.loads(texts.get(_ARRAYS, texts.get(_ARRAYS_ALONE, "{}")))
         return {str(key): int(value) for key, value in checksums.items()}
     except (ValueError, TypeError, AttributeError, OverflowError):
         _damaged(name, "__metadata__", 8, "the checksums cannot be read")
