@@ -63,6 +63,25 @@ def test_the_last_ones_are_kept_and_the_newest_good_one_wins(tmp_path, capfd):
         checkpointer.resume()
 
 
+def test_files_that_are_known_to_be_damaged_do_not_count_for_keep(tmp_path):
+    for keep in 1, 2, 3:
+        for damaged in 0, 1, 2:
+            m, folder = model_of(), tmp_path / f"{keep}-{damaged}"
+            trainer = dy.AdamTrainer(m)
+            for _ in range(3):
+                train(m, trainer)
+                parallel.Checkpointer(folder, m, trainer).save()
+            for path in sorted(folder.glob("*.safetensors"))[3 - damaged :]:
+                path.write_bytes(path.read_bytes()[:-1])
+            checkpointer = parallel.Checkpointer(folder, m, trainer, keep=keep)
+            assert checkpointer.resume() and checkpointer.step == 3 - damaged
+            train(m, trainer)
+            checkpointer.save()
+            good = [*range(1, 4 - damaged), 4][-keep:]
+            left = [int(name.partition(":")[0]) for name in names(folder)]
+            assert left == [number for number in range(1, 5) if number >= good[0]], (keep, damaged)
+
+
 def test_a_checkpoint_holds_settings_objects_and_extra(tmp_path):
     def make():
         m = model_of()
@@ -438,15 +457,16 @@ def test_a_loop_over_another_shard_than_the_sampler_is_a_warning(loops, tmp_path
 def test_arguments_are_checked(tmp_path):
     m = model_of()
     trainer = dy.AdamTrainer(m)
-    with pytest.raises(TypeError, match="float"):
-        parallel.Checkpointer(tmp_path, m, trainer, every=1.5)
     with pytest.raises(
         TypeError, match=r"^Checkpointer: sizes must be integers; got 2\.5 for keep"
     ):
         parallel.Checkpointer(tmp_path, m, trainer, keep=2.5)
-    for every in (0, -1, "x", "5", "5 days", "0s"):
-        with pytest.raises(ValueError, match="every must be a number of updates, a time such as"):
-            parallel.Checkpointer(tmp_path, m, trainer, every=every)
+    values_of = (0, -1, 0.0, "", "x", "5", "5 days", "0s", "-1s", "9" * 400 + "h", "\ud800")
+    kinds = (1.5, True, False, np.nan, np.inf, b"5s", [5], np.bool_(True), 1j, np.array([1, 2]))
+    for error, wrong in ((ValueError, values_of), (TypeError, kinds)):
+        for every in wrong:
+            with pytest.raises(error, match=r"^Checkpointer: every must be a number of up"):
+                parallel.Checkpointer(tmp_path, m, trainer, every=every)
     for arguments, words in (
         ({"keep": 0}, "keep must be 1 or more; got 0"),
         ({"every": "epoch"}, "needs a sampler"),
@@ -468,8 +488,10 @@ def test_arguments_are_checked(tmp_path):
     checkpointer.add("x", trainer)
     with pytest.raises(ValueError, match="names must differ; got 'x' twice"):
         checkpointer.add("x", trainer)
-    with pytest.raises(TypeError, match="takes objects with state"):
-        checkpointer.add("y", random.Random(1))
+    for name, wrong in (("y", random.Random(1)), ("y", None), ("y", Refuses), (None, m), (3, m)):
+        with pytest.raises(TypeError, match=r"^Checkpointer\.add: (takes objects|a name must)"):
+            checkpointer.add(name, wrong)
+    assert checkpointer.save()
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):
         parallel.Checkpointer(tmp_path / "file", m, trainer).resume()

@@ -202,7 +202,7 @@ class Checkpointer(ByItself):
 
         Raises:
             ValueError: the name is taken.
-            TypeError: the object is none of these.
+            TypeError: the object is none of these, or the name no text.
 
         >>> import tempfile
         >>> import dist_dynet as dy
@@ -216,9 +216,9 @@ class Checkpointer(ByItself):
         >>> resumed, noise.random() == drawn
         (True, True)
         """
-        if name in self._objects:
+        if isinstance(name, str) and name in self._objects:
             raise ValueError(f"Checkpointer.add: names must differ; got {name!r} twice.")
-        take(obj)
+        take(name, obj)
         self._objects[name] = obj, per_rank
 
     def _members(self) -> list[Any]:

@@ -23,7 +23,7 @@ _NAME = re.compile(r"checkpoint-(\d{6,})-step-(\d+)\.safetensors")
 
 
 class CheckpointFiles:
-    """Those of one directory, of which the last `keep` stay."""
+    """Those of one directory, of which the last `keep` stay that are not known to be damaged."""
 
     def __init__(self, directory: FileName, keep: int) -> None:
         self._directory = file_path(directory, "Checkpointer").absolute()  # chdir() may follow
@@ -31,6 +31,7 @@ class CheckpointFiles:
         self._lock = threading.RLock()  # a signal handler may save in the midst of a save
         self._lease = Lease(self._directory)
         self._thread: threading.Thread | None = None
+        self._passed_over: set[Path] = set()
         self.written = -1
         """After how many updates the last file was made that is there; -1: none was."""
         if keep < 1:
@@ -102,7 +103,7 @@ class CheckpointFiles:
             path.unlink(missing_ok=True)
             raise
         self.written = step
-        for _, old in self._all()[: -self._keep]:
+        for old in self._outlived():
             with suppress(OSError):  # it is there for longer, then
                 old.unlink()
         tell_launcher(f"{step}")
@@ -118,17 +119,26 @@ class CheckpointFiles:
             files = self._all()
         for _, path in reversed(files):
             try:
-                return path.name, _read(path)
+                buffer = _read(path)
+                self._passed_over.discard(path)
+                return path.name, buffer
             except OSError as error:
                 report(f"checkpoint: passes over '{path}', which cannot be read: {error.strerror}.")
             except DamagedError as error:
                 report(f"checkpoint: passes over '{path}', which is damaged: {error}.")
+            self._passed_over.add(path)
         if files:
             raise RuntimeError(
                 f"checkpoint: one of the {len(files)} files in '{self._directory}' must be whole;"
                 " all are damaged. Take them away."
             )
         return "", None
+
+    def _outlived(self) -> list[Path]:
+        """Those before the last `keep` that newest() has not passed over."""
+        files = self._all()
+        good = [number for number, path in files if path not in self._passed_over]
+        return [path for number, path in files if number < min(good[-self._keep :], default=0)]
 
     def _claim(self) -> None:
         """Whoever gets the lease takes away what killed runs have left."""

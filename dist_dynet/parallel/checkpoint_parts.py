@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .._integers import integer
 from ..io.checksummed import tree_of
 from ..params.collection import ParameterCollection
 from ..params.stored import check_stored, load_stored, stored
@@ -68,25 +69,41 @@ def period(every: int | str | None) -> tuple[int, float, bool]:
     """(updates, seconds, at the end of each epoch); 0: not so.
 
     Raises:
+        TypeError: it is of another kind.
         ValueError: it makes no sense.
     """
     match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(s|min|h)", every) if isinstance(every, str) else None
-    updates = 0 if every is None or isinstance(every, str) else operator.index(every)
+    words = (
+        'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h", or'
+        f' "epoch"; got {every!r:.60}.'
+    )
+    updates = 0
+    if every is not None and not isinstance(every, str):
+        try:
+            updates = integer(every)
+        except TypeError:
+            raise TypeError(words) from None
+        if isinstance(every, bool):
+            raise TypeError(f"{words} For each update: every=1.")
     seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if every is not None and every != "epoch" and not (updates > 0 or seconds > 0):
-        raise ValueError(
-            'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h",'
-            f' or "epoch"; got {every!r}.'
-        )
+    if every is not None and every != "epoch" and not (updates > 0 or 0 < seconds < math.inf):
+        raise ValueError(words)
     return updates, seconds, every == "epoch"
 
 
-def take(obj: Any) -> None:
-    """Makes an object ready to be saved.
+def take(name: Any, obj: Any) -> None:
+    """Makes an object ready to be saved under a name.
 
     Raises:
         TypeError: it cannot be.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"Checkpointer.add: a name must be a text; got {name!r:.60}.")
+    if isinstance(obj, type):
+        raise TypeError(
+            f"Checkpointer.add: takes objects; got the class {obj.__qualname__}. Give it the object"
+            " that the program uses."
+        )
     stateful = all(callable(getattr(obj, method, None)) for method in ("state", "load_state"))
     if not stateful and not isinstance(obj, np.random.Generator | ParameterCollection):
         raise TypeError(
