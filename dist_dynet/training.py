@@ -14,7 +14,6 @@ It shows, counts and keeps; what is computed, and when a loop ends, is the progr
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -22,16 +21,15 @@ from typing import Any, TypeVar
 
 from . import parallel
 from ._bar import Bar, NoBar, is_wanted, make_bar
+from ._best import Best
 from ._derived import requires_init
 from ._entities import entities, entity_scores
 from ._events import Events
 from ._file_names import FileName, file_path
 from ._integers import named_number
-from ._state import count_in, number_in
-from .io import save
+from ._state import count_in
 from .parallel.metrics import EVERY, LinesOfFile, report_on
 from .parallel.wrapper import TrainerWrapper
-from .params.collection import ParameterCollection
 from .trainers import Trainer, TrainerLike
 
 __all__ = ["Best", "Run", "entities", "entity_scores"]
@@ -283,218 +281,4 @@ class Run:
         self.load_state({**states[0], "sums": sums})
 
 
-# ---- the best model --------------------------------------------------------------------
-
-
-class Best:
-    """Keeps the values of the parameters that had the best score, and says when to stop.
-
-    Args:
-        model: a ParameterCollection, which is kept by its save(); or an object with spec,
-            from_spec() and param_collection(), or a list of such objects, by dy.save().
-        file: to which the best is saved, its folder being made; None: kept in memory.
-        patience: the run is over after so many scores in a row that were not better; None: never.
-        lower: whether lower scores are better, as of a loss.
-        comm: an mpi4py communicator whose ranks train this model; None: all.
-
-    Raises:
-        TypeError: model is none of these.
-        ValueError: patience is not 1 or more.
-
-    >>> import dist_dynet as dy
-    >>> m = dy.ParameterCollection()
-    >>> w = m.add_parameters(1, init=0)
-    >>> best = dy.training.Best(m, patience=2)
-    >>> for score in 0.5, 0.7, 0.6, 0.65:
-    ...     w.set_value([score])
-    ...     is_best = best.update(score)
-    >>> best.score, best.is_over
-    (0.7, True)
-    >>> best.restore()
-    >>> round(float(w.as_array()[0]), 4)
-    0.7
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        file: FileName | None = None,
-        *,
-        patience: int | None = None,
-        lower: bool = False,
-        comm: Any = None,
-    ) -> None:
-        if patience is not None and not patience >= 1:
-            raise ValueError(f"training.Best: patience must be 1 or more; got {patience!r}.")
-        objects = list(model) if isinstance(model, list | tuple) else [model]
-        for thing in objects:
-            if not isinstance(thing, ParameterCollection) and not hasattr(
-                thing, "param_collection"
-            ):
-                raise TypeError(
-                    "training.Best: takes a collection, or objects with param_collection(); got"
-                    f" {type(thing).__name__}."
-                )
-        self._objects, self._is_collection = objects, isinstance(model, ParameterCollection)
-        self._file = None if file is None else file_path(file, "Best").absolute()
-        self._patience, self._lower, self._comm = patience, lower, comm
-        self._kept: list[ParameterCollection] = []
-        self.score: float | None = None
-        """The best so far; None: there was none."""
-        self.number = 0
-        """Which of the scores it was, from 1."""
-        self.count = 0
-        """How many scores there were."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the last `patience` scores were not better than the best before."""
-        return self._patience is not None and self.count - self.number >= self._patience
-
-    def update(self, score: float) -> bool:
-        """Takes a score, the same on all ranks; if it is the best so far, keeps the model and
-        returns True. NaN is never the best. Collective.
-
-        Raises:
-            TypeError: the score is not a number.
-            RuntimeError: on all ranks: the ranks have different scores, or the file cannot be
-                written; nothing is changed then.
-
-        >>> import dist_dynet as dy
-        >>> best = dy.training.Best(dy.ParameterCollection())
-        >>> [best.update(score) for score in (0.5, 0.7, 0.6)], best.score, best.number
-        ([True, True, False], 0.7, 2)
-        """
-        score = self._common(score)
-        better = not math.isnan(score) and (
-            self.score is None or (score < self.score if self._lower else score > self.score)
-        )
-        if better:
-            self._keep()
-        self.count += 1
-        if better:
-            self.score, self.number = score, self.count
-        return better
-
-    def _common(self, score: float) -> float:
-        """The score, which is that of all ranks."""
-        failure: Exception | None = None
-        try:
-            score = named_number(score, "training.Best: the score")
-        except TypeError as error:  # meets the other ranks all the same
-            failure = error
-        every = parallel.gather(repr(score), self._comm)
-        if failure is not None:
-            raise failure
-        mine = repr(score)
-        for rank, other in enumerate(every):
-            if other != mine:
-                raise RuntimeError(
-                    f"training.Best: the score must be the same on all ranks; got {mine:.60} here,"
-                    f" {other:.60} on rank {rank}. Score all examples by parallel.evaluate(), or"
-                    " add the ranks' numbers up by parallel.all_reduce()."
-                )
-        return score
-
-    def _collections(self) -> list[ParameterCollection]:
-        return [
-            thing if isinstance(thing, ParameterCollection) else thing.param_collection()
-            for thing in self._objects
-        ]
-
-    def _keep(self) -> None:
-        if self._file is None:
-            if self._kept and self._fits():
-                for kept, now in zip(self._kept, self._collections(), strict=True):
-                    kept.copy_from(now)
-            else:
-                self._kept = [copy.deepcopy(now) for now in self._collections()]
-            return
-        self._file.absolute().parent.mkdir(parents=True, exist_ok=True)
-        if self._is_collection:
-            self._objects[0].save(self._file)
-        else:
-            save(self._file, self._objects)
-
-    def _fits(self) -> bool:
-        """Whether the model has the parameters that were kept."""
-        now, kept = (
-            [[p.shape() for p in (*m.parameters_list(), *m.lookup_parameters_list())] for m in of]
-            for of in (self._collections(), self._kept)
-        )
-        return now == kept
-
-    def restore(self) -> None:
-        """Gives the parameters the values that were best. Gradients stay.
-
-        Raises:
-            RuntimeError: there was no score, the best is not there any more, or parameters were
-                added since then; nothing is changed then.
-
-        >>> import dist_dynet as dy
-        >>> m = dy.ParameterCollection()
-        >>> w, best = m.add_parameters(1), dy.training.Best(m, lower=True)
-        >>> for loss in 2, 1, 3:
-        ...     w.set_value([loss])
-        ...     is_best = best.update(loss)
-        >>> best.restore()
-        >>> w.as_array().tolist()
-        [1.0]
-        """
-        if self.score is None:
-            raise RuntimeError("training.Best.restore: there was no score yet.")
-        if self._file is None:
-            if not self._kept:
-                why = "a run that resumes has the best in a file alone. Write Best(model, file)."
-                raise RuntimeError(f"training.Best.restore: {why}")
-            if not self._fits():
-                raise RuntimeError(
-                    "training.Best.restore: the model must have the parameters of the best; some"
-                    " were added since then. Give update() a score of the model as it is before."
-                )
-            for kept, now in zip(self._kept, self._collections(), strict=True):
-                now.copy_from(kept)
-        elif self._is_collection:
-            (now,) = self._collections()
-            best = copy.deepcopy(now)
-            best.populate(self._file)
-            now.copy_from(best)
-        else:
-            from .io import load
-
-            for now, kept in zip(
-                self._collections(), load(self._file, ParameterCollection()), strict=True
-            ):
-                now.copy_from(kept.param_collection())
-
-    def state(self) -> dict[str, Any]:
-        """For Checkpointer.add(): the scores; the model is in its file.
-
-        >>> import dist_dynet as dy
-        >>> best = dy.training.Best(dy.ParameterCollection())
-        >>> is_best = [best.update(score) for score in (0.5, 0.7, 0.6)]
-        >>> best.state()
-        {'score': 0.7, 'number': 2, 'count': 3}
-        """
-        return {"score": self.score, "number": self.number, "count": self.count}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Resumes from a state().
-
-        Raises:
-            ValueError: it is no such state; nothing is changed then.
-
-        >>> import dist_dynet as dy
-        >>> best = dy.training.Best(dy.ParameterCollection())
-        >>> best.load_state({"score": 0.7, "number": 2, "count": 3})
-        >>> best.update(0.6), best.score, best.count
-        (False, 0.7, 4)
-        """
-        what = "training.Best.load_state"
-        known = None if state.get("score", 0) is None else number_in(state, "score", what)
-        number, count = (count_in(state, name, what) for name in ("number", "count"))
-        self.score, self.number, self.count = known, number, count
-
-
 requires_init(Run, "trainer")
-requires_init(Best, "count")

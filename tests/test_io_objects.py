@@ -273,6 +273,56 @@ def test_objects_that_cannot_be_saved_are_named(tmp_path):
     assert (tmp_path / "o.meta").read_bytes() == b""
 
 
+class Wrong(Affine):
+    """As the program's author has not meant it."""
+
+    collects, makes, is_method = (lambda self: None), (lambda made: made), True
+
+    def __getattribute__(self, name):
+        if name == "param_collection":
+            collects = type(self).collects
+            return (lambda: collects(self)) if type(self).is_method else collects(self)
+        return super().__getattribute__(name)
+
+    @classmethod
+    def from_spec(cls, spec, model):
+        return cls.makes(super().from_spec(spec, model))
+
+
+def test_objects_whose_methods_return_something_else_are_named(tmp_path, monkeypatch):
+    m, model = dy.ParameterCollection(), small()
+    thing, before = Wrong(m, 2), state(model)
+    collection = thing.collection
+    calls = {
+        "save": lambda: save(tmp_path / "o", [thing]),
+        "load": lambda: load(tmp_path / "o", model),
+    }
+    for collects in (lambda _: None, lambda _: 3, lambda _: [collection], lambda _: type(m)):
+        monkeypatch.setattr(Wrong, "collects", lambda _: collection)
+        calls["save"]()
+        files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        monkeypatch.setattr(Wrong, "collects", collects)
+        for name, call in calls.items():
+            with pytest.raises(TypeError, match=f"^{name}: Wrong must have a method param_"):
+                call()
+        assert state(model) == before
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+    monkeypatch.setattr(Wrong, "collects", lambda self: self.collection)
+    for makes, words in (
+        (lambda _: None, r"from_spec\(\) must return the object that it makes; got None"),
+        (lambda _: 3, "int must have a method param_collection"),
+        (lambda made: made.collection, "ParameterCollection must have a method param_collection"),
+    ):
+        monkeypatch.setattr(Wrong, "makes", makes)
+        with pytest.raises(TypeError, match=f"^load: .*{words}"):
+            load(tmp_path / "o", model)
+        assert state(model) == before
+    for params in (None, Affine(m, 2), "m", dy.ParameterCollection):
+        for call in (load, load_generator):
+            with pytest.raises(TypeError, match=r"^load: params must be a Par.*Write load\(name, "):
+                call(tmp_path / "o", params)
+
+
 def test_failed_save_of_objects_leaves_both_files(tmp_path, monkeypatch):
     m = small()
     save(tmp_path / "o", m.parameters_list())

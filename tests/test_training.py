@@ -308,17 +308,65 @@ def test_a_best_that_cannot_be_kept_is_none(tmp_path):
     assert best.update(0.6) and best.number == 2
 
 
-def test_the_best_refuses_what_it_cannot_keep():
+class NoCollection:
+    def param_collection(self):
+        return None
+
+
+def test_the_best_refuses_what_it_cannot_keep(tmp_path):
     m, _ = made()
     for patience in (0, math.nan):
         with pytest.raises(ValueError, match="patience must be 1 or more"):
             training.Best(m, patience=patience)
     with pytest.raises(TypeError, match="got int"):
         training.Best(3)
-    resumed = training.Best(m)
-    resumed.load_state({"score": 1.0, "number": 1, "count": 1})
-    with pytest.raises(RuntimeError, match="in a file alone"):
-        resumed.restore()
+    in_memory, in_file = training.Best(m), training.Best(m, tmp_path / "model")
+    for best, other in ((in_memory, in_file), (in_file, in_memory)):
+        other.update(1)
+        with pytest.raises(ValueError, match=r"best values of \d models, .*; got \d\. Make it as"):
+            best.load_state(other.state())
+    assert in_memory.count == in_file.count == 1
+    nowhere = training.Best([NoCollection()])
+    for score in 1, 2:
+        with pytest.raises(TypeError, match=r"^training\.Best: NoCollection must have a method"):
+            nowhere.update(score)
+    assert (nowhere.score, nowhere.count) == (None, 0)
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_a_best_goes_on_bit_for_bit_wherever_the_run_is_stopped(tmp_path, where, rng):
+    numbers, scores = rng.random((6, 2, 3)), [0.5, 0.2, 0.7, 0.7, 0.9, 0.1]
+
+    def run(stop, folder):
+        m, other = dy.ParameterCollection(), dy.ParameterCollection()
+        w, table = m.add_parameters((2, 3), name="W"), m.add_lookup_parameters((2, 3), init=1)
+        other.add_parameters((2, 3), name="V").set_updated(False)
+        m.set_weight_decay(0.1)
+        trainer = dy.SimpleSGDTrainer(m)
+        in_memory = where == "memory"
+        best = training.Best([m, other]) if in_memory else training.Best(m, folder / "best")
+        checkpointer = dy.parallel.Checkpointer(folder, m, trainer)
+        checkpointer.add("best", best)
+        checkpointer.add("other", other)
+        checkpointer.resume()
+        for score in scores[best.count : stop]:
+            step = best.count
+            for p in w, *other.parameters_list():
+                p.set_value(numbers[step])
+            table.init_from_array(numbers[step])
+            table.set_gradient(numbers[step])
+            trainer.update()
+            best.update(score)
+        checkpointer.save()
+        w.zero()
+        if stop is None:
+            best.restore()
+        return [p.as_array().tobytes() for p in (w, table, *other.parameters_list())]
+
+    whole = run(None, tmp_path / "whole")
+    for stop in range(len(scores)):
+        run(stop, tmp_path / f"{stop}")
+        assert run(None, tmp_path / f"{stop}") == whole, stop
 
 
 @pytest.mark.mpi

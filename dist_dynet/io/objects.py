@@ -212,6 +212,23 @@ def _stored_class(cls: Any) -> Any:
     return inspect.getmro(cls)[len(own)]
 
 
+def collection_of(thing: Any, what: str) -> ParameterCollection:
+    """Where the parameters of an object of the program's are.
+
+    Raises:
+        TypeError: it has no such place; `what` begins the message.
+    """
+    method = getattr(thing, "param_collection", None)
+    found = method() if callable(method) else method
+    if callable(method) and isinstance(found, ParameterCollection):
+        return found
+    raise TypeError(
+        f"{what}: {type(thing).__qualname__} must have a method param_collection() that returns the"
+        f" ParameterCollection of its parameters; got {type(found).__name__}. Return the one that"
+        " it was made in, or its add_subcollection()."
+    )
+
+
 def _described(thing: Any) -> tuple[bytes, list[tuple[str, ParameterLike]]]:
     """The pickle of an object, and its parameters by name."""
     for kind, cls in _KINDS.items():
@@ -231,7 +248,7 @@ def _described(thing: Any) -> tuple[bytes, list[tuple[str, ParameterLike]]]:
             f" param_collection(); got {type(thing).__name__}, which has no"
             f" {' and no '.join(missing)}.{hint}"
         )
-    collection = thing.param_collection()
+    collection = collection_of(thing, "save")
     return _dumped(
         (_stored_class(type(thing)), thing.spec, collection.name())
     ), text.collection_entries(collection)
@@ -251,7 +268,7 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
 
     Raises:
         AttributeError: an object is none of these.
-        TypeError: a spec cannot be pickled, or holds parameters.
+        TypeError: a spec cannot be pickled, or holds parameters; param_collection() returns none.
         RuntimeError: the files cannot be written.
 
     >>> import tempfile
@@ -310,6 +327,7 @@ def load(
     Raises:
         RuntimeError: the files are missing or damaged, do not fit the classes, or a spec holds what
             may not be loaded; nothing is added to `params` then.
+        TypeError: params is no collection, or from_spec() returns none of its objects; likewise.
 
     >>> import tempfile
     >>> import dist_dynet as dy
@@ -330,6 +348,7 @@ def load_generator(
 
     Raises:
         RuntimeError: as load(); objects made before stay.
+        TypeError: likewise.
 
     >>> import tempfile
     >>> import dist_dynet as dy
@@ -339,6 +358,17 @@ def load_generator(
     ...     [p.name() for p in dy.load_generator(f"{folder}/model", dy.ParameterCollection())]
     ['/b']
     """
+    if not isinstance(params, ParameterCollection):
+        raise TypeError(
+            f"load: params must be a ParameterCollection, which gets what is loaded; got"
+            f" {type(params).__name__}. Write load(name, dy.ParameterCollection())."
+        )
+    return _made_one_by_one(basename, params, allow_pickle)
+
+
+def _made_one_by_one(
+    basename: FileName, params: ParameterCollection, allow_pickle: bool | None
+) -> Iterator[Any]:
     meta = _path(basename, ".meta", "load")
     with ExitStack() as stack:
         records, file, entries = _both(meta, _path(basename, ".data", "load"), allow_pickle, stack)
@@ -428,7 +458,12 @@ def _load_builder(
     name: str,
 ) -> tuple[Any, list[text.Entry]]:
     builder = cls.from_spec(spec, params)
-    collection = builder.param_collection()
+    if builder is None:
+        raise TypeError(
+            f"load: {cls.__qualname__}.from_spec() must return the object that it makes; got None."
+            " End it by: return cls(...)."
+        )
+    collection = collection_of(builder, "load")
     room = {
         "Parameter": len(collection.parameters_list()),
         "LookupParameter": len(collection.lookup_parameters_list()),
