@@ -206,8 +206,10 @@ def explain_name(error: BaseException) -> None:
     if type(error) is not AttributeError or error.obj is not sys.modules[__package__]:
         return
     sentence = hint(error.name or "")
-    if sentence and not str(error).endswith(sentence):
-        error.args = (f"{error}.{sentence}",)
+    if sentence:
+        error.obj = None  # else Python adds which of our names looks like that one
+        if not str(error).endswith(sentence):
+            error.args = (f"{error}.{sentence}",)
 
 
 OF_EXPRESSIONS = {

@@ -6,8 +6,7 @@ import atexit
 import json
 import os
 import sys
-from collections.abc import Sequence
-from os import PathLike
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -16,8 +15,9 @@ import numpy as np
 
 from . import _launcher, trace_events
 from ._ffi import OPS, ffi, lib
-from ._file_names import file_path
+from ._file_names import FileName
 from ._integers import named
+from .io.files import OneProcess, atomic_write
 
 __all__ = ["Profile", "ProfileRow", "profile"]
 
@@ -203,11 +203,11 @@ class Profile:
         calls = sum(row.calls for row in self.rows)
         return f"Profile: {calls:,} calls of operations in {self.seconds:.3g} s"
 
-    def save(self, file: str | PathLike[str]) -> None:
+    def save(self, file: FileName) -> None:
         """Writes all calls in Chrome's trace format, for chrome://tracing and Perfetto.
 
         Raises:
-            OSError: it cannot be written.
+            RuntimeError: it cannot be written; the file of before is whole.
 
         >>> import json, pathlib, tempfile
         >>> import dist_dynet as dy
@@ -219,25 +219,30 @@ class Profile:
         >>> "square" in {event["name"] for event in trace["traceEvents"]}
         True
         """
+        with atomic_write(file, policy=OneProcess(), what="Profile.save") as out:
+            for text in self._trace():
+                out.write(text.encode())
+
+    def _trace(self) -> Iterator[str]:
+        """The text of the file, in pieces."""
         process = os.getpid()
-        with file_path(file, "profile").open("w", encoding="utf-8") as out:
-            out.write(trace_events.HEAD)
-            out.write(json.dumps(trace_events.named("process_name", process, 0, "dist_dynet")))
-            for record in np.sort(self._records, order="begin"):
-                what = int(record["what"])
-                name = _AROUND[what] if what in _AROUND else _name(record)
-                more: dict[str, Any] = {}
-                if what not in _AROUND:
-                    inputs = record["x"][: min(record["inputs"], _INPUTS)]
-                    shown: Sequence[str] = [*map(_shape, inputs)]
-                    more["args"] = {
-                        "inputs": shown,
-                        "result": _shape(record["y"]),
-                        "nodes": int(record["members"]),
-                    }
-                begin, end = record["begin"] - self._begin, record["end"] - self._begin
-                out.write(f",\n{trace_events.span(name, process, 1, begin, end, **more)}")
-            out.write(trace_events.tail({"seconds": self.seconds, **self.around}))
+        yield trace_events.HEAD
+        yield json.dumps(trace_events.named("process_name", process, 0, "dist_dynet"))
+        for record in np.sort(self._records, order="begin"):
+            what = int(record["what"])
+            name = _AROUND[what] if what in _AROUND else _name(record)
+            more: dict[str, Any] = {}
+            if what not in _AROUND:
+                inputs = record["x"][: min(record["inputs"], _INPUTS)]
+                shown: Sequence[str] = [*map(_shape, inputs)]
+                more["args"] = {
+                    "inputs": shown,
+                    "result": _shape(record["y"]),
+                    "nodes": int(record["members"]),
+                }
+            begin, end = record["begin"] - self._begin, record["end"] - self._begin
+            yield f",\n{trace_events.span(name, process, 1, begin, end, **more)}"
+        yield trace_events.tail({"seconds": self.seconds, **self.around})
 
 
 def profile() -> Profile:

@@ -102,6 +102,13 @@ FAILURES = {
             r" all_reduce sum \(collective \d+\) at fail\.py:\d+ on"
         ),
     ),
+    "accumulation": (
+        75,
+        (
+            r"waits in weights of a pass of set_accumulation\(2\), before update \d+ .*\n.*All "
+            r"ranks must make the same calls in the same order"
+        ),
+    ),
     "frozen": (1, '"/W" is frozen on rank 1, but not on all'),
     "missing parameter": (
         1,

@@ -118,7 +118,29 @@ def test_names_that_no_file_can_have(call, tmp_path, monkeypatch):
         call(m, 3)
     with pytest.raises(ValueError, match="must not contain the character with number 0"):
         call(m, "model\0.dot")
+    with pytest.raises(ValueError, match=r"a file name must be text that the system can write; g"):
+        call(m, "model\ud800.dot")
     assert not list(Path().iterdir())
+
+
+LATER = {"Best.__init__", "Run.__init__", "Checkpointer.__init__"}
+"""What does not touch its file yet."""
+
+
+@pytest.mark.parametrize("name", CALLS.keys() - LATER)
+def test_links_that_lead_back_to_themselves(name, tmp_path):
+    m = dy.ParameterCollection()
+    m.add_parameters(2)
+    m.add_lookup_parameters((2, 2))
+    dy.renew_cg()
+    dy.inputVector([1])
+    links = [tmp_path / f"loop{end}" for end in ("", ".data", ".meta", ".dot")]
+    for link in links:
+        link.symlink_to(link.name)
+    with pytest.raises((RuntimeError, ValueError), match="oo many levels of symbolic links") as e:
+        CALLS[name](m, tmp_path / ("loop.dot" if name == "draw_graph" else "loop"))
+    assert re.match(r"[\w.]+: \S|Could not read \w+ from \S", str(e.value)), e.value
+    assert {*tmp_path.iterdir()} == {*links} and all(link.is_symlink() for link in links)
 
 
 def test_numbers_that_are_none():

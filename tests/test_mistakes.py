@@ -7,6 +7,7 @@ How long: three seconds.
 import copy
 import pickle
 import re
+import sys
 from operator import attrgetter
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import dist_dynet as dy
 from dist_dynet import _hints
 from dist_dynet._hints import WRITTEN_HERE
+from dist_dynet._tracebacks import shorten
 
 
 def surroundings():
@@ -570,6 +572,17 @@ def test_names_of_other_toolkits_lead_to_names_that_there_are():
         assert not hasattr(owner, name) and not (owner is dy and name in WRITTEN_HERE), name
         for path in re.findall(r"\bdy\.(\w+(?:\.\w+)*)", sentence):
             assert attrgetter(path)(dy), sentence
+
+
+def test_nothing_else_is_suggested_where_there_is_a_hint(capsys):
+    for name in {**WRITTEN_HERE, **_hints.SENTENCES}:
+        with pytest.raises(AttributeError) as caught:
+            getattr(dy, name)
+        for _ in range(2):
+            shorten(caught.value)
+        sys.__excepthook__(AttributeError, caught.value, None)
+        written = capsys.readouterr().err
+        assert written.endswith(f"{_hints.hint(name)}\n") and "Did you mean" not in written
 
 
 @pytest.mark.parametrize(

@@ -428,7 +428,6 @@ WRITERS = {
     "parallel/timeline": "parts of a file that is written when all are there",
     "parallel/trace": "a draft that is renamed",
     "parallel/trial": "files of one process for its parent, in a folder of theirs",
-    "profiling": "a report",
 }
 """{module: why it may write files by itself}."""
 WRITES = {"write_text", "write_bytes", "savefig", "save_file", "savez", "savez_compressed"}

@@ -75,7 +75,9 @@ class _Draft:
     """A file in the making. Devices and pipes are written to directly: they cannot be replaced."""
 
     def __init__(self, path: FileName) -> None:
-        self.target = Path(path).resolve()
+        self.target = Path(os.path.realpath(path))
+        if self.target.is_symlink():  # it leads back to itself
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
         self.temporary: Path | None = None
         self.file: BinaryIO | None = None
         self._inode: tuple[int, int] | None = None
@@ -212,6 +214,21 @@ def unreadable(name: object, error: Exception, what: str = "model") -> RuntimeEr
     """The exception for a file that cannot be read."""
     reason = error.strerror if isinstance(error, OSError) else None
     return _of_kind(error)(f"Could not read {what} from {name}: {reason or error}")
+
+
+def lines_of(name: FileName, what: str, holds: str) -> list[str]:
+    """The lines of a file of text, in UTF-8; `what` names the call in errors, `holds` what it
+    holds.
+
+    Raises:
+        TypeError, ValueError: no file can have such a name.
+        RuntimeError: it cannot be read, or is no text.
+    """
+    path = file_path(name, what)
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(name, error, holds) from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._file_names import FileName, file_path
+from .._file_names import FileName
 from .._integers import whole
 from ..expression import Expression
 from ..ops import (
@@ -54,11 +54,9 @@ def _check(x: Expression) -> None:
 def _read(cluster_file: FileName, dic: Mapping[str, int]) -> _Leaves:
     """The clusters that have words, in the order in which the file names them first."""
     leaves: dict[tuple[str, ...], list[int]] = {}
-    lines = (
-        file_path(cluster_file, "HierarchicalSoftmaxBuilder")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    )
+    from ..io.files import lines_of  # here, since few programs need it
+
+    lines = lines_of(cluster_file, "HierarchicalSoftmaxBuilder", "clusters")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _random
-from .._file_names import FileName, file_path
+from .._file_names import FileName
 from .._integers import count, whole
 from ..expression import Expression
 from ..graph import cg
@@ -237,11 +237,9 @@ def _clusters(cluster_file: FileName, dic: Mapping[str, int]) -> list[tuple[str,
     """Name and word numbers of each class, in the order in which the file names them first."""
     clusters: dict[str, list[int]] = {}
     seen: set[int] = set()
-    lines = (
-        file_path(cluster_file, "ClassFactoredSoftmaxBuilder")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    )
+    from ..io.files import lines_of  # here, since few programs need it
+
+    lines = lines_of(cluster_file, "ClassFactoredSoftmaxBuilder", "clusters")
     for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:

@@ -385,7 +385,8 @@ class Negotiation:
         return self._passes.problem()
 
     def _begin_pass(self, flags: int) -> str:
-        self._begin_collective("weights of a pass before update", flags, 1)
+        kind = f"weights of a pass of set_accumulation({self._trainer.accumulation}), before update"
+        self._begin_collective(kind, flags, 1)
         return self._named()
 
     def _refuse_unknown(self, every: NDArray[Any], problem: str, what: str) -> None:
@@ -411,8 +412,7 @@ class Negotiation:
         return False
 
     def _named(self) -> str:
-        """The name of the present collective operation. It is made when somebody asks for it: after
-        a backward that takes a tenth of an exchange."""
+        """The name of the collective operation, made if asked for: a tenth of an exchange."""
         if isinstance(self._name, str):
             return self._name
         kind, update, number = self._name

@@ -86,6 +86,8 @@ for i in range(10):
             parallel.barrier()
         if how in ("kill", "segv"):
             os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSEGV)
+        if how == "accumulation":
+            trainer.set_accumulation(2)
         if how == "frozen":
             W.set_updated(False)
         if how == "nan":
