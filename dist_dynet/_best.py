@@ -15,7 +15,7 @@ from ._derived import requires_init
 from ._ffi import DTYPE
 from ._file_names import FileName, file_path
 from ._integers import named_number
-from ._state import count_in, number_in
+from ._state import check_state, count_in, number_in
 from .io import save
 from .io.objects import collection_of
 from .params.collection import ParameterCollection
@@ -36,7 +36,7 @@ class Best:
         comm: an mpi4py communicator whose ranks train this model; None: all.
 
     Raises:
-        TypeError: model is none of these.
+        TypeError: model is none of these, or patience no number.
         ValueError: patience is not 1 or more.
 
     >>> import dist_dynet as dy
@@ -58,12 +58,14 @@ class Best:
         model: Any,
         file: FileName | None = None,
         *,
-        patience: int | None = None,
+        patience: float | None = None,
         lower: bool = False,
         comm: Any = None,
     ) -> None:
-        if patience is not None and not patience >= 1:
-            raise ValueError(f"training.Best: patience must be 1 or more; got {patience!r}.")
+        if patience is not None:
+            patience = named_number(patience, "training.Best: patience")
+            if not patience >= 1:
+                raise ValueError(f"training.Best: patience must be 1 or more; got {patience:g}.")
         objects = list(model) if isinstance(model, list | tuple) else [model]
         for thing in objects:
             if not isinstance(thing, ParameterCollection) and not hasattr(
@@ -232,6 +234,7 @@ class Best:
         (False, 0.7, 2)
         """
         what = "training.Best.load_state"
+        check_state(state, what)
         known = None if state.get("score", 0) is None else number_in(state, "score", what)
         number, count = (count_in(state, name, what) for name in ("number", "count"))
         kept: Any = state.get("kept")

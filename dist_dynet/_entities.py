@@ -3,6 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ._integers import is_one
+
+
+def _checked(tags: Any, what: str) -> list[Any]:
+    """The tags of a sentence.
+
+    Raises:
+        TypeError: they are no texts in a list.
+    """
+    listed = [None] if is_one(tags) or isinstance(tags, str) else [*tags]
+    for tag in listed:
+        if not isinstance(tag, str):
+            raise TypeError(
+                f"{what}: the tags of a sentence must be texts in a list; got {tags!r:.60}."
+            )
+    return listed
 
 
 def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
@@ -10,12 +28,15 @@ def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
 
     An I- that continues no entity of its class begins one, as in the CoNLL evaluation.
 
+    Raises:
+        TypeError: tags are no texts in a list.
+
     >>> from dist_dynet import training
     >>> sorted(training.entities(["B-PER", "I-PER", "O", "I-LOC", "B-LOC"]))
     [(0, 2, 'PER'), (3, 4, 'LOC'), (4, 5, 'LOC')]
     """
     found, begin, kind = set(), 0, None
-    for t, tag in enumerate([*tags, "O"]):
+    for t, tag in enumerate([*_checked(tags, "entities"), "O"]):
         if kind is not None and tag == f"I-{kind}":
             continue
         if kind is not None:
@@ -31,12 +52,24 @@ def entity_scores(
     is right if begin, end and class are. Without entities each is 0.
 
     Raises:
+        TypeError: they are no lists of lists of texts.
         ValueError: sentences differ in number or length.
 
     >>> from dist_dynet import training
     >>> training.entity_scores([["B-A", "I-A", "O", "B-B"]], [["B-A", "I-A", "B-B", "B-B"]])
     (0.6666666666666666, 1.0, 0.8)
     """
+    for sentences in gold, guessed:
+        if is_one(sentences):
+            raise TypeError(
+                f"entity_scores: takes lists of sentences; got {type(sentences).__name__}."
+            )
+    gold, guessed = ([_checked(tags, "entity_scores") for tags in of] for of in (gold, guessed))
+    if len(gold) != len(guessed):
+        raise ValueError(
+            f"entity_scores: takes two lists of as many sentences; got {len(gold)} gold ones and"
+            f" {len(guessed)} guessed."
+        )
     right = found = wanted = 0
     for ours, theirs in zip(guessed, gold, strict=True):
         if len(ours) != len(theirs):

@@ -36,11 +36,11 @@ def file_path(name: FileName, what: str) -> Path:
     return Path(text)
 
 
-def is_text_of_files(text: str) -> bool:
+def is_text(text: str) -> bool:
     """Whether a file can hold it: it has no half of a surrogate pair, as os.fsdecode() makes them
     of bytes that are no UTF-8.
 
-    >>> is_text_of_files("\u00e9"), is_text_of_files("\udce9")
+    >>> is_text(chr(0xE9)), is_text(chr(0xDCE9))
     (True, False)
     """
     return not any("\ud800" <= c <= "\udfff" for c in text)

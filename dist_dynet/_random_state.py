@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import _random
 from ._ffi import ffi, lib
+from ._state import check_state
 from .graph import cg
 
 
@@ -49,7 +50,8 @@ def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
     """Goes on drawing from a random_state().
 
     Raises:
-        ValueError: the state is not one; nothing is changed then.
+        TypeError: it is no state, as a dict is; nothing is changed then.
+        ValueError: it is another one; likewise.
 
     >>> import dist_dynet as dy
     >>> state = dy.random_state()
@@ -61,6 +63,7 @@ def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
     >>> draws[0] == draws[1]
     True
     """
+    check_state(state, "set_random_state")
     try:
         words = np.require(state["mt19937"], np.uint32, ["C", "ALIGNED"])
         counts = _counts(state)

@@ -8,6 +8,12 @@ from typing import Any
 import numpy as np
 
 
+def check_state(state: object, what: str) -> None:
+    """Raises: TypeError: it is nothing that a state() gives. `what` begins the message."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{what}: takes what state() gave; got {type(state).__name__}.")
+
+
 def number_in(state: Mapping[str, Any], name: str, what: str, *, nan: bool = False) -> float:
     """The number of this name. `what` begins the message.
 
@@ -18,8 +24,10 @@ def number_in(state: Mapping[str, Any], name: str, what: str, *, nan: bool = Fal
         nan: whether it may be nan.
 
     Raises:
+        TypeError: it is no state.
         ValueError: there is none.
     """
+    check_state(state, what)
     array = np.asarray(state.get(name))
     if array.size == 1 and array.dtype.kind in "biuf" and (nan or not np.isnan(array).any()):
         return float(array.item())

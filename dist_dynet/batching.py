@@ -22,7 +22,8 @@ def strategy(value: Any, what: str) -> int:
     """
     if isinstance(value, str):
         text = value.strip().lower()
-        value = {"true": True, "false": False}.get(text, int(text) if text.isdecimal() else text)
+        number = int(text) if text.isdecimal() and len(text) < 10 else text
+        value = {"true": True, "false": False}.get(text, number)
     if value is True:
         return AUTO
     try:
@@ -32,7 +33,7 @@ def strategy(value: Any, what: str) -> int:
     if not 0 <= number <= AUTO:
         raise ValueError(
             f"{what}: takes 0 (off), 1 (by depth), 2 (by agenda), 3 (automatic choice), True or"
-            f" False; got {value!r}."
+            f" False; got {value!r:.60}."
         )
     return number
 

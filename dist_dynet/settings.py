@@ -284,8 +284,8 @@ class DynetParams:
         Raises:
             ValueError: it is neither.
         """
-        if rng not in ("keyed", "dynet"):
-            raise ValueError(f"{what}: takes 'keyed' or 'dynet'; got {rng!r}.")
+        if not isinstance(rng, str) or rng not in ("keyed", "dynet"):
+            raise ValueError(f"{what}: takes 'keyed' or 'dynet'; got {rng!r:.60}.")
         self._values["rng"] = rng
 
     def set_threads(self, threads: int, what: str = "set_threads") -> None:

@@ -26,8 +26,8 @@ from ._derived import requires_init
 from ._entities import entities, entity_scores
 from ._events import Events
 from ._file_names import FileName, file_path
-from ._integers import named_number
-from ._state import count_in
+from ._integers import named, named_number
+from ._state import check_state, count_in
 from .parallel.metrics import EVERY, LinesOfFile, report_on
 from .parallel.wrapper import TrainerWrapper
 from .trainers import Trainer, TrainerLike
@@ -49,6 +49,26 @@ def _added(every: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, tuple[fl
     return result
 
 
+def _size_of(batch: object) -> float:
+    """How many examples a batch has; what has no length is one."""
+    return float(len(batch)) if isinstance(batch, Sized) and getattr(batch, "ndim", 1) != 0 else 1.0
+
+
+def _pairs_in(state: Mapping[str, Any], what: str) -> dict[str, tuple[float, float]]:
+    """The sums of a Run's state.
+
+    Raises:
+        TypeError: it is no state.
+        ValueError: it has none.
+    """
+    check_state(state, what)
+    pairs: Any = state.get("sums")
+    try:
+        return {name: (float(pair[0]), float(pair[1])) for name, pair in pairs.items()}
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{what}: the state must have pairs 'sums'; got {pairs!r}.") from error
+
+
 class Run:
     """Shows and writes what a training run does: a progress bar on rank 0, lines of metrics, means
     over ranks.
@@ -68,7 +88,7 @@ class Run:
 
     Raises:
         ModuleNotFoundError: tensorboard is given, and tensorboardX is not installed.
-        TypeError: not a trainer.
+        TypeError: not a trainer, or every is no number.
         ValueError: every is not 1 or more.
 
     >>> import json, tempfile
@@ -101,8 +121,9 @@ class Run:
         tensorboard: FileName | None = None,
         bar: bool | None = None,
     ) -> None:
+        every = named_number(every, "training.Run: every")
         if not every >= 1:
-            raise ValueError(f"training.Run: every must be 1 or more; got {every!r}.")
+            raise ValueError(f"training.Run: every must be 1 or more; got {every:g}.")
         if not isinstance(trainer, Trainer | TrainerWrapper):
             raise TypeError(f"training.Run: takes a trainer; got {type(trainer).__name__}.")
         self.trainer: TrainerLike = trainer
@@ -133,11 +154,17 @@ class Run:
                 position are known.
             description: in front of the bar; None: the number of the epoch.
 
+        Raises:
+            TypeError: there is nothing to loop over.
+
         >>> import dist_dynet as dy
         >>> run = dy.training.Run(dy.SimpleSGDTrainer(dy.ParameterCollection()))
         >>> [len(batch) for batch in run.epoch([[1, 2], [3]])]
         [2, 1]
         """
+        is_loop = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+        if not is_loop or getattr(batches, "ndim", 1) == 0:
+            raise TypeError(f"Run.epoch: takes batches to loop over; got {type(batches).__name__}.")
         first = int(getattr(batches, "position", 0))
         total = len(batches) if isinstance(batches, Sized) else None
         if not first:
@@ -150,7 +177,7 @@ class Run:
         try:
             for batch in batches:
                 self._batch, every = batch, getattr(batch, "total", None)
-                self._size = n = float(len(batch)) if isinstance(batch, Sized) else 1.0
+                self._size = n = _size_of(batch)
                 examples += n if every is None else every
                 yield batch
                 now = time.perf_counter()
@@ -258,17 +285,16 @@ class Run:
         """
         what = "training.Run.load_state"
         attempt = count_in(state, "attempt", what)
-        pairs: Any = state.get("sums")
-        try:
-            sums = {name: (float(pair[0]), float(pair[1])) for name, pair in pairs.items()}
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"{what}: the state must have pairs 'sums'; got {pairs!r}.") from error
-        self._sums, self._attempt = sums, attempt + 1
+        self._sums, self._attempt = _pairs_in(state, what), attempt + 1
         if self._report is not None:
             self._report.attempt = self._attempt = max(self._attempt, self._report.attempt)
 
     def load_states(self, states: Sequence[Mapping[str, Any]], rank: int) -> None:
         """As load_state(), from those of another number of ranks: rank 0 goes on with all sums.
+
+        Raises:
+            TypeError: they are no list of states; nothing is changed then.
+            ValueError: as load_state().
 
         >>> import dist_dynet as dy
         >>> run = dy.training.Run(dy.SimpleSGDTrainer(dy.ParameterCollection()))
@@ -277,8 +303,12 @@ class Run:
         >>> run.means()
         {'loss': 2.0}
         """
-        sums = _added(state["sums"] for state in states) if rank == 0 else {}
-        self.load_state({**states[0], "sums": sums})
+        what = "training.Run.load_states"
+        if not isinstance(states, Sequence) or not states:
+            raise TypeError(f"{what}: takes a list of what state() gave; got {states!r:.60}.")
+        rank = named(rank, what, "rank")
+        pairs = [_pairs_in(state, what) for state in states]
+        self.load_state({**states[0], "sums": _added(pairs) if rank == 0 else {}})
 
 
 requires_init(Run, "trainer")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._derived import requires_init
-from ._file_names import FileName, file_path
-from ._integers import named
+from ._file_names import FileName, file_path, is_text
+from ._integers import is_one, named, named_number
 from .io.files import atomic_write, unreadable
 
 __all__ = ["Vocabulary"]
@@ -34,15 +35,21 @@ def _check(name: object) -> None:
 
 def _counted(names: Any) -> Counter[str]:
     try:
-        return Counter(names)
-    except TypeError:  # of what cannot be hashed, or iterated over
-        if not isinstance(names, Iterable):
-            raise TypeError(
-                f"Vocabulary: names must be texts in a list; got {names!r:.60}."
-            ) from None
-        for name in names:
+        counts = Counter(names)
+    except TypeError as error:  # of what cannot be hashed, or iterated over
+        for name in _listed(names, "Vocabulary", "names"):
             _check(name)
-        raise
+        raise TypeError(f"Vocabulary: names must be texts in a list; {error}.") from None
+    if isinstance(names, Mapping):
+        often = "how often a name occurs"
+        counts = Counter({name: named(n, "Vocabulary", often) for name, n in counts.items()})
+    return counts
+
+
+def _listed(names: Any, what: str, which: str) -> list[Any]:
+    if is_one(names):
+        raise TypeError(f"{what}: {which} must be texts in a list; got {names!r:.60}.")
+    return [*names]
 
 
 class Vocabulary:
@@ -82,9 +89,14 @@ class Vocabulary:
         if max_size is not None:
             max_size = named(max_size, "Vocabulary", "max_size")
         counts = _counted(names)
-        for name in (*counts, *special, *(() if unknown is None else (unknown,))):
+        if isinstance(special, str):
+            raise TypeError(f"Vocabulary: special names come in a list; got {special!r:.60}.")
+        first = [
+            *(() if unknown is None else (unknown,)),
+            *_listed(special, "Vocabulary", "special names"),
+        ]
+        for name in (*counts, *first):
             _check(name)
-        first = [*(() if unknown is None else (unknown,)), *special]
         if len(set(first)) < len(first):
             raise ValueError(f"Vocabulary: special names must differ; got {first!r:.200}.")
         if max_size is not None and max_size < len(first):
@@ -143,13 +155,14 @@ class Vocabulary:
 
         Raises:
             KeyError: one is not there, and there is no unknown name.
+            TypeError: they are no texts in a list.
 
         >>> import dist_dynet as dy
         >>> words = dy.Vocabulary("the cat saw the dog".split(), min_count=2)
         >>> words.ids(["the", "cat"])
         [1, 0]
         """
-        return [self[name] for name in names]
+        return [self[name] for name in _listed(names, "Vocabulary.ids", "names")]
 
     def name(self, number: int) -> str:
         """The name of a number.
@@ -174,7 +187,8 @@ class Vocabulary:
         Goldberg 2016).
 
         Raises:
-            ValueError: there is no unknown name.
+            ValueError: there is no unknown name, or alpha is below 0 or infinite.
+            TypeError: names are no texts in a list, rng is no generator, or alpha no number.
 
         >>> import numpy as np
         >>> import dist_dynet as dy
@@ -182,13 +196,23 @@ class Vocabulary:
         >>> words.ids_with_unknown(["a", "b", "c"], np.random.default_rng(1), alpha=1.0)
         [1, 2, 0]
         """
+        what = "Vocabulary.ids_with_unknown"
         if self.unknown is None:
-            raise ValueError("Vocabulary.ids_with_unknown: there is no unknown name.")
-        chosen = list(names)
+            raise ValueError(f"{what}: there is no unknown name.")
+        if not isinstance(rng, np.random.Generator | np.random.RandomState):
+            raise TypeError(
+                f"{what}: rng must be a generator such as numpy.random.default_rng(1); got"
+                f" {type(rng).__name__}."
+            )
+        alpha = named_number(alpha, f"{what}: alpha")
+        if not 0 <= alpha < math.inf:
+            raise ValueError(f"{what}: alpha must be a number from 0 on; got {alpha}.")
+        chosen = _listed(names, what, "names")
+        known = self.ids(chosen)
         draws = rng.random(len(chosen))
         return [
-            0 if draw < alpha / (alpha + self.counts[name]) else self[name]
-            for name, draw in zip(chosen, draws, strict=True)
+            0 if alpha and draw < alpha / (alpha + self.counts[name]) else number
+            for name, number, draw in zip(chosen, known, draws, strict=True)
         ]
 
     # ---- files -------------------------------------------------------------------------
@@ -237,8 +261,11 @@ class Vocabulary:
         """
         unknown, names, counts = self.spec
         content = {"unknown": unknown, "names": names, "counts": counts}
-        with atomic_write(name) as file:
-            file.write(json.dumps(content, ensure_ascii=False, indent=0).encode() + b"\n")
+        text = json.dumps(content, ensure_ascii=False, indent=0)
+        if not is_text(text):  # of bytes that were no UTF-8
+            text = json.dumps(content, indent=0)
+        with atomic_write(name, what="Vocabulary.save") as file:
+            file.write(text.encode() + b"\n")
 
     @classmethod
     def load(cls, name: FileName) -> Vocabulary:
@@ -279,7 +306,8 @@ class Vocabulary:
 
         Raises:
             RuntimeError: there is no such file, or it cannot be read.
-            ValueError: a line has another number of numbers, or no name is there.
+            ValueError: a line has another number of numbers, or no name is there; the seed is below
+                0.
 
         >>> import tempfile
         >>> from pathlib import Path
@@ -295,6 +323,8 @@ class Vocabulary:
         >>> table = m.add_lookup_parameters(vectors.shape, init=vectors)
         """
         seed = named(seed, "Vocabulary.vectors", "seed")
+        if seed < 0:
+            raise ValueError(f"Vocabulary.vectors: seed must be 0 or more; got {seed}.")
         wanted = {*self.names} | {n.lower() for n in self.names}
         found: dict[str, NDArray[np.float32]] = {}
         size: int | None = None

@@ -94,6 +94,7 @@ def load(holder, state):
         holder.load_state(state)
 
 
+NO_STATES = (None, 3, 1.5, "x", b"", [], (), {1, 2}, np.zeros(2), np.float32(1), object(), dict)
 NOT_OF_A_STATE = {
     "_attempt": "resuming counts it up",
     "_calls": "how many updates this process has asked for",
@@ -159,6 +160,13 @@ def test_every_holder_of_a_state_is_here():
 def test_damaged_state_gives_a_message_and_changes_nothing(name):
     holder, whole = HOLDERS[name](1), state_of(HOLDERS[name](2))
     faults = []
+    for none in NO_STATES if name != "shard" else ():
+        before = state_of(holder)
+        with pytest.raises(
+            TypeError, match=r"^[\w. ]+: takes (what|a) state(\(\) gave|_dict\(\)); "
+        ):
+            load(holder, none)
+        assert equal(before, state_of(holder)), none
     for key in whole:
         for how, value in DAMAGES.items():
             damaged = {k: v for k, v in {**whole, key: value}.items() if v is not GONE}

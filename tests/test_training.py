@@ -410,3 +410,8 @@ def test_scores_without_entities_are_zero():
     assert training.entity_scores([["O"]], [["O"]]) == (0, 0, 0)
     with pytest.raises(ValueError, match="2 gold tags and 1 guessed"):
         training.entity_scores([["O", "O"]], [["O"]])
+    with pytest.raises(ValueError, match="got 2 gold ones and 1 guessed"):
+        training.entity_scores([["O"], ["O"]], [["O"]])
+    for sentence in "B-A O", [1], None:
+        with pytest.raises(TypeError, match="tags of a sentence must be texts in a list"):
+            training.entity_scores([["O", "O"]], [sentence])

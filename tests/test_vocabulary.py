@@ -43,6 +43,13 @@ def test_without_an_unknown_name_others_are_an_error():
 
 
 def test_wrong_names_are_refused():
+    with pytest.raises(TypeError, match="special names come in a list; got '</s>'"):
+        dy.Vocabulary(special="</s>")
+    with pytest.raises(TypeError, match="how often a name occurs must be an integer; got 'b'"):
+        dy.Vocabulary({"a": "b"})
+    for alpha in -1, np.nan, np.inf:
+        with pytest.raises(ValueError, match="alpha must be a number from 0 on"):
+            dy.Vocabulary(TEXT).ids_with_unknown(["a"], np.random.default_rng(1), alpha)
     with pytest.raises(TypeError, match=r"must be texts; got 3"):
         dy.Vocabulary([3])
     with pytest.raises(ValueError, match="must differ"):
@@ -57,13 +64,16 @@ def test_rare_names_are_made_unknown_more_often():
     ids = np.array([v.ids_with_unknown(["often", "once"], rng, alpha=1.0) for _ in range(4000)])
     shares = (ids == 0).mean(axis=0)
     assert abs(shares[0] - 0.01) < 0.01 and abs(shares[1] - 0.5) < 0.04
+    assert v.ids_with_unknown(["once", "<unk>"], rng, alpha=0) == [2, 0]
 
 
 def test_a_saved_vocabulary_is_the_same(tmp_path):
-    v = dy.Vocabulary([*TEXT, "Straße", "new\nline"], min_count=1, special=["</s>"])
-    v.save(tmp_path / "v.json")
-    assert dy.Vocabulary.load(tmp_path / "v.json") == v
-    assert dy.Vocabulary.load(tmp_path / "v.json").counts == v.counts
+    more = {"Straße": np.int64(3), "new\nline": 1, "no UTF-8 \udce9": 2}
+    v = dy.Vocabulary(Counter(TEXT) + Counter(more), special=["</s>"])
+    for names in v, dy.Vocabulary(TEXT):
+        names.save(tmp_path / "v.json")
+        assert dy.Vocabulary.load(tmp_path / "v.json") == names
+        assert dy.Vocabulary.load(tmp_path / "v.json").counts == names.counts
     assert dy.Vocabulary.from_spec(v.spec) == v
     assert dy.Vocabulary(TEXT) != v and v != 3
     bare = dy.Vocabulary(TEXT, unknown=None)

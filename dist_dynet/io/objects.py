@@ -22,6 +22,7 @@ from types import FunctionType
 from typing import Any, ClassVar, cast
 
 from .._file_names import FileName, file_path
+from .._integers import is_one
 from ..expression import Expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
@@ -281,9 +282,7 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
     >>> lstm2.spec == lstm.spec, W2.name(), bool((W2.as_array() == W.as_array()).all())
     (True, '/W', True)
     """
-    if not isinstance(objects, Iterable) or isinstance(
-        objects, Parameters | LookupParameters | str | bytes
-    ):
+    if is_one(objects) or isinstance(objects, Parameters | LookupParameters | str | bytes):
         raise TypeError(
             "save: objects must be a list of parameters and builders; got"
             f" {type(objects).__name__}. Write save(name, [x])."

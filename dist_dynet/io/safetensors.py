@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE
-from .._file_names import FileName, file_path, is_text_of_files
+from .._file_names import FileName, file_path, is_text
 from .._random_state import random_state, set_random_state
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
@@ -158,6 +158,7 @@ def load_safetensors(
     ([2.0, 2.0, 2.0], [])
     """
     _check("load_safetensors", collection, trainer)
+    random = bool(random)
     with _File(path) as file:
         file.check()
         named = collection.named_parameters()
@@ -230,7 +231,7 @@ def _checked_texts(metadata: Mapping[str, str] | None) -> dict[str, str]:
                 f" file's checksums; got {key!r}. Use another name."
             )
         for text in key, value:
-            if not is_text_of_files(text):
+            if not is_text(text):
                 raise ValueError(
                     "save_safetensors: metadata must be texts that a file can hold; got"
                     f" {text!r:.200}, with half of a character. Use json.dumps()."

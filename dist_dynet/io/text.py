@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE
-from .._file_names import FileName, file_path
+from .._file_names import FileName, file_path, is_text
 from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
 from ..params.root import Assignment, unchanged
@@ -90,7 +90,7 @@ def _check_key(what: str, key: object) -> None:
 
 
 def _is_word(key: str) -> bool:
-    return bool(key) and key != "/" and "#" not in key and not any(c.isspace() for c in key)
+    return key not in ("", "/") and not any(c == "#" or c.isspace() for c in key) and is_text(key)
 
 
 def save_parameters(
@@ -109,8 +109,8 @@ def save_parameters(
         _check_key("save", key)
         if not _is_word(key):
             raise ValueError(
-                f"save: Key could not include ' ' or '#', be empty or '/' alone; got {key!r}. Give"
-                " another key."
+                "save: Key could not include ' ' or '#', be empty or '/' alone, or be what no file"
+                f" can hold; got {key!r}. Give another key."
             )
     with atomic_write(fname, append) as file:
         if file.readable() and file.tell():

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .._hints import OF_TRAINERS, explain
 from .._integers import count, real
+from .._state import check_state
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
 from ..trainers.at_once import AtOnce
 from ..trainers.hooks import Hooks
@@ -457,6 +458,7 @@ class LocalSGD(TrainerWrapper):
         Raises:
             ValueError: it is of another class or another model; nothing is changed then.
         """
+        check_state(state, "load_state")
         since = np.asarray(state.get("since"))
         if since.shape != (2,) or since.dtype.kind not in "iuf" or not (since >= 0).all():
             raise ValueError(f"load_state: needs a LocalSGD's state, with 'since'; got {since}.")

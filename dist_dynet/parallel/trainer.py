@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._hints import OF_TRAINERS, explain
+from .._state import check_state
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
 from . import _saving, environment, metrics, own_gradients, trial
@@ -481,6 +482,7 @@ class DistributedTrainer(TrainerWrapper):
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """As Trainer.load_state(). To be called on all ranks with the same state; what another
         rank's messages lacked is left out."""
+        check_state(state, "load_state")
         residuals = {
             name.removeprefix("rest:"): rest
             for name, rest in state.items()

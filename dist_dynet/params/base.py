@@ -329,7 +329,7 @@ class _ParameterBase(Expression):
         """
         from ..io import text
 
-        text.save_parameters([(key or self._name, cast("AnyParameter", self))], fname, append)
+        text.save_parameters([(self._key(key), cast("AnyParameter", self))], fname, append)
 
     def populate(self, fname: FileName, key: str = "") -> None:
         """Reads values (and gradient, if stored) of the entry named `key`, of equal dims.
@@ -350,7 +350,12 @@ class _ParameterBase(Expression):
         """
         from ..io import text
 
-        text.populate_parameter(cast("AnyParameter", self), fname, key or self._name)
+        text.populate_parameter(cast("AnyParameter", self), fname, self._key(key))
+
+    def _key(self, given: Any) -> Any:
+        """The name of its entry in a file."""
+        is_none = given is None or (isinstance(given, str) and not given)
+        return self._name if is_none else given
 
     def write_to_textfile(self, fname: FileName, key: str = "", append: bool = False) -> None:
         """As save()."""

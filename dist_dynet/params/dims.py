@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._ffi import accelerated, lib
-from .._file_names import is_text_of_files
+from .._file_names import is_text
 from .._integers import integer
 
 MAX_DIMS: int = lib.DN_MAX_DIMS
@@ -99,7 +99,7 @@ def check_name(name: str) -> None:
         raise RuntimeError(
             f"parameter and collection names must not contain blanks or '#'; got {name!r}."
         )
-    if not is_text_of_files(name):
+    if not is_text(name):
         raise RuntimeError(
             f"parameter and collection names must be text that a file can hold; got {name!r}."
         )
