@@ -18,7 +18,7 @@ from . import _random
 from ._environment import warn_of_misspelt
 from ._ffi import possible_threads
 from ._ffi import set_threads as use_threads
-from ._integers import integer
+from ._integers import integer, is_one
 from .batching import strategy
 from .expression import Expression
 from .graph import set_default_autobatch
@@ -170,8 +170,32 @@ class DynetParams:
         return dict(self._values)
 
     def put(self, settings: Mapping[str, Any]) -> None:
-        """Takes what given() gave."""
-        self._values.update(settings)
+        """Takes what given() gave.
+
+        Raises:
+            TypeError: it is no dict.
+            ValueError: a name is unknown, or a value makes no sense; nothing is changed then.
+        """
+        if not isinstance(settings, Mapping):
+            raise TypeError(f"put: takes what given() gave; got {type(settings).__name__}.")
+        setters: dict[Any, Callable[[Any], None]] = {
+            "rng": self.set_rng,
+            "seed": self.set_random_seed,
+            "autobatch": self.set_autobatch,
+            "weight_decay": self.set_weight_decay,
+            "precision": self.set_precision,
+            "threads": self.set_threads,
+        }
+        unknown = [name for name in settings if name not in setters]
+        if unknown:
+            raise ValueError(f"put: takes the names {', '.join(setters)}; got {unknown[0]!r:.60}.")
+        before = self.given()
+        try:
+            for name, value in settings.items():
+                setters[name](value)
+        except BaseException:
+            self._values = before
+            raise
 
     def from_args(self, shared_parameters: Any = None) -> None:
         """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N,
@@ -330,8 +354,11 @@ class DynetParams:
 
         Raises:
             RuntimeError: one is not zero.
+            TypeError: it is no list.
             ValueError: one is neither 0 nor 1.
         """
+        if is_one(gpu_mask):
+            raise TypeError(f"set_gpu_mask: takes a list of zeros; got {gpu_mask!r:.60}.")
         for item in gpu_mask:
             if _number(item, "set_gpu_mask", "0 or 1", _integer, below=2):
                 raise RuntimeError("set_gpu_mask: there is only the CPU.")
