@@ -237,7 +237,7 @@ class Best:
         check_state(state, what)
         known = None if state.get("score", 0) is None else number_in(state, "score", what)
         number, count = (count_in(state, name, what) for name in ("number", "count"))
-        kept: Any = state.get("kept")
+        kept: Any = state.get("kept", [])  # earlier versions kept the best in files alone
         if not isinstance(kept, list) or not all(map(_is_list_of_arrays, kept)):
             raise ValueError(
                 f"{what}: 'kept' of a state must be lists of arrays of floats; got {kept!r:.60}."

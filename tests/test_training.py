@@ -326,6 +326,8 @@ def test_the_best_refuses_what_it_cannot_keep(tmp_path):
         with pytest.raises(ValueError, match=r"best values of \d models, .*; got \d\. Make it as"):
             best.load_state(other.state())
     assert in_memory.count == in_file.count == 1
+    in_file.load_state({"score": 2.0, "number": 1, "count": 4})  # as earlier versions wrote it
+    assert in_file.count == 4
     nowhere = training.Best([NoCollection()])
     for score in 1, 2:
         with pytest.raises(TypeError, match=r"^training\.Best: NoCollection must have a method"):
