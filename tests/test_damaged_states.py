@@ -160,7 +160,7 @@ def test_every_holder_of_a_state_is_here():
 def test_damaged_state_gives_a_message_and_changes_nothing(name):
     holder, whole = HOLDERS[name](1), state_of(HOLDERS[name](2))
     faults = []
-    for none in NO_STATES if name != "shard" else ():
+    for none in NO_STATES:
         before = state_of(holder)
         with pytest.raises(
             TypeError, match=r"^[\w. ]+: takes (what|a) state(\(\) gave|_dict\(\)); "

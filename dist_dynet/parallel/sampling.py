@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .._state import count_in, number_in
+from .._state import check_state, count_in, number_in
 from . import trial
 from ._session import world
 from .batches import Batch, Description, Loop, warn_if_alone
@@ -236,6 +236,7 @@ class Shard(Generic[T]):
 
         Raises:
             ValueError: it is of a shard with other settings or other data; nothing is changed then.
+            TypeError: it is no state.
 
         >>> import dist_dynet as dy
         >>> batches, other = (dy.parallel.shard(range(6), batch_size=2, seed=1) for _ in range(2))
@@ -244,6 +245,7 @@ class Shard(Generic[T]):
         >>> list(other) == everything[1:]
         True
         """
+        check_state(state, "shard")
         for name, value in self._fixed().items():
             if number_in({"bucket": 0, **state}, name, "shard") != value:  # older ones have none
                 raise ValueError(
