@@ -95,7 +95,7 @@ class Model:
         gate = dy.logistic(self.gate(i, x, h))
         kept = dy.cmult(gate, dy.tanh(self.gate(u, x, h)))
         carried = [dy.cmult(dy.logistic(self.gate(self.link, x, w)), w) for w in words]
-        c = kept + (dy.average(carried) if carried else dy.cmult(1 - gate, c))
+        c = kept + (dy.average(carried) if carried else c - dy.cmult(gate, c))
         return dy.cmult(dy.logistic(self.gate(o, x, h)), dy.tanh(c)), c
 
     def losses(self, lattice):
