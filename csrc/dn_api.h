@@ -90,11 +90,12 @@ enum dn_sequence_form {
     DN_SEQUENCE_FORMS = 192
 };
 
-/* What the steps of a recurrent network are made of whose layers are nodes: written by
- * nn/builder.py, once for many sequences, and read by csrc/python/states.c. */
+/* What the steps of a recurrent network are made of: written by nn/builder.py, once for many
+ * sequences, and read by csrc/python/states.c. A layer is a node of `op` or, if it is composed,
+ * that in DyNet's operations. */
 typedef struct dn_layers {
-    int op, layers, n_weights, n_floats;
-    int has_c, drops_each_step;
+    int op, layers, n_weights, n_floats, hidden_dim;
+    int has_c, drops_each_step, composed;
     double floats[4];
     int64_t weights[]; /* handles, layers x n_weights */
 } dn_layers;

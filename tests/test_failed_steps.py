@@ -9,6 +9,7 @@ from processes import passing_tests
 from test_states import BUILDERS
 
 import dist_dynet as dy
+from dist_dynet import _random
 
 CALLS = {
     "add_input": lambda s, good, bad, matrix: s.add_input(bad),
@@ -21,13 +22,21 @@ CALLS = {
 }
 
 
-def _after(of, call, start, immediate):
+GRAPHS = {
+    "": {},
+    "immediate": {"immediate_compute": True},
+    "dynet": {"autobatching": True},  # and in DyNet's order: steps are DyNet's operations
+}
+
+
+def _after(of, call, start, graph):
     """What a sequence, and what follows it, give with a failed call or, None, without."""
+    _random.use_dynet_order(graph == "dynet")
     dy.reset_random_seed(1)
     m = dy.ParameterCollection()
     builder = of(2, 3, 3, m)
     builder.set_dropout(0.5)
-    dy.renew_cg(immediate_compute=immediate)
+    dy.renew_cg(**GRAPHS[graph])
     good, bad, matrix = dy.inputVector([1, 2, 3]), dy.zeros(4), dy.ones((4, 2))
     s = start(builder.initial_state(), good)
     s.s()  # which makes the c of a list
@@ -47,14 +56,17 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("immediate", [False, True])
+@pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
 @pytest.mark.parametrize("of", BUILDERS)
-def test_failed_call_leaves_nothing(of, start, immediate):
-    want = _after(of, None, start, immediate)
-    for name, call in CALLS.items():
-        for got, w in zip(_after(of, call, start, immediate), want, strict=True):
-            np.testing.assert_array_equal(got, w, err_msg=name)
+def test_failed_call_leaves_nothing(of, start, graph):
+    try:
+        want = _after(of, None, start, graph)
+        for name, call in CALLS.items():
+            for got, w in zip(_after(of, call, start, graph), want, strict=True):
+                np.testing.assert_array_equal(got, w, err_msg=name)
+    finally:
+        _random.use_dynet_order(False)
 
 
 def test_nodes_of_before_stay_as_they_are():

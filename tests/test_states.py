@@ -13,6 +13,7 @@ from processes import run_python
 
 import dist_dynet as dy
 from dist_dynet import _random
+from dist_dynet.nn.sequences import inputs_of
 
 BUILDERS = [
     dy.SimpleRNNBuilder,
@@ -157,13 +158,18 @@ def by_python(state, x):
     return state._step.after(state, x)
 
 
-def dropping(kind, dynet, rates, way, steps):
+def by_python_over(state, xs):
+    return state._step.states(state, inputs_of(xs, None, None, "add_inputs"))
+
+
+def dropping(kind, order, rates, way, over, steps):
     """What a network gives that drops: all states, the size of the graph, gradients.
-    `way(state, x)` makes a step."""
+    `way(state, x)` makes a step, `over(state, xs)` the states of a list."""
     m, builder, _ = network(kind)
     table = m.lookup_parameters_from_numpy(np.random.default_rng(5).normal(size=(4, SIZE)))
     dy.reset_random_seed(7)
-    dy.renew_cg()
+    dy.renew_cg(autobatching=order == "batched")
+    builder.dropout_x, builder.dropout_h = rates[0]
     numbers = np.random.default_rng(1).normal(size=(SIZE, 3))
     results, losses = [], []
     for x in (dy.inputVector(numbers[:, 0]), dy.inputTensor(numbers, batched=True), table[1]):
@@ -181,6 +187,8 @@ def dropping(kind, dynet, rates, way, steps):
                 builder.dropout_x, builder.dropout_h = rates[i % len(rates)]
                 state = way(state, x)
                 results += [e.npvalue() for e in (*state.s(), state.output())]
+            for each in over(state, [x] * 3):
+                results += [e.npvalue() for e in (*each.s(), each.output())]
             losses.append(dy.squared_norm(dy.sum_batches(state.output())))
     dy.esum(losses).backward()
     return [
@@ -201,13 +209,18 @@ def dropping(kind, dynet, rates, way, steps):
         [(0.3, 0.3), (0, 0), (0.0, 0.5), (1, 0)],
     ],
 )
-@pytest.mark.parametrize("dynet", [False, True], ids=["", "dynet"])
+@pytest.mark.parametrize("order", ["keyed", "dynet", "batched"])
 @pytest.mark.parametrize("kind", BUILDERS)
-def test_steps_that_drop_make_the_same_nodes_as_in_python(kind, dynet, rates):
-    _random.use_dynet_order(dynet)
+def test_steps_that_drop_make_the_same_nodes_as_in_python(kind, order, rates):
+    """batched: in DyNet's order and with autobatching, where steps are DyNet's operations."""
+    _random.use_dynet_order(order != "keyed")
     try:
         ours, general = (
-            dropping(kind, dynet, rates, way, 4) for way in (dy.RNNState.add_input, by_python)
+            dropping(kind, order, rates, *ways, 4)
+            for ways in (
+                (dy.RNNState.add_input, dy.RNNState.add_inputs),
+                (by_python, by_python_over),
+            )
         )
         assert len(ours) == len(general)
         for a, b in zip(ours, general, strict=True):
@@ -217,17 +230,25 @@ def test_steps_that_drop_make_the_same_nodes_as_in_python(kind, dynet, rates):
 
 
 @pytest.mark.fast_paths
+@pytest.mark.parametrize("order", ["keyed", "dynet", "batched"])
 @pytest.mark.parametrize(
     "kind", [dy.SimpleRNNBuilder, dy.GRUBuilder, dy.VanillaLSTMBuilder, dy.CoupledLSTMBuilder]
 )
-def test_steps_that_drop_do_not_call_python(kind, monkeypatch):
-    _m, builder, xs = network(kind)
-    builder.set_dropout(0.5)
-    state = builder.initial_state()
-    monkeypatch.setattr(
-        type(state._step), "after", lambda *arguments: pytest.fail("Step.after() was called")
-    )
-    assert len(stepped(state, xs)) == len(xs)
+def test_steps_that_drop_do_not_call_python(kind, order, monkeypatch):
+    _random.use_dynet_order(order != "keyed")
+    try:
+        _m, builder, _xs = network(kind)
+        dy.renew_cg(autobatching=order == "batched")
+        xs = [dy.ones(SIZE)] * 3
+        builder.set_dropout(0.5)
+        state = builder.initial_state()
+        for name in "after", "states", "outputs":
+            monkeypatch.setattr(
+                type(state._step), name, lambda *arguments: pytest.fail("a Step was called")
+            )
+        assert len(stepped(state, xs)) == len(state.add_inputs(xs)) == len(state.transduce(xs))
+    finally:
+        _random.use_dynet_order(False)
 
 
 @pytest.mark.parametrize("dynet", [False, True], ids=["", "dynet"])

@@ -66,6 +66,17 @@ enum { DN_FEW = 64 };
  * be freed; NULL: it is none, or there is no memory. */
 double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
 
+/* composed.c */
+/* What a step of a layer is made of; h_mask: negative: none. */
+typedef struct {
+    const int64_t *weights;
+    int64_t x, h, c, h_mask;
+    int has_state;
+} dn_step_inputs;
+/* Makes it in DyNet's operations: its h and, if it has one, its c; negative: an error, or not
+ * handled. */
+void dn__composed_step(const dn_layers *, const dn_step_inputs *, int64_t *h, int64_t *c);
+
 /* states.c */
 /* Puts State, which stands for the class of nn/state.py, into the module; -1: an exception is
  * set. */

@@ -9,8 +9,8 @@
  *
  * This file has operators and subscripts, and the module; expression.c the base class, numbers.c
  * what an integer and a float is, node_functions.c the functions that make nodes, operation.c those
- * that users call for one node, states.c the steps of recurrent networks, values.c what reads
- * values. */
+ * that users call for one node, states.c the steps of recurrent networks, composed.c those in
+ * DyNet's operations, values.c what reads values. */
 #include "expression.h"
 
 #include <string.h>

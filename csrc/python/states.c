@@ -1,8 +1,8 @@
 /* The base of RNNState, which stands for class State of dist_dynet/nn/state.py, and its steps.
  *
  * What a step is made of is said by a Step (dist_dynet/nn/steps.py), whose methods make the same
- * nodes in Python; here are steps and lists of a network whose layers are nodes. Whatever else can
- * happen, errors included, goes to those methods. */
+ * nodes in Python; here are steps and lists of a network whose layers are nodes, or DyNet's
+ * operations. Whatever else can happen, errors included, goes to those methods. */
 #include "expression.h"
 
 #include <stddef.h>
@@ -131,7 +131,8 @@ static int inputs_before_x(const State *s, const Rates *r, int layer, PyObject *
     memcpy(handles, s->table->weights + layer * n, (size_t)n * sizeof *handles);
     if (given(s->h)) {
         const int64_t h = handles[n++] = handle_in(s->h, layer);
-        if (s->table->has_c) handles[n++] = s->c ? handle_in(s->c, layer) : h + 1;
+        if (s->table->has_c)
+            handles[n++] = s->c ? handle_in(s->c, layer) : s->table->composed ? -1 : h + 1;
         good = h >= 0 && handles[n - 1] >= 0;
         *options |= DN_SEQUENCE_STATE;
     }
@@ -143,9 +144,27 @@ static int inputs_before_x(const State *s, const Rates *r, int layer, PyObject *
     return good ? n : 0;
 }
 
-/* The nodes of all layers over n inputs, each with its first `parts` outputs: first[layer] is the
- * handle of the first. xs become what the network gives. 0: not handled, or an exception is set. */
-static int make_layers(State *s, const Rates *r, int n, int64_t *xs, int parts, int64_t *first) {
+/* Of each layer the first output of its node or, where it is composed, its h and c. */
+typedef struct { int64_t h[MOST_LAYERS], c[MOST_LAYERS]; } Made;
+
+/* A step of a composed layer; handles, options: as inputs_before_x gives them. */
+static int64_t compose(const dn_layers *p, const int64_t *handles, int options, int64_t x,
+                       int64_t *c) {
+    dn_step_inputs in = {.weights = handles, .x = x, .h_mask = -1};
+    handles += p->n_weights;
+    if ((in.has_state = options & DN_SEQUENCE_STATE)) {
+        in.h = *handles++;
+        if (p->has_c) in.c = *handles++;
+    }
+    if (options & DN_SEQUENCE_H_MASK) in.h_mask = *handles;
+    int64_t h;
+    dn__composed_step(p, &in, &h, c);
+    return h;
+}
+
+/* The nodes of all layers over n inputs, each with its first `parts` outputs. xs become what the
+ * network gives. 0: not handled, or an exception is set. */
+static int make_layers(State *s, const Rates *r, int n, int64_t *xs, int parts, Made *made) {
     const dn_layers *p = s->table;
     int64_t few[DN_FEW], *handles = few;
     int good = 1;
@@ -159,9 +178,11 @@ static int make_layers(State *s, const Rates *r, int n, int64_t *xs, int parts, 
         for (int t = 0; good && t < n; t++)
             good = is_made(handles[begin + t] = dropped(r, masks, xs[t]));
         if (!good) break;
-        first[layer] = dn__node(p->op, begin + n, handles, 2, ints, p->n_floats, p->floats, parts);
-        good = is_made(first[layer]);
-        for (int t = 0; t < n; t++) xs[t] = first[layer] + t;
+        made->h[layer] = p->composed ? compose(p, handles, ints[1], handles[begin], &made->c[layer])
+                                     : dn__node(p->op, begin + n, handles, 2, ints, p->n_floats,
+                                                p->floats, parts);
+        good = is_made(made->h[layer]);
+        for (int t = 0; t < n; t++) xs[t] = made->h[layer] + t;
     }
     if (handles != few) free(handles);
     for (int t = 0; good && t < n && r->fresh > 0; t++)
@@ -186,7 +207,7 @@ static void keep_masks_that_are_there(const State *s) {
 }
 
 /* The same, with all that comes before; what was made is taken back if it is not handled. */
-static int advance(State *s, int n, int64_t *xs, int parts, int64_t *first) {
+static int advance(State *s, int n, int64_t *xs, int parts, Made *made) {
     Rates r;
     for (int t = 0; t < n; t++)
         if (xs[t] < 0) return 0;
@@ -197,68 +218,111 @@ static int advance(State *s, int n, int64_t *xs, int parts, int64_t *first) {
     const int size = dn__calls->graph_size(dn__current);
     keep_masks_that_are_there(s);
     const Py_ssize_t masks = PyList_Size(s->masks);
-    if (find_rates(s, xs[0], &r) && make_layers(s, &r, n, xs, parts, first)) return 1;
+    if (find_rates(s, xs[0], &r) && make_layers(s, &r, n, xs, parts, made)) return 1;
     dn__calls->take_back(dn__current, size);
     if (!masks) forget_masks(s);
     return 0;
 }
 
 /* The state after `before`, of output t of each layer's node; top: the handle of its output(). */
-static State *state_after(State *before, const int64_t *first, int t, int n, int64_t top) {
+static State *state_after(State *before, const Made *made, int t, int n, int64_t top) {
     const int layers = before->table->layers;
     State *after = (State *)PyType_GenericAlloc(Py_TYPE(before), 0);
     if (!after) return NULL;
     after->step = or_none(before->step), after->masks = or_none(before->masks);
     after->prev = or_none((PyObject *)before), after->table = before->table;
-    after->t = t, after->n = n, after->h = tuple_of(layers, first, t);
-    if (top != first[layers - 1] + t) after->output = dn__new_node(dn__expression_type, top);
+    after->t = t, after->n = n, after->h = tuple_of(layers, made->h, t);
+    if (before->table->composed && before->table->has_c) after->c = tuple_of(layers, made->c, 0);
+    if (top != made->h[layers - 1] + t) after->output = dn__new_node(dn__expression_type, top);
     if (after->h && !PyErr_Occurred()) return after;
     Py_DECREF(after);
     return NULL;
 }
 
+/* The state after x; NULL: not handled, or an exception is set. */
+static State *step_from(State *s, int64_t x) {
+    Made made;
+    return advance(s, 1, &x, 1 + s->table->has_c, &made) ? state_after(s, &made, 0, 0, x) : NULL;
+}
+
+/* In DyNet's order: the state that was made last. */
+static void note_last(const State *s, PyObject *state) {
+    PyObject *last = field(s, LAST);
+    if (last != Py_None) PyList_SetItem(last, 0, or_none(state));
+}
+
 /* add_input(x), or add_input(x=x) */
 static PyObject *add_input(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
                            PyObject *named) {
-    State *s = (State *)self, *after = NULL;
-    int64_t first[MOST_LAYERS];
+    State *s = (State *)self;
     const Py_ssize_t n = n_args + (named ? PyTuple_Size(named) : 0);
     if (n != 1) return PyErr_Format(PyExc_TypeError, "add_input: takes one input, x; got %zd.", n);
     PyObject *name = n_args ? NULL : PyTuple_GetItem(named, 0);
     if (name && PyUnicode_CompareWithASCIIString(name, "x"))
         return PyErr_Format(PyExc_TypeError, "add_input: takes x; got %R.", name);
-    int64_t x = handle_of(args[0]);
-    if (s->table && advance(s, 1, &x, 1 + s->table->has_c, first))
-        after = state_after(s, first, 0, 0, x);
-    if (!after && PyErr_Occurred()) return NULL;
-    if (!after) return PyObject_CallMethodObjArgs(s->step, names.after, self, args[0], NULL);
-    PyObject *last = field(s, LAST);
-    if (last != Py_None) PyList_SetItem(last, 0, or_none((PyObject *)after));
-    return (PyObject *)after;
+    PyObject *after = s->table ? (PyObject *)step_from(s, handle_of(args[0])) : NULL;
+    if (after) note_last(s, after);
+    else if (!PyErr_Occurred())
+        after = PyObject_CallMethodObjArgs(s->step, names.after, self, args[0], NULL);
+    return after;
 }
 
-static PyObject *states_over(State *s, const int64_t *first, int n, int64_t top) {
+/* A list of the states after each of n inputs, by a step for each; NULL: not handled, or an
+ * exception is set, and nothing is left of them. */
+static PyObject *step_by_step(State *s, int n, const int64_t *xs) {
+    if (dn__current < 0) return NULL;
+    const int size = dn__calls->graph_size(dn__current), had_masks = PyList_Size(s->masks) > 0;
+    State *const begin = s;
     PyObject *list = PyList_New(n);
     for (int t = 0; list && t < n; t++) {
-        s = state_after(s, first, t, n, top + t);
+        s = step_from(s, xs[t]);
+        if (s) PyList_SetItem(list, t, (PyObject *)s);
+        else Py_CLEAR(list);
+    }
+    if (list) return list;
+    dn__calls->take_back(dn__current, size);
+    if (!had_masks) forget_masks(begin);
+    return NULL;
+}
+
+/* The same by one node for each layer. */
+static PyObject *at_once(State *s, int n, int64_t *xs, int as_states) {
+    Made made;
+    if (!advance(s, n, xs, n, &made)) return NULL;
+    if (!as_states) return dn__nodes_from(xs[0], n);
+    PyObject *list = PyList_New(n);
+    for (int t = 0; list && t < n; t++) {
+        s = state_after(s, &made, t, n, xs[t]);
         if (s) PyList_SetItem(list, t, (PyObject *)s);
         else Py_CLEAR(list);
     }
     return list;
 }
 
+static PyObject *output(PyObject *self, PyObject *unused);
+
+/* In DyNet's order a list makes states, and draws anew at each of them. */
+static PyObject *in_order(State *s, int n, int64_t *xs, int as_states) {
+    const int fresh = s->table->drops_each_step && rate_of(s, item(field(s, RATES), 0)) != 0;
+    PyObject *list = s->table->composed || fresh ? step_by_step(s, n, xs) : at_once(s, n, xs, 1);
+    if (list) note_last(s, PyList_GetItem(list, n - 1));
+    for (int t = 0; list && !as_states && t < n; t++)
+        PyList_SetItem(list, t, output(PyList_GetItem(list, t), NULL));
+    return list;
+}
+
 /* _over_list(xs, whether states are wanted, not outputs): None: not handled. */
 static PyObject *over_list(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
     State *s = (State *)self;
-    int64_t few[DN_FEW], *xs = few, first[MOST_LAYERS];
+    int64_t few[DN_FEW], *xs = few;
     if (!counted(n_args, 2)) return NULL;
     const Py_ssize_t n = PyList_CheckExact(args[0]) ? PyList_Size(args[0]) : 0;
-    if (!s->table || field(s, LAST) != Py_None || n < 1 || n > INT32_MAX / 2) return or_none(NULL);
+    if (!s->table || n < 1 || n > INT32_MAX / 2) return or_none(NULL);
     if (n > DN_FEW) xs = malloc((size_t)n * sizeof *xs);
     for (Py_ssize_t t = 0; xs && t < n; t++) xs[t] = handle_of(PyList_GetItem(args[0], t));
     PyObject *made = NULL;
-    if (xs && advance(s, (int)n, xs, (int)n, first))
-        made = args[1] == Py_True ? states_over(s, first, (int)n, xs[0]) : dn__nodes_from(xs[0], n);
+    if (xs)
+        made = (field(s, LAST) == Py_None ? at_once : in_order)(s, (int)n, xs, args[1] == Py_True);
     if (xs != few) free(xs);
     return made || PyErr_Occurred() ? made : or_none(NULL);
 }

@@ -4,6 +4,7 @@ sequences."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,8 +46,6 @@ class RecurrentBuilder(Owner):
     _fixed_weights: ClassVar[bool] = True
     """Whether _node_weights() are the same in each sequence."""
     _op: ClassVar[int]
-    _cell_is_dynets: ClassVar[bool] = False
-    """Whether `_cell` is what `_op` computes, by DyNet's operations."""
     _roles: ClassVar[tuple[str, ...]] = ()
     """What the formulas of the class call the parameters of a layer."""
     _start: RNNState | None = None
@@ -84,6 +83,12 @@ class RecurrentBuilder(Owner):
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         raise NotImplementedError
 
+    @property
+    def _cell_is_dynets(self) -> bool:
+        """Whether `_cell` is what `_op` computes, by DyNet's operations; csrc/python/composed.c has
+        it, too."""
+        return False
+
     def _composes(self) -> bool:
         """Whether a step is composed by `_cell`, where it is not the operation `_op`."""
         return not hasattr(self, "_op") or (self._cell_is_dynets and self._draws_in_order())
@@ -106,12 +111,16 @@ class RecurrentBuilder(Owner):
             rates = (None,) * len(rates)
         more = self._floats(), self._has_cells, update, handles, drops
         if self._composes():
-            weights = [self._weights([expression(resolved(h)) for h in of]) for of in handles]
-            return CellStep(self, rates, b"", None, weights, *more)
+            kept, weights = self._cell_is_dynets and self._fixed_weights, []
+            for of in handles:
+                nodes = [resolved(h) for h in of]
+                weights.append(self._weights([expression(h) for h in (of if kept else nodes)]))
+            dynets = [[w._h for w in of] for of in weights] if self._cell_is_dynets else []
+            return CellStep(self, rates, self._table(dynets, True), None, weights, *more)
         handles_of_nodes = self._node_weights(handles)
         return NodeStep(self, rates, self._table(handles_of_nodes), None, handles_of_nodes, *more)
 
-    def _table(self, weights: list[list[int]]) -> bytes:
+    def _table(self, weights: list[list[int]], composed: bool = False) -> bytes:
         """What csrc/python/states.c reads; empty: it leaves these layers to Python."""
         floats = self._floats()
         if len({*map(len, weights)}) != 1 or len(floats) > 4:
@@ -123,7 +132,9 @@ class RecurrentBuilder(Owner):
                 "op": self._op,
                 "layers": len(weights),
                 "n_weights": len(weights[0]),
+                "hidden_dim": self.hidden_dim,
                 "has_c": self._has_cells,
+                "composed": composed,
                 "drops_each_step": self._drops_each_step,
                 "n_floats": len(floats),
                 "floats": floats,
@@ -243,15 +254,19 @@ class RecurrentBuilder(Owner):
         in_order = _random.dynet_order()
         if in_order and self._graph == graph and before is not None and before._step.last:
             return before if vecs is None else before.set_s(vecs)
+        composes = self._composes()
         if (
             step is None
             or step.update is not update
             or step.floats != self._floats()
-            or self._composes()
+            or isinstance(step, CellStep) is not composes
             or (switch.used and step.drops is not self.training)
         ):
             step = self._new_step(bool(update))
             self._last_step = step if self._fixed_weights and step.table else None
+        elif composes:
+            for handle in chain.from_iterable(step.handles):
+                resolved(handle)  # as DyNet, which loads the parameters when a sequence begins
         if in_order:
             step = self._in_order(step)
         elif share_masks and before is not None and self._graph == graph:

@@ -79,6 +79,10 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
         self.weightnoise_std = float(std)
         self._last_step = None
 
+    @property
+    def _cell_is_dynets(self) -> bool:
+        return False
+
     def _composes(self) -> bool:
         return self.weightnoise_std > 0 and self._drops()
 

@@ -62,7 +62,6 @@ class VanillaLSTMBuilder(RecurrentBuilder, TwoRates):
     _subcollection: ClassVar[str] = "vanilla-lstm-builder"
     _has_cells: ClassVar[bool] = True
     _op: ClassVar[int] = OPS["lstm"]
-    _cell_is_dynets: ClassVar[bool] = True
     _roles: ClassVar[tuple[str, ...]] = ("Wx", "Wh", "b", "gh", "bh", "gx", "bx", "gc", "bc")
 
     def __init__(
@@ -112,6 +111,10 @@ class VanillaLSTMBuilder(RecurrentBuilder, TwoRates):
             ValueError: no initial_state() in this graph before.
         """
         return [layer[:3] for layer in super().get_parameter_expressions()]
+
+    @property
+    def _cell_is_dynets(self) -> bool:
+        return not self.ln_lstm
 
     def _composes(self) -> bool:
         return self.ln_lstm or super()._composes()

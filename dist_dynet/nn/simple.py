@@ -36,7 +36,6 @@ class SimpleRNNBuilder(RecurrentBuilder, TwoRates):
 
     _subcollection: ClassVar[str] = "simple-rnn-builder"
     _op: ClassVar[int] = OPS["simple_rnn"]
-    _cell_is_dynets: ClassVar[bool] = True
     _roles: ClassVar[tuple[str, ...]] = ("Wx", "Wh", "b")
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
@@ -56,6 +55,10 @@ class SimpleRNNBuilder(RecurrentBuilder, TwoRates):
         (0.25, 0.5)
         """
         super().set_dropouts(d, d_h)
+
+    @property
+    def _cell_is_dynets(self) -> bool:
+        return True
 
     def _cell(
         self,
@@ -104,7 +107,6 @@ class GRUBuilder(RecurrentBuilder):
     _drops_each_step: ClassVar[bool] = True
     _mask_rates: ClassVar[tuple[str | None, ...]] = ()
     _op: ClassVar[int] = OPS["gru"]
-    _cell_is_dynets: ClassVar[bool] = True
     _roles: ClassVar[tuple[str, ...]] = ("Wzx", "Wzh", "bz", "Wrx", "Wrh", "br", "Whx", "Whh", "bh")
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
@@ -123,6 +125,10 @@ class GRUBuilder(RecurrentBuilder):
             ValueError: a rate outside of [0, 1].
         """
         super().set_dropout(f)
+
+    @property
+    def _cell_is_dynets(self) -> bool:
+        return True
 
     def _cell(
         self,
