@@ -17,7 +17,15 @@ class State:
 class Operation:
     """What stands for a function whose arguments are those of one node."""
 
-def operation(op: str, integers: int, cls: type[Node] | None, function: F, /) -> F: ...
+def operation(
+    op: str,
+    parameters: int,
+    defaults: tuple[Any, ...],
+    attributes: tuple[tuple[str, int, float], ...],
+    cls: type[Node] | None,
+    function: F,
+    /,
+) -> F: ...
 def bind(table: int, ops: dict[str, int], fail_in: Callable[..., Any], /) -> None: ...
 def accelerated(function: F, /) -> F: ...
 def expression_class(cls: type[Node], /) -> None: ...

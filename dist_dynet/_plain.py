@@ -77,7 +77,9 @@ Operation = FunctionType
 """What operation() gives."""
 
 
-def operation(op: str, integers: int, cls: Any, function: F, /) -> F:
+def operation(
+    op: str, parameters: int, defaults: tuple[Any, ...], attributes: Any, cls: Any, function: F, /
+) -> F:
     """The function itself."""
     return function
 

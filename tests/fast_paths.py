@@ -56,7 +56,7 @@ def found():
     ]
     sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     replaced = re.findall(r"^@accelerated\ndef (\w+)\(", sources, re.M)
-    of_one_node = re.findall(r"^@operation\(.*\)\ndef (\w+)\(", sources, re.M)
+    of_one_node = re.findall(r"^@operation\(.*\)\n(?:@.*\n)?def (\w+)\(", sources, re.M)
     asked = re.findall(r'declines\("(\w[\w ]*)"\)', sources)
     return {
         *functions,
@@ -88,6 +88,14 @@ def x(*numbers):
 
 def matrix():
     return dy.inputTensor([[0.5, 2.0, -1.0], [1.5, 0.25, 3.0]])
+
+
+def image():
+    return dy.reshape(x(1, 2, 3, 4, 5, 6, 7, 8), (2, 2, 2))
+
+
+def filters():
+    return dy.reshape(x(1, -1, 0.5, 2, 3, -2, 1, 0.25), (1, 2, 2, 2))
 
 
 @dy.traced
@@ -204,6 +212,48 @@ OF_ONE_NODE = {
     "pickneglogsoftmax": lambda f: f(x(), 1),
     "pow": lambda f: f(x(0.5, 0.25), dy.scalarInput(2)),
     "weight_norm": lambda f: f(square(), dy.scalarInput(2)),
+    **dict.fromkeys(
+        ["sum_dim", "mean_dim", "std_dim"],
+        lambda f: [f(matrix(), 0), f(matrix(), [1]), f(matrix(), (0, 1), True, 3)],
+    ),
+    **dict.fromkeys(["moment_elems", "moment_batches"], lambda f: f(x(), 3)),
+    "moment_dim": lambda f: [f(matrix(), [0], 2), f(matrix(), 1, 3, True)],
+    **dict.fromkeys(["std_elems", "std_batches", "flip_gradient"], lambda f: f(x())),
+    **dict.fromkeys(
+        ["dropout", "dropout_batch", "block_dropout", "noise", "scale_gradient"],
+        lambda f: [f(x(), 0.5), f(x(), 1)],
+    ),
+    **dict.fromkeys(["elu", "silu"], lambda f: [f(x()), f(x(), 0.5)]),
+    **dict.fromkeys(["topk", "kmax_pooling"], lambda f: [f(matrix(), 1), f(matrix(), 2, 0)]),
+    **dict.fromkeys(
+        ["random_normal", "random_uniform", "random_bernoulli", "random_gumbel"],
+        lambda f: [f((2, 3), 0.25, 1), f(4, 0.5, 1.0, 3)],
+    ),
+    **dict.fromkeys(["zeros", "ones"], lambda f: [f(2), f((2, 3)), f([2, 3], 4)]),
+    **dict.fromkeys(["huber_distance"], lambda f: [f(*two()), f(*two(), 0.5)]),
+    "pairwise_rank_loss": lambda f: [f(*two()), f(*two(), 2)],
+    "constant": lambda f: [f((2, 1), 3), f(2, 0.5, 3)],
+    "dropout_dim": lambda f: f(matrix(), 1, 0.5),
+    "concatenate_cols": lambda f: f([*two()]),
+    "sample_categorical": lambda f: [f(dy.softmax(x())), f(dy.softmax(x()), 3)],
+    "pick": lambda f: [f(x(), 1), f(matrix(), 1, 1)],
+    "pick_range": lambda f: [f(x(), 1, 2), f(matrix(), 0, 1, 1)],
+    "pick_batch_elems": lambda f: f(dy.inputTensor([[1.0, 2.0], [3.0, 4.0]], True), [1, 0, 1]),
+    **dict.fromkeys(
+        ["select_rows", "select_cols"], lambda f: [f(matrix(), [1]), f(square(), (0, 1))]
+    ),
+    "reshape": lambda f: [f(x(), (1, 2)), f(x(), 1, 2), f(matrix(), [3, 2])],
+    "transpose": lambda f: [f(matrix()), f(matrix(), [1, 0]), f(matrix(), (0, 1))],
+    "log_softmax": lambda f: [f(x()), f(matrix(), None, 1), f(x(), [1]), f(x(), (0, 1), 0)],
+    "hinge": lambda f: [f(x(), 1), f(x(), 0, 2)],
+    "hinge_batch": lambda f: [f(x(), [1, 0]), f(x(), (0, 0), 2)],
+    "hinge_dim": lambda f: [f(matrix(), [1, 0, 0]), f(matrix(), (2, 1), 1, 0.5)],
+    "poisson_loss": lambda f: [f(x(0.5), 2), f(x(0.5), [2, 3])],
+    **dict.fromkeys(
+        ["conv2d"], lambda f: [f(image(), filters(), [1, 1]), f(image(), filters(), (2, 1), False)]
+    ),
+    "conv2d_bias": lambda f: f(image(), filters(), x(), [1, 1]),
+    "maxpooling2d": lambda f: [f(image(), [2, 1], [1, 1]), f(image(), (2, 1), (1, 2), False)],
 }
 """Of functions that are declared to be one node, whose arguments the declaration must take as they
 do."""

@@ -65,7 +65,7 @@ def declaration_of(function):
     names = [a.arg for a in function.args.args]
     if inputs + integers != names or len(given) != len(names) or not isinstance(op, ast.Constant):
         return None
-    declared = [f'"{op.value}"', *([f"integers={len(integers)}"] if integers else [])]
+    declared = [f'"{op.value}"', *([f'"{" ".join(integers)}"'] if integers else [])]
     declared += [f"cls={ast.unparse(k.value)}" for k in call.keywords if k.arg == "cls"]
     return f"@operation({', '.join(declared)})"
 
@@ -78,7 +78,7 @@ def test_functions_of_one_node_are_declared_so():
                 continue
             by = [f"@{ast.unparse(d)}".replace("'", '"') for d in function.decorator_list]
             found, wanted = [d for d in by if "operation" in d], declaration_of(function)
-            if found != ([wanted] if wanted else []):
+            if wanted and found != [wanted]:
                 wrong.append(f"ops/{path.name}: {function.name} has {found}, should have {wanted}")
     assert not wrong, "\n".join(wrong)
 
@@ -118,10 +118,16 @@ def test_attributes_that_are_set_are_those_of_the_function():
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        (("no_op", 0, None), "takes the name of one"),
-        (("softmax", 9, None), "at most 2 integers"),
-        (("softmax", 1, int), "a class of expressions"),
-        (("softmax", 0, None), "has defaults that are no integers of it"),
+        (("no_op", 2, (), (), None), "takes the name of one"),
+        (("softmax", 0, (), (), None), "as many parameters as it has inputs"),
+        (("softmax", 99, (), (), None), "as many parameters as it has inputs"),
+        (("softmax", 2, (0,), (), int), "a class of expressions"),
+        (("softmax", 2, (), (), None), "leave parameters of .* out that have no default"),
+        (("softmax", 2, (), (("i", 2, 0.0),), None), "the attributes .* cannot be"),
+        (("softmax", 2, (0,), (("i", -1, 0.0),), None), "the attributes .* cannot be"),
+        (("softmax", 2, (0,), (("I", 1, 0.0),), None), "the attributes .* cannot be"),
+        (("softmax", 2, (0,), (("i", 1, 0.0),) * 9, None), "the attributes .* cannot be"),
+        (("softmax", 2, (0,), (("F", -1, 0.0),) * 5, None), "the attributes .* cannot be"),
     ],
 )
 def test_declarations_that_cannot_be_are_refused(declared, message):

@@ -133,7 +133,12 @@ static void slice_backward(dn_call *c) { slice_any_backward(c); }
 
 /* one dim, in steps of 1. By itself, since DyNet's order of draws tells it from x[from:to]. */
 DN_OP(pick_range, 1, DN_BATCHES, "y = x[from:to] in one dim")
-static int pick_range_dims(dn_shape *s) { return slice_any_dims(s, 0); }
+static int pick_range_dims(dn_shape *s) {
+    if (s->ints[1] >= s->ints[2])
+        return dn__fail(s, DN_ERROR_VALUE, "s must be less than e; got s = %d, e = %d.", s->ints[1],
+                        s->ints[2]);
+    return slice_any_dims(s, 0);
+}
 static void pick_range_forward(dn_call *c) { slice_any_forward(c); }
 static void pick_range_backward(dn_call *c) { slice_any_backward(c); }
 

@@ -83,21 +83,34 @@ static struct {
     PyObject *general;
 } subscripts;
 
-/* The range of a slice as a node's integers; 0: it is something else. */
-static int range_of(int64_t x, PyObject *slice, int ints[4]) {
+/* The size of the first dim; negative: it has none. */
+static int first_size(int64_t x) {
     dn_dim d;
-    Py_ssize_t start, stop, step;
-    if (!PySlice_Check(slice)) return 0;
     int error = dn__calls->node_dim(x, &d);
     if (error == DN_ERROR_NO_GRAPH && dn__current >= 0)
         error = dn__calls->node_dim(dn__calls->resolve(dn__current, x), &d);
-    if (error || d.nd < 1) return 0;
+    return error || d.nd < 1 ? -1 : d.d[0];
+}
+
+/* An index of the first dim, from its end if it is negative; 0: it is something else. */
+static int index_of(int64_t x, PyObject *index, int *i) {
+    if (!PyLong_CheckExact(index) || !as_int(index, i)) return 0;
+    if (*i < 0) *i += first_size(x);
+    return *i >= 0;
+}
+
+/* The range of a slice as a node's integers; 0: it is something else. */
+static int range_of(int64_t x, PyObject *slice, int ints[4]) {
+    Py_ssize_t start, stop, step;
+    if (!PySlice_Check(slice)) return 0;
+    const int size = first_size(x);
+    if (size < 0) return 0;
     if (PySlice_Unpack(slice, &start, &stop, &step)) {
         PyErr_Clear();
         return 0;
     }
     if (step < 1 || step > INT32_MAX) return 0;
-    PySlice_AdjustIndices(d.d[0], &start, &stop, step);
+    PySlice_AdjustIndices(size, &start, &stop, step);
     ints[0] = 0, ints[1] = (int)start, ints[2] = (int)(stop < start ? start : stop),
     ints[3] = (int)step;
     return 1;
@@ -121,7 +134,7 @@ static PyObject *subscript(PyObject *x, PyObject *index) {
     PyTypeObject *cls = dn__expression_type;
     int ints[4] = {0};
     if (!subscripts.general) return PyErr_Format(PyExc_RuntimeError, "indices have no operation");
-    if (a >= 0 && PyLong_CheckExact(index) && as_int(index, &ints[1]) && ints[1] >= 0) {
+    if (a >= 0 && index_of(a, index, &ints[1])) {
         handle = dn__node(subscripts.index, 1, &a, 2, ints, 0, NULL, 0);
         cls = subscripts.cls;
     } else if (a >= 0 && range_of(a, index, ints))

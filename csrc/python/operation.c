@@ -1,5 +1,6 @@
-/* Functions whose arguments are those of one node: its inputs, then integers. As objects of type
- * Operation they are called without a frame of Python's, which costs half of what the node does.
+/* Functions whose arguments are those of one node: its inputs, then what its attributes are made
+ * of. As objects of type Operation they are called without a frame of Python's, which costs half of
+ * what the node does.
  * Each stands for a function in Python, calls that one for all that it does not take, and is that
  * one for whoever looks at it: its attributes, its class too, are that function's. */
 #include "expression.h"
@@ -11,16 +12,26 @@
 typedef PyObject *(*vector_call)(PyObject *, PyObject *const *, size_t, PyObject *);
 enum { HAS_VECTOR_CALL = 1 << 11 };
 
-enum { MOST_INPUTS = 32, MOST_INTS = 2 };
+enum { MOST_INPUTS = 32, MOST_INTS = 32, MOST_FLOATS = 4, MOST_ATTRIBUTES = 8 };
 
-/* n_inputs: -1: one list of any number. Integers that are not given are `ints`, those of them that
- * have a default: the last n_defaults. */
+/* An attribute: of a parameter an integer, a float, a truth value, a list of integers (if `number`
+ * is not 0: so many), or one integer or a list; none, but that it is True; or `number` itself. */
+enum kind { INTEGER = 'i', REAL = 'f', TRUTH = 'b', LIST = 'l', ONE_OR_MORE = 'm', IS_TRUE = 't' };
+enum { FIXED_INTEGER = 'I', FIXED_REAL = 'F' };
+typedef struct {
+    int kind, parameter;
+    double number;
+} Attribute;
+
+/* n_inputs: -1: one list of any number. n_parameters: with the inputs; the last ones have
+ * `defaults`. named: a bit for each parameter that is an input or of an attribute; the others must
+ * be their defaults. */
 typedef struct {
     PyObject_HEAD vector_call call;
-    PyObject *general, *weak;
+    PyObject *general, *weak, *defaults;
     PyTypeObject *cls; /* of the result; NULL: Expression */
-    int op, n_inputs, n_ints, n_defaults;
-    int ints[MOST_INTS];
+    int op, n_inputs, n_parameters, n_attributes, named;
+    Attribute attributes[MOST_ATTRIBUTES];
 } Operation;
 
 static int take_inputs(PyObject *const *from, Py_ssize_t n, int64_t *handles) {
@@ -37,20 +48,68 @@ static int take_listed(PyObject *list, int64_t *handles) {
     return (int)n;
 }
 
+typedef struct {
+    int ints[MOST_INTS + MOST_ATTRIBUTES], n_ints, n_floats;
+    double floats[MOST_FLOATS];
+} Attributes;
+
+static int take_integer(PyObject *value, Attributes *to) {
+    return to->n_ints < MOST_INTS && PyLong_CheckExact(value) &&
+           as_int(value, &to->ints[to->n_ints++]);
+}
+
+static int take_integers(const Attribute *a, PyObject *list, Attributes *to) {
+    const Py_ssize_t n = length(list);
+    if (!n || (a->number > 0 && n != (Py_ssize_t)a->number)) return 0;
+    for (Py_ssize_t i = 0; i < n; i++)
+        if (!take_integer(item(list, i), to)) return 0;
+    return 1;
+}
+
+/* 0: the value is for the function. */
+static int take_attribute(const Attribute *a, PyObject *value, Attributes *to) {
+    switch (a->kind) {
+    case INTEGER: return take_integer(value, to);
+    case ONE_OR_MORE:
+        return PyLong_CheckExact(value) ? take_integer(value, to) : take_integers(a, value, to);
+    case LIST: return take_integers(a, value, to);
+    case IS_TRUE: return value == Py_True;
+    case TRUTH:
+        to->ints[to->n_ints++] = value == Py_True;
+        return value == Py_True || value == Py_False;
+    case REAL: return as_double(value, &to->floats[to->n_floats++]);
+    case FIXED_INTEGER: to->ints[to->n_ints++] = (int)a->number; return 1;
+    default: to->floats[to->n_floats++] = a->number; return 1;
+    }
+}
+
+/* What parameter i is given, or its default. */
+static PyObject *argument(const Operation *o, PyObject *const *args, Py_ssize_t n, int i) {
+    return i < n ? args[i]
+                 : PyTuple_GetItem(o->defaults, i - o->n_parameters + PyTuple_Size(o->defaults));
+}
+
 static int64_t node_of_arguments(const Operation *o, PyObject *const *args, Py_ssize_t n) {
     int64_t handles[MOST_INPUTS];
-    int ints[MOST_INTS], n_inputs = o->n_inputs;
-    const Py_ssize_t before = n_inputs < 0 ? 1 : n_inputs;
-    if (n > before + o->n_ints || n < before + o->n_ints - o->n_defaults) return NOT_HANDLED;
+    Attributes to;
+    to.n_ints = to.n_floats = 0;
+    int n_inputs = o->n_inputs;
+    if (n > o->n_parameters || n < o->n_parameters - PyTuple_Size(o->defaults)) return NOT_HANDLED;
     if (n_inputs < 0) n_inputs = take_listed(args[0], handles);
     else if (!take_inputs(args, n_inputs, handles)) return NOT_HANDLED;
-    if (!n_inputs) return NOT_HANDLED;
-    for (int i = 0; i < o->n_ints; i++) {
-        if (before + i >= n) ints[i] = o->ints[i];
-        else if (!PyLong_CheckExact(args[before + i]) || !as_int(args[before + i], &ints[i]))
-            return NOT_HANDLED;
+    if (!n_inputs && o->n_inputs) return NOT_HANDLED;
+    for (int i = 0; i < n; i++)
+        if (!(o->named >> i & 1) && args[i] != argument(o, NULL, 0, i)) return NOT_HANDLED;
+    for (int k = 0; k < o->n_attributes; k++) {
+        const Attribute *a = &o->attributes[k];
+        PyObject *value = a->parameter < 0 ? NULL : argument(o, args, n, a->parameter);
+        if (!take_attribute(a, value, &to)) return NOT_HANDLED;
     }
-    return dn__node(o->op, n_inputs, handles, o->n_ints, ints, 0, NULL, 0);
+    if (o->n_inputs)
+        return dn__node(o->op, n_inputs, handles, to.n_ints, to.ints, to.n_floats, to.floats, 0);
+    /* f(2, 3) of dims is a matter of its own: _manner.py */
+    if (dn__current < 0 || (n == 2 && PyLong_Check(args[0]))) return NOT_HANDLED;
+    return dn__calls->leaf(dn__current, o->op, to.n_ints, to.ints, to.n_floats, to.floats);
 }
 
 /* `flagged`: how many arguments there are, and a flag in the highest bit. */
@@ -60,7 +119,9 @@ static PyObject *call(PyObject *self, PyObject *const *args, size_t flagged, PyO
     const int64_t handle = names ? NOT_HANDLED : node_of_arguments(o, args, n);
     if (handle >= 0) return dn__new_node(o->cls ? o->cls : dn__expression_type, handle);
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
-    return dn__general(o->general, args, n, names);
+    /* it may be declared to be another node, too */
+    return Py_IS_TYPE(o->general, Py_TYPE(self)) ? call(o->general, args, flagged, names)
+                                                 : dn__general(o->general, args, n, names);
 }
 
 /* f(*args) and the like, which come with a tuple */
@@ -108,6 +169,7 @@ static void dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     if (o->weak) PyObject_ClearWeakRefs(self);
     Py_XDECREF(o->general);
+    Py_XDECREF(o->defaults);
     Py_XDECREF(o->cls);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
@@ -137,42 +199,65 @@ enum { FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | HAS_VECT
 static PyType_Spec spec = {"dist_dynet._expression.Operation", sizeof(Operation), 0, FLAGS, slots};
 static PyTypeObject *type;
 
-/* The last of its integers that have a default; -1: an exception is set. */
-static int note_defaults(Operation *o) {
-    PyObject *defaults = PyObject_GetAttrString(o->general, "__defaults__");
-    const Py_ssize_t n = defaults ? length(defaults) : 0;
-    int good = defaults && n <= o->n_ints;
-    for (Py_ssize_t i = 0; good && i < n; i++)
-        good = as_int(item(defaults, i), &o->ints[o->n_ints - n + i]);
-    o->n_defaults = (int)n;
-    Py_XDECREF(defaults);
-    if (!good && !PyErr_Occurred())
-        PyErr_Format(PyExc_ValueError, "operation: %R has defaults that are no integers of it.",
-                     o->general);
-    return good ? 0 : -1;
+/* How many numbers of each kind there may be is known but for lists, which are looked at. */
+static int can_be(const Operation *o, const Attribute *a, const int of_kind[2]) {
+    const int has_parameter = a->kind != FIXED_INTEGER && a->kind != FIXED_REAL;
+    return has_parameter == (a->parameter >= 0) && a->parameter < o->n_parameters &&
+           of_kind[0] < MOST_ATTRIBUTES && of_kind[1] <= MOST_FLOATS;
 }
 
-/* operation(op, how many integers follow its inputs, class of the result or None, function) */
+/* Its attributes: a tuple of (kind, parameter or -1, number); 0: they cannot be. */
+static int note_attributes(Operation *o, PyObject *attributes) {
+    int of_kind[2] = {0, 0}; /* integers and their lists, floats */
+    const Py_ssize_t n = PyTuple_Size(attributes);
+    for (int i = 0; i < (o->n_inputs < 0 ? 1 : o->n_inputs); i++) o->named |= 1 << i;
+    for (Py_ssize_t k = 0; k < n && n <= MOST_ATTRIBUTES; k++) {
+        Attribute *a = &o->attributes[o->n_attributes++];
+        if (!PyArg_ParseTuple(PyTuple_GetItem(attributes, k), "Cid", &a->kind, &a->parameter,
+                              &a->number))
+            return 0;
+        of_kind[a->kind == REAL || a->kind == FIXED_REAL]++;
+        if (!can_be(o, a, of_kind)) return 0;
+        if (a->parameter >= 0) o->named |= 1 << a->parameter;
+    }
+    return n <= MOST_ATTRIBUTES;
+}
+
+/* operation(op, how many parameters it has, their defaults, attributes, class of the result or
+ * None, function) */
 static PyObject *operation(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *op, *cls, *general;
-    int n_ints;
-    if (!PyArg_ParseTuple(args, "UiOO", &op, &n_ints, &cls, &general)) return NULL;
+    PyObject *op, *defaults, *attributes, *cls, *general;
+    int n;
+    if (!PyArg_ParseTuple(args, "UiO!O!OO", &op, &n, &PyTuple_Type, &defaults, &PyTuple_Type,
+                          &attributes, &cls, &general))
+        return NULL;
     const int number = dn__op(op), has_class = cls != Py_None;
-    if (number < 0 || n_ints < 0 || n_ints > MOST_INTS ||
+    const int inputs = number < 0 ? 0 : dn__calls->op_inputs(number);
+    if (number < 0 || n < (inputs < 0 ? 1 : inputs) || n > MOST_INPUTS - 2 ||
         (has_class && !(PyType_Check(cls) && PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))))
         return PyErr_Format(PyExc_ValueError,
-                            "operation: takes the name of one, at most %d integers and a class of "
-                            "expressions; got %U, %d, %R.",
-                            MOST_INTS, op, n_ints, cls);
+                            "operation: takes the name of one, a function with as many parameters "
+                            "as it has inputs or more, and a class of expressions; got %U, %d, %R.",
+                            op, n, cls);
     Operation *o = (Operation *)PyType_GenericAlloc(type, 0);
     if (!o) return NULL;
-    o->call = call, o->op = number, o->n_inputs = dn__calls->op_inputs(number), o->n_ints = n_ints;
+    o->call = call, o->op = number, o->n_inputs = inputs, o->n_parameters = n;
     if (has_class) o->cls = (PyTypeObject *)cls;
     Py_XINCREF(o->cls);
     Py_INCREF(o->general = general);
-    if (!note_defaults(o)) return (PyObject *)o;
+    Py_INCREF(o->defaults = defaults);
+    if (note_attributes(o, attributes)) {
+        const int all = (1 << n) - 1,
+                  with_default = all & ~((1 << (n - PyTuple_Size(defaults))) - 1);
+        if (((o->named | with_default) & all) == all) return (PyObject *)o;
+    }
     Py_DECREF(o);
+    if (!PyErr_Occurred())
+        PyErr_Format(PyExc_ValueError,
+                     "operation: the attributes %R of %U cannot be, or leave parameters of %R out "
+                     "that have no default.",
+                     attributes, op, general);
     return NULL;
 }
 

@@ -126,16 +126,44 @@ def node(op: str, *given: Any, what: str = "", cls: Any = Expression) -> Any:
     )
 
 
-def operation(op: str, integers: int = 0, cls: type[Expression] | None = None) -> Callable[[F], F]:
+_KINDS = {".": "f", "?": "b", "*": "l", "+": "m", "!": "t"}
+
+
+def _attribute(word: str, parameters: Sequence[str]) -> tuple[str, int, float]:
+    """An attribute as csrc/python/operation.c takes it: its kind, parameter and number."""
+    name = word.rstrip(".?*+!0123456789")
+    if name in ("", "-"):
+        return "F" if "." in word else "I", -1, float(word)
+    kind, number = word[len(name) : len(name) + 1], word[len(name) + 1 :]
+    return _KINDS.get(kind, "i"), parameters.index(name), float(number or 0)
+
+
+def operation(
+    op: str, attributes: str = "", cls: type[Expression] | None = None
+) -> Callable[[F], F]:
     """Declares that the arguments of a function of users are those of one node: the operation's
-    inputs, and then so many integers, of which those with a default may be missing.
+    inputs, and then what its attributes are made of.
 
     csrc/python/operation.c then makes the node, of class `cls`, without a call in Python; the
     function does whatever else can happen.
+
+    Args:
+        op: the name of the operation.
+        attributes: those of the node, in their order, separated by blanks: a number, or the name of
+            a parameter, which is an integer; with "." a float, with "?" a truth value, with "*" a
+            list of integers ("*2": of two), with "+" one integer or a list; with "!" it must be
+            True and is no attribute. A parameter that is not named must not be given, or be its
+            default.
+        cls: the class of the result.
     """
 
     def stands_for(function: F) -> F:
-        return calls.operation(op, integers, cls, function)
+        by: Any = function
+        while hasattr(by, "__wrapped__"):
+            by = by.__wrapped__
+        parameters = by.__code__.co_varnames[: by.__code__.co_argcount]
+        made = tuple([_attribute(word, parameters) for word in attributes.split()])
+        return calls.operation(op, len(parameters), by.__defaults__ or (), made, cls, function)
 
     return stands_for
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from .._ffi import NULL, fail, lib, view_ints
 from .._integers import whole
 from ..expression import Expression
-from ._nodes import node
+from ._nodes import node, operation
 
 __all__ = ["kmax_pooling", "sample_categorical", "topk"]
 
@@ -38,6 +38,7 @@ def _chosen(what: str, x: Expression, d: int, n: int) -> _choiceExpression:
     return node(what, x, whole(d, what, "a dim"), whole(n, what, name), cls=_choiceExpression)
 
 
+@operation("topk", "d k", cls=_choiceExpression)
 def topk(x: Expression, k: int, d: int = 0) -> _choiceExpression:
     """y = the k largest entries of x along dim d, the largest first; of equal ones the earlier
     first; NaN counts as largest.
@@ -54,6 +55,7 @@ def topk(x: Expression, k: int, d: int = 0) -> _choiceExpression:
     return _chosen("topk", x, d, k)
 
 
+@operation("kmax_pooling", "d k", cls=_choiceExpression)
 def kmax_pooling(x: Expression, k: int, d: int = 1) -> _choiceExpression:
     """y = the k greatest numbers along dim d, in the order that they have in x; of equal ones the
     first.
@@ -70,6 +72,7 @@ def kmax_pooling(x: Expression, k: int, d: int = 1) -> _choiceExpression:
     return _chosen("kmax_pooling", x, d, k)
 
 
+@operation("sample_categorical", "d n", cls=_choiceExpression)
 def sample_categorical(x: Expression, n: int = 1, d: int = 0) -> _choiceExpression:
     """n indices along dim d, each drawn independently with the probabilities softmax(x): x are
     logits or log probabilities.

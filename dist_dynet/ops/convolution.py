@@ -24,6 +24,7 @@ def _pair(values: Any, what: str, name: str) -> tuple[int, int]:
     return min(pair[0], 0x7FFFFFFF), min(pair[1], 0x7FFFFFFF)
 
 
+@operation("conv2d", "stride*2 is_valid?")
 def conv2d(
     x: Expression, f: Expression, stride: Sequence[int], is_valid: bool = True
 ) -> Expression:
@@ -45,6 +46,7 @@ def conv2d(
     return node("conv2d", x, f, _pair(stride, "conv2d", "stride"), bool(is_valid))
 
 
+@operation("conv2d_bias", "stride*2 is_valid?")
 def conv2d_bias(
     x: Expression, f: Expression, b: Expression, stride: Sequence[int], is_valid: bool = True
 ) -> Expression:
@@ -61,6 +63,7 @@ def conv2d_bias(
     return node("conv2d_bias", x, f, b, _pair(stride, "conv2d_bias", "stride"), bool(is_valid))
 
 
+@operation("maxpooling2d", "ksize*2 stride*2 is_valid?")
 def maxpooling2d(
     x: Expression, ksize: Sequence[int], stride: Sequence[int], is_valid: bool = True
 ) -> Expression:
@@ -96,7 +99,7 @@ def filter1d_narrow(x: Expression, y: Expression) -> Expression:
     return node("filter1d_narrow", x, y)
 
 
-@operation("kmh_ngram", integers=1)
+@operation("kmh_ngram", "v")
 def kmh_ngram(x: Expression, v: int) -> Expression:
     """y[:, j] = the sum of the columns j ... j + v - 1 of x.
 
@@ -111,7 +114,7 @@ def kmh_ngram(x: Expression, v: int) -> Expression:
     return node("kmh_ngram", x, whole(v, "kmh_ngram", "v"))
 
 
-@operation("fold_rows", integers=1)
+@operation("fold_rows", "nrows")
 def fold_rows(x: Expression, nrows: int = 2) -> Expression:
     """y[i, :] = the sum of the rows i nrows ... (i + 1) nrows - 1 of x.
 

@@ -365,6 +365,7 @@ def selu(x: Expression) -> Expression:
     return node("selu", x)
 
 
+@operation("elu", "alpha. 0.0")
 def elu(x: Expression, alpha: float = 1.0) -> Expression:
     """y_i = x_i where x_i > 0, else alpha (exp(x_i) - 1).
 
@@ -377,6 +378,7 @@ def elu(x: Expression, alpha: float = 1.0) -> Expression:
     return node("elu", x, real(alpha, "elu"), 0.0)
 
 
+@operation("silu", "beta. 0.0")
 def silu(x: Expression, beta: float = 1.0) -> Expression:
     """y_i = x_i logistic(beta x_i); also known as swish.
 

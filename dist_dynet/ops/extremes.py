@@ -68,7 +68,7 @@ def logsumexp(xs: Iterable[Expression]) -> Expression:
     return node("logsumexp", xs)
 
 
-@operation("logsumexp_dim", integers=1)
+@operation("logsumexp_dim", "d")
 def logsumexp_dim(x: Expression, d: int = 0) -> Expression:
     """y = log sum exp(x) along dim d, without overflow; the dim goes.
 
@@ -83,7 +83,7 @@ def logsumexp_dim(x: Expression, d: int = 0) -> Expression:
     return node("logsumexp_dim", x, whole(d, "logsumexp_dim", "a dim"))
 
 
-@operation("max_dim", integers=1)
+@operation("max_dim", "d")
 def max_dim(x: Expression, d: int = 0) -> Expression:
     """y = the maximum of x along dim d; the dim goes.
 
@@ -98,7 +98,7 @@ def max_dim(x: Expression, d: int = 0) -> Expression:
     return node("max_dim", x, whole(d, "max_dim", "a dim"))
 
 
-@operation("min_dim", integers=1)
+@operation("min_dim", "d")
 def min_dim(x: Expression, d: int = 0) -> Expression:
     """y = the minimum of x along dim d; the dim goes.
 

@@ -35,6 +35,7 @@ def nobackprop(x: Expression) -> Expression:
     return node("nobackprop", x)
 
 
+@operation("scale_gradient", "-1.0 0.0")
 def flip_gradient(x: Expression) -> Expression:
     """y = x; nothing is copied.
 
@@ -47,6 +48,7 @@ def flip_gradient(x: Expression) -> Expression:
     return node("scale_gradient", x, -1.0, 0.0, what="flip_gradient")
 
 
+@operation("scale_gradient", "lambd. 0.0")
 def scale_gradient(x: Expression, lambd: float = 1.0) -> Expression:
     """y = x; nothing is copied.
 

@@ -31,7 +31,7 @@ from ._input_nodes import (
     made,
     vector,
 )
-from ._nodes import E, leaf
+from ._nodes import E, leaf, operation
 
 __all__ = [
     "constant",
@@ -371,6 +371,7 @@ ComputationGraph.inputMatrixLiteral = _matrix_literal  # type: ignore[method-ass
 ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[method-assign]
 
 
+@operation("fill", "batch_size dim+ val.")
 def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expression:
     """All elements `val`: dims x batch_size.
 
@@ -381,6 +382,7 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     return leaf("fill", "constant", dim, batch_size, val)
 
 
+@operation("fill", "batch_size dim+ 0.0")
 @dims_in_a_tuple("batch_size")
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     """All elements 0: dims x batch_size.
@@ -395,6 +397,7 @@ def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
 zeroes = zeros
 
 
+@operation("fill", "batch_size dim+ 1.0")
 @dims_in_a_tuple("batch_size")
 def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     """All elements 1: dims x batch_size.

@@ -68,6 +68,7 @@ def l1_distance(x: Expression, y: Expression) -> Expression:
     return node("l1_distance", x, y)
 
 
+@operation("huber_distance", "c.")
 def huber_distance(x: Expression, y: Expression, c: float = 1.345) -> Expression:
     """y = sum_i h(x_0i - x_1i) with h(d) = d^2 / 2 where |d| < c, else c |d| - c^2 / 2.
 
@@ -82,6 +83,7 @@ def huber_distance(x: Expression, y: Expression, c: float = 1.345) -> Expression
     return node("huber_distance", x, y, real(c, "huber_distance"))
 
 
+@operation("pairwise_rank_loss", "m.")
 def pairwise_rank_loss(x: Expression, y: Expression, m: float = 1.0) -> Expression:
     """y_i = max(0, m - x_0i + x_1i): x_0 is to be larger than x_1 by the margin m.
 
@@ -95,6 +97,7 @@ def pairwise_rank_loss(x: Expression, y: Expression, m: float = 1.0) -> Expressi
     return node("pairwise_rank_loss", x, y, real(m, "pairwise_rank_loss"))
 
 
+@operation("poisson_loss", "x+")
 def poisson_loss(log_lambda: Expression, x: int | Sequence[int]) -> Expression:
     """y = exp(l) + log x! - x l: minus the log probability of the count x under a Poisson
     distribution of rate exp(l).

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .._integers import real, whole
 from .._manner import dims_in_a_tuple
 from ..expression import Expression
-from ._nodes import leaf, node
+from ._nodes import leaf, node, operation
 
 __all__ = [
     "block_dropout",
@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 
+@operation("dropout", "p. 0.0")
 def dropout(x: Expression, p: float) -> Expression:
     """y_i = x_i m_i, where m_i = 1 / (1 - p) with probability 1 - p, else 0: a mask of its own for
     each element and batch element.
@@ -42,6 +43,7 @@ def dropout(x: Expression, p: float) -> Expression:
     return node("dropout", x, real(p, "dropout"), 0.0)
 
 
+@operation("dropout_dim", "d p.")
 def dropout_dim(x: Expression, d: int, p: float) -> Expression:
     """y = x m, where m is the same along dim d: 1 / (1 - p) with probability 1 - p, else 0. Each
     line along d is kept or dropped as a whole.
@@ -56,6 +58,7 @@ def dropout_dim(x: Expression, d: int, p: float) -> Expression:
     return node("dropout_dim", x, whole(d, "dropout_dim", "a dim"), real(p, "dropout_dim"))
 
 
+@operation("dropout_batch", "p. 0.0")
 def dropout_batch(x: Expression, p: float) -> Expression:
     """y_b = x_b m_b, where m_b = 1 / (1 - p) with probability 1 - p, else 0: each batch element is
     kept or dropped as a whole.
@@ -69,6 +72,7 @@ def dropout_batch(x: Expression, p: float) -> Expression:
     return node("dropout_batch", x, real(p, "dropout_batch"), 0.0)
 
 
+@operation("dropout_batch", "p. 0.0")
 def block_dropout(x: Expression, p: float) -> Expression:
     """y = x m, where m = 1 / (1 - p) with probability 1 - p, else 0: all of x is kept or dropped.
     In a batch, each element by itself.
@@ -85,6 +89,7 @@ def block_dropout(x: Expression, p: float) -> Expression:
     return node("dropout_batch", x, p, 0.0, what="block_dropout")
 
 
+@operation("noise", "stddev. 0.0")
 def noise(x: Expression, stddev: float) -> Expression:
     """y_i = x_i + a draw from the normal distribution of mean 0.
 
@@ -98,6 +103,7 @@ def noise(x: Expression, stddev: float) -> Expression:
     return node("noise", x, real(stddev, "noise"), 0.0)
 
 
+@operation("random_normal", "batch_size dim+ mean. stddev.")
 @dims_in_a_tuple("mean")
 def random_normal(
     dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1
@@ -111,6 +117,7 @@ def random_normal(
     return leaf("random_normal", "random_normal", dim, batch_size, mean, stddev)
 
 
+@operation("random_uniform", "batch_size dim+ left. right.")
 def random_uniform(
     dim: int | Sequence[int], left: float, right: float, batch_size: int = 1
 ) -> Expression:
@@ -123,6 +130,7 @@ def random_uniform(
     return leaf("random_uniform", "random_uniform", dim, batch_size, left, right)
 
 
+@operation("random_bernoulli", "batch_size dim+ p. scale.")
 def random_bernoulli(
     dim: int | Sequence[int], p: float, scale: float = 1.0, batch_size: int = 1
 ) -> Expression:
@@ -137,6 +145,7 @@ def random_bernoulli(
     return leaf("random_bernoulli", "random_bernoulli", dim, batch_size, p, scale)
 
 
+@operation("random_gumbel", "batch_size dim+ mu. beta.")
 @dims_in_a_tuple("mu")
 def random_gumbel(
     dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, batch_size: int = 1

@@ -102,7 +102,7 @@ def l2_norm(x: Expression) -> Expression:
     return node("l2_norm", x)
 
 
-@operation("cumsum", integers=1)
+@operation("cumsum", "d")
 def cumsum(x: Expression, d: int = 0) -> Expression:
     """y_i = x_0 + ... + x_i along dim d.
 
@@ -135,6 +135,8 @@ def _order(r: int, what: str) -> int:
     return order
 
 
+@operation("sum_dim", "0 n 1 d+")
+@operation("sum_dim_and_batch", "b! 0 n 1 d+")
 def sum_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
     """y = the sum of x over the dims in the list d; they go. b=True: over the batch, too; its size
     becomes 1.
@@ -152,6 +154,8 @@ def sum_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) 
     return _over_dims("sum_dim", x, d, b, n)
 
 
+@operation("mean_dim", "0 n 1 d+")
+@operation("mean_dim_and_batch", "b! 0 n 1 d+")
 def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
     """y = the sum of x over the dims in the list d (b=True: and over the batch), divided by n, or
     by how many numbers that is if n is 0.
@@ -166,6 +170,8 @@ def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0)
     return _over_dims("mean_dim", x, d, b, n)
 
 
+@operation("moment_dim", "0 n r d+")
+@operation("moment_dim_and_batch", "b! 0 n r d+")
 def moment_dim(
     x: Expression, d: int | Iterable[int], r: int, b: bool = False, n: int = 0
 ) -> Expression:
@@ -182,6 +188,8 @@ def moment_dim(
     return _over_dims("moment_dim", x, d, b, n, r)
 
 
+@operation("std_dim", "0 n 1 d+")
+@operation("std_dim_and_batch", "b! 0 n 1 d+")
 def std_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
     """y = sqrt(moment_dim(x, d, 2, b, n) - mean_dim(x, d, b, n)^2): the standard deviation of a
     population (no n - 1).
@@ -197,6 +205,7 @@ def std_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) 
     return _over_dims("std_dim", x, d, b, n)
 
 
+@operation("std_dim", "1 0 1")
 def std_elems(x: Expression) -> Expression:
     """y = the standard deviation of the elements of x, for each batch element: (1,).
 
@@ -209,6 +218,7 @@ def std_elems(x: Expression) -> Expression:
     return node("std_dim", x, 1, 0, 1, what="std_elems")
 
 
+@operation("moment_dim", "1 0 r")
 def moment_elems(x: Expression, r: int) -> Expression:
     """y = sum_i x_i^r / n, for each batch element: (1,).
 
@@ -222,6 +232,7 @@ def moment_elems(x: Expression, r: int) -> Expression:
     return node("moment_dim", x, 1, 0, _order(r, "moment_elems"), what="moment_elems")
 
 
+@operation("std_dim_and_batch", "0 0 1")
 def std_batches(x: Expression) -> Expression:
     """y = the standard deviation over the batch, element by element: dims stay, batch 1.
 
@@ -234,6 +245,7 @@ def std_batches(x: Expression) -> Expression:
     return node("std_dim_and_batch", x, 0, 0, 1, what="std_batches")
 
 
+@operation("moment_dim_and_batch", "0 0 r")
 def moment_batches(x: Expression, r: int) -> Expression:
     """y = sum over the batch of x_b^r / batch size: dims stay, batch 1.
 

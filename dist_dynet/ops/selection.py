@@ -66,6 +66,7 @@ def _set_indices(e: Expression, picked: Sequence[int]) -> None:
     set_ints(e, [d[0], *picked])
 
 
+@operation("pick", "dim index", cls=_pickerExpression)
 def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
     """y = e at `index` of `dim`; the dim goes. `.set_index(i)` chooses another.
 
@@ -109,6 +110,7 @@ def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBa
     )
 
 
+@operation("pick_range", "d s e 1")
 def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     """y = x at [s, e) of dim d; the dim stays.
 
@@ -120,15 +122,13 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     [6.0, 7.0]
     """
     s, e = whole(s, "pick_range"), whole(e, "pick_range")
-    if s >= e:
-        raise ValueError(f"pick_range: s must be less than e; got s = {s}, e = {e}.")
     return node("pick_range", x, whole(d, "pick_range", "a dim"), s, e, 1)
 
 
 pickrange = pick_range
 
 
-@operation("pick_batch_elems", integers=1)
+@operation("pick_batch_elems", "v")
 def pick_batch_elem(x: Expression, v: int) -> Expression:
     """Batch element v alone: batch 1.
 
@@ -143,6 +143,7 @@ def pick_batch_elem(x: Expression, v: int) -> Expression:
     return node("pick_batch_elems", x, whole(v, what, "the index", "pick_batch_elems"), what=what)
 
 
+@operation("pick_batch_elems", "vs*")
 def pick_batch_elems(x: Expression, vs: Iterable[int]) -> Expression:
     """The batch elements vs[0], vs[1], ... of x as a batch.
 
@@ -158,6 +159,7 @@ def pick_batch_elems(x: Expression, vs: Iterable[int]) -> Expression:
     return node("pick_batch_elems", x, integers_of(vs, "pick_batch_elems"))
 
 
+@operation("select", "0 rs*")
 def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
     """y = the rows rs[0], rs[1], ... of x: of dim 0, in every batch element the same.
 
@@ -172,6 +174,7 @@ def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
     return node("select", x, 0, integers_of(rs, "select_rows"), what="select_rows")
 
 
+@operation("select", "1 cs*")
 def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
     """y = the columns cs[0], cs[1], ... of x: of dim 1, in every batch element the same.
 

@@ -13,6 +13,7 @@ from ._nodes import node, operation
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
 
 
+@operation("reshape", "batch_size d+")
 def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expression:
     """y = x in other dims, column-major; nothing is copied.
 
@@ -29,6 +30,7 @@ def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expre
     return node("reshape", x, whole(batch_size, "reshape", "batch_size"), dims)
 
 
+@operation("transpose", "dims*")
 def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
     """y = x with dim dims[i] as its dim i; a matrix is transposed, a vector becomes a row.
 
@@ -44,7 +46,7 @@ def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
     return node("transpose", x, indices(dims, "transpose"))
 
 
-@operation("concatenate", integers=1)
+@operation("concatenate", "d")
 def concatenate(xs: Iterable[Expression], d: int = 0) -> Expression:
     """y = x_0, x_1, ... joined along dim d.
 
@@ -64,6 +66,7 @@ def concatenate_pairs(xs: list[Expression], ys: list[Expression]) -> list[Expres
     return [concatenate(pair) for pair in zip(xs, ys, strict=True)]
 
 
+@operation("concatenate", "1")
 def concatenate_cols(xs: Iterable[Expression]) -> Expression:
     """Joins columns into a matrix: concatenate(xs, d=1).
 

@@ -42,7 +42,7 @@ class _Probabilities(Expression):
 _Probabilities.__name__ = _Probabilities.__qualname__ = "Expression"  # in messages, as in DyNet
 
 
-@operation("softmax", integers=1, cls=_Probabilities)
+@operation("softmax", "d", cls=_Probabilities)
 def softmax(x: Expression, d: int = 0) -> Expression:
     """y = exp(x) / sum exp(x) along dim d.
 
@@ -71,6 +71,8 @@ def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[
     return [indices(items, what)]  # type: ignore[arg-type]
 
 
+@operation("log_softmax", "d")
+@operation("restricted_log_softmax", "restrict*")
 def log_softmax(
     x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]] | None = None, d: int = 0
 ) -> Expression:
@@ -161,7 +163,7 @@ class _pickedExpression(Expression):  # noqa: N801
         set_ints(self, [whole(v, "set")])
 
 
-@operation("pickneglogsoftmax", integers=1, cls=_pickedExpression)
+@operation("pickneglogsoftmax", "v", cls=_pickedExpression)
 def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     """y = -log softmax(x)_v = log sum exp(x) - x_v: the cross entropy of class v.
 
@@ -194,6 +196,7 @@ def pickneglogsoftmax_batch(x: Expression, vs: Sequence[int]) -> Expression:
     )
 
 
+@operation("hinge", "v m.")
 def hinge(x: Expression, v: int, m: float = 1.0) -> Expression:
     """y = sum over j != v of max(0, m - x_v + x_j).
 
@@ -207,6 +210,7 @@ def hinge(x: Expression, v: int, m: float = 1.0) -> Expression:
     return node("hinge", x, whole(v, "hinge", "the index", "hinge_batch"), real(m, "hinge"))
 
 
+@operation("hinge", "vs* m.")
 def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
     """The same with one class per batch element; an unbatched x serves all classes.
 
@@ -217,6 +221,7 @@ def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
     return node("hinge", x, indices(vs, "hinge_batch"), real(m, "hinge_batch"), what="hinge_batch")
 
 
+@operation("hinge_dim", "d v* m.")
 def hinge_dim(
     x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int = 0, m: float = 1.0
 ) -> Expression:
