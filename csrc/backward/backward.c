@@ -83,7 +83,7 @@ static int end(dn_tape *t, int error) {
  * no. */
 static int check_versions(dn_tape *t, int i) {
     for (int r = 0; r < t->n.stores; r++) {
-        if (t->stores[r].version < 0 || t->stores[r].store->as_dynet ||
+        if (t->stores[r].version < 0 || dn__store_is_as_dynet(t->stores[r].store) ||
             t->stores[r].version == __atomic_load_n(&t->stores[r].store->version, __ATOMIC_RELAXED))
             continue;
         const int changed = has_changed(t, i, &t->stores[r]);
@@ -151,7 +151,7 @@ static void touch_as_dynet(dn_tape *t) {
     if (!dn__is_as_dynet(t)) return;
     for (int i = 0; i <= t->backward->last_loss; i++) {
         const dn_node *node = &t->nodes[i];
-        if (!node->param || !node->param->store->as_dynet || node->constant) continue;
+        if (!node->param || !dn__store_is_as_dynet(node->param->store) || node->constant) continue;
         /* not while it is watched: gradients may be on their way to other ranks */
         if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows &&
             !t->backward->hook.last_use)

@@ -52,8 +52,8 @@ dn_grad dn__gradient_slot(dn_tape *t, int i) {
                          1};
     }
     if (node->grad) return (dn_grad){node->grad, 1};
-    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty &&
-        dn__param_gathers(node->param) && !node->constant) {
+    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows &&
+        dn__param_is_empty(node->param) && dn__param_gathers(node->param) && !node->constant) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
         node->in_chunk = 1;

@@ -18,7 +18,7 @@ static int hooks(const dn_tape *t, const dn_store *store) {
 /* A dense parameter whose gradient this backward may write. */
 static int is_hooked(const dn_tape *t, const dn_node *node) {
     return node->param && node->op == dn_ops[DN_OP_parameter] && !node->param->rows &&
-           !node->constant && node->param->updated && hooks(t, node->param->store);
+           !node->constant && dn__param_is_updated(node->param) && hooks(t, node->param->store);
 }
 
 static int is_armed(const dn_tape *t) {

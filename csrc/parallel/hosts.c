@@ -9,7 +9,7 @@
 static void take_gradient(const dn_param *p, double factor, int64_t from, int64_t to,
                           dn_real *out) {
     size_t n = (size_t)(to - from);
-    if (p->empty || factor == 0) dn__fill(n, 0, out);
+    if (dn__param_is_empty(p) || factor == 0) dn__fill(n, 0, out);
     else dn__axpy(n, (dn_real)factor, p->store->chunks[p->chunk].grads + p->offset + from, 0, out);
 }
 

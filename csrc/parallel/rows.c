@@ -339,7 +339,7 @@ static int put_table(const dn_rows *c, int k, int n, const int32_t *const *messa
         error = put_part(c, k, i, &of, scale, in_part);
     }
     if (in_part && !error) dn__tell_row_squares(p);
-    if (in_part) p->empty = !total;
+    if (in_part) dn__param_set_empty(p, !total);
     return error;
 }
 
@@ -370,12 +370,12 @@ int dn_rows_are_owned(const dn_rows *c) {
 
 int dn_rows_lacks(const dn_rows *c) {
     for (int k = 0; k < c->tables; k++)
-        if (c->of[k].p->empty) return 1;
+        if (dn__param_is_empty(c->of[k].p)) return 1;
     return 0;
 }
 
 void dn_rows_mark(const dn_rows *c, int n, const int32_t *const *messages) {
     for (int k = 0; k < c->tables; k++)
         for (int i = 0; i < n; i++)
-            if (messages[i][k]) c->of[k].p->empty = 0;
+            if (messages[i][k]) dn__param_set_empty(c->of[k].p, 0);
 }

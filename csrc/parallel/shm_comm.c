@@ -67,7 +67,7 @@ void dn_rank_message_write(const dn_rank_message *message, const dn_members *of,
         bytes[l.settled + k] = table->factor == 1;
         rows[k] = (int32_t)table->n_touched;
     }
-    for (int k = 0; k < of->n_dense; k++) bytes[l.filled + k] = !of->params[k]->empty;
+    for (int k = 0; k < of->n_dense; k++) bytes[l.filled + k] = !dn__param_is_empty(of->params[k]);
 }
 
 /* ---- sending and receiving ------------------------------------------------------------ */

@@ -15,7 +15,7 @@ int dn__param_state(const dn_members *of, const dn_param *p) {
     const dn_trainer *t = of->trainer;
     const int excluded = t && p->id < t->n_excluded && t->excluded[p->id];
     const int written = __atomic_load_n(&p->alone_at, __ATOMIC_RELAXED) > of->alone;
-    return (p->updated ? 0 : DN_IS_FROZEN) | (excluded ? DN_IS_EXCLUDED : 0) |
+    return (dn__param_is_updated(p) ? 0 : DN_IS_FROZEN) | (excluded ? DN_IS_EXCLUDED : 0) |
            (written ? DN_IS_WRITTEN : 0) | p->precision * DN_PRECISION_IS;
 }
 

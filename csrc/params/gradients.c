@@ -10,15 +10,15 @@
 enum { TABLE_BLOCK_ROWS = 64 }; /* of gradients, at first */
 
 dn_real *dn__param_gradient(dn_param *p, dn_real *beta) {
-    *beta = !p->empty;
-    p->empty = 0;
+    *beta = !dn__param_is_empty(p);
+    dn__param_set_empty(p, 0);
     p->changes++;
     p->written++;
     return p->store->chunks[p->chunk].grads + p->offset;
 }
 
 dn_real *dn__param_filled(dn_param *p) {
-    if (!p->empty) return p->store->chunks[p->chunk].grads + p->offset;
+    if (!dn__param_is_empty(p)) return p->store->chunks[p->chunk].grads + p->offset;
     dn_real beta, *g = dn__param_gradient(p, &beta);
     dn__fill((size_t)p->row_size, 0, g);
     return g;
@@ -26,7 +26,7 @@ dn_real *dn__param_filled(dn_param *p) {
 
 void dn_param_mark_filled(dn_param *p) {
     DN_HOLD(p->store);
-    p->empty = 0;
+    dn__param_set_empty(p, 0);
     p->changes++;
     p->written++;
 }
@@ -59,7 +59,7 @@ int dn__lookup_reserve(dn_param *p, int64_t rows) {
 dn_real *dn__lookup_new_row(dn_param *p, int64_t row) {
     p->slot[row] = (int)p->n_touched;
     p->touched[p->n_touched++] = (int)row;
-    p->empty = 0;
+    dn__param_set_empty(p, 0);
     return p->block + p->slot[row] * p->row_size;
 }
 
@@ -87,7 +87,7 @@ static int is_private(const dn_chunk *c) { return c->grads == c->private_grads; 
 static void untouch(dn_param *p, int64_t n, int empty) {
     for (int64_t i = n; i < p->n_touched; i++) p->slot[p->touched[i]] = -1;
     p->n_touched = n;
-    p->empty = empty;
+    dn__param_set_empty(p, empty);
 }
 
 void dn__param_clear(dn_param *p) {
@@ -100,7 +100,7 @@ void dn__param_clear(dn_param *p) {
 
 void dn_param_set_updated(dn_param *p, int updated) {
     DN_HOLD(p->store);
-    p->updated = updated;
+    __atomic_store_n(&p->updated, updated, __ATOMIC_RELAXED);
     if (!dn__param_gathers(p)) dn__param_clear(p);
 }
 
@@ -112,12 +112,12 @@ void dn_param_clear_gradient(dn_param *p) {
 void dn_param_copy_gradient(dn_param *p, dn_real *out) {
     DN_HOLD(p->store);
     const size_t n = (size_t)(p->row_size * (p->rows ? p->rows : 1));
-    if (n && (p->rows || p->empty)) memset(out, 0, n * sizeof *out);
+    if (n && (p->rows || dn__param_is_empty(p))) memset(out, 0, n * sizeof *out);
     if (p->rows)
         for (int64_t i = 0; i < p->n_touched; i++)
             memcpy(out + p->touched[i] * p->row_size, p->block + i * p->row_size,
                    (size_t)p->row_size * sizeof *out);
-    else if (!p->empty)
+    else if (!dn__param_is_empty(p))
         memcpy(out, p->store->chunks[p->chunk].grads + p->offset,
                (size_t)p->row_size * sizeof *out);
 }
@@ -126,7 +126,7 @@ void dn_param_scale_gradient(dn_param *p, dn_real by) {
     DN_HOLD(p->store);
     dn_real *g = p->rows ? p->block : p->store->chunks[p->chunk].grads + p->offset;
     size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
-    if (!p->empty) dn__axpy(n, by, g, 0, g);
+    if (!dn__param_is_empty(p)) dn__axpy(n, by, g, 0, g);
     p->changes++;
     p->written++;
     p->scaled *= (double)by;
@@ -164,7 +164,7 @@ int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block)
         if (rows[i] < 0 || rows[i] >= p->rows) return DN_ERROR_VALUE;
     DN_HOLD(p->store);
     const int64_t before = p->n_touched;
-    const int empty = p->empty;
+    const int empty = dn__param_is_empty(p);
     for (int64_t i = 0; i < n && !error; i++)
         error = dn__lookup_row(p, rows[i]) ? 0 : DN_ERROR_MEMORY;
     for (int64_t i = 0; i < n && !error; i++) {
@@ -221,7 +221,7 @@ int dn__lookup_sum_ranks(dn_param *p, int ranks, const int32_t *counts, size_t s
             dn__axpy(size, (dn_real)factors[r], rows[r] + (size_t)i * size, !is_new,
                      is_new ? dn__lookup_new_row(p, row) : dn__lookup_row(p, row));
         }
-    p->empty = !total; /* alike on all ranks */
+    dn__param_set_empty(p, !total); /* alike on all ranks */
     return 0;
 }
 

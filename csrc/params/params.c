@@ -289,8 +289,8 @@ uint64_t dn_param_checksum(dn_param *p) {
 void dn_param_set_precision(dn_param *p, int precision) { p->precision = precision; }
 int dn_param_precision(dn_param *p) { return p->precision; }
 
-int dn_param_updated(dn_param *p) { return p->updated; }
-int dn_param_empty(dn_param *p) { return p->empty; }
+int dn_param_updated(dn_param *p) { return dn__param_is_updated(p); }
+int dn_param_empty(dn_param *p) { return dn__param_is_empty(p); }
 int dn_param_chunk(dn_param *p) { return p->chunk; }
 int64_t dn_param_offset(dn_param *p) { return p->offset; }
 int dn_store_chunks(dn_store *r) { return r->n_chunks; }
@@ -301,7 +301,9 @@ dn_real *dn_chunk_gradients(dn_store *r, int chunk) {
     return r->chunks[chunk].grads;
 }
 
-void dn_store_as_dynet(dn_store *r, int on) { r->as_dynet = on; }
+void dn_store_as_dynet(dn_store *r, int on) {
+    __atomic_store_n(&r->as_dynet, on, __ATOMIC_RELAXED);
+}
 
 int64_t dn_store_version(dn_store *r) {
     DN_HOLD(r);

@@ -7,8 +7,23 @@
 
 /* the whole gradient is complete */
 void dn__param_notify(dn_param *);
+/* Set behind the store's lock; a thread that makes nodes, or asks for a gradient, takes none. */
+static inline int dn__store_is_as_dynet(const dn_store *r) {
+    return __atomic_load_n(&r->as_dynet, __ATOMIC_RELAXED);
+}
+static inline int dn__param_is_updated(const dn_param *p) {
+    return __atomic_load_n(&p->updated, __ATOMIC_RELAXED);
+}
+static inline int dn__param_is_empty(const dn_param *p) {
+    return __atomic_load_n(&p->empty, __ATOMIC_RELAXED);
+}
+static inline void dn__param_set_empty(dn_param *p, int empty) {
+    __atomic_store_n(&p->empty, empty, __ATOMIC_RELAXED);
+}
 /* Whether gradients are gathered for it. */
-static inline int dn__param_gathers(const dn_param *p) { return p->updated || p->store->as_dynet; }
+static inline int dn__param_gathers(const dn_param *p) {
+    return dn__param_is_updated(p) || dn__store_is_as_dynet(p->store);
+}
 /* Two equal numbers: nothing was put into the memory of a dense parameter's gradient in between. */
 static inline int64_t dn__param_written(const dn_param *p) {
     return p->written + __atomic_load_n(&p->store->lent, __ATOMIC_RELAXED);

@@ -33,8 +33,8 @@ struct dn_param {
     int64_t offset;
     /* shared.c: of dense parameters how many pieces, of tables how many tables come before */
     int64_t first_piece, number;
-    int id; /* position in store->params */
-    int updated;
+    int id;      /* position in store->params */
+    int updated; /* (atomic) */
     /* of a dense parameter's gradient: rises whenever somebody may have written it */
     int64_t changes;
     /* of the memory of its gradient: rises whenever numbers may have been put there; clearing
@@ -51,7 +51,7 @@ struct dn_param {
     double scaled;
     int precision;       /* a dn_precision */
     dn_packed packed[2]; /* packed.c: of the matrix, of its transpose */
-    int empty;           /* dense: the gradient reads as zero. Table: no row has one */
+    int empty;           /* dense: the gradient reads as zero. Table: no row has one (atomic) */
     /* tables only */
     dn_real *table; /* values divided by `factor`, rows * row_size */
     /* weight decay of the whole table, so that it need not pass over all rows at each update */
@@ -87,7 +87,7 @@ struct dn_store {
     int64_t hooked; /* how many backwards were watched (atomic) */
     /* rises whenever a chunk's gradients are handed out as memory (atomic) */
     int64_t lent;
-    int as_dynet;   /* see dn_store_as_dynet */
+    int as_dynet;   /* see dn_store_as_dynet (atomic) */
     int64_t passes; /* see dn_store_passes (atomic) */
     /* shared.c: of the ranks of a host this one; blocks that they share; a number of the sharing,
      * 0: values are this process's own. The list has a lock of its own, taken after `lock` where

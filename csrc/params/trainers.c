@@ -124,7 +124,7 @@ int dn_trainer_has_moments(dn_trainer *t, dn_param *p) {
  * parameters are never touched. */
 static int takes_part(const dn_trainer *t, const dn_param *p) {
     if (!p->updated) return 0;
-    if (!p->empty) return 1;
+    if (!dn__param_is_empty(p)) return 1;
     return t->set.decay != 1 || (p->rows ? !t->set.sparse : t->rule.moments > 0);
 }
 
@@ -147,7 +147,8 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
     dn_range r = {.chunk = -1};
     for (int i = 0; i < n; i++) {
         dn_param *p = params[i];
-        if (!p->updated && t->store->as_dynet && t->set.decay != 1) dn__decay_frozen(t, p);
+        if (!p->updated && dn__store_is_as_dynet(t->store) && t->set.decay != 1)
+            dn__decay_frozen(t, p);
         if (!takes_part(t, p)) continue;
         if (p->rows) {
             dn__apply_to_table(t, s, p);
@@ -171,7 +172,7 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
             dn__param_note_change(params[i]);
             if (!t->together) dn__param_note_alone(params[i]);
         }
-        if (params[i]->updated || !t->store->as_dynet) dn__param_clear(params[i]);
+        if (params[i]->updated || !dn__store_is_as_dynet(t->store)) dn__param_clear(params[i]);
     }
     __atomic_add_fetch(&t->store->version, 1, __ATOMIC_RELAXED);
 }
@@ -181,7 +182,7 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
 /* A parameter's gradient, of a table the touched rows. */
 static size_t gradient(const dn_param *p, dn_real **g) {
     *g = p->rows ? p->block : p->store->chunks[p->chunk].grads + p->offset;
-    return p->empty ? 0 : (size_t)(p->rows ? p->n_touched * p->row_size : p->row_size);
+    return dn__param_is_empty(p) ? 0 : (size_t)(p->rows ? p->n_touched * p->row_size : p->row_size);
 }
 
 static double norm(int n, dn_param *const *params) {
@@ -189,7 +190,7 @@ static double norm(int n, dn_param *const *params) {
     dn_real *g;
     for (int i = 0; i < n; i++) {
         const dn_param *p = params[i];
-        if (p->empty) continue;
+        if (dn__param_is_empty(p)) continue;
         const size_t size = gradient(p, &g);
         sum += p->rows               ? dn__sum_rows(p)
                : dn__is_in_pieces(p) ? dn__sum_pieces(p)
@@ -272,7 +273,7 @@ int dn_trainer_pin(dn_trainer *t) {
 
 /* DyNet's frozen parameters have gradients that count in the norm, and stay. */
 static int takes_pieces(const dn_trainer *t) {
-    return !t->rule.whole && !(t->set.clip_value > 0) && !t->store->as_dynet;
+    return !t->rule.whole && !(t->set.clip_value > 0) && !dn__store_is_as_dynet(t->store);
 }
 
 int dn_trainer_open(dn_trainer *t, dn_real *squares, void *row_squares) {

@@ -67,7 +67,7 @@ int dn__compute(dn_tape *t, int i) {
     if (node->op->flags & DN_VIEW) {
         node->value = c.y;
         node->copied = 0;
-        if (node->param && node->param->store->as_dynet)
+        if (node->param && dn__store_is_as_dynet(node->param->store))
             t->workspace.out_of_memory |= dn__copy_parameter(t, i, NULL) != 0;
     }
     if (t->workspace.scratch.n_chunks) dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
