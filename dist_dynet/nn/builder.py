@@ -96,10 +96,11 @@ class RecurrentBuilder(Owner):
     def _draws_in_order(self) -> bool:
         """Whether steps draw, in DyNet's order and with autobatching: then they are composed of
         DyNet's operations, since the draws of others may come between these."""
-        in_order = _random.dynet_order() and self._drops()
-        if not in_order or not (self._fresh_rate() or any(self._rates())):
+        if not _random.dynet_order():
             return False
-        return bool(lib.dn_graph_strategy(cg().number) != lib.DN_AUTOBATCH_OFF)
+        if lib.dn_graph_strategy(cg().number) == lib.DN_AUTOBATCH_OFF:
+            return False
+        return self._drops() and bool(self._fresh_rate() or any(self._rates()))
 
     def _new_step(self, update: bool) -> Step:
         handles = [
@@ -254,7 +255,7 @@ class RecurrentBuilder(Owner):
         in_order = _random.dynet_order()
         if in_order and self._graph == graph and before is not None and before._step.last:
             return before if vecs is None else before.set_s(vecs)
-        composes = self._composes()
+        composes = in_order and self._composes()  # else a step that is kept is a node
         if (
             step is None
             or step.update is not update

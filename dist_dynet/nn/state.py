@@ -302,8 +302,9 @@ def expressions(es: Iterable[Expression], what: str, *allowed: int) -> Vectors:
         ValueError: a number of vectors that is not allowed.
     """
     given = tuple(es) if type(es) is list or type(es) is tuple else tuple(listed(es, what))
-    if not all(isinstance(e, Expression) for e in given):
-        raise not_expression(what, *listed(given, what))
+    for e in given:
+        if not isinstance(e, Expression):
+            raise not_expression(what, *listed(given, what))
     if len(given) not in allowed:
         numbers = " or ".join(map(str, allowed))
         raise ValueError(f"{what}: takes {numbers} expressions for these layers; got {len(given)}.")
