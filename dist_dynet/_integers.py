@@ -188,3 +188,13 @@ def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = N
         raise TypeError(f"{what}: {takes}; {str(error).rstrip('.')}.") from None
     except OverflowError as error:
         raise OverflowError(f"{what}: {takes}; {error}.") from None
+
+
+FEW = 64
+"""So many numbers are quicker as a list."""
+
+
+def listed_if_few(array: Any) -> Any:
+    """The numbers of an array in column-major order, as a list where that is quicker."""
+    flat = array if array.ndim == 1 else array.ravel(order="F")
+    return flat.tolist() if 0 < flat.size <= FEW and flat.dtype.kind == "f" else flat

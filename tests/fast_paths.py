@@ -322,6 +322,15 @@ USES = {
         rows=lambda: dy.lookup_batch(TABLE, [2, 1]),
         scalar_of=lambda: dy.scalarInput(3).scalar_value(),
         set_numbers=set_anew,
+        strided_node=lambda: [
+            dy.strided_select(matrix(), strides, starts, stops)
+            for strides, starts, stops in (
+                ([2], [], []),
+                ([1, 2], (1, 0), (2, 3)),
+                ([], [1, 3, 0], [0]),
+                ([], [], []),
+            )
+        ],
         set_row=row_set_anew,
         stored=lambda: [W.as_array().tolist(), TABLE.row_as_array(1).tolist()],
         this_graph=lambda: LSTM.initial_state().add_input(x()).output(),

@@ -187,6 +187,38 @@ static PyObject *listed(PyObject *self, PyObject *const *args, Py_ssize_t n, PyO
     return args[0];
 }
 
+/* Entry i of a list or tuple of integers, `otherwise` behind its end; 0: it is no such list. */
+static int entry(PyObject *list, Py_ssize_t i, int otherwise, int *out) {
+    *out = otherwise;
+    if (!PyList_CheckExact(list) && !PyTuple_CheckExact(list)) return 0;
+    return i >= length(list) || (PyLong_CheckExact(item(list, i)) && as_int(item(list, i), out));
+}
+
+/* strided_node(x, strides, from, to) */
+static PyObject *strided_node(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
+                              PyObject *names) {
+    int ints[4 * (DN_MAX_DIMS + 1)];
+    dn_dim d;
+    int64_t x = n_args == 4 && !names ? handle_of(args[0]) : -1, handle = NOT_HANDLED;
+    Py_ssize_t n = 0;
+    for (int k = 1; x >= 0 && k < 4; k++) n = length(args[k]) > n ? length(args[k]) : n;
+    int good = x >= 0 && !dn__calls->node_dim(x, &d) && n <= d.nd + 1;
+    for (int i = 0; good && i < n; i++) {
+        int *range = ints + 4 * i;
+        const int is_dim = i < d.nd, size = is_dim ? d.d[i] : d.batch;
+        range[0] = is_dim ? i : -1;
+        good = entry(args[2], i, 0, &range[1]) && entry(args[3], i, size, &range[2]) &&
+               entry(args[1], i, 1, &range[3]);
+        if (0 <= range[2] && range[2] < range[1] && range[1] <= size) range[2] = range[1];
+    }
+    if (good)
+        handle = dn__node(n > d.nd ? DN_OP_slice_batch : DN_OP_slice, 1, &x, 4 * (int)n, ints, 0,
+                          NULL, 0);
+    if (handle == DN_ERROR_PYTHON) return dn__python_error();
+    return handle >= 0 ? dn__new_node(dn__expression_type, handle)
+                       : dn__general(self, args, n_args, names);
+}
+
 /* ---- many nodes in one call ----------------------------------------------------------- */
 
 /* concatenate_pairs(xs, ys): [concatenate([x, y]) for x, y in zip(xs, ys)] */
@@ -369,6 +401,7 @@ static PyObject *tree_node(PyObject *self, PyObject *const *args, Py_ssize_t n, 
 
 PyMethodDef dn__fast_nodes[] = {
     {"node", DN_FAST_NAMED(node)},
+    {"strided_node", DN_FAST_NAMED(strided_node)},
     {"listed", DN_FAST_NAMED(listed)},
     {"concatenate_pairs", DN_FAST_NAMED(pairs)},
     {"expressions_from", DN_FAST_NAMED(consecutive)},

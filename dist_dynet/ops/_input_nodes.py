@@ -142,16 +142,6 @@ def input_node(cls: type[E], what: str, values: Any, sizes: Any, batched: bool) 
     )
 
 
-FEW = 64
-"""So many numbers are quicker as a list."""
-
-
-def listed_if_few(array: NDArray[Any]) -> Any:
-    """The numbers of an array in column-major order, as a list where that is quicker."""
-    flat = array if array.ndim == 1 else array.ravel(order="F")
-    return flat.tolist() if 0 < flat.size <= FEW and flat.dtype.kind == "f" else flat
-
-
 def flat(array: Any, what: str, takes: str = "takes numbers") -> NDArray[Any]:
     """The numbers in column-major order; what lies so in the build's type is not copied."""
     return numbers(array, what, takes, "F").ravel(order="F")  # type: ignore[no-any-return]

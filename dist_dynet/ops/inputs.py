@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, accelerated, calls, lib
+from .._integers import FEW, listed_if_few, numbers, one_or_more, real, whole
 from .._integers import indices as integers_of
-from .._integers import numbers, one_or_more, real, whole
 from .._manner import dims_in_a_tuple
 from ..expression import Expression
 from ..graph import ComputationGraph, current_graph
@@ -19,7 +19,6 @@ from ..params.access import constant_of
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
 from ._input_nodes import (
-    FEW,
     _inputExpression,
     _lookupBatchExpression,
     _lookupExpression,
@@ -27,7 +26,6 @@ from ._input_nodes import (
     _tensorInputExpression,
     _vecInputExpression,
     input_node,
-    listed_if_few,
     made,
     vector,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import calls, fail, ffi, lib
+from .._ffi import accelerated, calls, fail, ffi, lib
 from .._integers import indices as integers_of
 from .._integers import integer, whole
 from ..expression import Expression, operator
@@ -209,6 +209,19 @@ def strided_select(
     >>> import dist_dynet as dy
     >>> dy.strided_select(dy.inputVector([1, 2, 3, 4, 5]), [2], [0], [4]).value()
     [1.0, 3.0]
+    """
+    return strided_node(x, strides, range_from, range_to)
+
+
+@accelerated
+def strided_node(
+    x: Expression, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int]
+) -> Expression:
+    """The node of strided_select().
+
+    Raises:
+        ValueError: there are more entries than dims and the batch.
+        TypeError: x is no expression.
     """
     what = "strided_select"
     steps, starts = integers_of(strides, what), integers_of(range_from, what)

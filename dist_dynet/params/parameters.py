@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, shaped
-from .._integers import floats, named, numbers, real
+from .._integers import floats, listed_if_few, named, numbers, real
 from .._manner import manner
 from ..expression import Expression
 from .access import parameter_node, set_row, stored
@@ -230,7 +230,7 @@ class LookupParameters(_ParameterBase):
         >>> E.as_array().tolist()
         [[0.0, 0.0], [5.0, 6.0], [0.0, 0.0]]
         """
-        set_row(self, i, row)
+        set_row(self, i, listed_if_few(row) if type(row) is np.ndarray else row)
 
     def init_from_array(self, arr: ArrayLike) -> None:
         """Sets the first rows, as many as `arr` has.
