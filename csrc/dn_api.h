@@ -94,7 +94,7 @@ enum dn_sequence_form {
  * sequences, and read by csrc/python/states.c. A layer is a node of `op` or, if it is composed,
  * that in DyNet's operations. */
 typedef struct dn_layers {
-    int op, layers, n_weights, n_floats, hidden_dim;
+    int op, layers, n_weights, n_floats, input_dim, hidden_dim;
     int has_c, drops_each_step, composed;
     double floats[4];
     int64_t weights[]; /* handles, layers x n_weights */

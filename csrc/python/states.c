@@ -23,7 +23,7 @@ typedef struct {
     int t, n;
 } State;
 
-static struct { PyObject *after, *draw, *cells, *cmult, *dropout, *nothing; } names;
+static struct { PyObject *after, *cells, *cmult, *dropout, *nothing; } names;
 
 static int given(PyObject *o) { return o && o != Py_None; }
 static PyObject *or_none(PyObject *o) {
@@ -82,15 +82,35 @@ static double rate_of(const State *s, PyObject *name) {
     return rate;
 }
 
-/* Draws the masks of a sequence that begins with x; 0: not handled, or an exception is set. */
-static int draw(const State *s, int64_t x) {
+/* A mask of size x batch; NULL: not handled, or an exception is set. */
+static PyObject *mask_of(double rate, int size, int batch) {
+    const double share = 1.0f - (float)rate;
+    const int64_t mask =
+        dn__calls->leaf(dn__current, DN_OP_random_bernoulli, 2, (int[]){batch, size}, 2,
+                        (double[]){share, share != 0 ? 1 / share : 0});
+    return mask < 0 ? NULL : dn__new_node(dn__expression_type, mask);
+}
+
+/* Draws the masks of a sequence that begins with x, as Step.draw() in Python; in DyNet's order all
+ * of them. 0: not handled, or an exception is set. */
+static int draw(const State *s, int64_t x, const Rates *r) {
+    const int every = field(s, LAST) != Py_None;
+    const Py_ssize_t n = length(field(s, RATES));
     dn_dim dim;
     if (dn__calls->node_dim(x, &dim)) return 0;
-    PyObject *batch = PyLong_FromLong(dim.batch), *drawn = NULL;
-    if (batch) drawn = PyObject_CallMethodObjArgs(s->step, names.draw, s->masks, batch, NULL);
-    Py_XDECREF(batch);
-    Py_XDECREF(drawn);
-    return drawn != NULL;
+    for (int layer = 0; layer < s->table->layers; layer++) {
+        PyObject *masks = PyTuple_New(n);
+        int size = layer ? s->table->hidden_dim : s->table->input_dim, good = masks != NULL;
+        for (Py_ssize_t k = 0; good && k < n; k++, size = s->table->hidden_dim) {
+            PyObject *mask =
+                r->masks[k] > 0 || every ? mask_of(r->masks[k], size, dim.batch) : or_none(NULL);
+            good = mask && !PyTuple_SetItem(masks, k, mask);
+        }
+        good = good && !PyList_Append(s->masks, masks);
+        Py_XDECREF(masks);
+        if (!good) return 0;
+    }
+    return 1;
 }
 
 /* As Step.masks() in Python; 0: not handled, or an exception is set. */
@@ -106,7 +126,7 @@ static int find_rates(const State *s, int64_t x, Rates *r) {
         some |= r->masks[k] > 0;
     }
     if (decided || (in_order && !some)) return 1;
-    return some ? draw(s, x) : !PyList_Append(s->masks, names.nothing);
+    return some ? draw(s, x, r) : !PyList_Append(s->masks, names.nothing);
 }
 
 /* Whether there is a node of this handle. What an operation written in Python has raised is raised:
@@ -430,7 +450,6 @@ static PyType_Spec spec = {"dist_dynet._expression.RNNState", sizeof(State), 0, 
 
 int dn__add_states(PyObject *module) {
     names.after = PyUnicode_InternFromString("after");
-    names.draw = PyUnicode_InternFromString("draw");
     names.cells = PyUnicode_InternFromString("cells");
     names.cmult = PyUnicode_InternFromString("cmult");
     names.dropout = PyUnicode_InternFromString("dropout");

@@ -23,6 +23,8 @@ from .owner import Owner
 from .state import RNNState, vectors
 from .steps import CellStep, NodeStep, Step
 
+_strategy, _OFF = lib.dn_graph_strategy, lib.DN_AUTOBATCH_OFF
+
 
 class RecurrentBuilder(Owner):
     """The base of recurrent builders: sizes, parameters, dropout rates, and the start of sequences.
@@ -98,7 +100,7 @@ class RecurrentBuilder(Owner):
         DyNet's operations, since the draws of others may come between these."""
         if not _random.dynet_order():
             return False
-        if lib.dn_graph_strategy(cg().number) == lib.DN_AUTOBATCH_OFF:
+        if _strategy(cg().number) == _OFF:
             return False
         return self._drops() and bool(self._fresh_rate() or any(self._rates()))
 
@@ -133,6 +135,7 @@ class RecurrentBuilder(Owner):
                 "op": self._op,
                 "layers": len(weights),
                 "n_weights": len(weights[0]),
+                "input_dim": self.input_dim,
                 "hidden_dim": self.hidden_dim,
                 "has_c": self._has_cells,
                 "composed": composed,
