@@ -66,6 +66,17 @@ static void pick_backward(dn_call *c) {
 
 /* ---- slice: ints = dim, from, to, step for each dim that is cut; slice_batch: the same, wher */
 
+/* ints: dim, from, to, step of a dim of size n */
+static int bad_range(dn_shape *s, const int *ints, int n) {
+    char where[32] = "the batch";
+    if (ints[0] >= 0) snprintf(where, sizeof where, "dim %d", ints[0]);
+    if (ints[3] < 1)
+        return dn__fail(s, DN_ERROR_VALUE, "the step must be positive; got %d in %s.", ints[3],
+                        where);
+    return dn__fail(s, DN_ERROR_VALUE, "range %d:%d is outside %s of x = %s, which has size %d.",
+                    ints[1], ints[2], where, DIMS(s->x[0]), n);
+}
+
 static int slice_any_dims(dn_shape *s, int batch_too) {
     const dn_dim *x = s->x[0];
     int sizes[DN_MAX_DIMS], batch = x->batch, seen = 0;
@@ -82,15 +93,7 @@ static int slice_any_dims(dn_shape *s, int batch_too) {
             return dn__fail(s, DN_ERROR_VALUE, "dim %d is cut twice; x = %s.", d, DIMS(x));
         seen |= 1 << (d + 1);
         int n = d < 0 ? x->batch : x->d[d], *size = d < 0 ? &batch : &sizes[d];
-        char where[32] = "the batch";
-        if (d >= 0) snprintf(where, sizeof where, "dim %d", d);
-        if (step < 1)
-            return dn__fail(s, DN_ERROR_VALUE, "the step must be positive; got %d in %s.", step,
-                            where);
-        if (from < 0 || to > n || from > to)
-            return dn__fail(s, DN_ERROR_VALUE,
-                            "range %d:%d is outside %s of x = %s, which has size %d.", from, to,
-                            where, DIMS(x), n);
+        if (step < 1 || from < 0 || to > n || from > to) return bad_range(s, s->ints + i, n);
         *size = (int)(((int64_t)to - from + step - 1) / step);
     }
     return dn__set_dims(s, x->nd, sizes, batch);
