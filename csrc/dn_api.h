@@ -313,10 +313,13 @@ void dn_graph_generator(int graph, struct dn_rng *generator);
 uint64_t dn_graph_counter(int graph);
 void dn_graph_set_counter(int graph, uint64_t counter);
 /* What the calling thread has done so far: how many backwards it has begun, how many updates of
- * trainers it has made; and a number that changes when nodes of this graph are made or computed, or
- * it is renewed. */
-typedef struct dn_work { int64_t passes, updates, activity; } dn_work;
+ * trainers it has made; a number that changes when nodes of this graph are made or computed, or it
+ * is renewed; one that changes when it is renewed; the index of the node that its last backward
+ * began from, -1: none. */
+typedef struct dn_work { int64_t passes, updates, activity, epoch, loss; } dn_work;
 dn_work dn_thread_work(int graph);
+/* Whether the parameters in this graph, one or more, are all of this store. */
+int dn_graph_is_of(int graph, const dn_store *);
 /* Updates of all threads. */
 int64_t dn_updates_made(void);
 const char *dn_message(int graph);

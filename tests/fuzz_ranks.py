@@ -39,6 +39,8 @@ REFUSALS = "|".join(
         "it is not known which batch of shard",
         "the gradients come from (several batches|another batch) of shard",
         "inside of a loop over the examples of a batch",
+        "had looked at a part of the batch alone",
+        "looked into another batch of shard",
         "so that its n is not known",
         "all ranks must agree;",
         "is (frozen|excluded from decay|of another precision) on rank",

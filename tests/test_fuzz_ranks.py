@@ -52,6 +52,7 @@ ELSEWHERE = {
             "step_ends",
             "part",
             "problem",
+            "reading",
             "ranks",
             "ends_step",
             "total",

@@ -67,6 +67,19 @@ def test_a_gradient_that_was_read_without_earlier_passes_is_not_set_anew():
         table.set_gradient([[0], [0]])
 
 
+def test_gradients_that_wait_are_scaled_however_often_others_were():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1, init=0)
+    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1), accumulate=2)
+    for _ in range(40):  # the product of all factors is no number
+        for number in range(2):
+            dy.renew_cg()
+            w.backward()
+            w.scale_gradient(1e-10 if number else 1)
+            trainer.update(1)  # its gradients are kept apart, since it has a weight
+    assert abs(w.as_array()[0]) < 1e-8
+
+
 def test_averages_and_files_take_the_wrapper(tmp_path):
     m = dy.ParameterCollection()
     w = m.add_parameters(1, name="w", init=1)

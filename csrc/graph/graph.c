@@ -260,8 +260,15 @@ dn_work dn_thread_work(int graph) {
         for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
             mixed = (mixed ^ parts[i]) * 0x9E3779B97F4A7C15u;
         work.activity = (int64_t)mixed;
+        work.epoch = t->epoch;
+        work.loss = t->backward->last_loss;
     }
     return work;
+}
+
+int dn_graph_is_of(int graph, const dn_store *store) {
+    const dn_tape *t = dn__graph_tape(graph);
+    return t && t->n.stores == 1 && t->stores[0].store == store;
 }
 
 /* ---- nodes ---------------------------------------------------------------------------- */

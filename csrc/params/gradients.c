@@ -94,6 +94,7 @@ void dn__param_clear(dn_param *p) {
     untouch(p, 0, 1);
     p->changes++;
     p->clears++;
+    p->scaled = 1;
     /* an exchange between processes has put its sums there */
     p->written += !p->rows && !is_private(&p->store->chunks[p->chunk]);
 }

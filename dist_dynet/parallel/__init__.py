@@ -9,8 +9,8 @@ Without a launcher all of it works with one process and mpi4py is not imported. 
 - what it is to be one of several processes: _hosts, _lines, _rank_names, _mpi, _world, _session,
   _places, _alive, _failures, _saving, _signals, _rng_streams, environment
 - how an update is made together: structure, message, meters, pass_weights, negotiation, exchange,
-  sync, gradients, accumulation, own_gradients, wrapper, trainer
-- which batch an update is of: watched_list, batches, sources
+  sync, gradients, pass_changes, accumulation, own_gradients, wrapper, trainer
+- which batch an update is of: watched_list, looks, batches, sources
 - what some programs ask for beside it: join, anchor, averaging, local_sgd, reproducible,
   micro_draws
 - how sums are made, which engines chooses; on one host: memory, plan, shm_comm, shared,

@@ -27,6 +27,7 @@ from .batches import Batch
 from .gradients import FlatLayout, Node, add_up, marks_of, put_back, take_out
 from .message import Flag
 from .negotiation import Negotiation, Step
+from .pass_changes import PassChanges
 from .structure import Structure
 
 _NO_BATCH = Step()
@@ -131,6 +132,8 @@ class Accumulation:
         self.silent = False  # inside of no_sync()
         self.begun = False  # there are passes, alike on all ranks, also where an update was refused
         self._doubt = ""
+        self._changes: PassChanges | None = None  # with several ranks
+        self._watched: PassChanges | None = None
 
     @property
     def doubt(self) -> str:
@@ -138,6 +141,35 @@ class Accumulation:
         if self._doubt and not self._hooks.waits():
             self._doubt = ""
         return self._doubt
+
+    def watch(self, negotiation: Negotiation) -> None:
+        """From now on the ranks compare what the program does to gradients between passes."""
+        self._changes = PassChanges(self._trainer.collection)
+        negotiation.on_changed = self._changes.compare
+
+    @contextmanager
+    def watched(self, joins: bool) -> Iterator[None]:
+        """One pass. What the program does to gradients in between is noted, outside of Join, where
+        ranks make different passes."""
+        self._watched = changes = None if joins else self._changes
+        if changes is not None:
+            changes.look()
+        try:
+            yield
+        finally:
+            if changes is not None:
+                changes.mark()
+            self._watched = None
+
+    @property
+    def flag(self) -> int:
+        """What this rank tells before an exchange, beside the pass."""
+        return self._watched.flag if self._watched is not None else 0
+
+    def used(self, params: Iterable[AnyParameter] | None = None) -> None:
+        """The gradients of these parameters, None: of all, came into an update, of all passes."""
+        if self._watched is not None:
+            self._watched.end(params)
 
     def is_last(self) -> bool:
         """Whether the update comes with the next pass."""
@@ -152,6 +184,8 @@ class Accumulation:
         """A pass leaves its gradients where they are."""
         self.in_place += 1
         self._doubt = doubt or self._doubt
+        if self._watched is not None:
+            self._watched.hold()
 
     def keep(self, factor: float) -> None:
         """Puts the gradients by, times factor.
@@ -164,6 +198,8 @@ class Accumulation:
                 "update: earlier passes of this accumulation were not named, so that this one"
                 f" cannot be left out; got weight {factor:g}. Give a weight with each call."
             )
+        if factor and self._watched is not None:
+            self._watched.hold()
         self.stash.take(self._trainer.collection, factor)
         self.in_place = 0
 

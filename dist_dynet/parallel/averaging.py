@@ -85,7 +85,7 @@ def used(weight: Batch[Any] | float | None, sync: Sync) -> tuple[Batch[Any] | No
         TypeError: it is neither a number nor a batch of shard().
     """
     here = sync.here
-    batch, doubt = sync.sources.find(weight is not None)
+    batch, doubt = sync.sources.find(weight)
     batch = weight if isinstance(weight, Batch) else batch
     if batch is not None and batch.part is not None:
         raise RuntimeError(

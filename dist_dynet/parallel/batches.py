@@ -16,8 +16,10 @@ from .._ffi import lib
 from .._manner import manner, warn
 from ..graph import cg
 from ..params.root import loops_at_work
+from . import looks
 from ._world import World
 from .division import checked_weight
+from .looks import Reading
 from .micro_draws import Part
 from .shard_settings import ShardSettings
 from .watched_list import WatchedList
@@ -58,9 +60,7 @@ class Batch(WatchedList[T], Generic[T]):
     __slots__ = (
         "__weakref__",
         "_count",
-        "_given",
         "_n",
-        "_reading",
         "description",
         "epoch",
         "is_weighted",
@@ -68,6 +68,7 @@ class Batch(WatchedList[T], Generic[T]):
         "part",
         "problem",
         "ranks",
+        "reading",
         "step",
         "total",
     )
@@ -89,9 +90,8 @@ class Batch(WatchedList[T], Generic[T]):
         super().__init__(examples)
         self._n = float(n)
         self._count: int | None = len(self)  # None: n is the program's
-        # the last loop over the examples, and how many it was given
-        self._reading: weakref.ref[Iterator[T]] | None = None
-        self._given = 0
+        self.reading = Reading[T]()
+        """What the program has looked at of the examples."""
         self.problem = ""
         """Why n is not known, for an error."""
         self.ranks = ranks
@@ -126,14 +126,7 @@ class Batch(WatchedList[T], Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         self._on_read()
-        self._given, examples = 0, self._handed_over()
-        self._reading = weakref.ref(examples)
-        return examples
-
-    def _handed_over(self) -> Iterator[T]:
-        for example in list.__iter__(self):
-            self._given += 1
-            yield example
+        return self.reading.loop(list.__iter__(self))
 
     @property
     def is_being_read(self) -> bool:
@@ -147,24 +140,25 @@ class Batch(WatchedList[T], Generic[T]):
         True
         False
         """
-        reading = self._reading and self._reading()
-        if reading is None or getattr(reading, "gi_frame", None) is None:
-            return False
-        return self._given < len(self) or len(self) == 1
+        return self.reading.is_under_way(len(self))
 
     def __bool__(self) -> bool:
         if self.part is not None:
             self.part.draws.begin()
         return len(self) > 0
 
-    def _on_read(self) -> None:
+    def _on_read(self, i: Any = None) -> None:
         """The program looks at the examples."""
         if self.part is not None:
             self.part.draws.begin()
-        for loop in process.loops:
-            if loop.present is self:
-                return
-        process.readers.add(threading.get_ident())
+        self.reading.look(i, len(self))
+        presents = [loop.present for loop in process.loops]
+        if not any(present is self for present in presents):
+            process.readers.add(threading.get_ident())
+        elif len(presents) == 1:
+            return
+        if len(self.ranks or ()) > 1:
+            looks.note(self)
 
     def _on_change(self) -> None:
         """The program has changed the list in place."""
@@ -258,9 +252,12 @@ def update_called(batch: Batch[Any] | None, refused: bool = False) -> None:
             batch.loop.refuses(batch)
         return
     process.readers.discard(me)
-    if batch is not None and batch.part is not None:
+    if batch is None:
+        return
+    looks.forget(batch)
+    if batch.part is not None:
         batch.part.draws.is_over = True
-    if batch is not None and batch.loop is not None:
+    if batch.loop is not None:
         batch.loop.is_used(batch.loop, batch)
 
 

@@ -29,10 +29,11 @@ class Flag:
     ASKS = 4096  # it waits for the weights of a pass
     MAY_DIFFER = 8192  # what its gradients belong to is not compared
     OWN = 16384  # it computes from its own gradients what belongs to their average
+    CHANGED = 32768  # it has changed gradients of earlier passes
     # it has changed values by itself, or a trainer's moments; C says so
     WRITTEN = lib.DN_RANK_WRITTEN
 
-    UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN
+    UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN | CHANGED
     """With one of these on any rank, all read the messages of all."""
 
 

@@ -185,12 +185,9 @@ class Negotiation:
     def __init__(
         self, here: World, comm: Any, trainer: Trainer, average: bool, transport: Transport
     ) -> None:
-        self._here = here
-        self._comm = comm
+        self._here, self._comm, self._average, self._transport = here, comm, average, transport
         self._trainer, self._m = trainer, trainer.collection
         self.trusts = False
-        self._average = average
-        self._transport = transport
         self._updates, self._which = 0, here.number_trainer()
         self.asks: list[Callable[[], int]] = []
         """Flags that this rank has to tell beside those that reach() is given."""
@@ -204,6 +201,7 @@ class Negotiation:
         self._planned = AsPlanned()
         self.meters = Meters(here, comm)
         self._passes = PassWeights(here)
+        self.on_changed: Callable[[World, Any, str], None] | None = None
         self._adopt(Structure(self._m), here.collective("DistributedTrainer"), ())
         self._mark()
 
@@ -333,6 +331,8 @@ class Negotiation:
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
         of_any = int(np.bitwise_or.reduce(every["flags"]))
+        if of_any & Flag.CHANGED and self.on_changed is not None:
+            self.on_changed(self._here, self._comm, what)
         if of_any & Flag.WRITTEN:
             self._compare_written(every["states"], what)
         self._notify(of_any)

@@ -14,7 +14,8 @@ from typing import Any
 
 from .._ffi import lib
 from ..params.collection import ParameterCollection, handles_of, root_of
-from .batches import SEVERAL, Batch, present_batch, process
+from . import looks
+from .batches import SEVERAL, Batch, Loop, present_batch, process
 
 _UNKNOWN = (
     ", so that it is not known which batch the gradients come from."
@@ -32,10 +33,23 @@ _ANOTHER = (
     " Name the one that they come from."
 )
 
+_MIXED = (
+    "before it made the loss, the program has looked into another batch of shard(), too, of which"
+    " this rank has another share: no one weight is right for both. Call backward() and"
+    ' update(batch) for each by itself; or take average="sum", and divide the sum of the losses'
+    " over each batch by its total. If the loss is that of one batch alone, write"
+    " trainer.update(len(batch))."
+)
 _INSIDE = (
     "update() was called inside of a loop over the examples of a batch, of which each rank has"
     " some: the ranks would make other updates than one process does. Call it once behind that"
     " loop, with the gradients of the whole batch."
+)
+_IN_PART = (
+    "update() was called when the program had looked at a part of the batch alone, as by"
+    " batch[i : i + k], of which each rank has some: the ranks would make other updates than one"
+    " process does. Call it once for the whole batch, whose parts' gradients add up; for smaller"
+    " updates give shard() another batch_size."
 )
 
 
@@ -50,6 +64,11 @@ class Sources:
         self._m, self._root = m, root_of(m)
         self._passes = lib.dn_store_passes(self._root.c)
         self._batches: list[Batch[Any] | None] = []
+        # the loop that gradients came from last; its last batch without examples that no update
+        # has used; the one before, that was used
+        self._loop: weakref.ref[Loop] | None = None
+        self._empty: Batch[Any] | None = None
+        self._used: weakref.ref[Batch[Any]] | None = None
         process.made += 1
         self._serial = process.made
         process.sources.append(weakref.ref(self, process.sources.remove))
@@ -61,29 +80,46 @@ class Sources:
             self._passes = passes
             if not self._batches or not any(batch is known for known in self._batches):
                 self._batches.append(batch)
+                self._follow(batch)
+        elif batch is not None and not len(batch):
+            is_used = self._used is not None and self._used() is batch
+            if self._loop is not None and self._loop() is batch.loop and not is_used:
+                self._empty = batch
+
+    def _follow(self, batch: Batch[Any] | None) -> None:
+        if batch is not None and batch.loop is not None:
+            self._loop = weakref.ref(batch.loop)
+            self._empty = None if len(batch) else batch
 
     def begin(self) -> None:
         """A loop gives another batch."""
         if self._batches and self._is_empty():
             self._batches.clear()  # an update has used them, or the program has thrown them away
 
-    def find(self, named: bool = False) -> tuple[Batch[Any] | None, str]:
+    def find(self, named: object = None) -> tuple[Batch[Any] | None, str]:
         """The one batch that the gradients come from, None if they come from none; and why that
         cannot be known, in a message.
 
         Args:
-            named: the program says it itself; then it is None.
+            named: what the program says itself; then it is None.
         """
         present = present_batch() if process.loops else None
         self.look(present)
         if process.unclaimed or process.new or process.idle:
             process.claim()
         inside = _inside(present)
-        if named or inside:
+        if named is not present and isinstance(named, Batch):
+            inside = inside or _inside(named)
+        if named is not None or inside:
             return None, inside
         if len(self._batches) > 1:
             return None, _SEVERAL
-        batch = self._batches[0] if self._batches else present
+        # a loop that has ended may have left gradients to this update, on ranks with examples
+        if self._batches:
+            batch = self._batches[0]
+        else:
+            batch = self._empty if present is None else present
+            self._follow(batch)
         doubt = self._doubt(batch)
         if not doubt:
             return batch, ""
@@ -98,11 +134,12 @@ class Sources:
             by_share: others do no harm of which this rank has the same share.
         """
         others = [b for b in self._batches if b is not None and b is not named]
-        if not others or any(self._doubt(b) for b in others):
-            return ""
-        if by_share and all(_share_alike(b, named) for b in others):
-            return ""
-        return _SEVERAL if len(self._batches) > 1 else _ANOTHER
+        if others and not any(self._doubt(b) for b in others):
+            if by_share and all(_share_alike(b, named) for b in others):
+                return ""
+            return _SEVERAL if len(self._batches) > 1 else _ANOTHER
+        alike = all(_share_alike(b, named) for b in looks.beside(named, self._root))
+        return "" if alike else _MIXED
 
     def _doubt(self, batch: Batch[Any] | None) -> str:
         """Why gradients that seem to come from this batch may come from another one."""
@@ -146,6 +183,8 @@ class Sources:
         """The gradients were used."""
         self._passes = lib.dn_store_passes(self._root.c)
         self._batches.clear()
+        if self._empty is not None:
+            self._used, self._empty = weakref.ref(self._empty), None
 
     def _is_empty(self) -> bool:
         return all(
@@ -164,6 +203,9 @@ def _share_alike(a: Batch[Any], b: Batch[Any]) -> bool:
 def _inside(batch: Batch[Any] | None) -> str:
     """Whether the program goes through the present batch's examples, and would update in between:
     why that is refused."""
-    if batch is None or batch is SEVERAL or not batch.is_being_read:
+    if batch is None or batch is SEVERAL or len(batch.ranks or ()) < 2:
         return ""
-    return _INSIDE if len(batch.ranks or ()) > 1 else ""
+    part, size = batch.reading, len(batch)
+    words = _INSIDE if part.is_under_way(size) else _IN_PART if part.is_in_part(size) else ""
+    part.end()
+    return words

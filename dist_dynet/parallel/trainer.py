@@ -167,6 +167,7 @@ class DistributedTrainer(TrainerWrapper):
             self.sync.negotiation = Negotiation(
                 here, comm, trainer, average != "sum", chosen.transport
             )
+            self.sync.passes.watch(self.sync.negotiation)
             broadcast_state(here, comm, trainer)
             if shared_model is not False and host is not None:
                 self.sync.model = SharedModel(
@@ -210,7 +211,8 @@ class DistributedTrainer(TrainerWrapper):
             if sync.reproducible is not None:
                 updated = self._update_reproducibly(this, sync.reproducible)
             elif waits or self._inner.accumulation > 1:
-                updated = self._gather(this)
+                with passes.watched(sync.joins > 0):
+                    updated = self._gather(this)
             else:  # nearly always
                 n = this.n if sync.weighted else 1.0
                 updated = sync.step(n, this.step(), 0, this.problem)[0]
@@ -222,7 +224,7 @@ class DistributedTrainer(TrainerWrapper):
 
     def _conclude(self, weight: Batch[Any] | float | None) -> Pass:
         """Which batch the gradients come from, and how much they count."""
-        batch, problem = self.sync.sources.find(weight is not None)
+        batch, problem = self.sync.sources.find(weight)
         here, counts = self._world, self._world.size > 1 or self.sync.reproducible is not None
         if isinstance(weight, Batch):
             if weight.problem or weight.ranks is not here.members:
@@ -303,12 +305,13 @@ class DistributedTrainer(TrainerWrapper):
             passes.keep(factor)
             passes.restore()
         try:
-            updated = sync.step(1.0, step, Flag.WEIGHED, this.problem)[0]
+            updated = sync.step(1.0, step, Flag.WEIGHED | passes.flag, this.problem)[0]
         except RuntimeError:
             if not is_refused and sync.weighted:  # they have their weights, and keep them
                 passes.stash.take(self.collection, 1.0)
                 sync.sources.clear()
             raise
+        passes.used()
         sync.hooks.gathered = 0
         return updated
 
@@ -363,11 +366,8 @@ class DistributedTrainer(TrainerWrapper):
             return 1.0
         batch, certain = self.sync.sources.peek(thread)
         odd = batch is not None and (batch.problem or batch.ranks is not self._world.members)
-        if (
-            not certain
-            or odd
-            or (self._average == "weighted" and (batch is None or not batch.is_weighted))
-        ):
+        needs_weight = self._average == "weighted" and (batch is None or not batch.is_weighted)
+        if not certain or odd or needs_weight:
             return None
         return 1.0 if batch is None else batch.n
 
@@ -448,23 +448,26 @@ class DistributedTrainer(TrainerWrapper):
         this, chosen = self._conclude(weight), sync.hooks.chosen(updated_params, updated_lookups)
         sync.calls += 1
         passes.begun = True
-        if self._world.size > 1 or passes.stash.kept or this.named:
-            factor = 1.0
-            if sync.weighted:
-                factor, problem = share(this, sync.negotiation, Flag.LAST, True)
-                this = this._replace(problem=problem)
-            if not this.problem or not sync.weighted:
-                passes.keep(factor)
-                sync.sources.clear()
-                passes.stash.put_back(chosen)
-        in_place, subset = passes.in_place, hash_of(" ".join(p.name() for p in chosen)) | 1
-        try:
-            sync.step(1.0, this.step(passes.passes + 1, subset), Flag.WEIGHED, this.problem, chosen)
-        except RuntimeError:
-            if not this.problem:
-                passes.stash.take(self.collection, 1.0)
-            update_called(this.batch, refused=True)
-            raise
+        subset = hash_of(" ".join(p.name() for p in chosen)) | 1
+        with passes.watched(False):
+            if self._world.size > 1 or passes.stash.kept or this.named:
+                factor = 1.0
+                if sync.weighted:
+                    factor, problem = share(this, sync.negotiation, Flag.LAST, True)
+                    this = this._replace(problem=problem)
+                if not this.problem or not sync.weighted:
+                    passes.keep(factor)
+                    sync.sources.clear()
+                    passes.stash.put_back(chosen)
+            in_place, step = passes.in_place, this.step(passes.passes + 1, subset)
+            try:
+                sync.step(1.0, step, Flag.WEIGHED | passes.flag, this.problem, chosen)
+            except RuntimeError:
+                if not this.problem:
+                    passes.stash.take(self.collection, 1.0)
+                update_called(this.batch, refused=True)
+                raise
+            passes.used(chosen)
         passes.in_place = in_place
         self._end_pass(this)
 

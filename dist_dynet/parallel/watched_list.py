@@ -24,13 +24,13 @@ CHANGING = (
 
 
 class WatchedList(list[T], Generic[T]):
-    """Calls _on_read() before elements are handed over, _on_change() after the list has changed.
-    Copies and slices are plain lists."""
+    """Calls _on_read() before all elements are handed over, _on_read(i) before those of an index
+    or a slice, _on_change() after the list has changed. Copies and slices are plain lists."""
 
     __slots__ = ()
 
-    def _on_read(self) -> None:
-        """Elements are about to be read."""
+    def _on_read(self, i: Any = None) -> None:
+        """Elements are about to be read: of this index or slice; None: all."""
 
     def _on_change(self) -> None:
         """The list may have another length now."""
@@ -40,8 +40,9 @@ class WatchedList(list[T], Generic[T]):
         return super().__iter__()
 
     def __getitem__(self, i: Any) -> Any:
-        self._on_read()
-        return super().__getitem__(i)
+        found = super().__getitem__(i)
+        self._on_read(i)
+        return found
 
     def __radd__(self, other: list[Any]) -> list[Any]:
         return [*other, *self]

@@ -4,11 +4,13 @@ first update() on all ranks.
 The right end is computed by NumPy: least squares by gradient descent on the whole batches.
 """
 
+import contextlib
 import copy
 import itertools
 import queue
 import threading
 import time
+from functools import partial
 
 import numpy as np
 from drawn import ahead
@@ -229,6 +231,40 @@ def test_zip():
     expect(b, *[[x] for x in steps(seed=1)])
 
 
+def test_one_loss_of_two_batches():
+    """Which update() is given one of, or a number; two losses in one graph are right."""
+
+    def losses(a, *batches):
+        dy.renew_cg()
+        for batch in batches:
+            far = [dy.squared_distance(a.w * float(x[2]), dy.inputTensor(x[:2])) for x in batch]
+            yield dy.average(far) if far else dy.scalarInput(0)
+
+    for pairs in (zip, lambda *shards: list(zip(*map(list, shards), strict=True))):
+        a, b, done = Model(), Model(seed=1), []
+        try:
+            for one, other in pairs(a.shard, b.shard):
+                (next(found := losses(a, one, other)) + next(found)).backward()
+                a.trainer.update(one)
+                done.append([steps()[one.step], steps(seed=1)[one.step]])
+        except RuntimeError as error:
+            assert "another batch of shard()" in str(error) or "message there" in str(error), error
+        else:
+            assert parallel.world_size() == 1
+        expect(a, *done)  # where ranks have equal shares of both
+    a, b = Model(), Model(seed=1)
+    for one, other in zip(a.shard, b.shard, strict=True):
+        for batch, loss in zip((one, other), losses(a, one, other), strict=True):
+            loss.backward()
+            a.trainer.update(batch)
+            dy.renew_cg()
+            break
+        next(losses(a, other)).backward()
+        a.trainer.update(other)
+    pairs = zip(EPOCH, [[x] for x in steps(seed=1)], strict=True)
+    expect(a, *[passes for pair in pairs for passes in pair])
+
+
 def test_inner():
     a = Model()
     for batch in a.shard:
@@ -428,6 +464,79 @@ def test_updates_for_single_examples():
     expect(a, *EPOCH)
 
 
+def test_updates_for_parts_of_a_batch():
+    """By slices or numbers: refused, also with names. Parts that are all of it are right, and so
+    is a look at one example."""
+
+    def parts(a, batch, number):
+        for i in range(len(batch)):
+            part = batch[i : i + 1] if number < 4 else [batch[i]]
+            a.backward(part)
+            a.trainer.update(*[(), (batch,), (len(part),), (), ()][number])
+
+    for number in range(5):
+        a = Model()
+        try:
+            for batch in list(a.shard) if number == 1 else a.shard:
+                if number == 3:
+                    batch.n = sum(1 for _ in batch)
+                parts(a, batch, number)
+                if len(batch) < 2:  # others have refused
+                    a.trainer.update(*[(), (batch,), (0,), (), ()][number])
+        except RuntimeError as error:
+            words = "a part of the batch", "see the message there", "must agree"
+            assert any(word in str(error) for word in words), (number, error)
+            assert parallel.world_size() > 1
+        else:
+            assert parallel.world_size() == 1
+    a = Model()
+    for batch in a.shard:
+        for i in range(0, len(batch), 2):
+            a.backward(batch[i : i + 2])
+        a.m.reset_gradients()
+        a.backward([batch[i] for i in range(len(batch))])
+        a.trainer.update()
+    for batch in a.shard:
+        examples = list(batch)
+        assert not batch or batch[0] is examples[0]
+        a.backward(examples)
+        a.trainer.update()
+        a.backward(examples)
+        assert not batch or batch[-1] is examples[-1]
+        a.trainer.update()
+    expect(a, *EPOCH, *[[x] for x in steps(epoch=1) for _ in range(2)])
+
+
+def test_what_a_loop_leaves_to_an_update_behind_it():
+    """On ranks without examples, too; a loop beside it does no harm."""
+    for average in ("mean", "sum"):
+        for size in (2, SIZE, 12):
+            for leave, inner in itertools.product((False, True), repeat=2):
+                a, b = Model(average=average), Model(average=average)
+                a.shard = parallel.shard(list(DATA), size)
+                for batch in a.shard:
+                    a.backward(batch)
+                    if average == "sum" and batch:
+                        a.w.scale_gradient(len(batch) / batch.total)
+                    if batch.step == len(a.shard) - 1:
+                        if leave:
+                            break
+                    else:
+                        a.trainer.update()
+                for others in parallel.shard(list(DATA), 2) if inner else ():
+                    [dy.squared_norm(a.w * float(x[0])).value() for x in others]
+                a.trainer.update()
+                order = np.random.default_rng((0, 0)).permutation(len(DATA))
+                expect(a, *[[DATA[order[i : i + size]]] for i in range(0, len(DATA), size)])
+                if inner:
+                    continue
+                if parallel.rank() == 0:  # of no loop
+                    b.backward([DATA[0]])
+                b.trainer.update()
+                share = 1 if average == "sum" else parallel.world_size()
+                assert np.allclose(b.w.as_array() * share, descend(np.zeros(2), [DATA[:1]]))
+
+
 def test_name_of_an_earlier_batch():
     """The gradients cannot come from it."""
     a, earlier = Model(), None
@@ -487,6 +596,73 @@ def test_gradients_that_wait_are_those_of_the_program():
             a.w.as_array(),
             w - gradient / 3,
         )
+
+
+def test_gradients_that_wait_are_changed_on_all_ranks_alike():
+    """Where one rank alone does so, and others have some, the update is refused on all ranks, until
+    they are forgotten."""
+    acts = (
+        lambda w, model: w.scale_gradient(0.5),
+        lambda w, model: w.set_gradient(np.ones(w.dim()[0])),
+        lambda w, model: w.clear_gradient(),
+        lambda w, model: model.reset_gradients(),
+    )
+    silent = contextlib.nullcontext
+
+    def step(m, t, used, act, is_subset, no_sync):
+        """Two passes, in the second of which those do something that act says."""
+        for number in range(2):
+            dy.renew_cg()
+            for p in used:
+                (dy.sum_elems(p[0] if isinstance(p, dy.LookupParameters) else p) * 3).backward()
+            if number:
+                act()
+            with t.no_sync() if no_sync and not number else silent():
+                if is_subset and not number:
+                    t.update_subset([1], [])
+                else:
+                    t.update()
+
+    def outcome(t, *arguments):
+        try:
+            step(*arguments)
+        except RuntimeError as error:
+            assert "gradients of earlier passes of this accumulation of" in str(error), error
+            return "refused"
+        return "updated"
+
+    rank, size = parallel.rank(), parallel.world_size()
+    for act, average, way, kind in itertools.product(
+        acts, ("mean", "sum"), ("accumulate", "no_sync", "subset"), range(2)
+    ):
+        if average == "sum" and way == "subset" and act is acts[1]:
+            continue  # it replaces what was added in place
+        m = dy.ParameterCollection()
+        w, other, table = m.add_parameters(2), m.add_parameters(2), m.add_lookup_parameters((2, 1))
+        p = table if kind and act is not acts[1] else w
+        t = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1), average)
+        if way == "accumulate":
+            t.set_accumulation(2)
+        more = way == "subset", way == "no_sync"
+        alone = {r: partial(act, p, m) if rank == r else int for r in range(2)}
+        before = p.as_array()
+        # by all; by the one that has some; then by one of those that have some, and that has none
+        assert outcome(t, m, t, (p, other), partial(act, p, m), *more) == "updated"
+        assert size == 1 or not np.array_equal(p.as_array(), before) or act in acts[2:]
+        mine = (p, other) if rank else (other,)
+        if act is not acts[3]:
+            assert outcome(t, m, t, mine, alone[1] if size == 2 else int, *more) == "updated"
+        for used in ((p, other), mine):
+            before = p.as_array()
+            told = outcome(t, m, t, used, alone[0], *more)
+            assert told == ("refused" if size > 1 else "updated"), (average, way)
+            assert size == 1 or np.array_equal(p.as_array(), before)
+            m.reset_gradients()  # on all ranks
+            if size > 1:
+                t.update()  # the pass that was refused
+            assert outcome(t, m, t, (p, other), int, *more) == "updated"
+            assert not np.array_equal(p.as_array(), before)
+            parallel.assert_in_sync(m)
 
 
 def test_tokens():
