@@ -57,8 +57,10 @@ class OwnGradients(Watch):
         if self._stash.kept and not _is_own_call():
             self._stash.read(parameter)
         if self.trainers and not lib.dn_param_empty(parameter) and not _is_own_call():
-            self._read, self._moved = self._updates(), None
-            self._passes = lib.dn_store_passes(self._c)
+            passes = lib.dn_store_passes(self._c)
+            if self._is_read() and self._moved is not None and passes > self._moved:
+                self._say_moved()
+            self._read, self._moved, self._passes = self._updates(), None, passes
 
     def changed(self, what: str, parameter: Any) -> None:
         """That of this one is changed by this method.
@@ -83,11 +85,14 @@ class OwnGradients(Watch):
         if self._moved is None:
             self._moved = passes
         elif passes > self._moved:
-            self._say(
-                "backward: it was called at values that were written after this rank's own"
-                " gradients had been read. If they were moved along these, they differ between the"
-                " ranks, which do not end where one process ends." + _INSTEAD
-            )
+            self._say_moved()
+
+    def _say_moved(self) -> None:
+        self._say(
+            "backward: it was called at values that were written after this rank's own gradients"
+            " had been read. If they were moved along these, they differ between the ranks, which"
+            " do not end where one process ends." + _INSTEAD
+        )
 
     def averaged(self) -> None:
         """What comes now may be computed from averages."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from .._ffi import lib
@@ -58,10 +59,12 @@ class Sources:
 
     Args:
         m: the collection.
+        is_last: whether the update comes with the pass that there is now.
     """
 
-    def __init__(self, m: ParameterCollection) -> None:
-        self._m, self._root = m, root_of(m)
+    def __init__(self, m: ParameterCollection, is_last: Callable[[], bool]) -> None:
+        self._m, self._root, self._is_last = m, root_of(m), is_last
+        self._in_part: Batch[Any] | None = None  # what passes before this one are of
         self._passes = lib.dn_store_passes(self._root.c)
         self._batches: list[Batch[Any] | None] = []
         # the loop that gradients came from last; its last batch without examples that no update
@@ -107,9 +110,9 @@ class Sources:
         self.look(present)
         if process.unclaimed or process.new or process.idle:
             process.claim()
-        inside = _inside(present)
+        inside = self._inside(present)
         if named is not present and isinstance(named, Batch):
-            inside = inside or _inside(named)
+            inside = inside or self._inside(named)
         if named is not None or inside:
             return None, inside
         if len(self._batches) > 1:
@@ -124,6 +127,25 @@ class Sources:
         if not doubt:
             return batch, ""
         return None, doubt + _UNKNOWN
+
+    def _inside(self, batch: Batch[Any] | None) -> str:
+        """Whether the program goes through a batch's examples, or has looked at a part of them
+        alone, and would update in between: why that is refused."""
+        before, self._in_part = self._in_part, None
+        if before is not None and before is not batch and before.reading.is_in_part(len(before)):
+            before.reading.end()
+            return _IN_PART
+        if batch is None or batch is SEVERAL or len(batch.ranks or ()) < 2:
+            return ""
+        part, size = batch.reading, len(batch)
+        words = _INSIDE if part.is_under_way(size) else ""
+        if not words and part.is_in_part(size):
+            if not self._is_last():  # the passes of one batch may each be of a part
+                self._in_part = batch
+                return ""
+            words = _IN_PART
+        part.end()
+        return words
 
     def contradict(self, named: Batch[Any], by_share: bool = True) -> str:
         """Why the gradients that find() has looked at do not come from the batch that the program
@@ -198,14 +220,3 @@ class Sources:
 def _share_alike(a: Batch[Any], b: Batch[Any]) -> bool:
     """Whether this rank has the same share of both, so that one weight is right for both."""
     return a.total is not None and b.total is not None and a.n * b.total == b.n * a.total
-
-
-def _inside(batch: Batch[Any] | None) -> str:
-    """Whether the program goes through the present batch's examples, and would update in between:
-    why that is refused."""
-    if batch is None or batch is SEVERAL or len(batch.ranks or ()) < 2:
-        return ""
-    part, size = batch.reading, len(batch)
-    words = _INSIDE if part.is_under_way(size) else _IN_PART if part.is_in_part(size) else ""
-    part.end()
-    return words

@@ -48,7 +48,7 @@ class Sync:
         self.here, self.weighted, self.reproducible = here, weighted, reproducible
         self.hooks = Hooks(trainer)
         self.passes = Accumulation(trainer)
-        self.sources = Sources(trainer.collection)
+        self.sources = Sources(trainer.collection, self.passes.is_last)
         self.negotiation: Negotiation | None = None  # as the exchange: with several ranks
         self.exchange: Exchange | None = None
         # the exchange, if it is one between hosts, which sends during backward and compresses

@@ -507,6 +507,35 @@ def test_updates_for_parts_of_a_batch():
     expect(a, *EPOCH, *[[x] for x in steps(epoch=1) for _ in range(2)])
 
 
+def test_passes_for_parts_of_a_batch():
+    """Of an accumulation: right where they make up the batch, else refused."""
+    for way, cut in itertools.product(("accumulate", "no_sync"), (True, False)):
+        k = 2 if way == "accumulate" else 1
+        a = Model(accumulate=k)
+        try:
+            for batch in a.shard:
+                half = (len(batch) + 1) // 2
+                for number, part in enumerate((slice(half), slice(half * cut, None if cut else 1))):
+                    examples, w = batch[part], a.w
+                    dy.renew_cg()
+                    far = [
+                        dy.squared_distance(w * float(x[2]), dy.inputTensor(x[:2]))
+                        for x in examples
+                    ]
+                    if far:
+                        (dy.esum(far) * (k / len(batch))).backward()
+                    silent = way == "no_sync" and number == 0
+                    with a.trainer.no_sync() if silent else contextlib.nullcontext():
+                        a.trainer.update()
+        except RuntimeError as error:
+            words = "a part of the batch", "see the message there"
+            assert any(word in str(error) for word in words) and not cut, error
+        else:
+            assert cut or parallel.world_size() == 1
+        if cut:
+            expect(a, *EPOCH)
+
+
 def test_what_a_loop_leaves_to_an_update_behind_it():
     """On ranks without examples, too; a loop beside it does no harm."""
     for average in ("mean", "sum"):

@@ -66,6 +66,15 @@ def sharpness_in_memory(batch):
     w.changed()
 
 
+def update_by_hand(batch):
+    for _ in range(2):
+        w.set_value(w.as_array() - 0.1 * w.grad_as_array())
+        m.reset_gradients()
+        loss(batch).backward()
+    w.grad_as_array()
+    parallel.broadcast_parameters(m)
+
+
 def drop(batch):
     if np.linalg.norm(w.grad_as_array()) > 0:
         m.reset_gradients()
@@ -159,6 +168,7 @@ for body, what in (
     (as_expression, "scale_gradient: the gradients were read before"),
     (sharpness, "backward: it was called at values that were written"),
     (sharpness_in_memory, "backward: it was called at values that were written"),
+    (update_by_hand, "backward: it was called at values that were written"),
 ):
     said = said_by(body)
     assert len(said) == TOLD, (body.__name__, said)

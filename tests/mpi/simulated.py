@@ -2,7 +2,8 @@
 with a model of its own, and what they do together is a few lines of NumPy. drawn.py runs programs
 on them.
 
-It shares no code with dist_dynet.parallel but shard()'s order and division of a step.
+It shares no code with dist_dynet.parallel but shard()'s order and division of a step; what the
+program has written is known as there, by the store's counts.
 """
 
 import contextlib
@@ -12,7 +13,9 @@ import numpy as np
 
 import dist_dynet as dy
 from dist_dynet import parallel
+from dist_dynet._ffi import ffi, lib
 from dist_dynet.parallel.division import divide
+from dist_dynet.params.collection import handles_of, root_of
 
 WAIT = 60
 """Seconds that a thread waits for the others."""
@@ -213,7 +216,7 @@ class Local:
         self._n += n if self.inner.updates > before else 0.0
         self.position += 1
         self._calls += 1
-        self._after = {p: flat(p) for p in members(self.m)}
+        self._after = {p: root_of(self.m).version() for p in members(self.m)}
         is_due = self.position >= self.every
         if is_due:
             self.average()
@@ -232,7 +235,7 @@ class Local:
         self._look()
         every = members(self.m)
         now = [flat(p) for p in every]
-        late = [self._rows_written_late(p, w) for p, w in zip(every, now, strict=True)]
+        late = [self._rows_written_late(p, len(w)) for p, w in zip(every, now, strict=True)]
         told = self._ranks.gather((self._n, now, late, has_ended))
         self.position, self._n = 0, 0.0
         if all(ended for *_, ended in told):
@@ -257,12 +260,13 @@ class Local:
                 follower.update()
         return False
 
-    def _rows_written_late(self, p, now):
-        """Which rows the program has changed after the last update."""
-        if self._joins or p not in (self._after or {}):
-            return np.zeros(len(now), bool)
-        after = self._after[p]
-        return ((after != now) & ~(np.isnan(after) & np.isnan(now))).any(axis=1)
+    def _rows_written_late(self, p, count):
+        """Which rows the program has written after the last update, be it what they were."""
+        rows = np.zeros(count, np.uint8)
+        if not self._joins and p in (self._after or {}):
+            out = ffi.from_buffer("uint8_t[]", rows)
+            lib.dn_param_changed_since(*handles_of([p]), self._after[p], out)
+        return rows != 0
 
     def _average(self, p, theirs, total):
         a, v = self._a[p], self._v.setdefault(p, np.zeros_like(self._a[p]))
