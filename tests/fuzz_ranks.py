@@ -53,6 +53,7 @@ REFUSALS = "|".join(
         "Let all ranks use the same steps",
         "another rank does not know",
         "takes no part in accumulation",
+        "was written inside of join",
     )
 )
 """What refused programs are told."""

@@ -191,6 +191,8 @@ class LocalPrograms(LoopWriter):
                 self.line(f"a.backward({b}{'' if t.how == 'mean' else ', ' + repr(t.how)})")
                 if self.chance(0.2):
                     self.line(self.pick(OF_ONE).format(a="a", t="ta", b=b))
+                    if any("set_updated(False)" in text for _, text in self.lines):
+                        self.may_refuse()
                 if self.chance(0.1):
                     self.line("ta.learning_rate *= 0.9")
                 number = "tokens" if t.how == "tokens" else "len"

@@ -170,13 +170,14 @@ class Anchor:
         }
         return {p.name(): (then.get(p, 0), now.get(p, 0)) for p in {**then, **now}}
 
-    def accept(self, is_now: Mapping[str, bool]) -> None:
-        """What was written into these parameters, before the first update or, as marks() has found,
-        after the last one, is the same on all ranks: that is no training."""
+    def accept(self, alike: Mapping[str, tuple[bool, bool]]) -> None:
+        """Whether what was written into these parameters before the first update, and, as marks()
+        has found, after the last one, is the same on all ranks: that is no training."""
         for p in self.members():
-            if not is_now.get(p.name(), True):
+            then, now = alike.get(p.name(), (False, False))
+            if then:
                 self.values[p][:] = self.written[p]
-            elif p.name() in is_now:
+            if now:
                 rows = self._late[p]
                 by_row(p, self.values[p])[rows] = by_row(p, p.storage())[rows]
 

@@ -135,11 +135,19 @@ def _words_of_frozen(trainer: Trainer) -> str:
 def moved_and_frozen(
     sync: Sync, m: ParameterCollection, came: Mapping[AnyParameter, Any]
 ) -> list[AnyParameter]:
-    """What some rank has moved since the last average, before it was frozen; inside of join() this
-    rank. Collective, outside of it: the same is frozen on all ranks."""
+    """What some rank has moved since the last average, before it was frozen; collective. Inside of
+    join(), where ranks that have ended cannot be told, that makes the average refused."""
     frozen, here = _frozen(m), sync.here
     moved = np.array([p in came for p in frozen], np.uint8)
-    if frozen and not sync.joins:
+    if sync.joins and moved.any():
+        first = frozen[int(moved.argmax())].readable_name()
+        sync.refusal = sync.refusal or (
+            f'"{first}" is frozen, and was written inside of join(), where ranks that have ended'
+            " cannot average it. Write it outside of it, or call set_updated(True)."
+        )
+    if sync.joins:
+        return []
+    if frozen:
         what = here.collective("average of LocalSGD")
         every = np.empty((here.size, len(moved)), np.uint8)
         with here.whole(what):
@@ -186,7 +194,7 @@ def compare(here: World, anchor: Anchor, now: Now, structure: Structure) -> bool
         if (every["marks"] != every["marks"][0]).any():
             accept_written(here, anchor, marks, what)
         else:
-            anchor.accept({name: now > 0 for name, (_, now) in marks.items()})
+            anchor.accept({name: (then > 0, now > 0) for name, (then, now) in marks.items()})
         if every["n"].any():
             return True
         _refuse_changed(here, anchor, what)
@@ -206,14 +214,11 @@ def accept_written(here: World, anchor: Anchor, marks: dict[str, Mark], what: st
     """
     every = here.gather(here.comm, (anchor.is_foreign, marks), what)
     may_differ = any(is_foreign for is_foreign, _ in every)
-    accepted: dict[str, bool] = {}
+    accepted: dict[str, tuple[bool, bool]] = {}
     for name in sorted({name for _, theirs in every for name in theirs}):
         then, now = zip(*(theirs.get(name, (0, 0)) for _, theirs in every), strict=True)
-        if _are_alike(now):
-            accepted[name] = True
-        elif _are_alike(then):
-            accepted[name] = False
-        elif any(then) and not may_differ:
+        accepted[name] = _are_alike(then), _are_alike(now)
+        if any(then) and not any(accepted[name]) and not may_differ:
             other = next(r for r in range(here.size) if then[r] != then[0])
             raise RuntimeError(
                 f'{here.name} {what}: the program has changed "{name}" between an average and the'

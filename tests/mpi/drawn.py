@@ -285,9 +285,17 @@ def Join(trainer):  # noqa: N802
     """parallel's, where there is one."""
     if isinstance(trainer, Plain):
         return contextlib.nullcontext()
-    if isinstance(trainer, package.LocalSGD | simulated.Local):
-        return trainer.join()
-    return package.Join(trainer)
+    return _refusing(trainer.join() if hasattr(trainer, "join") else package.Join(trainer))
+
+
+@contextlib.contextmanager
+def _refusing(joined):
+    """What is refused where ranks wait for others."""
+    try:
+        with joined:
+            yield
+    except RuntimeError as error:
+        raise RefusedError(str(error)) from error
 
 
 def join(task, trainer, seed, weighted, how, act=None):

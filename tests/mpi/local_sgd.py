@@ -168,6 +168,11 @@ def test_who_writes_a_parameter_or_row_leaves_the_others_their_momentum():
     trainer.average()
     assert w.as_array()[0] == -2.5 and b.as_array()[0] == 3
     assert E.as_array().ravel().tolist() == [-2.5, 4, 0]
+    E.scale(2)  # before the first update, and beside what is written after the last
+    use_an_example()
+    E.init_row(2, [7])
+    trainer.average()
+    assert E.as_array().ravel().tolist() == [-5 - 1.75, 8, 7]
 
 
 def test_what_is_written_before_a_join_is_where_all_begin():
@@ -210,6 +215,22 @@ def test_what_is_frozen_between_averages():
         assert w.as_array().tolist() == [-4 - 2 * momentum] * 2
         assert b.as_array().tolist() == [-1] and not b.is_updated()
         parallel.assert_in_sync(m)
+
+
+def test_what_is_frozen_and_written_inside_of_a_join_is_refused():
+    """Ranks that have ended have it frozen. Rank 0 has no batches."""
+    m = dy.ParameterCollection()
+    w, b = m.add_parameters(1, init=0), m.add_parameters(1, name="b", init=0)
+    trainer = LocalSGD(dy.SimpleSGDTrainer(m, 1.0), every=1)
+    b.set_updated(False)
+    words = "is frozen, and was written inside of join" if rank else "see the message there"
+    with pytest.raises(RuntimeError, match=words), trainer.join():
+        for _ in range(rank > 0):
+            dy.renew_cg()
+            dy.sum_elems(w).backward()
+            b.set_value([1])
+            trainer.update()
+    assert not b.is_updated() and b.as_array()[0] == (rank > 0)
 
 
 def test_moments():
