@@ -366,10 +366,9 @@ class DistributedTrainer(TrainerWrapper):
             return 1.0
         batch, certain = self.sync.sources.peek(thread)
         odd = batch is not None and (batch.problem or batch.ranks is not self._world.members)
-        needs_weight = self._average == "weighted" and (batch is None or not batch.is_weighted)
-        if not certain or odd or needs_weight:
-            return None
-        return 1.0 if batch is None else batch.n
+        lacks = self._average == "weighted" and (batch is None or not batch.is_weighted)
+        known = certain and not odd and not lacks
+        return (1.0 if batch is None else batch.n) if known else None
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
