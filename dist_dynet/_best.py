@@ -248,8 +248,8 @@ class Best:
                 f"{what}: the state must have the best values of {here} models, as it is here; got"
                 f" {len(kept)}. Make it as at the first start, with a file or without one."
             )
-        self.score, self.number, self.count = known, number, count
-        self._kept = [list(arrays) for arrays in kept]
+        kept = [list(arrays) for arrays in kept]
+        self.score, self.number, self.count, self._kept = known, number, count, kept
 
 
 def _all(m: ParameterCollection) -> list[AnyParameter]:
