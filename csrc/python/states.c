@@ -326,8 +326,11 @@ static PyObject *in_order(State *s, int n, int64_t *xs, int as_states) {
     const int fresh = s->table->drops_each_step && rate_of(s, item(field(s, RATES), 0)) != 0;
     PyObject *list = s->table->composed || fresh ? step_by_step(s, n, xs) : at_once(s, n, xs, 1);
     if (list) note_last(s, PyList_GetItem(list, n - 1));
-    for (int t = 0; list && !as_states && t < n; t++)
-        PyList_SetItem(list, t, output(PyList_GetItem(list, t), NULL));
+    for (int t = 0; list && !as_states && t < n; t++) {
+        PyObject *y = output(PyList_GetItem(list, t), NULL);
+        if (y) PyList_SetItem(list, t, y);
+        else Py_CLEAR(list);
+    }
     return list;
 }
 
