@@ -101,6 +101,9 @@ def test_weights_in_an_array_belong_to_the_order_of_the_data(as_rank, ranks):
     data.reverse()
     with pytest.raises(RuntimeError, match="weight was given as numbers of the examples, which"):
         list(batches)
+    data[0] = [8]  # and another one with it
+    with pytest.raises(RuntimeError, match="weight was given as numbers of the examples, which"):
+        list(batches)
     assert list(dy.parallel.shard(data, 3, weight=[len(x) for x in data]))
     by_function = dy.parallel.shard(data, 3, weight=len)
     data.reverse()

@@ -152,11 +152,13 @@ class Batch(WatchedList[T], Generic[T]):
         if self.part is not None:
             self.part.draws.begin()
         self.reading.look(i, len(self))
-        presents = [loop.present for loop in process.loops]
-        if not any(present is self for present in presents):
+        for loop in process.loops:
+            if loop.present is self:
+                if len(process.loops) == 1:  # nearly always
+                    return
+                break
+        else:
             process.readers.add(threading.get_ident())
-        elif len(presents) == 1:
-            return
         if len(self.ranks or ()) > 1:
             looks.note(self)
 

@@ -37,21 +37,18 @@ class DataMarks:
         program has kept anything in examples yet."""
         if not self._marks:
             self._marks = {
-                "data": _mark(self.fingerprint()),
+                "data": _mark(self._sighting.fingerprint(self._data)),
                 **{name: numbers.checksum() for name, numbers in self._numbers.items()},
             }
-
-    def fingerprint(self) -> int:
-        """Of the data as they are now."""
-        return self._sighting.fingerprint(self._data)
 
     def state(self, order: int) -> dict[str, int]:
         """What a state of the shard has of them, and of the order in the loop that it is of."""
         return {**self._marks, "order": order} if self._marks else {}
 
-    def order(self, expected: int) -> int:
-        """That of the data as they are now, where a loop begins; 0: unknown, as examples have come
-        that were not there at the beginning. expected: what it must be; 0: anything.
+    def look(self, expected: int, compares: bool) -> tuple[int, int]:
+        """Looks at the data where a loop begins: their fingerprint, if ranks compare it, and their
+        order; 0: unknown, as nobody wants it or examples have come that were not there at the
+        beginning. expected: the order that it must be; 0: any.
 
         Raises:
             RuntimeError: it is another one, or not that of an array which belongs to the examples.
@@ -62,10 +59,10 @@ class DataMarks:
                 " into another order since then. Give a function of an example, or make a new"
                 " shard()."
             )
-        if not self._marks:
-            return 0
-        number = self.fingerprint()
-        now = 0 if self._sighting.has_new else _mark(number)
+        if not (compares or self._marks):
+            return 0, 0
+        number = self._sighting.fingerprint(self._data)
+        now = 0 if not self._marks or self._sighting.has_new else _mark(number)
         if expected and now and now != expected:
             raise RuntimeError(
                 "shard: a loop that goes on in an epoch needs the data in the order which they had"
@@ -73,7 +70,7 @@ class DataMarks:
                 " of a state(). Leave the order to shard(shuffle=True), or make it of the epoch"
                 " alone: data[:] = random.Random(epoch).sample(all, len(all))."
             )
-        return now
+        return number, now
 
     def order_in(self, state: Mapping[str, Any]) -> int:
         """The order that a state speaks of, if it is of these data; 0: unknown.

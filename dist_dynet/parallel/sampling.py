@@ -315,8 +315,10 @@ class Shard(Generic[T]):
         """The batches of a loop for this rank."""
         here, order = world(self._comm), self._order()
         compares = here.size > 1 or trial.present() is not None
-        described = self._described() if compares else Description()
-        loop.order = self._marks.order(loop.order)
+        number, loop.order = self._marks.look(loop.order, compares)
+        described = Description()
+        if compares:  # what must be alike on all ranks of all steps
+            described = Description(len(self._data), number, self._settings)
         batch_size = self._settings.batch_size
         for step in range(loop.given, loop.steps):
             numbers = order[step * batch_size : (step + 1) * batch_size]
@@ -350,10 +352,6 @@ class Shard(Generic[T]):
 
     def _fetched(self, numbers: NDArray[Any]) -> list[T]:
         return [self._data[i] for i in numbers.tolist()]
-
-    def _described(self) -> Description:
-        """What must be alike on all ranks of all steps."""
-        return Description(len(self._data), self._marks.fingerprint(), self._settings)
 
     def _division(
         self, numbers: NDArray[Any], costs: NDArray[Any], weights: NDArray[Any] | None
