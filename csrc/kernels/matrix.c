@@ -65,11 +65,12 @@ typedef void product_fn(int m, int k, int n, const dn_real *a, int lda, const dn
 struct small_n {
     int lanes;                              /* numbers in a vector: the least m */
     int mm_columns, dx_columns, dw_columns; /* the greatest n at which they beat BLAS */
+    int at_any_n;                           /* they do at any n, of a W that stays in L2 */
     product_fn *mm, *dx, *dw;
 };
 #define LANES(bytes) ((bytes) / (int)sizeof(dn_real))
 static struct small_n small_n = {
-    LANES(BASELINE_BYTES), 16, 16, 8, small_n_mm_baseline, small_n_dx_baseline,
+    LANES(BASELINE_BYTES), 16, 16, 8, 0, small_n_mm_baseline, small_n_dx_baseline,
     small_n_dw_baseline};
 
 /* ---- BLAS ----------------------------------------------------------------------------- */
@@ -88,11 +89,10 @@ void dn__set_blas(void *gemm_address, void *gemv_address) {
 #ifdef CHOOSE_ISA
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("fma"))
-        small_n =
-            (struct small_n){LANES(64),        128, 64, 128, small_n_mm_avx512, small_n_dx_avx512,
-                             small_n_dw_avx512};
+        small_n = (struct small_n){
+            LANES(64), 128, 64, 128, 1, small_n_mm_avx512, small_n_dx_avx512, small_n_dw_avx512};
     else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        small_n = (struct small_n){LANES(32),      16, 16, 8, small_n_mm_avx2, small_n_dx_avx2,
+        small_n = (struct small_n){LANES(32),      64, 32, 8, 1, small_n_mm_avx2, small_n_dx_avx2,
                                    small_n_dw_avx2};
 #endif
 }
@@ -173,22 +173,27 @@ static int blas_packs(int m, int k, int n) {
 /* A tail costs as much as a whole vector: too much if there are fewer than four. */
 static int has_dear_tail(int m) { return m < 4 * small_n.lanes && m % small_n.lanes != 0; }
 
-/* AVX-512's 32 registers hold tiles so large that W comes from L2 as fast as it is needed: without
- * packing there is nothing to win by BLAS for any number of columns. */
-static int stays_in_l2(int m, int k) {
-    return small_n.lanes == LANES(64) && (int64_t)m * k <= MOST_IN_L2;
+/* Tiles are so large that W comes from L2 as fast as it is needed: without packing there is nothing
+ * to win by BLAS for any number of columns. */
+static int stays_in_l2(int m, int k) { return small_n.at_any_n && (int64_t)m * k <= MOST_IN_L2; }
+
+/* The columns of a matrix lie in the same places of L1, where those that BLAS packs stay. A tile of
+ * AVX-512 has four lines of each, and need not find them again. */
+static int aliases(int ld) {
+    return small_n.lanes < LANES(64) && (size_t)ld * sizeof(dn_real) % 4096 == 0;
 }
 
-static int is_small_n_mm(int m, int k, int n) {
+static int is_small_n_mm(int m, int k, int n, int ldw) {
     if (m < small_n.lanes) return 0;
     if (!gemm) return 1;
-    if (n == 1 || (n > small_n.mm_columns && !stays_in_l2(m, k))) return 0;
+    if (n == 1 || (n > 24 && aliases(ldw))) return 0;
+    if (n > small_n.mm_columns && !stays_in_l2(m, k)) return 0;
     return blas_packs(m, k, n) || !(has_dear_tail(m) || (n <= 3 && m <= 512));
 }
-static int is_small_n_dx(int m, int k, int n) {
+static int is_small_n_dx(int m, int k, int n, int ldw) {
     if (m < small_n.lanes) return 0;
     if (!gemm || n == 1) return 1;
-    if (n > small_n.dx_columns) return 0;
+    if (n > small_n.dx_columns || (n > 16 && aliases(ldw))) return 0;
     /* without packing BLAS takes k n <= 1,200 only; sums across lanes make short columns slow
      * here */
     return blas_packs(m, k, n) || !(m < 6 * small_n.lanes || (double)k * n <= 1200);
@@ -196,16 +201,16 @@ static int is_small_n_dx(int m, int k, int n) {
 /* Transposing takes as long as some columns. For up to 1,200 products with a row of W BLAS has
  * kernels that do not pack; from two vectors on they are as fast. */
 static int is_transposed_dx(int m, int k, int n) {
-    if (small_n.lanes < LANES(64) || k < small_n.lanes) return 0;
+    if (!small_n.at_any_n || k < small_n.lanes) return 0;
     if (m < 2 * small_n.lanes) return n >= 4;
     return (double)k * n > 1200 && n >= (m <= 96 ? 16 : m <= 200 ? 32 : 64) && m <= 256;
 }
-static int is_small_n_dw(int m, int k, int n) {
+static int is_small_n_dw(int m, int k, int n, int lddw) {
     if (m < small_n.lanes) return 0;
     /* out of L2, six columns at a time are faster than one */
     if (n == 1) return products(m, k, 1) > 1e6;
     if (!gemm) return 1;
-    return (n <= small_n.dw_columns || stays_in_l2(m, k)) &&
+    return (n <= small_n.dw_columns || (stays_in_l2(m, k) && !aliases(lddw))) &&
            (blas_packs(m, k, n) || !has_dear_tail(m));
 }
 
@@ -213,9 +218,9 @@ static int is_small_n_dw(int m, int k, int n) {
  * ones ended. */
 static void small_n_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
                        dn_real beta, dn_real *dw, int lddw) {
-    const int most = gemm ? small_n.dw_columns : n;
+    enum { MOST = 128 };
     for (int from = 0, columns; from < n; from += columns, beta = 1) {
-        columns = n - from < most ? n - from : most;
+        columns = n - from < MOST ? n - from : MOST;
         small_n.dw(m, k, columns, dy + (size_t)from * (size_t)lddy, lddy,
                    x + (size_t)from * (size_t)ldx, ldx, beta, dw, lddw);
     }
@@ -237,19 +242,19 @@ static void blas_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_r
     gemm(COL_MAJOR, NO_TRANS, TRANS, m, k, n, 1, dy, lddy, x, ldx, beta, dw, lddw);
 }
 
-static product_fn *mm_kernel(int m, int k, int n) {
+static product_fn *mm_kernel(int m, int k, int n, int ldw) {
     if (k == 0 || is_tiny(m, k, n)) return plain_mm;
-    if (is_small_n_mm(m, k, n)) return small_n.mm;
+    if (is_small_n_mm(m, k, n, ldw)) return small_n.mm;
     return gemm ? blas_mm : plain_mm;
 }
-static product_fn *dx_kernel(int m, int k, int n) {
+static product_fn *dx_kernel(int m, int k, int n, int ldw) {
     if (m == 0 || is_tiny(m, k, n)) return plain_dx;
     if (is_transposed_dx(m, k, n)) return transposed_dx;
-    if (is_small_n_dx(m, k, n)) return small_n.dx;
+    if (is_small_n_dx(m, k, n, ldw)) return small_n.dx;
     return gemm ? blas_dx : plain_dx;
 }
-static product_fn *dw_kernel(int m, int k, int n) {
-    if (is_small_n_dw(m, k, n)) return small_n_dw;
+static product_fn *dw_kernel(int m, int k, int n, int lddw) {
+    if (is_small_n_dw(m, k, n, lddw)) return small_n_dw;
     if (n <= 1 || !gemm || (m < small_n.lanes && products(m, k, n) <= 512)) return plain_dw;
     return blas_dw;
 }
@@ -427,7 +432,7 @@ void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, in
     if (m == 1 && ldw == 1 && n == 1) *y = dn__dot((size_t)k, w, x) + (beta == 0 ? 0 : *y);
     else if (m == 1 && ldw == 1 && ldy == 1) /* y' = x' w' */
         dn__mm_dx(k, n, 1, x, ldx, w, k, beta, y, n);
-    else multiply(mm_kernel(m, k, n), MM, m, k, n, w, ldw, x, ldx, beta, y, ldy);
+    else multiply(mm_kernel(m, k, n, ldw), MM, m, k, n, w, ldw, x, ldx, beta, y, ldy);
 }
 
 void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy,
@@ -435,7 +440,7 @@ void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy
     if (k == 0 || n == 0) return;
     if (m == 1 && ldw == 1 && (lddy == 1 || n == 1)) /* dx = w' dy is an outer product */
         dn__mm_dw(k, n, 1, w, k, dy, n, beta, dx, lddx);
-    else multiply(dx_kernel(m, k, n), DX, m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
+    else multiply(dx_kernel(m, k, n, ldw), DX, m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
 }
 
 int dn__is_better_transposed(int m, int k, int n) {
@@ -448,5 +453,5 @@ void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *
     if (n == 0 && beta == 0) dn__zero_matrix(m, k, dw, lddw);
     else if (m == 1 && n > 1 && lddy == 1 && (lddw == 1 || k == 1)) /* dW' = x dy' */
         dn__mm(k, n, 1, x, ldx, dy, n, beta, dw, k);
-    else multiply(dw_kernel(m, k, n), DW, m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
+    else multiply(dw_kernel(m, k, n, lddw), DW, m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
 }
