@@ -92,7 +92,7 @@ void dn__set_blas(void *gemm_address, void *gemv_address) {
         small_n = (struct small_n){
             LANES(64), 128, 64, 128, 1, small_n_mm_avx512, small_n_dx_avx512, small_n_dw_avx512};
     else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        small_n = (struct small_n){LANES(32),      64, 32, 8, 1, small_n_mm_avx2, small_n_dx_avx2,
+        small_n = (struct small_n){LANES(32),      64, 64, 8, 1, small_n_mm_avx2, small_n_dx_avx2,
                                    small_n_dw_avx2};
 #endif
 }
@@ -200,10 +200,11 @@ static int is_small_n_dx(int m, int k, int n, int ldw) {
 }
 /* Transposing takes as long as some columns. For up to 1,200 products with a row of W BLAS has
  * kernels that do not pack; from two vectors on they are as fast. */
-static int is_transposed_dx(int m, int k, int n) {
+static int is_transposed_dx(int m, int k, int n, int ldw) {
+    const int most = small_n.lanes < LANES(64) && !aliases(ldw) ? 1024 : 256;
     if (!small_n.at_any_n || k < small_n.lanes) return 0;
     if (m < 2 * small_n.lanes) return n >= 4;
-    return (double)k * n > 1200 && n >= (m <= 96 ? 16 : m <= 200 ? 32 : 64) && m <= 256;
+    return (double)k * n > 1200 && n >= (m <= 96 ? 16 : m <= 200 ? 32 : 64) && m <= most;
 }
 static int is_small_n_dw(int m, int k, int n, int lddw) {
     if (m < small_n.lanes) return 0;
@@ -249,7 +250,7 @@ static product_fn *mm_kernel(int m, int k, int n, int ldw) {
 }
 static product_fn *dx_kernel(int m, int k, int n, int ldw) {
     if (m == 0 || is_tiny(m, k, n)) return plain_dx;
-    if (is_transposed_dx(m, k, n)) return transposed_dx;
+    if (is_transposed_dx(m, k, n, ldw)) return transposed_dx;
     if (is_small_n_dx(m, k, n, ldw)) return small_n.dx;
     return gemm ? blas_dx : plain_dx;
 }
@@ -311,7 +312,7 @@ static void cut_columns(product *p, int form) {
 enum {
     BLAS_ROWS = 32,
     BLAS_COLUMNS = 24,
-    BLAS_LEAST = 120,
+    BLAS_LEAST = 72,
     BLAS_GEMV_ROWS = 4096,
     BLAS_WORK = 50000,
     BLAS_PIECES = 16
@@ -338,10 +339,11 @@ static void in_pieces_of_blas(product *p, int form) {
     size_t n = (size_t)p->size[p->cut];
     double each = work_of(p->size) / (double)n, size = BLAS_WORK / each;
     if (size < (double)n / BLAS_PIECES) size = (double)n / BLAS_PIECES;
-    if (size < (double)(least - 1)) size = (double)(least - 1);
-    p->pieces = (dn__pieces){n, n, 1};
-    if (by_rows || by_columns) p->pieces = dn__pieces_of(n, size, unit);
-    p->pieces.count = (int)(n / p->pieces.size); /* the rest may be too small for the same kernel */
+    if (size < (double)least) size = (double)least;
+    int threads = atomic_load_explicit(&dn__threads, memory_order_relaxed),
+        most = by_rows || by_columns ? (int)(n / unit / (((size_t)size + unit - 1) / unit)) : 1;
+    if (most > threads) most -= most % threads; /* as many for each */
+    p->pieces = (dn__pieces){n, unit, most > 1 ? most : 1};
     dn__parallel(p->pieces.count, work_of(p->size), product_piece, p);
 }
 

@@ -35,18 +35,16 @@ static inline int dn__shared(double work) {
                                         atomic_load_explicit(&dn__watching, memory_order_relaxed)));
 }
 
-/* n things in pieces of `size`; the last piece has the rest, too, if that is short. */
+/* n things in pieces of about equal size, which begin at multiples of `unit`. */
 typedef struct dn__pieces {
-    size_t n, size;
-    int count;
+    size_t n, unit;
+    int count; /* at most n / unit, but for a whole of less */
 } dn__pieces;
-/* of more than `size`, multiples of `unit`; the whole if that is no more */
+/* of about `size` and no less than a unit */
 static inline dn__pieces dn__pieces_of(size_t n, double size, size_t unit) {
-    if (size >= (double)n) return (dn__pieces){n, n, 1};
-    dn__pieces p = {n, ((size_t)size / unit + 1) * unit, 1};
-    if (p.size >= n) p.size = n;
-    else p.count = (int)(n / p.size + (n % p.size >= unit));
-    return p;
+    if (size >= (double)n) return (dn__pieces){n, unit, 1};
+    size_t s = ((size_t)size / unit + 1) * unit, count = n / s + (n % s >= unit);
+    return (dn__pieces){n, unit, count ? (int)count : 1};
 }
 /* `each`: the work of one thing */
 static inline dn__pieces dn__in_pieces(size_t n, double each, size_t unit) {
@@ -55,9 +53,11 @@ static inline dn__pieces dn__in_pieces(size_t n, double each, size_t unit) {
     if (size > usual) size = size / DN_PART_CLAIMED > usual ? size / DN_PART_CLAIMED : usual;
     return dn__pieces_of(n, size > most ? size : most, unit);
 }
-static inline size_t dn__piece_from(const dn__pieces *p, int i) { return p->size * (size_t)i; }
+static inline size_t dn__piece_from(const dn__pieces *p, int i) {
+    return p->n / p->unit * (size_t)i / (size_t)p->count * p->unit;
+}
 static inline size_t dn__piece_size(const dn__pieces *p, int i) {
-    return i == p->count - 1 ? p->n - p->size * (size_t)i : p->size;
+    return (i == p->count - 1 ? p->n : dn__piece_from(p, i + 1)) - dn__piece_from(p, i);
 }
 
 /* body(context, from, count) over ranges that make up 0 <= i < n: the whole where the work of n
