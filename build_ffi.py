@@ -148,12 +148,13 @@ def kernel_gaps() -> list[str]:
         for name in re.findall(r"\b(dn__\w+)\([^;{}]*\)\s*\{", text)
     }
     uses = {file: re.findall(r"\b(dn__\w+)", text) for file, text in files.items()}
-    everywhere = {
-        name
+    in_headers = {
+        file: set(re.findall(r"\b(dn__\w+)", text))
         for file, text in texts.items()
         if file not in files
-        for name in re.findall(r"\b(dn__\w+)", text)
     }
+    everywhere = set().union(*in_headers.values())
+    inline = set().union(*(names for file, names in in_headers.items() if file != header))
     users: dict[str, list[str]] = {}
     for file, names in uses.items():
         for name in set(names) - {
@@ -173,12 +174,12 @@ def kernel_gaps() -> list[str]:
             )
             section = re.findall(r"kernels/\w+\.c", raw[: place.start() if place else None])
             gaps.append(f"csrc/{section[-1]}: does not define {name}, which {header} declares")
-        elif name not in users:
+        elif name not in users and name not in inline:
             gaps.append(
                 f"{users[previous][0] if previous in users else 'csrc'}: does not use {name}, which"
                 f" {header} declares"
             )
-        else:
+        elif name in users:
             previous = name
     return gaps
 

@@ -128,22 +128,31 @@ def test_ready_when_the_last_use_has_passed(autobatching):
     assert seen == [[0, 9, 0, 9]]
 
 
-def test_a_large_matrix_is_notified_in_parts(rng):
+SHAPES = [(4096, 300, 64), (512, 2100, 200), (513, 2113, 9), (700, 1511, 1), (1 << 20, 2, 8)]
+"""W's rows and columns, and columns of x. Parts of the second would suit another kernel than the
+whole."""
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 1 << 20, 4)])
+def test_a_large_matrix_is_notified_in_parts_with_the_bits_of_the_whole(shape):
+    rows, columns, batch = shape
     m = dy.ParameterCollection()
-    W = m.add_parameters((4096, 300))
+    W = m.add_parameters((rows, columns))
     seen, results = [], []
+    draw = np.random.default_rng(1)
+    data, weights = draw.normal(size=(columns, batch)), draw.normal(size=rows)
     for watch in (False, True):
         m.reset_gradients()
         dy.renew_cg()
-        x = dy.inputTensor(np.random.default_rng(1).normal(size=(300, 64)))
-        loss = dy.sum_elems(dy.square(W * x))
+        x = dy.inputTensor(data, batched=True)
+        loss = dy.sum_batches(dy.dot_product(dy.inputVector(weights), dy.tanh(W * x)))
         loss.value()
         if watch:
             lib.dn_store_set_hook(m._root.c, lib.DN_HOOK_ARMED)
 
             def look():
                 lib.dn_store_await(m._root.c, 60.0)
-                while not seen or seen[-1] < 4096 * 300:
+                while not seen or seen[-1] < rows * columns:
                     seen.append(lib.dn_param_ready(W._c))
 
             looking = threading.Thread(target=look)
@@ -152,7 +161,7 @@ def test_a_large_matrix_is_notified_in_parts(rng):
         results.append(W.grad_as_array())
     looking.join(60)
     assert np.array_equal(*results)
-    assert seen == sorted(seen) and all(n % (128 * 4096) == 0 or n == 4096 * 300 for n in seen)
+    assert seen == sorted(seen) and all(n % rows == 0 for n in seen)
 
 
 def test_loss_that_is_a_parameter():

@@ -105,7 +105,8 @@ static void note_in_profile(const dn_tape *t, int first, int64_t begin) {
     dn__profile_close_weights(begin, of->m, of->k, columns, nodes);
 }
 
-enum { WIDE = 64, PANEL = 128, LARGE = 1 << 20 }; /* columns; columns; numbers of a matrix */
+/* columns; columns; numbers of a matrix */
+enum { WIDE = 64, PANEL = 8 * DN_DW_UNIT, LARGE = 1 << 20 };
 
 /* From how many columns on a product is better done by itself than copied to others: then dW, which
  * it reads and writes once more, is no larger than its columns. */
@@ -132,7 +133,8 @@ void dn__flush_products(dn_tape *t, int i) {
     const dn_real *dy = gather(t, first, wide, columns, 0), *x = gather(t, first, wide, columns, 1);
     /* after all that may fail: a place must be written to */
     dn_grad g = !columns || (dy && x) ? dn__gradient_slot(t, i) : (dn_grad){0};
-    const int panel = t->backward->hook.last_use && (int64_t)m * k >= LARGE ? PANEL : k;
+    const int watched = t->backward->hook.last_use && (int64_t)m * k >= LARGE,
+              panel = watched && dn__cuts_dw(m) ? PANEL : k;
     if (!g.dx) t->workspace.out_of_memory = 1;
     for (int from = 0; g.dx && from < k; from += panel) {
         const int n = k - from < panel ? k - from : panel;
@@ -140,11 +142,11 @@ void dn__flush_products(dn_tape *t, int i) {
         for (int j = first; j >= 0; j = t->backward->products[j].next) {
             const dn_product *p = &t->backward->products[j];
             if (p->n < wide) continue;
-            dn__product_dw(m, n, p->n, rounds, p->dy, m, p->x + from, k, beta, dw, m);
+            dn__product_dw_part(m, k, n, p->n, rounds, p->dy, m, p->x + from, k, beta, dw, m);
             beta = 1;
         }
         if (columns || beta == 0)
-            dn__product_dw(m, n, columns, rounds, dy, m, x + from, k, beta, dw, m);
+            dn__product_dw_part(m, k, n, columns, rounds, dy, m, x + from, k, beta, dw, m);
         if (panel < k) dn__hook_notify(t, i, (int64_t)(from + n) * m);
     }
     if (__builtin_expect(begin >= 0, 0)) note_in_profile(t, first, begin);

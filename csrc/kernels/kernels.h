@@ -32,6 +32,13 @@ int dn__is_better_transposed(int m, int k, int n);
 /* dW = dy x' + beta dW */
 void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
                dn_real beta, dn_real *dw, int lddw);
+/* `part` columns of such a dW of k columns, with the same bits as in the whole, where they begin at
+ * a multiple of DN_DW_UNIT and dn__cuts_dw(m): before dn__check_blas it may be 0. x, dw: from the
+ * first of them on. */
+enum { DN_DW_UNIT = 24 };
+int dn__cuts_dw(int m);
+void dn__mm_dw_part(int m, int k, int part, int n, const dn_real *dy, int lddy, const dn_real *x,
+                    int ldx, dn_real beta, dn_real *dw, int lddw);
 
 /* A dense matrix, and its packed form rounded to bfloat16 (bf16.h) or NULL: then products with it
  * (rounded.h) are not rounded. For y = W x that is the packed W, for dx = W' dy the packed W'. */

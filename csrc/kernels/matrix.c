@@ -2,6 +2,7 @@
  * of what a network does, it packs W each time, which takes longer than the product. Those go to
  * our own kernels (small_n.h). All thresholds are measured (OpenBLAS 0.3.34 on Zen 4, AVX-512 and
  * AVX2 kernels). Without BLAS all works, slower. */
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "kernels.h"
@@ -311,14 +312,14 @@ static void cut_columns(product *p, int form) {
  * kernel; and it packs what is not cut anew for each piece: pieces are large. */
 enum {
     BLAS_ROWS = 32,
-    BLAS_COLUMNS = 24,
+    BLAS_COLUMNS = DN_DW_UNIT,
     BLAS_LEAST = 72,
     BLAS_GEMV_ROWS = 4096,
     BLAS_WORK = 50000,
     BLAS_PIECES = 16
 };
 static struct blas_cuts {
-    int known, rows[3], columns[3], gemv; /* which cuts change no bit, by form */
+    int rows[3], columns[3], gemv; /* which cuts change no bit, by form */
 } blas_cuts;
 
 static int is_blas(product_fn *kernel) {
@@ -404,13 +405,11 @@ static int agrees(int form, int columns, const int *size, size_t unit, const dn_
     return !memcmp(whole, cut, sizeof *whole * (size_t)rows * (size_t)size[columns_at(form)]);
 }
 
-void dn__check_blas(void) {
+static void check_blas(void) {
     enum { M = 341, K = 430, N = 205, LONG = 2 * BLAS_GEMV_ROWS + 37 }; /* none fits the tiles */
     enum { MOST = LONG * 60 };
-    if (blas_cuts.known || !gemm) return;
-    dn_real *memory = malloc(sizeof *memory * MOST * 4);
+    dn_real *memory = gemm ? malloc(sizeof *memory * MOST * 4) : NULL;
     if (!memory) return; /* nothing is cut */
-    blas_cuts.known = 1;
     for (uint32_t i = 0, draw = 1; i < MOST * 2; i++) {
         draw = draw * 1664525u + 1013904223u;
         memory[i] = (dn_real)draw / (dn_real)0x80000000u - 1;
@@ -424,6 +423,10 @@ void dn__check_blas(void) {
     }
     blas_cuts.gemv = agrees(MM, 0, (int[]){LONG, 60, 1}, BLAS_GEMV_ROWS, memory, b, whole, cut);
     free(memory);
+}
+void dn__check_blas(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, check_blas);
 }
 
 /* ---- products ------------------------------------------------------------------------- */
@@ -447,6 +450,14 @@ void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy
 
 int dn__is_better_transposed(int m, int k, int n) {
     return k >= small_n.lanes && n > 1 && stays_in_l2(m, k);
+}
+
+int dn__cuts_dw(int m) { return m > 1 && (!gemm || blas_cuts.columns[DW]); }
+
+void dn__mm_dw_part(int m, int k, int part, int n, const dn_real *dy, int lddy, const dn_real *x,
+                    int ldx, dn_real beta, dn_real *dw, int lddw) {
+    if (part == k || n == 0) dn__mm_dw(m, part, n, dy, lddy, x, ldx, beta, dw, lddw);
+    else multiply(dw_kernel(m, k, n, lddw), DW, m, part, n, dy, lddy, x, ldx, beta, dw, lddw);
 }
 
 void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,

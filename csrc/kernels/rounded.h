@@ -36,16 +36,22 @@ static inline void dn__product_dx(int m, int k, int n, dn_matrix w, const dn_rea
     dn__mm_dx(m, k, n, w.v, m, dy, lddy, beta, dx, lddx);
 }
 
-/* dW = dy x' + beta dW; `rounds`: dy and x are rounded */
-static inline void dn__product_dw(int m, int k, int n, int rounds, const dn_real *dy, int lddy,
-                                  const dn_real *x, int ldx, dn_real beta, dn_real *dw, int lddw) {
+/* `part` columns of dW = dy x' + beta dW, as dn__mm_dw_part; `rounds`: dy and x are rounded */
+static inline void dn__product_dw_part(int m, int k, int part, int n, int rounds, const dn_real *dy,
+                                       int lddy, const dn_real *x, int ldx, dn_real beta,
+                                       dn_real *dw, int lddw) {
 #ifndef DN_DOUBLE
     if (rounds && n) {
-        dn__rounded_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
+        dn__rounded_dw(m, part, n, dy, lddy, x, ldx, beta, dw, lddw);
         return;
     }
 #else
     (void)rounds;
 #endif
-    dn__mm_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
+    dn__mm_dw_part(m, k, part, n, dy, lddy, x, ldx, beta, dw, lddw);
+}
+/* dW = dy x' + beta dW */
+static inline void dn__product_dw(int m, int k, int n, int rounds, const dn_real *dy, int lddy,
+                                  const dn_real *x, int ldx, dn_real beta, dn_real *dw, int lddw) {
+    dn__product_dw_part(m, k, k, n, rounds, dy, lddy, x, ldx, beta, dw, lddw);
 }

@@ -3,9 +3,12 @@
 #include <errno.h>
 #include <time.h>
 
+#include "kernels/kernels.h"
 #include "params.h"
 
 void dn_store_set_hook(dn_store *r, int hook) {
+    if (hook == DN_HOOK_ARMED)
+        dn__check_blas(); /* what is notified in parts is computed in parts */
     pthread_mutex_lock(&r->hook_lock);
     __atomic_store_n(&r->hook, hook, __ATOMIC_RELEASE);
     pthread_cond_broadcast(&r->hook_moved);
