@@ -7,6 +7,7 @@ and are not collected in the other; those marked `fast_paths` are not where DIST
 """
 
 import gc
+import importlib
 import os
 import shutil
 import subprocess
@@ -141,6 +142,15 @@ def _fixed_seeds(request, seed):
 def rng(seed):
     """A NumPy generator of the test's seed."""
     return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def installed():
+    """`import dynet` means this package, for the length of a test."""
+    compat = importlib.import_module("dist_dynet.compat")
+    compat.install()
+    yield importlib.import_module("dynet")
+    compat.uninstall()
 
 
 @pytest.fixture(params=MPIS)
