@@ -204,6 +204,8 @@ static int is_small_n_dx(int m, int k, int n, int ldw) {
 static int is_transposed_dx(int m, int k, int n, int ldw) {
     const int most = small_n.lanes < LANES(64) && !aliases(ldw) ? 1024 : 256;
     if (!small_n.at_any_n || k < small_n.lanes) return 0;
+    /* AVX2 transposes four doubles at a time: too slow */
+    if (small_n.lanes == 4) return 0;
     if (m < 2 * small_n.lanes) return n >= 4;
     return (double)k * n > 1200 && n >= (m <= 96 ? 16 : m <= 200 ? 32 : 64) && m <= most;
 }
