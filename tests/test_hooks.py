@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from processes import passing_tests
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE, ffi, lib, pointer
@@ -162,6 +163,14 @@ def test_a_large_matrix_is_notified_in_parts_with_the_bits_of_the_whole(shape):
     looking.join(60)
     assert np.array_equal(*results)
     assert seen == sorted(seen) and all(n % rows == 0 for n in seen)
+
+
+@pytest.mark.parametrize("kernels", ["Haswell", "Nehalem"])
+def test_parts_have_these_bits_with_other_kernels_of_blas(kernels):
+    """Which round at edges."""
+    name = "test_a_large_matrix_is_notified_in_parts_with_the_bits_of_the_whole"
+    passed = passing_tests(f"{__file__}::{name}", OPENBLAS_CORETYPE=kernels)
+    assert passed == len(SHAPES) + 1
 
 
 def test_loss_that_is_a_parameter():

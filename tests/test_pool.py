@@ -142,7 +142,7 @@ SHAPES = [
 drawn = np.random.default_rng(7)
 SHAPES += [tuple(map(int, np.exp(drawn.uniform(0, np.log(700), 3)))) for _ in range(100)]
 SHAPES += [tuple(map(int, drawn.uniform(50, 300, 3))) for _ in range(100)]
-SHAPES += [(300, 64, n) for n in range(115, 150)]  # about as many columns as a piece has
+SHAPES += [(300, 64, n) for n in range(60, 160)]  # about as many columns as a piece has
 dy.init(threads=1)
 whole = [product(*s) for s in SHAPES]
 for n in (2, 5):
