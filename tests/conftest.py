@@ -20,7 +20,7 @@ from jobs import MPIS
 from processes import HERE
 from together import begin, seed_of
 
-from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD, calls
+from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD, calls, lib
 
 ONE_WORKER = (
     "test_build.py",
@@ -151,6 +151,15 @@ def installed():
     compat.install()
     yield importlib.import_module("dynet")
     compat.uninstall()
+
+
+@pytest.fixture
+def usual_threads():
+    """Afterwards as many threads as before share what is worth it, for tests that change that."""
+    before = lib.dn_threads()
+    yield
+    lib.dn_share_work(60000, 12000)
+    lib.dn_set_threads(before)
 
 
 @pytest.fixture(params=MPIS)

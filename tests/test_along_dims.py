@@ -107,7 +107,7 @@ def test_odd_lines_are_alike_wherever_they_lie(name, odd):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_more_threads_give_the_same_bits(name, rng):
+def test_more_threads_give_the_same_bits(name, rng, usual_threads):
     f = FUNCTIONS[name][0]
     m = dy.ParameterCollection()
     p = m.parameters_from_numpy(rng.normal(size=(700, 300)))
@@ -119,14 +119,11 @@ def test_more_threads_give_the_same_bits(name, rng):
         dy.sum_elems(dy.square(y)).backward()
         return y.npvalue().tobytes(), p.grad_as_array().tobytes()
 
+    dy.init(threads=1)
     one = bits()
     lib.dn_share_work(0, 0)  # however small a computation is
     dy.init(threads=3)
-    try:
-        assert bits() == one
-    finally:
-        dy.init(threads=1)
-        lib.dn_share_work(60000, 12000)
+    assert bits() == one
 
 
 @pytest.mark.parametrize("width", WIDTHS)

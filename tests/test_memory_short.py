@@ -45,7 +45,7 @@ assert abs(again - right) <= 1e-4 * abs(right), (again, right)
 @pytest.mark.parametrize("mode", [0, 1, 2])
 @pytest.mark.parametrize("megabytes", [2, 5, 9])
 def test_value_is_right_when_there_is_memory_again(mode, megabytes):
-    result = run_python("-c", LIMITED, str(mode), str(megabytes), "20000", timeout=60)
+    result = run_python("-c", LIMITED, str(mode), str(megabytes), "40000", timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
     assert result.stdout.split() == ["MemoryError"]
 

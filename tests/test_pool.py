@@ -27,11 +27,9 @@ ALL_SHARED = "from dist_dynet._ffi import lib; lib.dn_share_work(0, 0)\n"
 
 
 @pytest.fixture(autouse=True)
-def all_shared():
+def all_shared(usual_threads):
     """However small a computation is, it is cut into pieces, of several threads."""
     lib.dn_share_work(0, 0)
-    yield
-    lib.dn_share_work(60000, 12000)
     dy.init(threads=1)
 
 
@@ -273,7 +271,7 @@ for left in (1, 2):
 
 def test_one_thread_makes_none():
     code = "import test_pool; test_pool.bits_of_training(); print(test_pool.threads_of_the_pool())"
-    assert output_of(ALL_SHARED + code) == "0\n"
+    assert output_of(ALL_SHARED + code, DIST_DYNET_THREADS="1") == "0\n"
     assert output_of(ALL_SHARED + code, DIST_DYNET_THREADS="3") == "2\n"
 
 

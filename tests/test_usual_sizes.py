@@ -26,10 +26,9 @@ PIECES = {2: (60000, 12000), 3: (0, 0), 5: (2000, 500)}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _as_before(usual_threads):
     yield
-    lib.dn_share_work(60000, 12000)
-    dy.init(threads=1, precision="float32")
+    dy.init(precision="float32")
 
 
 def assert_close(found, expected, tolerance, what):
