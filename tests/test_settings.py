@@ -18,16 +18,25 @@ import dist_dynet as dy
 from dist_dynet import _random, graph, settings
 from dist_dynet._environment import SETTINGS
 from dist_dynet._ffi import lib
-from dist_dynet.params import decay
+from dist_dynet.params import decay, precision
 from dist_dynet.params.precision import rounding
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
-def _as_before():
+def _as_before(usual_threads):
+    """Begins with the defaults, whatever the environment sets; a test that fails midway leaves
+    nothing in force."""
+    before = {
+        "autobatch": graph._defaults.autobatch,
+        "weight_decay": decay._defaults.weight_decay,
+        "precision": precision._defaults.precision,
+        "rng": "dynet" if _random.dynet_order() else "keyed",
+    }
+    dy.init(autobatch=0, weight_decay=0, precision="float32", rng="keyed", threads=1)
     yield
-    dy.init(autobatch=False, weight_decay=0)
+    dy.init(**before)
 
 
 def first_draws():
@@ -222,7 +231,6 @@ def test_every_argument_of_init_is_checked_put_in_force_and_documented():
         assert (was, is_in_force()) == (False, True), (
             f"dist_dynet/settings.py: init({name}={value!r}) is not put in force"
         )
-    dy.init(rng="keyed", precision="float32", threads=1)
 
 
 # ---- DynetParams -----------------------------------------------------------------------
