@@ -129,9 +129,15 @@ def test_ready_when_the_last_use_has_passed(autobatching):
     assert seen == [[0, 9, 0, 9]]
 
 
-SHAPES = [(4096, 300, 64), (512, 2100, 200), (513, 2113, 9), (700, 1511, 1), (1 << 20, 2, 8)]
-"""W's rows and columns, and columns of x. Parts of the second would suit another kernel than the
-whole."""
+SHAPES = [
+    (4096, 300, 64),
+    (512, 2100, 200),  # parts would suit another kernel than the whole
+    (513, 2113, 9),
+    (513, 2113, 8),  # one column is left over, which a kernel of ours rounds in another way
+    (700, 1511, 1),
+    (1 << 20, 2, 8),
+]
+"""W's rows and columns, and columns of x."""
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 1 << 20, 4)])

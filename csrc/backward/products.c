@@ -136,8 +136,8 @@ void dn__flush_products(dn_tape *t, int i) {
     const int watched = t->backward->hook.last_use && (int64_t)m * k >= LARGE,
               panel = watched && dn__cuts_dw(m) ? PANEL : k;
     if (!g.dx) t->workspace.out_of_memory = 1;
-    for (int from = 0; g.dx && from < k; from += panel) {
-        const int n = k - from < panel ? k - from : panel;
+    for (int from = 0, n; g.dx && from < k; from += n) {
+        n = k - from - panel < DN_DW_UNIT ? k - from : panel; /* no short rest */
         dn_real *dw = g.dx + (size_t)from * (size_t)m, beta = g.beta;
         for (int j = first; j >= 0; j = t->backward->products[j].next) {
             const dn_product *p = &t->backward->products[j];

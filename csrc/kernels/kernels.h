@@ -33,8 +33,8 @@ int dn__is_better_transposed(int m, int k, int n);
 void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
                dn_real beta, dn_real *dw, int lddw);
 /* `part` columns of such a dW of k columns, with the same bits as in the whole, where they begin at
- * a multiple of DN_DW_UNIT and dn__cuts_dw(m): before dn__check_blas it may be 0. x, dw: from the
- * first of them on. */
+ * a multiple of DN_DW_UNIT and are no fewer, and dn__cuts_dw(m): before dn__check_blas it may be 0.
+ * x, dw: from the first of them on. */
 enum { DN_DW_UNIT = 24 };
 int dn__cuts_dw(int m);
 void dn__mm_dw_part(int m, int k, int part, int n, const dn_real *dy, int lddy, const dn_real *x,
