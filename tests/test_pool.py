@@ -265,7 +265,7 @@ for left in (1, 2):
     print(test_pool.bits_of_training(steps=1) == expected, test_pool.threads_of_the_pool())
     dy.init(threads=1)
 """
-    shown = output_of(ALL_SHARED + code, LD_PRELOAD=shim)
+    shown = output_of(ALL_SHARED + code, LD_PRELOAD=shim, DIST_DYNET_THREADS="1")
     assert shown == "True 0 True\nTrue 0\nTrue 1 True\nTrue 1\n"
 
 
