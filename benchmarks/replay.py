@@ -243,7 +243,7 @@ def fit():
             comm.Barrier()
             start, used = time.perf_counter(), time.process_time()
             for _ in range(many):
-                if (comm.rank == 0) == (kind == "stream") or comm.rank == 0:
+                if comm.rank == 0:
                     comm.Send(array, 1 - comm.rank)
                 else:
                     comm.Recv(array, 1 - comm.rank)

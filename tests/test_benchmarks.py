@@ -8,6 +8,7 @@ run.py says, four minutes. Those marked slow compile kernels, half a minute.
 import argparse
 import importlib
 import inspect
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jobs import mpirun, needs_mpi
 from processes import run_python
 
 import dist_dynet as dy
@@ -459,6 +461,16 @@ def test_replay_sums_what_ranks_send_and_a_slow_network_takes_its_time(programs)
     slower = job(2, 2, 0.01)[1]
     assert slower > 0.75 + 100 * wire
     assert job(3, 1, 1.0)[1] > 0.75
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_what_a_message_costs_is_measured_by_ranks_that_answer_one_another():
+    program = (FOLDER / "replay.py", "--fit")
+    status, output, _ = mpirun(2, *program, limit=30, PYTHONSAFEPATH=None)
+    assert status == 0, output
+    costs = json.loads(output)
+    assert [*costs] == ["latency", "overhead", "copy"] and costs["overhead"] > 0
 
 
 def test_replay_measures_and_prints_a_line_for_each_rate():
