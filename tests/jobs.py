@@ -53,7 +53,9 @@ class Mpi(NamedTuple):
         return str(beside) if beside.exists() else shutil.which("mpirun")
 
 
-HERE_MPI = Mpi("mpich", sys.executable)
+_here = Mpi("mpich", sys.executable)
+_is_openmpi = _here.mpirun is not None and Path(_here.mpirun).with_name("ompi_info").exists()
+HERE_MPI = _here._replace(name="openmpi") if _is_openmpi else _here
 needs_mpi = pytest.mark.skipif(
     find_spec("mpi4py") is None or HERE_MPI.mpirun is None,
     reason="needs mpi4py and mpirun, of the extra mpi",
@@ -63,7 +65,7 @@ _needs_other = pytest.mark.skipif(
     not _other, reason="DIST_DYNET_TEST_OPENMPI names no Python of a venv with mpi4py and openmpi"
 )
 MPIS = [
-    pytest.param(HERE_MPI, id="mpich", marks=[pytest.mark.mpi, needs_mpi]),
+    pytest.param(HERE_MPI, id=HERE_MPI.name, marks=[pytest.mark.mpi, needs_mpi]),
     pytest.param(Mpi("openmpi", _other), id="openmpi", marks=[pytest.mark.mpi, _needs_other]),
 ]
 
