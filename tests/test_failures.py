@@ -42,7 +42,8 @@ FAILURES = {
     ),
     "interrupt": (130, r"^\[rank 1/2 on \S+\] KeyboardInterrupt"),
     "before start": (1, r"^\[rank 1/2 on \S+\] RuntimeError: bad data file"),
-    "nan": (1, r"^\[rank 1/2 on \S+\] RuntimeError: Magnitude of gradient is bad: nan"),
+    # all ranks alike: whichever comes first ends the job
+    "nan": (1, r"^\[rank \d/2 on \S+\] RuntimeError: Magnitude of gradient is bad: nan"),
     # leaves
     "exit 0": (76, rf"{PLACE}{LEFT}"),
     "exit 3": (76, rf"{PLACE}{LEFT}"),
@@ -64,7 +65,7 @@ FAILURES = {
         ),
     ),
     # gives no sign, or works for ever
-    "stop": (75, rf"{PLACE}: waited \d s; {RANK} gives no answer: it is stopped, stuck or dead"),
+    "stop": (75, rf"{PLACE}: waited \d+ s; {RANK} gives no answer: it is stopped, stuck or dead"),
     "stuck call": (
         1,
         (
@@ -113,8 +114,9 @@ FAILURES = {
     "missing parameter": (
         1,
         (
-            r"\[rank 1/2\] DistributedTrainer .*: this rank has 1 parameters, rank 0 has 2; first"
-            r' missing "/enc/V"\. Make the same parameters on all ranks'
+            r"\[rank (1/2\] DistributedTrainer .*: this rank|0/2\] DistributedTrainer .*: rank 1)"
+            r' has 1 parameters, rank 0 has 2; first missing "/enc/V"\. Make the same parameters'
+            r" on all ranks"
         ),
     ),
     "other dims": (1, r'rank 0 has "/enc/V" \(3,\)'),
@@ -187,7 +189,7 @@ LAUNCHED = {
     "stop": (
         75,
         (
-            rf"^\[0\] \[rank 0/2 on \S+\] {PLACE}: waited \d s; {RANK} gives no answer: it is"
+            rf"^\[0\] \[rank 0/2 on \S+\] {PLACE}: waited \d+ s; {RANK} gives no answer: it is"
             r" stopped, stuck or dead"
         ),
     ),

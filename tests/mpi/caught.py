@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from forked import in_a_child
+from mpi4py import MPI
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -69,6 +70,29 @@ def check(p, value):
     """Rank by rank the same values."""
     assert (p.as_array() == value).all(), p.as_array()
     parallel.assert_in_sync(m)
+
+
+@contextlib.contextmanager
+def interrupted():
+    """Ctrl-C comes when this rank, 0, waits for the others, which come_later()."""
+
+    def interrupt():
+        while parallel.collectives.world().place is None:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    for other in range(1, size):
+        MPI.COMM_WORLD.send("has left", other)
+
+
+def come_later():
+    """Returns when rank 0 was interrupted."""
+    while not MPI.COMM_WORLD.iprobe(source=0):
+        time.sleep(0.01)
+    MPI.COMM_WORLD.recv(source=0)
 
 
 def test_frozen():
@@ -231,11 +255,9 @@ def test_interrupted():
     for."""
     step(a)
     if rank:
-        time.sleep(1)
+        come_later()
     else:
-        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
+        with interrupted():
             step(a)
         for _ in range(3):
             with pytest.raises(
@@ -252,11 +274,9 @@ def test_interrupted_gather():
     """What this rank sends next would be taken for its part of the collective operation that it has
     left."""
     if rank:
-        time.sleep(1)
+        come_later()
     else:
-        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
+        with interrupted():
             parallel.gather("one")
         collectives_made = (
             lambda: parallel.gather("two"),
@@ -284,11 +304,9 @@ def test_interrupted_checkpoint():
         checkpointer = parallel.Checkpointer(folder, m, trainer)
         assert checkpointer.save()
         if rank:
-            time.sleep(1)
+            come_later()
         else:
-            timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-            timer.start()
-            with pytest.raises(KeyboardInterrupt):
+            with interrupted():
                 checkpointer.save()
             for meet in (checkpointer.save, checkpointer.resume, lambda: parallel.gather("two")):
                 with pytest.raises(
