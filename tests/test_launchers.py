@@ -256,6 +256,22 @@ def test_manager_and_script_that_end_together_end_the_relay_well(tmp_path):
     assert b'"code": 0' in err and b"Traceback" not in err
 
 
+def test_stopped_script_ends_when_its_rank_is_told_to(tmp_path):
+    """A signal to end waits for a process that is stopped to go on."""
+    stops = ("-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP); input()")
+    relay = relay_under_slurm(0, tmp_path, *stops)
+    script = json.loads(relay.stderr.readline().partition(b"0m")[2])["process"]
+    try:
+        while "State:\tT" not in Path(f"/proc/{script}/status").read_text():
+            time.sleep(0.01)
+        relay.terminate()
+        err = relay.communicate(timeout=20)[1]
+    finally:
+        if is_running(script):
+            os.kill(script, signal.SIGKILL)
+    assert b'"code": -15' in err, err
+
+
 def test_allocation_says_how_many_ranks_there_are(monkeypatch):
     def ranks(*arguments, **variables):
         with monkeypatch.context() as patch:

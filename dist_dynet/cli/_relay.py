@@ -366,6 +366,11 @@ class Relay:
     def _tell(self, number: int, frame: object) -> None:
         self._told = number
         self._hand_on(number, frame)
+        if self._process:
+            try:  # noqa: SIM105 - contextlib would be imported for it
+                os.kill(self._process, signal.SIGCONT)  # a script that is stopped gets it then
+            except OSError:  # has ended
+                pass
 
     def _hand_on(self, number: int, _: object) -> None:
         if not self._leads and self._process:
