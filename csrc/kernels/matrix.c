@@ -22,7 +22,10 @@
 
 enum {
     ROW_BLOCK = 512,
-    MOST_IN_L2 = 1 << 17 /* numbers of a matrix that stays in L2, and leaves room there */
+    MOST_IN_L2 = 1 << 17, /* numbers of a matrix that stays in L2, and leaves room there */
+    /* rows of W that dx transposes; four doubles at a time, as AVX2 does, is too slow */
+    ROWS_BY_AVX512 = 256,
+    ROWS_BY_AVX2 = sizeof(dn_real) == sizeof(float) ? 1024 : 0
 };
 
 /* ---- the kernels of small_n.h, for each instruction set ------------------------------- */
@@ -41,7 +44,7 @@ enum {
 #else
 #define VECTOR_BYTES 16
 #endif
-enum { BASELINE_BYTES = VECTOR_BYTES };
+enum { BASELINE_BYTES = VECTOR_BYTES, IS_AVX512 = VECTOR_BYTES == 64 };
 #define ISA baseline
 #include "small_n.h"
 
@@ -67,12 +70,19 @@ struct small_n {
     int lanes;                              /* numbers in a vector: the least m */
     int mm_columns, dx_columns, dw_columns; /* the greatest n at which they beat BLAS */
     int at_any_n;                           /* they do at any n, of a W that stays in L2 */
+    int transposed_rows;                    /* the greatest m at which dx transposes W */
     product_fn *mm, *dx, *dw;
 };
 #define LANES(bytes) ((bytes) / (int)sizeof(dn_real))
-static struct small_n small_n = {
-    LANES(BASELINE_BYTES), 16, 16, 8, 0, small_n_mm_baseline, small_n_dx_baseline,
-    small_n_dw_baseline};
+static struct small_n small_n = {LANES(BASELINE_BYTES),
+                                 16,
+                                 16,
+                                 8,
+                                 IS_AVX512,
+                                 IS_AVX512 * ROWS_BY_AVX512,
+                                 small_n_mm_baseline,
+                                 small_n_dx_baseline,
+                                 small_n_dw_baseline};
 
 /* ---- BLAS ----------------------------------------------------------------------------- */
 enum { COL_MAJOR = 102, NO_TRANS = 111, TRANS = 112 };
@@ -91,10 +101,12 @@ void dn__set_blas(void *gemm_address, void *gemv_address) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("fma"))
         small_n = (struct small_n){
-            LANES(64), 128, 64, 128, 1, small_n_mm_avx512, small_n_dx_avx512, small_n_dw_avx512};
+            LANES(64),        128, 64, 128, 1, ROWS_BY_AVX512, small_n_mm_avx512, small_n_dx_avx512,
+            small_n_dw_avx512};
     else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        small_n = (struct small_n){LANES(32),      64, 64, 8, 1, small_n_mm_avx2, small_n_dx_avx2,
-                                   small_n_dw_avx2};
+        small_n = (struct small_n){
+            LANES(32),      64, 64, 8, 1, ROWS_BY_AVX2, small_n_mm_avx2, small_n_dx_avx2,
+            small_n_dw_avx2};
 #endif
 }
 
@@ -202,12 +214,9 @@ static int is_small_n_dx(int m, int k, int n, int ldw) {
 /* Transposing takes as long as some columns. For up to 1,200 products with a row of W BLAS has
  * kernels that do not pack; from two vectors on they are as fast. */
 static int is_transposed_dx(int m, int k, int n, int ldw) {
-    const int most = small_n.lanes < LANES(64) && !aliases(ldw) ? 1024 : 256;
-    if (!small_n.at_any_n || k < small_n.lanes) return 0;
-    /* AVX2 transposes four doubles at a time: too slow */
-    if (small_n.lanes == 4) return 0;
+    if (m > small_n.transposed_rows || (m > 256 && aliases(ldw)) || k < small_n.lanes) return 0;
     if (m < 2 * small_n.lanes) return n >= 4;
-    return (double)k * n > 1200 && n >= (m <= 96 ? 16 : m <= 200 ? 32 : 64) && m <= most;
+    return (double)k * n > 1200 && n >= (m <= 96 ? 16 : m <= 200 ? 32 : 64);
 }
 static int is_small_n_dw(int m, int k, int n, int lddw) {
     if (m < small_n.lanes) return 0;
