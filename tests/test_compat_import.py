@@ -8,18 +8,14 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from compat_programs import program, run_program
-from processes import output_of, python_in_a_checkout, run_python
+from processes import PACKAGE, output_of, python_in_a_checkout, run_python
 
 import dist_dynet as dy
 from dist_dynet import compat
 from dist_dynet.cli import options
-
-PACKAGE = str(Path(dy.__file__).parents[1])
-
 
 # ---- where `import dynet` leads --------------------------------------------------------
 
@@ -68,7 +64,7 @@ if __name__ == "__main__":
         assert child.exitcode == 0, way
 """,  # noqa: E501
     )
-    paths = os.pathsep.join([str(mine), PACKAGE])
+    paths = os.pathsep.join([str(mine), str(PACKAGE)])
     command = [sys.executable, "-m", "dist_dynet.compat", str(path), "--dynet-seed", "3"]
     shown = subprocess.run(
         command,
@@ -127,7 +123,7 @@ def test_the_runner_is_as_python(tmp_path):
     assert (
         shown == f"{[str(path), 'a', '--dynet-seed', '1', '-b']} __main__ {path} {tmp_path} True\n"
     )
-    both = os.pathsep.join([str(tmp_path), PACKAGE])
+    both = os.pathsep.join([str(tmp_path), str(PACKAGE)])
     module = run_python("-m", "dist_dynet.compat", "-m", "program", "x", PYTHONPATH=both)
     assert "'x'] __main__" in module.stdout, module.stderr
     result = run_python(
