@@ -19,6 +19,7 @@ import numpy as np
 import dist_dynet as dy
 from dist_dynet._ffi import calls
 from dist_dynet.expression import expressions_from
+from dist_dynet.io._numerals import spelt
 from dist_dynet.ops.lstm import lstm_gates
 
 PACKAGE = Path(dy.__file__).parent
@@ -360,6 +361,7 @@ USES = {
     ),
     "State.output": Use("output", lambda: LSTM.initial_state().add_input(x()).output()),
     "python first values": Use("values", first_values),
+    "python numerals": Use("spelt_one_by_one", lambda: spelt(np.arange(300) / 7).decode()),
     "python update": Use("", in_one_call),
 }
 

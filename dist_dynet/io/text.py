@@ -32,28 +32,23 @@ from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
 from ..params.root import Assignment, unchanged
 from ..params.undo import all_or_nothing
+from ._numerals import AT_ONCE, WIDTH, spelt
 from ._protocols import CollectionLike, ParameterLike
 from .files import BUFFER, atomic_write, keeps_gradients, unreadable
 
 _MAX_SIZE = (1 << 31) - 1
 
 # ---- writing ---------------------------------------------------------------------------
-_BLOCK = 4096
-_NUMBER = b"%+.8e "
-_WIDTH = 16
-"""Bytes of a finite number below 1e100."""
-_BLOCK_FORMAT = _NUMBER * _BLOCK
 
 
 def _formatted(numbers: NDArray[Any]) -> Iterator[bytes]:
-    for start in range(0, numbers.size, _BLOCK):
-        block = numbers[start : start + _BLOCK].tolist()
-        yield (_BLOCK_FORMAT if len(block) == _BLOCK else _NUMBER * len(block)) % tuple(block)
+    for start in range(0, numbers.size, AT_ONCE):
+        yield spelt(numbers[start : start + AT_ONCE])
 
 
 def _line_bytes(numbers: NDArray[Any]) -> int:
     if numbers.dtype == np.float32 and bool(np.isfinite(numbers).all()):
-        return _WIDTH * numbers.size + 1
+        return WIDTH * numbers.size + 1
     return sum(map(len, _formatted(numbers))) + 1
 
 
@@ -267,7 +262,7 @@ class ModelFile:
             for _ in range(1 + entry.has_gradient):
                 offset += sum(map(len, self._pieces(entry, offset)))
             following = offset - entry.body
-            usual = (_WIDTH * entry.size + 1) * (1 + entry.has_gradient)
+            usual = (WIDTH * entry.size + 1) * (1 + entry.has_gradient)
             stated = entry.stated.lstrip(b"0")[:20].decode()
             if following == usual and stated != str(following):
                 self._damaged(
@@ -358,11 +353,11 @@ class ModelFile:
 def _fixed_width(piece: bytes) -> NDArray[np.float64] | None:
     """The numbers of (a piece of) a line as it is written; None if it is another kind of line. Half
     as long as splitting it."""
-    size, more = divmod(len(piece), _WIDTH)
-    if more != piece.endswith(b"\n") or piece[_WIDTH - 1 :: _WIDTH] != b" " * size or b"_" in piece:
+    size, more = divmod(len(piece), WIDTH)
+    if more != piece.endswith(b"\n") or piece[WIDTH - 1 :: WIDTH] != b" " * size or b"_" in piece:
         return None
     try:
-        return np.frombuffer(piece, f"S{_WIDTH}", size).astype(np.float64)
+        return np.frombuffer(piece, f"S{WIDTH}", size).astype(np.float64)
     except ValueError:
         return None
 
