@@ -20,13 +20,19 @@
 #define KEEP(v) (void)(v)
 #endif
 
+/* What follows from n is computed here, not before a loop. */
+#define HERE(n) __asm__ volatile("" : "+r"(n))
+
 enum {
     ROW_BLOCK = 512,
     MOST_IN_L2 = 1 << 17, /* numbers of a matrix that stays in L2, and leaves room there */
     /* rows of W that dx transposes; four doubles at a time, as AVX2 does, is too slow */
     ROWS_BY_AVX512 = 256,
-    ROWS_BY_AVX2 = sizeof(dn_real) == sizeof(float) ? 1024 : 0
+    ROWS_BY_AVX2 = sizeof(dn_real) == sizeof(float) ? 128 : 0
 };
+
+/* The columns of a matrix lie in the same places of L1, where those that are packed stay. */
+#define ALIASES(ld) ((size_t)(ld) * sizeof(dn_real) % 4096 == 0)
 
 /* ---- the kernels of small_n.h, for each instruction set ------------------------------- */
 /* target_clones would compile them for the vector length of the default; so each length is compiled
@@ -105,7 +111,7 @@ void dn__set_blas(void *gemm_address, void *gemv_address) {
             small_n_dw_avx512};
     else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         small_n = (struct small_n){
-            LANES(32),      64, 64, 8, 1, ROWS_BY_AVX2, small_n_mm_avx2, small_n_dx_avx2,
+            LANES(32),      64, 128, 8, 1, ROWS_BY_AVX2, small_n_mm_avx2, small_n_dx_avx2,
             small_n_dw_avx2};
 #endif
 }
@@ -190,33 +196,31 @@ static int has_dear_tail(int m) { return m < 4 * small_n.lanes && m % small_n.la
  * to win by BLAS for any number of columns. */
 static int stays_in_l2(int m, int k) { return small_n.at_any_n && (int64_t)m * k <= MOST_IN_L2; }
 
-/* The columns of a matrix lie in the same places of L1, where those that BLAS packs stay. A tile of
- * AVX-512 has four lines of each, and need not find them again. */
-static int aliases(int ld) {
-    return small_n.lanes < LANES(64) && (size_t)ld * sizeof(dn_real) % 4096 == 0;
-}
+/* A tile of AVX-512 has four lines of each column, and need not find them again. */
+static int aliases(int ld) { return small_n.lanes < LANES(64) && ALIASES(ld); }
 
-static int is_small_n_mm(int m, int k, int n, int ldw) {
+static int is_small_n_mm(int m, int k, int n) {
     if (m < small_n.lanes) return 0;
     if (!gemm) return 1;
-    if (n == 1 || (n > 24 && aliases(ldw))) return 0;
+    if (n == 1) return 0;
     if (n > small_n.mm_columns && !stays_in_l2(m, k)) return 0;
     return blas_packs(m, k, n) || !(has_dear_tail(m) || (n <= 3 && m <= 512));
 }
-static int is_small_n_dx(int m, int k, int n, int ldw) {
+static int is_small_n_dx(int m, int k, int n) {
     if (m < small_n.lanes) return 0;
     if (!gemm || n == 1) return 1;
-    if (n > small_n.dx_columns || (n > 16 && aliases(ldw))) return 0;
+    if (n > small_n.dx_columns) return 0;
     /* without packing BLAS takes k n <= 1,200 only; sums across lanes make short columns slow
      * here */
     return blas_packs(m, k, n) || !(m < 6 * small_n.lanes || (double)k * n <= 1200);
 }
 /* Transposing takes as long as some columns. For up to 1,200 products with a row of W BLAS has
  * kernels that do not pack; from two vectors on they are as fast. */
-static int is_transposed_dx(int m, int k, int n, int ldw) {
-    if (m > small_n.transposed_rows || (m > 256 && aliases(ldw)) || k < small_n.lanes) return 0;
+static int is_transposed_dx(int m, int k, int n) {
+    const int most = small_n.transposed_rows;
+    if (m > most || k < small_n.lanes) return 0;
     if (m < 2 * small_n.lanes) return n >= 4;
-    return (double)k * n > 1200 && n >= (m <= 96 ? 16 : m <= 200 ? 32 : 64);
+    return (double)k * n > 1200 && n >= (8 * m <= 3 * most ? 16 : 32 * m <= 25 * most ? 32 : 64);
 }
 static int is_small_n_dw(int m, int k, int n, int lddw) {
     if (m < small_n.lanes) return 0;
@@ -255,15 +259,15 @@ static void blas_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_r
     gemm(COL_MAJOR, NO_TRANS, TRANS, m, k, n, 1, dy, lddy, x, ldx, beta, dw, lddw);
 }
 
-static product_fn *mm_kernel(int m, int k, int n, int ldw) {
+static product_fn *mm_kernel(int m, int k, int n) {
     if (k == 0 || is_tiny(m, k, n)) return plain_mm;
-    if (is_small_n_mm(m, k, n, ldw)) return small_n.mm;
+    if (is_small_n_mm(m, k, n)) return small_n.mm;
     return gemm ? blas_mm : plain_mm;
 }
-static product_fn *dx_kernel(int m, int k, int n, int ldw) {
+static product_fn *dx_kernel(int m, int k, int n) {
     if (m == 0 || is_tiny(m, k, n)) return plain_dx;
-    if (is_transposed_dx(m, k, n, ldw)) return transposed_dx;
-    if (is_small_n_dx(m, k, n, ldw)) return small_n.dx;
+    if (is_transposed_dx(m, k, n)) return transposed_dx;
+    if (is_small_n_dx(m, k, n)) return small_n.dx;
     return gemm ? blas_dx : plain_dx;
 }
 static product_fn *dw_kernel(int m, int k, int n, int lddw) {
@@ -448,7 +452,7 @@ void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, in
     if (m == 1 && ldw == 1 && n == 1) *y = dn__dot((size_t)k, w, x) + (beta == 0 ? 0 : *y);
     else if (m == 1 && ldw == 1 && ldy == 1) /* y' = x' w' */
         dn__mm_dx(k, n, 1, x, ldx, w, k, beta, y, n);
-    else multiply(mm_kernel(m, k, n, ldw), MM, m, k, n, w, ldw, x, ldx, beta, y, ldy);
+    else multiply(mm_kernel(m, k, n), MM, m, k, n, w, ldw, x, ldx, beta, y, ldy);
 }
 
 void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy,
@@ -456,7 +460,7 @@ void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy
     if (k == 0 || n == 0) return;
     if (m == 1 && ldw == 1 && (lddy == 1 || n == 1)) /* dx = w' dy is an outer product */
         dn__mm_dw(k, n, 1, w, k, dy, n, beta, dx, lddx);
-    else multiply(dx_kernel(m, k, n, ldw), DX, m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
+    else multiply(dx_kernel(m, k, n), DX, m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
 }
 
 int dn__is_better_transposed(int m, int k, int n) {

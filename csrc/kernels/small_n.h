@@ -23,7 +23,7 @@
 #define DOT_COLUMNS 4
 #else
 #define MV_MAX 2
-#define DOT_COLUMNS 2
+#define DOT_COLUMNS 3
 #endif
 
 /* GCC 14 for aarch64 cannot pass vectors that are not aligned: so they are in memory only */
@@ -63,17 +63,17 @@ DN_INLINE Quad NAME(sum4)(V a, V b, V c, V d) {
 }
 
 /* ---- sums of outer products: y = a x + beta y ----------------------------------------- */
-enum { NAME(plain), NAME(tail), NAME(near), NAME(fetch) };
+enum { NAME(plain), NAME(tail), NAME(near), NAME(fetch), NAME(pack) };
 #define LINE ((int)(64 / sizeof(dn_real)))
 
 /* MV vectors of rows x NC columns of y. a: column t at a + t lda; x: element (t, c) at x[t down + c
  * across]. Kinds: tail: of the first vector just these lanes; near: fetches the rows of the next
- * tile; fetch: `lines` cache lines with each term, from `next` on along columns of `height` lines.
- */
+ * tile; fetch: `lines` cache lines with each term, from `next` on along columns of `height` lines;
+ * pack: as near, and leaves its part of a, column after column, in `packed`. */
 DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_real *a, int lda,
                                 const dn_real *next, int lines, int height, const dn_real *x,
                                 size_t down, size_t across, dn_real beta, dn_real *y, int ldy,
-                                M tail) {
+                                M tail, dn_real *packed) {
     V sum[MV_MAX][6];
     int line = 0;
     for (int c = 0; c < NC; c++)
@@ -84,7 +84,9 @@ DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_re
         for (int r = 0; r < MV; r++) {
             v[r] = NAME(load)(a + r * VL);
             KEEP(v[r]);
-            if (kind == NAME(near)) __builtin_prefetch(a + (MV + r) * VL, 0, 2);
+            if (kind == NAME(near) || kind == NAME(pack))
+                __builtin_prefetch(a + (MV + r) * VL, 0, 2);
+            if (kind == NAME(pack)) NAME(store)(packed + (t * MV + r) * VL, v[r]);
         }
         for (int l = 0; kind == NAME(fetch) && l < lines; l++) {
             __builtin_prefetch(next + line * LINE, 0, 2);
@@ -108,16 +110,19 @@ DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_re
 
 #define OUTER_TILE(MV, NC, kind, row) \
     NAME(outer_tile)(MV, NC, NAME(kind), part, ap + (row), lda, fetched, lines, height, xc, down, \
-                     across, b, yc + (row), ldy, tail)
-#define OUTER_TILE_OF(columns, MV, kind, row) \
+                     across, b, yc + (row), ldy, tail, NULL)
+#define TILE_OF(TILE, columns, MV, kind, row) \
     switch (columns) { \
-    case 1: OUTER_TILE(MV, 1, kind, row); break; \
-    case 2: OUTER_TILE(MV, 2, kind, row); break; \
-    case 3: OUTER_TILE(MV, 3, kind, row); break; \
-    case 4: OUTER_TILE(MV, 4, kind, row); break; \
-    case 5: OUTER_TILE(MV, 5, kind, row); break; \
-    default: OUTER_TILE(MV, 6, kind, row); \
+    case 1: TILE(MV, 1, kind, row); break; \
+    case 2: TILE(MV, 2, kind, row); break; \
+    case 3: TILE(MV, 3, kind, row); break; \
+    case 4: TILE(MV, 4, kind, row); break; \
+    case 5: TILE(MV, 5, kind, row); break; \
+    default: TILE(MV, 6, kind, row); \
     }
+#define OUTER_TILE_OF(columns, MV, kind, row) TILE_OF(OUTER_TILE, columns, MV, kind, row)
+/* of the next group: 8 as 4 + 4, not as 6 + 2 */
+#define COLUMNS_OF(rest) ((rest) <= 6 ? (rest) : (rest) <= 8 ? 4 : 6)
 
 /* Rows i to m, fewer than MV_MAX full vectors: one tile, or two if that would begin before row 0.
  * By itself: the loop over whole tiles would be 15 % slower with these beside them. */
@@ -180,7 +185,7 @@ DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, i
                       each = (part * lines + height - 1) / height;
             int fetch = 0, fetches = prefetch && groups > 1 && rows ? following : 0;
             for (int c = 0, columns; c < n; c += columns) {
-                columns = n - c <= 6 ? n - c : n - c <= 8 ? 4 : 6; /* 8 as 4 + 4, not as 6 + 2 */
+                columns = COLUMNS_OF(n - c);
                 const dn_real *xc = x + c * across + (size_t)from * down;
                 dn_real *yc = y + (size_t)c * ldy;
                 int i = block;
@@ -200,9 +205,55 @@ DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, i
     }
 }
 
+#if MV_MAX == 2
+/* A tile of so few rows needs W faster than L2 gives it. So the first columns of y leave their part
+ * of W in L1, in one piece, and the others pass over it there. With columns of W 4,096 bytes apart,
+ * which have one place in L1, 62 -> 75 GFLOP/s at 1,024 x 256, n = 16; 72 -> 75 at 10,000 x 256. */
+static void NAME(packed_mm)(int m, int k, int n, const dn_real *w, int lda, const dn_real *x,
+                            int ldx, dn_real beta, dn_real *y, int ldy) {
+    enum { PANEL = 128, TILE = MV_MAX * VL };
+    const M tail = {0}; /* not used */
+    const size_t down = 1, across = (size_t)ldx;
+    dn_real packed[(PANEL + PANEL / 2) * TILE] __attribute__((aligned(64)));
+    for (int from = 0, part; from < k; from += part) {
+        part = NAME(panel)(PANEL, k - from);
+        const dn_real *ap = w + (size_t)from * lda, b = from ? 1 : beta;
+        int i = 0;
+        for (; i + TILE <= m; i += TILE) {
+            for (int c = 0, columns; c < n; c += columns) {
+                columns = COLUMNS_OF(n - c);
+                const dn_real *xc = x + c * across + from;
+                dn_real *yc = y + (size_t)c * ldy;
+#define PACKING_TILE(MV, NC, kind, row) \
+    NAME(outer_tile)(MV, NC, NAME(kind), part, ap + (row), lda, NULL, 0, 1, xc, down, across, b, \
+                     yc + (row), ldy, tail, packed)
+#define PACKED_TILE(MV, NC, kind, row) \
+    NAME(outer_tile)(MV, NC, NAME(kind), part, packed, TILE, NULL, 0, 1, xc, down, across, b, \
+                     yc + (row), ldy, tail, NULL)
+                if (c == 0) TILE_OF(PACKING_TILE, columns, MV_MAX, pack, i)
+                else TILE_OF(PACKED_TILE, columns, MV_MAX, plain, i)
+#undef PACKING_TILE
+#undef PACKED_TILE
+            }
+        }
+        for (int c = 0, columns; i < m && c < n; c += columns) {
+            columns = COLUMNS_OF(n - c);
+            NAME(outer_rest)(i, m, columns, part, ap, lda, x + c * across + from, down, across, b,
+                             y + (size_t)c * ldy, ldy);
+        }
+    }
+}
+#endif
+
 /* y = W x + beta y */
 static void NAME(small_n_mm)(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x,
                              int ldx, dn_real beta, dn_real *y, int ldy) {
+#if MV_MAX == 2
+    if (n > 6) {
+        NAME(packed_mm)(m, k, n, w, ldw, x, ldx, beta, y, ldy);
+        return;
+    }
+#endif
     NAME(outer_products)(m, k, n, w, ldw, x, 1, (size_t)ldx, beta, y, ldy, 1);
 }
 
@@ -217,7 +268,7 @@ static void NAME(small_n_dw)(int m, int k, int n, const dn_real *dy, int lddy, c
  * `next` on are fetched meanwhile. */
 DN_INLINE void NAME(dot_tile)(int KC, int NC, int FETCH, int rows, const dn_real *w, int ldw,
                               const dn_real *next, const dn_real *dy, int lddy, int add,
-                              dn_real *dx, int lddx, M tail) {
+                              dn_real *dx, int lddx) {
     V sum[8][DOT_COLUMNS];
     int i = 0;
     for (int q = 0; q < KC; q++)
@@ -240,6 +291,9 @@ DN_INLINE void NAME(dot_tile)(int KC, int NC, int FETCH, int rows, const dn_real
     }
     /* both factors are masked: 0 times an inf in a lane that has been counted would be nan */
     if (i < rows) {
+        int m = rows;
+        HERE(m); /* the loop above needs all registers */
+        const M tail = NAME(tail_lanes)(m);
         V v[8];
         for (int q = 0; q < KC; q++)
             v[q] = NAME(choose)(tail, NAME(load)(w + (size_t)q * ldw + rows - VL), (V){0});
@@ -268,11 +322,10 @@ DN_INLINE void NAME(dot_tile)(int KC, int NC, int FETCH, int rows, const dn_real
 }
 
 #define DOT_TILE(KC, NC) \
-    NAME(dot_tile)(KC, NC, 0, rows, wb + (size_t)j * ldw, ldw, NULL, d, lddy, add, to + j, lddx, \
-                   tail)
+    NAME(dot_tile)(KC, NC, 0, rows, wb + (size_t)j * ldw, ldw, NULL, d, lddy, add, to + j, lddx)
 #define DOT_TILE_WITH(KC, NC, FETCH) \
     NAME(dot_tile)(KC, NC, FETCH, rows, wb + (size_t)j * ldw, ldw, \
-                   next + (size_t)(first + j - panel) * ldw, d, lddy, add, to + j, lddx, tail)
+                   next + (size_t)(first + j - panel) * ldw, d, lddy, add, to + j, lddx)
 #define DOT_TILE_FETCHING(KC, NC) \
     if (fetch == 1) DOT_TILE_WITH(KC, NC, 1); \
     else if (fetch) DOT_TILE_WITH(KC, NC, 2); \
@@ -287,6 +340,31 @@ DN_INLINE void NAME(dot_tile)(int KC, int NC, int FETCH, int rows, const dn_real
     default: TILE(KC, DOT_COLUMNS); \
     }
 
+#if MV_MAX == 2
+/* A block of rows of W whose columns lie 4,096 bytes apart and push one another out of L1: four of
+ * them are copied there, and all columns of dy pass over them. 1,024 x 256, n = 16: 52 -> 68. */
+static void NAME(packed_dx)(int rows, int k, int n, const dn_real *w, int ldw, const dn_real *d,
+                            int lddy, int add, dn_real *dx, int lddx) {
+    enum { PITCH = ROW_BLOCK + 2 * VL };
+    dn_real packed[4 * PITCH] __attribute__((aligned(64)));
+    for (int j = 0, width; j < k; j += width) {
+        width = k - j < 4 ? 1 : 4;
+        for (int q = 0; q < width; q++)
+            memcpy(packed + q * PITCH, w + (size_t)(j + q) * ldw, (size_t)rows * sizeof *w);
+        for (int c = 0, columns; c < n; c += columns) {
+            columns = n - c == 4 ? 2 : n - c < 3 ? n - c : 3;
+            const dn_real *dc = d + (size_t)c * lddy;
+            dn_real *to = dx + (size_t)c * lddx + j;
+#define PACKED_TILE(KC, NC) \
+    NAME(dot_tile)(KC, NC, 0, rows, packed, PITCH, NULL, dc, lddy, add, to, lddx)
+            if (width == 4) DOT_TILE_OF(columns, 4, PACKED_TILE)
+            else DOT_TILE_OF(columns, 1, PACKED_TILE)
+#undef PACKED_TILE
+        }
+    }
+}
+#endif
+
 /* A panel of W, ROW_BLOCK rows of DOT_PANEL columns, stays in L2 while the columns of dy pass over
  * it in groups, and each group fetches one or two columns of every four of the next panel:
  * at 10,000 x 256, n = 25, 110 -> 150 GFLOP/s. */
@@ -300,9 +378,14 @@ static void NAME(small_n_dx)(int m, int k, int n, const dn_real *w, int ldw, con
         /* one column is passed over once: only its sums count */
         rows = n == 1 ? 8 * ROW_BLOCK : ROW_BLOCK;
         if (m - block < rows + VL) rows = m - block; /* the last block, too, has VL rows or more */
-        M tail = NAME(tail_lanes)(rows);
         int add = block > 0 || beta != 0;
         const dn_real *wb = w + block;
+#if MV_MAX == 2
+        if (n >= 12 && ALIASES(ldw)) {
+            NAME(packed_dx)(rows, k, n, wb, ldw, dy + block, lddy, add, dx, lddx);
+            continue;
+        }
+#endif
         for (int panel = 0, end; panel < k; panel = end) {
             end = k - panel < DOT_PANEL ? k : panel + DOT_PANEL;
             const dn_real *next = end < k            ? wb + (size_t)end * ldw
@@ -335,6 +418,8 @@ static void NAME(small_n_dx)(int m, int k, int n, const dn_real *w, int ldw, con
 #undef DOT_COLUMNS
 #undef OUTER_TILE
 #undef OUTER_TILE_OF
+#undef TILE_OF
+#undef COLUMNS_OF
 #undef DOT_TILE
 #undef DOT_TILE_WITH
 #undef DOT_TILE_FETCHING
