@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import _random
 from ._environment import warn_of_misspelt
@@ -138,6 +138,43 @@ def init(
     params.init()
 
 
+class _Setting(NamedTuple):
+    """A row of the table."""
+
+    setter: str
+    """The method of DynetParams that checks it."""
+    sources: str
+    """What may give it beside a program: "option": --dynet-<name>; "config": from_config();
+    "variable": DIST_DYNET_<NAME>."""
+    put_in_force: Callable[[Any], None] | None = None
+    """None: it is accepted for DyNet's sake."""
+
+
+_SETTINGS = {
+    "rng": _Setting("set_rng", "variable", lambda rng: use_dynet_order(rng == "dynet")),
+    "seed": _Setting(
+        "set_random_seed",
+        "variable option config",
+        lambda seed: _random.reset_random_seed(seed) if seed else None,
+    ),
+    "autobatch": _Setting("set_autobatch", "variable option config", set_default_autobatch),
+    "weight_decay": _Setting(
+        "set_weight_decay", "variable option config", set_default_weight_decay
+    ),
+    "precision": _Setting("set_precision", "variable", use_precision),
+    # the FFI layer reads its variable
+    "threads": _Setting("set_threads", "", lambda threads: use_threads(threads, "set_threads")),
+    "mem": _Setting("set_mem", "option config"),
+    "memory": _Setting("set_mem", "option"),
+    "profiling": _Setting("set_profiling", "option config"),
+    "shared_params": _Setting("set_shared_parameters", "config"),
+    "gpus": _Setting("set_requested_gpus", "option"),
+    "requested_gpus": _Setting("set_requested_gpus", "config"),
+    "gpu_mask": _Setting("set_gpu_mask", "config"),
+    "devices": _Setting("_set_devices", "option"),
+}
+"""By name; those that given() has, in the order in which they are put in force."""
+
 _INSTEAD = {"l2": " Its name today is --dynet-weight-decay.", "gpu-ids": " There is only the CPU."}
 """What to say of options of old versions."""
 
@@ -178,21 +215,14 @@ class DynetParams:
         """
         if not isinstance(settings, Mapping):
             raise TypeError(f"put: takes what given() gave; got {type(settings).__name__}.")
-        setters: dict[Any, Callable[[Any], None]] = {
-            "rng": self.set_rng,
-            "seed": self.set_random_seed,
-            "autobatch": self.set_autobatch,
-            "weight_decay": self.set_weight_decay,
-            "precision": self.set_precision,
-            "threads": self.set_threads,
-        }
-        unknown = [name for name in settings if name not in setters]
+        names = [name for name, row in _SETTINGS.items() if row.put_in_force]
+        unknown = [name for name in settings if name not in names]
         if unknown:
-            raise ValueError(f"put: takes the names {', '.join(setters)}; got {unknown[0]!r:.60}.")
+            raise ValueError(f"put: takes the names {', '.join(names)}; got {unknown[0]!r:.60}.")
         before = self.given()
         try:
             for name, value in settings.items():
-                setters[name](value)
+                getattr(self, _SETTINGS[name].setter)(value)
         except BaseException:
             self._values = before
             raise
@@ -218,7 +248,7 @@ class DynetParams:
         {'seed': 5, 'autobatch': 1}
         """
         self.set_shared_parameters(shared_parameters)
-        arguments = sys.argv[1:]
+        arguments, setters = sys.argv[1:], self._setters("option")
         for i, argument in enumerate(arguments):
             option, given, value = argument.partition("=")
             if not option.replace("_", "-").startswith("--dynet-"):
@@ -228,7 +258,7 @@ class DynetParams:
                 if name == "gpu":
                     raise RuntimeError(f"{option}: there is only the CPU.")
                 continue
-            setter = self._options().get(name)
+            setter = setters.get(name.replace("-", "_"))
             if setter is None:
                 say(
                     option,
@@ -239,16 +269,11 @@ class DynetParams:
                 raise ValueError(f"{option}: needs a value.")
             setter(value if given else arguments[i + 1], option)
 
-    def _options(self) -> dict[str, Any]:
+    def _setters(self, source: str) -> dict[str, Any]:
         return {
-            "seed": self.set_random_seed,
-            "autobatch": self.set_autobatch,
-            "weight-decay": self.set_weight_decay,
-            "mem": self.set_mem,
-            "memory": self.set_mem,
-            "profiling": self.set_profiling,
-            "gpus": self.set_requested_gpus,
-            "devices": self._set_devices,
+            name: getattr(self, row.setter)
+            for name, row in _SETTINGS.items()
+            if source in row.sources.split()
         }
 
     def from_config(self, conf: Any) -> None:
@@ -257,34 +282,16 @@ class DynetParams:
         Their names: mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus,
         gpu_mask.
         """
-        setters: dict[str, Callable[[Any], None]] = {
-            "mem": self.set_mem,
-            "seed": self.set_random_seed,
-            "autobatch": self.set_autobatch,
-            "profiling": self.set_profiling,
-            "weight_decay": self.set_weight_decay,
-            "shared_params": self.set_shared_parameters,
-            "requested_gpus": self.set_requested_gpus,
-            "gpu_mask": self.set_gpu_mask,
-        }
-        for name, setter in setters.items():
+        for name, setter in self._setters("config").items():
             value = conf.get(name) if isinstance(conf, Mapping) else getattr(conf, name, None)
             if value is not None:
                 setter(value)
 
     def init(self) -> None:
         """Puts the settings in force. May be called again."""
-        put_in_force: dict[str, Callable[[Any], None]] = {
-            "rng": lambda rng: use_dynet_order(rng == "dynet"),
-            "seed": lambda seed: _random.reset_random_seed(seed) if seed else None,
-            "autobatch": set_default_autobatch,
-            "weight_decay": set_default_weight_decay,
-            "precision": use_precision,
-            "threads": lambda threads: use_threads(threads, "set_threads"),
-        }
-        for name, put in put_in_force.items():
-            if name in self._values:
-                put(self._values[name])
+        for name, row in _SETTINGS.items():
+            if row.put_in_force and name in self._values:
+                row.put_in_force(self._values[name])
 
     def set_mem(self, mem: float | str, what: str = "set_mem") -> None:
         """Accepted and ignored: memory is taken as it is needed.
@@ -426,16 +433,9 @@ def from_environment() -> DynetParams:
         ImportError: one has a value that makes no sense.
     """
     params = DynetParams()
-    setters: dict[str, Callable[[Any, str], None]] = {
-        "DIST_DYNET_SEED": params.set_random_seed,
-        "DIST_DYNET_RNG": params.set_rng,
-        "DIST_DYNET_AUTOBATCH": params.set_autobatch,
-        "DIST_DYNET_WEIGHT_DECAY": params.set_weight_decay,
-        "DIST_DYNET_PRECISION": params.set_precision,
-    }
-    for name, setter in setters.items():
-        value = os.environ.get(name, "")
-        if value:
+    for setting, setter in params._setters("variable").items():
+        name = f"DIST_DYNET_{setting.upper()}"
+        if value := os.environ.get(name, ""):
             try:
                 setter(value, name)
             except ValueError as error:
