@@ -20,6 +20,7 @@ from jobs import MPIS
 from processes import HERE
 from together import begin, seed_of
 
+import dist_dynet as dy
 from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD, calls, lib
 
 ONE_WORKER = (
@@ -151,6 +152,18 @@ def installed():
     compat.install()
     yield importlib.import_module("dynet")
     compat.uninstall()
+
+
+@pytest.fixture
+def precision():
+    """Sets the precision, and begins a new graph; float32 afterwards."""
+
+    def use(name):
+        dy.init(precision=name)
+        dy.renew_cg()
+
+    yield use
+    use("float32")
 
 
 @pytest.fixture

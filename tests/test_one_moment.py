@@ -11,9 +11,9 @@ import threading
 import numpy as np
 import pytest
 from checkpoints import equal
+from interrupted import interrupted_at
 from net_table import NETS
 from test_damaged_states import HOLDERS, load, state_of
-from test_robustness import interrupted_at
 
 import dist_dynet as dy
 from dist_dynet.params.root import Root
