@@ -28,7 +28,7 @@ ELSEWHERE = {
     "comm": "tests/mpi/groups.py, other_ranks.py",
     "exchange": "each job of the fuzzer has another one, by DIST_DYNET_EXCHANGE",
     "local_rank": "tests/mpi/hosts.py",
-    "is_being_read": "tests/mpi/kinds_of_loops.py",
+    "is_being_read": "tests/mpi/loops_over_batches.py",
     "is_main": "rank() == 0",
     "world_size": "tests/mpi/train.py",
     "outer": "tests/mpi/local_sgd.py",
