@@ -5,6 +5,7 @@ setup.py names the two FFI objects below; `python setup.py build_ext --inplace` 
 on the sources.
 """
 
+import functools
 import os
 import re
 import runpy
@@ -123,14 +124,26 @@ def write_op_list() -> None:
 
 def sources_by_file() -> dict[str, str]:
     """{file: its text as the preprocessor leaves it}, headers included; nothing of what the
-    compiler refuses, which says so later."""
-    command = [*compiler(), "-E", f"-I{CSRC}", f"-I{GENERATED}", *SOURCES]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    compiler refuses, which says so later.
+
+    The system's headers count as empty: nothing of theirs is asked for, and to read them for each
+    source would take most of the time.
+    """
+    relative = functools.cache(lambda file: os.path.relpath(ROOT / file, ROOT))
     texts: dict[str, list[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for path in CSRC.rglob("*.[ch]"):
+            for name in re.findall(r"^ *# *include <(.+)>", path.read_text(), re.M):
+                empty = Path(folder) / name
+                empty.parent.mkdir(parents=True, exist_ok=True)
+                empty.touch()
+        folders = [f"-I{path}" for path in (CSRC, GENERATED, folder)]
+        command = [*compiler(), "-E", "-nostdinc", *folders, *SOURCES]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     text: list[str] = []
     for line in result.stdout.splitlines() if result.returncode == 0 else ():
-        if marker := re.match(r'# \d+ "([^"]+)"', line):
-            text = texts.setdefault(os.path.relpath(ROOT / marker[1], ROOT), [])
+        if line.startswith("# ") and (marker := re.match(r'# \d+ "([^"]+)"', line)):
+            text = texts.setdefault(relative(marker[1]), [])
         else:
             text.append(line)
     return {name: "\n".join(lines) for name, lines in texts.items() if name.startswith("csrc/")}
