@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import dist_dynet
@@ -38,6 +39,18 @@ def output_of(code, **options):
         f"exit status {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     )
     return result.stdout
+
+
+def cached_compiler(root):
+    """The environment in which a build of the sources in this folder takes from ccache what it has
+    compiled before; none without ccache, or where CC says what is to compile."""
+    if "CC" in os.environ or not shutil.which("ccache"):
+        return {}
+    return {
+        "CC": f"ccache {sysconfig.get_config_var('CC')}",
+        "CCACHE_BASEDIR": str(root),
+        "CCACHE_NOHASHDIR": "1",
+    }
 
 
 def python_in_a_checkout(folder):

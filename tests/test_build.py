@@ -1,7 +1,8 @@
 """The build: one header for C and cffi, names, warnings, and builds by clang and without function
 multiversioning, which compute the same.
 
-How long: three seconds; the tests marked slow compile all sources, a minute or two.
+How long: three seconds; the tests marked slow compile all sources, a minute or two if ccache has
+nothing.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from processes import PACKAGE, run_python
+from processes import PACKAGE, cached_compiler, run_python
 
 from dist_dynet import _ffi
 
@@ -108,7 +109,7 @@ def build(folder, **environment):
     result = subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, **cached_compiler(ROOT), **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 from jobs import needs_mpi
+from processes import cached_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = "python setup.py build_ext --inplace"
@@ -117,13 +118,10 @@ def run(root, command):
         "PYTHONPATH": str(root),
         "PYTEST_ADDOPTS": "-q -p no:cacheprovider",
         "OMP_NUM_THREADS": "1",
-        "CCACHE_BASEDIR": str(root),
-        "CCACHE_NOHASHDIR": "1",
+        **cached_compiler(root),
         "DIST_DYNET_CFLAGS": "-O0 -g0",  # most of the time is compiling
         "DIST_DYNET_CLONES": "0",
     }
-    if shutil.which("ccache") and "CC" not in os.environ:
-        environment["CC"] = f"ccache {sysconfig.get_config_var('CC')}"
     result = subprocess.run(
         command,
         shell=True,
