@@ -1,7 +1,7 @@
 """Updates in which something fails: the model, averages and other followers agree on how many there
 have been.
 
-How long: about five seconds.
+How long: a few seconds.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """init(precision="bf16") and what can be exempt from it: collections, builders and parameters with
 a precision of their own, the environment, and what a precision cannot be.
 
-How long: about ten seconds.
+How long: a few seconds.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """Rounded copies of parameters follow the values, whatever writes these, and are shared by threads.
 
-How long: about five seconds.
+How long: a few seconds.
 """
 
 import sys

@@ -3,7 +3,7 @@ which rounds what must be rounded.
 
 Its elementwise functions differ from the kernels' in the last bit, so that now and then a number is
 rounded to the other side: agree() allows for that. What the kernels themselves promise is tested in
-test_bf16_kernels.py. How long: about five seconds.
+test_bf16_kernels.py. How long: a few seconds.
 """
 
 import bf16_model as model
