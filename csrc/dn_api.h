@@ -92,10 +92,10 @@ enum dn_sequence_form {
 
 /* What the steps of a recurrent network are made of: written by nn/builder.py, once for many
  * sequences, and read by csrc/python/states.c. A layer is a node of `op` or, if it is composed,
- * that in DyNet's operations. */
+ * that in DyNet's operations; if it is composable, it could be. */
 typedef struct dn_layers {
     int op, layers, n_weights, n_floats, input_dim, hidden_dim;
-    int has_c, drops_each_step, composed;
+    int has_c, drops_each_step, composed, composable;
     double floats[4];
     int64_t weights[]; /* handles, layers x n_weights */
 } dn_layers;
@@ -190,8 +190,9 @@ typedef struct dn_traced dn_traced;
     X(int64_t, graph_version, (int graph), (graph)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \
     X(int, renew, (int graph), (graph)) \
-    /* how many nodes there are */ \
+    /* how many nodes there are; the dn_autobatch of the present graph */ \
     X(int, graph_size, (int graph), (graph)) \
+    X(int, graph_strategy, (int graph), (graph)) \
     /* A call failed that has made the nodes from n on, which nobody has. They are as if never \
      * made, so that later draws are those without it; unless others are computed with them */ \
     X(int, take_back, (int graph, int n), (graph, n))
@@ -286,7 +287,6 @@ typedef struct dn_autobatch_counts {
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
 /* The dn_autobatch of all later dn_renew, and of the present graph if it has no nodes yet. */
 void dn_graph_autobatch(int graph, int strategy);
-int dn_graph_strategy(int graph); /* the dn_autobatch of the present graph */
 /* What products with parameters that have no precision of their own are rounded to, a dn_precision:
  * in graphs that have not used a parameter yet. Not in the double build. */
 void dn_set_precision(int precision);

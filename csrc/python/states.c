@@ -226,6 +226,17 @@ static void keep_masks_that_are_there(const State *s) {
     }
 }
 
+/* Whether the step draws in DyNet's order in a batched graph, though its sequence began without
+ * dropout: then NodeStep composes it in Python. */
+static int begins_to_draw(const State *s, const Rates *r) {
+    const dn_layers *p = s->table;
+    int draws = r->fresh > 0;
+    if (p->composed || !p->composable || field(s, LAST) == Py_None) return 0;
+    for (Py_ssize_t k = 0; !p->drops_each_step && k < length(field(s, RATES)); k++)
+        draws |= r->masks[k] > 0;
+    return draws && dn__calls->graph_strategy(dn__current) != DN_AUTOBATCH_OFF;
+}
+
 /* The same, with all that comes before; what was made is taken back if it is not handled. */
 static int advance(State *s, int n, int64_t *xs, int parts, Made *made) {
     Rates r;
@@ -238,7 +249,9 @@ static int advance(State *s, int n, int64_t *xs, int parts, Made *made) {
     const int size = dn__calls->graph_size(dn__current);
     keep_masks_that_are_there(s);
     const Py_ssize_t masks = PyList_Size(s->masks);
-    if (find_rates(s, xs[0], &r) && make_layers(s, &r, n, xs, parts, made)) return 1;
+    if (find_rates(s, xs[0], &r) && !begins_to_draw(s, &r) &&
+        make_layers(s, &r, n, xs, parts, made))
+        return 1;
     dn__calls->take_back(dn__current, size);
     if (!masks) forget_masks(s);
     return 0;

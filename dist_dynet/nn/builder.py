@@ -139,6 +139,7 @@ class RecurrentBuilder(Owner):
                 "hidden_dim": self.hidden_dim,
                 "has_c": self._has_cells,
                 "composed": composed,
+                "composable": self._cell_is_dynets,
                 "drops_each_step": self._drops_each_step,
                 "n_floats": len(floats),
                 "floats": floats,
@@ -257,6 +258,8 @@ class RecurrentBuilder(Owner):
         before, masks, step = self._start, [], self._last_step
         in_order = _random.dynet_order()
         if in_order and self._graph == graph and before is not None and before._step.last:
+            if step := before._step.composed():
+                before = self._start = RNNState(step, before._masks)
             return before if vecs is None else before.set_s(vecs)
         composes = in_order and self._composes()  # else a step that is kept is a node
         if (

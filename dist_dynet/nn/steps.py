@@ -77,6 +77,13 @@ class Step(NamedTuple):
     handles: list[list[int]]  # of each layer's parameters
     drops: bool  # False: nothing, whatever the rates are
 
+    def composed(self) -> Step | None:
+        """What a step that draws is composed by, if the sequence began without dropout.
+
+        In DyNet's order, see RNNBuilder._draws_in_order().
+        """
+        return None
+
     def _rates(self) -> tuple[float, ...]:
         """The rates of the masks that a sequence holds."""
         rates: tuple[float, ...] = self.builder._rates()
@@ -165,6 +172,12 @@ class NodeStep(Step):
 
     __slots__ = ()
 
+    def composed(self) -> Step | None:  # noqa: D102
+        if self.last is None or not self.builder._composes():
+            return None
+        step: Step = self.builder._new_step(self.update)
+        return tuple.__new__(type(step), (*step[:3], self.last, *step[4:]))
+
     def _node(
         self,
         layer: int,
@@ -210,6 +223,8 @@ class NodeStep(Step):
     @_whole
     def after(self, state: RNNState, x: Expression) -> RNNState:
         """The state after x."""
+        if step := self.composed():
+            return step.after(state, x)  # type: ignore[attr-defined,no-any-return]
         firsts = self._layers(state, Inputs([x], 1), 1 + self.has_cells)
         return self.made(self._state(state, tuple(map(expression, firsts))))
 
@@ -218,6 +233,8 @@ class NodeStep(Step):
         """The state at each position."""
         if not xs.steps or not self.builder.layers:
             return [state] * xs.steps
+        if step := self.composed():
+            return step.states(state, xs)  # type: ignore[attr-defined,no-any-return]
         if self.last is not None and xs.plain and self._fresh_rate():
             return [state := self.after(state, x) for x in xs.inputs]  # draws as DyNet
         firsts = self._layers(state, xs, xs.steps)

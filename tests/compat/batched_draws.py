@@ -343,8 +343,54 @@ def by_hand_and_alone(m):
     return losses
 
 
+def switched_late(m):
+    """Dropout that is switched on after initial_state(), for states made before and after; and what was evaluated without it, in the same graph."""
+    E, V = m.add_lookup_parameters((7, 4)), m.add_parameters((3, 5))
+    rnns = [dy.LSTMBuilder(2, 4, 5, m), dy.GRUBuilder(2, 4, 5, m), dy.SimpleRNNBuilder(1, 4, 5, m)]
+
+    def losses():
+        for rnn in rnns:
+            rnn.disable_dropout()
+            start = rnn.initial_state()
+            held = start.add_input(E[0])
+            held.output().value()
+            rnn.set_dropout(0.3)
+            for words in SENTENCES:
+                xs = [dy.dropout(E[w], 0.2) for w in words]
+                for s in start, held, rnn.initial_state():
+                    for h in s.transduce(xs):
+                        yield dy.pickneglogsoftmax(V * dy.dropout(h, 0.4), len(words) % 3)
+
+    return losses
+
+
+def biaffine(m):
+    """A graph with dropout, then one without."""
+    E, f, b = m.add_lookup_parameters((7, 4)), dy.VanillaLSTMBuilder(1, 4, 5, m), dy.VanillaLSTMBuilder(1, 4, 5, m)
+    U, W = m.add_parameters((10, 10)), m.add_parameters((1, 10))
+
+    def heads(words, rates):
+        forward, backward = f.initial_state(), b.initial_state()
+        for rnn in (f, b):
+            rnn.set_dropouts(*rates)
+            rnn.set_dropout_masks(1)
+        xs = [E[w] for w in words]
+        hs = [dy.concatenate(list(pair)) for pair in zip(forward.transduce(xs), backward.transduce(xs[::-1])[::-1])]
+        H = dy.concatenate_cols([dy.dropout(h, 0.3) for h in hs] if rates[0] else hs)
+        return dy.transpose(H) * U * H + dy.transpose(dy.concatenate_cols([W * h for h in hs]))
+
+    def losses():
+        for words in SENTENCES:
+            scores = heads(words, (0.3, 0.2))
+            for k in range(len(words)):
+                yield dy.pickneglogsoftmax(scores[k], (k + 1) % len(words))
+        yield dy.sum_elems(heads(SENTENCES[0], (0, 0))) * 0.01
+
+    return losses
+
+
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
