@@ -141,8 +141,8 @@ int dn__dynet_batches(const dn_tape *, const dn_node *);
 int dn__dynet_broadcasts(const dn_op *);
 /* Whether nodes first ... last draw from the generator. */
 int dn__dynet_samples(const dn_tape *, int first, int last);
-/* Its averages of depths, and its order where they are equal: products last, of the others the
- * latest first. */
+/* Its averages of depths, and its order where they are equal: products and convolutions last, of
+ * the others the latest first. */
 void dn__dynet_averages(dn_agenda *);
 /* Whether DyNet computes leaf i by itself, before all that it batches; the others, in
  * s->batched_leaves. Negative: no memory. */

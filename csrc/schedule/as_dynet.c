@@ -15,19 +15,25 @@ static const int alone[] = {DN_OP_argmax,
                             DN_OP_cumsum,
                             DN_OP_dot_product,
                             DN_OP_emax,
+                            DN_OP_filter1d_narrow,
+                            DN_OP_fold_rows,
                             DN_OP_hinge,
                             DN_OP_hinge_dim,
                             DN_OP_huber_distance,
+                            DN_OP_kmax_pooling,
+                            DN_OP_kmh_ngram,
                             DN_OP_l1_distance,
                             DN_OP_l2_norm,
                             DN_OP_log_softmax,
                             DN_OP_logsumexp,
                             DN_OP_logsumexp_dim,
                             DN_OP_max_dim,
+                            DN_OP_maxpooling2d,
                             DN_OP_mean_dim,
                             DN_OP_mean_elems,
                             DN_OP_min_dim,
                             DN_OP_moment_dim,
+                            DN_OP_pairwise_rank_loss,
                             DN_OP_pick,
                             DN_OP_poisson_loss,
                             DN_OP_pow,
@@ -49,11 +55,15 @@ static int is_number_by_number(const dn_op *op) {
     return is_sum(op) || op == dn_ops[DN_OP_sum] || op == dn_ops[DN_OP_cmult];
 }
 
+static int is_convolution(const dn_op *op) {
+    return op == dn_ops[DN_OP_conv2d] || op == dn_ops[DN_OP_conv2d_bias];
+}
+
 int dn__dynet_batches(const dn_tape *t, const dn_node *node) {
     const dn_op *op = node->op;
     if (op->flags & DN_RANDOM) return op == dn_ops[DN_OP_dropout];
     if (!(op->flags & DN_BATCHES) || op->flags & (DN_VIEW | DN_LEAF)) return 0;
-    if (op == dn_ops[DN_OP_matmul]) return node->dim.batch == 1;
+    if (op == dn_ops[DN_OP_matmul] || is_convolution(op)) return node->dim.batch == 1;
     for (size_t i = 0; i < sizeof alone / sizeof *alone; i++)
         if (op == dn_ops[alone[i]]) return 0;
     for (int k = 0; is_number_by_number(op) && k < node->n_args; k++) {
@@ -105,9 +115,9 @@ void dn__dynet_averages(dn_agenda *s) {
         }
         if (count) g->average = (double)depths / (double)count;
         g->one = same;
-        const int product =
-            node->op == dn_ops[DN_OP_matmul] || node->op == dn_ops[DN_OP_affine_transform];
-        g->tie = product ? (int64_t)s->n * s->n + i : (int64_t)(s->n - 1 - same) * s->n + i;
+        const int last = node->op == dn_ops[DN_OP_matmul] ||
+                         node->op == dn_ops[DN_OP_affine_transform] || is_convolution(node->op);
+        g->tie = last ? (int64_t)s->n * s->n + i : (int64_t)(s->n - 1 - same) * s->n + i;
     }
 }
 

@@ -389,8 +389,40 @@ def biaffine(m):
     return losses
 
 
+def convolutions(m):
+    """Of inputs of many sizes and, for functions that DyNet does not batch, at many depths."""
+    E, O = m.add_lookup_parameters((7, 1, 1, 4)), m.add_parameters((3, 6))
+    kernels, biases = [m.add_parameters((1, w, 4, 3)) for w in (2, 3)], [m.add_parameters(3) for _ in range(2)]
+    F, b = m.add_parameters((4, 2)), m.add_parameters(4)
+    functions = [
+        lambda y: dy.maxpooling2d(dy.reshape(y, (2, 2, 1)), (1, 2), (1, 1)), lambda y: dy.filter1d_narrow(dy.concatenate_cols([y, b]), F),
+        lambda y: dy.kmax_pooling(dy.reshape(y, (2, 2)), 1), lambda y: dy.fold_rows(dy.concatenate_cols([y]), 2),
+        lambda y: dy.kmh_ngram(dy.reshape(y, (2, 2)), 2), lambda y: dy.pairwise_rank_loss(y[0], y[1]),
+        lambda y: dy.conv2d(dy.concatenate_to_batch([dy.reshape(y, (1, 1, 4))] * 2), dy.reshape(F, (1, 1, 4, 2)), (1, 1)),
+    ]  # fmt: skip
+
+    def losses():
+        for k, words in enumerate(SENTENCES):
+            x, parts = dy.concatenate([E[w] for w in words + [0, 0]], d=1), []
+            for f, bias in zip(kernels, biases):
+                h = dy.conv2d_bias(x, f, bias, (1, 1)) if k % 2 else dy.conv2d(x, f, (1, 1))
+                width = h.dim()[0][1]
+                parts.append(dy.reshape(dy.maxpooling2d(dy.rectify(h), (1, width), (1, 1)), (3,)))
+            yield dy.hinge(O * dy.dropout(dy.concatenate(parts), 0.4), k % 3)
+        for k, function in enumerate(functions):
+            for j in range(4):
+                y = dy.reshape(E[(k + j) % 7], (4,))
+                for _ in range(j % 3 + 1):
+                    y = dy.tanh(y)
+                yield dy.squared_norm(dy.dropout(y, 0.3)) * 0.05
+                z = function(y)
+                yield dy.sum_batches(dy.squared_norm(dy.dropout(z, 0.5)) + dy.squared_norm(dy.dropout(dy.tanh(z), 0.5))) * 0.05
+
+    return losses
+
+
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine, convolutions):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
