@@ -185,14 +185,22 @@ typedef struct dn_traced dn_traced;
       (a, row, dim, capacity, out)) \
     X(int, fast_row_set, (int64_t a, int64_t row, int64_t n, const double *data), \
       (a, row, n, data)) \
-    X(int, fast_backward, (int64_t a), (a)) \
+    X(int, fast_backward, (int64_t a, int full), (a, full)) \
     /* how many graphs this slot has started since dn_graph_new */ \
     X(int64_t, graph_version, (int graph), (graph)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \
     X(int, renew, (int graph), (graph)) \
-    /* how many nodes there are; the dn_autobatch of the present graph */ \
+    /* marks where the graph ends; back to the last such mark: nodes made since are closed. \
+     * Without a mark: nothing. */ \
+    X(int, graph_checkpoint, (int graph), (graph)) \
+    X(int, graph_revert, (int graph), (graph)) \
+    /* forgets all values: draws are made anew */ \
+    X(int, graph_invalidate, (int graph), (graph)) \
+    /* how many nodes there are; the dn_autobatch of the present graph; the handle of the node with \
+     * this index */ \
     X(int, graph_size, (int graph), (graph)) \
     X(int, graph_strategy, (int graph), (graph)) \
+    X(int64_t, graph_node, (int graph, int index), (graph, index)) \
     /* A call failed that has made the nodes from n on, which nobody has. They are as if never \
      * made, so that later draws are those without it; unless others are computed with them */ \
     X(int, take_back, (int graph, int n), (graph, n))
@@ -297,9 +305,6 @@ int dn_graph_exact(int graph, int exact);
  * choice, for tests: 0: this processor does not have them */
 const char *dn_bf16_isa(void);
 int dn_bf16_choose(const char *isa);
-int dn_graph_checkpoint(int graph);
-/* Back to the last checkpoint; nodes made since are closed. Without a checkpoint: nothing. */
-int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It
  * rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
@@ -328,10 +333,6 @@ void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out);
  * batched. Takes about as long as to plan their order; the tape is busy meanwhile. */
 int64_t dn_graph_least_batches(int graph);
 int64_t dn_graph_bytes(int graph);
-/* handle of the node with this index */
-int64_t dn_graph_node(int graph, int index);
-/* Forget all values (draws are made anew). */
-int dn_graph_invalidate(int graph);
 /* From now on nodes refer to Python objects that the caller keeps alive until the next renewal:
  * dn_renew returns DN_ERROR_STATE, dn_graph_renew does it. */
 void dn_graph_hold(int graph);
@@ -394,17 +395,15 @@ const int *dn_saved_indices(int64_t a);
  * float32 sum to 1 only to 7 digits. */
 void dn_normalize(const dn_dim *dim, int d, double *x);
 
-/* Backward from node a, a single number: adds to the gradients of parameters. full = 1: gradients
- * of all nodes, not only of those that lead to parameters. begin, then step until it returns 0 (as
- * dn_forward). */
-int dn_backward_begin(int64_t a, int full);
+/* Backward from node a, a single number, which is computed if need be: adds to the gradients of
+ * parameters. full = 1: gradients of all nodes, not only of those that lead to parameters. 0: all
+ * is done; 1: it has begun, go on with dn_backward_step until that returns 0 (as dn_forward); 2:
+ * forward is not done, call it again. */
+int dn_backward(int64_t a, int full);
 int dn_backward_step(int graph);
 /* Ends a backward that was begun and is not done, as an error of dn_backward_step does: the
  * parameters of the graph are left without gradient. */
 void dn_backward_abandon(int graph);
-/* dn_forward, dn_backward_begin and dn_backward_step at once: 0, all is done; 1, begun, go on with
- * dn_backward_step; 2, forward is not done */
-int dn_backward(int64_t a);
 /* The gradient of node a in the last backward (copied to out, zeros where nothing arrived). */
 int dn_gradient(int64_t a, dn_real *out);
 /* Of what node a was computed from, itself included: the first node, in the order of forward, whose

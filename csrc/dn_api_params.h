@@ -37,6 +37,12 @@ typedef struct dn_copied {
 /* Writes all of it at one moment: what other threads do to parameters, and signals that Python
  * handles, come before or after. DN_ERROR_MEMORY: nothing is changed. */
 int dn_store_write(dn_store *, int n, const dn_assignment *, int n_copied, const dn_copied *);
+/* The same of one parameter: n values from element `from` on; what its values are multiplied by;
+ * the range that they are brought into; zeros, and of a dense parameter an empty gradient. */
+int dn_param_write(dn_param *, int64_t from, int64_t n, const dn_real *values);
+int dn_param_scale(dn_param *, dn_real by);
+int dn_param_clip(dn_param *, dn_real low, dn_real high);
+int dn_param_zero(dn_param *);
 int64_t dn_param_size(dn_param *);
 /* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight
  * decay was not multiplied in yet. dn_param_values multiplies it in, which rounds; a checkpoint

@@ -19,7 +19,7 @@ class Operation:
 
 def operation(
     op: str,
-    parameters: int,
+    parameters: tuple[str, ...],
     defaults: tuple[Any, ...],
     attributes: tuple[tuple[str, int, float], ...],
     cls: type[Node] | None,

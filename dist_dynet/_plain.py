@@ -78,7 +78,13 @@ Operation = FunctionType
 
 
 def operation(
-    op: str, parameters: int, defaults: tuple[Any, ...], attributes: Any, cls: Any, function: F, /
+    op: str,
+    parameters: tuple[str, ...],
+    defaults: tuple[Any, ...],
+    attributes: Any,
+    cls: Any,
+    function: F,
+    /,
 ) -> F:
     """The function itself."""
     return function

@@ -30,7 +30,6 @@ from ._ffi import (
     ffi,
     lib,
     pointer,
-    read,
     shaped,
     view,
 )
@@ -132,7 +131,7 @@ class Expression(calls.Node, AsArray):
     def _computed(self, recalculate: bool) -> tuple[Any, tuple[int, ...], int]:
         """A pointer to the value, the sizes, the batch size."""
         if recalculate:
-            self._forget()
+            forget(self)
         h, out = self._node(), ffi.new(DIM)
         _compute(h)
         code = lib.dn_node_dim(h, out)
@@ -142,13 +141,6 @@ class Expression(calls.Node, AsArray):
         if values == NULL and out.size * out.batch:
             fail(lib.DN_ERROR_STATE, h)
         return values, tuple(out.d[0 : out.nd]), out.batch
-
-    def _forget(self) -> None:
-        """Forgets all values of its graph."""
-        self.dim()  # an error where it is of an earlier graph, which forgets nothing
-        code = lib.dn_graph_invalidate(self._node() >> GRAPH_SHIFT)
-        if code < 0:
-            fail(code, self._node())
 
     def forward(self, recalculate: bool = False) -> None:
         """Computes the value; returns nothing. recalculate: forget all values of the graph first
@@ -162,7 +154,7 @@ class Expression(calls.Node, AsArray):
         9.0
         """
         if recalculate:
-            self._forget()
+            forget(self)
         compute(self)
 
     def value(self, recalculate: bool = False) -> Any:
@@ -178,7 +170,7 @@ class Expression(calls.Node, AsArray):
         (3.0, [2.0, 4.0], [[1.0, 2.0]])
         """
         if recalculate:
-            self.forward(True)
+            forget(self)
         return value_of(self)
 
     def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
@@ -191,7 +183,7 @@ class Expression(calls.Node, AsArray):
         ([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [6.0, 15.0])
         """
         if recalculate:
-            self.forward(True)
+            forget(self)
         return array_of(*numbers_of(self))
 
     def __float__(self) -> float:
@@ -206,7 +198,7 @@ class Expression(calls.Node, AsArray):
         ([1.0, 3.0, 2.0, 4.0], [5.0])
         """
         if recalculate:
-            self.forward(True)
+            forget(self)
         return list_of(self)
 
     def tensor_value(self, recalculate: bool = False) -> Tensor:
@@ -218,7 +210,7 @@ class Expression(calls.Node, AsArray):
         [1]
         """
         if recalculate:
-            self.forward(True)
+            forget(self)
         numbers, dims, batch = numbers_of(self)
         return Tensor(np.frombuffer(numbers).reshape((*(dims or (1,)), batch), order="F"), _uniform)
 
@@ -234,7 +226,7 @@ class Expression(calls.Node, AsArray):
         25.0
         """
         if recalculate:
-            self.forward(True)
+            forget(self)
         return scalar_of(self)
 
     def backward(self, full: bool = False) -> None:
@@ -258,20 +250,17 @@ class Expression(calls.Node, AsArray):
         >>> w.grad_as_array().tolist()
         [0.0, -4.0]
         """
-        if full:
-            self._computed(False)
-            h = self._node()
-            code = lib.dn_backward_begin(h, 1) or 1
-        else:
-            code = begin_backward(self)
-            if code == 0:
-                return
-            h = self._node()
+        full = bool(full)
+        code = begin_backward(self, full)
+        if code == 0:
+            return
+        h = self._node()
         try:
             while code > 0:
                 for watcher in list(watchers):
                     watcher.look()
-                code = lib.dn_backward_step(h >> GRAPH_SHIFT) if code == 1 else _backward(h)
+                going_on = code == 1
+                code = lib.dn_backward_step(h >> GRAPH_SHIFT) if going_on else _backward(h, full)
         except BaseException:  # Ctrl-C
             lib.dn_backward_abandon(h >> GRAPH_SHIFT)
             raise
@@ -419,6 +408,16 @@ def list_of(x: Expression) -> list[float]:
 
 
 @accelerated
+def forget(x: Expression) -> None:
+    """Forgets all values of its graph."""
+    dim_of(x)  # an error where it is of an earlier graph, which forgets nothing
+    h = x._node()
+    code = lib.dn_graph_invalidate(h >> GRAPH_SHIFT)
+    if code < 0:
+        fail(code, h)
+
+
+@accelerated
 def compute(x: Expression) -> None:
     """Computes the value."""
     _compute(x._node())
@@ -451,9 +450,9 @@ def scalar_of(x: Expression) -> float:
 @accelerated
 def value_of(x: Expression) -> float | list[float] | NDArray[np.float64]:
     """The value as value() gives it."""
+    if len(dim_of(x)[0]) > 1:
+        return array_of(*numbers_of(x))
     values, dims, batch = x._computed(False)
-    if len(dims) > 1:
-        return read(values, dims, batch)
     n = batch * prod(dims)
     return float(values[0]) if n == 1 else ffi.unpack(values, n) if n else []
 
@@ -470,9 +469,9 @@ def gradient_of(x: Expression) -> Numbers:
 
 
 @accelerated
-def begin_backward(x: Expression) -> int:
+def begin_backward(x: Expression, full: bool) -> int:
     """What dn_backward() of csrc/dn_api.h returns."""
-    return _backward(x._node())  # type: ignore[no-any-return]
+    return _backward(x._node(), full)  # type: ignore[no-any-return]
 
 
 # ---- how others make expressions -------------------------------------------------------

@@ -6,7 +6,6 @@ only that a node's index has one: `expression.py`, above it, has the handles on 
 
 from __future__ import annotations
 
-import itertools
 import threading
 import weakref
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from . import _random
 from ._ffi import GRAPH_SHIFT, NULL, accelerated, calls, fail_in, ffi, lib
 from ._integers import count
+from ._kept import let_go, number_for
 from .batching import strategy
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class ComputationGraph:
             else strategy(autobatching, "renew_cg: autobatching")
         )
         self._check(lib.dn_graph_renew(self.number, immediate_compute, check_validity, number))
-        _let_go(self._kept)
+        let_go(self._kept)
         return self
 
     def version(self) -> int:
@@ -255,21 +255,16 @@ class ComputationGraph:
         keeps it alive until it is renewed.
 
         >>> import dist_dynet as dy
-        >>> from dist_dynet import graph as graphs
+        >>> from dist_dynet._kept import kept
         >>> graph, thing = dy.renew_cg(), "anything"
         >>> number = graph.keep(thing)
-        >>> graphs.kept(number), graph.keep(thing) == number
+        >>> kept(number), graph.keep(thing) == number
         ('anything', True)
         """
         number = self._kept.get(thing)
         if number is None:
             lib.dn_graph_hold(self.number)
-            try:
-                number = _spare.pop()
-            except IndexError:
-                number = next(_numbers)
-            _things[number] = thing
-            self._kept[thing] = number
+            number = self._kept[thing] = number_for(thing)
         return number
 
     def expression(self, index: int) -> Expression:
@@ -320,9 +315,6 @@ class ComputationGraph:
 
 _token_of_this_module = object()
 _graphs: weakref.WeakValueDictionary[int, ComputationGraph] = weakref.WeakValueDictionary()
-_things: dict[int, Any] = {}
-_spare: list[int] = []
-_numbers = itertools.count()
 
 
 class _Defaults:
@@ -340,21 +332,9 @@ def set_default_autobatch(number: int) -> None:
         lib.dn_graph_autobatch(graph.number, number)
 
 
-def kept(number: int) -> Any:
-    """What a graph keeps under this number."""
-    return _things[number]
-
-
-def _let_go(kept_by_graph: dict[Any, int]) -> None:
-    while kept_by_graph:
-        _, number = kept_by_graph.popitem()
-        del _things[number]
-        _spare.append(number)
-
-
 def _free(number: int, kept_by_graph: dict[Any, int]) -> None:
     lib.dn_graph_free(number)
-    _let_go(kept_by_graph)
+    let_go(kept_by_graph)
 
 
 def graph_of(*handles: int) -> ComputationGraph:
@@ -419,6 +399,18 @@ def renew_current() -> None:
 
 
 @accelerated
+def checkpoint_current() -> None:
+    """Marks the end of the current graph."""
+    cg().checkpoint()
+
+
+@accelerated
+def revert_current() -> None:
+    """Takes the current graph back to its last mark."""
+    cg().revert()
+
+
+@accelerated
 def this_graph() -> int:
     """What tells this thread's graph from all others, also from earlier ones."""
     graph = cg()
@@ -475,7 +467,7 @@ def cg_checkpoint() -> None:
     >>> x.value() == before
     True
     """
-    cg().checkpoint()
+    checkpoint_current()
 
 
 def cg_revert() -> None:
@@ -490,7 +482,7 @@ def cg_revert() -> None:
     Traceback (most recent call last):
     RuntimeError: Stale Expression: ...
     """
-    cg().revert()
+    revert_current()
 
 
 def current_graph() -> int:

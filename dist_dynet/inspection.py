@@ -13,8 +13,9 @@ import numpy as np
 
 from ._ffi import OPS, fail, ffi, lib
 from ._file_names import file_path
+from ._kept import kept
 from .expression import Expression
-from .graph import ComputationGraph, cg, graph_of, kept
+from .graph import ComputationGraph, cg, graph_of
 from .io.files import OneProcess, atomic_write
 from .params.root import name_of
 

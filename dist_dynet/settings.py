@@ -419,8 +419,7 @@ def const_parameter(*args: Expression) -> Expression | list[Expression]:
     >>> W.has_gradient()
     False
     """
-    constants = [nobackprop(p) for p in args]
-    return constants[0] if len(constants) == 1 else constants
+    return nobackprop(args[0]) if len(args) == 1 else [nobackprop(p) for p in args]
 
 
 # ---- the environment -------------------------------------------------------------------

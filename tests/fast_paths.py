@@ -134,6 +134,25 @@ def after_backward(read):
     return read(y)
 
 
+def after_full_backward():
+    y = x()
+    dy.squared_norm(y).backward(full=True)
+    return y.gradient()
+
+
+def recalculated():
+    y = x()
+    return [y.value(recalculate=True), (V + y).npvalue(True), W.value(True), V.vec_value(True)]
+
+
+def reverted():
+    y = x()
+    dy.cg_checkpoint()
+    z = y + y
+    dy.cg_revert()
+    return [y, repr(z)]
+
+
 def states():
     return [s.output() for s in LSTM.initial_state().add_inputs([x(), x(1, 2)])]
 
@@ -233,11 +252,16 @@ OF_ONE_NODE = {
     **dict.fromkeys(["zeros", "ones"], lambda f: [f(2), f((2, 3)), f([2, 3], 4)]),
     **dict.fromkeys(["huber_distance"], lambda f: [f(*two()), f(*two(), 0.5)]),
     "pairwise_rank_loss": lambda f: [f(*two()), f(*two(), 2)],
-    "constant": lambda f: [f((2, 1), 3), f(2, 0.5, 3)],
+    "constant": lambda f: [f((2, 1), 3), f(2, 0.5, 3), f((2, 1), batch_size=2, val=3)],
     "dropout_dim": lambda f: f(matrix(), 1, 0.5),
     "concatenate_cols": lambda f: f([*two()]),
     "sample_categorical": lambda f: [f(dy.softmax(x())), f(dy.softmax(x()), 3)],
-    "pick": lambda f: [f(x(), 1), f(matrix(), 1, 1)],
+    "pick": lambda f: [
+        f(x(), 1),
+        f(matrix(), 1, 1),
+        f(x(), index=1),
+        f(dim=1, index=1, e=matrix()),
+    ],
     "pick_range": lambda f: [f(x(), 1, 2), f(matrix(), 0, 1, 1)],
     "pick_batch_elems": lambda f: f(dy.inputTensor([[1.0, 2.0], [3.0, 4.0]], True), [1, 0, 1]),
     **dict.fromkeys(
@@ -265,8 +289,12 @@ USES = {
     **{name: Use(name, partial(use, OPERATIONS[name])) for name, use in OF_ONE_NODE.items()},
     **replaced(
         as_dims=lambda: dy.zeros((2, 2)),
-        begin_backward=lambda: after_backward(lambda y: W.grad_as_array()),
-        compute=lambda: computed(x()),
+        begin_backward=lambda: [
+            after_backward(lambda y: W.grad_as_array()),
+            after_full_backward(),
+        ],
+        checkpoint_current=reverted,
+        compute=lambda: [computed(x()), computed(V)],
         probabilities_of=lambda: dy.softmax(x()).npvalue(),
         traced_call=lambda: [cell_of(n) for n in (1, 2, 5)],
         concatenate_pairs=lambda: (
@@ -275,8 +303,9 @@ USES = {
             .dim()
         ),
         constant_of=lambda: dy.lookup(TABLE, 2, update=False),
-        dim_of=lambda: x().dim(),
+        dim_of=lambda: [x().dim(), W.dim()],
         expressions_from=lambda: expressions_from(x()._h, 1),
+        forget=recalculated,
         gradient_of=lambda: after_backward(lambda y: y.gradient()),
         indices=lambda: dy.pick_batch(x(), [1, 0]),
         input_node=lambda: [
@@ -295,7 +324,7 @@ USES = {
             dy.random_bernoulli((4,), 0.5),
             dy.random_gumbel(3, batch_size=2),
         ],
-        list_of=lambda: x().vec_value(),
+        list_of=lambda: [x().vec_value(), W.vec_value()],
         listed=lambda: dy.vanilla_lstm_gates_concat(
             [x()], dy.zeros(1), dy.ones((4, 2)), dy.ones((4, 1)), dy.zeros(4)
         ),
@@ -314,11 +343,12 @@ USES = {
             dy.zeros((2, 2)),
             dy.average([x()] * 100),
         ],
-        numbers_of=lambda: x().npvalue(),
+        numbers_of=lambda: [x().npvalue(), W.npvalue(), matrix().value()],
         real=lambda: [dy.elu(x(), 1), dy.elu(x(), np.float64(0.5))],
         renew_current=renewed,
         parameter_node=lambda: [W.expr(), W.expr(True)],
-        resolved=lambda: W.dim(),
+        resolved=lambda: W.index(),
+        revert_current=reverted,
         row=lambda: dy.lookup(TABLE, 2),
         rows=lambda: dy.lookup_batch(TABLE, [2, 1]),
         scalar_of=lambda: dy.scalarInput(3).scalar_value(),
@@ -336,7 +366,7 @@ USES = {
         stored=lambda: [W.as_array().tolist(), TABLE.row_as_array(1).tolist()],
         this_graph=lambda: LSTM.initial_state().add_input(x()).output(),
         tree_node=children,
-        value_of=lambda: x().value(),
+        value_of=lambda: [x().value(), V.value()],
         whole=lambda: dy.softmax(x(), 0),
     ),
     "Node.__add__": Use("operate", lambda: [(x() + x(1, 2)).value(), (x() + 2).value()]),
@@ -349,7 +379,7 @@ USES = {
     "Node.__rmatmul__": Use("operate", lambda: W.__matmul__(x())),
     "Node.__truediv__": Use("operate", lambda: [(x() / x(1, 2)).value(), (x() / 2).value()]),
     "Node.__rtruediv__": Use("operate", lambda: x(1, 2).__rtruediv__(x())),
-    "Node.__pow__": Use("operate", lambda: x(1, 2) ** dy.scalarInput(3)),
+    "Node.__pow__": Use("operate", lambda: [x(1, 2) ** dy.scalarInput(3), x(1, 2) ** 2, W**0.5]),
     "Node.__rpow__": Use("operate", lambda: dy.scalarInput(3).__rpow__(dy.scalarInput(2))),
     "Node.__neg__": Use("_scale_shift", lambda: -x()),
     "Node.__getitem__": Use(

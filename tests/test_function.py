@@ -14,6 +14,7 @@ from functions import batched_network, close, cube, outer, outer_dims, outer_eac
 from processes import output_of
 
 import dist_dynet as dy
+from dist_dynet import _kept
 from dist_dynet._ffi import DTYPE
 
 # ---- values and gradients --------------------------------------------------------------
@@ -254,17 +255,15 @@ def test_functions_go_with_their_thread():
 
 
 def test_many_graphs_need_no_more_memory():
-    from dist_dynet import graph
-
     dy.renew_cg()
-    before = len(graph._things), len(graph._spare)
+    before = len(_kept._things), len(_kept._spare)
     for _ in range(100):
         dy.renew_cg()
         f = dy.function(lambda x: x, None, 1)
         for _ in range(10):
             f(f(dy.scalarInput(1))).value()
     dy.renew_cg()
-    assert len(graph._things) == before[0] and len(graph._spare) <= before[1] + 1
+    assert len(_kept._things) == before[0] and len(_kept._spare) <= before[1] + 1
 
 
 def test_interpreter_ends_cleanly_with_a_function_in_the_graph():

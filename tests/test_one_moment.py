@@ -73,6 +73,9 @@ CHANGES = {
         lambda m: m.lookup_parameters_list()[0].set_gradient(np.ones((4, 3)))
     ),
     "zero": lambda folder: lambda m: m.parameters_list()[0].zero(),
+    "zero of a table": lambda folder: lambda m: m.lookup_parameters_list()[0].zero(),
+    "scale": lambda folder: lambda m: m.parameters_list()[0].scale(2),
+    "clip_inplace": lambda folder: lambda m: m.parameters_list()[0].clip_inplace(0, 0.5),
 }
 """name: how to make change(collection), in a folder"""
 
@@ -301,3 +304,15 @@ def test_other_threads_see_all_of_a_change_or_nothing(name, tmp_path):
     ends.set()
     reader.join()
     assert seen <= {(1.0,), (2.0,)} and seen
+
+
+@pytest.mark.parametrize("change", ["scale", "clip_inplace"])
+def test_what_changes_values_by_themselves_loses_nothing_that_another_thread_writes(change):
+    w = dy.ParameterCollection().add_parameters(100_000, init=0)
+    keep = {"scale": lambda: w.scale(1), "clip_inplace": lambda: w.clip_inplace(-1e9, 1e9)}[change]
+    writer = threading.Thread(target=lambda: [w.set_value(np.full(100_000, k)) for k in range(300)])
+    writer.start()
+    while writer.is_alive():
+        keep()
+    writer.join()
+    assert set(w.as_array()) == {299}

@@ -298,6 +298,10 @@ def test_dense_parameter_reads_what_was_written(rng):
     np.testing.assert_allclose(w.as_array(), 2 * array, rtol=1e-6)
     w.clip_inplace(-0.5, 0.25)
     np.testing.assert_allclose(w.as_array(), np.clip(2 * array, -0.5, 0.25), rtol=1e-6)
+    w.set_value(np.full((2, 3, 4), np.nan))
+    w.clip_inplace(-1, 1)
+    assert np.isnan(w.as_array()).all()
+    w.set_value(np.clip(2 * array, -0.5, 0.25))
     for wrong in (np.zeros(24), np.zeros((3, 2, 4)), 5):
         with pytest.raises(ValueError):
             w.set_value(wrong)
@@ -355,6 +359,11 @@ def test_table_against_numpy(row_dims, rng):
     assert np.array_equal(t.as_array(), array)
     t.scale(2)
     assert np.array_equal(t.as_array(), 2 * array)
+    m.set_weight_decay(0.5)
+    dy.SimpleSGDTrainer(m, learning_rate=0).update()  # t is half of what is stored
+    t.scale(2)
+    assert np.array_equal(t.as_array(), 2 * array)
+    t.set_gradient(array)
     t.zero()
     assert np.abs(t.as_array()).max() == 0 and t.has_gradient()
 

@@ -38,11 +38,6 @@ void dn_backward_abandon(int graph) {
     if (t->backward->position >= 0) dn__stop_backward(t);
 }
 
-int dn_backward_begin(int64_t a, int full) {
-    DN_ENTER_NODE(a);
-    return dn__backward_begin(t, i, full);
-}
-
 static int timed_step(dn_tape *t) {
     const int64_t begin = DN_PROFILE_OPEN();
     const int result = dn__backward_step(t);
@@ -56,15 +51,15 @@ int dn_backward_step(int graph) {
     return timed_step(t);
 }
 
-int dn_backward(int64_t a) {
+int dn_backward(int64_t a, int full) {
     DN_ENTER_NODE(a);
     int result = dn__forward(t, i);
     if (result) return result > 0 ? 2 : result;
-    result = dn__backward_begin(t, i, 0);
+    result = dn__backward_begin(t, i, full);
     return result ? result : timed_step(t);
 }
 
-int dn_fast_backward(int64_t a) {
+int dn_fast_backward(int64_t a, int full) {
     const dn_tape *t = dn__handle_tape(a);
     if (!t || t->work_made > DN_FAST_WORK) return DN_FALLBACK;
     /* another thread may be at these parameters for longer than is good to wait here */
@@ -72,7 +67,7 @@ int dn_fast_backward(int64_t a) {
         if (dn__try_lock(t->stores[r].store)) return DN_FALLBACK;
         dn__unlock(t->stores[r].store);
     }
-    return dn_backward(a);
+    return dn_backward(a, full);
 }
 
 /* The gradient of node i, which backward has put off. Negative: no memory, and it is as it was. */

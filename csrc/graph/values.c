@@ -10,11 +10,25 @@ static const dn_param *viewed(const dn_tape *t, int i) {
     return t->nodes[i].op->flags & DN_VIEW ? t->nodes[i].param : NULL;
 }
 
-/* A parameter's value that is about to be read is kept as it is now. */
-static int keep_parameter(dn_tape *t, int i) {
+/* The store of a parameter's value that is about to be read, and so is to be kept as it is now;
+ * NULL: it is kept, or is no parameter's. */
+static dn_store *unkept_store(const dn_tape *t, int i) {
     const dn_node *node = &t->nodes[i];
     const dn_param *p = node->failed || node->copied ? NULL : viewed(t, i);
-    return p ? dn__copy_parameter(t, i, p->store) : 0;
+    return p ? p->store : NULL;
+}
+static int keep_parameter(dn_tape *t, int i) {
+    dn_store *store = unkept_store(t, i);
+    return store ? dn__copy_parameter(t, i, store) : 0;
+}
+/* The same without waiting for another thread. */
+static int keep_parameter_fast(dn_tape *t, int i) {
+    dn_store *store = unkept_store(t, i);
+    if (!store) return 0;
+    if (dn__try_lock(store)) return DN_FALLBACK;
+    const int error = dn__copy_parameter(t, i, NULL);
+    dn__unlock(store);
+    return error;
 }
 
 int dn_forward(int64_t a) {
@@ -53,7 +67,7 @@ int dn_fast_forward(int64_t a) {
     DN_ENTER_OR(t, DN_FALLBACK);
     const int i = dn__find(t, a);
     if (i < 0 || !is_fast(t, i) || compute_fast(t, i)) return DN_FALLBACK;
-    return dn__keep_value(t, i) || keep_parameter(t, i) ? DN_FALLBACK : 0;
+    return dn__keep_value(t, i) || keep_parameter_fast(t, i) ? DN_FALLBACK : 0;
 }
 
 int dn_fast_value(int64_t a, dn_dim *dim, int capacity, double *out) {
@@ -64,9 +78,8 @@ int dn_fast_value(int64_t a, dn_dim *dim, int capacity, double *out) {
     if (i < 0 || !is_fast(t, i)) return DN_FALLBACK;
     const dn_node *node = &t->nodes[i];
     const size_t n = dn__elements(&node->dim);
-    /* parameters are left to dn_value, which copies what is read */
-    if (!n || n > (size_t)capacity || viewed(t, i)) return DN_FALLBACK;
-    if (compute_fast(t, i)) return DN_FALLBACK;
+    if (!n || n > (size_t)capacity) return DN_FALLBACK;
+    if (compute_fast(t, i) || keep_parameter_fast(t, i)) return DN_FALLBACK;
     for (size_t k = 0; k < n; k++) out[k] = (double)node->value[k];
     *dim = node->dim;
     return 0;

@@ -85,6 +85,9 @@ DN_MULTIVERSION void dn__affine(size_t n, dn_real a, dn_real b, const dn_real *x
 
 /* ---- several arrays ------------------------------------------------------------------- */
 DN_MULTIVERSION void dn__fill(size_t n, dn_real a, dn_real *y) { EACH(y, a); }
+DN_MULTIVERSION void dn__clip(size_t n, dn_real low, dn_real high, dn_real *y) {
+    EACH(y, y[i] < low ? low : y[i] > high ? high : y[i]); /* nan stays */
+}
 int dn__is_zero(size_t n, const dn_real *x) {
     for (size_t i = 0; i < n; i++)
         if (x[i] != 0) return 0;

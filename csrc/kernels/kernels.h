@@ -150,6 +150,8 @@ double dn__digamma(double x);
 
 /* ---- elementwise, several arrays (kernels/elementwise.c); z may be x or y ------------- */
 void dn__fill(size_t n, dn_real a, dn_real *y);
+/* y = min(max(y, low), high); NaN stays */
+void dn__clip(size_t n, dn_real low, dn_real high, dn_real *y);
 /* Whether all x_i are 0; and whether all are finite. */
 int dn__is_zero(size_t n, const dn_real *x);
 int dn__is_finite(size_t n, const dn_real *x);

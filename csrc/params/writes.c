@@ -94,6 +94,56 @@ int dn_store_write(dn_store *r, int n, const dn_assignment *given, int n_copied,
     return error;
 }
 
+int dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *values) {
+    const dn_assignment given = {
+        .param = p, .values = values, .from = from, .n = n, .factor = 1, .share = 1};
+    return dn_store_write(p->store, 1, &given, 0, NULL);
+}
+
+/* ---- what values become of themselves -------------------------------------------------- */
+
+/* Locks its store and finds the values; negative: an error, and nothing is to be ended. */
+static int begin_change(dn_param *p, dn_real **x) {
+    double factor;
+    const int error = begin_write(p->store);
+    if (error) return error;
+    dn__param_materialise(p);
+    *x = dn_param_storage(p, &factor);
+    return 0;
+}
+static int end_change(dn_param *p) {
+    note_write(p);
+    written(p->store);
+    return 0;
+}
+
+int dn_param_scale(dn_param *p, dn_real by) {
+    dn_real *x;
+    const int error = begin_change(p, &x);
+    if (error) return error;
+    dn__axpy((size_t)dn_param_size(p), by, x, 0, x);
+    return end_change(p);
+}
+
+int dn_param_clip(dn_param *p, dn_real low, dn_real high) {
+    dn_real *x;
+    const int error = begin_change(p, &x);
+    if (error) return error;
+    dn__clip((size_t)dn_param_size(p), low, high, x);
+    return end_change(p);
+}
+
+int dn_param_zero(dn_param *p) {
+    dn_real *x;
+    const int error = begin_change(p, &x);
+    if (error) return error;
+    dn__fill((size_t)dn_param_size(p), 0, x);
+    if (!p->rows) dn__param_clear(p);
+    return end_change(p);
+}
+
+/* ---- rows ------------------------------------------------------------------------------ */
+
 int dn_fast_row_set(int64_t a, int64_t row, int64_t n, const double *data) {
     int constant;
     dn_param *p = dn__handle_param(a, &constant);

@@ -96,6 +96,13 @@ static inline int is_node(PyObject *o) {
     return Py_IS_TYPE(o, dn__expression_type) || dn__is_node_class(Py_TYPE(o));
 }
 static inline int64_t handle_of(PyObject *o) { return is_node(o) ? ((Node *)o)->handle : -1; }
+/* The same; of a parameter, whose handle is larger than those of any graph, that of its node in the
+ * current graph. */
+static inline int64_t node_of(PyObject *o) {
+    const int64_t a = handle_of(o);
+    if (a < 0 || !(a >> (DN_INDEX_BITS + DN_EPOCH_BITS + DN_GRAPH_BITS))) return a;
+    return dn__current < 0 ? NOT_HANDLED : dn__calls->resolve(dn__current, a);
+}
 
 static inline int counted(Py_ssize_t n, Py_ssize_t wanted) {
     if (n != wanted) PyErr_Format(PyExc_TypeError, "takes %zd arguments; got %zd.", wanted, n);

@@ -35,6 +35,16 @@ static int64_t scaled(int64_t x, double a, double b) {
     return dn__node1_float(operators[NEGATE].op, x, a, b);
 }
 
+/* x ** number, as pow(x, scalarInput(number)). */
+static int64_t to_power(int64_t x, double number) {
+    if (dn__current < 0) return NOT_HANDLED;
+    const int size = dn__calls->graph_size(dn__current);
+    const int64_t y = dn__calls->input_numbers(dn__current, 1, (int[]){1}, 1, &number),
+                  handle = y < 0 ? NOT_HANDLED : dn__node2(operators[POWER].op, x, y);
+    if (handle < 0) dn__calls->take_back(dn__current, size);
+    return handle;
+}
+
 static PyObject *operate(int k, PyObject *left, PyObject *right) {
     const int64_t x = handle_of(left), y = handle_of(right);
     int64_t handle = NOT_HANDLED;
@@ -46,6 +56,7 @@ static PyObject *operate(int k, PyObject *left, PyObject *right) {
         handle = scaled(x, a, b);
     else if (y >= 0 && as_double(left, &number) && as_scale_shift(k, 1, number, &a, &b))
         handle = scaled(y, a, b);
+    else if (x >= 0 && k == POWER && as_double(right, &number)) handle = to_power(x, number);
     if (handle >= 0) return dn__new_node(dn__expression_type, handle);
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
     if (is_node(left)) return PyObject_CallFunctionObjArgs(operators[k].general, left, right, NULL);

@@ -39,7 +39,7 @@ int dn__op(PyObject *name) {
 }
 
 /* What node_many gives, or node_with_views where there are parts. */
-static int64_t node_of(int op, int n, const int64_t *handles, int n_ints, const int *ints,
+static int64_t made_of(int op, int n, const int64_t *handles, int n_ints, const int *ints,
                        int n_floats, const double *floats, int parts) {
     return parts ? dn__calls->node_with_views(op, n, handles, n_ints, ints, n_floats, floats, parts)
                  : dn__calls->node_many(op, n, handles, n_ints, ints, n_floats, floats);
@@ -47,12 +47,12 @@ static int64_t node_of(int op, int n, const int64_t *handles, int n_ints, const 
 
 int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_floats,
                  const double *floats, int parts) {
-    const int64_t result = node_of(op, n, handles, n_ints, ints, n_floats, floats, parts);
+    const int64_t result = made_of(op, n, handles, n_ints, ints, n_floats, floats, parts);
     if (result != DN_ERROR_NO_GRAPH || dn__current < 0) return result;
     const int64_t first = dn__calls->resolve(dn__current, handles[0]);
     if (first < 0) return result;
     handles[0] = first;
-    return node_of(op, n, handles, n_ints, ints, n_floats, floats, parts);
+    return made_of(op, n, handles, n_ints, ints, n_floats, floats, parts);
 }
 
 int64_t dn__node2(int op, int64_t a, int64_t b) {

@@ -12,7 +12,13 @@
 typedef PyObject *(*vector_call)(PyObject *, PyObject *const *, size_t, PyObject *);
 enum { HAS_VECTOR_CALL = 1 << 11 };
 
-enum { MOST_INPUTS = 32, MOST_INTS = 32, MOST_FLOATS = 4, MOST_ATTRIBUTES = 8 };
+enum {
+    MOST_INPUTS = 32,
+    MOST_PARAMETERS = MOST_INPUTS - 2,
+    MOST_INTS = 32,
+    MOST_FLOATS = 4,
+    MOST_ATTRIBUTES = 8
+};
 
 /* An attribute: of a parameter an integer, a float, a truth value, a list of integers (if `number`
  * is not 0: so many), or one integer or a list; none, but that it is True; or `number` itself. */
@@ -28,8 +34,8 @@ typedef struct {
  * be their defaults. */
 typedef struct {
     PyObject_HEAD vector_call call;
-    PyObject *general, *weak, *defaults;
-    PyTypeObject *cls; /* of the result; NULL: Expression */
+    PyObject *general, *weak, *defaults, *names; /* names: of the parameters */
+    PyTypeObject *cls;                           /* of the result; NULL: Expression */
     int op, n_inputs, n_parameters, n_attributes, named;
     Attribute attributes[MOST_ATTRIBUTES];
 } Operation;
@@ -112,11 +118,42 @@ static int64_t node_of_arguments(const Operation *o, PyObject *const *args, Py_s
     return dn__calls->leaf(dn__current, o->op, to.n_ints, to.ints, to.n_floats, to.floats);
 }
 
+/* The parameter of this name; negative: there is none. */
+static int parameter_named(const Operation *o, PyObject *name) {
+    int i = o->n_parameters - 1; /* names are constants of programs: mostly the same object */
+    while (i >= 0 && PyTuple_GetItem(o->names, i) != name) i--;
+    return i;
+}
+
+/* The arguments by place, where some are given by name; how many, negative: they are for the
+ * function. */
+static Py_ssize_t by_place(const Operation *o, PyObject *const *args, Py_ssize_t n, PyObject *names,
+                           PyObject *placed[MOST_PARAMETERS]) {
+    const Py_ssize_t n_named = PyTuple_Size(names),
+                     required = o->n_parameters - PyTuple_Size(o->defaults);
+    Py_ssize_t end = n;
+    if (n > o->n_parameters) return -1;
+    for (int i = 0; i < o->n_parameters; i++)
+        placed[i] = i < n ? args[i] : i < required ? NULL : argument(o, NULL, 0, i);
+    int is_given[MOST_PARAMETERS] = {0};
+    for (Py_ssize_t k = 0; k < n_named; k++) {
+        const int i = parameter_named(o, PyTuple_GetItem(names, k));
+        if (i < n || is_given[i]++) return -1;
+        placed[i] = args[n + k];
+        if (i >= end) end = i + 1;
+    }
+    for (Py_ssize_t i = 0; i < required; i++)
+        if (!placed[i]) return -1;
+    return end;
+}
+
 /* `flagged`: how many arguments there are, and a flag in the highest bit. */
 static PyObject *call(PyObject *self, PyObject *const *args, size_t flagged, PyObject *names) {
     const Operation *o = (Operation *)self;
     const Py_ssize_t n = (Py_ssize_t)(flagged & (size_t)PY_SSIZE_T_MAX);
-    const int64_t handle = names ? NOT_HANDLED : node_of_arguments(o, args, n);
+    PyObject *placed[MOST_PARAMETERS];
+    const Py_ssize_t n_placed = names ? by_place(o, args, n, names, placed) : n;
+    const int64_t handle = node_of_arguments(o, names ? placed : args, n_placed);
     if (handle >= 0) return dn__new_node(o->cls ? o->cls : dn__expression_type, handle);
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
     /* it may be declared to be another node, too */
@@ -170,6 +207,7 @@ static void dealloc(PyObject *self) {
     if (o->weak) PyObject_ClearWeakRefs(self);
     Py_XDECREF(o->general);
     Py_XDECREF(o->defaults);
+    Py_XDECREF(o->names);
     Py_XDECREF(o->cls);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
@@ -223,30 +261,31 @@ static int note_attributes(Operation *o, PyObject *attributes) {
     return n <= MOST_ATTRIBUTES;
 }
 
-/* operation(op, how many parameters it has, their defaults, attributes, class of the result or
- * None, function) */
+/* operation(op, names of its parameters, their defaults, attributes, class of the result or None,
+ * function) */
 static PyObject *operation(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *op, *defaults, *attributes, *cls, *general;
-    int n;
-    if (!PyArg_ParseTuple(args, "UiO!O!OO", &op, &n, &PyTuple_Type, &defaults, &PyTuple_Type,
-                          &attributes, &cls, &general))
+    PyObject *op, *names, *defaults, *attributes, *cls, *general;
+    if (!PyArg_ParseTuple(args, "UO!O!O!OO", &op, &PyTuple_Type, &names, &PyTuple_Type, &defaults,
+                          &PyTuple_Type, &attributes, &cls, &general))
         return NULL;
+    const Py_ssize_t n = PyTuple_Size(names);
     const int number = dn__op(op), has_class = cls != Py_None;
     const int inputs = number < 0 ? 0 : dn__calls->op_inputs(number);
-    if (number < 0 || n < (inputs < 0 ? 1 : inputs) || n > MOST_INPUTS - 2 ||
+    if (number < 0 || n < (inputs < 0 ? 1 : inputs) || n > MOST_PARAMETERS ||
         (has_class && !(PyType_Check(cls) && PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))))
         return PyErr_Format(PyExc_ValueError,
                             "operation: takes the name of one, a function with as many parameters "
-                            "as it has inputs or more, and a class of expressions; got %U, %d, %R.",
-                            op, n, cls);
+                            "as it has inputs or more, and a class of expressions; got %U, %R, %R.",
+                            op, names, cls);
     Operation *o = (Operation *)PyType_GenericAlloc(type, 0);
     if (!o) return NULL;
-    o->call = call, o->op = number, o->n_inputs = inputs, o->n_parameters = n;
+    o->call = call, o->op = number, o->n_inputs = inputs, o->n_parameters = (int)n;
     if (has_class) o->cls = (PyTypeObject *)cls;
     Py_XINCREF(o->cls);
     Py_INCREF(o->general = general);
     Py_INCREF(o->defaults = defaults);
+    Py_INCREF(o->names = names);
     if (note_attributes(o, attributes)) {
         const int all = (1 << n) - 1,
                   with_default = all & ~((1 << (n - PyTuple_Size(defaults))) - 1);

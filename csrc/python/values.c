@@ -26,14 +26,24 @@ static PyObject *set_numbers(PyObject *self, PyObject *const *args, Py_ssize_t n
 enum { LIST_ROOM = 1 << 16 };
 
 static int fast_numbers(PyObject *x, dn_dim *dim, int capacity, double *out) {
-    const int64_t a = handle_of(x);
+    const int64_t a = node_of(x);
     return a < 0 ? DN_FALLBACK : dn__calls->fast_value(a, dim, capacity, out);
 }
 
 /* compute(x) */
 static PyObject *compute_node(PyObject *self, PyObject *x) {
-    const int64_t a = handle_of(x);
+    const int64_t a = node_of(x);
     if (a < 0 || dn__calls->fast_forward(a)) return general(self, x);
+    Py_RETURN_NONE;
+}
+
+/* forget(x) */
+static PyObject *forget(PyObject *self, PyObject *x) {
+    dn_dim dim;
+    const int64_t a = node_of(x);
+    if (a < 0 || dn__calls->node_dim(a, &dim) ||
+        dn__calls->graph_invalidate((int)(a >> (DN_INDEX_BITS + DN_EPOCH_BITS))))
+        return general(self, x);
     Py_RETURN_NONE;
 }
 
@@ -78,7 +88,7 @@ static PyObject *array_of(const dn_dim *dim, const double *values) {
  * it has one dim. */
 static PyObject *long_list(PyObject *function, PyObject *x, int vectors) {
     dn_dim dim;
-    const int64_t a = handle_of(x);
+    const int64_t a = node_of(x);
     if (a < 0 || dn__calls->node_dim(a, &dim) || (vectors && dim.nd > 1))
         return general(function, x);
     const int64_t n = (int64_t)dim.size * dim.batch;
@@ -113,7 +123,7 @@ static PyObject *array_by(int (*read)(int64_t, dn_dim *, int, double *), PyObjec
                           PyObject *x) {
     dn_dim dim;
     double values[DN_FAST_CAPACITY];
-    const int64_t a = handle_of(x);
+    const int64_t a = node_of(x);
     if (a < 0 || read(a, &dim, DN_FAST_CAPACITY, values)) return general(self, x);
     return array_of(&dim, values);
 }
@@ -157,22 +167,39 @@ static PyObject *set_row(PyObject *self, PyObject *const *args, Py_ssize_t n_arg
 /* dim_of(x): ((sizes), batch size) */
 static PyObject *dim_of(PyObject *self, PyObject *x) {
     dn_dim dim;
-    const int64_t a = handle_of(x);
+    const int64_t a = node_of(x);
     if (a < 0 || dn__calls->node_dim(a, &dim)) return general(self, x);
     return Py_BuildValue("Ni", sizes(&dim), dim.batch);
 }
 
-/* begin_backward(x): what dn_backward() returns */
-static PyObject *begin_backward(PyObject *self, PyObject *x) {
-    const int64_t a = handle_of(x);
-    const int code = a < 0 ? DN_FALLBACK : dn__calls->fast_backward(a);
-    return code == DN_FALLBACK ? general(self, x) : PyLong_FromLong(code);
+/* begin_backward(x, full): what dn_backward() returns */
+static PyObject *begin_backward(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
+                                PyObject *names) {
+    const int64_t a = n_args == 2 && !names && PyBool_Check(args[1]) ? handle_of(args[0]) : -1;
+    const int code = a < 0 ? DN_FALLBACK : dn__calls->fast_backward(a, args[1] == Py_True);
+    return code == DN_FALLBACK ? dn__general(self, args, n_args, names) : PyLong_FromLong(code);
 }
 
 /* renew_current(): a new graph in the place of the current one */
 static PyObject *renew_current(PyObject *self, PyObject *unused) {
     (void)unused;
     if (dn__current < 0 || dn__calls->renew(dn__current))
+        return PyObject_CallFunctionObjArgs(self, NULL);
+    Py_RETURN_NONE;
+}
+
+/* checkpoint_current() and revert_current(), of the current graph */
+static PyObject *checkpoint_current(PyObject *self, PyObject *unused) {
+    (void)unused;
+    const int graph = dn__current, n = graph < 0 ? 0 : dn__calls->graph_size(graph);
+    if (graph < 0 || (n && dn__calls->fast_forward(dn__calls->graph_node(graph, n - 1))) ||
+        dn__calls->graph_checkpoint(graph))
+        return PyObject_CallFunctionObjArgs(self, NULL);
+    Py_RETURN_NONE;
+}
+static PyObject *revert_current(PyObject *self, PyObject *unused) {
+    (void)unused;
+    if (dn__current < 0 || dn__calls->graph_revert(dn__current))
         return PyObject_CallFunctionObjArgs(self, NULL);
     Py_RETURN_NONE;
 }
@@ -188,6 +215,7 @@ PyMethodDef dn__fast_values[] = {
     {"this_graph", get_this_graph, METH_NOARGS, NULL},
     {"set_numbers", DN_FAST_NAMED(set_numbers)},
     {"compute", compute_node, METH_O, NULL},
+    {"forget", forget, METH_O, NULL},
     {"scalar_of", scalar_of, METH_O, NULL},
     {"value_of", number_or_list, METH_O, NULL},
     {"list_of", flat_list, METH_O, NULL},
@@ -197,7 +225,9 @@ PyMethodDef dn__fast_values[] = {
     {"stored", DN_FAST_NAMED(stored)},
     {"set_row", DN_FAST_NAMED(set_row)},
     {"dim_of", dim_of, METH_O, NULL},
-    {"begin_backward", begin_backward, METH_O, NULL},
+    {"begin_backward", DN_FAST_NAMED(begin_backward)},
     {"renew_current", renew_current, METH_NOARGS, NULL},
+    {"checkpoint_current", checkpoint_current, METH_NOARGS, NULL},
+    {"revert_current", revert_current, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

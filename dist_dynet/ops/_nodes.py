@@ -163,7 +163,7 @@ def operation(
             by = by.__wrapped__
         parameters = by.__code__.co_varnames[: by.__code__.co_argcount]
         made = tuple([_attribute(word, parameters) for word in attributes.split()])
-        return calls.operation(op, len(parameters), by.__defaults__ or (), made, cls, function)
+        return calls.operation(op, parameters, by.__defaults__ or (), made, cls, function)
 
     return stands_for
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, callback, ffi, lib, view
 from .._integers import numbers
+from .._kept import kept
 from ..expression import Expression
-from ..graph import graph_of, kept
+from ..graph import graph_of
 from ..params.dims import as_dims
 from ._nodes import listed, node, not_expression
 

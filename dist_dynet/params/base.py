@@ -14,7 +14,7 @@ from .._ffi import DTYPE, lib, pointer
 from .._integers import numbers, real
 from .._manner import manner
 from ..expression import Expression, resolved
-from .root import Assignment, Root
+from .root import Assignment, Root, refuse
 
 if TYPE_CHECKING:
     from .parameters import AnyParameter
@@ -136,8 +136,13 @@ class _ParameterBase(Expression):
 
     def _write(self, values: NDArray[Any], first: int = 0) -> None:
         """Sets values, in storage order."""
+        kept = np.ascontiguousarray(values, DTYPE)
+        self._change(lib.dn_param_write, first, kept.size, pointer(kept))
+
+    def _change(self, change: Callable[..., int], *given: Any) -> None:
+        """Changes values by a call of C, which does so at one moment."""
         self._root.own_gradients.written()
-        self._root.write([Assignment(self._c, values, first)])
+        refuse(change(self._c, *given))
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
         """A view, of shape(), of numbers in storage order."""
@@ -259,7 +264,7 @@ class _ParameterBase(Expression):
         >>> w.as_array().tolist()
         [3.0, 6.0]
         """
-        self._write(self._values() * DTYPE.type(real(s, "scale")))
+        self._change(lib.dn_param_scale, real(s, "scale"))
 
     def scale_gradient(self, s: float) -> None:
         """Multiplies the gradient by s.

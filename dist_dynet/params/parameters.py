@@ -17,7 +17,7 @@ from ..expression import Expression
 from .access import parameter_node, set_row, stored
 from .base import _ParameterBase
 from .precision import check_precision, name_of_precision
-from .root import Assignment, Root
+from .root import Root
 
 if TYPE_CHECKING:
     from ..ops._input_nodes import _lookupBatchExpression, _lookupExpression
@@ -93,8 +93,7 @@ class Parameters(_ParameterBase):
         >>> w.as_array().tolist(), w.has_gradient()
         ([0.0, 0.0], False)
         """
-        zeros = np.zeros(lib.dn_param_size(self._c), DTYPE)
-        self._root.write([Assignment(self._c, zeros, sets_gradient=True)])
+        self._change(lib.dn_param_zero)
 
     def clip_inplace(self, left: float, right: float) -> None:
         """Clips the values to [left, right].
@@ -113,7 +112,7 @@ class Parameters(_ParameterBase):
             raise ValueError(
                 f"clip_inplace: left must not be above right; got left = {left}, right = {right}."
             )
-        self._write(np.clip(self._values(), low, high))
+        self._change(lib.dn_param_clip, low, high)
 
     def precision(self) -> str | None:
         """What set_precision() has set; None: init() and the environment decide.
@@ -406,7 +405,7 @@ class LookupParameters(_ParameterBase):
         >>> E.as_array().tolist()
         [[0.0, 0.0], [0.0, 0.0]]
         """
-        self._write(np.zeros(lib.dn_param_size(self._c), DTYPE))
+        self._change(lib.dn_param_zero)
 
     def expr(self) -> LookupParameters:
         """The whole table as an expression of dims (d..., rows): itself.
