@@ -383,7 +383,14 @@ USES = {
     "Node.__rpow__": Use("operate", lambda: dy.scalarInput(3).__rpow__(dy.scalarInput(2))),
     "Node.__neg__": Use("_scale_shift", lambda: -x()),
     "Node.__getitem__": Use(
-        "_getitem", lambda: [x()[1].value(), matrix()[0:2].value(), TABLE[2].value()]
+        "_getitem",
+        lambda: [
+            x()[1].value(),
+            matrix()[0:2].value(),
+            [m[-1:, ::2] for m in (matrix(), W)],
+            image()[:, 1:5, -1:],
+            TABLE[2].value(),
+        ],
     ),
     "State.add_input": Use("after", lambda: LSTM.initial_state().add_input(x()).output()),
     "State._over_list": Use(

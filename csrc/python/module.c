@@ -86,7 +86,7 @@ static PyObject *positive(PyObject *x) {
     return x;
 }
 
-/* x[i] by a node of `index`, of class cls; x[from:to:step] of the first dim by one of `slice`;
+/* x[i] by a node of `index`, of class cls; x[from:to:step, ...] by one of `slice`;
  * general(x, index) does all else. */
 static struct {
     int index, slice;
@@ -94,37 +94,47 @@ static struct {
     PyObject *general;
 } subscripts;
 
-/* The size of the first dim; negative: it has none. */
-static int first_size(int64_t x) {
-    dn_dim d;
-    int error = dn__calls->node_dim(x, &d);
-    if (error == DN_ERROR_NO_GRAPH && dn__current >= 0)
-        error = dn__calls->node_dim(dn__calls->resolve(dn__current, x), &d);
-    return error || d.nd < 1 ? -1 : d.d[0];
+/* The dims of an expression; 0: an error. */
+static int find_dims(PyObject *x, dn_dim *dims) {
+    const int64_t a = node_of(x);
+    return a >= 0 && !dn__calls->node_dim(a, dims);
 }
 
 /* An index of the first dim, from its end if it is negative; 0: it is something else. */
-static int index_of(int64_t x, PyObject *index, int *i) {
+static int index_of(PyObject *x, PyObject *index, int *i) {
+    dn_dim dims;
     if (!PyLong_CheckExact(index) || !as_int(index, i)) return 0;
-    if (*i < 0) *i += first_size(x);
+    if (*i < 0) *i += find_dims(x, &dims) && dims.nd ? dims.d[0] : 0;
     return *i >= 0;
 }
 
-/* The range of a slice as a node's integers; 0: it is something else. */
-static int range_of(int64_t x, PyObject *slice, int ints[4]) {
+/* The range of a slice of a dim of this size; 0: it is something else. */
+static int range_of(int size, PyObject *slice, int range[3]) {
     Py_ssize_t start, stop, step;
     if (!PySlice_Check(slice)) return 0;
-    const int size = first_size(x);
-    if (size < 0) return 0;
     if (PySlice_Unpack(slice, &start, &stop, &step)) {
         PyErr_Clear();
         return 0;
     }
     if (step < 1 || step > INT32_MAX) return 0;
     PySlice_AdjustIndices(size, &start, &stop, step);
-    ints[0] = 0, ints[1] = (int)start, ints[2] = (int)(stop < start ? start : stop),
-    ints[3] = (int)step;
+    range[0] = (int)start, range[1] = (int)(stop < start ? start : stop), range[2] = (int)step;
     return 1;
+}
+
+/* The integers of a node for a slice of the first dim, or a tuple of slices, one of each dim from
+ * the first on; how many, 0: it is something else. */
+static int ranges_of(PyObject *x, PyObject *index, int ints[4 * DN_MAX_DIMS]) {
+    dn_dim dims;
+    const int is_tuple = PyTuple_CheckExact(index);
+    const Py_ssize_t n = is_tuple ? PyTuple_Size(index) : 1;
+    if (!(is_tuple || PySlice_Check(index)) || !find_dims(x, &dims) || n > dims.nd) return 0;
+    for (int i = 0; i < n; i++) {
+        ints[4 * i] = i;
+        if (!range_of(dims.d[i], is_tuple ? PyTuple_GetItem(index, i) : index, &ints[4 * i + 1]))
+            return 0;
+    }
+    return 4 * (int)n;
 }
 
 /* table[i], of class cls; general(table, i) does all else. */
@@ -143,13 +153,14 @@ static PyObject *subscript(PyObject *x, PyObject *index) {
     if (tables.type && PyType_IsSubtype(Py_TYPE(x), tables.type)) return row_of(x, index);
     int64_t a = handle_of(x), handle = NOT_HANDLED;
     PyTypeObject *cls = dn__expression_type;
-    int ints[4] = {0};
+    int ints[4 * DN_MAX_DIMS], n;
     if (!subscripts.general) return PyErr_Format(PyExc_RuntimeError, "indices have no operation");
-    if (a >= 0 && index_of(a, index, &ints[1])) {
+    ints[0] = 0; /* the first dim */
+    if (a >= 0 && index_of(x, index, &ints[1])) {
         handle = dn__node(subscripts.index, 1, &a, 2, ints, 0, NULL, 0);
         cls = subscripts.cls;
-    } else if (a >= 0 && range_of(a, index, ints))
-        handle = dn__node(subscripts.slice, 1, &a, 4, ints, 0, NULL, 0);
+    } else if (a >= 0 && (n = ranges_of(x, index, ints)))
+        handle = dn__node(subscripts.slice, 1, &a, n, ints, 0, NULL, 0);
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
     return handle >= 0 ? dn__new_node(cls, handle)
                        : PyObject_CallFunctionObjArgs(subscripts.general, x, index, NULL);

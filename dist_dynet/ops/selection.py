@@ -274,8 +274,8 @@ def _getitem(x: Expression, index: Any) -> Expression:
     """x[i], x[a:b:s], x[i, a:b, ...]: as in Python, negative and clipped.
 
     An index of its own removes its dim; one more slice is the batch's. The frequent cases, an index
-    from the left and a slice of the first dim, do not come here unless there is something wrong
-    with them.
+    of the first dim and slices of the dims, do not come here unless there is something wrong with
+    them.
     """
     dims, batch = x.dim()
     items = index if isinstance(index, tuple) else (index,)
