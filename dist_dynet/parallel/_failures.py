@@ -62,6 +62,7 @@ class _State:
     previous_thread: Any = None
     on_leave: ClassVar[list[Callable[[], None]]] = []
     on_abort: ClassVar[list[Callable[[], None]]] = []
+    notes: ClassVar[list[Callable[[BaseException], str]]] = []
 
 
 # ---- words and the end -----------------------------------------------------------------
@@ -95,6 +96,12 @@ def at_the_end(leave: Callable[[], None], abort_: Callable[[], None]) -> None:
     _State.on_abort.append(abort_)
 
 
+def explain_by(note: Callable[[BaseException], str]) -> None:
+    """Calls this for each exception that ends the job; what it returns stands below the
+    traceback."""
+    _State.notes.append(note)
+
+
 def abort(code: int) -> None:
     """Ends all ranks. Starts MPI if need be: mpirun ends the others only for a process that it
     knows."""
@@ -125,7 +132,8 @@ def _on_exception(
         _State.previous(kind, error, trace)
         return
     shorten(error)
-    report("".join(traceback.format_exception(kind, error, error.__traceback__ or trace)))
+    lines = traceback.format_exception(kind, error, error.__traceback__ or trace)
+    report("".join((*lines, *(note(error) for note in _State.notes))))
     abort(130 if issubclass(kind, KeyboardInterrupt) else EXCEPTION)
 
 

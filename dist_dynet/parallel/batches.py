@@ -16,7 +16,7 @@ from .._ffi import lib
 from .._manner import manner, warn
 from ..graph import cg
 from ..params.root import loops_at_work
-from . import looks
+from . import _failures, looks
 from ._world import World
 from .division import checked_weight
 from .looks import Reading
@@ -205,6 +205,8 @@ class _Process:
         self.claimed = 0
         """Of so many Sources, from the first, gradients may come from the batches of such loops."""
         self.calls: dict[int, int] = {}  # by thread: calls of DistributedTrainer.update()
+        self.newest: weakref.ref[Batch[Any]] | None = None
+        """That a loop has given last and not gone past yet, if it has no examples."""
         self.readers: set[int] = set()
         """Threads that have looked into a batch which was not present, since their last update."""
 
@@ -305,13 +307,14 @@ class Loop:
         for sources in process.living():
             sources.begin()
         self.present, self._work = batch, _work_of_thread()
+        process.newest = None if len(batch) else weakref.ref(batch)
         process.loops.append(self)
         process.asking.discard(self)
         process.readers.discard(self.thread)
 
     def ask(self) -> None:
         """The program asks for the next one, in whatever thread."""
-        batch = self.present
+        batch, process.newest = self.present, None
         if batch is None:
             return
         ends = batch.ends_step
@@ -431,6 +434,20 @@ def warn_if_alone(loop: Loop, here: World) -> None:
         )
 
 
+def without_examples(error: BaseException) -> str:
+    """What to do about an exception where the rank has a batch without examples, which nothing can
+    be computed from; nothing where it has some, or the exception speaks of it."""
+    batch = None if process.newest is None else process.newest()
+    if batch is None or len(batch.ranks or ()) < 2 or "if batch:" in str(error):
+        return ""
+    if isinstance(error, (KeyboardInterrupt, RuntimeError)):
+        return ""
+    return (
+        f"This rank has no examples in step {batch.step} of epoch {batch.epoch} of shard(). Write"
+        " `if batch:` before what needs some, and call update() all the same."
+    )
+
+
 def _work_of_thread() -> tuple[int, ...]:
     """Which thread this is, how many updates it has made, how often it has called for one, backward
     passes, and what its graph has done."""
@@ -457,3 +474,6 @@ def _look() -> None:
     batch = present_batch()
     for sources in process.living():
         sources.look(batch)
+
+
+_failures.explain_by(without_examples)

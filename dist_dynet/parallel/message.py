@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
 from .structure import Structure
@@ -30,10 +31,13 @@ class Flag:
     MAY_DIFFER = 8192  # what its gradients belong to is not compared
     OWN = 16384  # it computes from its own gradients what belongs to their average
     CHANGED = 32768  # it has changed gradients of earlier passes
+    # it has examples, and has made no backward pass of them; beside it, in the upper 32 bits, there
+    # is one for each pass since the last exchange, of which that is so
+    LEAVES_OUT = 65536
     # it has changed values by itself, or a trainer's moments; C says so
     WRITTEN = lib.DN_RANK_WRITTEN
 
-    UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN | CHANGED
+    UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN | CHANGED | LEAVES_OUT
     """With one of these on any rank, all read the messages of all."""
 
 
@@ -44,6 +48,32 @@ def _numpy(kind: Any) -> Any:
     if kind.kind == "struct":
         return np.dtype([(name, _numpy(field.type)) for name, field in kind.fields])
     return {"double": np.float64, "int64_t": np.int64}[kind.cname]
+
+
+def flags_of_any(every: NDArray[Any]) -> int:
+    """Flags that some rank has told in these messages; LEAVES_OUT only where another rank has
+    gradients, and has not left out the same pass.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> _ = m.add_parameters(2)
+    >>> every = np.zeros(2, MessageLayout(Structure(m)).dtype)
+    >>> every["flags"][0] = Flag.SAVE | Flag.LEAVES_OUT | 1 << 32
+    >>> flags_of_any(every) == Flag.SAVE
+    True
+    >>> every["filled"][1] = True
+    >>> flags_of_any(every) == Flag.SAVE | Flag.LEAVES_OUT
+    True
+    """
+    flags = every["flags"]
+    of_any = int(np.bitwise_or.reduce(flags))
+    if of_any & Flag.LEAVES_OUT:
+        has_some = every["filled"].any(axis=1) | every["rows"].any(axis=1)
+        passes = flags >> 32
+        if not (has_some & (passes != of_any >> 32)).any():
+            of_any &= ~Flag.LEAVES_OUT
+        of_any &= (1 << 32) - 1
+    return of_any
 
 
 READING: np.dtype[Any] = _numpy(ffi.typeof("dn_reading"))

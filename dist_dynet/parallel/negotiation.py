@@ -21,7 +21,7 @@ from ..trainers.state import Settings
 from ._rank_names import format_ranks
 from ._world import World, hash_of
 from .batches import Description
-from .message import Flag, MessageLayout
+from .message import Flag, MessageLayout, flags_of_any
 from .meters import Meters
 from .pass_weights import PassWeights
 from .structure import Structure
@@ -330,7 +330,7 @@ class Negotiation:
             self._refuse_unknown(every, problem, what)
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
-        of_any = int(np.bitwise_or.reduce(every["flags"]))
+        of_any = flags_of_any(every)
         if of_any & Flag.CHANGED and self.on_changed is not None:
             self.on_changed(self._here, self._comm, what)
         if of_any & Flag.WRITTEN:

@@ -34,6 +34,16 @@ _INSTEAD = (
     " batch.total, then w.set_gradient(g * factor), the same on all ranks."
     " trainer.set_clip_threshold() clips the average by itself. This is said once."
 )
+_LEFT_OUT = (
+    "update: on some rank there was no backward pass of a batch that has examples, and on others"
+    " there was one of theirs. A step that is left out because of a rank's own loss, such as one"
+    " that is NaN or too large, is left out on that rank alone, and the ranks do not end where one"
+    " process ends. Decide by what all ranks know, such as dy.parallel.all_reduce(loss.value(),"
+    " 'max'), leave out the step on all of them, and name the batch of the others:"
+    " trainer.update(batch). It does no harm where each example is left out by itself, and losses"
+    " are divided by len(batch); for the mean over those that are left write"
+    " trainer.update(len(left)). This is said once."
+)
 _TOGETHER = (
     " Decide by what all ranks know, such as dy.parallel.all_reduce(norm, 'max')."
     " This is said once."
@@ -114,6 +124,10 @@ class OwnGradients(Watch):
 
     def on_flags(self, flags: int) -> None:
         """Some rank has told these."""
+        if flags & Flag.LEAVES_OUT and "left out" not in manner.said:
+            manner.said.add("left out")  # on all ranks
+            if self._is_main:
+                warn(_LEFT_OUT)
         if flags & Flag.OWN and self._is_main:
             self._say(
                 "update: on another rank gradients were changed or dropped, or values were moved"
@@ -136,6 +150,12 @@ class OwnGradients(Watch):
             warn(message)
         else:
             self._tells = True
+
+
+def left_out_flags(passes: int) -> int:
+    """What a rank tells that has made no backward pass of its examples in those passes whose bits
+    are set, until it was said."""
+    return 0 if "left out" in manner.said else Flag.LEAVES_OUT | passes % (1 << 31) << 32
 
 
 _all: weakref.WeakSet[OwnGradients] = weakref.WeakSet()

@@ -193,6 +193,11 @@ class Sources:
             )
         return ""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there was no backward pass since the last update, when find() has looked."""
+        return not self._batches
+
     def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:
         """While backward goes on in a thread: the batch that it belongs to, and whether that is
         certain."""

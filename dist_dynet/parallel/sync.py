@@ -19,6 +19,7 @@ from ..trainers import Trainer
 from ..trainers.at_once import AtOnce
 from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
+from . import own_gradients
 from ._world import World
 from .accumulation import Accumulation
 from .engines import Exchange
@@ -59,6 +60,9 @@ class Sync:
         self.beside: tuple[float, ...] = ()
         self.may_differ = False
         self.calls = 0  # of update()
+        # a bit for each pass since the last exchange in which this rank had examples, and made no
+        # backward pass
+        self._left_out = 0
         # gradients of the last step were not finite, and some ranks have not run out of data
         self.is_not_finite = False
         self.joins = 0  # how many Joins it is inside of
@@ -68,6 +72,12 @@ class Sync:
         # do not have
         self._is_amid = False
         self._foresees = self._sums = False  # C may do all of it; ranks have agreed
+
+    def begin(self, n: float) -> None:
+        """update() was called for a pass that counts n."""
+        self.calls += 1
+        if n > 0 and self.weighted and self.reproducible is None and self.sources.is_idle:
+            self._left_out |= 1 << self.passes.passes
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """What compression has left over on this rank, by parameter. Views."""
@@ -302,6 +312,9 @@ class Sync:
         self._is_amid, wire = True, self.wire
         if self.joins:
             flags |= Flag.JOIN | Flag.MAY_DIFFER * self.may_differ
+        if self._left_out:
+            flags |= own_gradients.left_out_flags(self._left_out)
+            self._left_out = 0
         if wire is not None:
             flags |= wire.flush(weight if self.weighted else float(weight > 0))
         if follow_up is None:
