@@ -21,12 +21,12 @@ T = TypeVar("T")
 class Reading(Generic[T]):
     """How the program goes through the examples of one batch."""
 
-    __slots__ = ("_given", "_is_cut", "_loop", "_parts", "_was_whole", "_whole")
+    __slots__ = ("_given", "_is_cut", "_loop", "_parts", "_thread", "_was_whole", "_whole")
 
     def __init__(self) -> None:
-        # the last loop over the examples, and how many it was given
+        # the last loop over the examples, how many it was given, and in which thread
         self._loop: weakref.ref[Iterator[T]] | None = None
-        self._given = 0
+        self._given = self._thread = 0
         # those that were looked at by index since the last update, and whether by slices
         self._parts: set[int] = set()
         self._is_cut = False
@@ -41,6 +41,7 @@ class Reading(Generic[T]):
     def _handed_over(self, examples: Iterator[T]) -> Iterator[T]:
         for example in examples:
             self._given += 1
+            self._thread = threading.get_ident()
             yield example
 
     def look(self, i: Any, size: int) -> None:
@@ -54,10 +55,13 @@ class Reading(Generic[T]):
             self._parts.add(range(size)[i])
 
     def is_under_way(self, size: int) -> bool:
-        """Whether a loop over so many examples has not ended. One that has come to the last of
-        several may have: zip() asks for no more."""
+        """Whether this thread has begun a loop over so many examples that has not ended. One that
+        has come to the last of several may have: zip() asks for no more. Nor does it matter when
+        another thread asks, such as that of multiprocessing.Pool.map()."""
         loop = self._loop and self._loop()
         if loop is None or getattr(loop, "gi_frame", None) is None:
+            return False
+        if self._given and self._thread != threading.get_ident():
             return False
         return self._given < size or size == 1
 

@@ -72,6 +72,7 @@ class Sources:
         self._loop: weakref.ref[Loop] | None = None
         self._empty: Batch[Any] | None = None
         self._used: weakref.ref[Batch[Any]] | None = None
+        self._last: weakref.ref[Batch[Any]] | None = None  # that gradients came from last
         process.made += 1
         self._serial = process.made
         process.sources.append(weakref.ref(self, process.sources.remove))
@@ -83,6 +84,7 @@ class Sources:
             self._passes = passes
             if not self._batches or not any(batch is known for known in self._batches):
                 self._batches.append(batch)
+                self._last = None if batch is None else weakref.ref(batch)
                 self._follow(batch)
         elif batch is not None and not len(batch):
             is_used = self._used is not None and self._used() is batch
@@ -193,10 +195,11 @@ class Sources:
             )
         return ""
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether there was no backward pass since the last update, when find() has looked."""
-        return not self._batches
+    def is_idle(self, batch: Batch[Any] | None) -> bool:
+        """Whether there was no backward pass since the last update, when find() has looked, nor one
+        of this batch before that, as where its parts are passes of an accumulation."""
+        last = None if self._last is None else self._last()
+        return not self._batches and (batch is None or last is not batch)
 
     def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:
         """While backward goes on in a thread: the batch that it belongs to, and whether that is

@@ -21,7 +21,7 @@ from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
 from . import own_gradients
 from ._world import World
-from .accumulation import Accumulation
+from .accumulation import Accumulation, Pass
 from .engines import Exchange
 from .hybrid import HybridExchange
 from .message import Flag
@@ -73,10 +73,13 @@ class Sync:
         self._is_amid = False
         self._foresees = self._sums = False  # C may do all of it; ranks have agreed
 
-    def begin(self, n: float) -> None:
-        """update() was called for a pass that counts n."""
+    def begin(self, this: Pass) -> None:
+        """update() was called for this pass."""
         self.calls += 1
-        if n > 0 and self.weighted and self.reproducible is None and self.sources.is_idle:
+        counts = this.n > 0 and (this.batch is not None or this.named)
+        if not (counts and self.weighted) or self.reproducible is not None:
+            return
+        if self.sources.is_idle(this.batch):
             self._left_out |= 1 << self.passes.passes
 
     def residuals(self) -> dict[str, NDArray[Any]]:

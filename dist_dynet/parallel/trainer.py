@@ -205,7 +205,7 @@ class DistributedTrainer(TrainerWrapper):
         passes = sync.passes
         if this.batch is not None and sync.reproducible is None:
             refuse_micro_batch(this.batch)
-        sync.begin(this.n)
+        sync.begin(this)
         waits = passes.silent or sync.joins or passes.begun or passes.stash.kept
         try:
             if sync.reproducible is not None:
@@ -445,7 +445,7 @@ class DistributedTrainer(TrainerWrapper):
                 " tables. Write update()."
             )
         this, chosen = self._conclude(weight), sync.hooks.chosen(updated_params, updated_lookups)
-        sync.begin(this.n)
+        sync.begin(this)
         passes.begun = True
         subset = hash_of(" ".join(p.name() for p in chosen)) | 1
         with passes.watched(False):

@@ -109,6 +109,16 @@ def in_two_parts(a, batch):
     a.trainer.update_subset([], [0])
 
 
+def in_parts(a, batch):
+    """Which are passes; that of a rank with one example has a part without any."""
+    half = (len(batch) + 1) // 2
+    with a.trainer.no_sync():
+        a.backward(batch[:half])
+        a.trainer.update()
+    a.backward(batch[half:])
+    a.trainer.update()
+
+
 def by_hand(a, batch):
     a.w.set_gradient([1, 1])
     a.trainer.update()
@@ -159,6 +169,7 @@ for body in (
     counted_as_none,
     twice,
     in_two_parts,
+    in_parts,
     by_hand,
     of_what_depends_on_nothing,
 ):

@@ -2,7 +2,9 @@
 
 import contextlib
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 from least_squares import DATA, EPOCH, Model, expect, steps
 
 import dist_dynet as dy
@@ -112,6 +114,19 @@ def test_updates_for_single_examples():
             assert x is not None
         a.trainer.update()
     expect(a, *EPOCH)
+
+
+def test_examples_that_another_thread_goes_through():
+    """That of multiprocessing.Pool.map(), say, which has not asked yet whether there are more."""
+    a = Model()
+    for size in (1, SIZE):
+        for batch in parallel.shard(list(DATA), size):
+            waiting = iter(batch)
+            with ThreadPoolExecutor(1) as pool:
+                examples = [pool.submit(next, waiting).result() for _ in range(len(batch))]
+                a.step(examples)
+    one = [[DATA[k : k + 1]] for k in np.random.default_rng((0, 0)).permutation(len(DATA))]
+    expect(a, *one, *EPOCH)
 
 
 def test_updates_for_parts_of_a_batch():
