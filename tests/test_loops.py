@@ -55,11 +55,11 @@ def test_a_step_that_one_rank_leaves_out_is_warned_of(ranks):
 def test_what_fails_on_a_rank_without_examples_says_what_to_write(kind, ranks):
     """Of one that has some, or whose loops have ended, nothing is said."""
     status, output, _ = mpirun(ranks, "empty.py", kind)
-    words = "This rank has no examples in step 2 of epoch 0 of shard(). Write `if batch:` before"
+    words = "The batch of this rank in step 2 of epoch 0 of shard() has no examples. Write `if"
     assert status == 1 and words in output, output
 
 
 @pytest.mark.parametrize("kind", ["of another", "after", "interrupt", "refused"])
 def test_what_fails_for_another_reason_says_nothing_of_examples(kind):
     status, output, _ = mpirun(2, "empty.py", kind)
-    assert status in (1, 130) and "no examples" not in output, output
+    assert status in (1, 130) and "has no examples" not in output, output

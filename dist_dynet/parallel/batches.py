@@ -443,8 +443,8 @@ def without_examples(error: BaseException) -> str:
     if isinstance(error, (KeyboardInterrupt, RuntimeError)):
         return ""
     return (
-        f"This rank has no examples in step {batch.step} of epoch {batch.epoch} of shard(). Write"
-        " `if batch:` before what needs some, and call update() all the same."
+        f"The batch of this rank in step {batch.step} of epoch {batch.epoch} of shard() has no"
+        " examples. Write `if batch:` before what needs some, and call update() all the same."
     )
 
 

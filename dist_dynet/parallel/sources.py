@@ -195,11 +195,10 @@ class Sources:
             )
         return ""
 
-    def is_idle(self, batch: Batch[Any] | None) -> bool:
+    def is_idle(self, batch: Batch[Any]) -> bool:
         """Whether there was no backward pass since the last update, when find() has looked, nor one
         of this batch before that, as where its parts are passes of an accumulation."""
-        last = None if self._last is None else self._last()
-        return not self._batches and (batch is None or last is not batch)
+        return not self._batches and (self._last is None or self._last() is not batch)
 
     def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:
         """While backward goes on in a thread: the batch that it belongs to, and whether that is

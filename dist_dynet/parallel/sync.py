@@ -22,6 +22,7 @@ from ..trainers.state import Settings
 from . import own_gradients
 from ._world import World
 from .accumulation import Accumulation, Pass
+from .batches import present_batch
 from .engines import Exchange
 from .hybrid import HybridExchange
 from .message import Flag
@@ -76,10 +77,10 @@ class Sync:
     def begin(self, this: Pass) -> None:
         """update() was called for this pass."""
         self.calls += 1
-        counts = this.n > 0 and (this.batch is not None or this.named)
-        if not (counts and self.weighted) or self.reproducible is not None:
+        if this.n <= 0 or not self.weighted or self.reproducible is not None:
             return
-        if self.sources.is_idle(this.batch):
+        batch = present_batch() if this.batch is None and this.named else this.batch
+        if batch is not None and self.sources.is_idle(batch):
             self._left_out |= 1 << self.passes.passes
 
     def residuals(self) -> dict[str, NDArray[Any]]:
