@@ -3,7 +3,8 @@
 A factor that is computed from them, or values that are moved along them, differ from rank to rank:
 the program runs, and ends elsewhere than in one process. No rank can tell by itself whether a
 factor is of that kind. So rank 0 says once what some rank has seen: that gradients were changed or
-dropped, or a second backward pass was made at other values, after they had been read.
+dropped, or a second backward pass was made at other values, after they had been read; or that there
+was no backward pass of a batch, while other ranks made theirs.
 """
 
 from __future__ import annotations
