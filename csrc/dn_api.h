@@ -196,7 +196,7 @@ typedef struct dn_traced dn_traced;
     X(int, graph_revert, (int graph), (graph)) \
     /* forgets all values: draws are made anew */ \
     X(int, graph_invalidate, (int graph), (graph)) \
-    /* how many nodes there are; the dn_autobatch of the present graph; the handle of the node with \
+    /* how many nodes there are; the dn_autobatch of the present graph; the handle of the node of \
      * this index */ \
     X(int, graph_size, (int graph), (graph)) \
     X(int, graph_strategy, (int graph), (graph)) \

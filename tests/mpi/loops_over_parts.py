@@ -5,7 +5,7 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from least_squares import DATA, EPOCH, Model, expect, steps
+from least_squares import DATA, EPOCH, SIZE, Model, expect, steps
 
 import dist_dynet as dy
 from dist_dynet import parallel
