@@ -38,7 +38,7 @@ DN_INLINE void NAME(store)(dn_real *p, V v) { *(IN_MEMORY *)p = v; }
 DN_INLINE V NAME(choose)(M mask, V a, V b) { return (V)(((M)a & mask) | ((M)b & ~mask)); }
 /* lanes of the vector that ends at row m which the full vectors before it have not covered */
 DN_INLINE M NAME(tail_lanes)(int m) {
-    M mask;
+    M mask = {0};
     for (int i = 0; i < VL; i++) mask[i] = i >= VL - m % VL ? -1 : 0;
     return mask;
 }
@@ -206,9 +206,10 @@ DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, i
 }
 
 #if MV_MAX == 2
-/* A tile of so few rows needs W faster than L2 gives it. So the first columns of y leave their part
- * of W in L1, in one piece, and the others pass over it there. With columns of W 4,096 bytes apart,
- * which have one place in L1, 62 -> 75 GFLOP/s at 1,024 x 256, n = 16; 72 -> 75 at 10,000 x 256. */
+/* Columns of W 4,096 bytes apart have one place in L1 and push one another out of it. So the first
+ * columns of y leave their tile of W there, in one piece, and the others pass over it: at 1,024 x
+ * 256, n = 16, 62 -> 75 GFLOP/s, and 54 -> 68 where W comes from L3. Other W gain by it where they
+ * are in L2, and lose as much in L3. */
 static void NAME(packed_mm)(int m, int k, int n, const dn_real *w, int lda, const dn_real *x,
                             int ldx, dn_real beta, dn_real *y, int ldy) {
     enum { PANEL = 128, TILE = MV_MAX * VL };
@@ -249,7 +250,7 @@ static void NAME(packed_mm)(int m, int k, int n, const dn_real *w, int lda, cons
 static void NAME(small_n_mm)(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x,
                              int ldx, dn_real beta, dn_real *y, int ldy) {
 #if MV_MAX == 2
-    if (n > 6) {
+    if (n > 6 && ALIASES(ldw)) {
         NAME(packed_mm)(m, k, n, w, ldw, x, ldx, beta, y, ldy);
         return;
     }
