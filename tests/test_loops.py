@@ -51,7 +51,9 @@ def test_a_step_that_one_rank_leaves_out_is_warned_of(ranks):
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("kind", ["zip", "max", "stack", "index", "function", "generator"])
+@pytest.mark.parametrize(
+    "kind", ["zip", "max", "stack", "index", "function", "generator", "wordless"]
+)
 def test_what_fails_on_a_rank_without_examples_says_what_to_write(kind, ranks):
     """Of one that has some, or whose loops have ended, nothing is said."""
     status, output, _ = mpirun(ranks, "empty.py", kind)

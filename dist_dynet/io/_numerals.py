@@ -7,6 +7,7 @@ near to a tie for it, too small or too large is spelt by itself.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,15 @@ _UP, _DOWN = (
     np.array([float(f"1e{max(0, sign * (8 - k))}") for k in _EXPONENTS]) for sign in (1, -1)
 )
 """Nine digits are the number times one of these, divided by one of those, one of which is 1."""
-_FOUR_DIGITS = np.array([b"%04d" % i for i in range(10_000)])
 _ENDS = np.array([b"e%+03d " % k for k in _EXPONENTS])
 _NEAR = 1e-6
 """Nearer to a tie than ten times what is rounded from nine digits."""
+
+
+@functools.cache
+def _four_digits() -> NDArray[np.bytes_]:
+    """The numbers below 10,000; made when they are wanted first."""
+    return np.array([b"%04d" % i for i in range(10_000)])
 
 
 def spelt_one_by_one(numbers: NDArray[Any]) -> bytes:
@@ -63,7 +69,8 @@ def spelt(numbers: NDArray[Any]) -> bytes:
     grid[:, 0] = np.where(np.signbit(numbers), ord("-"), ord("+"))
     grid[:, 1] = first + ord("0")
     grid[:, 2] = ord(".")
-    for at, part in ((3, _FOUR_DIGITS[middle]), (7, _FOUR_DIGITS[last]), (11, _ENDS[row])):
+    digits = _four_digits()
+    for at, part in ((3, digits[middle]), (7, digits[last]), (11, _ENDS[row])):
         width = part.dtype.itemsize
         grid[:, at : at + width] = part.view(np.uint8).reshape(-1, width)
     for i in np.flatnonzero(alone).tolist():

@@ -8,6 +8,7 @@ update has is the business of sources.py, which is told of both. No rank is aske
 from __future__ import annotations
 
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -438,9 +439,10 @@ def without_examples(error: BaseException) -> str:
     """What to do about an exception where the rank has a batch without examples, which nothing can
     be computed from; nothing where it has some, or the exception speaks of it."""
     batch = None if process.newest is None else process.newest()
-    if batch is None or len(batch.ranks or ()) < 2 or "if batch:" in str(error):
+    if batch is None or len(batch.ranks or ()) < 2:
         return ""
-    if isinstance(error, (KeyboardInterrupt, RuntimeError)):
+    words = "".join(traceback.format_exception_only(error))  # str(error) may raise
+    if isinstance(error, (KeyboardInterrupt, RuntimeError)) or "if batch:" in words:
         return ""
     return (
         f"The batch of this rank in step {batch.step} of epoch {batch.epoch} of shard() has no"

@@ -14,6 +14,13 @@ w = m.add_parameters(2, init=1)
 trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 0.01))
 
 
+class WordlessError(Exception):
+    """An exception that cannot be printed."""
+
+    def __str__(self):
+        raise ValueError(self.args[0])
+
+
 def loss(batch):
     """Of the examples of one rank."""
     dy.renew_cg()
@@ -30,6 +37,8 @@ def work(batch):
         loss([x for x in batch if x <= longest]).backward()
     elif KIND == "stack":
         loss(np.stack(batch)).backward()
+    elif KIND == "wordless" and not batch:
+        raise WordlessError
     elif KIND == "index":
         loss([batch[0], *batch[1:]]).backward()
     elif batch:
