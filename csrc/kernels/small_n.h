@@ -341,9 +341,15 @@ DN_INLINE void NAME(dot_tile)(int KC, int NC, int FETCH, int rows, const dn_real
     default: TILE(KC, DOT_COLUMNS); \
     }
 
+/* Columns of the next group: groups are about equal. */
+DN_INLINE int NAME(dot_columns)(int rest) {
+    const int groups = (rest + DOT_COLUMNS - 1) / DOT_COLUMNS;
+    return (rest + groups - 1) / groups;
+}
+
 #if MV_MAX == 2
 /* A block of rows of W whose columns lie 4,096 bytes apart and push one another out of L1: four of
- * them are copied there, and all columns of dy pass over them. 1,024 x 256, n = 16: 52 -> 68. */
+ * them are copied there, and all columns of dy pass over them. 1,024 x 256, n = 16: 52 -> 72. */
 static void NAME(packed_dx)(int rows, int k, int n, const dn_real *w, int ldw, const dn_real *d,
                             int lddy, int add, dn_real *dx, int lddx) {
     enum { PITCH = ROW_BLOCK + 2 * VL };
@@ -353,7 +359,7 @@ static void NAME(packed_dx)(int rows, int k, int n, const dn_real *w, int ldw, c
         for (int q = 0; q < width; q++)
             memcpy(packed + q * PITCH, w + (size_t)(j + q) * ldw, (size_t)rows * sizeof *w);
         for (int c = 0, columns; c < n; c += columns) {
-            columns = n - c == 4 ? 2 : n - c < 3 ? n - c : 3;
+            columns = NAME(dot_columns)(n - c);
             const dn_real *dc = d + (size_t)c * lddy;
             dn_real *to = dx + (size_t)c * lddx + j;
 #define PACKED_TILE(KC, NC) \
@@ -393,7 +399,7 @@ static void NAME(small_n_dx)(int m, int k, int n, const dn_real *w, int ldw, con
                                   : block + rows < m ? wb + rows
                                                      : NULL;
             for (int c = 0, group = 0, columns; c < n; c += columns, group++) {
-                columns = (n - c + groups - group - 1) / (groups - group); /* about equal */
+                columns = NAME(dot_columns)(n - c);
                 const dn_real *d = dy + (size_t)c * lddy + block;
                 dn_real *to = dx + (size_t)c * lddx;
                 const int first = group * most, fetch = fetches && next && first < 4 ? most : 0;
