@@ -25,6 +25,7 @@ trap 'rm -rf "$FOLDER"' EXIT
 
 runtime="$("$CC" -print-file-name=libasan.so)"
 [ -e "$runtime" ] || die "$CC has no libasan; install GCC's sanitizer libraries."
+runtime="$runtime $("$CC" -print-file-name=libstdc++.so.6)" # for exceptions of modules in C++
 
 sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 cd "$ROOT"

@@ -422,16 +422,19 @@ class Loop:
 
 def warn_if_alone(loop: Loop, here: World) -> None:
     """Warns if each rank trains on its examples of this loop and by itself."""
-    if here.size == 1 or here.rank > 0 or "shard" in manner.said:
-        return
-    if loop.is_used_alone():
+    if here.size > 1 and here.rank == 0 and loop.is_used_alone():
+        warn_of_alone(here.size, "the update() that was called is that of a trainer of one process")
+
+
+def warn_of_alone(ranks: int, what: str) -> None:
+    """Warns, once, that each rank trains by itself, as it does this."""
+    if "shard" not in manner.said:
         manner.said.add("shard")
         warn(
-            f"shard: the examples are divided among {here.size} ranks, and the update() that was"
-            " called is that of a trainer of one process, so that each rank trains a model of its"
-            " own on its part. Write trainer = dy.parallel.DistributedTrainer(trainer), and"
-            " call update() of that, unless the program averages gradients itself. This is said"
-            " once."
+            f"shard: the examples are divided among {ranks} ranks, and {what}, so that each rank"
+            " trains a model of its own on its part. Write trainer ="
+            " dy.parallel.DistributedTrainer(trainer), and call update() of that, unless the"
+            " program averages gradients itself. This is said once."
         )
 
 
@@ -469,6 +472,19 @@ def present_batch() -> Batch[Any] | None:
         return loops[0].present if loops[0].thread == me else None
     mine = [loop.present for loop in loops if loop.thread == me]
     return (mine[0] if len(mine) == 1 else SEVERAL) if mine else None
+
+
+def works_on_part() -> bool:
+    """Whether this thread works on a batch whose examples were divided among several ranks."""
+    batch = present_batch()
+    if batch is None:
+        return threading.get_ident() in process.readers
+    return batch is SEVERAL or len(batch.ranks or ()) > 1
+
+
+def passes_of_thread() -> int:
+    """How many backward passes this thread has made."""
+    return _work_of_thread()[3]
 
 
 def _look() -> None:

@@ -4,7 +4,8 @@ A factor that is computed from them, or values that are moved along them, differ
 the program runs, and ends elsewhere than in one process. No rank can tell by itself whether a
 factor is of that kind. So rank 0 says once what some rank has seen: that gradients were changed or
 dropped, or a second backward pass was made at other values, after they had been read; or that there
-was no backward pass of a batch, while other ranks made theirs.
+was no backward pass of a batch, while other ranks made theirs; or that the program moves parameters
+along its own gradients, without any trainer that averages them.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any
 from .._ffi import lib
 from .._manner import PACKAGE, manner, warn
 from ..params.collection import handles_of, root_of
-from ..params.root import Root, Watch
+from ..params.root import Root, Watch, nobody
 from ..trainers import Trainer
 from ._world import World
 from .accumulation import Stash
+from .batches import passes_of_thread, warn_of_alone, works_on_part
 from .message import Flag
 from .negotiation import Negotiation
 
@@ -159,7 +161,44 @@ def left_out_flags(passes: int) -> int:
     return 0 if "left out" in manner.said else Flag.LEAVES_OUT | passes % (1 << 31) << 32
 
 
+class _Alone(Watch):
+    """Of parameters that no trainer of several ranks has: whether the program moves them by itself
+    along the gradients of this rank's part of a batch."""
+
+    def __init__(self) -> None:
+        self.ranks = 0
+        self._passes: int | None = None  # when gradients of a part were read
+
+    def read(self, parameter: Any) -> None:
+        """The gradient of this one was read."""
+        if works_on_part() and not lib.dn_param_empty(parameter) and not _is_own_call():
+            self._passes = passes_of_thread()
+
+    def written(self) -> None:
+        """Values are written by the program."""
+        passes, self._passes = self._passes, None
+        if passes is None or not works_on_part() or _is_own_call():
+            return
+        if passes == passes_of_thread():
+            warn_of_alone(
+                self.ranks,
+                "values are written after this rank's own gradients were read, by no trainer that"
+                " averages them",
+            )
+
+    def averaged(self) -> None:
+        """What comes now may be computed from averages."""
+        self._passes = None
+
+
+_alone = _Alone()
 _all: weakref.WeakSet[OwnGradients] = weakref.WeakSet()
+
+
+def watch_unwatched(here: World) -> None:
+    """From now on rank 0 looks at parameters that no trainer of several ranks has."""
+    if here.size > 1 and here.rank == 0:
+        _alone.ranks, nobody.told = here.size, _alone
 
 
 def watch(here: World, trainer: Trainer, negotiation: Negotiation | None, stash: Stash) -> None:
@@ -185,6 +224,7 @@ def leave(trainer: Trainer) -> None:
 
 def averaged() -> None:
     """The ranks have exchanged something: perhaps gradients."""
+    _alone.averaged()
     for own in list(_all):
         own.averaged()
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._state import check_state, count_in, number_in
-from . import trial
+from . import own_gradients, trial
 from ._session import world
 from .batches import Batch, Description, Loop, warn_if_alone
 from .data_marks import DataMarks
@@ -287,6 +287,7 @@ class Shard(Generic[T]):
 
     def _begins(self, loop: Loop) -> None:
         """A loop has been asked for its first batch."""
+        own_gradients.watch_unwatched(world(self._comm))
         self._epoch, self._position, self._newest = loop.epoch, loop.given, loop
         if self._loop is None or not self._loop.is_awaited():
             self._loop = loop

@@ -55,7 +55,20 @@ class Watch:
         """Values are written."""
 
 
-_NOBODY = Watch()
+class _Nobody(Watch):
+    """What stands where no trainer averages gradients over ranks."""
+
+    told: Watch = Watch()
+    """Who is told of all roots of this kind."""
+
+    def read(self, parameter: Any) -> None:
+        self.told.read(parameter)
+
+    def written(self) -> None:
+        self.told.written()
+
+
+nobody = _Nobody()
 
 loops_at_work: list[Any] = []
 """Loops over shard() whose batch the program works on, as parallel/batches.py says."""
@@ -77,7 +90,7 @@ class Root:
         self._lent: weakref.WeakValueDictionary[int, NDArray[Any]] = weakref.WeakValueDictionary()
         self.names: dict[int, str] = {}
         """The name of each parameter's handle."""
-        self.own_gradients = _NOBODY
+        self.own_gradients: Watch = nobody
         """Where ranks average gradients: who is told what the program does with its own."""
         if _random.dynet_order():
             self.follow_order()

@@ -1,12 +1,14 @@
 """plain_trainers.py: a loop over a shard of several ranks whose body calls the update() of a
-trainer of one process trains a model of its own on each rank. Rank 0 warns of that, once; loops
-whose trainer knows of the ranks, and those of one rank, are not warned of. It also warns once of a
-norm of gradients that are not averaged yet. Rank 0 prints "ok"."""
+trainer of one process trains a model of its own on each rank. Rank 0 warns of that, once; so does
+one that moves values along gradients by itself. Loops whose trainer knows of the ranks, and those
+of one rank, are not warned of. It also warns once of a norm of gradients that are not averaged yet.
+Rank 0 prints "ok"."""
 
 import warnings
 
 import dist_dynet as dy
 from dist_dynet import parallel
+from dist_dynet._manner import manner
 
 
 def warnings_of(update, w, **given):
@@ -34,6 +36,37 @@ if parallel.world_size() > 1:
 
     assert warnings_of(plain.update, w, comm=MPI.COMM_SELF) == []
 assert warnings_of(m.reset_gradients, w) == []
+
+
+def descend(average=lambda g: g, **given):
+    """The messages of an epoch of gradient descent without a trainer."""
+    free = dy.ParameterCollection()
+    v = free.add_parameters(1, init=0)
+
+    def update():
+        v.set_value(v.as_array() - 0.1 * average(v.grad_as_array()))
+        free.reset_gradients()
+
+    return warnings_of(update, v, **given)
+
+
+def drop():
+    """Gradients are looked at, and values written at another time."""
+    free = dy.ParameterCollection()
+    v = free.add_parameters(1, init=0)
+    assert warnings_of(v.grad_as_array, v) == []
+    v.set_value([1])
+    return warnings_of(lambda: v.set_value([0]), v)
+
+
+assert descend(parallel.all_reduce) == [] == drop()
+if parallel.world_size() > 1:
+    assert descend(comm=MPI.COMM_SELF) == []
+said = descend()
+assert len(said) == (parallel.is_main() and parallel.world_size() > 1), said
+assert all("values are written after this rank's own gradients were read" in text for text in said)
+assert descend() == []  # it was said
+manner.said.clear()
 
 said = warnings_of(wrapped.update, w)  # of the trainer inside, in place of the one around it
 if parallel.rank() or parallel.world_size() == 1:
