@@ -78,7 +78,7 @@ static int64_t make_small(int op, int n, const int64_t *handles) {
     int inputs[2];
     if ((inputs[0] = dn__find(t, handles[0])) < 0) return inputs[0];
     if (n == 2 && (inputs[1] = dn__find(t, handles[1])) < 0) return inputs[1];
-    return dn__finish(t, dn__make(t, o, n, inputs, 0, NULL, 0, NULL, NULL));
+    return dn__finish(t, dn__make_plain(t, o, n, inputs));
 }
 
 int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints,

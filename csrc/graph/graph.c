@@ -247,7 +247,7 @@ int64_t dn_graph_bytes(int graph) {
     return dn__schedule_bytes(t) + dn__backward_bytes(t) +
            (int64_t)(dn__arena_bytes(&t->data) + dn__arena_bytes(&t->workspace.scratch) +
                      dn__arena_bytes(&t->workspace.grads) +
-                     (size_t)t->capacity.nodes * sizeof(dn_node));
+                     (size_t)t->capacity.nodes * (sizeof *t->nodes + sizeof *t->likes.kinds));
 }
 
 dn_work dn_thread_work(int graph) {

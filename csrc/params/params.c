@@ -12,8 +12,6 @@
  * the same chunks on every rank. */
 enum { FIRST_CHUNK = 1 << 14, LARGEST_CHUNK = 1 << 22, MOST_CHUNKS = 1 << 12 };
 
-static const int64_t PARAM_TAG = (int64_t)1 << 62, CONSTANT_TAG = (int64_t)1 << 61;
-
 /* ---- life ----------------------------------------------------------------------------- */
 
 static void end_watch(dn_store *r) {
@@ -176,13 +174,7 @@ void dn_param_begin(dn_param *p, struct dn_rng *rng, int first, float a, float b
 /* ---- reading -------------------------------------------------------------------------- */
 
 int64_t dn_param_handle(dn_param *p, int constant) {
-    return PARAM_TAG | (constant ? CONSTANT_TAG : 0) | (int64_t)(intptr_t)p;
-}
-
-dn_param *dn__handle_param(int64_t handle, int *constant) {
-    if (handle < 0 || !(handle & PARAM_TAG)) return NULL;
-    *constant = (handle & CONSTANT_TAG) != 0;
-    return (dn_param *)(intptr_t)(handle & ~(PARAM_TAG | CONSTANT_TAG));
+    return DN_PARAM_TAG | (constant ? DN_CONSTANT_TAG : 0) | (int64_t)(intptr_t)p;
 }
 
 int64_t dn_constant_of(int64_t handle) {

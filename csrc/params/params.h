@@ -30,7 +30,15 @@ static inline int64_t dn__param_written(const dn_param *p) {
 }
 void dn__store_retain(dn_store *);
 void dn__store_release(dn_store *);
-dn_param *dn__handle_param(int64_t handle, int *constant); /* NULL: not a parameter's handle */
+/* A parameter's handle is its address and these; the second one's has no gradient. */
+#define DN_PARAM_TAG ((int64_t)1 << 62)
+#define DN_CONSTANT_TAG ((int64_t)1 << 61)
+/* NULL: not a parameter's handle */
+static inline dn_param *dn__handle_param(int64_t handle, int *constant) {
+    *constant = (handle & DN_CONSTANT_TAG) != 0;
+    if (handle < 0 || !(handle & DN_PARAM_TAG)) return NULL;
+    return (dn_param *)(intptr_t)(handle & ~(DN_PARAM_TAG | DN_CONSTANT_TAG));
+}
 /* Where a dense parameter's gradient goes: *beta is 0 if it was empty (the caller stores), else
  * 1. */
 dn_real *dn__param_gradient(dn_param *, dn_real *beta);

@@ -77,8 +77,13 @@ static int is_like_expression(PyTypeObject *cls) {
            is_zero_of(cls, "__weakrefoffset__") && !PyType_GetSlot(cls, Py_tp_finalize);
 }
 
+PyTypeObject *dn__last_class;
+
 int dn__is_node_class(PyTypeObject *cls) {
-    if (place_of(cls) >= 0) return 1;
+    if (place_of(cls) >= 0) {
+        dn__last_class = cls;
+        return 1;
+    }
     if (!PyType_IsSubtype(cls, dn__node_type)) return 0;
     int at = first_place_of(cls);
     for (const int last = at + PLACES - 1; kept[at].cls && at < last;) at++;
@@ -87,6 +92,7 @@ int dn__is_node_class(PyTypeObject *cls) {
     kept[at].cls = cls;
     kept[at].spares = dn__expression_type && is_like_expression(cls);
     PyErr_Clear();
+    dn__last_class = cls;
     Py_XDECREF(before);
     return 1;
 }
@@ -111,7 +117,7 @@ static void free_node(PyTypeObject *cls, PyObject *node) {
 /* A node refers to nothing, so it is in no cycle, and Python's collector need not walk over the
  * nodes of a graph: without them its full collections, 10 ms each, become rare. */
 static PyObject *take_node(PyTypeObject *cls) {
-    if (spare.n && dn__is_node_class(cls) && is_spared(cls))
+    if (spare.n && (cls == dn__expression_type || dn__is_node_class(cls)) && is_spared(cls))
         return PyObject_Init(spare.at[--spare.n], cls);
     PyObject *node = PyType_GenericAlloc(cls, 0);
     if (node && PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(node);

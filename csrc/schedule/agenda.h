@@ -18,11 +18,10 @@ typedef struct dn_signature {
     int32_t apart; /* what else its nodes have in common: their depth, if that counts, and whether
                       they are beside the loss */
     int32_t n_ready, left; /* how many of its nodes are ready; how many are not computed */
-    int32_t last;          /* where it stood last in what dn__find_signatures has seen */
 } dn_signature;
 
-/* What the tape says of a node's inputs, nodes being large: args[at ... at + n - 1]. */
-typedef struct dn_inputs { int32_t at, n; } dn_inputs;
+/* What a node waits for: edges[at ... at + n - 1], numbered as the agenda's nodes. */
+typedef struct dn_waits_for { int32_t at, n; } dn_waits_for;
 
 /* When an output of a sequence is ready: how deep the sequence lies, which step it is, by which
  * weights, and which sequence. */
@@ -44,7 +43,9 @@ typedef struct dn_agenda {
     int32_t *sign;
     /* longest way from what is computed; how many inputs are not computed */
     int32_t *depth, *waits;
-    dn_inputs *inputs;
+    /* inputs that are computed; in DyNet's order leaves, too */
+    dn_waits_for *inputs;
+    int32_t *edges;
     int32_t *users, *user_at; /* users[user_at[i] ... user_at[i + 1]] use node i */
     uint8_t *beside; /* the last node, a loss, does not depend on it; NULL: not looked at */
     dn_chains chains;
@@ -81,21 +82,6 @@ static inline void *dn__plan_take(dn_tape *t, size_t n, size_t size) {
 static inline void *dn__plan_zeroed(dn_tape *t, size_t n, size_t size) {
     void *p = dn__plan_take(t, n, size);
     return p ? memset(p, 0, (n + 1) * size) : NULL;
-}
-
-/* Whether the sizes of values that are not empty are equal. */
-static inline int dn__equal_sizes(const dn_dim *a, const dn_dim *b) {
-    if (a->nd != b->nd || a->size != b->size) return 0;
-    for (int i = 1; i < a->nd; i++) /* as their product is equal, so is the first */
-        if (a->d[i] != b->d[i]) return 0;
-    return 1;
-}
-
-/* Whether two nodes have the same attributes that are no integers. */
-static inline int dn__equal_floats(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    return a->n_floats == b->n_floats &&
-           (!a->n_floats || !memcmp(t->floats + a->floats, t->floats + b->floats,
-                                    (size_t)a->n_floats * sizeof *t->floats));
 }
 
 /* How many steps begin with node i, if it is the first of several. */

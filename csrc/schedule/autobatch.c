@@ -26,19 +26,16 @@ enum {
 /* ---- the schedule --------------------------------------------------------------------- */
 
 static int link_users(dn_agenda *s) {
-    const dn_tape *t = s->t;
     for (int i = 0; i < s->n; i++) s->user_at[i + 1] += s->user_at[i];
     int total = s->user_at[s->n];
     if (!(s->users = dn__plan_take(s->t, (size_t)total, sizeof *s->users))) return DN_ERROR_MEMORY;
     /* backwards, so that filling each list from its end puts it in order */
+    const int32_t *edges = s->edges;
+    int32_t *restrict users = s->users, *restrict user_at = s->user_at;
     for (int i = s->n - 1; i >= 0; i--) {
-        if (!s->waits[i]) continue;
-        const dn_inputs *in = &s->inputs[i];
-        for (int k = 0; k < in->n; k++) {
-            const int x = t->args[in->at + k] - s->first;
-            if (x >= 0 && (s->as_dynet || s->sign[x] != DN_LEAF_NODE))
-                s->users[--s->user_at[x + 1]] = dn__begin_of(s, i);
-        }
+        const dn_waits_for in = s->inputs[i];
+        const int32_t user = dn__begin_of(s, i);
+        for (int k = in.at; k < in.at + in.n; k++) users[--user_at[edges[k] + 1]] = user;
     }
     /* user_at[x + 1] now is where x begins: move it into place */
     for (int i = 0; i < s->n; i++) s->user_at[i] = s->user_at[i + 1];
@@ -163,7 +160,7 @@ static void look_at_inputs(const dn_agenda *s, const dn_signature *g, inputs_see
 static int ends_before(const dn_agenda *s, inputs_seen *in, int m, int i) {
     for (int k = 0; k < in->n; k++) {
         if (!in->is_side_by_side[k]) continue;
-        const int x = s->t->args[s->inputs[i].at + k] - s->first;
+        const int x = dn__input(s->t, s->first + i, k) - s->first;
         const int32_t place = x < 0 ? DN_NO_PLACE : s->places[x];
         if (m ? place != in->last[k] + 1 : place == DN_NO_PLACE) {
             if (m >= in->least) return 1;

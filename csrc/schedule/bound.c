@@ -10,14 +10,13 @@ enum { MOST_WORK = 1 << 26 }; /* nodes looked at, over all signatures: some tent
 /* The most nodes of signature g that are on one way through the graph, which are among first ...
  * last. `on_way`: memory for a number of each node. */
 static int longest_chain(const dn_agenda *s, int g, int first, int last, int32_t *on_way) {
-    const dn_tape *t = s->t;
     int longest = 0;
     for (int i = first; i <= last; i++) {
-        const dn_inputs *in = &s->inputs[i];
+        const dn_waits_for in = s->inputs[i];
         const int begin = dn__begin_of(s, i);
         int most = begin >= first && begin < i ? on_way[begin] : 0;
-        for (int k = 0; k < in->n; k++) {
-            const int x = t->args[in->at + k] - s->first;
+        for (int k = in.at; k < in.at + in.n; k++) {
+            const int x = s->edges[k];
             if (x >= first && on_way[x] > most) most = on_way[x];
         }
         on_way[i] = most + (s->sign[i] == g);

@@ -99,28 +99,29 @@ int dn__seems_read(const dn_tape *t, int i, int last) {
 
 /* ---- chains of an agenda ------------------------------------------------------------- */
 
+/* The x of a step; negative: it was computed before. */
+static int x_of(const dn_agenda *s, int i) {
+    return dn__input(s->t, s->first + i, s->t->nodes[s->first + i].n_args - 1) - s->first;
+}
+
 /* Node i is computed where `before`, the step that it goes on from, is: nothing else but its own
  * x has to wait for it. */
 static void append_step(dn_agenda *s, int before, int i) {
-    const dn_tape *t = s->t;
-    dn_inputs *in = &s->inputs[i];
-    const int begin = s->chains.begin[before];
+    dn_waits_for *in = &s->inputs[i];
+    const int begin = s->chains.begin[before], x = x_of(s, i),
+              waits = x >= 0 && s->sign[x] != DN_LEAF_NODE;
     s->chains.begin[i] = begin;
     s->chains.next[before] = i;
     s->chains.length[begin]++;
     s->sign[i] = DN_IN_CHAIN;
-    for (; in->n > 1; in->at++, in->n--) {
-        const int x = t->args[in->at] - s->first;
-        if (x >= 0 && s->sign[x] != DN_LEAF_NODE) s->user_at[x + 1]--, s->waits[i]--;
-    }
+    for (; in->n > waits; in->at++, in->n--) s->user_at[s->edges[in->at] + 1]--, s->waits[i]--;
     s->waits[begin] += s->waits[i];
 }
 
 /* Whether node i can be computed where the chain begins that ends with node `before`. */
 static int continues(const dn_agenda *s, const int32_t *latest, int before, int i) {
     const dn_tape *t = s->t;
-    const int begin = s->chains.begin[before],
-              x = t->args[s->inputs[i].at + s->inputs[i].n - 1] - s->first;
+    const int begin = s->chains.begin[before], x = x_of(s, i);
     return t->schedule->seats[s->first + before].next_user == s->first + i &&
            s->chains.next[before] < 0 && s->chains.length[begin] < MOST_STEPS &&
            (x < 0 || latest[x] < begin) && !(s->beside && s->beside[begin] != s->beside[i]) &&
@@ -141,13 +142,12 @@ int dn__find_chains(dn_agenda *s) {
     if (!latest || !s->chains.begin || !s->chains.next || !s->chains.length) return DN_ERROR_MEMORY;
     for (int i = 0; i < s->n; i++) {
         const dn_node *node = &t->nodes[s->first + i];
-        const dn_inputs *in = &s->inputs[i];
+        const dn_waits_for in = s->inputs[i];
         s->chains.begin[i] = i;
         s->chains.next[i] = latest[i] = -1;
         s->depth[i] = 0;
-        for (int k = 0; k < in->n; k++) {
-            const int x = t->args[in->at + k] - s->first;
-            if (x < 0 || s->sign[x] == DN_LEAF_NODE) continue;
+        for (int k = in.at; k < in.at + in.n; k++) {
+            const int x = s->edges[k];
             if (latest[x] > latest[i]) latest[i] = latest[x];
             if (s->depth[x] >= s->depth[i]) s->depth[i] = s->depth[x] + 1;
         }

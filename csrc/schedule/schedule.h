@@ -168,11 +168,6 @@ static inline dn_arena_mark dn__memory_mark(dn_tape *t, enum dn_memory which) {
 static inline void dn__memory_back_to(dn_tape *t, enum dn_memory which, dn_arena_mark mark) {
     dn__arena_reset(dn__arena_of(t, which), mark);
 }
-/* How many ints belong to the node as a whole; the others belong to batch elements. */
-static inline int dn__node_ints(const dn_node *node) {
-    if (node->op->flags & DN_INTS_EACH) return 0;
-    return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
-}
 static inline dn_seat *dn__seat(const dn_tape *t, const dn_node *node) {
     return &t->schedule->seats[node - t->nodes];
 }

@@ -4,34 +4,47 @@
 
 /* ---- edges ---------------------------------------------------------------------------- */
 
+static int take_edges(dn_agenda *s) {
+    const dn_tape *t = s->t;
+    const size_t n = (size_t)s->n, n_args = (size_t)(t->n.args - t->nodes[s->first].args);
+    s->sign = dn__plan_take(s->t, n, sizeof *s->sign);
+    s->depth = dn__plan_take(s->t, n, sizeof *s->depth);
+    s->waits = dn__plan_take(s->t, n, sizeof *s->waits);
+    s->inputs = dn__plan_take(s->t, n, sizeof *s->inputs);
+    s->edges = dn__plan_take(s->t, n_args, sizeof *s->edges);
+    s->user_at = dn__plan_zeroed(s->t, n + 1, sizeof *s->user_at);
+    return s->sign && s->depth && s->waits && s->inputs && s->edges && s->user_at ? 0
+                                                                                  : DN_ERROR_MEMORY;
+}
+
 int dn__count_edges(dn_agenda *s) {
     const dn_tape *t = s->t;
-    const size_t n = (size_t)s->n;
-    if (!(s->sign = dn__plan_take(s->t, n, sizeof *s->sign)) ||
-        !(s->depth = dn__plan_take(s->t, n, sizeof *s->depth)) ||
-        !(s->waits = dn__plan_take(s->t, n, sizeof *s->waits)) ||
-        !(s->inputs = dn__plan_take(s->t, n, sizeof *s->inputs)) ||
-        !(s->user_at = dn__plan_zeroed(s->t, n + 1, sizeof *s->user_at)))
-        return DN_ERROR_MEMORY;
-    for (int i = 0; i < s->n; i++) {
-        const dn_node *node = &t->nodes[s->first + i];
-        int depth = 0, waits = 0;
+    if (take_edges(s)) return DN_ERROR_MEMORY;
+    const dn_node *node = t->nodes + s->first;
+    /* for GCC to see that nothing of it is written in between */
+    const int first = s->first, as_dynet = s->as_dynet;
+    int32_t *restrict sign = s->sign, *restrict depth = s->depth, *restrict user_at = s->user_at,
+                      *restrict edges = s->edges, n = 0;
+    for (int i = 0; i < s->n; i++, node++) {
+        const int32_t *x = t->args + node->args, begin = n;
+        int32_t deepest = -1;
         for (int k = 0; k < node->n_args; k++) {
-            const int x = t->args[node->args + k] - s->first;
-            if (x < 0) continue;
-            if (s->sign[x] == DN_LEAF_NODE && !s->as_dynet) continue; /* there leaves count */
-            s->user_at[x + 1]++;
-            waits++;
-            if (s->depth[x] >= depth) depth = s->depth[x] + 1;
+            const int32_t on = x[k] - first;
+            if (on < 0 || (sign[on] == DN_LEAF_NODE && !as_dynet))
+                continue; /* there leaves count */
+            edges[n++] = on;
+            user_at[on + 1]++;
+            if (depth[on] > deepest) deepest = depth[on];
         }
-        s->sign[i] = node->op->flags & DN_LEAF ? DN_LEAF_NODE : DN_NOT_BATCHABLE;
-        s->leaves += s->sign[i] == DN_LEAF_NODE;
+        const int is_leaf = node->op->flags & DN_LEAF;
+        sign[i] = is_leaf ? DN_LEAF_NODE : DN_NOT_BATCHABLE;
+        depth[i] = deepest + 1;
+        s->waits[i] = n - begin;
+        s->inputs[i] = (dn_waits_for){begin, n - begin};
+        s->leaves += is_leaf != 0;
+        s->batches += is_leaf ? 0 : node->dim.batch;
         s->steps += node->op->flags & DN_VARIABLE_LENGTH && t->ints[node->ints] == 1;
-        s->batches += s->sign[i] == DN_LEAF_NODE ? 0 : node->dim.batch;
-        s->depth[i] = depth;
-        s->waits[i] = waits;
-        s->inputs[i] = (dn_inputs){node->args, node->n_args};
-        if (depth > s->deepest) s->deepest = depth;
+        if (deepest >= s->deepest) s->deepest = deepest + 1;
     }
     return 0;
 }
@@ -43,15 +56,15 @@ int dn__note_beside(dn_agenda *s) {
     const dn_tape *t = s->t;
     const dn_node *last = &t->nodes[s->first + s->n - 1];
     if (!last->needs_grad || dn__elements(&last->dim) != 1) return 0;
-    uint8_t *beside = dn__plan_take(s->t, (size_t)s->n, sizeof *beside);
+    uint8_t *restrict beside = dn__plan_take(s->t, (size_t)s->n, sizeof *beside);
     if (!beside) return DN_ERROR_MEMORY;
     memset(beside, 1, (size_t)s->n);
     beside[s->n - 1] = 0;
+    const int32_t *edges = s->edges;
     for (int i = s->n - 1; i >= 0; i--) {
-        const dn_inputs *in = &s->inputs[i];
+        const dn_waits_for in = s->inputs[i];
         if (!beside[i]) {
-            for (int k = 0; k < in->n && s->waits[i]; k++)
-                if (t->args[in->at + k] >= s->first) beside[t->args[in->at + k] - s->first] = 0;
+            for (int k = in.at; k < in.at + in.n; k++) beside[edges[k]] = 0;
         } else if (!s->user_at[i + 1] && s->sign[i] != DN_LEAF_NODE) {
             const dn_node *node = &t->nodes[s->first + i];
             if (node->op == last->op && dn__equal_sizes(&node->dim, &last->dim)) return 0;
@@ -132,8 +145,7 @@ static uint64_t hash_signature(const dn_agenda *s, int i, int apart) {
     return gathered ? h | 1 : 0;
 }
 
-/* Whether node `other`, of which nothing is known, is like one that can be in a group: then so can
- * it. */
+/* Whether both can be in one group. */
 static int alike(const dn_agenda *s, int one, int other) {
     const dn_tape *t = s->t;
     const dn_node *a = &t->nodes[s->first + one], *b = &t->nodes[s->first + other];
@@ -162,53 +174,91 @@ static int alike(const dn_agenda *s, int one, int other) {
     return dn__equal_floats(t, a, b);
 }
 
+/* Signatures by their hashes: one more than their number. */
+typedef struct {
+    int32_t *of;
+    size_t slots;
+} dn_by_hash;
+
 /* The signature of node i, a new one if there is none like it. */
-static int signature_of(dn_agenda *s, int i, uint64_t h, int apart, int32_t *table, size_t slots) {
-    size_t at = h >> 7 & (slots - 1);
-    for (; table[at]; at = (at + 1) & (slots - 1)) {
-        const dn_signature *g = &s->signatures[table[at] - 1];
+static int signature_of(dn_agenda *s, int i, uint64_t h, int apart, const dn_by_hash *by) {
+    size_t at = h >> 7 & (by->slots - 1);
+    for (; by->of[at]; at = (at + 1) & (by->slots - 1)) {
+        const dn_signature *g = &s->signatures[by->of[at] - 1];
         if (g->hash == h && g->apart == apart && alike(s, i, g->node - s->first))
-            return table[at] - 1;
+            return by->of[at] - 1;
     }
     s->signatures[s->n_signatures] =
-        (dn_signature){.hash = h, .node = s->first + i, .apart = apart, .ready = -1, .last = -1};
-    table[at] = ++s->n_signatures;
+        (dn_signature){.hash = h, .node = s->first + i, .apart = apart, .ready = -1};
+    by->of[at] = ++s->n_signatures;
     return s->n_signatures - 1;
+}
+
+/* What is known of the nodes of a kind (tape/make.c) that are also alike in this: their signature,
+ * or that they are in no group; and how many numbers each has. */
+typedef struct {
+    int32_t kind, apart, sign;
+    int64_t numbers;
+} dn_known;
+enum { LEAST_KNOWN = 64, MOST_KNOWN = 1024 };
+
+/* Whether the kind of node i tells its signature: its parameters are equal, other inputs need not
+ * be. */
+static int is_told_by_kind(const dn_agenda *s, int i) {
+    const dn_tape *t = s->t;
+    const dn_node *node = &t->nodes[s->first + i];
+    const int more = broadcast_inputs(t, node->op) & ~(int)(node->op->flags >> DN_BROADCAST_SHIFT);
+    for (int k = 0; k < node->n_args && more >> k; k++)
+        if (more >> k & 1 && t->nodes[t->args[node->args + k]].op != dn_ops[DN_OP_parameter])
+            return 0;
+    return t->likes.kinds[s->first + i] >= 0;
+}
+
+/* Looks at node i itself. */
+static __attribute__((noinline)) dn_known look_at(dn_agenda *s, int i, int apart,
+                                                  const dn_by_hash *by, dn_known known) {
+    uint64_t h = hash_signature(s, i, apart);
+    int own = apart;
+    /* DyNet has a list for what is computed by itself here */
+    if (s->as_dynet && !h) h = dn__mix(1, (uint64_t)i) | 1, own = -1 - i;
+    known.sign = h ? signature_of(s, i, h, own, by) : DN_NOT_BATCHABLE;
+    known.numbers = (int64_t)dn__elements(&s->t->nodes[s->first + i].dim);
+    if (own != apart || !is_told_by_kind(s, i)) known.kind = -1;
+    return known;
 }
 
 int dn__find_signatures(dn_agenda *s, int by_depth) {
     const dn_tape *t = s->t;
-    size_t slots = 64;
-    while (slots < 2 * (size_t)(s->n - s->leaves)) slots *= 2;
-    int32_t *table = dn__plan_zeroed(s->t, slots, sizeof *table); /* signature + 1 */
-    /* the signatures of nodes that have one, one after another */
-    int32_t *seen = dn__plan_take(s->t, (size_t)(s->n - s->leaves), sizeof *seen);
+    dn_by_hash by = {.slots = 64};
+    size_t n_known = LEAST_KNOWN;
+    while (by.slots < 2 * (size_t)(s->n - s->leaves)) by.slots *= 2;
+    while (n_known < (size_t)s->n && n_known < MOST_KNOWN) n_known *= 2;
+    by.of = dn__plan_zeroed(s->t, by.slots, sizeof *by.of);
+    /* two that fall on one place drive each other out */
+    dn_known *all_known = dn__plan_take(s->t, n_known, sizeof *all_known);
     s->signatures = dn__plan_take(s->t, (size_t)(s->n - s->leaves), sizeof *s->signatures);
-    if (!table || !seen || !s->signatures) return DN_ERROR_MEMORY;
-    /* Programs make the same sequences of nodes again and again. `at` follows an earlier one in
-     * `seen`: the guess is what stood there. Where it is wrong, the sequence that began like this
-     * the last time is followed from now on. To confirm a guess takes half the time of a hash. */
-    for (int i = 0, n = 0, at = 0; i < s->n; i++) {
+    if (!by.of || !all_known || !s->signatures) return DN_ERROR_MEMORY;
+    for (size_t k = 0; k < n_known; k++) all_known[k].kind = -1;
+    const int n = s->n, may_join = t->may_join;
+    const int32_t *kinds = t->likes.kinds + s->first, *depth = s->depth;
+    for (int i = 0; i < n; i++) {
         if (s->sign[i] != DN_NOT_BATCHABLE ||
             (s->as_dynet && !dn__dynet_batches(t, &t->nodes[s->first + i])))
             continue;
-        const int apart = (by_depth ? 2 * s->depth[i] : 0) + (s->beside && s->beside[i]);
-        dn_signature *g = at < n ? &s->signatures[seen[at]] : NULL;
-        if (!g || g->apart != apart || !alike(s, g->node - s->first, i)) {
-            uint64_t h = hash_signature(s, i, apart);
-            int own = apart;
-            /* DyNet has a list for what is computed by itself here */
-            if (s->as_dynet && !h) h = dn__mix(1, (uint64_t)i) | 1, own = -1 - i;
-            if (!h) continue;
-            g = &s->signatures[signature_of(s, i, h, own, table, slots)];
-            at = g->last;
-        }
-        at++;
-        g->last = n;
-        s->sign[i] = seen[n++] = (int32_t)(g - s->signatures);
+        const int apart = (by_depth ? 2 * depth[i] : 0) + (s->beside && s->beside[i]);
+        const int32_t kind = kinds[i],
+                      with = 4 * apart + (may_join ? (int32_t)dn__joined_as(s, i) : 0);
+        const uint32_t key = 0x9E3779B1u * ((uint32_t)kind + 31 * (uint32_t)with);
+        dn_known *known = &all_known[key >> 16 & (n_known - 1)];
+        if (known->kind != kind || known->apart != with || kind < 0 ||
+            (s->as_dynet && !is_told_by_kind(s, i)))
+            *known = look_at(s, i, apart, &by, (dn_known){.kind = kind, .apart = with});
+        if (known->sign < 0) continue;
+        const int steps = dn__chain_length(s, i);
+        dn_signature *g = &s->signatures[s->sign[i] = known->sign];
         g->count++;
-        g->depths += s->depth[i];
-        g->numbers += dn__numbers_of(s, i);
+        g->depths += depth[i];
+        g->numbers += known->numbers * (steps ? steps : 1);
     }
     return 0;
 }

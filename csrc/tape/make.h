@@ -14,6 +14,8 @@ typedef struct dn_origin {
 /* Appends a node and returns its index. `inputs` are indices; origin may be NULL. */
 int dn__make(dn_tape *, const dn_op *, int n, const int *inputs, int n_ints, const int *ints,
              int n_floats, const double *floats, const dn_origin *origin);
+/* One without numbers and origin. */
+int dn__make_plain(dn_tape *, const dn_op *, int n, const int *inputs);
 /* Other ints for the node, checked; its value is what it was. */
 int dn__change_ints(dn_tape *, dn_node *, int n, const int *ints);
 int dn__param_node(dn_tape *, int64_t handle, dn_param *, int constant);

@@ -76,6 +76,17 @@ typedef struct dn_kept {
     int32_t last, seen;
 } dn_kept;
 
+/* Which nodes are like earlier ones of this graph. It saves time and decides nothing: whatever is
+ * found here is compared before it is used. */
+typedef struct dn_likes {
+    /* by node: nodes of one number, which is that of one of them, have the same operation,
+     * attributes, sizes and parameters, and inputs of the same sizes; -1: not known */
+    int32_t *kinds;
+    int capacity;
+    int next;           /* the node after the one that the last node made is like */
+    int32_t begun[256]; /* by what they are made of: nodes that nothing led to */
+} dn_likes;
+
 /* What the layers above give: the ways of calls, and what is to be done before values go. */
 typedef struct dn_upper {
     const dn_gradient_routes *node, *group;
@@ -95,6 +106,7 @@ struct dn_tape {
     int32_t *args, *ints;
     double *floats;
     dn_used_store *stores; /* used by nodes of this graph */
+    dn_likes likes;
     dn_extent n, capacity;
     /* nodes that reverts have dropped from this graph; after 2^32 of them keys of draws come again,
      * and nothing else depends on it */
@@ -192,6 +204,26 @@ static inline const void *dn__own(const dn_tape *t, const dn_node *node) {
     if (node->op->flags & DN_TRACED) return t->kept.at[t->ints[node->ints]].object;
     return node->op == dn_ops[DN_OP_input] ? node->given : NULL;
 }
+/* How many ints belong to the node as a whole; the others belong to batch elements. */
+static inline int dn__node_ints(const dn_node *node) {
+    if (node->op->flags & DN_INTS_EACH) return 0;
+    return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
+}
+/* Whether the sizes of values that are not empty are equal. */
+static inline int dn__equal_sizes(const dn_dim *a, const dn_dim *b) {
+    if (a->nd != b->nd || a->size != b->size) return 0;
+    for (int i = 1; i < a->nd; i++) /* as their product is equal, so is the first */
+        if (a->d[i] != b->d[i]) return 0;
+    return 1;
+}
+
+/* Whether two nodes have the same attributes that are no integers. */
+static inline int dn__equal_floats(const dn_tape *t, const dn_node *a, const dn_node *b) {
+    return a->n_floats == b->n_floats &&
+           (!a->n_floats || !memcmp(t->floats + a->floats, t->floats + b->floats,
+                                    (size_t)a->n_floats * sizeof *t->floats));
+}
+
 /* The index of node i's input k. */
 static inline int dn__input(const dn_tape *t, int i, int k) {
     return t->args[t->nodes[i].args + k];
