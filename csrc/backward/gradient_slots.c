@@ -61,8 +61,7 @@ dn_grad dn__gradient_slot(dn_tape *t, int i) {
     } else {
         const int put_off = t->backward->n_put_off && dn__is_put_off(t, i);
         node->grad = take_gradient_memory(t, dn__elements(&node->dim));
-        if (!node->grad) t->workspace.out_of_memory = 1;
-        else if (put_off) {
+        if (node->grad && put_off) {
             dn__write_put_off(t, i, NULL);
             return (dn_grad){node->grad, 1};
         }

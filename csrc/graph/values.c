@@ -1,6 +1,4 @@
 /* Values are read. */
-#include <string.h>
-
 #include "tape/make.h"
 #include "schedule/schedule.h"
 

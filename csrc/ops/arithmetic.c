@@ -1,8 +1,5 @@
 /* Arithmetic of two expressions with broadcasting, of an expression and a number, and sums of
  * many. */
-#include <math.h>
-#include <string.h>
-
 #include "kernels/kernels.h"
 #include "broadcast.h"
 

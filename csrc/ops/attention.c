@@ -1,6 +1,4 @@
 /* Scaled dot-product attention (Vaswani et al. 2017) as one node. */
-#include <math.h>
-
 #include "kernels/kernels.h"
 #include "op.h"
 

@@ -1,6 +1,4 @@
 /* Functions of one input, element by element. */
-#include <math.h>
-
 #include "kernels/each.h"
 #include "op.h"
 

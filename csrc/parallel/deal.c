@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "params/params.h"
+#include "dn_api.h"
 
 #define DEAL(NAME, KEY, COST, PLACE, FIRST_KEY, NEXT_KEY, PART_OF) \
     static int NAME(int64_t n, const COST *costs, const PLACE *order, int parts, int32_t *out) { \

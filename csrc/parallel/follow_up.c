@@ -1,7 +1,7 @@
 /* An update of the ranks of one host in one call, where all is as planned. After a backward neither
  * Python's code nor its data are in the caches any more: each step of it that Python has to start
  * takes as long as the sums of a small model. */
-#include "params/params.h"
+#include "dn_api.h"
 
 /* The call of this stage: its outcome, or an error. */
 static int go_on(dn_shm_comm *comm, dn_shm_comm_plan *plan, dn_follow_up *u, double seconds) {

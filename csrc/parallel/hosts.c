@@ -4,7 +4,6 @@
 
 #include "kernels/kernels.h"
 #include "params/params.h"
-#include "params/shared.h"
 
 static void take_gradient(const dn_param *p, double factor, int64_t from, int64_t to,
                           dn_real *out) {

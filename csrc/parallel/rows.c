@@ -5,7 +5,6 @@
 
 #include "kernels/kernels.h"
 #include "params/params.h"
-#include "params/shared.h"
 
 enum {
     LINE = 4, /* messages, and what is in them, begin at multiples of so many numbers */

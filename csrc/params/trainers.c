@@ -290,9 +290,8 @@ int dn_trainer_open(dn_trainer *t, dn_real *squares, void *row_squares) {
 double dn_trainer_norm(dn_trainer *t) {
     dn_param *const *params;
     DN_HOLD(t->store);
-    int n = selection(t, &params);
-    double result = norm(n, params);
-    return result;
+    const int n = selection(t, &params);
+    return norm(n, params);
 }
 
 /* n < 0: what is selected */

@@ -2,8 +2,6 @@
  * in Python. */
 #include "expression.h"
 
-#include <string.h>
-
 const dn_node_calls *dn__calls;
 _Thread_local int dn__current = -1;
 

@@ -1,7 +1,6 @@
 #include "autobatch.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "agenda.h"
 #include "clock.h"
