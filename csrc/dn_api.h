@@ -14,8 +14,9 @@
  * DN_ERROR_NO_GRAPH.
  *
  * Errors. Calls that return a handle or a status return a negative dn_error on failure;
- * dn_message() of the graph has the message. Shapes. Column-major, batch last. `dn_real` is float,
- * or double under DN_DOUBLE. */
+ * dn_message() of the graph has the message.
+ *
+ * Shapes. Column-major, batch last. `dn_real` is float, or double under DN_DOUBLE. */
 #ifndef DN_API_H
 #define DN_API_H
 #ifndef DN_CDEF
@@ -40,23 +41,24 @@ enum dn_limits {
     DN_FAST_WORK = 1 << 14,
     /* numbers of an array that are read by a fast path; to read more takes its time anyway */
     DN_FAST_CAPACITY = 256,
+    /* what a fast path returns that has done nothing: the general path is to do it */
     DN_FALLBACK = 3,
     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in
      * between. */
     DN_WORK = 1 << 26
 };
 enum dn_error {
-    DN_ERROR_VALUE = -1,
-    DN_ERROR_STALE = -2,
-    DN_ERROR_STATE = -3,
-    DN_ERROR_MEMORY = -4,
-    DN_ERROR_NONFINITE = -5,
-    DN_ERROR_BUSY = -6,
-    DN_ERROR_NO_GRAPH = -7,
-    DN_ERROR_PYTHON = -8,
-    DN_ERROR_NEGATIVE = -9 /* an index */,
-    DN_ERROR_UNTRACED = -10,
-    DN_ERROR_INTERNAL = -11
+    DN_ERROR_VALUE = -1,     /* of an argument */
+    DN_ERROR_STALE = -2,     /* the handle of a node that is gone */
+    DN_ERROR_STATE = -3,     /* the call is not possible now */
+    DN_ERROR_MEMORY = -4,    /* out of memory */
+    DN_ERROR_NONFINITE = -5, /* NaN or infinity where that is an error */
+    DN_ERROR_BUSY = -6,      /* another call uses the graph, or the store */
+    DN_ERROR_NO_GRAPH = -7,  /* no input belongs to a graph */
+    DN_ERROR_PYTHON = -8,    /* an operation written in Python has raised */
+    DN_ERROR_NEGATIVE = -9,  /* an index below 0 */
+    DN_ERROR_UNTRACED = -10, /* a traced function has no program for these arguments */
+    DN_ERROR_INTERNAL = -11  /* a fault of this library */
 };
 
 /* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch
@@ -65,7 +67,7 @@ typedef struct dn_dim {
     int nd;
     int batch;
     int size;
-    int d[7];
+    int d[DN_MAX_DIMS];
 } dn_dim;
 
 /* How recurrent networks over sequences take x and give the result (csrc/ops/sequence.h); an option

@@ -160,7 +160,7 @@ int dn_param_chunk(dn_param *); /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
 
 /* Watching a backward, from another thread or between its steps (csrc/backward/hooks.c). Once a
- * store is DN_HOOK_ARMED, the next backward that uses it makes it DN_HOOK_BEGUN and tells of each
+ * store is DN_HOOK_ARMED, the next backward that uses it makes it DN_HOOK_BEGUN and notifies of each
  * dense parameter when its gradient is complete: when the backward pass has passed its last use,
  * not only when it reaches its node. DN_HOOK_STEPS: the same, and a step of backward ends when it
  * has notified somebody. */
@@ -445,8 +445,8 @@ const uint8_t *dn_shm_comm_message(dn_shm_comm *, int rank);
 enum dn_shm_comm_outcome { DN_SHM_COMM_DONE, DN_SHM_COMM_WAITS, DN_SHM_COMM_NO_PLAN };
 /* Sends this rank's message and receives the others'. DONE: all are alike and rows fit into the
  * windows of the plan, which holds now what was agreed on; factors are weight / sum of weights with
- * `average`, else 1, or 0 for weight 0. NO_PLAN otherwise. The outcome is the same
- * on all ranks. No gradient is changed. DN_ERROR_VALUE: the message is too long. */
+ * `average`, else 1, or 0 for weight 0. NO_PLAN otherwise. The outcome is the same on all ranks. No
+ * gradient is changed. DN_ERROR_VALUE: the message is too long. */
 int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_members *,
                           dn_shm_comm_plan *, int average, double seconds);
 /* By the plan of the present update: gradients become their sums, times the factors; in a window
@@ -454,8 +454,7 @@ int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_membe
  * DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
 int dn_shm_comm_sum(dn_shm_comm *, dn_shm_comm_plan *, double seconds);
 /* After a sum of pieces, where no update follows: the pieces and rows of the others, too. After
- * another sum nothing.
- * DN_ERROR_MEMORY. */
+ * another sum nothing. DN_ERROR_MEMORY. */
 int dn_shm_comm_complete(dn_shm_comm_plan *);
 /* A barrier, behind which the store is closed: DONE or WAITS. */
 int dn_shm_comm_close(dn_shm_comm *, dn_store *, double seconds);

@@ -83,17 +83,17 @@ static int write_out(dn_tape *t, int i) {
 }
 
 static int copy_gradient(dn_tape *t, int i, dn_real *out) {
-    const int store = t->backward->last_loss;
+    const int loss = t->backward->last_loss;
     const dn_node *node = &t->nodes[i];
     /* an output may be named only afterwards: its gradient is its owner's */
     const int owner = node->op == dn_ops[DN_OP_output_view] ? dn__input(t, i, 0) : i;
-    if (owner > store)
+    if (owner > loss)
         return dn__tape_fail(
             t, DN_ERROR_STATE, "Requested gradient for node %d, but %s", i,
-            store < 0
+            loss < 0
                 ? "backward() has not been called on this graph since its values were computed."
                 : "it was made after the loss that backward() was called on.");
-    if (i <= store && dn__is_put_off(t, i)) {
+    if (i <= loss && dn__is_put_off(t, i)) {
         const int error = dn__keep_value(t, i);
         if (error) return error;
         if (write_out(t, i)) return dn__no_memory(t);
@@ -124,7 +124,7 @@ int dn_gradient(int64_t a, dn_real *out) {
     return copy_gradient(t, i, out);
 }
 
-int dn_fast_gradient(int64_t a, dn_dim *dim, int workspace, double *out) {
+int dn_fast_gradient(int64_t a, dn_dim *dim, int capacity, double *out) {
     dn_real few[DN_FAST_CAPACITY];
     dn_tape *t = dn__handle_tape(a);
     if (!t) return DN_FALLBACK;
@@ -134,7 +134,7 @@ int dn_fast_gradient(int64_t a, dn_dim *dim, int workspace, double *out) {
     if (i < 0 || t->nodes[i].param) return DN_FALLBACK;
     *dim = t->nodes[i].dim;
     const int64_t n = (int64_t)dim->size * dim->batch;
-    if (n < 1 || n > workspace || n > DN_FAST_CAPACITY || copy_gradient(t, i, few))
+    if (n < 1 || n > capacity || n > DN_FAST_CAPACITY || copy_gradient(t, i, few))
         return DN_FALLBACK;
     for (int64_t k = 0; k < n; k++) out[k] = (double)few[k];
     return 0;

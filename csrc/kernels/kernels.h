@@ -67,7 +67,7 @@ void dn__gather(int nd, const size_t *n, const size_t *step, const dn_real *x, d
 void dn__scatter(int nd, const size_t *n, const size_t *step, const dn_real *y, dn_real beta,
                  dn_real *x);
 
-/* ---- LU with partial pivoting (kernels/lu.c): n x n, dense; `work` has dn__lu_work(n) number */
+/* ---- LU with partial pivoting (kernels/lu.c): n x n, dense; `work` has dn__lu_work(n) numbers */
 size_t dn__lu_work(int n);
 /* address of LAPACK's sgetrf (dgetrf), 32-bit integers, or NULL; set like BLAS, takes large
  * matrices */
@@ -311,7 +311,8 @@ void dn__sparsemax(size_t n, const dn_real *x, dn_real *y);
 /* dx = dy - (mean of dy over y > 0) where y > 0, else 0; + beta dx */
 void dn__sparsemax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx);
 
-/* ---- LSTM cell, gates in the order i, f, o, g (kernels/lstm.c); all arrays dense, h values a */
+/* ---- LSTM cell, gates in the order i, f, o, g (kernels/lstm.c); all arrays dense, h values a
+ * column */
 /* gates (4h x batch): in, pre-activations; out, i = logistic, f = logistic(. + forget_bias), o =
  * logistic, g = tanh. c = f c_prev + i g; tanh_c = tanh(c); h_out = o tanh_c.  c_prev == NULL means
  * zero; c_prev_stride is 0 or h. */
@@ -327,8 +328,8 @@ void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c
  * The sequences are sorted by falling length: step s has the first active[s] of them, active[0] >=
  * active[1] >= ... An array of n x columns holds the columns of step 0, then those of step 1, ...;
  * columns is the sum of active (the gradient may be of the first steps alone: then of more than
- * those). So what step s reads of step s - 1 is the beginning of its columns,
- * and no column is computed that no sequence has. h_0 and c_0 (h x sequences) are always there;
+ * those). So what step s reads of step s - 1 is the beginning of its columns, and no column is
+ * computed that no sequence has. h_0 and c_0 (h x sequences) are always there;
  * where they are `given` they may differ from zero. */
 typedef struct dn_sequence {
     int h, steps;
@@ -369,7 +370,7 @@ void dn__coupled_sequence_grad(const dn_sequence *, const dn_matrix *w);
 
 /* ---- TreeLSTM cell, gates in the order i, o, u, with n children (kernels/lstm.c); arrays are
  * dense but where they are dn_columns, `batch` columns; f and df have the n blocks of h numbers of
- * a batch element side by side ------- */
+ * a batch element side by side */
 /* Columns that are `stride` numbers apart; 0: one for all. */
 typedef struct dn_columns {
     const dn_real *x;

@@ -126,7 +126,8 @@ static int kmax_pooling_dims(dn_shape *s) { return greatest_dims(s); }
 static void kmax_pooling_forward(dn_call *c) { greatest_forward(c, first_in_place); }
 static void kmax_pooling_backward(dn_call *c) { greatest_backward(c); }
 
-/* ---- sampling: Gumbel 1954; the largest of x_i + g_i falls on i with probability softmax(x)_ */
+/* ---- sampling (Gumbel 1954): the largest of x_i + g_i falls on i with probability softmax(x)_i,
+ * where the g_i are drawn from the standard Gumbel distribution */
 
 DN_OP(sample_categorical, 1, DN_BATCHES | DN_NO_GRAD | DN_RANDOM,
       "y = n indices drawn with the probabilities softmax(x) along dim d")

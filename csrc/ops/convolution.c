@@ -13,7 +13,7 @@ static int size_at(const dn_dim *d, int i) { return i < d->nd ? d->d[i] : 1; }
  * 1; what lies outside of the plane does not count. */
 typedef struct windows { int in[2], out[2], window[2], stride[2], before[2]; } windows;
 
-/* VALID: only whole windows. SAME: ceil(in / stride) outputs, with as much room on both sides as
+/* VALID: only whole windows. SAME: ceil(in / stride) outputs, with as much padding on both sides as
  * they need, the odd one behind. */
 static void place_windows(windows *w, int is_valid) {
     for (int i = 0; i < 2; i++) {
@@ -21,8 +21,8 @@ static void place_windows(windows *w, int is_valid) {
         /* one output, and no overflow */
         if (w->stride[i] > w->in[i]) w->stride[i] = w->in[i] ? w->in[i] : 1;
         w->out[i] = n / w->stride[i] + (n % w->stride[i] > 0);
-        int64_t workspace = ((int64_t)w->out[i] - 1) * w->stride[i] + w->window[i] - w->in[i];
-        w->before[i] = is_valid || workspace < 0 ? 0 : (int)(workspace / 2);
+        int64_t padding = ((int64_t)w->out[i] - 1) * w->stride[i] + w->window[i] - w->in[i];
+        w->before[i] = is_valid || padding < 0 ? 0 : (int)(padding / 2);
     }
 }
 static int check_windows(dn_shape *s, const windows *w, int is_valid, const char *what) {
@@ -258,7 +258,8 @@ static void conv2d_bias_backward(dn_call *c) {
     conv_backward(c);
 }
 
-/* ---- maxpooling2d: ints = window and stride in height and width, is_valid. Saved: the place  */
+/* ---- maxpooling2d: ints = window and stride in height and width, is_valid. saved: the place of
+ * each maximum in its plane, as int32_t */
 
 DN_OP(maxpooling2d, 1, DN_BATCHES,
       "y[h, w, c] = max over i, j of x[h s + i, w s + j, c]; of equal ones the first")

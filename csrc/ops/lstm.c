@@ -2,8 +2,8 @@
  * as one node (T = 1: a step of a network that decides as it goes). Gates in the order i, f, o, g.
  *
  * inputs: Wx (4h, k), Wh (4h, h), b (4h), then as sequence.h says;  floats: forget bias
- *   (i, f, o) = logistic(Wx x_t + Wh h_(t-1) + b + (0, forget bias, 0)),  g = tanh(...),  c_t = f
- *   c_(t-1) + i g,  h_t = o tanh c_t */
+ *   (i, f, o) = logistic(Wx x_t + Wh h_(t-1) + b + (0, forget bias, 0)),  g = tanh(...),
+ *   c_t = f c_(t-1) + i g,  h_t = o tanh c_t */
 #include "sequence.h"
 
 DN_OP(lstm, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(7),

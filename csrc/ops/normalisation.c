@@ -41,7 +41,8 @@ static void weight_norm_backward(dn_call *c) {
             c->saved[b] * dn__dot(n, c->dy + (size_t)b * n, w->v + (size_t)b * w->stride);
 }
 
-/* ---- layer_norm: g and b have the dims of x, or its first ones and are repeated over the oth */
+/* ---- layer_norm: g and b have the dims of x, or its first ones; then they are repeated over the
+ * others */
 
 static int leading_dims(const dn_dim *x, const dn_dim *g) {
     int i = 0;

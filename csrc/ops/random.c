@@ -11,7 +11,8 @@ static void widen(size_t n, const float *x, dn_real *y) {
     for (size_t i = 0; i < n; i++) y[i] = x[i];
 }
 
-/* ---- dropout: floats[0] is the rate; saved: one number of the mask for each element, line or */
+/* ---- dropout: floats[0] is the rate; saved: one number of the mask for each element, line or
+ * batch element */
 
 static int dropout_rate(dn_shape *s) {
     if (!(s->floats[0] >= 0 && s->floats[0] <= 1))

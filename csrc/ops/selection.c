@@ -64,7 +64,8 @@ static void pick_backward(dn_call *c) {
     }
 }
 
-/* ---- slice: ints = dim, from, to, step for each dim that is cut; slice_batch: the same, wher */
+/* ---- slice: ints = dim, from, to, step for each dim that is cut; slice_batch: the same, where
+ * dim -1 is the batch */
 
 /* ints: dim, from, to, step of a dim of size n */
 static int bad_range(dn_shape *s, const int *ints, int n) {

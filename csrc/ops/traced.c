@@ -1,4 +1,4 @@
-/* Cells: the program of a traced function (csrc/program.h), run as one operation. In a group it
+/* The program of a traced function (csrc/program.h), run as one operation. In a group it
  * runs once for all members: each inner operation is one call with their batch elements side by
  * side. What depends on nothing that differs between the members is computed once for all of
  * them. */

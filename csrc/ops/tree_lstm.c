@@ -1,15 +1,16 @@
 /* The TreeLSTM's cell as one node (Tai, Socher and Manning 2015): a tree node's state from its
  * input x and the h and c of its n children.
- *   i, o = logistic(b + W x + U s),  u = tanh(b + W x + U s),  f_j = logistic(bf + Wf x + ...),  c
- *   = i u + sum_j f_j c_j,  h = o tanh c
+ *   i, o = logistic(b + W x + U s),  u = tanh(b + W x + U s),  f_j = logistic(bf + Wf x + ...),
+ *   c = i u + sum_j f_j c_j,  h = o tanh c
  * There are two kinds. Child-sum, for any n: s = sum_j h_j, and f_j sees its own child, Uf h_j,
  * with Uf (h, h). N-ary, for a fixed n: s is all h_j below one another, and so do the f_j see it,
  * below one another, too: Uf s, with Uf (n h, n h).
  *
  * inputs: W (3h, k), U (3h, h or n h), b (3h) in the order i, o, u; Wf (h, k), Uf, bf (h); x (k) if
- * there is one; h_1 ... h_n, c_1 ... c_n (h) ints: n, whether there is x, whether it is N-ary; a
- * leaf has n = 0 and no use for U, Wf, Uf and bf output: h, then c, each (h) x batch and dense, so
- * that `output_view` nodes can name them */
+ *         there is one; h_1 ... h_n, c_1 ... c_n (h)
+ * ints:   n, whether there is x, whether it is N-ary; a leaf has n = 0 and no use for U, Wf, Uf and
+ *         bf
+ * output: h, then c, each (h) x batch and dense, so that `output_view` nodes can name them */
 #include <string.h>
 
 #include "product.h"

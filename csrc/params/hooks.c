@@ -1,5 +1,5 @@
-/* Gradients that another thread waits for, and sends: the side of the parameters. Who tells of them
- * is csrc/backward/hooks.c's business. */
+/* Gradient-ready hooks on the side of the parameters: another thread waits for gradients, and sends
+ * them. csrc/backward/hooks.c notifies it. */
 #include <errno.h>
 #include <time.h>
 
@@ -45,6 +45,5 @@ void dn__param_notify(dn_param *p) {
 int64_t dn_param_ready(dn_param *p) { return __atomic_load_n(&p->ready, __ATOMIC_ACQUIRE); }
 int dn_param_unchanged(dn_param *p) {
     DN_HOLD(p->store);
-    int unchanged = p->changes == p->hooked_changes;
-    return unchanged;
+    return p->changes == p->hooked_changes;
 }

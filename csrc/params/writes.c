@@ -1,4 +1,4 @@
-/* Values in: of several parameters at one moment, and who is told of it. */
+/* Values are written: those of several parameters at one moment; and what is noted of it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,7 +28,10 @@ static void note_row_write(dn_param *p, int64_t row) {
     dn__param_note_alone(p);
     if (!p->rows_changed_at) {
         int64_t *new = calloc((size_t)p->rows, sizeof *new);
-        if (!new) return dn__param_note_change(p);
+        if (!new) { /* then as if all rows were written */
+            dn__param_note_change(p);
+            return;
+        }
         __atomic_store_n(&p->rows_changed_at, new, __ATOMIC_RELEASE);
     }
     __atomic_store_n(&p->rows_changed_at[row], next_version(p), __ATOMIC_RELAXED);

@@ -11,7 +11,7 @@
 typedef struct { PyObject_HEAD int64_t handle; /* negative: none */ } Node;
 extern PyTypeObject *dn__node_type;
 
-/* Instead of a handle: the arguments are not for this way. */
+/* Instead of a handle: the fast path does not handle these arguments. */
 enum { NOT_HANDLED = -1000 };
 
 /* The calls of the number type in use: all that makes, reads or sets a node here goes through

@@ -3,7 +3,6 @@
 #include "expression.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 PyTypeObject *dn__expression_type;
 
@@ -88,14 +87,14 @@ static int take_argument(Given *g, PyObject *o) {
 /* A list is of one kind: of expressions, if these are all inputs; or of numbers. */
 static int take_list(Given *g, PyObject *list, int inputs) {
     const Py_ssize_t n = length(list);
-    const int before[] = {g->n, g->n_ints, g->n_floats};
+    const int ints_before = g->n_ints, floats_before = g->n_floats;
     for (Py_ssize_t i = 0; i < n; i++)
         if (!take_argument(g, item(list, i))) return 0;
-    return inputs ? g->n == n : g->n_ints - before[1] == n || g->n_floats - before[2] == n;
+    return inputs ? g->n == n : g->n_ints - ints_before == n || g->n_floats - floats_before == n;
 }
 
-/* Reads arguments; inputs_listed: the first one is the list of inputs. 0: they are not for this
- * way. g->memory is to be freed. */
+/* Reads arguments; inputs_listed: the first one is the list of inputs. 0: not handled. g->memory is
+ * to be freed. */
 static int take_all(Given *g, PyObject *const *args, Py_ssize_t n, int inputs_listed) {
     Py_ssize_t most = n;
     for (Py_ssize_t i = 0; i < n; i++) most += length(args[i]);
@@ -121,7 +120,7 @@ static int is_class(PyObject *o) {
 }
 
 /* The class that arguments by name ask for, which are cls and what, as constants of programs; NULL:
- * it is not for this way. */
+ * not handled. */
 static PyTypeObject *class_of(PyObject *const *named, PyObject *names) {
     static PyObject *of_class, *of_what;
     PyTypeObject *cls = dn__expression_type;
@@ -171,7 +170,7 @@ static PyObject *node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObj
                 handle = dn__calls->leaf(dn__current, op->number, g.n_ints, g.ints, g.n_floats,
                                          g.floats);
         }
-        if (g.memory) free(g.memory);
+        free(g.memory);
     }
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
     return handle >= 0 ? dn__new_node(cls, handle) : dn__general(self, args, n, names);
@@ -257,7 +256,7 @@ static PyObject *consecutive(PyObject *self, PyObject *const *args, Py_ssize_t n
 
 /* ---- nodes of the current graph: inputs and rows -------------------------------------- */
 
-/* The sizes of an input: an integer or several; how many, 0: they are not for this way. */
+/* The sizes of an input: an integer or several; how many, 0: not handled. */
 static int sizes_of(PyObject *from, int sizes[DN_MAX_DIMS + 1]) {
     if (PyLong_CheckExact(from)) return as_int(from, sizes);
     const Py_ssize_t n = length(from);
@@ -373,7 +372,7 @@ static PyObject *constant_of(PyObject *self, PyObject *const *args, Py_ssize_t n
                        : dn__general(self, args, n, names);
 }
 
-/* traced_call(cell, *handles): a handle, or the error of C */
+/* traced_call(traced, *handles): a handle, or the error of C */
 static PyObject *traced_call(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int64_t handles[FEW];
     int good = n > 1 && n <= FEW;
@@ -383,7 +382,7 @@ static PyObject *traced_call(PyObject *self, PyObject *const *args, Py_ssize_t n
 }
 
 /* tree_node(weights, n_ary, x, *children): a handle, or an error of C. A leaf of a parameter goes
- * to the current graph: it is not for this way. */
+ * to the current graph: that is not handled here. */
 static PyObject *tree_node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int64_t x = 0, children[2] = {0, 0};
     const int64_t *weights = n > 2 && PyBytes_Check(args[0])

@@ -10,7 +10,7 @@
 #include "op.h"
 #include "params/params.h"
 
-/* the latter: when its turn comes, it is not tried again */
+/* DN_FAILED_ALREADY: when its turn comes, it is not tried again */
 enum dn_failed { DN_FAILED = 1, DN_FAILED_ALREADY };
 
 struct dn_node {
@@ -87,7 +87,7 @@ typedef struct dn_likes {
     int32_t begun[256]; /* by what they are made of: nodes that nothing led to */
 } dn_likes;
 
-/* What the layers above give: the ways of calls, and what is to be done before values go. */
+/* What the layers above give: the routes of calls, and what is to be done before values go. */
 typedef struct dn_upper {
     const dn_gradient_routes *node, *group;
     void (*values_go)(dn_tape *);
