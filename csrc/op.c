@@ -84,7 +84,7 @@ int dn__common_batch(dn_shape *s) {
 int dn__same_sizes(const dn_dim *a, const dn_dim *b) {
     int n = a->nd > b->nd ? a->nd : b->nd;
     for (int i = 0; i < n; i++)
-        if ((i < a->nd ? a->d[i] : 1) != (i < b->nd ? b->d[i] : 1)) return 0;
+        if (dn__size_at(a, i) != dn__size_at(b, i)) return 0;
     return 1;
 }
 

@@ -273,7 +273,9 @@ static inline void dn__let_go(dn_call *c) { c->routes->let_go(c, 1); }
 static inline void dn__take_back(dn_call *c) { c->routes->let_go(c, 0); }
 
 static inline size_t dn__elements(const dn_dim *d) { return (size_t)d->size * (size_t)d->batch; }
-/* Of a matrix; a vector is a column. */
-static inline int dn__columns_of(const dn_dim *d) { return d->nd > 1 ? d->d[1] : 1; }
+/* Size i of a batch element: 1 beyond its dims. Of a matrix; a vector is a column. */
+static inline int dn__size_at(const dn_dim *d, int i) { return i < d->nd ? d->d[i] : 1; }
+static inline int dn__rows_of(const dn_dim *d) { return dn__size_at(d, 0); }
+static inline int dn__columns_of(const dn_dim *d) { return dn__size_at(d, 1); }
 /* n numbers, rounded up so that what follows them begins on a cache line. */
 static inline size_t dn__aligned(size_t n) { return (n + 15) & ~(size_t)15; }

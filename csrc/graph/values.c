@@ -84,7 +84,7 @@ int dn_fast_value(int64_t a, dn_dim *dim, int capacity, double *out) {
 }
 
 void dn_normalize(const dn_dim *dim, int d, double *x) {
-    const size_t n = d < dim->nd ? (size_t)dim->d[d] : 1, all = dn__elements(dim);
+    const size_t n = (size_t)dn__size_at(dim, d), all = dn__elements(dim);
     size_t step = 1; /* from one number of a sum to the next */
     for (int i = 0; i < d && i < dim->nd; i++) step *= (size_t)dim->d[i];
     for (size_t begin = 0; begin < all; begin += n * step)

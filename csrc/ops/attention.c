@@ -11,14 +11,12 @@ typedef struct sizes {
     size_t p;
 } sizes;
 
-static int attention_rows(const dn_dim *d) { return d->nd > 0 ? d->d[0] : 1; }
-static int attention_columns(const dn_dim *d) { return d->nd > 1 ? d->d[1] : 1; }
 static sizes attention_sizes(const dn_call *c) {
     const dn_in *x = c->x;
-    sizes z = {attention_rows(x[QUERY].dim),
-               attention_rows(x[VALUE].dim),
-               attention_columns(x[KEY].dim),
-               attention_columns(x[QUERY].dim),
+    sizes z = {dn__rows_of(x[QUERY].dim),
+               dn__rows_of(x[VALUE].dim),
+               dn__columns_of(x[KEY].dim),
+               dn__columns_of(x[QUERY].dim),
                c->dim->batch,
                0};
     if (!x[KEY].stride && !x[VALUE].stride && x[QUERY].stride) {
@@ -38,16 +36,16 @@ static int attention_dims(dn_shape *s) {
         return dn__fail(s, DN_ERROR_VALUE, "takes q, k, v and perhaps a mask; got %d inputs.",
                         s->n);
     const dn_dim *q = s->x[QUERY], *k = s->x[KEY], *v = s->x[VALUE];
-    if (q->nd > 2 || k->nd > 2 || v->nd > 2 || attention_rows(q) != attention_rows(k) ||
-        attention_columns(k) != attention_columns(v))
+    if (q->nd > 2 || k->nd > 2 || v->nd > 2 || dn__rows_of(q) != dn__rows_of(k) ||
+        dn__columns_of(k) != dn__columns_of(v))
         return dn__fail(s, DN_ERROR_VALUE,
                         "q must be (d, nq), k (d, nk) and v (dv, nk); got q = %s, k = %s, v = %s.",
                         DIMS(q), DIMS(k), DIMS(v));
-    int nk = attention_columns(k), nq = attention_columns(q);
+    int nk = dn__columns_of(k), nq = dn__columns_of(q);
     if (s->n == 4) {
         const dn_dim *mask = s->x[MASK];
-        if (mask->nd > 2 || attention_rows(mask) != nk ||
-            (attention_columns(mask) != nq && attention_columns(mask) != 1))
+        if (mask->nd > 2 || dn__rows_of(mask) != nk ||
+            (dn__columns_of(mask) != nq && dn__columns_of(mask) != 1))
             return dn__fail(s, DN_ERROR_VALUE,
                             "the mask must be (nk,) or (nk, nq); got k = %s, q = %s, mask = %s.",
                             DIMS(k), DIMS(q), DIMS(mask));
@@ -55,21 +53,21 @@ static int attention_dims(dn_shape *s) {
     int error = dn__set_dims(s, 2, (int[]){nk, nq}, batch); /* the weights must not be too many */
     if (error) return error;
     s->saved = (size_t)s->y.size * (size_t)batch;
-    return dn__set_dims(s, q->nd > 1 ? 2 : 1, (int[]){attention_rows(v), nq}, batch);
+    return dn__set_dims(s, q->nd > 1 ? 2 : 1, (int[]){dn__rows_of(v), nq}, batch);
 }
 
 /* The mask of a column of p: of query j of batch element b as the node's dims count them. */
 static const dn_real *mask_column(const dn_call *c, int b, int j) {
     const dn_in *mask = &c->x[MASK];
     return mask->v + (size_t)b * mask->stride +
-           (attention_columns(mask->dim) > 1 ? (size_t)j * (size_t)attention_rows(mask->dim) : 0);
+           (dn__columns_of(mask->dim) > 1 ? (size_t)j * (size_t)dn__rows_of(mask->dim) : 0);
 }
 
 static void attention_forward(dn_call *c) {
     sizes z = attention_sizes(c);
     const dn_in *q = &c->x[QUERY], *k = &c->x[KEY], *v = &c->x[VALUE];
     size_t y_size = (size_t)z.dv * (size_t)z.nq, nk = (size_t)z.nk;
-    int nq = attention_columns(q->dim), columns = z.batch * z.nq;
+    int nq = dn__columns_of(q->dim), columns = z.batch * z.nq;
     for (int b = 0; b < z.batch; b++) /* p = k' q */
         dn__mm_dx(z.d, z.nk, z.nq, k->v + (size_t)b * k->stride, z.d, q->v + (size_t)b * q->stride,
                   z.d, 0, c->saved + (size_t)b * z.p, z.nk);

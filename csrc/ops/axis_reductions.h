@@ -12,7 +12,7 @@ typedef struct dn_axis {
 } dn_axis;
 
 static inline dn_axis dn__axis_of(const dn_dim *x, int d) {
-    dn_axis l = {d < x->nd ? x->d[d] : 1, 1, (size_t)x->batch};
+    dn_axis l = {dn__size_at(x, d), 1, (size_t)x->batch};
     for (int i = 0; i < x->nd; i++) {
         if (i < d) l.inner *= (size_t)x->d[i];
         if (i > d) l.outer *= (size_t)x->d[i];
@@ -28,13 +28,13 @@ static inline int dn__check_dim(dn_shape *s, int d) {
 }
 
 /* dims: those of the input without dim d; (1,) if none is left */
-static inline int dn__dims_without(dn_shape *s, int d) {
+static inline int dn__dims_without(dn_shape *s, int d, int batch) {
     const dn_dim *x = s->x[0];
     int nd = 0, sizes[DN_MAX_DIMS];
     for (int i = 0; i < x->nd; i++)
         if (i != d) sizes[nd++] = x->d[i];
     if (!nd) sizes[nd++] = 1;
-    return dn__set_dims(s, nd, sizes, x->batch);
+    return dn__set_dims(s, nd, sizes, batch);
 }
 
 /* ---- functions of the lines along dim ints[0]: the softmax family and what resembles it  */

@@ -1,7 +1,7 @@
 /* Broadcasting: dims are aligned from the first, missing ones count as 1, and a size of 1 (the
  * batch included) is repeated. A plan walks the result in segments along which each operand either
  * advances or stands still; neighbouring dims are merged, so that equal dims are a single segment.
- * Only csrc/ops/arithmetic.c includes it. */
+ * For csrc/ops/arithmetic.c and masked.c. */
 #pragma once
 
 #include "op.h"
@@ -11,8 +11,9 @@ typedef struct dn_plan {
     size_t n[DN_MAX_DIMS + 1], sx[DN_MAX_DIMS + 1], sy[DN_MAX_DIMS + 1];
 } dn_plan;
 
+/* size i, and the batch behind all sizes */
 static inline int size_of(const dn_dim *d, int i) {
-    return i == DN_MAX_DIMS ? d->batch : i < d->nd ? d->d[i] : 1;
+    return i == DN_MAX_DIMS ? d->batch : dn__size_at(d, i);
 }
 
 static inline dn_plan make_broadcast_plan(const dn_dim *x, const dn_dim *y) {

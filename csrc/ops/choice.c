@@ -14,12 +14,10 @@ static int chosen_dims(dn_shape *s) {
     for (int i = 0; i < x->nd; i++) d[i] = x->d[i];
     d[s->ints[0]] = s->ints[1];
     error = dn__set_dims(s, x->nd ? x->nd : 1, d, x->batch);
-    s->saved = error ? 0 : (size_t)s->y.size * (size_t)s->y.batch;
+    s->saved = error ? 0 : dn__elements(&s->y);
     return error;
 }
-static int size_along(const dn_shape *s) {
-    return s->ints[0] < s->x[0]->nd ? s->x[0]->d[s->ints[0]] : 1;
-}
+static int size_along(const dn_shape *s) { return dn__size_at(s->x[0], s->ints[0]); }
 static int *indices_of(const dn_call *c) { return (int *)c->saved; }
 
 /* ---- topk, kmax_pooling --------------------------------------------------------------- */

@@ -5,8 +5,6 @@
 #include "kernels/kernels.h"
 #include "op.h"
 
-static int size_at(const dn_dim *d, int i) { return i < d->nd ? d->d[i] : 1; }
-
 /* ---- windows over a plane ------------------------------------------------------------- */
 
 /* In each of two dims: output o sees the inputs o stride - before ... o stride - before + window -
@@ -64,15 +62,15 @@ static conv conv_of(const dn_dim *x, const dn_dim *f, const int *ints) {
     conv v;
     for (int i = 0; i < 2; i++) {
         v.w.in[i] = x->d[i];
-        v.w.window[i] = size_at(f, i);
+        v.w.window[i] = dn__size_at(f, i);
         v.w.stride[i] = ints[i];
     }
     place_windows(&v.w, ints[2]);
     v.in_size = v.w.in[0] * v.w.in[1];
     v.positions = v.w.out[0] * v.w.out[1];
-    v.channels = size_at(x, 2);
+    v.channels = dn__size_at(x, 2);
     v.k = v.w.window[0] * v.w.window[1] * v.channels;
-    v.out_channels = size_at(f, 3);
+    v.out_channels = dn__size_at(f, 3);
     v.tile = v.k ? TILE_NUMBERS / v.k : TILE_NUMBERS;
     if (v.tile < LEAST_TILE) v.tile = LEAST_TILE;
     if (v.tile > v.positions) v.tile = v.positions;
@@ -83,22 +81,26 @@ static int conv_dims(dn_shape *s) {
     const dn_dim *x = s->x[0], *f = s->x[1];
     int error = check_image(s);
     if (error) return error;
-    if (f->nd > 4 || size_at(f, 2) != size_at(x, 2))
+    if (f->nd > 4 || dn__size_at(f, 2) != dn__size_at(x, 2))
         return dn__fail(
             s, DN_ERROR_VALUE,
             "f must have dims (height, width, channels of x, output channels); got x = %s, f = %s.",
             DIMS(x), DIMS(f));
-    windows w = {
-        {x->d[0], x->d[1]}, {0}, {size_at(f, 0), size_at(f, 1)}, {s->ints[0], s->ints[1]}, {0}};
+    windows w = {{x->d[0], x->d[1]},
+                 {0},
+                 {dn__size_at(f, 0), dn__size_at(f, 1)},
+                 {s->ints[0], s->ints[1]},
+                 {0}};
     if ((error = check_windows(s, &w, s->ints[2], "filter"))) return error;
     place_windows(&w, s->ints[2]);
-    if (s->n == 3 && (s->x[2]->size != size_at(f, 3) || size_at(s->x[2], 0) != s->x[2]->size))
+    if (s->n == 3 &&
+        (s->x[2]->size != dn__size_at(f, 3) || dn__size_at(s->x[2], 0) != s->x[2]->size))
         return dn__fail(s, DN_ERROR_VALUE,
                         "the bias must have one number per output channel; got f = %s, b = %s.",
                         DIMS(f), DIMS(s->x[2]));
     int batch = dn__common_batch(s);
     return batch < 0 ? batch
-                     : dn__set_dims(s, 3, (int[]){w.out[0], w.out[1], size_at(f, 3)}, batch);
+                     : dn__set_dims(s, 3, (int[]){w.out[0], w.out[1], dn__size_at(f, 3)}, batch);
 }
 
 /* A tile: heights h ... h + rows - 1 of widths w ... w + cols - 1, positions that follow one
@@ -274,8 +276,8 @@ static int maxpooling2d_dims(dn_shape *s) {
     windows w = pool_windows(x, s->ints);
     if ((error = check_windows(s, &w, s->ints[4], "window"))) return error;
     place_windows(&w, s->ints[4]);
-    error = dn__set_dims(s, x->nd, (int[]){w.out[0], w.out[1], size_at(x, 2)}, x->batch);
-    s->saved = (size_t)s->y.size * (size_t)s->y.batch;
+    error = dn__set_dims(s, x->nd, (int[]){w.out[0], w.out[1], dn__size_at(x, 2)}, x->batch);
+    s->saved = dn__elements(&s->y);
     return error;
 }
 /* the inputs [from, to) that output o sees */
@@ -288,7 +290,7 @@ static void maxpooling2d_forward(dn_call *c) {
     windows w = pool_windows(c->x[0].dim, c->ints);
     place_windows(&w, c->ints[4]);
     size_t in_size = (size_t)w.in[0] * (size_t)w.in[1],
-           planes = (size_t)size_at(c->dim, 2) * (size_t)c->dim->batch;
+           planes = (size_t)dn__size_at(c->dim, 2) * (size_t)c->dim->batch;
     int32_t *from = (int32_t *)c->saved; /* dn_real has at least as many bytes */
     dn_real *y = c->y;
     for (size_t plane = 0; plane < planes; plane++) {
@@ -342,7 +344,7 @@ static int filter1d_narrow_dims(dn_shape *s) {
                         DIMS(x), DIMS(f));
     int batch = dn__common_batch(s);
     return batch < 0 ? batch
-                     : dn__set_dims(s, 2, (int[]){size_at(f, 2), x->d[1] - f->d[1] + 1}, batch);
+                     : dn__set_dims(s, 2, (int[]){dn__size_at(f, 2), x->d[1] - f->d[1] + 1}, batch);
 }
 static void filter1d_narrow_forward(dn_call *c) {
     int rows = c->x[0].dim->d[0], width = c->x[1].dim->d[1], filters = c->dim->d[0],
@@ -405,7 +407,7 @@ static void kmh_ngram_backward(dn_call *c) {
 DN_OP(fold_rows, 1, DN_BATCHES, "y[i, :] = the sum of rows i n ... i n + n - 1 of x")
 static int fold_rows_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
-    int n = s->ints[0], sizes[DN_MAX_DIMS] = {size_at(x, 0), 1};
+    int n = s->ints[0], sizes[DN_MAX_DIMS] = {dn__size_at(x, 0), 1};
     if (n < 1 || sizes[0] % n)
         return dn__fail(s, DN_ERROR_VALUE,
                         "the rows of x must be a multiple of nrows; got nrows = %d, x = %s.", n,

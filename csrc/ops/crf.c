@@ -14,18 +14,16 @@
 enum { A, START, STOP, E };
 enum { SHARED = DN_BROADCAST(1 << A | 1 << START | 1 << STOP) };
 
-static int steps_of(const dn_dim *e) { return e->nd > 1 ? e->d[1] : 1; }
-
 static int chain_dims(dn_shape *s) {
     const dn_dim *a = s->x[A], *e = s->x[E];
-    int k = e->nd ? e->d[0] : 1, steps = steps_of(e);
+    int k = dn__rows_of(e), steps = dn__columns_of(e);
     for (int i = A; i <= STOP; i++)
         if (s->x[i]->batch != 1)
             return dn__fail(s, DN_ERROR_VALUE,
                             "transitions must not be batched; got input %d = %s.", i,
                             DIMS(s->x[i]));
-    if (e->nd > 2 || a->nd > 2 || k < 1 || a->size != (int64_t)k * k ||
-        (a->nd ? a->d[0] : 1) != k || s->x[START]->size != k || s->x[STOP]->size != k)
+    if (e->nd > 2 || a->nd > 2 || k < 1 || a->size != (int64_t)k * k || dn__rows_of(a) != k ||
+        s->x[START]->size != k || s->x[STOP]->size != k)
         return dn__fail(s, DN_ERROR_VALUE,
                         "emissions must be (tags, steps), transitions (tags, tags), start and stop "
                         "(tags,); got %s, %s, %s, %s.",
@@ -59,7 +57,7 @@ typedef struct chain {
 } chain;
 static chain chain_of(const dn_call *c, int b) {
     const dn_in *x = c->x;
-    chain z = {.steps = steps_of(x[E].dim),
+    chain z = {.steps = dn__columns_of(x[E].dim),
                .a = x[A].v,
                .start = x[START].v,
                .stop = x[STOP].v,
@@ -154,7 +152,7 @@ static int crf_dims(dn_shape *s) {
     if (error) return error;
     if (s->floats[1] != 0 && !s->n_ints)
         return dn__fail(s, DN_ERROR_VALUE, "the score needs tags; got none.");
-    if (s->floats[0] != 0) s->saved = 3 * (size_t)s->x[E]->size * (size_t)s->x[E]->batch;
+    if (s->floats[0] != 0) s->saved = 3 * dn__elements(s->x[E]);
     return dn__set_dims(s, 1, (int[]){1}, s->x[E]->batch);
 }
 static void crf_forward(dn_call *c) {
@@ -242,7 +240,7 @@ DN_OP(crf_viterbi, 4, DN_BATCHES | DN_INTS_EACH | DN_NO_GRAD | SHARED,
       "the end; inputs as of crf")
 static int crf_viterbi_dims(dn_shape *s) {
     int error = chain_dims(s);
-    return error ? error : dn__set_dims(s, 1, (int[]){steps_of(s->x[E])}, s->x[E]->batch);
+    return error ? error : dn__set_dims(s, 1, (int[]){dn__columns_of(s->x[E])}, s->x[E]->batch);
 }
 
 /* the index of the greatest number; of nan, any */

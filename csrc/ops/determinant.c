@@ -5,10 +5,9 @@
 #include "kernels/kernels.h"
 #include "op.h"
 
-static int order_of(const dn_dim *d) { return d->nd ? d->d[0] : 1; }
 static int square_check(dn_shape *s) {
     const dn_dim *x = s->x[0];
-    if (x->nd > 2 || order_of(x) != (x->nd > 1 ? x->d[1] : 1))
+    if (x->nd > 2 || dn__rows_of(x) != dn__columns_of(x))
         return dn__fail(s, DN_ERROR_VALUE, "the matrix must be square; got x = %s.", DIMS(x));
     return 0;
 }
@@ -20,7 +19,7 @@ typedef struct factors {
     int *pivot, n, ok;
 } factors;
 static size_t factors_size(const dn_dim *x) {
-    return (size_t)order_of(x) * (size_t)(order_of(x) + 1);
+    return (size_t)dn__rows_of(x) * (size_t)(dn__rows_of(x) + 1);
 }
 /* in memory of factors_size() numbers */
 static void factors_in(factors *f, dn_real *memory) {
@@ -28,8 +27,8 @@ static void factors_in(factors *f, dn_real *memory) {
     f->pivot = (int *)(memory + (size_t)f->n * (size_t)f->n);
 }
 static factors factors_for(dn_call *c) {
-    return (factors){.n = order_of(c->x[0].dim),
-                     .work = dn__scratch(c, dn__lu_work(order_of(c->x[0].dim)))};
+    return (factors){.n = dn__rows_of(c->x[0].dim),
+                     .work = dn__scratch(c, dn__lu_work(dn__rows_of(c->x[0].dim)))};
 }
 static void factorize(factors *f, const dn_real *x) {
     memcpy(f->lu, x, (size_t)f->n * (size_t)f->n * sizeof *x);
@@ -62,7 +61,7 @@ static void inverse_forward(dn_call *c) {
 /* dx = -y' dy y' */
 static void inverse_backward(dn_call *c) {
     dn_grad g = dn__dx(c, 0);
-    int n = order_of(c->dim);
+    int n = dn__rows_of(c->dim);
     size_t size = (size_t)c->dim->size;
     dn_real *t = g.dx ? dn__scratch(c, size) : NULL;
     for (size_t at = 0; t && at < c->total; at += size) {

@@ -59,7 +59,7 @@ DN_OP(emax, -1, DN_BATCHES, "y_i = max(x_0i, x_1i, ...)")
 static int emax_dims(dn_shape *s) {
     int error = dn__alike_dims(s);
     /* which input each maximum came from, as int32_t */
-    if (!error) s->saved = (size_t)s->y.size * (size_t)s->y.batch;
+    if (!error) s->saved = dn__elements(&s->y);
     return error;
 }
 static void emax_forward(dn_call *c) {
@@ -89,7 +89,7 @@ static void emax_backward(dn_call *c) {
 DN_OP(logsumexp, -1, DN_BATCHES, "y_i = log(exp x_0i + exp x_1i + ...)")
 static int logsumexp_dims(dn_shape *s) {
     int error = dn__alike_dims(s);
-    if (!error) s->saved = 2 * (size_t)s->y.size * (size_t)s->y.batch;
+    if (!error) s->saved = 2 * dn__elements(&s->y);
     return error;
 }
 static void logsumexp_forward(dn_call *c) {
@@ -127,9 +127,9 @@ static int extreme_dims(dn_shape *s) {
     if (!error && d < s->x[0]->nd && s->x[0]->d[d] == 0)
         error =
             dn__fail(s, DN_ERROR_VALUE, "dim %d must not be empty; got x = %s.", d, DIMS(s->x[0]));
-    if (!error) error = dn__dims_without(s, d);
+    if (!error) error = dn__dims_without(s, d, s->x[0]->batch);
     /* where each extreme is, as int32_t */
-    if (!error) s->saved = (size_t)s->y.size * (size_t)s->y.batch;
+    if (!error) s->saved = dn__elements(&s->y);
     return error;
 }
 static void extreme_forward(dn_call *c,
@@ -160,8 +160,8 @@ static void min_dim_backward(dn_call *c) { extreme_backward(c); }
 DN_OP(logsumexp_dim, 1, DN_BATCHES, "y = log sum exp(x) along dim d; the dim goes")
 static int logsumexp_dim_dims(dn_shape *s) {
     int error = dn__check_dim(s, s->ints[0]);
-    if (!error) error = dn__dims_without(s, s->ints[0]);
-    if (!error) s->saved = 2 * (size_t)s->y.size * (size_t)s->y.batch; /* as logsumexp */
+    if (!error) error = dn__dims_without(s, s->ints[0], s->x[0]->batch);
+    if (!error) s->saved = 2 * dn__elements(&s->y); /* as logsumexp */
     return error;
 }
 static void logsumexp_dim_forward(dn_call *c) {

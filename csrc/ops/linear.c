@@ -3,8 +3,6 @@
 
 #include "product.h"
 
-/* A vector is a column. */
-static int rows_of_matrix(const dn_dim *d) { return d->nd > 0 ? d->d[0] : 1; }
 /* dims of a (rows, cols) result; one column is a vector */
 static int matrix_dims(dn_shape *s, int rows, int cols, int as_matrix, int batch) {
     return dn__set_dims(s, as_matrix ? 2 : 1, (int[]){rows, cols}, batch);
@@ -13,12 +11,12 @@ static int matrix_dims(dn_shape *s, int rows, int cols, int as_matrix, int batch
 /* inputs i and i + 1 as matrices */
 static void matrix_product(dn_call *c, int i, dn_real beta) {
     const dn_in *w = &c->x[i], *x = &c->x[i + 1];
-    product_forward(c, i, rows_of_matrix(w->dim), dn__columns_of(w->dim), dn__columns_of(x->dim),
+    product_forward(c, i, dn__rows_of(w->dim), dn__columns_of(w->dim), dn__columns_of(x->dim),
                     beta);
 }
 static void matrix_product_backward(dn_call *c, int i) {
     const dn_in *w = &c->x[i], *x = &c->x[i + 1];
-    product_backward(c, i, rows_of_matrix(w->dim), dn__columns_of(w->dim), dn__columns_of(x->dim));
+    product_backward(c, i, dn__rows_of(w->dim), dn__columns_of(w->dim), dn__columns_of(x->dim));
 }
 
 DN_OP(matmul, 2, DN_BATCHES | DN_BATCHED_GEMM | DN_DEDUPLICATES_ROWS,
@@ -29,9 +27,9 @@ static int matmul_dims(dn_shape *s) {
         return dn__fail(s, DN_ERROR_VALUE,
                         "both inputs must be matrices or vectors; got a = %s, b = %s.", DIMS(a),
                         DIMS(b));
-    if (dn__columns_of(a) != rows_of_matrix(b)) {
+    if (dn__columns_of(a) != dn__rows_of(b)) {
         const char *hint = "";
-        if (rows_of_matrix(a) == rows_of_matrix(b))
+        if (dn__rows_of(a) == dn__rows_of(b))
             hint = a->nd == 1 && b->nd <= 1
                        ? " Did you mean transpose(a) * b, dot_product(a, b) or cmult(a, b)?"
                        : " Did you mean transpose(a) * b?";
@@ -41,8 +39,7 @@ static int matmul_dims(dn_shape *s) {
                         DIMS(b), hint);
     }
     int batch = dn__common_batch(s);
-    return batch < 0 ? batch
-                     : matrix_dims(s, rows_of_matrix(a), dn__columns_of(b), b->nd > 1, batch);
+    return batch < 0 ? batch : matrix_dims(s, dn__rows_of(a), dn__columns_of(b), b->nd > 1, batch);
 }
 static void matmul_forward(dn_call *c) { matrix_product(c, 0, 0); }
 static void matmul_backward(dn_call *c) { matrix_product_backward(c, 0); }
@@ -61,20 +58,20 @@ static int affine_transform_dims(dn_shape *s) {
         s->y = *b;
         return 0;
     }
-    int rows = rows_of_matrix(s->x[1]), cols = dn__columns_of(s->x[2]);
+    int rows = dn__rows_of(s->x[1]), cols = dn__columns_of(s->x[2]);
     for (int i = 1; i < s->n; i += 2) {
         const dn_dim *w = s->x[i], *x = s->x[i + 1];
-        if (w->nd > 2 || x->nd > 2 || dn__columns_of(w) != rows_of_matrix(x))
+        if (w->nd > 2 || x->nd > 2 || dn__columns_of(w) != dn__rows_of(x))
             return dn__fail(s, DN_ERROR_VALUE,
                             "columns of W_%d must equal rows of x_%d; got W_%d = %s, x_%d = %s.",
                             i / 2 + 1, i / 2 + 1, i / 2 + 1, DIMS(w), i / 2 + 1, DIMS(x));
-        if (rows_of_matrix(w) != rows || dn__columns_of(x) != cols)
+        if (dn__rows_of(w) != rows || dn__columns_of(x) != cols)
             return dn__fail(
                 s, DN_ERROR_VALUE,
                 "all products must have the same dims; got (%d, %d) and W_%d x_%d = (%d, %d).",
-                rows, cols, i / 2 + 1, i / 2 + 1, rows_of_matrix(w), dn__columns_of(x));
+                rows, cols, i / 2 + 1, i / 2 + 1, dn__rows_of(w), dn__columns_of(x));
     }
-    if (b->nd > 2 || rows_of_matrix(b) != rows ||
+    if (b->nd > 2 || dn__rows_of(b) != rows ||
         (dn__columns_of(b) != cols && dn__columns_of(b) != 1))
         return dn__fail(s, DN_ERROR_VALUE,
                         "the bias must have the dims of the products or be one column of them; got "
@@ -117,7 +114,7 @@ static int contract3d_1d_dims(dn_shape *s) {
     if (s->n != 2 && s->n != 3)
         return dn__fail(s, DN_ERROR_VALUE, "takes x, y and perhaps b; got %d inputs.", s->n);
     const dn_dim *x = s->x[0], *y = s->x[1];
-    if (x->nd != 3 || y->size != x->d[2] || rows_of_matrix(y) != y->size)
+    if (x->nd != 3 || y->size != x->d[2] || dn__rows_of(y) != y->size)
         return dn__fail(s, DN_ERROR_VALUE,
                         "x must be (a, b, c) and y a vector (c,); got x = %s, y = %s.", DIMS(x),
                         DIMS(y));

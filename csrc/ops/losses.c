@@ -14,8 +14,15 @@ static int pair_dims(dn_shape *s) {
     return dn__set_dims(s, 1, (int[]){1}, batch);
 }
 
-/* dx_k for each batch element by f(call, n, x, y, dy, beta, dx), summed over the batch where the
- * input is not batched */
+/* y_b = f(n, x_b, y_b) of the two inputs */
+static void pair_forward(dn_call *c, dn_real (*f)(size_t, const dn_real *, const dn_real *)) {
+    const dn_in *x = &c->x[0], *y = &c->x[1];
+    for (int b = 0; b < c->dim->batch; b++)
+        c->y[b] =
+            f((size_t)x->dim->size, x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride);
+}
+/* dx_k for each batch element by f(n, x, y, dy, beta, dx), summed over the batch where the input is
+ * not batched */
 static void pair_backward(dn_call *c, int k,
                           void (*f)(size_t, const dn_real *, const dn_real *, dn_real, dn_real,
                                     dn_real *)) {
@@ -29,12 +36,7 @@ static void pair_backward(dn_call *c, int k,
 
 DN_OP(squared_distance, 2, DN_BATCHES, "y = sum (x_0i - x_1i)^2")
 static int squared_distance_dims(dn_shape *s) { return pair_dims(s); }
-static void squared_distance_forward(dn_call *c) {
-    for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] =
-            dn__squared_distance((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride,
-                                 c->x[1].v + (size_t)b * c->x[1].stride);
-}
+static void squared_distance_forward(dn_call *c) { pair_forward(c, dn__squared_distance); }
 /* dx_0 = 2 dy (x_0 - x_1), and the same with the inputs exchanged */
 static void squared_distance_backward(dn_call *c) {
     pair_backward(c, 0, dn__squared_distance_grad);
@@ -43,11 +45,7 @@ static void squared_distance_backward(dn_call *c) {
 
 DN_OP(l1_distance, 2, DN_BATCHES, "y = sum |x_0i - x_1i|")
 static int l1_distance_dims(dn_shape *s) { return pair_dims(s); }
-static void l1_distance_forward(dn_call *c) {
-    for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] = dn__l1_distance((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride,
-                                  c->x[1].v + (size_t)b * c->x[1].stride);
-}
+static void l1_distance_forward(dn_call *c) { pair_forward(c, dn__l1_distance); }
 /* dx_0 = dy sign(x_0 - x_1), and the same with the inputs exchanged */
 static void l1_distance_backward(dn_call *c) {
     pair_backward(c, 0, dn__l1_distance_grad);
@@ -83,11 +81,7 @@ static void huber_distance_backward(dn_call *c) {
 
 DN_OP(dot_product, 2, DN_BATCHES, "y = sum x_0i x_1i")
 static int dot_product_dims(dn_shape *s) { return pair_dims(s); }
-static void dot_product_forward(dn_call *c) {
-    for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] = dn__dot((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride,
-                          c->x[1].v + (size_t)b * c->x[1].stride);
-}
+static void dot_product_forward(dn_call *c) { pair_forward(c, dn__dot); }
 /* dx_0 = dy x_1 */
 static void dot_product_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta,
                              dn_real *dx) {
@@ -101,11 +95,7 @@ static void dot_product_backward(dn_call *c) {
 
 DN_OP(binary_log_loss, 2, DN_BATCHES, "y = -sum x_1i log x_0i + (1 - x_1i) log(1 - x_0i)")
 static int binary_log_loss_dims(dn_shape *s) { return pair_dims(s); }
-static void binary_log_loss_forward(dn_call *c) {
-    for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] = dn__log_loss((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride,
-                               c->x[1].v + (size_t)b * c->x[1].stride);
-}
+static void binary_log_loss_forward(dn_call *c) { pair_forward(c, dn__log_loss); }
 /* dx = dy ((1 - t) / (1 - x) - t / x);  dt = dy (log(1 - x) - log x) */
 static void binary_log_loss_backward(dn_call *c) {
     pair_backward(c, 0, dn__log_loss_grad);

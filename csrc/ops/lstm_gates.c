@@ -84,7 +84,7 @@ static void vanilla_lstm_c_backward(dn_call *c) {
 DN_OP(vanilla_lstm_h, 2, DN_BATCHES, "h_t = o tanh c_t, from x_0 = c_t and the gates x_1")
 static int vanilla_lstm_h_dims(dn_shape *s) {
     int error = state_dims(s);
-    s->saved = error ? 0 : (size_t)s->x[0]->size * (size_t)s->x[0]->batch; /* tanh c_t */
+    s->saved = error ? 0 : dn__elements(s->x[0]); /* tanh c_t */
     return error;
 }
 static void vanilla_lstm_h_forward(dn_call *c) {

@@ -145,7 +145,7 @@ static void restricted_log_softmax_backward(dn_call *c) {
 
 /* ---- cross entropies ------------------------------------------------------------------ */
 
-static int is_vector(const dn_dim *x) { return x->size == (x->nd ? x->d[0] : 1); }
+static int is_vector(const dn_dim *x) { return x->size == dn__rows_of(x); }
 
 /* ints: one class per batch element; an unbatched x serves all. floats: the smoothing e. A second
  * input holds weights w, one number for each batch element or for all; where it is 0, y is 0

@@ -80,7 +80,7 @@ static void for_tiles(const dn_call *c, int with_batch, const work *w,
     size_t n[DN_MAX_DIMS + 1], step[DN_MAX_DIMS + 1], y_step = 1;
     int nd = 0, kind[DN_MAX_DIMS + 1];
     for (int i = 0; i <= DN_MAX_DIMS; i++) {
-        size_t size = i == DN_MAX_DIMS ? (size_t)x->batch : i < x->nd ? (size_t)x->d[i] : 1;
+        size_t size = (size_t)(i == DN_MAX_DIMS ? x->batch : dn__size_at(x, i));
         int goes = reduced >> i & 1;
         if (size == 0) return;
         if (size == 1) continue;
@@ -171,7 +171,6 @@ static void centered_tile(const work *w, const tile *t) {
 
 /* ---- the four ------------------------------------------------------------------------- */
 
-static size_t elements(const dn_dim *x) { return (size_t)x->size * (size_t)x->batch; }
 /* how many numbers of x go into one of y */
 static double count_of(const dn_call *c, int with_batch) {
     unsigned reduced = reduced_of(c->ints, c->n_ints, with_batch);
@@ -212,7 +211,7 @@ static void sums_backward(dn_call *c, int with_batch, double n) {
 
 /* y = sum x^r / n */
 static void moment_forward(dn_call *c, int with_batch) {
-    size_t size = elements(c->x[0].dim);
+    size_t size = dn__elements(c->x[0].dim);
     double n = divisor_of(c, with_batch);
     if (c->ints[ORDER] == 1) {
         sums_forward(c, with_batch, n);
@@ -225,7 +224,7 @@ static void moment_forward(dn_call *c, int with_batch) {
 }
 /* dx = dy r x^(r-1) / n */
 static void moment_backward(dn_call *c, int with_batch) {
-    size_t size = elements(c->x[0].dim);
+    size_t size = dn__elements(c->x[0].dim);
     double n = divisor_of(c, with_batch);
     if (c->ints[ORDER] == 1) {
         sums_backward(c, with_batch, n);
@@ -249,7 +248,7 @@ static void moment_backward(dn_call *c, int with_batch) {
 static void std_forward(dn_call *c, int with_batch) {
     const dn_real *x = c->x[0].v;
     dn_real *mean = c->saved, *correction = c->saved + c->total,
-            *centered = dn__scratch(c, elements(c->x[0].dim));
+            *centered = dn__scratch(c, dn__elements(c->x[0].dim));
     double count = count_of(c, with_batch), n = divisor_of(c, with_batch);
     if (!centered) return;
     reduce(c, with_batch, count, x, mean, add_tile);
@@ -289,7 +288,7 @@ static void std_backward(dn_call *c, int with_batch) {
 }
 static int std_dims(dn_shape *s, int with_batch) {
     int error = over_dims(s, with_batch);
-    if (!error) s->saved = 2 * (size_t)s->y.size * (size_t)s->y.batch;
+    if (!error) s->saved = 2 * dn__elements(&s->y);
     return error;
 }
 

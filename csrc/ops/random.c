@@ -44,7 +44,7 @@ DN_OP(dropout, 1, DN_BATCHES | DN_RANDOM,
       "y_i = x_i m_i; m_i = 1 / (1 - p) with probability 1 - p, else 0")
 static int dropout_dims(dn_shape *s) {
     int error = dropout_rate(s);
-    if (!error) s->saved = (size_t)s->y.size * (size_t)s->y.batch;
+    if (!error) s->saved = dn__elements(&s->y);
     return error;
 }
 static void dropout_forward(dn_call *c) {

@@ -6,7 +6,7 @@
 
 /* Are the n indices in the range of dim d? */
 static int check_indices(dn_shape *s, int d, int n, const int *indices) {
-    int size = d < s->x[0]->nd ? s->x[0]->d[d] : 1;
+    int size = dn__size_at(s->x[0], d);
     for (int i = 0; i < n; i++)
         if (indices[i] < 0 || indices[i] >= size)
             return dn__fail(s, dn__bad_index(indices[i]),
@@ -28,17 +28,14 @@ DN_OP(pick, 1, DN_BATCHES | DN_INTS_AFTER_FIRST,
       "y = x at index v of dim d; the dim goes. One index, or one per batch element")
 static int pick_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
-    int d = s->ints[0], n = s->n_ints - 1, nd = 0, sizes[DN_MAX_DIMS], error = dn__check_dim(s, d);
+    int d = s->ints[0], n = s->n_ints - 1, error = dn__check_dim(s, d);
     if (error) return error;
     if (n != 1 && x->batch != 1 && n != x->batch)
         return dn__fail(s, DN_ERROR_VALUE,
                         "takes one index, or one per batch element; got %d indices, x = %s.", n,
                         DIMS(x));
     if ((error = check_indices(s, d, n, s->ints + 1))) return error;
-    for (int i = 0; i < x->nd; i++)
-        if (i != d) sizes[nd++] = x->d[i];
-    if (!nd) sizes[nd++] = 1;
-    return dn__set_dims(s, nd, sizes, n == 1 ? x->batch : n);
+    return dn__dims_without(s, d, n == 1 ? x->batch : n);
 }
 /* One index for all is one call of blocks over the whole batch. */
 static size_t picked_indices(const dn_call *c) {

@@ -16,8 +16,8 @@ dn_sizes dn__sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, 
                   .options = ints[1],
                   .form = form_of(ints[1]),
                   .state = net->weights};
-    z.h = wx->d[0] / net->blocks[0].rows;
-    z.k = wx->nd > 1 ? wx->d[1] : 1;
+    z.h = dn__rows_of(wx) / net->blocks[0].rows;
+    z.k = dn__columns_of(wx);
     z.mask = z.state + (z.options & DN_SEQUENCE_STATE ? 1 + net->has_c : 0);
     z.first = z.mask + count_bits(z.options, DN_SEQUENCE_H_MASK | DN_SEQUENCE_C_MASK);
     z.columns = (size_t)z.steps * (size_t)batch;
@@ -46,21 +46,22 @@ static int wrong_weight(dn_shape *s, const dn_network *net, int i) {
 
 static int check_weights(dn_shape *s, const dn_network *net) {
     const dn_dim *wx = s->x[net->blocks[0].wx];
-    int h = wx->d[0] / net->blocks[0].rows, k = wx->nd > 1 ? wx->d[1] : 1;
+    int h = dn__rows_of(wx) / net->blocks[0].rows, k = dn__columns_of(wx);
     for (int i = 0; i < net->weights; i++)
         if (s->x[i]->batch != 1)
             return dn__fail(s, DN_ERROR_VALUE, "weights must not be batched; got input %d = %s.", i,
                             DIMS(s->x[i]));
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * h, x = net->blocks[i].wx, b = net->blocks[i].b;
-        if (s->x[x]->nd > 2 || s->x[x]->d[0] != rows || s->x[x]->size != (int64_t)rows * k || !h)
+        if (s->x[x]->nd > 2 || dn__rows_of(s->x[x]) != rows || s->x[x]->size != (int64_t)rows * k ||
+            !h)
             return wrong_weight(s, net, x);
         if (s->x[b]->size != rows) return wrong_weight(s, net, b);
     }
     for (int i = 0; i < net->n_products; i++) {
         const dn_dim *w = s->x[net->products[i].w];
         int rows = net->blocks[net->products[i].block].rows * h;
-        if (w->d[0] != rows || w->size != (int64_t)rows * h)
+        if (dn__rows_of(w) != rows || w->size != (int64_t)rows * h)
             return wrong_weight(s, net, net->products[i].w);
     }
     return 0;
@@ -133,7 +134,8 @@ int dn__check_sequence(dn_shape *s, const dn_network *net, dn_sizes *z) {
                             DIMS(s->x[i]));
     int size = z->form == DN_SEQUENCE_MATRIX ? z->k * z->steps : z->k;
     for (int i = z->first; i < s->n; i++)
-        if (s->x[i]->size != size || (z->form == DN_SEQUENCE_MATRIX && s->x[i]->d[0] != z->k))
+        if (s->x[i]->size != size ||
+            (z->form == DN_SEQUENCE_MATRIX && dn__rows_of(s->x[i]) != z->k))
             return z->form == DN_SEQUENCE_MATRIX
                        ? dn__fail(s, DN_ERROR_VALUE,
                                   "this network's inputs are the columns of a matrix (%d, %d); got "

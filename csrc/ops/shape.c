@@ -43,7 +43,7 @@ static int transpose_dims(dn_shape *s) {
                             "the dims must be a permutation of 0 ... %d; got %d as entry %d.",
                             s->n_ints - 1, from, i);
         seen |= 1 << from;
-        d[i] = from < x->nd ? x->d[from] : 1;
+        d[i] = dn__size_at(x, from);
     }
     return dn__set_dims(s, s->n_ints, d, x->batch);
 }
@@ -53,7 +53,7 @@ static int transpose_walk(const dn_call *c, size_t *n, size_t *step) {
     size_t strides[DN_MAX_DIMS], s = 1;
     for (int i = 0; i < DN_MAX_DIMS; i++) {
         strides[i] = s;
-        s *= i < x->nd ? (size_t)x->d[i] : 1;
+        s *= (size_t)dn__size_at(x, i);
     }
     for (int i = 0; i < y->nd; i++) {
         n[i] = (size_t)y->d[i];
@@ -86,11 +86,11 @@ static int concatenate_dims(dn_shape *s) {
     int nd = d + 1;
     for (int i = 0; i < s->n; i++)
         if (s->x[i]->nd > nd) nd = s->x[i]->nd;
-    for (int i = 0; i < nd; i++) sizes[i] = i < s->x[0]->nd ? s->x[0]->d[i] : 1;
+    for (int i = 0; i < nd; i++) sizes[i] = dn__size_at(s->x[0], i);
     int64_t joined = sizes[d];
     for (int i = 1; i < s->n; i++)
         for (int j = 0; j < nd; j++) {
-            int size = j < s->x[i]->nd ? s->x[i]->d[j] : 1;
+            int size = dn__size_at(s->x[i], j);
             if (j == d) joined += size;
             else if (size != sizes[j])
                 return dn__fail(s, DN_ERROR_VALUE,
@@ -107,7 +107,7 @@ static int concatenate_dims(dn_shape *s) {
  * side. */
 static size_t run_of(const dn_dim *x, int d) {
     size_t n = 1;
-    for (int i = 0; i <= d; i++) n *= i < x->nd ? (size_t)x->d[i] : 1;
+    for (int i = 0; i <= d; i++) n *= (size_t)dn__size_at(x, i);
     return n;
 }
 static size_t outer_of(const dn_dim *x, int d) {
@@ -166,7 +166,7 @@ static int concatenate_to_batch_dims(dn_shape *s) {
 static void concatenate_to_batch_forward(dn_call *c) {
     dn_real *y = c->y;
     for (int k = 0; k < c->n; k++) {
-        size_t n = (size_t)c->x[k].dim->size * (size_t)c->x[k].dim->batch;
+        size_t n = dn__elements(c->x[k].dim);
         memcpy(y, c->x[k].v, n * sizeof *y);
         y += n;
     }
@@ -174,7 +174,7 @@ static void concatenate_to_batch_forward(dn_call *c) {
 static void concatenate_to_batch_backward(dn_call *c) {
     const dn_real *dy = c->dy;
     for (int k = 0; k < c->n; k++) {
-        size_t n = (size_t)c->x[k].dim->size * (size_t)c->x[k].dim->batch;
+        size_t n = dn__elements(c->x[k].dim);
         dn_grad g = dn__dx(c, k);
         if (g.dx) dn__axpy(n, 1, dy, g.beta, g.dx);
         dy += n;

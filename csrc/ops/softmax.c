@@ -37,7 +37,7 @@ static void log_softmax_backward(dn_call *c) { along_backward(c, &log_softmax); 
 /* One id per batch element. x is a vector; unbatched, it serves all ids. */
 static int picked_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
-    int n = x->nd ? x->d[0] : 1;
+    int n = dn__rows_of(x);
     if (x->size != n)
         return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
     if (s->n_ints != x->batch && x->batch != 1)
@@ -140,21 +140,19 @@ DN_OP(hinge_dim, 1, 0,
       "y = sum over j != v of max(0, m - x_v + x_j) for each line of x along dim d")
 static int hinge_dim_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
-    int kept[DN_MAX_DIMS] = {1}, nd = 0, error = dn__check_dim(s, s->ints[0]);
+    int error = dn__check_dim(s, s->ints[0]);
     if (error) return error;
     if (!(s->floats[0] >= 0))
         return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.",
                         s->floats[0]);
-    for (int i = 0; i < x->nd; i++)
-        if (i != s->ints[0]) kept[nd++] = x->d[i];
-    error = dn__set_dims(s, nd ? nd : 1, kept, x->batch);
+    error = dn__dims_without(s, s->ints[0], x->batch);
     if (error) return error;
     if (s->n_ints - 1 != s->y.size && s->n_ints - 1 != (int64_t)s->y.size * s->y.batch)
         return dn__fail(s, DN_ERROR_VALUE,
                         "takes %d indices, one per line along dim %d of x = %s, once or for each "
                         "batch element; got %d.",
                         s->y.size, s->ints[0], DIMS(x), s->n_ints - 1);
-    int n = s->ints[0] < x->nd ? x->d[s->ints[0]] : 1;
+    int n = dn__size_at(x, s->ints[0]);
     for (int i = 1; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= n)
             return dn__fail(s, dn__bad_index(s->ints[i]),

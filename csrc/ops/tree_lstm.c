@@ -55,7 +55,7 @@ static sizes tree_call_sizes(const dn_call *c) {
 }
 
 static int is_matrix(const dn_dim *d, int rows, int64_t cols) {
-    return d->nd <= 2 && (d->nd ? d->d[0] : 1) == rows && d->size == rows * cols;
+    return d->nd <= 2 && dn__rows_of(d) == rows && d->size == rows * cols;
 }
 
 DN_OP(tree_lstm, -1,
@@ -70,8 +70,7 @@ static int tree_lstm_dims(dn_shape *s) {
             s, DN_ERROR_VALUE,
             "takes W, U, b, Wf, Uf, bf, then x or children or both; got %d inputs for %d children.",
             s->n, n);
-    int h = s->x[B]->size / 3, k = s->x[WF]->nd > 1 ? s->x[WF]->d[1] : 1,
-        states = s->ints[2] ? n : 1;
+    int h = s->x[B]->size / 3, k = dn__columns_of(s->x[WF]), states = s->ints[2] ? n : 1;
     int64_t seen = (int64_t)states * h;
     if (h < 1 || s->x[B]->size != 3 * (int64_t)h || s->x[BF]->size != h ||
         !is_matrix(s->x[W], 3 * h, k) || !is_matrix(s->x[WF], h, k) ||
