@@ -101,15 +101,18 @@ int dn__alike_dims(dn_shape *s) {
 
 /* ---- calls ---------------------------------------------------------------------------- */
 
-static dn_real *take_workspace(dn_call *c, dn_arena *arena, size_t n) {
-    dn_real *p = dn__arena_take(arena, n * sizeof *p);
+static void *take_workspace(dn_call *c, dn_arena *arena, size_t bytes) {
+    void *p = dn__arena_take(arena, bytes);
     if (!p) c->workspace->out_of_memory = 1;
     return p;
 }
 
-dn_real *dn__scratch(dn_call *c, size_t n) { return take_workspace(c, &c->workspace->scratch, n); }
+void *dn__scratch_of(dn_call *c, size_t n, size_t bytes) {
+    return take_workspace(c, &c->workspace->scratch, n * bytes);
+}
+dn_real *dn__scratch(dn_call *c, size_t n) { return dn__scratch_of(c, n, sizeof(dn_real)); }
 dn_real *dn__backward_memory(dn_call *c, size_t n) {
-    return take_workspace(c, &c->workspace->grads, n);
+    return take_workspace(c, &c->workspace->grads, n * sizeof(dn_real));
 }
 
 dn_real *dn__dx_zeroed(dn_call *c, int k) {

@@ -81,8 +81,7 @@ static void forget_arrived(dn_tape *t, const dn_group *g, int n_inputs) {
 /* The gradients of all members' own inputs: as many calls as the most frequent member occurs times,
  * the r-th for the r-th of equal ones. */
 static void for_each_member(dn_tape *t, const dn_group *g, dn_call *c, dn_real *dy) {
-    /* dn_real is as large */
-    int32_t *times = (int32_t *)dn__scratch(c, 2 * (size_t)g->n), *rank = times + g->n;
+    int32_t *times = dn__scratch_of(c, 2 * (size_t)g->n, sizeof *times), *rank = times + g->n;
     if (!times) return;
     int rounds = 0;
     memset(times, 0, (size_t)g->n * sizeof *times);

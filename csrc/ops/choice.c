@@ -83,7 +83,7 @@ static void greatest_forward(dn_call *c, void (*choose)(int, int, const dn_real 
     const dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     const size_t n = (size_t)l.length, most = vectors_at(&l, 0, VECTORS_AT_A_TIME);
     const int k = c->ints[1];
-    int *chosen = indices_of(c), *best = (int *)dn__scratch(c, (size_t)k);
+    int *chosen = indices_of(c), *best = dn__scratch_ints(c, (size_t)k);
     dn_real *copies = l.inner > 1 ? dn__scratch(c, n * most) : NULL;
     if (!best || (l.inner > 1 && !copies)) return;
     for (size_t o = 0; o < l.outer; o++)

@@ -278,7 +278,7 @@ static void best_path(const chain *z, dn_real *now, dn_real *next, dn_real *sums
 static void crf_viterbi_forward(dn_call *c) {
     size_t k = (size_t)c->x[START].dim->size, steps = (size_t)c->dim->size;
     dn_real *now = dn__scratch(c, k), *next = dn__scratch(c, k), *sums = dn__scratch(c, k);
-    int *from = (int *)dn__scratch(c, k * steps);
+    int *from = dn__scratch_ints(c, k * steps);
     if (!now || !next || !sums || !from) return;
     for (int i = 0; i < c->dim->batch; i++) {
         chain z = chain_of(c, i);

@@ -13,8 +13,7 @@ static int function_dims(dn_shape *s) {
 
 /* The call for this node; y and all gradients are left to be filled in. NULL: no memory. */
 static dn_python_array *arrays(dn_call *c, dn_python_call *call) {
-    dn_python_array *x =
-        (dn_python_array *)dn__scratch(c, (size_t)c->n * sizeof *x / sizeof(dn_real));
+    dn_python_array *x = dn__scratch_of(c, (size_t)c->n, sizeof *x);
     if (!x) return NULL;
     for (int k = 0; k < c->n; k++)
         x[k] = (dn_python_array){c->x[k].dim, (dn_real *)c->x[k].v, NULL};

@@ -52,7 +52,7 @@ static void argmax_forward(dn_call *c) {
     size_t block = l.inner * (size_t)l.length;
     if (!c->total) return;
     dn_real *max = dn__scratch(c, l.inner);
-    int32_t *which = (int32_t *)dn__scratch(c, l.inner);
+    int32_t *which = dn__scratch_of(c, l.inner, sizeof *which);
     if (!max || !which) return;
     dn__fill(c->total, 0, c->y);
     for (size_t o = 0; o < l.outer; o++) {

@@ -73,8 +73,8 @@ static int find_distinct(dn_call *c, const dn_sizes *z, const dn_plan *p, int *s
     size_t columns = z->columns, size = 16, places = (size_t)z->steps * (size_t)z->batch;
     if (z->form == DN_SEQUENCE_MATRIX || columns < 16) return 0;
     while (size < 2 * columns) size *= 2;
-    int *rows = dn__take_ints(c, places), *table = dn__take_ints(c, size),
-        *row_of = dn__take_ints(c, columns);
+    int *rows = dn__scratch_ints(c, places), *table = dn__scratch_ints(c, size),
+        *row_of = dn__scratch_ints(c, columns);
     if (!rows || !table || !row_of) return 0;
     int n_x = z->form == DN_SEQUENCE_LIST ? z->steps : 1,
         count = dn__table_rows(c, z->first, n_x, (int)places, rows), distinct = 0;
@@ -307,7 +307,7 @@ static void give_back_inputs(dn_call *c, const dn_sizes *z, const dn_plan *p, co
         return;
     }
     int list = z->form == DN_SEQUENCE_LIST, n = list ? z->steps : 1;
-    dn_real **to = (dn_real **)dn__scratch(c, (size_t)n * 2 + 2); /* 2 numbers a pointer */
+    dn_real **to = dn__scratch_of(c, (size_t)n, sizeof *to);
     if (!to) return;
     const int each = z->live == z->columns || !list; /* else those of the live columns alone */
     for (int i = 0; i < n; i++) to[i] = each ? dn__dx_zeroed(c, z->first + i) : NULL;
@@ -363,7 +363,7 @@ static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z,
                            const dn_real *dx) {
     int n = z->form == DN_SEQUENCE_LIST ? z->steps : 1;
     size_t places = (size_t)z->steps * (size_t)z->batch;
-    int *rows = dn__take_ints(c, places), *distinct_rows = dn__take_ints(c, distinct);
+    int *rows = dn__scratch_ints(c, places), *distinct_rows = dn__scratch_ints(c, distinct);
     int *column = (int *)dn__backward_memory(c, places + 1);
     if (!rows || !distinct_rows || !column) return;
     int count = dn__table_rows(c, z->first, n, (int)places, rows);

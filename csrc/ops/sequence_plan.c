@@ -153,8 +153,6 @@ int dn__check_sequence(dn_shape *s, const dn_network *net, dn_sizes *z) {
 
 /* ---- the order of batch elements ------------------------------------------------------ */
 
-int *dn__take_ints(dn_call *c, size_t n) { return (int *)dn__scratch(c, n + 1); }
-
 static int is_real(const dn_call *c, const dn_sizes *z, int t, int b) {
     if (c->n_ints == 2) return 1;
     return z->options & DN_SEQUENCE_MASK ? c->ints[2 + (size_t)t * (size_t)z->batch + (size_t)b]
@@ -163,8 +161,8 @@ static int is_real(const dn_call *c, const dn_sizes *z, int t, int b) {
 
 /* Sorts by falling length, equal ones in their order; fills active. */
 static int sort_by_length(dn_call *c, const dn_sizes *z, dn_plan *p) {
-    int *length = dn__take_ints(c, (size_t)z->batch),
-        *place = dn__take_ints(c, (size_t)z->steps + 2);
+    int *length = dn__scratch_ints(c, (size_t)z->batch),
+        *place = dn__scratch_ints(c, (size_t)z->steps + 2);
     if (!length || !place) return 0;
     memset(place, 0, ((size_t)z->steps + 2) * sizeof *place);
     for (int b = 0; b < z->batch; b++) {
@@ -186,17 +184,17 @@ static int sort_by_length(dn_call *c, const dn_sizes *z, dn_plan *p) {
 
 int dn__make_plan(dn_call *c, const dn_sizes *z, dn_plan *p) {
     size_t cells = (size_t)z->steps * (size_t)z->batch;
-    *p = (dn_plan){.steps = z->steps, .active = dn__take_ints(c, (size_t)z->steps)};
+    *p = (dn_plan){.steps = z->steps, .active = dn__scratch_ints(c, (size_t)z->steps)};
     if (!p->active) return 0;
     for (int t = 0; t < z->steps; t++) p->active[t] = z->batch;
     if (z->plain) return 1;
-    p->element = dn__take_ints(c, z->columns);
-    p->position = dn__take_ints(c, z->columns);
-    p->order = dn__take_ints(c, (size_t)z->batch);
-    p->start = dn__take_ints(c, (size_t)z->batch);
-    p->shown = dn__take_ints(c, cells);
-    p->last = dn__take_ints(c, (size_t)z->batch);
-    int *at = dn__take_ints(c, (size_t)z->steps);
+    p->element = dn__scratch_ints(c, z->columns);
+    p->position = dn__scratch_ints(c, z->columns);
+    p->order = dn__scratch_ints(c, (size_t)z->batch);
+    p->start = dn__scratch_ints(c, (size_t)z->batch);
+    p->shown = dn__scratch_ints(c, cells);
+    p->last = dn__scratch_ints(c, (size_t)z->batch);
+    int *at = dn__scratch_ints(c, (size_t)z->steps);
     if (!p->element || !p->position || !p->order || !p->start || !p->shown || !p->last || !at ||
         !sort_by_length(c, z, p))
         return 0;

@@ -60,8 +60,6 @@ dn_sizes dn__sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, 
 int dn__check_sequence(dn_shape *, const dn_network *net, dn_sizes *);
 /* 0: no memory */
 int dn__make_plan(dn_call *, const dn_sizes *, dn_plan *);
-/* for the length of the call; NULL: no memory */
-int *dn__take_ints(dn_call *, size_t n);
 
 /* where a packed sequence begins; one alone begins at 0 */
 static inline int dn__start_of(const dn_plan *p, int b) { return p->start ? p->start[b] : 0; }

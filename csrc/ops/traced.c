@@ -38,6 +38,7 @@ typedef struct dn_inner_call {
     dn_traced_run *run;
     int at, member; /* -1: all members */
 } dn_inner_call;
+
 /* ---- one inner operation as a call ---------------------------------------------------- */
 
 static int inner_input_of(const dn_program *p, int at, int k) {
@@ -58,7 +59,7 @@ static const int *ints_of(dn_call *outer, const dn_inner *inner, const dn_progra
     const int each = inner->n_ints - inner->each;
     *n = inner->n_ints;
     if (members == 1 || !each) return ints;
-    int *all = (int *)dn__scratch(outer, (size_t)(inner->each + each * members));
+    int *all = dn__scratch_ints(outer, (size_t)(inner->each + each * members));
     if (!all) return NULL;
     *n = inner->each + each * members;
     memcpy(all, ints, (size_t)inner->each * sizeof *all);
@@ -126,19 +127,15 @@ static void fill_member(dn_traced_run *run, const dn_call *all, int member, dn_c
 
 /* ---- where everything lies ------------------------------------------------------------ */
 
-static void *scratch(dn_call *c, size_t n, size_t size) {
-    return dn__scratch(c, ((n + 1) * size + sizeof(dn_real) - 1) / sizeof(dn_real));
-}
-
 static int begin_run(dn_traced_run *run, dn_call *c) {
     const dn_program *p = c->own;
     const size_t n = (size_t)p->n_nodes, most = (size_t)p->most_inputs;
     *run = (dn_traced_run){.outer = c, .program = p, .members = c->members};
-    run->dims = scratch(c, n, sizeof *run->dims);
-    run->values = scratch(c, n, sizeof *run->values);
-    run->saved = scratch(c, n, sizeof *run->saved);
-    run->in = scratch(c, 2 * most, sizeof *run->in);
-    run->member_dims = scratch(c, most, sizeof *run->member_dims);
+    run->dims = dn__scratch_of(c, n, sizeof *run->dims);
+    run->values = dn__scratch_of(c, n, sizeof *run->values);
+    run->saved = dn__scratch_of(c, n, sizeof *run->saved);
+    run->in = dn__scratch_of(c, 2 * most, sizeof *run->in);
+    run->member_dims = dn__scratch_of(c, most, sizeof *run->member_dims);
     if (!run->dims || !run->values || !run->saved || !run->in || !run->member_dims)
         return DN_ERROR_MEMORY;
     run->member_in = run->in + most;
@@ -449,8 +446,8 @@ static void traced_backward(dn_call *c) {
     dn_traced_run run;
     if (begin_run(&run, c)) return;
     const dn_program *p = run.program;
-    run.wants = scratch(c, (size_t)p->n_nodes, sizeof *run.wants);
-    run.grads = scratch(c, (size_t)p->n_nodes, sizeof *run.grads);
+    run.wants = dn__scratch_of(c, (size_t)p->n_nodes, sizeof *run.wants);
+    run.grads = dn__scratch_of(c, (size_t)p->n_nodes, sizeof *run.grads);
     if (!run.wants || !run.grads) return;
     find_wanted(&run);
     dn_inner_call ic = {&run, 0, -1};

@@ -126,8 +126,7 @@ static const dn_real *dense_x(const dn_call *c, const sizes *z, const kept *s) {
 
 /* The c of the children, where they are. NULL: no memory. */
 static dn_columns *children_of(dn_call *c, const sizes *z) {
-    dn_columns *children =
-        (dn_columns *)dn__scratch(c, ((size_t)z->n + 1) * sizeof *children / sizeof(dn_real));
+    dn_columns *children = dn__scratch_of(c, (size_t)z->n, sizeof *children);
     for (int j = 0; children && j < z->n; j++)
         children[j] = (dn_columns){c->x[z->first_c + j].v, c->x[z->first_c + j].stride};
     return children;
@@ -225,8 +224,7 @@ static void tree_lstm_backward(dn_call *c) {
     const kept s = kept_of(c, &z);
     const int h = z.h, batch = z.batch, columns = z.n * batch;
     const dn_columns *children = children_of(c, &z);
-    dn_column_grads *dc =
-        (dn_column_grads *)dn__scratch(c, ((size_t)z.n + 1) * sizeof *dc / sizeof(dn_real));
+    dn_column_grads *dc = dn__scratch_of(c, (size_t)z.n, sizeof *dc);
     dn_real *dgates = dn__backward_memory(c, 3 * z.hb), *df = dn__backward_memory(c, z.nhb),
             *dfx = dn__backward_memory(c, z.hb);
     dn_real *dh = dn__scratch(c, z.nhb), *dx = dn__scratch(c, (size_t)z.k * (size_t)batch);
