@@ -160,10 +160,10 @@ int dn_param_chunk(dn_param *); /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
 
 /* Watching a backward, from another thread or between its steps (csrc/backward/hooks.c). Once a
- * store is DN_HOOK_ARMED, the next backward that uses it makes it DN_HOOK_BEGUN and notifies of each
- * dense parameter when its gradient is complete: when the backward pass has passed its last use,
- * not only when it reaches its node. DN_HOOK_STEPS: the same, and a step of backward ends when it
- * has notified somebody. */
+ * store is DN_HOOK_ARMED, the next backward that uses it makes it DN_HOOK_BEGUN and notifies of
+ * each dense parameter when its gradient is complete: when the backward pass has passed its last
+ * use, not only when it reaches its node. DN_HOOK_STEPS: the same, and a step of backward ends
+ * when it has notified somebody. */
 enum dn_hook {
     DN_HOOK_OFF,
     DN_HOOK_ARMED,

@@ -188,8 +188,8 @@ int dn__same_sizes(const dn_dim *a, const dn_dim *b); /* equal but for trailing 
  * repeated. */
 int dn__alike_dims(dn_shape *s);
 
-/* Memory for the length of one call: n numbers, n elements of so many bytes, n ints; NULL: no memory
- * (the tape then reports the call as failed). */
+/* Memory for the length of one call: n numbers, n elements of so many bytes, n ints; NULL: no
+ * memory (the tape then reports the call as failed). */
 dn_real *dn__scratch(dn_call *c, size_t n);
 void *dn__scratch_of(dn_call *c, size_t n, size_t bytes);
 static inline int *dn__scratch_ints(dn_call *c, size_t n) {

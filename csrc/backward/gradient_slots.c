@@ -46,10 +46,7 @@ dn_grad dn__gradient_slot(dn_tape *t, int i) {
     }
     if (dn__grouped(t, node)) {
         dn_real *grads = dn__group_grads(t, dn__seat(t, node)->group);
-        return (dn_grad){grads ? grads + (node->value -
-                                          t->schedule->groups[dn__seat(t, node)->group].value)
-                               : NULL,
-                         1};
+        return (dn_grad){grads ? grads + (node->value - dn__group_of(t, node)->value) : NULL, 1};
     }
     if (node->grad) return (dn_grad){node->grad, 1};
     if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows &&
@@ -73,8 +70,7 @@ const dn_real *dn__arrived(const dn_tape *t, int i) {
     const dn_node *node = &t->nodes[i], *owner = node->op == dn_ops[DN_OP_output_view]
                                                      ? &t->nodes[dn__input(t, i, 0)]
                                                      : node;
-    const dn_group *g =
-        dn__grouped(t, owner) ? &t->schedule->groups[dn__seat(t, owner)->group] : NULL;
+    const dn_group *g = dn__group_of(t, owner);
     if (g ? !g->grads : !owner->grad) return NULL;
     if (owner != node) return dn__output_view_address(t, owner, t->ints[node->ints], 1);
     return g ? g->grads + (node->value - g->value) : node->grad;

@@ -23,10 +23,9 @@ static void count_brought(dn_tape *t, int at) {
     const dn_gather *gather = &t->schedule->gathers[at];
     const int32_t *sources = t->schedule->sources + gather->first;
     const dn_node *first = &t->nodes[sources[0]];
-    if (dn__grouped(t, first)) { /* mostly all others are like the first one */
-        const dn_group *g = &t->schedule->groups[dn__seat(t, first)->group];
-        if (g->grads || g->n > gather->n) return;
-    }
+    const dn_group *of_first = dn__group_of(t, first);
+    /* mostly all others are like the first one */
+    if (of_first && (of_first->grads || of_first->n > gather->n)) return;
     for (int m = 0; m < gather->n; m++) {
         const dn_node *node = &t->nodes[sources[m]];
         dn__ask_for(t, sources, m, gather->n, 2);
@@ -44,7 +43,7 @@ static void count_brought(dn_tape *t, int at) {
 /* The gradient slot of node x, a source of this gather. */
 static dn_grad slot_of(dn_tape *t, int x, int at) {
     const dn_node *node = &t->nodes[x];
-    dn_group *g = dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
+    dn_group *g = dn__group_of(t, node);
     if (!g || g->gather != at || g->brought != g->total) return dn__gradient_slot(t, x);
     if (!g->grads && !dn__group_new_grads(t, g)) return (dn_grad){0};
     return (dn_grad){g->grads + (node->value - g->value), 0};

@@ -38,8 +38,8 @@ static int begins(dn_store *store, int hook) {
  * does. */
 static int position_of(const dn_tape *t, const int32_t *places, int i) {
     const dn_node *node = &t->nodes[i];
-    if (i < t->schedule->seen && dn__grouped(t, node))
-        i = t->schedule->members[t->schedule->groups[dn__seat(t, node)->group].first];
+    const dn_group *g = i < t->schedule->seen ? dn__group_of(t, node) : NULL;
+    if (g) i = t->schedule->members[g->first];
     return places ? places[i] : i;
 }
 

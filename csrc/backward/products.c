@@ -19,7 +19,8 @@ void dn__route_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn
     }
     t->backward->products[t->backward->n_products] = (dn_product){w->products, m, kk, n, dy, x};
     w->products = t->backward->n_products++;
-    if (dn__grouped(t, w)) t->schedule->groups[dn__seat(t, w)->group].weights = 1;
+    dn_group *g = dn__group_of(t, w);
+    if (g) g->weights = 1;
 }
 
 /* numbers: larger copies are made anew for each matrix, in memory that is in the cache */

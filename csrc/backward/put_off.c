@@ -13,10 +13,6 @@ enum {
     LEAST_COLUMNS = 64       /* each block reads and writes the matrix's gradient once */
 };
 
-static dn_group *group_of(const dn_tape *t, const dn_node *node) {
-    return dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
-}
-
 /* The first entry of what is put off of a group or, NULL, of a node by itself; 0: nothing is. */
 static int32_t *first_put_off(const dn_tape *t, int i, dn_group *g) {
     return g ? &g->put_off : &t->schedule->seats[i].put_off;
@@ -36,7 +32,7 @@ int dn__route_put_off(dn_call *c, int k, dn_columns_fn *columns) {
     }
     const dn_node *to = &t->nodes[i];
     if (!(to->op->flags & DN_BATCHED_GEMM) || pass->full || !c->routes->wants(c, k)) return 0;
-    dn_group *g = group_of(t, to);
+    dn_group *g = dn__group_of(t, to);
     const int n = c->x[k].dim->batch;
     if (g ? g->total < LEAST_NUMBERS || g->batch < LEAST_COLUMNS || g->grads || g->deduplicated
           : dn__elements(&to->dim) < LEAST_NUMBERS || n < LEAST_COLUMNS || to->grad)
@@ -97,6 +93,6 @@ void dn__write_put_off(dn_tape *t, int i, dn_group *g) {
 
 int dn__is_put_off(const dn_tape *t, int i) {
     if (!t->backward->n_put_off) return 0;
-    const dn_group *g = group_of(t, &t->nodes[i]);
+    const dn_group *g = dn__group_of(t, &t->nodes[i]);
     return g ? g->put_off && !g->grads : t->schedule->seats[i].put_off && !t->nodes[i].grad;
 }

@@ -73,11 +73,12 @@ int dn_fast_backward(int64_t a, int full) {
 /* The gradient of node i, which backward has put off. Negative: no memory, and it is as it was. */
 static int write_out(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
+    dn_group *g = dn__group_of(t, node);
     const int failed = !dn__gradient_slot(t, i).dx || t->workspace.out_of_memory;
     t->workspace.out_of_memory = 0;
     dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
     if (!failed) return 0;
-    if (dn__grouped(t, node)) t->schedule->groups[dn__seat(t, node)->group].grads = NULL;
+    if (g) g->grads = NULL;
     else node->grad = NULL;
     return -1;
 }

@@ -121,8 +121,7 @@ const int *dn_saved_indices(int64_t a) {
     const int i = dn__find(t, a);
     if (i < 0 || i >= t->schedule->evaluated || !dn__saved(&t->nodes[i])) return NULL;
     const dn_node *node = &t->nodes[i];
-    const dn_group *g =
-        dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
+    const dn_group *g = dn__group_of(t, node);
     const dn_real *saved = g ? g->saved : node->value + dn__aligned(dn__elements(&node->dim));
     /* as many integers as numbers before this one's */
     return (const int *)(const void *)saved + (g ? node->value - g->value : 0);

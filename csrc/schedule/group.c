@@ -37,8 +37,8 @@ static int is_same(const dn_tape *t, const dn_group *g, int k) {
 const dn_real *dn__block_of(const dn_tape *t, const dn_node *node, size_t *n) {
     const dn_node *owner =
         node->op == dn_ops[DN_OP_output_view] ? &t->nodes[t->args[node->args]] : node;
-    if (dn__grouped(t, owner)) {
-        const dn_group *g = &t->schedule->groups[dn__seat(t, owner)->group];
+    const dn_group *g = dn__group_of(t, owner);
+    if (g) {
         *n = g->total;
         return g->value;
     }
@@ -439,10 +439,10 @@ int dn__group_forward(dn_tape *t, int group) {
 }
 
 dn_real *dn__output_view_address(const dn_tape *t, const dn_node *owner, int offset, int gradient) {
-    if (!dn__grouped(t, owner)) return (gradient ? owner->grad : owner->value) + offset;
+    const dn_group *g = dn__group_of(t, owner);
+    if (!g) return (gradient ? owner->grad : owner->value) + offset;
     /* The owner's blocks are (size x batch); the group's are (size x the group's batch), and this
      * member's part begins at its column. */
-    const dn_group *g = &t->schedule->groups[dn__seat(t, owner)->group];
     dn_real *base = gradient ? g->grads : g->value;
     const size_t column = (size_t)dn__seat(t, owner)->column;
     const dn_block *blocks = dn__blocks(t, owner);

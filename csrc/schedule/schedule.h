@@ -176,6 +176,10 @@ static inline int dn__grouped(const dn_tape *t, const dn_node *node) {
     const dn_seat *seat = t->schedule->n.groups ? dn__seat(t, node) : NULL;
     return seat && seat->made == (uint32_t)t->schedule->values_made && seat->group >= 0;
 }
+/* The group that gave a node its value; NULL: it was computed by itself, or is not computed. */
+static inline dn_group *dn__group_of(const dn_tape *t, const dn_node *node) {
+    return dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
+}
 /* Whether a node was computed by itself before its turn, and is in schedule->order. */
 static inline int dn__is_ahead(const dn_tape *t, int i) {
     const dn_seat *seat = i < t->schedule->ahead_end ? &t->schedule->seats[i] : NULL;
