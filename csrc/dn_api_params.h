@@ -296,9 +296,11 @@ typedef struct dn_profiled {
     dn_dim y, x[DN_PROFILED_INPUTS];
     int64_t multiplications, begin, end, within;
 } dn_profiled;
-/* All threads' calls are noted from here on, at most so many; DN_ERROR_STATE: they are already. */
+/* All threads' calls that begin from here on are noted, at most so many; DN_ERROR_STATE: they are
+ * already. */
 int dn_profile_begin(int64_t most);
-/* No more; returns how many were too many, or had no memory. Then they can be read. */
+/* Calls that end later are not noted. Returns how many were too many, or had no memory. Then the
+ * others can be read. */
 int64_t dn_profile_end(void);
 int dn_profile_read(const dn_profiled **);
 void dn_profile_free(void);

@@ -22,13 +22,13 @@ static struct {
     dn_profiled *at;
     int n, capacity;
     int64_t most, lost;
-} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    int64_t since; /* calls that began earlier belong to no profile, or to the last one */
+} kept = {.lock = PTHREAD_MUTEX_INITIALIZER, .since = INT64_MAX};
 
 /* Of this thread: nanoseconds of calls that have ended within the one that is open. */
 static __thread int64_t within;
 
-static void keep(const dn_profiled *record) {
-    pthread_mutex_lock(&kept.lock);
+static void append(const dn_profiled *record) {
     if (kept.n == kept.capacity && kept.capacity < kept.most) {
         const int64_t wanted = kept.capacity ? 2 * (int64_t)kept.capacity : 4096;
         const int capacity = (int)(wanted < kept.most ? wanted : kept.most);
@@ -37,6 +37,11 @@ static void keep(const dn_profiled *record) {
     }
     if (kept.n < kept.capacity) kept.at[kept.n++] = *record;
     else kept.lost++;
+}
+
+static void keep(const dn_profiled *record) {
+    pthread_mutex_lock(&kept.lock);
+    if (record->begin >= kept.since) append(record);
     pthread_mutex_unlock(&kept.lock);
 }
 
@@ -117,6 +122,7 @@ int dn_profile_begin(int64_t most) {
     if (__atomic_load_n(&dn__profiling, __ATOMIC_RELAXED)) return DN_ERROR_STATE;
     pthread_mutex_lock(&kept.lock);
     kept.n = 0, kept.lost = 0, kept.most = most < INT32_MAX ? most : INT32_MAX;
+    kept.since = dn_meter_now();
     pthread_mutex_unlock(&kept.lock);
     for (int op = 0; op < DN_OP_COUNT; op++) {
         originals[op] = *rows[op];
@@ -134,7 +140,11 @@ int64_t dn_profile_end(void) {
         rows[op]->forward = originals[op].forward;
         rows[op]->backward = originals[op].backward;
     }
-    return kept.lost;
+    pthread_mutex_lock(&kept.lock);
+    kept.since = INT64_MAX; /* a call that is still open must not write while records are read */
+    const int64_t lost = kept.lost;
+    pthread_mutex_unlock(&kept.lock);
+    return lost;
 }
 
 int dn_profile_read(const dn_profiled **records) {

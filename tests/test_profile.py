@@ -10,6 +10,7 @@ import pytest
 from processes import PACKAGE, run_python
 
 import dist_dynet as dy
+from dist_dynet._ffi import ffi, lib
 
 
 def step(m, W, E, autobatching=0):
@@ -137,6 +138,39 @@ def test_profile_is_over_when_it_is_over(model):
     with dy.profile() as q:
         pass
     assert q.rows == [] and q.seconds > 0
+
+
+def test_a_call_belongs_to_the_profile_in_which_it_began_and_ended():
+    first, second = dy.profile(), dy.profile()
+
+    def forward(x):
+        first.__exit__(None, None, None)
+        second.__enter__()
+        return x
+
+    first.__enter__()
+    dy.tanh(dy.function(forward, None, 1)(dy.inputVector([1]))).value()
+    second.__exit__(None, None, None)
+    assert [row.name for row in first.rows] == []
+    assert [row.name for row in second.rows] == ["tanh"]
+    assert second.around["schedule"] == 0
+    spent = sum(row.seconds for row in second.rows) + sum(second.around.values())
+    assert spent <= second.seconds * 1.000001
+
+
+def test_records_are_not_written_while_they_are_read():
+    at, kept = ffi.new("dn_profiled **"), []
+
+    def forward(x):
+        lib.dn_profile_end()
+        kept.append(lib.dn_profile_read(at))
+        return x
+
+    assert lib.dn_profile_begin(100) == 0
+    dy.function(forward, None, 1)(dy.inputVector([1])).value()
+    kept.append(lib.dn_profile_read(at))
+    lib.dn_profile_free()
+    assert kept[0] == kept[1]
 
 
 def test_profile_ends_with_an_exception_and_runs_once():
