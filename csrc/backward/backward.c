@@ -215,10 +215,8 @@ void dn__stop_backward(dn_tape *t) {
 void dn__backward_free(dn_tape *t) {
     dn_backward_pass *b = t->backward;
     for (int i = 0; i < DN_KEPT_COLUMNS; i++) dn__arena_free(&b->columns[i].memory);
-    free(b->products);
-    free(b->put_off);
-    b->products = NULL;
-    b->put_off = NULL;
+    DN_FREE(b->products);
+    DN_FREE(b->put_off);
     b->products_capacity = b->put_off_capacity = b->n_put_off = 0;
 }
 

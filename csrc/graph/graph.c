@@ -118,14 +118,15 @@ void dn_graph_free(int graph) {
     dn__arena_free(&t->data);
     dn__arena_free(&t->workspace.scratch);
     dn__arena_free(&t->workspace.grads);
-    void **const memory[] = {(void **)&t->nodes,   (void **)&t->args,
-                             (void **)&t->ints,    (void **)&t->floats,
-                             (void **)&t->stores,  (void **)&t->marks.at,
-                             (void **)&t->kept.at, (void **)&t->parameters.slots};
-    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
-        free(*memory[i]);
-        *memory[i] = NULL;
-    }
+    DN_FREE(t->nodes);
+    DN_FREE(t->args);
+    DN_FREE(t->ints);
+    DN_FREE(t->floats);
+    DN_FREE(t->stores);
+    DN_FREE(t->marks.at);
+    DN_FREE(t->kept.at);
+    free(t->parameters.slots);
+    t->parameters.slots = NULL;
     t->capacity = (dn_extent){0};
     t->marks.capacity = t->kept.capacity = t->parameters.capacity = 0;
     dn__give_slot_back(t);

@@ -1,6 +1,5 @@
 #include "schedule.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- what is known is forgotten ------------------------------------------------------- */
@@ -153,13 +152,14 @@ int dn__schedule_take_back(dn_tape *t, int n) {
 void dn__schedule_free(dn_tape *t) {
     dn_schedule *s = t->schedule;
     for (int k = 0; k < DN_SCRATCH; k++) dn__arena_free(&s->memory[k]);
-    void **const memory[] = {(void **)&s->seats,   (void **)&s->order,   (void **)&s->groups,
-                             (void **)&s->members, (void **)&s->sources, (void **)&s->group_inputs,
-                             (void **)&s->gathers, (void **)&s->marks.at};
-    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
-        free(*memory[i]);
-        *memory[i] = NULL;
-    }
+    DN_FREE(s->seats);
+    DN_FREE(s->order);
+    DN_FREE(s->groups);
+    DN_FREE(s->members);
+    DN_FREE(s->sources);
+    DN_FREE(s->group_inputs);
+    DN_FREE(s->gathers);
+    DN_FREE(s->marks.at);
     s->capacity = (dn_scheduled){0};
     s->seats_capacity = s->marks.capacity = 0;
     memset(&s->unkept, 0, sizeof s->unkept);

@@ -311,18 +311,15 @@ static int param_slot(const dn_tape *t, int64_t handle) {
 }
 
 static int param_table_grow(dn_tape *t) {
-    int old_capacity = t->parameters.capacity;
-    void *old_memory = t->parameters.slots;
-    __typeof__(t->parameters.slots) old = old_memory,
-                                    grown = calloc(old_capacity ? (size_t)old_capacity * 2 : 32,
-                                                   sizeof *old);
+    const int old_capacity = t->parameters.capacity,
+              capacity = old_capacity ? old_capacity * 2 : 32;
+    dn_used_param *old = t->parameters.slots, *grown = calloc((size_t)capacity, sizeof *grown);
     if (!grown) return dn__no_memory(t);
     t->parameters.slots = grown;
-    t->parameters.capacity = old_capacity ? old_capacity * 2 : 32;
+    t->parameters.capacity = capacity;
     for (int i = 0; i < old_capacity; i++)
-        if (old[i].epoch == t->parameters.epoch)
-            t->parameters.slots[param_slot(t, old[i].handle)] = old[i];
-    free(old_memory);
+        if (old[i].epoch == t->parameters.epoch) grown[param_slot(t, old[i].handle)] = old[i];
+    free(old);
     return 0;
 }
 
@@ -339,9 +336,7 @@ static __attribute__((noinline)) int new_param_node(dn_tape *t, int64_t handle, 
     if (i < 0) return i;
     int slot = param_slot(t, handle);
     t->parameters.count += t->parameters.slots[slot].epoch != t->parameters.epoch;
-    t->parameters.slots[slot].handle = handle;
-    t->parameters.slots[slot].node = i;
-    t->parameters.slots[slot].epoch = t->parameters.epoch;
+    t->parameters.slots[slot] = (dn_used_param){handle, t->parameters.epoch, i};
     return i;
 }
 

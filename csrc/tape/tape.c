@@ -41,14 +41,15 @@ const char *dn_message(int graph) {
 }
 
 /* Aligned, and on huge pages where it is large: nodes are read in any order. */
-int dn__grow(void **array, int *capacity, int64_t wanted, size_t element) {
+int dn__grow(void *array, int *capacity, int64_t wanted, size_t element) {
     int64_t n = *capacity ? (int64_t)*capacity * 2 : 64;
     if (n < wanted) n = wanted;
-    void *p = n > INT32_MAX ? NULL : dn__block_raw((size_t)n * element);
+    void *old, *p = n > INT32_MAX ? NULL : dn__block_raw((size_t)n * element);
     if (!p) return DN_ERROR_MEMORY;
-    if (*capacity) memcpy(p, *array, (size_t)*capacity * element);
-    dn__block_free(*array);
-    *array = p;
+    memcpy(&old, array, sizeof old);
+    if (*capacity) memcpy(p, old, (size_t)*capacity * element);
+    dn__block_free(old);
+    memcpy(array, &p, sizeof p);
     *capacity = (int)n;
     return 0;
 }

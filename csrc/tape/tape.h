@@ -87,6 +87,13 @@ typedef struct dn_likes {
     int32_t begun[256]; /* by what they are made of: nodes that nothing led to */
 } dn_likes;
 
+/* A parameter that nodes use, and its node; of a former life of the graph if its epoch is another
+ * one. */
+typedef struct dn_used_param {
+    int64_t handle, epoch;
+    int node;
+} dn_used_param;
+
 /* What the layers above give: the routes of calls, and what is to be done before values go. */
 typedef struct dn_upper {
     const dn_gradient_routes *node, *group;
@@ -125,11 +132,7 @@ struct dn_tape {
     } kept;
     /* parameters used in this graph: parameter handle -> node index, open addressing */
     struct {
-        struct {
-            int64_t handle;
-            int node;
-            int64_t epoch;
-        } *slots;
+        dn_used_param *slots;
         int capacity, count;
         int64_t epoch;
     } parameters;
@@ -172,9 +175,12 @@ int dn__no_memory(dn_tape *);
 int dn__internal_error(dn_tape *, const char *what);
 int dn__no_values(dn_tape *); /* the error while a function is traced */
 int dn__stale(dn_tape *);     /* the error of a handle that is no node's */
-int dn__grow(void **array, int *capacity, int64_t wanted, size_t element);
+/* DN_GROW: room for at least so many elements in an array; DN_FREE: the array is none again.
+ * `array` of dn__grow points to the pointer, whose type it does not know. */
+int dn__grow(void *array, int *capacity, int64_t wanted, size_t element);
 #define DN_GROW(array, capacity, wanted) \
-    ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))
+    ((wanted) <= (capacity) ? 0 : dn__grow(&(array), &(capacity), wanted, sizeof *(array)))
+#define DN_FREE(array) (dn__block_free(array), (array) = NULL)
 /* The graph uses parameters of this store, and keeps it until it is renewed. */
 int dn__retain_store(dn_tape *, dn_store *);
 /* whether a store that the graph uses follows DyNet, see dn_store_as_dynet */
