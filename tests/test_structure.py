@@ -511,7 +511,7 @@ OLD_WORDS = {
     "checksummed file": r"\bunseal\b|\bsealed (file|tree)s?\b",
     "traced function": r"\bdn_cell\w*|\bDN_OP_cell\b|\bdy\.cell\((?!\))",
     "small n": r"\bskinny\w*",
-    "axis reduction": r"\bdn_lines\b|\bmap_lines\w*",
+    "function along an axis": r"\bdn_lines\b|\bmap_lines\w*|\baxis_reductions\b",
     "collective operation": r"\bmeetings?\b",
     "cached plan, steady state": r"\busual updates?\b|\bis_usual\b|\bdn_team_(learn|forget)\b",
     "shared-memory communicator": r"\b[Tt]eams?\b|\bdn_team\w*",

@@ -4,7 +4,7 @@
 
 #include "kernels/kernels.h"
 #include "rng.h"
-#include "axis_reductions.h"
+#include "along_axis.h"
 
 /* The dims of x with dim ints[0] replaced by ints[1]; indices of as many elements are kept. */
 static int chosen_dims(dn_shape *s) {

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "axis_reductions.h"
+#include "axis.h"
 
 /* How the inputs are read beside y: in `count` pieces of `n` numbers, one for each batch element if
  * some input is repeated, else one. */

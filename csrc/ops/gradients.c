@@ -1,7 +1,7 @@
 /* Operations whose gradient is not the derivative of their value: another factor, none, or that of
  * the identity ("straight through"). */
 #include "kernels/kernels.h"
-#include "axis_reductions.h"
+#include "axis.h"
 
 /* ---- the value as it is: views -------------------------------------------------------- */
 

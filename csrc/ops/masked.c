@@ -4,7 +4,7 @@
 #include <math.h>
 
 #include "broadcast.h"
-#include "axis_reductions.h"
+#include "along_axis.h"
 #include "kernels/kernels.h"
 
 /* x_0 and a mask that is repeated over it; ints[0]: the dim */
@@ -33,7 +33,7 @@ static void masked_forward(dn_call *c, const dn_along *of) {
     dn_plan p = make_broadcast_plan(c->x[0].dim, c->x[1].dim);
     for_segments(&p, c->x[0].v, c->x[1].v, NULL, NULL, c->y, keep_segment);
     dn_axis l = dn__axis_of(c->dim, c->ints[0]);
-    map_axis(c, &l, c->y, c->y, of);
+    dn__map_axis(c, &l, c->y, c->y, of);
 }
 static void masked_backward(dn_call *c, const dn_along *of) {
     dn_grad g = dn__dx(c, 0);
@@ -41,12 +41,13 @@ static void masked_backward(dn_call *c, const dn_along *of) {
     size_t n = (size_t)c->dim->size;
     if (!g.dx) return;
     if (c->x[0].stride || c->dim->batch == 1) {
-        map_axis_grad(c, &l, c->y, c->dy, g.beta, g.dx, of);
+        dn__map_axis_grad(c, &l, c->y, c->dy, g.beta, g.dx, of);
         return;
     }
     l.outer /= (size_t)(c->dim->batch ? c->dim->batch : 1);
     for (int b = 0; b < c->dim->batch; b++)
-        map_axis_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx, of);
+        dn__map_axis_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx,
+                          of);
 }
 
 DN_OP(masked_softmax, 2, DN_BATCHES,

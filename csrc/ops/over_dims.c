@@ -8,7 +8,7 @@
 
 #include "kernels/kernels.h"
 #include "op.h"
-#include "axis_reductions.h"
+#include "axis.h"
 
 #ifdef DN_DOUBLE
 static const double EPSILON = DBL_EPSILON;

@@ -2,7 +2,7 @@
  * evaluation; or, where the graph has a generator, DyNet's draws, in the order of evaluation. */
 #include "kernels/kernels.h"
 #include "rng.h"
-#include "axis_reductions.h"
+#include "axis.h"
 
 /* Draws are float32 in both builds: fill y with f(key, first, n, ...) through a buffer where
  * dn_real is double. */
@@ -56,7 +56,7 @@ static void dropout_backward(dn_call *c) {
     if (g.dx) dn__mul_add(c->total, c->dy, c->saved, g.beta, g.dx);
 }
 
-/* to = x m + beta to, where m is the same along each line of dim ints[0] */
+/* to = x m + beta to, where m is the same along each vector of dim ints[0] */
 static void multiply_vectors(const dn_call *c, const dn_real *x, dn_real beta, dn_real *to) {
     dn_axis l = dn__axis_of(c->dim, c->ints[0]);
     size_t length = (size_t)l.length, block = l.inner * length;

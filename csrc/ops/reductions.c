@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "kernels/kernels.h"
-#include "axis_reductions.h"
+#include "axis.h"
 
 static int one_number_dims(dn_shape *s) { return dn__set_dims(s, 1, (int[]){1}, s->x[0]->batch); }
 

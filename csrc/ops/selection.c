@@ -2,7 +2,7 @@
 #include <stdio.h>
 
 #include "kernels/kernels.h"
-#include "axis_reductions.h"
+#include "axis.h"
 
 /* Are the n indices in the range of dim d? */
 static int check_indices(dn_shape *s, int d, int n, const int *indices) {

@@ -1,9 +1,9 @@
 /* The softmax family. */
 #include "kernels/kernels.h"
-#include "axis_reductions.h"
+#include "along_axis.h"
 
 DN_OP(softmax, 1, DN_BATCHES, "y = exp(x) / sum exp(x) along dim d")
-static int softmax_dims(dn_shape *s) { return along_dims(s); }
+static int softmax_dims(dn_shape *s) { return dn__along_dims(s); }
 static void softmax_line(const dn_real *x, int n, dn_real *y) { dn__softmax((size_t)n, x, y); }
 /* dx = y (dy - <y, dy>) */
 static void softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
@@ -12,11 +12,11 @@ static void softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_rea
 }
 static const dn_along softmax = {softmax_line, softmax_line_grad, dn__softmax_strided,
                                  dn__softmax_grad_strided};
-static void softmax_forward(dn_call *c) { along_forward(c, &softmax); }
-static void softmax_backward(dn_call *c) { along_backward(c, &softmax); }
+static void softmax_forward(dn_call *c) { dn__along_forward(c, &softmax); }
+static void softmax_backward(dn_call *c) { dn__along_backward(c, &softmax); }
 
 DN_OP(log_softmax, 1, DN_BATCHES, "y = x - log sum exp(x) along dim d")
-static int log_softmax_dims(dn_shape *s) { return along_dims(s); }
+static int log_softmax_dims(dn_shape *s) { return dn__along_dims(s); }
 static void log_softmax_line(const dn_real *x, int n, dn_real *y) {
     dn__log_softmax((size_t)n, 1, x, dn__logsumexp((size_t)n, x), 0, y);
 }
@@ -29,8 +29,8 @@ static void log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn
 }
 static const dn_along log_softmax = {log_softmax_line, log_softmax_line_grad,
                                      dn__log_softmax_strided, dn__log_softmax_grad_strided};
-static void log_softmax_forward(dn_call *c) { along_forward(c, &log_softmax); }
-static void log_softmax_backward(dn_call *c) { along_backward(c, &log_softmax); }
+static void log_softmax_forward(dn_call *c) { dn__along_forward(c, &log_softmax); }
+static void log_softmax_backward(dn_call *c) { dn__along_backward(c, &log_softmax); }
 
 /* ---- losses on one chosen entry ------------------------------------------------------- */
 
@@ -160,8 +160,8 @@ static int hinge_dim_dims(dn_shape *s) {
                             s->ints[i], s->ints[0], DIMS(x), n - 1);
     return 0;
 }
-/* forward: y of each line. backward (dx != NULL): each j beyond the margin: dx_j += dy, dx_v -=
- * dy */
+/* forward: y of each vector. backward (dx != NULL): each j beyond the margin: dx_j += dy,
+ * dx_v -= dy */
 static void hinge_dim_vectors(dn_call *c, dn_real *dx) {
     dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     dn_real m = (dn_real)c->floats[0];

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "kernels/kernels.h"
-#include "axis_reductions.h"
+#include "along_axis.h"
 
 DN_OP(sparsemax, 1, DN_BATCHES, "y = max(0, x - t) along dim d, t such that y sums to 1")
 /* a second int: the dim was not given */
@@ -13,7 +13,7 @@ static int sparsemax_dims(dn_shape *s) {
                         "x must be a vector where d is not given; got x = %s. Name the dim: "
                         "sparsemax(x, 0).",
                         DIMS(x));
-    return along_dims(s);
+    return dn__along_dims(s);
 }
 static void sparsemax_line(const dn_real *x, int n, dn_real *y) {
     if (n) dn__sparsemax((size_t)n, x, y);
@@ -24,8 +24,8 @@ static void sparsemax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_r
     dn__sparsemax_grad((size_t)n, y, dy, beta, dx);
 }
 static const dn_along sparsemax = {.f = sparsemax_line, .grad = sparsemax_line_grad};
-static void sparsemax_forward(dn_call *c) { along_forward(c, &sparsemax); }
-static void sparsemax_backward(dn_call *c) { along_backward(c, &sparsemax); }
+static void sparsemax_forward(dn_call *c) { dn__along_forward(c, &sparsemax); }
+static void sparsemax_backward(dn_call *c) { dn__along_backward(c, &sparsemax); }
 
 /* Martins and Kreutzer 2017: the distribution nearest to softmax(x) that keeps below the bounds.
  * What would be above its bound gets it; the others share the rest as softmax does, which may lift
