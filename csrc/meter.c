@@ -12,8 +12,8 @@ enum { HELD = 256 /* spans, until they are written */, FLUSH = 20000000 /* ns */
 static int64_t sums[DN_PHASES], handed_over; /* ns; bytes */
 static int64_t since, fake = -1;             /* the beginning of the present phase */
 static int phase = DN_COMPUTE;
-static int owners; /* how often the thread that is followed was chosen */
-static __thread int own;
+static int owners;       /* how often a thread was chosen to be followed; others read it, too */
+static __thread int own; /* this thread's number; it is followed while it is the last one */
 
 static struct {
     int file, error, held;
@@ -23,11 +23,11 @@ static struct {
 
 int64_t dn_meter_now(void) { return fake >= 0 ? fake : dn__nanoseconds(); }
 
-static int is_followed(void) { return own && own == owners; }
+static int is_followed(void) { return own && own == __atomic_load_n(&owners, __ATOMIC_RELAXED); }
 
 void dn_meter_follow(void) {
     if (!owners) since = dn_meter_now();
-    own = ++owners;
+    own = __atomic_add_fetch(&owners, 1, __ATOMIC_RELAXED);
 }
 
 /* ---- spans ---------------------------------------------------------------------------- */
@@ -82,14 +82,15 @@ int dn_meter_flush(void) {
 }
 
 int dn_meter_switch(int to) {
-    const int before = phase;
     if (!is_followed()) return -1;
+    const int before = phase;
     if (to != before && to >= 0) change(to, dn_meter_now());
     return before;
 }
 
 int dn_meter_wait(void) {
-    return phase == DN_COMPUTE ? dn_meter_switch(DN_AGREEMENT) : is_followed() ? phase : -1;
+    if (!is_followed()) return -1;
+    return phase == DN_COMPUTE ? dn_meter_switch(DN_AGREEMENT) : phase;
 }
 
 void dn_meter_hand_over(int64_t bytes) {
@@ -99,7 +100,7 @@ void dn_meter_hand_over(int64_t bytes) {
 void dn_meter_read(dn_reading *out) {
     memcpy(out->nanoseconds, sums, sizeof sums);
     out->nanoseconds[phase] += dn_meter_now() - since;
-    out->bytes = handed_over;
+    out->bytes = __atomic_load_n(&handed_over, __ATOMIC_RELAXED);
 }
 
 void dn_meter_pretend(int64_t now) {

@@ -9,7 +9,7 @@
 static const int SIGNALS[] = {SIGINT, SIGTERM, SIGALRM, SIGHUP, SIGUSR1, SIGUSR2};
 enum { N_SIGNALS = sizeof SIGNALS / sizeof *SIGNALS };
 
-static void (*deferred)(int);
+static void (*_Atomic deferred)(int); /* a handler reads it */
 static atomic_int is_held, came[N_SIGNALS];
 
 int dn_signals_came(void) {
