@@ -236,9 +236,8 @@ int64_t dn_flags_sum(int count, int64_t *const *flags);
 typedef struct dn_rows dn_rows;
 dn_rows *dn_rows_new(int tables, dn_param *const *, int owners, int spread);
 void dn_rows_free(dn_rows *);
-/* Numbers that a window needs at most for the rows that have gradients now; of a message. */
+/* Numbers that a window needs at most for the rows that have gradients now. */
 int64_t dn_rows_capacity(const dn_rows *);
-int64_t dn_rows_size(const dn_rows *, const int32_t *message);
 /* Writes the rows that have gradients, times weight, into a window; weight 0: none. Negative: out
  * of memory. */
 int dn_rows_give(dn_rows *, dn_real weight, int32_t *window);

@@ -48,8 +48,10 @@ DN_MULTIVERSION static dn_real least(size_t n, const dn_real *x) {
         min = x[i] < min ? x[i] : min;
         any_nan |= IS_NAN(x[i]);
     }
-    if (min == DN_MOST) /* as in dn__max() */
-        for (size_t i = (min = INFINITY, 0); i < n; i++) min = x[i] < min ? x[i] : min;
+    if (min == DN_MOST) { /* as in dn__max() */
+        min = INFINITY;
+        for (size_t i = 0; i < n; i++) min = x[i] < min ? x[i] : min;
+    }
     return any_nan ? (dn_real)NAN : min;
 }
 

@@ -53,8 +53,10 @@ DN_MULTIVERSION dn_real dn__max(size_t n, const dn_real *x) {
         max = x[i] > max ? x[i] : max;
         any_nan |= x[i] != x[i];
     }
-    if (max == -DN_MOST) /* what clang begins a reduction with: there may be only infinities */
-        for (size_t i = (max = -INFINITY, 0); i < n; i++) max = x[i] > max ? x[i] : max;
+    if (max == -DN_MOST) { /* what clang begins a reduction with: there may be only infinities */
+        max = -INFINITY;
+        for (size_t i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
+    }
     return any_nan ? (dn_real)NAN : max;
 }
 

@@ -82,7 +82,7 @@ static int find_distinct(dn_call *c, const dn_sizes *z, const dn_plan *p, int *s
     memset(table, 0, size * sizeof *table); /* slot + 1 */
     for (size_t j = 0; j < columns; j++) {
         int t, b;
-        dn__whose(z, p, j, &t, &b);
+        dn__step_and_element(z, p, j, &t, &b);
         int row = rows[row_at(z, p, count, t, b)];
         size_t i = (uint32_t)row * 0x9E3779B1u & (size - 1);
         while (table[i] && row_of[table[i] - 1] != row) i = (i + 1) & (size - 1);
@@ -120,7 +120,7 @@ static void project_inputs(dn_call *c, const dn_network *net, const dn_sizes *z,
     for (size_t j = 0; j < z->columns; j++) {
         int t, b;
         if (distinct && s->slots[j] != next) continue; /* not the first of its row */
-        dn__whose(z, p, j, &t, &b);
+        dn__step_and_element(z, p, j, &t, &b);
         memcpy(s->x + k * (distinct ? (size_t)next++ : j), dn__x_at(c, z, p, t, b),
                k * sizeof *s->x);
     }
@@ -171,7 +171,7 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
     dn_sizes z = sequence_call_sizes(c, net);
     kept s;
     dn_plan p;
-    dn_matrix w[5] = {0};
+    dn_matrix w[DN_MOST_PRODUCTS] = {0};
     size_t state = (size_t)z.h * (size_t)z.batch;
     carve(net, &z, c->saved, &s);
     if (!dn__make_plan(c, &z, &p)) return;
@@ -224,7 +224,7 @@ static void leave_out_steps(const dn_call *c, const dn_network *net, dn_sizes *z
         const size_t step = (size_t)q->active[q->steps - 1];
         for (size_t j = z->live - step; j < z->live; j++) {
             int t, b;
-            dn__whose(z, p, j, &t, &b);
+            dn__step_and_element(z, p, j, &t, &b);
             if ((reversed ? z->steps - 1 - t : t) < n) return;
         }
         z->live -= step;
@@ -313,7 +313,7 @@ static void give_back_inputs(dn_call *c, const dn_sizes *z, const dn_plan *p, co
     for (int i = 0; i < n; i++) to[i] = each ? dn__dx_zeroed(c, z->first + i) : NULL;
     for (size_t j = 0; j < z->live; j++) {
         int t, b;
-        dn__whose(z, p, j, &t, &b);
+        dn__step_and_element(z, p, j, &t, &b);
         if (!each && !to[t]) to[t] = dn__dx_zeroed(c, z->first + t);
         dn_real *base = to[list ? t : 0];
         if (!base) continue;
@@ -370,7 +370,7 @@ static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z,
     for (size_t i = 0; i < places; i++) column[i] = -1;
     for (size_t j = 0; j < z->live; j++) {
         int t, b;
-        dn__whose(z, p, j, &t, &b);
+        dn__step_and_element(z, p, j, &t, &b);
         size_t at = row_at(z, p, count, t, b);
         distinct_rows[s->slots[j]] = rows[at];
         column[at] = (int)j;
@@ -390,7 +390,7 @@ void dn__network_backward(dn_call *c, const dn_network *net) {
     dn_sizes z = sequence_call_sizes(c, net);
     kept s;
     dn_plan p;
-    dn_matrix w[5] = {0};
+    dn_matrix w[DN_MOST_PRODUCTS] = {0};
     size_t all = z.columns * (size_t)z.h, state = (size_t)z.h * (size_t)z.batch, k = (size_t)z.k;
     carve(net, &z, c->saved, &s);
     if (!dn__make_plan(c, &z, &p)) return;

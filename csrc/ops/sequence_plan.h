@@ -5,9 +5,12 @@
 
 #include "product.h"
 
-/* What the kinds of recurrent networks differ in. */
+/* What a matrix of a recurrent network multiplies. */
 typedef enum dn_factor { DN_OF_H_BEFORE, DN_OF_C_BEFORE, DN_OF_C_NOW, DN_OF_EXTRA } dn_factor;
 
+enum { DN_MOST_PRODUCTS = 5 };
+
+/* What the kinds of recurrent networks differ in. */
 typedef struct dn_network {
     /* the weights' names, and what they must be */
     const char *takes, *rule;
@@ -22,7 +25,7 @@ typedef struct dn_network {
     struct {
         int w, block;
         dn_factor factor;
-    } products[5];
+    } products[DN_MOST_PRODUCTS];
     void (*forward)(const dn_sequence *, const dn_matrix *w, const double *floats);
     void (*backward)(const dn_sequence *, const dn_matrix *w);
 } dn_network;
@@ -76,7 +79,9 @@ static inline const dn_real *dn__x_at(const dn_call *c, const dn_sizes *z, const
     }
 }
 
-static inline void dn__whose(const dn_sizes *z, const dn_plan *p, size_t column, int *t, int *b) {
+/* whose a column of the plan is: step t of batch element b */
+static inline void dn__step_and_element(const dn_sizes *z, const dn_plan *p, size_t column, int *t,
+                                        int *b) {
     *t = z->plain ? (int)(column / (size_t)z->batch) : p->position[column];
     *b = z->plain ? (int)(column % (size_t)z->batch) : p->element[column];
 }

@@ -64,7 +64,7 @@ static void gather_steps(const dn_call *c, const dn_sizes *z, const dn_plan *p, 
     int t, b;
     if (z->columns == z->positions) { /* each is shown once */
         for (size_t j = 0; j < z->columns; j++) {
-            dn__whose(z, p, j, &t, &b);
+            dn__step_and_element(z, p, j, &t, &b);
             memcpy(dh + n * j, dy + n * dn__place_of(z, p, t, b), n * sizeof *dh);
         }
         return;
@@ -129,7 +129,7 @@ void dn__show_gradients(dn_call *c, const dn_network *net, const dn_sizes *z, co
     }
     for (size_t j = 0; j < z->columns; j++) { /* not positions that pass the state on */
         int t, b;
-        dn__whose(z, p, j, &t, &b);
+        dn__step_and_element(z, p, j, &t, &b);
         const size_t place = n * dn__place_of(z, p, t, b);
         memcpy(c->dy + place, q->dh + n * j, n * sizeof *q->dh);
         if (every_c) memcpy(c->dy + main + place, q->dc + n * j, n * sizeof *q->dc);

@@ -25,7 +25,7 @@ static void put_gradient(dn_param *p, double factor, const dn_real *in, int own)
     }
     for (int64_t from, to = 0; dn__next_piece(p, 0, &from, &to);) {
         dn__axpy((size_t)(to - from), (dn_real)factor, in + from, 0, g + from);
-        dn__tell_squares(p, from, to);
+        dn__publish_squares(p, from, to);
     }
 }
 

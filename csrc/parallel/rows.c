@@ -186,7 +186,8 @@ static part part_of(const dn_rows *c, const int32_t *message, int k, int64_t *at
     return p;
 }
 
-int64_t dn_rows_size(const dn_rows *c, const int32_t *message) {
+/* How many numbers a message has. */
+static int64_t size_of(const dn_rows *c, const int32_t *message) {
     int64_t at = lines(c->tables);
     for (int k = 0; k < c->tables; k++) part_of(c, message, k, &at);
     return at;
@@ -197,7 +198,7 @@ int64_t dn_rows_given(const dn_rows *c, int n, const int32_t *const *windows, in
     int64_t size = 0;
     for (int i = 0; i < n; i++) {
         messages[i] = windows[i] + windows[i][owner];
-        size += dn_rows_size(c, messages[i]);
+        size += size_of(c, messages[i]);
     }
     return size;
 }
@@ -337,7 +338,7 @@ static int put_table(const dn_rows *c, int k, int n, const int32_t *const *messa
         if (in_part && is_by_owner(c) && i != p->store->rank) continue;
         error = put_part(c, k, i, &of, scale, in_part);
     }
-    if (in_part && !error) dn__tell_row_squares(p);
+    if (in_part && !error) dn__publish_row_squares(p);
     if (in_part) dn__param_set_empty(p, !total);
     return error;
 }

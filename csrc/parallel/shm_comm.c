@@ -194,7 +194,7 @@ static int sum_pieces(const dn_shm_comm_plan *plan, int k, uint8_t *who) {
         const int error = dn_sum_ranks(plan->ranks, plan->rank, segments, plan->factors, who,
                                        p->offset + from, p->offset + to);
         if (error) return error;
-        dn__tell_squares(p, from, to);
+        dn__publish_squares(p, from, to);
     }
     return 0;
 }
@@ -248,7 +248,7 @@ static int sum_rows(const dn_shm_comm_plan *plan, int own_alone) {
         const int error = dn__lookup_sum_ranks(table, plan->ranks, plan->rows + k, (size_t)n,
                                                buffer->ids, buffer->rows, plan->factors, in_part);
         if (error) return error;
-        if (in_part) dn__tell_row_squares(table);
+        if (in_part) dn__publish_row_squares(table);
     }
     return 0;
 }

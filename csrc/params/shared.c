@@ -57,7 +57,7 @@ double dn__sum_pieces(const dn_param *p) {
     return sum;
 }
 
-void dn__tell_squares(const dn_param *p, int64_t from, int64_t to) {
+void dn__publish_squares(const dn_param *p, int64_t from, int64_t to) {
     const dn_real *g = p->store->chunks[p->chunk].grads + p->offset;
     p->store->squares[p->first_piece + from / DN_PIECE] =
         (dn_real)dn__sum_squares((size_t)(to - from), g + from);
@@ -75,7 +75,7 @@ static void add_touched(dn_exact_sum *sum, const dn_param *p) {
     dn__exact_add_rows(sum, (size_t)p->n_touched, (size_t)p->row_size, p->block);
 }
 
-void dn__tell_row_squares(const dn_param *p) {
+void dn__publish_row_squares(const dn_param *p) {
     dn_exact_sum *mine = row_squares(p, p->store->rank);
     *mine = (dn_exact_sum){.other = 0};
     add_touched(mine, p);

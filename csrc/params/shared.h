@@ -35,11 +35,12 @@ static inline int dn__is_in_pieces(const dn_param *p) {
     return p->store->squares && dn__has_owners(p);
 }
 double dn__sum_pieces(const dn_param *);
-/* The rank says what the squares come to of its piece [from, to). */
-void dn__tell_squares(const dn_param *, int64_t from, int64_t to);
-/* The sum of squares of a table's gradient, wherever its rows are; where they have owners, a rank
- * says first what its own come to. */
-void dn__tell_row_squares(const dn_param *);
+/* Writes the sum of squares of this rank's piece [from, to) where the other ranks read it. */
+void dn__publish_squares(const dn_param *, int64_t from, int64_t to);
+/* The same for this rank's rows of a table. */
+void dn__publish_row_squares(const dn_param *);
+/* The sum of squares of a table's gradient, wherever its rows are; where they have owners, once
+ * each of them has published its own. */
 double dn__sum_rows(const dn_param *);
 /* Lists a block of values or moments if it is large: 1. */
 int dn__list_block(void *at, int64_t numbers, int64_t used, int capacity, dn_memory_block *out);

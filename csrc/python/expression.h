@@ -90,11 +90,12 @@ int dn__add_operations(PyObject *module);
 /* The one that dn__is_node_class() has known last; NULL: none. */
 extern PyTypeObject *dn__last_class;
 
-#pragma GCC visibility pop
-
 /* Whether a class is one of expressions; those that are stay known, since to ask Python takes as
  * long as half a node. */
 int dn__is_node_class(PyTypeObject *);
+
+#pragma GCC visibility pop
+
 static inline int is_node(PyObject *o) {
     return Py_IS_TYPE(o, dn__expression_type) || Py_IS_TYPE(o, dn__last_class) ||
            dn__is_node_class(Py_TYPE(o));
