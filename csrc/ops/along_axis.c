@@ -40,11 +40,11 @@ static void map_contiguous(const void *context, size_t from, size_t count) {
         else all->of->f(all->x + at, (int)n, all->to + at);
 }
 /* how many blocks of at most DN_STRIDED vectors side by side */
-static size_t blocks_of(const dn_axis *l) { return (l->inner + DN_STRIDED - 1) / DN_STRIDED; }
+static size_t strided_blocks(const dn_axis *l) { return (l->inner + DN_STRIDED - 1) / DN_STRIDED; }
 static void map_strided(const void *context, size_t from, size_t count) {
     const vectors *all = context;
     const dn_axis *l = &all->l;
-    const size_t n = (size_t)l->length, blocks = blocks_of(l);
+    const size_t n = (size_t)l->length, blocks = strided_blocks(l);
     for (size_t b = from; b < from + count; b++) {
         const size_t i = b % blocks * DN_STRIDED, at = b / blocks * l->inner * n + i,
                      width = vectors_at(l, i, DN_STRIDED);
@@ -62,7 +62,8 @@ static void map_vectors(dn_call *c, const vectors *all) {
         dn__parallel_ranges(l->outer, work, 1, map_contiguous, all);
     } else if (all->of->f_strided && l->inner >= VECTORS_AT_A_TIME) {
         const size_t width = vectors_at(l, 0, DN_STRIDED);
-        dn__parallel_ranges(l->outer * blocks_of(l), work * (double)width, 1, map_strided, all);
+        dn__parallel_ranges(l->outer * strided_blocks(l), work * (double)width, 1, map_strided,
+                            all);
     } else {
         map_copied(c, all);
     }

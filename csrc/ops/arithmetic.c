@@ -26,13 +26,13 @@ static int equal_dims(const dn_call *c) {
 }
 
 static void forward_segments(dn_call *c, void (*f)(const dn_segment *)) {
-    dn_plan p = make_broadcast_plan(c->x[0].dim, c->x[1].dim);
+    dn_broadcast_plan p = make_broadcast_plan(c->x[0].dim, c->x[1].dim);
     for_segments(&p, c->x[0].v, c->x[1].v, NULL, NULL, c->y, f);
 }
 
 /* For input k: segments with x = input k and y = the other one. */
 static void backward_segments(dn_call *c, int k, dn_real *dx, void (*f)(const dn_segment *)) {
-    dn_plan p = make_broadcast_plan(c->x[k].dim, c->x[1 - k].dim);
+    dn_broadcast_plan p = make_broadcast_plan(c->x[k].dim, c->x[1 - k].dim);
     for_segments(&p, c->x[k].v, c->x[1 - k].v, dx, c->dy, c->y, f);
 }
 

@@ -6,18 +6,18 @@
 
 #include "op.h"
 
-typedef struct dn_plan {
+typedef struct dn_broadcast_plan {
     int nd;
     size_t n[DN_MAX_DIMS + 1], sx[DN_MAX_DIMS + 1], sy[DN_MAX_DIMS + 1];
-} dn_plan;
+} dn_broadcast_plan;
 
 /* size i, and the batch behind all sizes */
 static inline int size_of(const dn_dim *d, int i) {
     return i == DN_MAX_DIMS ? d->batch : dn__size_at(d, i);
 }
 
-static inline dn_plan make_broadcast_plan(const dn_dim *x, const dn_dim *y) {
-    dn_plan p;
+static inline dn_broadcast_plan make_broadcast_plan(const dn_dim *x, const dn_dim *y) {
+    dn_broadcast_plan p;
     p.nd = 0;
     size_t sx = 1, sy = 1;
     for (int i = 0; i <= DN_MAX_DIMS; i++) {
@@ -52,8 +52,9 @@ typedef struct dn_segment {
 } dn_segment;
 
 /* Calls f for every segment. dx, when given, follows x; z and dz follow the result. */
-static inline void for_segments(const dn_plan *p, const dn_real *x, const dn_real *y, dn_real *dx,
-                                const dn_real *dz, dn_real *z, void (*f)(const dn_segment *)) {
+static inline void for_segments(const dn_broadcast_plan *p, const dn_real *x, const dn_real *y,
+                                dn_real *dx, const dn_real *dz, dn_real *z,
+                                void (*f)(const dn_segment *)) {
     size_t at[DN_MAX_DIMS + 1] = {0}, ox = 0, oy = 0, oz = 0;
     for (int i = 0; i < p->nd; i++)
         if (!p->n[i]) return;

@@ -286,7 +286,7 @@ static void clip_window(const windows *w, int dim, int o, int *from, int *to) {
     *to = w->window[dim] < w->in[dim] - start ? start + w->window[dim] : w->in[dim];
     *from = start < 0 ? 0 : start;
 }
-/* the first of the largest numbers in rows [h0, h1) and columns [w0, w1) of x; nan is the largest */
+/* the first of the largest numbers in rows [h0, h1) and columns [w0, w1) of x; nan is largest */
 static int largest_at(const dn_real *x, int rows, int h0, int h1, int w0, int w1) {
     int best = w0 * rows + h0;
     dn_real max = x[best];

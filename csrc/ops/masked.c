@@ -30,7 +30,7 @@ static void keep_segment(const dn_segment *s) {
 }
 /* y = f(x where the mask is not 0, else -inf) */
 static void masked_forward(dn_call *c, const dn_along *of) {
-    dn_plan p = make_broadcast_plan(c->x[0].dim, c->x[1].dim);
+    dn_broadcast_plan p = make_broadcast_plan(c->x[0].dim, c->x[1].dim);
     for_segments(&p, c->x[0].v, c->x[1].v, NULL, NULL, c->y, keep_segment);
     dn_axis l = dn__axis_of(c->dim, c->ints[0]);
     dn__map_axis(c, &l, c->y, c->y, of);

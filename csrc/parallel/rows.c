@@ -187,7 +187,7 @@ static part part_of(const dn_rows *c, const int32_t *message, int k, int64_t *at
 }
 
 /* How many numbers a message has. */
-static int64_t size_of(const dn_rows *c, const int32_t *message) {
+static int64_t message_size(const dn_rows *c, const int32_t *message) {
     int64_t at = lines(c->tables);
     for (int k = 0; k < c->tables; k++) part_of(c, message, k, &at);
     return at;
@@ -198,7 +198,7 @@ int64_t dn_rows_given(const dn_rows *c, int n, const int32_t *const *windows, in
     int64_t size = 0;
     for (int i = 0; i < n; i++) {
         messages[i] = windows[i] + windows[i][owner];
-        size += size_of(c, messages[i]);
+        size += message_size(c, messages[i]);
     }
     return size;
 }
