@@ -286,17 +286,6 @@ static void clip_window(const windows *w, int dim, int o, int *from, int *to) {
     *to = w->window[dim] < w->in[dim] - start ? start + w->window[dim] : w->in[dim];
     *from = start < 0 ? 0 : start;
 }
-/* the first of the largest numbers in rows [h0, h1) and columns [w0, w1) of x; nan is largest */
-static int largest_at(const dn_real *x, int rows, int h0, int h1, int w0, int w1) {
-    int best = w0 * rows + h0;
-    dn_real max = x[best];
-    for (int i = w0; i < w1; i++)
-        for (int j = h0; j < h1; j++) {
-            const dn_real value = x[i * rows + j];
-            if (value > max || (value != value && max == max)) max = value, best = i * rows + j;
-        }
-    return best;
-}
 static void maxpooling2d_forward(dn_call *c) {
     windows w = pool_windows(c->x[0].dim, c->ints);
     place_windows(&w, c->ints[4]);
@@ -311,8 +300,18 @@ static void maxpooling2d_forward(dn_call *c) {
             clip_window(&w, 1, column, &w0, &w1);
             for (int row = 0; row < w.out[0]; row++) {
                 clip_window(&w, 0, row, &h0, &h1);
-                *from = largest_at(x, w.in[0], h0, h1, w0, w1);
-                *y++ = x[*from++];
+                int best = w0 * w.in[0] + h0;
+                dn_real max = x[best];
+                for (int i = w0; i < w1; i++)
+                    for (int j = h0; j < h1; j++) {
+                        dn_real value = x[i * w.in[0] + j];
+                        if (value > max || (value != value && max == max)) { /* nan wins */
+                            max = value;
+                            best = i * w.in[0] + j;
+                        }
+                    }
+                *y++ = max;
+                *from++ = best;
             }
         }
     }
