@@ -119,6 +119,7 @@ void dn_graph_free(int graph) {
     dn__arena_free(&t->workspace.scratch);
     dn__arena_free(&t->workspace.grads);
     DN_FREE(t->nodes);
+    DN_FREE(t->likes.kinds);
     DN_FREE(t->args);
     DN_FREE(t->ints);
     DN_FREE(t->floats);
@@ -128,7 +129,7 @@ void dn_graph_free(int graph) {
     free(t->parameters.slots);
     t->parameters.slots = NULL;
     t->capacity = (dn_extent){0};
-    t->marks.capacity = t->kept.capacity = t->parameters.capacity = 0;
+    t->marks.capacity = t->kept.capacity = t->parameters.capacity = t->likes.capacity = 0;
     dn__give_slot_back(t);
 }
 
