@@ -122,7 +122,7 @@ class Job:
             ),
             (hybrid, "map_together", self._map),
             (host_transport, "map_together", self._map),
-            (overlap, "Helper", _Helper),
+            (overlap, "ExchangeThread", _ExchangeThread),
             (rounds, "_stop_before_mpi", int),
             (rounds, "_unfinished", set()),
             (overlap, "watchers", set()),
@@ -175,7 +175,7 @@ class Job:
         for step in range(steps):
             self._steps[rank] = step
             if early:
-                exchange.enable_overlap(lambda: 32.0)
+                exchange.overlap.enable(lambda: 32.0)
             self._pass_time(exchange, rank, self._compute(rank, step))
             flags = exchange.flush(32.0)
             of = Step((self.size, 1, 32, 0, 0, 1, 0, 0, 0, step))  # as of a batch of shard()
@@ -209,7 +209,7 @@ class Job:
 
     def _go_on(self, exchange, spent, until):
         """From here to there, with the naps of the thread."""
-        clock, thread = self.clock, exchange.overlap.helper
+        clock, thread = self.clock, exchange.overlap.thread
         round_ = thread.round if thread is not None and exchange.overlap.is_threaded else None
         while spent < until:
             nap = min(rounds._NAP, until - spent) if round_ is not None else until - spent
@@ -293,7 +293,7 @@ class Job:
         return theirs._own[kind]
 
 
-class _Helper:
+class _ExchangeThread:
     """In place of the thread that drives rounds: whose they are calls it now and then."""
 
     round = None

@@ -28,7 +28,7 @@ from ._events import Events
 from ._file_names import FileName, file_path
 from ._integers import named, named_number
 from ._state import check_state, count_in
-from .parallel.metrics import EVERY, LinesOfFile, report_on
+from .parallel.metrics import EVERY, JsonLinesFile, report_on
 from .parallel.wrapper import TrainerWrapper
 from .trainers import Trainer, TrainerLike
 
@@ -141,7 +141,7 @@ class Run:
             if metrics is not None:
                 file = file_path(metrics, "Run").absolute()
                 file.parent.mkdir(parents=True, exist_ok=True)
-                self._report.write_to(LinesOfFile(str(file)), every)
+                self._report.write_to(JsonLinesFile(str(file)), every)
             if tensorboard is not None:
                 self._report.write_to(Events(tensorboard), every)
 

@@ -23,9 +23,9 @@ from dist_dynet.parallel import (
     windows,
 )
 from dist_dynet.parallel._places import Board, Places, Whereabouts
-from dist_dynet.parallel.joining import FEWEST, steps
 from dist_dynet.parallel.layout import Layout
 from dist_dynet.parallel.message import Flag, MessageLayout
+from dist_dynet.parallel.recursive_halving import FEWEST, steps
 from dist_dynet.parallel.rows import RowsBetweenHosts
 from dist_dynet.parallel.structure import Structure
 from dist_dynet.parallel.wire import PIECE, Hosts, Piece, Sum
@@ -49,7 +49,7 @@ def test_first_ranks_join_their_bytes_in_log_of_the_hosts_messages(hosts, sent):
     def work(rank, comm, here):
         mine = np.zeros(200, np.uint8)
         mine[rank // 4] = 1 + rank % 7
-        host_transport.join(here, comm, ranks, mine, "")
+        host_transport.or_reduce(here, comm, ranks, mine, "")
         return mine
 
     results = network.run(work, ranks)
@@ -90,12 +90,12 @@ def summary_of(layout, every, ranks=2):
     """What the summaries of hosts with so many ranks come to."""
     count = len(every) // ranks
     told = [
-        host_transport._joinable(
+        host_transport._encoded(
             layout, every[h * ranks :][:ranks], hosts_of(count, ranks, h * ranks)
         )
         for h in range(count)
     ]
-    return host_transport._read(layout, np.bitwise_or.reduce(told), hosts_of(count, ranks))
+    return host_transport._decoded(layout, np.bitwise_or.reduce(told), hosts_of(count, ranks))
 
 
 def test_a_summary_has_what_all_ranks_have_together():
@@ -478,10 +478,10 @@ def test_what_is_said_of_many_ranks_is_short():
         r: Whereabouts("waits in a barrier", 9.0, range(900), " at x.py:1") for r in range(900)
     }
     there[7] = Whereabouts("computes", 0.0, (), " at x.py:2")
-    assert _failures._listed(there) == (
+    assert _failures._format_answers(there) == (
         "\nranks 0 to 6 and 8 to 899: waits in a barrier at x.py:1\nrank 7: computes at x.py:2"
     )
     few = {r: there[r] for r in (0, 7)}
-    assert _failures._listed(few) == (
+    assert _failures._format_answers(few) == (
         "\nrank 0 waits in a barrier at x.py:1\nrank 7 computes at x.py:2"
     )

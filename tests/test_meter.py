@@ -11,7 +11,7 @@ import dist_dynet as dy
 from dist_dynet import meter, parallel
 from dist_dynet._ffi import lib
 from dist_dynet.parallel import metrics
-from dist_dynet.parallel.message import READING
+from dist_dynet.parallel.message import METER_READING
 from dist_dynet.trainers.stats import slowest
 
 SECOND = 10**9
@@ -168,7 +168,7 @@ class Run:
     """Ranks whose updates take as many seconds as is said."""
 
     def __init__(self, ranks, file="", every=10, members=None):
-        self.meters = np.zeros(ranks, READING)
+        self.meters = np.zeros(ranks, METER_READING)
         m = dy.ParameterCollection()
         self.w, self.trainer = m.add_parameters(1, init=0), dy.SimpleSGDTrainer(m)
         hosts = [f"node{rank // 2}" for rank in range(ranks)]
@@ -180,7 +180,7 @@ class Run:
             every,
         )
         if file:
-            self.report.write_to(metrics.LinesOfFile(str(file)))
+            self.report.write_to(metrics.JsonLinesFile(str(file)))
 
     def update(self, compute, times=1):
         """All ranks wait for the one that computes longest."""

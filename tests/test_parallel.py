@@ -303,7 +303,7 @@ UNSEEN = {
 def test_batches_notice_every_method_of_lists():
     """A method that Python adds to list is to be sorted into one of the groups."""
     written = {"__iter__", "__getitem__", "__reduce_ex__"}
-    seen = {*watched_list.READING, *watched_list.CHANGING}
+    seen = {*watched_list.READERS, *watched_list.MUTATORS}
     assert {*dir(list)} - UNSEEN == seen | written and not seen & UNSEEN
     arguments = {
         "__add__": ([3],),
@@ -328,7 +328,7 @@ def test_batches_notice_every_method_of_lists():
         if name == "__reversed__":
             expected, found = list(expected), list(found)
         assert (found, list.copy(watched)) == (expected, plain), name
-        reads, changes = name in watched_list.READING, name in watched_list.CHANGING
+        reads, changes = name in watched_list.READERS, name in watched_list.MUTATORS
         assert calls == ["read"] * reads + ["changed"] * changes, name
         for batch in parallel.shard([1, 2], batch_size=2, shuffle=False):
             getattr(batch, name)(*arguments.get(name, ()))

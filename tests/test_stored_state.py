@@ -140,15 +140,15 @@ def test_draws_continue_and_derived_ones_differ():
 
     random.gauss(0, 1)
     np.random.randn(1)  # the other number of each pair is kept
-    state = verify_checksum(add_checksum(_rng_streams.draws()))
+    state = verify_checksum(add_checksum(_rng_streams.rng_states()))
     first = some()
     _rng_streams.set_rng_streams(state)
     assert some() == first
     derived = []
     for rank in (1, 2):
-        _rng_streams.go_on_drawing(state, rank, 1)
+        _rng_streams.resume_rng_streams(state, rank, 1)
         derived.append(some())
-    _rng_streams.go_on_drawing(state, 1, 1)
+    _rng_streams.resume_rng_streams(state, 1, 1)
     assert some() == derived[0] != derived[1] and first != derived[0]
 
 

@@ -1,25 +1,23 @@
-"""Data-parallel training: the same script in N processes, started by mpirun, that train one model
+"""Data-parallel training: N processes, started by mpirun, run the same script and train one model
 together.
 
     trainer = dy.parallel.DistributedTrainer(dy.AdamTrainer(m))
     for batch in dy.parallel.shard(data, batch_size=32): ...
 
-Without a launcher all of it works with one process and mpi4py is not imported. In reading order:
+Without a launcher everything works with one process, and mpi4py is not imported. In reading order:
 
-- what it is to be one of several processes: _hosts, _lines, _rank_names, _mpi, _world, _session,
+- being one of several processes: _hosts, _user_line, _rank_names, _mpi, _world, _session,
   _places, _alive, _failures, _saving, _signals, _rng_streams, environment
-- how an update is made together: structure, message, meters, pass_weights, negotiation, exchange,
-  sync, gradients, pass_changes, accumulation, own_gradients, wrapper, trainer
-- which batch an update is of: watched_list, looks, batches, sources
-- what some programs ask for beside it: join, anchor, averaging, local_sgd, reproducible,
-  micro_draws
-- how sums are made, which engines chooses; on one host: memory, plan, shm_comm, shared,
-  backoff, shared_model; between hosts: layout, wire, joining, by_host, windows, compression,
-  rounds, overlap, row_messages, rows, rows_coded, host_transport, hybrid
-- what else programs call: division, fingerprint, data_marks, shard_settings, sampling, evaluation,
-  collectives
-- checkpoints: lease, checkpoint_files, checkpoint_parts, checkpoint_ranks, checkpoint_by_itself,
-  checkpoint
+- one update: structure, message, meters, pass_weights, negotiation, exchange, sync, gradients,
+  pass_changes, accumulation, own_gradients, wrapper, trainer
+- which batch an update belongs to: watched_list, batch_reads, batches, sources
+- variants of an update: join, anchor, averaging, local_sgd, reproducible, micro_draws
+- how sums are made; engines chooses. On one host: memory, plan, shm_comm, shared, backoff,
+  shared_model. Between hosts: layout, wire, recursive_halving, by_host, windows, compression,
+  rounds, overlap, row_messages, rows, rows_compressed, host_transport, hybrid
+- data and collective operations: division, fingerprint, data_marks, shard_settings, sampling,
+  evaluation, collectives
+- checkpoints: lease, checkpoint_files, checkpoint_parts, checkpoint_ranks, autosave, checkpoint
 - where the time goes: metrics, timeline, trace, and trial for `dist-dynet check`
 """
 
@@ -99,7 +97,7 @@ def __dir__() -> list[str]:
 
 
 _failures.install()
-_session.note_ranks_alone()
+_session.warn_of_separate_ranks()
 trial.install()
-metrics.follow_all_of_this_process()
-timeline.begin_with_the_first_trainer()
+metrics.follow_all_trainers()
+timeline.record_from_first_trainer()

@@ -1,8 +1,8 @@
-"""Whether a process lives, on whichever host, though it holds Python's lock: a thread of C answers
-datagrams.
+"""Tells whether a process is alive, on any host, even while it holds Python's lock: a C thread
+answers datagrams.
 
-It knows sockets and addresses, and nothing of ranks' work. Where datagrams do not come through
-nobody seems to live, as if it had not been asked.
+It knows sockets and addresses, and nothing about ranks. Where datagrams are blocked, every process
+looks dead, as if it had not been asked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
 
 class Address(NamedTuple):
-    """Where a process answers, and to whom: those who know its token."""
+    """Where a process answers datagrams. It answers only senders that know its token."""
 
     token: bytes
     ports: dict[int, int]  # by family
@@ -34,10 +34,10 @@ class Address(NamedTuple):
 
 
 def answer() -> Address:
-    """Begins to answer; the thread lives as long as the process."""
+    """Starts to answer. The thread runs as long as the process."""
     token, ports = os.urandom(_TOKEN), {}
     for family, any_host in _ANY.items():
-        with suppress(OSError):  # there may be one family only
+        with suppress(OSError):  # the host may support only one family
             receiver = socket.socket(family, socket.SOCK_DGRAM)
             if family == socket.AF_INET6:
                 receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -49,7 +49,7 @@ def answer() -> Address:
 
 
 def _hosts() -> list[tuple[int, str]]:
-    """The addresses of this host: of its interfaces, and of its name."""
+    """The addresses of this host: those of its interfaces and of its name."""
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
@@ -66,7 +66,7 @@ def _hosts() -> list[tuple[int, str]]:
 
 
 def those_alive(asked: Mapping[int, Address]) -> set[int]:
-    """The numbers of those that answer within half a second or so."""
+    """The numbers of the processes that answer within about half a second."""
     nonce, alive = os.urandom(_NONCE), set[int]()
     tokens = {address.token: number for number, address in asked.items()}
     senders: dict[int, socket.socket] = {}
@@ -79,7 +79,7 @@ def those_alive(asked: Mapping[int, Address]) -> set[int]:
             for number in asked.keys() - alive:
                 token, ports, hosts = asked[number]
                 for family, host in hosts:
-                    with suppress(OSError, KeyError):  # there may be no way to that address
+                    with suppress(OSError, KeyError):  # the address may be unreachable
                         senders[family].sendto(token + nonce, (host, ports[family]))
             end = time.monotonic() + _PAUSE
             while len(alive) < len(asked) and (left := end - time.monotonic()) > 0:

@@ -1,10 +1,10 @@
-"""How a job ends when one rank fails: within seconds, with words, with a non-zero status.
+"""Ends the job within seconds when one rank fails, with a message and a non-zero exit status.
 
-Plain MPI hangs for ever when a rank raises, leaves early or is stopped. Here an uncaught exception
-aborts the job, a rank that leaves says so to those that still wait for it, and a watchdog thread
-asks where everybody is when a wait gets long. It knows processes and messages, and nothing of
-training. A normal end is not disturbed: a rank may work on alone after the others have left, as
-long as it waits for nobody.
+Plain MPI hangs forever when a rank raises, leaves early or is stopped. Here an uncaught exception
+aborts the job, a rank that leaves notifies those that still wait for it, and a watchdog thread asks
+all ranks where they are when a wait takes long. A normal end is not disturbed: a rank may go on
+alone after the others have left, as long as it waits for nobody. This module knows processes and
+messages, and nothing about training.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from .. import _launcher
 from .._environment import number
 from .._tracebacks import shorten
 from . import _alive
-from ._lines import line_of_user
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi, unlink_segments
 from ._places import Places, Whereabouts, boards, find_hosts
 from ._rank_names import FEW, format_ranks
+from ._user_line import user_line
 from ._world import Answer, Place, World, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
-"""Status of the job after an uncaught exception, after a rank that gives no answer, after one that
-left early."""
+"""Exit status of the job after an uncaught exception, after a rank stopped responding, and after a
+rank left early."""
 
 SILENCE = number("DIST_DYNET_SILENCE", 8)
-"""Seconds of waiting after which the watchdog asks."""
+"""Seconds of waiting before the watchdog asks the other ranks."""
 
 _unfinished: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-"""Threads that this rank waits for before it ends the job."""
+"""Threads that must finish before this rank ends the job."""
 
 _exit = os._exit
-"""The system's: ends this process and nothing else."""
+"""The original os._exit: ends only this process."""
 
 _FINISHING = 60.0
 _ANSWER, _GRACE, _TICK = 2.0, min(3.0, SILENCE), 0.25
 _PERIOD = max(_ANSWER + _TICK, SILENCE / 2)
-"""Seconds from one question to the next; periods begin at one time for all ranks of a host, so that
-one message asks for all of them."""
+"""Seconds between two questions. Periods are aligned for all ranks of a host, so that one message
+asks for all of them."""
 
 
 class _State:
-    """What the hooks of this process know."""
+    """State of the hooks in this process."""
 
     launch: _launcher.Launch | None = None
     process = 0
@@ -65,12 +65,12 @@ class _State:
     notes: ClassVar[list[Callable[[BaseException], str]]] = []
 
 
-# ---- words and the end -----------------------------------------------------------------
+# ---- messages and aborting -------------------------------------------------------------
 
 
 def report(text: str) -> None:
-    """Writes to stderr, each line with rank and host in front, in one piece, so that lines of ranks
-    do not mix."""
+    """Writes a text to stderr in a single write, each line prefixed with rank and host, so that the
+    lines of different ranks do not mix."""
     launch = _State.launch
     prefix = f"[rank {launch.rank}/{launch.size} on {socket.gethostname()}] " if launch else ""
     for stream in (sys.stdout, sys.stderr):
@@ -84,26 +84,26 @@ def report(text: str) -> None:
     )
 
 
-def finish_first(thread: threading.Thread) -> None:
-    """Before this rank ends the job it waits for this thread, for a minute at most."""
+def finish_before_abort(thread: threading.Thread) -> None:
+    """Makes abort() wait for this thread, for a minute at most."""
     _unfinished.add(thread)
 
 
-def at_the_end(leave: Callable[[], None], abort_: Callable[[], None]) -> None:
-    """Calls `leave` when all ranks have come to the end of the program, on all of them, or
-    `abort_` on a rank that ends the job, where what it raises is of no interest."""
+def at_end_of_job(leave: Callable[[], None], abort_: Callable[[], None]) -> None:
+    """Calls `leave` on every rank when all have reached the end of the program, or `abort_` on a
+    rank that ends the job. Exceptions of `abort_` are ignored."""
     _State.on_leave.append(leave)
     _State.on_abort.append(abort_)
 
 
-def explain_by(note: Callable[[BaseException], str]) -> None:
-    """Calls this for each exception that ends the job; what it returns stands below the
+def add_exception_note(note: Callable[[BaseException], str]) -> None:
+    """Calls `note` for each exception that ends the job, and prints what it returns below the
     traceback."""
     _State.notes.append(note)
 
 
 def abort(code: int) -> None:
-    """Ends all ranks. Starts MPI if need be: mpirun ends the others only for a process that it
+    """Ends all ranks. Starts MPI if necessary, because mpirun ends the others only for a process it
     knows."""
     for thread in list(_unfinished):
         if thread.is_alive() and thread is not threading.current_thread():
@@ -111,11 +111,11 @@ def abort(code: int) -> None:
     for callback in _State.on_abort:
         with suppress(Exception):
             callback()
-    time.sleep(0.2)  # the launcher forwards what was written
+    time.sleep(0.2)  # lets the launcher forward the output
     assert _State.launch is not None
     if "DIST_DYNET_ATTEMPT" in os.environ:
-        # dist-dynet run ends the others; by MPI_Abort mpirun or srun would kill its relays before
-        # they can say who has failed
+        # dist-dynet run ends the others. With MPI_Abort, mpirun or srun would kill its relays
+        # before they can report which rank failed
         _exit(code)
     try:
         mpi = import_mpi(_State.launch)
@@ -148,8 +148,8 @@ def _on_thread_exception(args: threading.ExceptHookArgs) -> None:
 
 
 def install() -> None:
-    """Makes uncaught exceptions end the job, if a launcher started this process with others.
-    Imports no MPI; may be called again."""
+    """Makes uncaught exceptions end the job if a launcher started this process together with
+    others. Does not import MPI; may be called again."""
     launch = _launcher.find()
     if launch is None or _State.launch is not None:
         return
@@ -163,11 +163,11 @@ def install() -> None:
 
 
 def _on_quick_exit(status: int) -> NoReturn:
-    """What os._exit is in a rank: the others would wait for it in vain, and MPICH's launcher takes
-    status 0 for a good end of the job."""
+    """Replaces os._exit in a rank. Otherwise the other ranks would wait forever, and MPICH's
+    launcher would take status 0 for a successful end of the job."""
     if _State.process == os.getpid():
         report(
-            f"leaves by os._exit({status}){line_of_user(sys._getframe(1))}, not through the end of"
+            f"leaves by os._exit({status}){user_line(sys._getframe(1))}, not through the end of"
             " the program. All ranks end."
         )
         abort(status or LEFT)
@@ -190,13 +190,13 @@ def guard(world: World) -> None:
 
 
 def _leave(comm: Any) -> None:
-    """The end of the program, and of MPI: waits until all others have come here, too. A rank that
-    waits for this one aborts."""
+    """Runs at the end of the program: waits until all ranks have arrived here, then ends MPI. A
+    rank that waits for this one aborts the job."""
     if _State.process != os.getpid():
         return
     watchdog = _State.watchdog
     if watchdog:
-        watchdog.tell_leaving()
+        watchdog.announce_leaving()
     request, start = comm.Ibarrier(), time.monotonic()
     polled = start
     while not request.Test():
@@ -220,8 +220,8 @@ def _leave(comm: Any) -> None:
 # ---- the watchdog ----------------------------------------------------------------------
 
 
-def _listed(answers: Mapping[int, Whereabouts]) -> str:
-    """A line for each rank, or for all that are at one place where there are many."""
+def _format_answers(answers: Mapping[int, Whereabouts]) -> str:
+    """One line per rank; with many ranks, one line for all ranks at the same place."""
     if len(answers) <= FEW:
         return "".join(f"\nrank {r} {answer.state}{answer.line}" for r, answer in answers.items())
     places: dict[str, list[int]] = {}
@@ -230,9 +230,9 @@ def _listed(answers: Mapping[int, Whereabouts]) -> str:
     return "".join(f"\n{format_ranks(ranks)}: {place}" for place, ranks in places.items())
 
 
-def _all_waiting(ranks: Iterable[int], answers: Mapping[int, Whereabouts]) -> list[int]:
-    """These ranks and those that they wait for, and so on, if all of them have been waiting for
-    long; else none."""
+def _deadlocked(ranks: Iterable[int], answers: Mapping[int, Whereabouts]) -> list[int]:
+    """The given ranks, the ranks they wait for, and so on, if all of them have been waiting for
+    long; otherwise none."""
     closed: set[int] = set()
     open_ = set(ranks)
     while open_:
@@ -245,7 +245,7 @@ def _all_waiting(ranks: Iterable[int], answers: Mapping[int, Whereabouts]) -> li
 
 
 class Watchdog(threading.Thread):
-    """A thread per rank: says where this one is, and asks where the others are when it has waited
+    """A thread per rank: publishes where this rank is, and asks for the others when it has waited
     long."""
 
     def __init__(
@@ -255,9 +255,9 @@ class Watchdog(threading.Thread):
         self._world, self._places, self._processes = world, places, processes
         self._leaving = self._stopped = False
         self._asked, self._period = 0.0, 0
-        # the last time; since when this process has not been stopped
+        # time of the last look; since when this process has run without being stopped
         self._looked = self._awake = time.monotonic()
-        world.answers_by(self.where)
+        world.locate_ranks_by(self.locate)
 
     def run(self) -> None:
         """Looks four times a second until stop()."""
@@ -268,25 +268,25 @@ class Watchdog(threading.Thread):
             time.sleep(_TICK)
 
     def stop(self) -> None:
-        """Lets MPI go; to be called before it is finalised, when all ranks have said that they
+        """Stops using MPI. Call it before MPI is finalised, once all ranks have announced that they
         leave."""
         self._stopped = True
         self.join()
         self._places.say(self._here())
         self._places.finish(_ANSWER)
 
-    # What it says and hears.
+    # ---- what it publishes and asks ----
 
     def _here(self) -> Whereabouts:
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
-        line = line_of_user(frame) if frame and not self._leaving else ""
+        line = user_line(frame) if frame and not self._leaving else ""
         place = self._world.place
         if place:
             return Whereabouts(f"waits in {place.what}", self._waited(place), place.ranks, line)
         return Whereabouts("has left the program" if self._leaving else "computes", 0.0, (), line)
 
-    def tell_leaving(self) -> None:
-        """Says to all that this rank will meet them no more."""
+    def announce_leaving(self) -> None:
+        """Announces that this rank takes part in no further collective operation."""
         self._leaving = True
         self._places.leave()
 
@@ -294,15 +294,15 @@ class Watchdog(threading.Thread):
         host, process, _ = self._processes[rank]
         return f"rank {rank} (process {process} on {host})"
 
-    def where(self) -> dict[int, Answer]:
+    def locate(self) -> dict[int, Answer]:
         """Asks all other ranks where they are; for the main thread."""
         others = [rank for rank in range(self._world.size) if rank != self._world.rank]
         asked = self._places.ask()
-        while time.monotonic() < asked + _ANSWER and not self._answers_since(asked).keys() >= {
-            *others
-        }:
+        while time.monotonic() < asked + _ANSWER and not self._places.answers_since(
+            asked
+        ).keys() >= {*others}:
             time.sleep(_TICK / 5)
-        answers = self._answers_since(asked)
+        answers = self._places.answers_since(asked)
         silent = Whereabouts("gives no answer", 0.0, ())
         busy = Whereabouts(
             "gives no answer, but lives: it is in a call that holds Python's lock", 0.0, ()
@@ -318,10 +318,7 @@ class Watchdog(threading.Thread):
             for rank in others
         }
 
-    def _answers_since(self, asked: float) -> dict[int, Whereabouts]:
-        return self._places.answers_since(asked)
-
-    # What it concludes.
+    # ---- what it concludes ----
 
     def _waited(self, place: Place) -> float:
         return time.monotonic() - max(place.since, self._awake)
@@ -358,12 +355,12 @@ class Watchdog(threading.Thread):
             self._asked = 0.0
 
     def _judge(self, place: Place, waited: float) -> None:
-        answers, me, what = self._answers_since(self._asked), self._world.rank, place.what
+        answers, me, what = self._places.answers_since(self._asked), self._world.rank, place.what
         mute = [r for r in place.ranks if r != me and r not in answers]
         alive = self._alive(mute)
         silent = [r for r in mute if r not in alive]
         if silent:
-            known = _listed({r: answer for r, answer in answers.items() if r != me})
+            known = _format_answers({r: answer for r, answer in answers.items() if r != me})
             who = self._as_text(silent[0])
             self._end(
                 MISSING,
@@ -372,7 +369,7 @@ class Watchdog(threading.Thread):
             )
         here = f"waits in {what}"
         mine = self._here()._replace(state=here, seconds=waited, ranks=tuple(place.ranks))
-        stuck = _all_waiting(place.ranks, {**answers, me: mine})
+        stuck = _deadlocked(place.ranks, {**answers, me: mine})
         others = {r: answers[r] for r in stuck if r != me and answers[r].state != here}
         if others:
             places = "".join(
@@ -386,8 +383,8 @@ class Watchdog(threading.Thread):
             )
 
     def _alive(self, ranks: Iterable[int]) -> set[int]:
-        """Which of these live, though they give no answer: a long call that holds Python's lock
-        looks like silence."""
+        """Which of these silent ranks are alive: a long call that holds Python's lock looks like
+        silence."""
         asked = {rank: self._processes[rank][2] for rank in ranks}
         return _alive.those_alive(asked) if asked else set()
 

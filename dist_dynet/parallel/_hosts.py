@@ -1,4 +1,4 @@
-"""Which host this is."""
+"""Identifies the host that this process runs on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 
 def identity() -> tuple[str, ...] | None:
-    """Equal for processes that can see one another's open files; None where /proc does not tell.
+    """A key that is equal for processes that can open one another's files through /proc; None where
+    /proc is not available.
 
-    Names alone would take two containers for one host, and the boot alone would take the namespaces
-    of a kernel for one host.
+    The host name alone would treat two containers as one host, and the boot id alone would treat
+    the namespaces of one kernel as one host.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,5 +1,5 @@
-"""Starting and ending MPI: the module of mpi4py, loaded in time or not at all. And giving up what
-MPI was asked for."""
+"""Starts and ends MPI through mpi4py, with a time limit, and abandons requests that nobody waits
+for."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .._environment import number
 from .._launcher import INSTALL, Launch
 
 TIMEOUT = number("DIST_DYNET_TIMEOUT", 600)
-"""Seconds that a rank waits for ranks that are alive but do not come."""
+"""Seconds that a rank waits for ranks that are alive but do not arrive."""
 
 _LONGEST = 1e9
-"""Seconds that a timer of the system can be set to."""
+"""Longest time in seconds that a system timer accepts."""
 
 _finalizes = False
-"""Whether MPI is ended here, not by mpi4py."""
+"""Whether this module, not mpi4py, finalises MPI."""
 
 
 def import_mpi(launch: Launch) -> Any:
-    """mpi4py's MPI module, initialised; the process ends with a traceback if the other ranks do not
-    come within TIMEOUT.
+    """mpi4py's MPI module, initialised. The process ends with a traceback if the other ranks do not
+    start within TIMEOUT.
 
     Raises:
         ImportError: mpi4py is not installed.
@@ -39,7 +39,7 @@ def import_mpi(launch: Launch) -> Any:
     if launch.launcher == "Slurm" and "native" in os.environ.get("PMIX_SECURITY_MODE", "").split(
         ","
     ):
-        # a PMIx without munge, as in the wheel of Open MPI, would complain in sixteen lines
+        # a PMIx without munge, as in the wheel of Open MPI, would print sixteen lines of warnings
         os.environ["PMIX_SECURITY_MODE"] = "native"
     alone = "mpi4py.MPI" not in sys.modules
     if alone:  # MPI_Init holds Python's lock: only a timer in C can end it
@@ -50,7 +50,7 @@ def import_mpi(launch: Launch) -> Any:
         import mpi4py
 
         if alone and mpi4py.rc.finalize is None:
-            # mpi4py would do it in a forked child, too, which then hangs
+            # mpi4py would also finalise in a forked child, which then hangs
             mpi4py.rc.finalize, _finalizes = False, True
         pmix = "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ  # and nothing else
         if alone and pmix and _starts_as_here(mpi4py.rc):
@@ -73,12 +73,13 @@ def import_mpi(launch: Launch) -> Any:
 
 
 def _starts_as_here(rc: Any) -> bool:
-    """Whether mpi4py would start MPI by itself as it is started here."""
+    """Whether mpi4py would start MPI in the same way as this module does."""
     return bool(rc.initialize and rc.threads and rc.thread_level == "multiple")
 
 
 def _refuse_mpich(launch: Launch, mpi: Any) -> None:
-    """Where a launcher speaks only PMIx, MPICH without it would end the process in MPI_Init."""
+    """Refuses MPICH without PMIx where the launcher speaks only PMIx: MPI_Init would end the
+    process."""
     vendor, version = mpi.get_vendor()[0], mpi.Get_library_version()
     if vendor == "MPICH" and "pmix" not in version.lower():
         raise RuntimeError(
@@ -88,7 +89,7 @@ def _refuse_mpich(launch: Launch, mpi: Any) -> None:
 
 
 def remedy(launch: Launch, library: str) -> str:
-    """What to do where a launcher does not start the ranks of mpi4py's library."""
+    """What to do where a launcher cannot start the ranks of mpi4py's library."""
     if launch.launcher == "Slurm":
         return (
             "srun must be told which MPI to start: srun"
@@ -101,9 +102,9 @@ def remedy(launch: Launch, library: str) -> str:
 
 
 def unlink_segments() -> None:
-    """Takes the name of MPICH's segment off /dev/shm, which would stay there with its memory when a
-    rank is killed. To be called when all ranks of this host have come through MPI_Init: none opens
-    it any more, and it goes with the last process that has mapped it. MPICH before 5.0 does so."""
+    """Unlinks MPICH's segment in /dev/shm, which would otherwise stay allocated if a rank is
+    killed. Call it when all ranks of this host have passed MPI_Init: none opens it any more, and
+    the memory is freed with the last process that maps it. Needed by MPICH before 5.0."""
     with suppress(OSError):  # no /proc
         for line in Path("/proc/self/maps").read_text().splitlines():
             if segment := re.search(r" (/dev/shm/mpich_\S+)$", line):
@@ -112,21 +113,20 @@ def unlink_segments() -> None:
 
 
 def finalize_mpi() -> None:
-    """Ends MPI, at the end of the program; unless the program started it by itself, or said who
-    ends it (mpi4py.rc.finalize)."""
+    """Finalises MPI at the end of the program, unless the program started MPI itself or set
+    mpi4py.rc.finalize."""
     mpi = sys.modules["mpi4py.MPI"]
     if _finalizes and not mpi.Is_finalized():
         mpi.Finalize()
 
 
 abandoned: list[Any] = []
-"""Requests that nobody waits for any more, with the memory that MPI may still read or write for
-them."""
+"""Requests that nobody waits for any more, with the buffers that MPI may still access."""
 
 
 def take_back(requests: Sequence[Any], receives: Sequence[bool]) -> None:
-    """Nobody waits for these requests any more, which receive something or send it. What is being
-    sent may still leave: with UCX, MPICH ends the process if a send is cancelled halfway."""
+    """Abandons requests, of which `receives` says whether each receives. Receives are cancelled.
+    Sends are left alone, as MPICH with UCX ends the process if a send is cancelled halfway."""
     for request, is_receive in zip(requests, receives, strict=True):
         if is_receive:
             request.Cancel()

@@ -1,10 +1,10 @@
-"""Where all ranks are: those of a host write it into memory that they share, and one rank of each
-host tells the other hosts.
+"""Tracks where all ranks are: the ranks of a host write it into shared memory, and one rank per
+host sends it to the other hosts.
 
-So a question to all costs a message to each host and one back, however many ranks there are, and a
-rank that hangs or has left is known all the same. The rank that speaks for its host is the first
-that has written lately. Where ranks cannot share memory each is a host of its own. It knows ranks,
-hosts and clocks; what to conclude is the business of _failures.
+A question to all ranks costs one message per host and one reply, however many ranks there are, and
+the state of a rank that hangs or has left is known all the same. The rank that speaks for its host
+is the first that has written recently. Where ranks cannot share memory, each counts as a host of
+its own. This module knows ranks, hosts and clocks; _failures draws the conclusions.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from ._world import World
 from .memory import map_together
 
 _SLOT, _SLOT_PER_RANK = 1 << 10, 4
-"""Bytes of what a rank says of itself, and of which ranks it waits for."""
+"""Bytes for what a rank publishes about itself, and for the ranks it waits for."""
 _HEARD, _HEARD_PER_RANK = 1 << 14, 32
-"""Bytes of what a rank has heard of other hosts' ranks."""
+"""Bytes for what a rank has received about the ranks of other hosts."""
 
 _FRESH = 1.5
-"""Seconds after which a rank that has written nothing does not speak for its host."""
+"""Seconds after which a rank that has written nothing no longer speaks for its host."""
 _SETTLE = 0.3
-"""Seconds that a question waits for those of the host's other ranks: a tick of the watchdog."""
+"""Seconds that a question waits for questions of the host's other ranks: a tick of the watchdog."""
 _AGAIN = 0.7
-"""Seconds after which all ranks of a host are asked, where its first rank has not answered."""
+"""Seconds after which all ranks of a host are asked, if its first rank has not answered."""
 
 
 _WHAT = "start of MPI"
 
 
 class Whereabouts(NamedTuple):
-    """What a rank's main thread does, for how many seconds it has waited (0: it computes), for
-    whom, in which line."""
+    """What a rank's main thread does, how many seconds it has waited (0: it computes), for which
+    ranks, and in which line."""
 
     state: str
     seconds: float
@@ -49,7 +49,7 @@ class Whereabouts(NamedTuple):
 
 
 class Board:
-    """A page for each rank of a host, which it alone writes, and all read."""
+    """One page of shared memory per rank of a host: written by that rank, read by all."""
 
     _HEAD = struct.Struct("<dddII")
 
@@ -58,7 +58,7 @@ class Board:
         self._last: list[Any] = [None] * len(pages)
 
     def put(self, place: int, obj: Any, times: tuple[float, float, float]) -> bool:
-        """Writes a page; False: there is no room for it."""
+        """Writes a page. Returns False if the object does not fit."""
         data = zlib.compress(pickle.dumps(obj), 1)
         page, start = self._pages[place], self._HEAD.size
         if start + len(data) > len(page):
@@ -68,12 +68,11 @@ class Board:
         return True
 
     def times(self, place: int) -> tuple[float, float, float]:
-        """The times of a page; 0 where nothing was written."""
+        """The times on a page; 0 where nothing was written."""
         return self._HEAD.unpack_from(self._pages[place])[:3]
 
     def get(self, place: int) -> Any:
-        """What stands on a page; while it is being written, what stood there when it was last
-        read."""
+        """The object on a page; while the page is being written, the object that was read last."""
         page, start = self._pages[place], self._HEAD.size
         *_, length, check = self._HEAD.unpack_from(page)
         data = bytes(page[start : start + min(length, len(page))])
@@ -83,7 +82,7 @@ class Board:
 
 
 def find_hosts(world: World) -> None:
-    """From now on the world knows which ranks share a host. Collective."""
+    """Records in the world which ranks share a host. Collective."""
     by_host: dict[Any, list[int]] = {}
     for rank, name in enumerate(world.gather(world.comm, identity(), _WHAT)):
         by_host.setdefault(rank if name is None else name, []).append(rank)
@@ -91,8 +90,8 @@ def find_hosts(world: World) -> None:
 
 
 def boards(world: World) -> tuple[list[list[int]], Board, Board]:
-    """The ranks of each host, a board for what its ranks say, and one for what they have heard.
-    Collective."""
+    """The ranks of each host, a board for what its ranks publish, and one for what they have
+    received. Collective."""
     what, me, hosts = _WHAT, world.rank, world.layout
     mine = next(ranks for ranks in hosts if me in ranks)
     sizes = [_SLOT + _SLOT_PER_RANK * world.size, _HEARD + _HEARD_PER_RANK * world.size]
@@ -100,7 +99,7 @@ def boards(world: World) -> tuple[list[list[int]], Board, Board]:
         mapped = map_together(
             world, world.comm, mine, len(mine), None, lambda _: sizes if len(mine) > 1 else [], what
         )
-    except OSError:  # on all ranks: they do without
+    except OSError:  # raised on all ranks: they go on without shared memory
         hosts, mine, mapped = [[r] for r in range(world.size)], [me], []
     if not mapped:
         alone = [Board([memoryview(bytearray(size))]) for size in sizes]
@@ -113,14 +112,14 @@ def boards(world: World) -> tuple[list[list[int]], Board, Board]:
 
 
 class Places:
-    """What this rank says and hears of where ranks are.
+    """Publishes where this rank is, and collects where the others are.
 
     Args:
         world: all ranks.
         comm: a communicator for this alone.
         hosts: the ranks of each host.
-        words: the board of what this host's ranks say of themselves.
-        heard: that of what they have heard.
+        words: the board for what this host's ranks publish about themselves.
+        heard: the board for what they have received from other hosts.
         clock: seconds, the same for all ranks of a host.
     """
 
@@ -140,19 +139,19 @@ class Places:
         self._words, self._heard = words, heard
         self._sending = threading.Lock()
         self._sent: list[Any] = []
-        # of other hosts' ranks the last answer, and its time of arrival
+        # last answer of each rank of other hosts, and its time of arrival
         self._answers: dict[int, tuple[Whereabouts, float]] = {}
         self._left: dict[int, float] = {}
-        self._wants = 0.0  # when this rank has asked
-        self._leaves = 0.0  # when it has left
-        self._asked = 0.0  # when this rank has asked other hosts
-        self._awaited: list[list[int]] = []  # hosts that have not answered since
-        self._told: set[int] = set()  # of which ranks of this host the others know that they left
+        self._wants = 0.0  # when this rank asked
+        self._leaves = 0.0  # when this rank left
+        self._asked = 0.0  # when this rank asked other hosts
+        self._awaited: list[list[int]] = []  # hosts that have not answered since then
+        self._told: set[int] = set()  # ranks of this host whose leaving was sent to other hosts
 
-    # ---- what this rank says -----------------------------------------------------------
+    # ---- what this rank publishes ------------------------------------------------------
 
     def say(self, here: Whereabouts) -> None:
-        """Where this rank is now."""
+        """Publishes where this rank is now."""
         now = self._clock()
         since = now - here.seconds if here.seconds else 0.0
         times = now, self._wants, self._leaves
@@ -160,18 +159,19 @@ class Places:
             self._words.put(self._me, here._replace(seconds=since, ranks=(), line=""), times)
 
     def ask(self) -> float:
-        """Asks where all others are; answers_since() this time has what they say."""
+        """Asks where all ranks are. Pass the returned time to answers_since() to get the
+        answers."""
         self._wants = self._clock()
         return self._wants
 
     def leave(self) -> None:
-        """From now on this rank meets the others no more."""
+        """Announces that this rank takes part in no further collective operation."""
         self._leaves = self._clock()
 
-    # ---- what goes to and fro ----------------------------------------------------------
+    # ---- messages between hosts --------------------------------------------------------
 
     def turn(self) -> None:
-        """Takes what has come; speaks for this host if it is this rank's turn."""
+        """Handles incoming messages, and speaks for this host if it is this rank's turn."""
         self._read()
         now = self._clock()
         for place in range(self._me):
@@ -223,7 +223,7 @@ class Places:
     # ---- what is known -----------------------------------------------------------------
 
     def answers_since(self, asked: float) -> dict[int, Whereabouts]:
-        """Where ranks are that have said so since that time, this one among them."""
+        """Where the ranks are that have reported since that time, this one included."""
         answers = dict(self._answers)
         for place in range(len(self._mine)):
             if place != self._me and self._heard.times(place)[0] >= asked:
@@ -234,7 +234,7 @@ class Places:
         return dict(sorted((late | self._of_host(asked)).items()))
 
     def _of_host(self, after: float) -> dict[int, Whereabouts]:
-        """Where those of this host are that have said so since."""
+        """Where the ranks of this host are that have reported since that time."""
         found, now = {}, self._clock()
         for place, rank in enumerate(self._mine):
             if self._words.times(place)[0] >= after and (here := self._words.get(place)):
@@ -243,7 +243,7 @@ class Places:
         return found
 
     def left(self) -> dict[int, float]:
-        """Which ranks have left, and when that was heard."""
+        """The ranks that have left, and when this became known."""
         left = dict(self._left)
         for place, rank in enumerate(self._mine):
             if place != self._me and self._heard.times(place)[0]:
@@ -253,8 +253,9 @@ class Places:
         return left
 
     def finish(self, limit: float) -> None:
-        """When all ranks have left: takes what other hosts have said, since MPI libraries complain
-        at their end of messages that nobody has received; for so many seconds at most."""
+        """Receives the remaining messages of other hosts after all ranks have left, since MPI
+        libraries complain about unreceived messages when they end. Takes at most `limit`
+        seconds."""
         until = time.monotonic() + limit
         awaited = {rank for ranks in self._others for rank in ranks} if self._me == 0 else set()
         while (

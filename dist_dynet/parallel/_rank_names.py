@@ -1,15 +1,15 @@
-"""How messages name ranks."""
+"""Formats ranks in messages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 FEW = 8
-"""Ranks that a message names one by one."""
+"""Up to so many ranks are named one by one."""
 
 
 def format_ranks(ranks: Sequence[int]) -> str:
-    """As errors name them.
+    """The ranks as error messages name them.
 
     >>> format_ranks([2]), format_ranks([0, 1, 4])
     ('rank 2', 'ranks 0, 1 and 4')
@@ -31,7 +31,7 @@ def format_ranks(ranks: Sequence[int]) -> str:
 
 
 def _runs(ranks: Sequence[int]) -> list[tuple[int, int]]:
-    """First and last of each run of numbers that follow one another."""
+    """First and last rank of each run of consecutive ranks."""
     runs: list[tuple[int, int]] = []
     for rank in ranks:
         if runs and rank == runs[-1][1] + 1:

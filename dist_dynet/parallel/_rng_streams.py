@@ -1,4 +1,4 @@
-"""Where a rank's random numbers stand: ours, Python's `random`, and NumPy's global generator."""
+"""Saves and restores a rank's random generators: ours, Python's `random` and NumPy's global one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from .._random_state import random_state, set_random_state
 
 
-def draws() -> dict[str, Any]:
-    """The states of all three generators of this process."""
+def rng_states() -> dict[str, Any]:
+    """The states of the three generators of this process."""
     version, words, gauss = random.getstate()
     return {
         "dist_dynet": random_state(),
@@ -23,16 +23,16 @@ def draws() -> dict[str, Any]:
 
 
 def set_rng_streams(state: Mapping[str, Any]) -> None:
-    """Goes on drawing from a draws()."""
+    """Restores states that rng_states() returned."""
     set_random_state(state["dist_dynet"])
     python = state["python"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     np.random.set_state(state["numpy"])
 
 
-def go_on_drawing(state: Mapping[str, Any], rank: int, ranks: int) -> None:
-    """Goes on drawing in a run that so many ranks have saved: from the draws() of this rank; from
-    rank 0's, if it was not there."""
+def resume_rng_streams(state: Mapping[str, Any], rank: int, ranks: int) -> None:
+    """Resumes from a checkpoint of `ranks` ranks: a rank that saved its states restores them, and
+    an additional rank derives new ones from rank 0's, which `state` holds then."""
     if rank < ranks:
         set_rng_streams(state)
     else:
@@ -40,10 +40,9 @@ def go_on_drawing(state: Mapping[str, Any], rank: int, ranks: int) -> None:
 
 
 def _derive_rng_streams(state: Mapping[str, Any], rank: int) -> None:
-    """Draws for a rank that was not there when they were saved: made from rank 0's, other ones for
-    each rank.
+    """Seeds the generators of an additional rank from rank 0's states, differently for each rank.
 
-    In graphs the rank itself tells draws apart, so that counting goes on from rank 0's; the
+    Draws in graphs depend on the rank anyway, so that their counters continue from rank 0's. The
     generators of Python and NumPy are seeded anew.
     """
     set_random_state(state["dist_dynet"])

@@ -1,8 +1,8 @@
-"""Who writes files when there are several ranks: rank 0, so that user code needs no `if rank == 0`.
+"""Lets rank 0 write the files of all ranks, so that user code needs no `if rank == 0`.
 
-save() on another rank returns when rank 0's file is there. Rank 0 waits for nobody: it sends notes,
-so that calling save() on rank 0 only is harmless, and calling it on another rank only ends with a
-warning. It knows nothing of file formats.
+On other ranks save() returns when rank 0's file is in place. Rank 0 waits for nobody, it only sends
+notes: calling save() on rank 0 alone is harmless, and calling it on another rank alone ends with a
+warning. This module knows nothing about file formats.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from ._mpi import TIMEOUT
 from ._world import World
 
 _PATIENCE = 10.0
-"""Seconds that another rank waits for rank 0 to begin."""
+"""Seconds that another rank waits for rank 0 to begin a save."""
 
 _Place = tuple[int, int]
-"""Number of collective operations of all ranks so far, number of saves since the last: the same on
-all ranks that call save(). By it, notes of saves that rank 0 made alone are told apart and thrown
-away."""
+"""Number of collective operations so far, and number of saves since the last one: equal on all
+ranks that call save(). It identifies notes of saves that rank 0 made alone, which are discarded."""
 
 
 class RankZeroWrites:
-    """The policy of dist_dynet.io.files when there are several ranks."""
+    """The policy of dist_dynet.io.files with several ranks."""
 
     def __init__(self, world: World) -> None:
         self._world, self._comm = world, world.duplicate()
@@ -34,7 +33,7 @@ class RankZeroWrites:
         self._sent: list[Any] = []
 
     def writes(self) -> bool:
-        """Whether this rank writes. Tells the others that a save has begun."""
+        """Whether this rank writes. Notifies the others that a save has begun."""
         collective, saves = self._at
         now = self._world.collectives
         self._at = (now, saves + 1 if collective == now else 1)
@@ -43,7 +42,7 @@ class RankZeroWrites:
         return self._world.rank == 0
 
     def keeps_gradients(self) -> bool:
-        """No: each rank has a part of them. Rank 0 warns of it, once."""
+        """No: each rank holds only its part of them. Rank 0 warns about it once."""
         if self._world.rank == 0 and not self._has_warned:
             self._has_warned = True
             warn(
@@ -54,8 +53,7 @@ class RankZeroWrites:
         return False
 
     def finished(self, error: BaseException | None) -> None:
-        """Called at the end of a save: the file is in its place when this returns, on whichever
-        rank.
+        """Ends a save. When it returns, on any rank, the file is in place.
 
         Raises:
             RuntimeError: rank 0 could not write it.
@@ -97,7 +95,7 @@ class RankZeroWrites:
 
 
 def install(world: World) -> None:
-    """Puts the first rank of this world in charge of the files of all its ranks. Collective."""
+    """Lets the first rank of this world write the files of all its ranks. Collective."""
     from ..io import files
 
     files.set_policy(RankZeroWrites(world) if world.size > 1 else files.OneProcess())

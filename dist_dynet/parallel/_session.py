@@ -1,8 +1,7 @@
-"""The one place where MPI starts: at the first use of dist_dynet.parallel, and only under a
-launcher.
+"""Starts MPI at the first use of dist_dynet.parallel, and only under a launcher.
 
-It knows what else changes when there is more than one rank: failures are watched, random streams
-differ, rank 0 writes the files.
+This is the one place that does so. With several ranks it also turns on the watching of failures,
+gives each rank its own random stream, and lets rank 0 write the files.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from ._world import World
 _lock = threading.Lock()
 _world: World | None = None
 _key: Any = None
-"""Under which a communicator keeps its world."""
+"""MPI attribute key under which a communicator stores its world."""
 
 
 def world(comm: Any = None) -> World:
-    """All ranks of this job; a world of one without a launcher. With an mpi4py communicator: its
+    """All ranks of this job; without a launcher, a world of one. With an mpi4py communicator: its
     ranks.
 
-    A communicator is duplicated at its first use, which is collective over its ranks.
+    A communicator is duplicated when it is first used, which is collective over its ranks.
 
     Raises:
         TypeError: not a communicator of mpi4py, or one between two groups.
@@ -94,9 +93,9 @@ def _start() -> World:
     return started
 
 
-def note_ranks_alone() -> None:
-    """At the end of a program that a launcher has started on several ranks, rank 0 says so if each
-    has trained a model without a word to the others."""
+def warn_of_separate_ranks() -> None:
+    """At the end of a program that a launcher started on several ranks, rank 0 warns if each rank
+    has trained a separate model, without ever communicating."""
     process = os.getpid()
 
     def note() -> None:

@@ -1,8 +1,8 @@
-"""SIGUSR1, by which a batch system says that time is nearly up: it marks all Checkpointers, which
-save at the next step.
+"""Handles SIGUSR1, by which a batch system announces that time is nearly up: all Checkpointers are
+marked, and save at the next step.
 
-A handler must be installed after MPI has started, since MPI libraries install their own. Python's
-handler of before is called, too.
+The handler must be installed after MPI has started, since MPI libraries install their own. A
+previous Python handler is called as well.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ from types import FrameType
 from typing import Any, Protocol
 
 
-class Marked(Protocol):
-    """What is to be told."""
+class Markable(Protocol):
+    """Something that SIGUSR1 marks."""
 
     def mark(self) -> None:
-        """Called in the main thread, between any two steps of the interpreter: sets a mark and
-        returns."""
+        """Sets a mark and returns. Called in the main thread, between any two bytecodes."""
 
 
 _marked: weakref.WeakSet[Any] = weakref.WeakSet()
 _previous: Any = None
 
 
-def tell_of_usr1(marked: Marked) -> None:
-    """Marks the object, as long as it lives, whenever SIGUSR1 arrives. Outside of the main thread
-    Python allows no handler: then never."""
+def mark_on_usr1(marked: Markable) -> None:
+    """Marks the object whenever SIGUSR1 arrives, as long as the object lives. Does nothing outside
+    the main thread, where Python allows no handlers."""
     global _previous
     _marked.add(marked)
     if (
@@ -41,13 +40,13 @@ def tell_of_usr1(marked: Marked) -> None:
 
 
 def _ignore() -> None:
-    """At the end of the program: Python itself would go back to the default, which kills a program
-    that has done its work and only gives back its memory."""
+    """Ignores SIGUSR1 at the end of the program. Python would restore the default handler, which
+    kills a process that has finished its work and only frees its memory."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _on_usr1(number: int, frame: FrameType | None) -> None:
     for marked in list(_marked):
         marked.mark()
-    if callable(_previous):  # neither the default, which would end the process, nor one of C
+    if callable(_previous):  # neither the default handler nor one installed by C code
         _previous(number, frame)

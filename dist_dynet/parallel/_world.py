@@ -1,8 +1,8 @@
-"""The ranks of this job as seen from one of them: starting MPI, and waiting for the others.
+"""The ranks of this job as seen from one of them: starts MPI, and waits for the others.
 
-It knows mpi4py and nothing of parameters. It never blocks inside MPI: every wait is a loop that
-polls, so that a missing rank is noticed, and that gives its core away after a millisecond. What
-happens to the job when a rank fails is the business of _failures.
+It knows mpi4py and nothing about parameters. It never blocks inside MPI: every wait is a loop that
+polls, so that a missing rank is noticed, and that yields its core after a millisecond. What happens
+to the job when a rank fails is the business of _failures.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from .._launcher import Launch
 from .._version import __version__
 from ..trainers.arguments import number
 from ..trainers.at_once import AtOnce, let_through
-from ._lines import line_of_user
 from ._mpi import TIMEOUT, abandoned, import_mpi, remedy, unlink_segments
 from ._rank_names import FEW, format_ranks
+from ._user_line import user_line
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
-"""Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something
-has moved, 20 us at first, at most this."""
+"""Seconds of waiting without sleep; after that a rank sleeps for a fiftieth of the time since the
+last progress, at least 20 us and at most this long."""
 
 _FLUSH = 0.5
-"""Seconds of waiting after which a timeline shows them, and again."""
+"""Seconds after which a wait appears in a timeline; repeated."""
 
 _PAUSE = 2.0
-"""Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z:
-they are no waiting."""
+"""Seconds without a poll after which the process must have been stopped, by a batch system or
+Ctrl-Z; they do not count as waiting."""
 
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
-"""Between two polls: with 4 ranks on 2 cores it halves the time of an exchange."""
+"""Called between two polls: with 4 ranks on 2 cores it halves the time of an exchange."""
 
 
 class Place(NamedTuple):
@@ -55,24 +55,23 @@ class Place(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Where another rank is: what it does, and the same in a message that names rank, process, host
-    and line."""
+    """Where another rank is: its state, and a message with its rank, process, host and line."""
 
     state: str
-    words: str
+    message: str
 
 
 class _Job:
-    """What all worlds of this process share."""
+    """State that all worlds of this process share."""
 
     def __init__(self) -> None:
         self.size = 1
         self.place: Place | None = None
-        self.where: Callable[[], dict[int, Answer]] = dict
+        self.locate: Callable[[], dict[int, Answer]] = dict
         self.is_forked = False
 
     def begins(self) -> None:
-        """From now on there are other ranks."""
+        """Notes that there are other ranks from now on."""
         os.register_at_fork(after_in_child=self._in_child)
 
     def _in_child(self) -> None:
@@ -80,24 +79,24 @@ class _Job:
 
 
 class _Collectives:
-    """What is counted for all views of one world."""
+    """Counters and state that all views of one world share."""
 
     def __init__(self) -> None:
         self.count = 0
         self.trainers = 0
         self.loans = 0
         self.checks = False
-        self.interrupted = ""  # the collective operation that this rank has begun and not ended
-        self.apart = ""  # the one in which each rank computes by itself now
+        self.interrupted = ""  # the collective operation that this rank began and did not end
+        self.forbidden_in = ""  # the operation in which each rank computes on its own now
         self.barrier: tuple[Any, str] | None = None
         self.lent: dict[int, Any] = {}
-        self.returned: SimpleQueue[int] = SimpleQueue()  # filled by Python's collector, at any time
+        self.returned: SimpleQueue[int] = SimpleQueue()  # filled by finalizers
         self.gone: set[int] = set()
 
 
 class World:
-    """All ranks of the job, or a part of them. `size == 1` means alone: then `comm` is None and
-    nothing may be sent."""
+    """All ranks of the job, or some of them. With `size == 1`, `comm` is None and nothing may be
+    sent."""
 
     def __init__(self, launch: Launch | None) -> None:
         self.rank, self.size, self.local_rank = (
@@ -107,9 +106,10 @@ class World:
         self.hosts = [self.host]  # of all ranks of the job
         self.process = os.getpid()
         self.timeout = TIMEOUT  # seconds that a rank waits for ranks that are alive
-        self.members: Sequence[int] = range(self.size)  # of each rank here its rank in the job
+        self.members: Sequence[int] = range(self.size)  # for each rank here, its rank in the job
         self.layout = [[rank] for rank in range(self.size)]
-        """The ranks of the job on each host; of one whose host is not known, by itself."""
+        """The ranks of the job by host; a rank whose host is unknown counts as a host of its
+        own."""
         self.mpi: Any = None
         self.comm: Any = None
         self._job, self._collectives = _Job(), _Collectives()
@@ -143,8 +143,9 @@ class World:
         part.comm = part.duplicate(comm)
         return part
 
-    def patient(self, timeout: float | None) -> World:
-        """The same ranks and collective operations, waited for so many seconds; None: as here."""
+    def with_timeout(self, timeout: float | None) -> World:
+        """The same ranks and collective operations, with a wait of at most so many seconds; None:
+        unchanged."""
         if timeout is None:
             return self
         what = "DistributedTrainer: timeout, in seconds,"
@@ -156,19 +157,19 @@ class World:
 
     @property
     def host_ranks(self) -> list[list[int]]:
-        """The ranks here on each host, in the order of the hosts' first ranks."""
+        """The ranks here by host, in the order of the hosts' first ranks."""
         here = {member: rank for rank, member in enumerate(self.members)}
         found = [sorted(here[r] for r in ranks if r in here) for ranks in self.layout]
         return sorted(ranks for ranks in found if ranks)
 
     @property
     def name(self) -> str:
-        """[rank 1/4], as errors begin: the rank in the job."""
+        """[rank 1/4], the rank in the job, as error messages begin."""
         return f"[rank {self.members[self.rank]}/{self._job.size}]"
 
     @property
     def collectives(self) -> int:
-        """How many collective operations there were."""
+        """The number of collective operations so far."""
         return self._collectives.count
 
     @property
@@ -176,12 +177,12 @@ class World:
         """What the main thread waits for; None while it computes."""
         return self._job.place
 
-    def answers_by(self, where: Callable[[], dict[int, Answer]]) -> None:
-        """From now on this asks all ranks of the job where they are."""
-        self._job.where = where
+    def locate_ranks_by(self, locate: Callable[[], dict[int, Answer]]) -> None:
+        """Sets the function that asks all ranks of the job where they are."""
+        self._job.locate = locate
 
     def duplicate(self, comm: Any = None, what: str = "start of MPI") -> Any:
-        """A communicator of its own for one purpose, so that messages of two purposes never meet.
+        """A communicator for one purpose, so that its messages never mix with others.
         Collective."""
         new, request = (comm or self.comm).Idup()
         self.wait([request], what)
@@ -189,18 +190,18 @@ class World:
 
     def lend(self, owner: object) -> Any:
         """A communicator as duplicate() makes it, for as long as the owner lives: MPI libraries
-        have two thousand or so. Collective.
+        have about two thousand. Collective.
 
-        Only all ranks together can give one back: they do so here, with those whose owners are gone
-        on all ranks.
+        Only all ranks together can free a communicator. They do so here, for those whose owners are
+        gone on every rank.
         """
-        self._refuse_interrupted()
+        self._refuse_out_of_step()
         collectives_made = self._collectives
         with suppress(Empty):
             while True:
                 collectives_made.gone.add(collectives_made.returned.get_nowait())
         what = f"start of {type(owner).__name__}"
-        gone = collectives_made.gone if not abandoned else set()  # MPI may still write by those
+        gone = collectives_made.gone if not abandoned else set()  # MPI may still use those
         every = self.gather(self.comm, gone, what)
         for loan in sorted(set[int].intersection(*every)):
             collectives_made.gone.remove(loan)
@@ -213,23 +214,24 @@ class World:
         return comm
 
     def number_trainer(self) -> str:
-        """What tells collective operations of one more trainer from those of others."""
+        """A suffix that tells the collective operations of one more trainer from those of the
+        others."""
         self._collectives.trainers += 1
         return f" of trainer {self._collectives.trainers}" if self._collectives.trainers > 1 else ""
 
     @property
     def checks(self) -> bool:
-        """Whether every collective operation begins with a comparison of what the ranks are about
-        to do, and where in the program."""
+        """Whether every collective operation first compares what the ranks are about to do, and
+        where in the program."""
         return self._collectives.checks
 
-    def check_from_now_on(self, checks: bool = True) -> None:
-        """Turns the comparison on, or off. To be called on all ranks at one time."""
+    def set_checks(self, checks: bool = True) -> None:
+        """Turns these comparisons on or off. Call it on all ranks at the same point."""
         self._collectives.checks = checks
 
     def collective(self, what: str, at_one_line: bool = True) -> str:
-        """Counts one more collective operation of all ranks and names it; the numbers agree on all
-        ranks as long as they call the same things.
+        """Counts one more collective operation of all ranks and names it. The numbers agree as long
+        as all ranks make the same calls.
 
         Args:
             what: its kind.
@@ -237,14 +239,14 @@ class World:
 
         Raises:
             RuntimeError: with checks, on all ranks: they call different collective operations. This
-                rank has left a collective operation half done: see whole().
+                rank has left a collective operation half done: see uninterrupted().
         """
-        self._refuse_interrupted()
-        self.refuse_call()
+        self._refuse_out_of_step()
+        self.refuse_collective()
         self._collectives.count += 1
         name = self.name_of(what, self._collectives.count)
         if self.checks:
-            here = f"{name}{line_of_user(sys._getframe()) if at_one_line else ''}"
+            here = f"{name}{user_line(sys._getframe()) if at_one_line else ''}"
             mine, every = np.array([hash_of(here)]), np.empty(self.size, np.int64)
             self.wait([self.comm.Iallgather(mine, every)], here)
             if (every != mine).any():
@@ -252,20 +254,22 @@ class World:
         return name
 
     def count_unchecked(self) -> int:
-        """Counts one more collective operation, as collective(), but without a name: its number.
-        0: there are checks, for which collective() is to be called."""
-        self.refuse_call()
+        """As collective(), but returns only the number; 0 if checks are on and collective() must be
+        called."""
+        self.refuse_collective()
         here = self._collectives
         here.count += not here.checks
         return 0 if here.checks else here.count
 
     @contextmanager
-    def whole(self, what: str) -> Iterator[None]:
-        """A collective operation on `comm` in several messages. If an exception that other ranks do
-        not have ends it, this rank meets them no more.
+    def uninterrupted(self, what: str) -> Iterator[None]:
+        """Guards a collective operation on `comm` that takes several messages. If an exception that
+        other ranks do not have ends it, this rank is out of step, and refuses all further
+        collective operations.
 
-        What it sends next would be taken for what it has left out. Exceptions that all ranks have
-        alike are RuntimeError and ValueError. Signals end it in waits, which keep MPI's buffers.
+        Its next message would be taken for one that it left out. RuntimeError and ValueError are
+        raised by all ranks alike, so they do no harm. Signals interrupt only waits, which keep
+        MPI's buffers.
         """
         with AtOnce(self.size > 1, may_leave=lambda: True):
             self._collectives.interrupted = what if self.size > 1 else ""
@@ -277,35 +281,35 @@ class World:
             self._collectives.interrupted = ""
 
     @contextmanager
-    def apart(self, what: str) -> Iterator[None]:
-        """Each rank calls the program's functions by itself, and as often as it has examples: no
-        collective operation may be among what they do."""
-        self._collectives.apart = what if self.size > 1 else ""
+    def no_collectives(self, what: str) -> Iterator[None]:
+        """Forbids collective operations while each rank calls the program's functions on its own,
+        as often as it has examples."""
+        self._collectives.forbidden_in = what if self.size > 1 else ""
         try:
             yield
         finally:
-            self._collectives.apart = ""
+            self._collectives.forbidden_in = ""
 
-    def is_left(self, what: str) -> None:
-        """Notes that this rank has left a collective operation which the others have begun or will
-        begin: it meets them no more."""
+    def mark_out_of_step(self, what: str) -> None:
+        """Notes that this rank has left a collective operation that the others have begun or will
+        begin. Further ones are refused."""
         self._collectives.interrupted = what if self.size > 1 else ""
 
-    def _refuse_interrupted(self) -> None:
+    def _refuse_out_of_step(self) -> None:
         if self._collectives.interrupted:
             raise RuntimeError(
                 f"{self.name} {self._collectives.interrupted} was interrupted, so that this rank is"
                 " out of step with the others. Start the job again from a checkpoint."
             )
 
-    def refuse_call(self) -> None:
-        """Only the ranks themselves meet: raises a RuntimeError in a forked child, which the others
-        would take for its parent, and within apart()."""
-        if self._collectives.apart:
+    def refuse_collective(self) -> None:
+        """Raises a RuntimeError in a forked child, which the others would take for its parent, and
+        inside no_collectives()."""
+        if self._collectives.forbidden_in:
             raise RuntimeError(
-                f"{self.name} the function that {self._collectives.apart} calls must not meet the"
-                " other ranks, as update() does: each rank calls it for other examples. Do that"
-                f" before or after {self._collectives.apart}."
+                f"{self.name} the function that {self._collectives.forbidden_in} calls must not"
+                " meet the other ranks, as update() does: each rank calls it for other examples. Do"
+                f" that before or after {self._collectives.forbidden_in}."
             )
         if self._job.is_forked:
             raise RuntimeError(
@@ -315,7 +319,7 @@ class World:
             )
 
     def name_of(self, what: str, number: int) -> str:
-        """The name of a collective operation of this kind that was the number-th."""
+        """The name of the collective operation with this kind and number."""
         whole = self.size == self._job.size
         return f"{what} (collective {number}{'' if whole else f' of {format_ranks(self.members)}'})"
 
@@ -326,7 +330,7 @@ class World:
         timeout: float | None = None,
         moves: Callable[[], int] = int,
     ) -> None:
-        """Polls until all of these requests are complete; moves as for wait_until().
+        """Polls until all requests are complete. `moves` is as in wait_until().
 
         Raises:
             TimeoutError: the others did not come in time; it says where they are.
@@ -345,8 +349,8 @@ class World:
         timeout: float | None = None,
         moves: Callable[[], int] = int,
     ) -> None:
-        """Polls until done() says so, more often for as long as moves() rises: then it is not ranks
-        that are waited for, but the wire.
+        """Polls until done() returns True, more often as long as moves() increases: then the wait
+        is for the network, not for ranks.
 
         Raises:
             TimeoutError: as wait().
@@ -379,7 +383,8 @@ class World:
             self._job.place = None
 
     def barrier(self, timeout: float | None = None) -> None:
-        """Returns when all ranks have come here. After a TimeoutError, a second call waits on."""
+        """Returns when all ranks have called it. After a TimeoutError, another call continues the
+        wait."""
         collectives_made = self._collectives
         if collectives_made.barrier is None:
             what = self.collective("barrier")
@@ -389,8 +394,8 @@ class World:
         collectives_made.barrier = None
 
     def agree(self, comm: Any, mine: str | Mapping[str, str] | None, what: str) -> None:
-        """Makes sure that all ranks say the same, but for those that say nothing (None): one thing,
-        or several, each with what to do where it is the first that differs. Collective.
+        """Makes sure that all ranks give the same text, or texts, each with a remedy for when it is
+        the first that differs. Ranks that give None are not compared. Collective.
 
         Raises:
             RuntimeError: on all ranks, with what this one and the first unlike it say otherwise.
@@ -413,7 +418,7 @@ class World:
         )
 
     def exchange_bytes(self, comm: Any, mine: bytes, what: str) -> list[bytes]:
-        """The byte strings of all ranks, on all of them."""
+        """The byte strings of all ranks, on every rank."""
         if self.size == 1:
             return [mine]
         sizes = np.empty(self.size, np.int64)
@@ -427,31 +432,31 @@ class World:
         ]
 
     def gather(self, comm: Any, mine: Any, what: str) -> list[Any]:
-        """The objects of all ranks, on all of them."""
+        """The objects of all ranks, on every rank."""
         return [pickle.loads(b) for b in self.exchange_bytes(comm, pickle.dumps(mine), what)]
 
     def _missing(self, what: str) -> str:
-        """Which ranks have not come, and where all the others are."""
+        """Which ranks have not arrived, and where the others are."""
         answers = {
             rank: answer
-            for rank, answer in sorted(self._job.where().items())
+            for rank, answer in sorted(self._job.locate().items())
             if rank in self.members
         }
         late = [rank for rank, answer in answers.items() if answer.state != f"waits in {what}"]
-        told = [answer.words for answer in answers.values()]
-        if len(told) > FEW:  # first who is missing
-            told = [answers[rank].words for rank in late[:FEW]]
-            told.append(f"{len(answers) - len(told)} more are not listed")
-        return "; ".join([format_ranks(late) if late else "the other ranks", *told])
+        listed = [answer.message for answer in answers.values()]
+        if len(listed) > FEW:  # the missing ranks first
+            listed = [answers[rank].message for rank in late[:FEW]]
+            listed.append(f"{len(answers) - len(listed)} more are not listed")
+        return "; ".join([format_ranks(late) if late else "the other ranks", *listed])
 
 
 def pause(polled: float, now: float) -> float:
-    """For how many of the seconds between two polls this process was stopped."""
+    """How many of the seconds between two polls this process was stopped."""
     return now - polled if now - polled > _PAUSE else 0.0
 
 
 def hash_of(text: str) -> int:
-    """64 bits that are the same in every process."""
+    """A 64-bit hash that is the same in every process."""
     return int.from_bytes(
         hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
     )

@@ -1,8 +1,8 @@
-"""The passes of an accumulation: what each was, how many there are, and the earlier ones'
-gradients, which wait until the update.
+"""The passes of an accumulation: what each one was, how many there are, and the gradients of
+earlier passes, which wait for the update.
 
-It knows when gradients move into the stash and out of it. With which factor they count, and when
-the ranks exchange, is said by its callers.
+It knows when gradients move into the stash and out of it. Its callers decide how much a pass counts
+and when the ranks exchange.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _NO_BATCH = Step()
 
 
 class Pass(NamedTuple):
-    """What was gathered since the last call of update()."""
+    """The gradients gathered since the last call of update()."""
 
     batch: Batch[Any] | None
     n: float
-    total: float | None  # n of all ranks together; None: they must be asked
-    named: bool  # the program has said what it is
+    total: float | None  # n over all ranks; None: they must be asked
+    named: bool  # the program has named the batch or the weight
     problem: str = ""  # why it is not known which batch it is
 
     def step(self, passes: int = 1, subset: int = 0) -> Step:
-        """What must be alike on all ranks."""
+        """What must be equal on all ranks."""
         if self.batch is None and passes == 1 and not subset:
             return _NO_BATCH
         return Step(self.batch.description if self.batch is not None else (), passes, subset)
 
 
-def odd_pass(batch: Batch[Any], here: World, named: bool, counts: bool) -> Pass:
-    """What was gathered from a batch that was changed in place, or is of a shard() over other ranks
-    than the trainer's.
+def pass_of_unusual_batch(batch: Batch[Any], here: World, named: bool, counts: bool) -> Pass:
+    """The pass of a batch that was changed in place, or whose shard() is over other ranks than the
+    trainer's.
 
     Args:
         batch: the batch.
@@ -72,12 +72,12 @@ def odd_pass(batch: Batch[Any], here: World, named: bool, counts: bool) -> Pass:
             f" {format_ranks(here.members)}; got one over {format_ranks(ranks)}. Give shard() the"
             " same comm= as the trainer."
         )
-    # each rank, or each group, has data of its own: what all of them count is asked for
+    # each rank or group has its own data: the total must be asked for
     return Pass(batch, batch.n, batch.n if here.size == 1 else None, named, problem)
 
 
 def refuse_micro_batch(batch: Batch[Any]) -> None:
-    """Of a trainer that knows of none.
+    """Refuses micro-batches, for trainers that do not support them.
 
     Raises:
         RuntimeError: it is one.
@@ -114,9 +114,9 @@ def share(
         if total is None and not problem:
             problem = "another rank does not know which batch its gradients come from."
     else:
-        negotiation.tell_weight(this.n, total, flags, problem)
+        negotiation.send_weight(this.n, total, flags, problem)
     if negotiation is not None and is_last:
-        of_earlier = negotiation.weights_problem()
+        of_earlier = negotiation.wrong_weights_problem()
         problem = problem or of_earlier
     return (this.n / total if total else 0.0), problem
 
@@ -128,29 +128,29 @@ class Accumulation:
         self._trainer, self._hooks = trainer, Hooks(trainer)
         self.stash = Stash.of(root_of(trainer.collection))
         self.passes = 0  # calls of update() since the last exchange
-        self.in_place = 0  # of these, whose gradients lie where they were made
-        self.silent = False  # inside of no_sync()
-        self.begun = False  # there are passes, alike on all ranks, also where an update was refused
+        self.in_place = 0  # passes among these whose gradients were not moved to the stash
+        self.silent = False  # inside no_sync()
+        self.begun = False  # there are passes, on all ranks alike, even if an update was refused
         self._doubt = ""
         self._changes: PassChanges | None = None  # with several ranks
         self._watched: PassChanges | None = None
 
     @property
     def doubt(self) -> str:
-        """Why it was not known what one of them came from; the ranks hear it at the exchange."""
+        """Why the batch of one of these passes is unknown. The ranks learn this at the exchange."""
         if self._doubt and not self._hooks.waits():
             self._doubt = ""
         return self._doubt
 
     def watch(self, negotiation: Negotiation) -> None:
-        """From now on the ranks compare what the program does to gradients between passes."""
+        """Makes the ranks compare what the program does to gradients between passes."""
         self._changes = PassChanges(self._trainer.collection)
         negotiation.on_changed = self._changes.compare
 
     @contextmanager
     def watched(self, joins: bool) -> Iterator[None]:
-        """One pass. What the program does to gradients in between is noted, outside of Join, where
-        ranks make different passes."""
+        """Wraps one pass. Notes what the program has done to gradients since the last one, except
+        inside Join, where ranks make different passes."""
         self._watched = changes = None if joins else self._changes
         if changes is not None:
             changes.look()
@@ -163,11 +163,12 @@ class Accumulation:
 
     @property
     def flag(self) -> int:
-        """What this rank tells before an exchange, beside the pass."""
+        """The flag that this rank sends before an exchange."""
         return self._watched.flag if self._watched is not None else 0
 
     def used(self, params: Iterable[AnyParameter] | None = None) -> None:
-        """The gradients of these parameters, None: of all, came into an update, of all passes."""
+        """Notes that the gradients of these parameters (None: of all), of all passes, were used by
+        an update."""
         if self._watched is not None:
             self._watched.end(params)
 
@@ -176,19 +177,19 @@ class Accumulation:
         return not self.silent and self._hooks.gathered + 1 >= self._trainer.accumulation
 
     def count(self, silent: bool | None = None) -> None:
-        """A pass whose gradients wait for others was made; silent: it does not count towards k."""
+        """Counts a pass whose gradients wait for others. A silent pass does not count towards k."""
         self.passes += 1
         self._hooks.gathered += not (self.silent if silent is None else silent)
 
     def stay(self, doubt: str = "") -> None:
-        """A pass leaves its gradients where they are."""
+        """Counts a pass that leaves its gradients where they are."""
         self.in_place += 1
         self._doubt = doubt or self._doubt
         if self._watched is not None:
             self._watched.hold()
 
     def keep(self, factor: float) -> None:
-        """Puts the gradients by, times factor.
+        """Moves the gradients, times factor, into the stash.
 
         Raises:
             RuntimeError: earlier passes were not named, so that this one cannot be left out.
@@ -204,12 +205,12 @@ class Accumulation:
         self.in_place = 0
 
     def restore(self) -> None:
-        """Adds what was put by to the gradients."""
+        """Adds the stash to the gradients."""
         self.stash.put_back(self._hooks.members())
 
     def complete(self, passes: int) -> None:
-        """The accumulation ends here: gradients count as the mean of so many passes, if there are
-        fewer than k."""
+        """Ends the accumulation. With fewer than k passes, gradients are scaled so that they count
+        as the mean of so many."""
         self.restore()
         for p in self._hooks.members() if passes else ():
             p.scale_gradient(self._trainer.accumulation / passes)
@@ -221,17 +222,17 @@ class Accumulation:
 
 
 class Stash:
-    """The gradients of earlier passes of a root's parameters, each as it counts in the update that
-    is to come, whichever trainer makes it.
+    """The gradients of earlier passes, for the parameters of one root, each as it counts in the
+    coming update, whichever trainer makes it.
 
-    What the program does to gradients meanwhile is done to these as well: those that are cleared
-    are forgotten, those that are scaled are scaled.
+    What the program does to gradients in the meantime is done to these as well: if it clears or
+    scales a gradient, the stashed part is dropped or scaled.
     """
 
     def __init__(self) -> None:
         self.kept: list[_Kept] = []
-        """What may have gradients: empty, or not, alike on all ranks, whichever parameters each
-        has used."""
+        """The nodes that may hold gradients. They are the same on all ranks, empty or not,
+        whichever parameters each rank has used."""
         self._layouts: weakref.WeakKeyDictionary[ParameterCollection, FlatLayout] = (
             weakref.WeakKeyDictionary()
         )
@@ -241,14 +242,14 @@ class Stash:
 
     @staticmethod
     def of(root: Root) -> Stash:
-        """That of this root: one, however many trainers it has."""
+        """The stash of this root, shared by all its trainers."""
         stash = _stashes.get(root.c)
         if stash is None:
             stash = _stashes[root.c] = Stash()
         return stash
 
     def take(self, m: ParameterCollection, factor: float) -> None:
-        """Moves the gradients of a collection here, times factor, and adds them to what is here."""
+        """Moves the gradients of a collection, times factor, into the stash."""
         with self.unseen():
             layout = self._layouts.get(m)
             if layout is None or not layout.structure.fits(m):  # parameters were added
@@ -264,43 +265,44 @@ class Stash:
                 self.kept.append(_Kept(layout, node))
 
     def put_back(self, params: Iterable[AnyParameter]) -> None:
-        """Adds what is here of these parameters to their gradients."""
+        """Moves the stashed gradients of these parameters back, adding them to the present ones."""
         with self.unseen():
             for kept, node in self._part(params):
                 put_back(kept.layout, node)
 
     def invalidate(self, params: Iterable[AnyParameter]) -> None:
-        """Forgets what is here of these parameters."""
+        """Drops the stashed gradients of these parameters."""
         with self.unseen():
             self._part(params)
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
-        """What is done to gradients inside is not done by the program."""
+        """Changes to gradients inside the block are not the program's."""
         self.follow()
         yield
         self.mark()
 
     def follow(self) -> None:
-        """Does here what the program has done to gradients; what is done from now on until mark()
-        is not done by it."""
+        """Applies what the program has done to gradients since mark(). Changes between here and
+        mark() are not the program's."""
         for kept in self.kept:
             kept.follow()
 
     def mark(self) -> None:
-        """What is done from now on is done by the program."""
+        """From here on, changes to gradients are the program's."""
         for kept in self.kept:
             kept.mark()
 
     def read(self, parameter: Any) -> None:
-        """The program has read the gradient of dn_param *, which lacks what is here."""
+        """Notes that the program has read the gradient of this dn_param *, which lacks the stashed
+        part."""
         self.follow()
         for kept in self.kept:
             if kept.has(parameter):
                 kept.read.add(parameter)
 
     def replaces(self, parameter: Any) -> None:
-        """The program sets it anew.
+        """Notes that the program replaces the gradient of this dn_param *.
 
         Raises:
             RuntimeError: it has read the gradient, and does not know that it replaces more.
@@ -315,12 +317,12 @@ class Stash:
             )
 
     def changes(self) -> list[int]:
-        """A number for what the program has done to each: where ranks hold the same gradients, they
-        still do if this is the same."""
+        """A hash for each node of what the program has done to it: ranks with equal gradients still
+        have equal ones if these agree."""
         return [kept.changes() for kept in self.kept]
 
     def _part(self, params: Iterable[AnyParameter]) -> list[tuple[_Kept, Node]]:
-        """What is here of these parameters, and no more from now on."""
+        """Takes the gradients of these parameters out of the stash."""
         wanted = {*handles_of(params)}
         parts = [(kept, kept.part(wanted)) for kept in self.kept]
         for kept, node in parts:
@@ -334,19 +336,19 @@ _stashes: weakref.WeakValueDictionary[Any, Stash] = weakref.WeakValueDictionary(
 
 
 class _Kept:
-    """One node of a Stash, and what the program had done to the gradients when it was made."""
+    """A node of a Stash, and the state of the program's changes when it was made."""
 
     def __init__(self, layout: FlatLayout, node: Node) -> None:
         self.layout, self.node = layout, node
         self.left = np.ones(len(layout.structure.parameters), np.bool_)
-        """Which parameters it is still there for."""
+        """The parameters that the node still holds."""
         self._factors = np.ones(len(layout.structure.parameters))
         self.read: set[Any] = set()
-        """Handles of those whose gradient the program has read since the last pass."""
+        """Handles of parameters whose gradient the program has read since the last pass."""
         self.mark()
 
     def has(self, parameter: Any) -> bool:
-        """Whether there is a gradient of dn_param * here."""
+        """Whether the node holds a gradient of this dn_param *."""
         handles, node = self.layout.structure.handles, self.node
         if parameter not in handles:
             return False
@@ -360,11 +362,11 @@ class _Kept:
         return hash_of(there.tobytes().hex() + factors.tobytes().hex())
 
     def mark(self) -> None:
-        """From now on what is done to gradients is done by the program."""
+        """From here on, changes to gradients are the program's."""
         self._clears, self._scales = marks_of(self.layout.structure.handles)
 
     def follow(self) -> None:
-        """Does to the node what was done to gradients since then."""
+        """Applies to the node what was done to gradients since mark()."""
         clears, scales = marks_of(self.layout.structure.handles)
         node, dense = self.node, len(self.layout.structure.dense)
         cleared = clears != self._clears
@@ -382,14 +384,14 @@ class _Kept:
         self._clears, self._scales = clears, scales
 
     def part(self, wanted: set[Any]) -> Node:
-        """What there is of these parameters; it keeps the rest."""
+        """Takes these parameters out of the node."""
         mine = np.array([handle in wanted for handle in self.layout.structure.handles], np.bool_)
         self.left &= ~mine
         return self._split(~mine)
 
     def _split(self, stays: NDArray[np.bool_]) -> Node:
-        """Takes those that do not stay out of the node; the array of dense gradients belongs to
-        both parts."""
+        """Takes those that do not stay out of the node. Both parts share the array of dense
+        gradients."""
         node, dense = self.node, len(self.layout.structure.dense)
         choice = list(zip(node.tables, stays[dense:].tolist(), strict=True))
         rest = Node(

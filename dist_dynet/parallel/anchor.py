@@ -1,7 +1,7 @@
 """Anchor: the parameters that the ranks of LocalSGD had in common after their last average, how far
-this rank has come since then, and what the program itself has written.
+this rank has moved since then, and what the program itself has written.
 
-It knows values of one rank. What the ranks make of them is said by averaging.py and local_sgd.py.
+It knows the values of one rank. averaging.py and local_sgd.py decide what the ranks do with them.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from ..params.collection import ParameterCollection, counts_of, handles_of, root
 from ..params.parameters import AnyParameter, LookupParameters
 
 Difference = tuple[NDArray[np.intp], NDArray[Any]]
-"""Rows, and how far each has come: what it was - what it is."""
+"""Rows, and how far each has moved: old value - present value."""
 
 Mark = tuple[int, int]
 """Checksums of what the program has written into a parameter: before the first update after an
-average, and after the last one. 0: nothing."""
+average, and after the last update. 0: nothing."""
 
 
 class Anchor:
-    """Of the parameters of a collection.
+    """The anchor of a collection's parameters.
 
-    A write by the program is known by the store's version: who updates or averages calls mark()
-    after it, so that another version is another's doing.
+    A write by the program shows in the store's version: whoever updates or averages calls mark()
+    afterwards, so that a different version later means that somebody else has written.
     """
 
     def __init__(self, m: ParameterCollection) -> None:
         self.collection, self._root = m, root_of(m)
         self.values: dict[AnyParameter, NDArray[Any]] = {}
         self.written: dict[AnyParameter, NDArray[Any]] = {}
-        """What parameters were before the first update after an average, where the program had
-        written them."""
+        """The values before the first update after an average, of parameters that the program had
+        written by then."""
         self.new: list[AnyParameter] = []
-        """Those that were added since the last average; on each rank they have their own values."""
+        """Parameters that were added since the last average; each rank has its own values."""
         # rows that the program has written after the last update: before a state was loaded, and
-        # all that marks() has told of
+        # all that marks() has reported
         self._loaded: dict[AnyParameter, NDArray[np.intp]] = {}
         self._late: dict[AnyParameter, NDArray[np.intp]] = {}
-        self.is_foreign = False  # another trainer, of whatever parameters, has updated before it
+        self.is_foreign = False  # another trainer, of any parameters, has updated before it
         self._counts = 0, 0
         self._version = self._updates = 0
 
@@ -52,7 +52,7 @@ class Anchor:
         return [*self.collection.parameters_list(), *self.collection.lookup_parameters_list()]
 
     def remember(self) -> None:
-        """The parameters are those of all ranks now."""
+        """Makes the present values the anchor: they are now equal on all ranks."""
         for p in self.members():
             values, anchor = p.storage(), self.values.get(p)
             if anchor is None or anchor.size != values.size:
@@ -66,9 +66,9 @@ class Anchor:
         self.mark()
 
     def state(self, is_first: bool) -> dict[str, NDArray[Any]]:
-        """By name of a parameter: what it is "now", what it was "then", after the last average,
-        and, where the program has written it, what was "written" before the first update since
-        then, and rows that were written "late", after the last one."""
+        """By name of a parameter: its value "now", its value "then", after the last average, and,
+        where the program has written it, the value "written" before the first update since then and
+        the rows written "late", after the last update."""
         self.look(is_first)
         kept: dict[str, NDArray[Any]] = {}
         for p, anchor in self.values.items():
@@ -81,10 +81,10 @@ class Anchor:
     def kept_in(
         self, state: Mapping[str, NDArray[Any]]
     ) -> dict[AnyParameter, dict[str, NDArray[Any]]]:
-        """What a state() has kept of parameters.
+        """What a state() holds of parameters.
 
         Raises:
-            ValueError: some of it are not the numbers, or rows, of its parameter.
+            ValueError: values or rows do not fit their parameter.
         """
         kept = {
             p: {
@@ -115,7 +115,7 @@ class Anchor:
         return kept
 
     def load(self, kept: Mapping[AnyParameter, Mapping[str, NDArray[Any]]]) -> None:
-        """Goes on from what kept_in() has found."""
+        """Restores what kept_in() returned."""
         for p, of in kept.items():
             p.storage()[:], self.values[p][:] = of["now"], of["then"]
             p.changed()
@@ -125,13 +125,13 @@ class Anchor:
         self._loaded = {p: of["late"].astype(np.intp) for p, of in kept.items() if "late" in of}
 
     def mark(self) -> None:
-        """What has changed up to now was an update or an average."""
+        """Notes that all changes so far were an update or an average."""
         self._version, self._updates = self._root.version(), lib.dn_updates_made()
         self._loaded.clear()
 
     def look(self, is_first: bool) -> None:
-        """Before an update or an average; is_first: since the last average there was no update, so
-        that what has changed was written by the program."""
+        """Looks for changes before an update or an average. is_first: no update was made since the
+        last average, so that the program itself has written what has changed."""
         if counts_of(self.collection) != self._counts:
             self._counts = counts_of(self.collection)
             for p in self.members():
@@ -147,7 +147,8 @@ class Anchor:
         return [p for p in self.members() if _differ(p.storage(), self.values[p]).any()]
 
     def _rows_changed_late(self, is_first: bool) -> dict[AnyParameter, NDArray[np.intp]]:
-        """By the program, after the last update, of what is not as after the last average."""
+        """Rows that the program has changed after the last update, and that differ from the
+        anchor."""
         late: dict[AnyParameter, NDArray[np.intp]] = {}
         if is_first or (self._root.version() == self._version and not self._loaded):
             return late
@@ -161,7 +162,7 @@ class Anchor:
         return late
 
     def marks(self, is_first: bool) -> dict[str, Mark]:
-        """By name: what the program has written."""
+        """By parameter name, the checksums of what the program has written."""
         then = {p: _checksum(values) for p, values in self.written.items()}
         self._late = self._rows_changed_late(is_first)
         now = {
@@ -171,8 +172,9 @@ class Anchor:
         return {p.name(): (then.get(p, 0), now.get(p, 0)) for p in {**then, **now}}
 
     def accept(self, alike: Mapping[str, tuple[bool, bool]]) -> None:
-        """Whether what was written into these parameters before the first update, and, as marks()
-        has found, after the last one, is the same on all ranks: that is no training."""
+        """Moves the anchor to what the program has written, where it is the same on all ranks.
+        `alike` says so for what was written before the first update, and for what marks() found
+        after the last one. Such writes are no training."""
         for p in self.members():
             then, now = alike.get(p.name(), (False, False))
             if then:
@@ -182,7 +184,7 @@ class Anchor:
                 by_row(p, self.values[p])[rows] = by_row(p, p.storage())[rows]
 
     def came(self) -> dict[AnyParameter, Difference]:
-        """How far this rank has come since the last average, of what has changed."""
+        """How far this rank has moved since the last average, for parameters that have changed."""
         came: dict[AnyParameter, Difference] = {}
         for p in self.members():
             values, anchor = by_row(p, p.storage()), by_row(p, self.values[p])
@@ -192,10 +194,9 @@ class Anchor:
         return came
 
     def swap(self, came: Mapping[AnyParameter, Difference]) -> None:
-        """Parameters become what they were after the last average, and the anchor what they are;
-        again: back."""
+        """Swaps the parameters with the anchor. A second call swaps them back."""
         swapped = []
-        for p, (rows, _) in came.items():  # memory comes first: there may be none
+        for p, (rows, _) in came.items():  # allocate first: this may fail
             values, anchor = by_row(p, p.storage()), by_row(p, self.values[p])
             swapped.append((p, rows, values, anchor, values[rows], anchor[rows]))
         for p, rows, values, anchor, now, then in swapped:
@@ -203,24 +204,23 @@ class Anchor:
             p.changed()
 
     def give_back(self) -> None:
-        """Parameters become what they were after the last average; all of them are those of all
-        ranks then."""
+        """Restores the values after the last average, which all ranks then have in common."""
         self.swap(self.came())
         self.remember()
 
 
 def by_row(p: AnyParameter, flat: NDArray[Any]) -> NDArray[Any]:
-    """A view: of a table its rows, of a dense parameter one row."""
+    """A view: the rows of a table; one row for a dense parameter."""
     return flat.reshape(len(p) if isinstance(p, LookupParameters) else 1, -1)
 
 
 def _differ(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which bits do: NaN that is still there has not changed."""
+    """Which elements differ in their bits: a NaN that is still there has not changed."""
     kind = f"u{a.itemsize}"
     unlike: NDArray[np.bool_] = a.view(kind) != b.view(kind)
     return unlike
 
 
 def _checksum(values: NDArray[Any], before: int = 0) -> int:
-    """Of these behind what has that one. Not 0."""
+    """The checksum of these values, continued from another one. Never 0."""
     return int(lib.dn_checksum(ffi.from_buffer(values), values.nbytes, before)) | 1

@@ -1,9 +1,8 @@
-"""What the ranks of LocalSGD tell one another beside an average: before it whether they come from
-the same batches with the same settings, and what the program has written into parameters meanwhile,
-and which rows they have changed; after it their moments, and after a join their settings.
+"""What the ranks of LocalSGD send one another beside an average. Before it: whether they use the
+same batches and settings, what the program has written into parameters, and which rows have
+changed. After it: their moments, and at the end of a join their settings.
 
-If something is refused before it, nothing was changed. The average itself is local_sgd.py's
-business.
+What is refused before the average changes nothing. The average itself is made in local_sgd.py.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
 from ._rank_names import format_ranks
 from ._world import World, hash_of
-from .accumulation import odd_pass
+from .accumulation import pass_of_unusual_batch
 from .anchor import Anchor, Difference, Mark
 from .batches import Batch, Description
 from .collectives import all_reduce, gather
@@ -37,28 +36,28 @@ Moments = Literal["local", "average", "reset"]
 _MESSAGE = np.dtype(
     [
         ("n", np.float64),  # examples since the last average
-        ("said", np.int64),  # hashes of what must be alike,
-        ("marks", np.int64),  # and of what was written; 0: nothing
-        ("waits", np.int64),  # whether gradients wait,
-        ("new", np.int64),  # parameters were added,
-        ("doubt", np.int64),  # and it is not known which batches were used
+        ("said", np.int64),  # hash of what must be equal
+        ("marks", np.int64),  # hash of what the program has written; 0: nothing
+        ("waits", np.int64),  # whether gradients wait to be applied
+        ("new", np.int64),  # number of parameters that were added
+        ("doubt", np.int64),  # whether it is unknown which batches were used
     ]
 )
 
 
 class Batches(NamedTuple):
-    """Which batches of shard() a rank has used since the last average."""
+    """The batches of shard() that a rank has used since the last average."""
 
     steps: int = 0
-    last: Description | tuple[()] = ()  # what it was part of
+    last: Description | tuple[()] = ()  # description of the last one
     order: int = 0  # a hash of all their descriptions
 
     def after(self, description: Description | tuple[()]) -> Batches:
-        """With one more."""
+        """With one more batch."""
         return Batches(self.steps + 1, description, hash_of(f"{self.order} {description}"))
 
     def words(self) -> str:
-        """For an error."""
+        """As text, for an error."""
         if not self.steps:
             return ", ".join(Step().parts())
         few = "1 batch" if self.steps == 1 else f"{self.steps} batches"
@@ -67,17 +66,18 @@ class Batches(NamedTuple):
 
 
 class Now(NamedTuple):
-    """What a rank tells the others before an average."""
+    """What a rank sends to the others before an average."""
 
     n: float  # how many examples it has used since the last average
-    said: Sequence[str]  # what must be alike, each as a message shows it
+    said: Sequence[str]  # what must be equal, as messages show it
     waits: bool  # gradients wait to be applied
     is_first: bool  # it has not called update() since the last average
     doubt: str  # why it is not known which batches it has used
 
 
 def used(weight: Batch[Any] | float | None, sync: Sync) -> tuple[Batch[Any] | None, float, str]:
-    """The batch that gradients come from, how much they count, and why that is not known.
+    """The batch that gradients come from, how much they count, and why that is unknown, if it
+    is.
 
     Raises:
         RuntimeError: it is a micro-batch, or shard() has given examples to other ranks.
@@ -99,12 +99,12 @@ def used(weight: Batch[Any] | float | None, sync: Sync) -> tuple[Batch[Any] | No
     if here.size > 1 and batch is weight:
         doubt = doubt or sync.sources.contradict(batch, by_share=False)
     if here.size > 1 and (batch.problem or batch.ranks is not here.members):
-        doubt = odd_pass(batch, here, weight is not None, True).problem
+        doubt = pass_of_unusual_batch(batch, here, weight is not None, True).problem
     return batch, float(batch.n), doubt if here.size > 1 else ""
 
 
 def said_of(trainer: Trainer) -> list[str]:
-    """What must be alike of the wrapped trainer and its parameters, in words."""
+    """What must be equal of the wrapped trainer and its parameters, as text."""
     settings, said = Settings.of(trainer), [Hooks(trainer).constants, _words_of_frozen(trainer)]
     for k, name in enumerate(Settings._fields):
         # the rate of this one depends on each rank's own updates
@@ -114,8 +114,8 @@ def said_of(trainer: Trainer) -> list[str]:
 
 
 def numbers_of(trainer: Trainer) -> tuple[float, ...]:
-    """What the program has set of a trainer, and a hash of its constants. The rate of one that
-    follows its own updates differs between ranks."""
+    """The settings that the program has made on a trainer, and a hash of its constants. The rate of
+    a cyclical trainer is left out, since it follows the updates of each rank."""
     settings = Settings.of(trainer)
     if isinstance(trainer, CyclicalSGDTrainer):
         settings = settings._replace(learning_rate=0.0)
@@ -135,8 +135,9 @@ def _words_of_frozen(trainer: Trainer) -> str:
 def moved_and_frozen(
     sync: Sync, m: ParameterCollection, came: Mapping[AnyParameter, Any]
 ) -> list[AnyParameter]:
-    """What some rank has moved since the last average, before it was frozen; collective. Inside of
-    join(), where ranks that have ended cannot be told, that makes the average refused."""
+    """The frozen parameters that some rank has moved since the last average, before they were
+    frozen. Collective. Inside join(), where ranks that have ended cannot take part, such parameters
+    make the average refused."""
     frozen, here = _frozen(m), sync.here
     moved = np.array([p in came for p in frozen], np.uint8)
     if sync.joins and moved.any():
@@ -150,19 +151,19 @@ def moved_and_frozen(
     if frozen:
         what = here.collective("average of LocalSGD")
         every = np.empty((here.size, len(moved)), np.uint8)
-        with here.whole(what):
+        with here.uninterrupted(what):
             here.wait([here.comm.Iallgather(moved, every)], what)
         moved = every.max(axis=0)
     return [p for p, is_moved in zip(frozen, moved, strict=True) if is_moved]
 
 
 def compare(here: World, anchor: Anchor, now: Now, structure: Structure) -> bool:
-    """Makes sure that all ranks can average: whether any has used examples since the last average.
-    If not, parameters are alike on all. Collective.
+    """Makes sure that all ranks can average. Returns whether any rank has used examples since the
+    last average; if not, all ranks have equal parameters afterwards. Collective.
 
     Args:
         here: the ranks.
-        anchor: of this rank's parameters; becomes what the program has written on all alike.
+        anchor: of this rank's parameters; moved to what the program has written on all ranks alike.
         now: of this rank.
         structure: of the parameters that the ranks have in common.
 
@@ -171,7 +172,7 @@ def compare(here: World, anchor: Anchor, now: Now, structure: Structure) -> bool
     """
     what = here.collective("average of LocalSGD")
     n, said, waits, is_first, doubt = now
-    with here.whole(what):
+    with here.uninterrupted(what):
         marks = anchor.marks(is_first)
         marked = hash_of(repr(sorted(marks.items()))) if marks else 0
         mine = np.array(
@@ -206,7 +207,7 @@ def compare(here: World, anchor: Anchor, now: Now, structure: Structure) -> bool
 
 
 def accept_written(here: World, anchor: Anchor, marks: dict[str, Mark], what: str) -> None:
-    """What the program has written becomes the anchor, where it is the same on all ranks.
+    """Moves the anchor to what the program has written, where it is the same on all ranks.
     Collective.
 
     Raises:
@@ -233,7 +234,7 @@ def _are_alike(checksums: Sequence[int]) -> bool:
 
 
 def _refuse_changed(here: World, anchor: Anchor, what: str) -> None:
-    """What no example weighs cannot be averaged."""
+    """Refuses changes if no rank has a weight to average them by."""
     first = next((p.readable_name() for p in anchor.came()), "")
     every = here.gather(here.comm, first, what)
     if any(every):
@@ -248,7 +249,7 @@ def _refuse_changed(here: World, anchor: Anchor, what: str) -> None:
 def weigh_rows(
     here: World, tables: list[LookupParameters], n: float, came: Mapping[AnyParameter, Difference]
 ) -> None:
-    """Rows count as if only the ranks that have changed them had a weight."""
+    """Scales the rows of tables so that only ranks that have changed a row count in its mean."""
     none = np.empty(0, np.int64), np.empty(0)
     mine = [np.asarray(came.get(table, none)[0], np.uint32) for table in tables]
     every = gather((n, mine), here.comm)
@@ -264,8 +265,8 @@ def weigh_rows(
 
 
 def refuse_averages(inner: Trainer, outer: Trainer, ranks: int) -> None:
-    """Moving averages and the like follow the trainer that averages, since the updates of the one
-    within differ from rank to rank, and are in their places while ranks train.
+    """Refuses moving averages and the like that follow the wrapped trainer, whose updates differ
+    from rank to rank, and averages that are swapped in while ranks train.
 
     Raises:
         RuntimeError: one does not, or is not.
@@ -284,21 +285,21 @@ def refuse_averages(inner: Trainer, outer: Trainer, ranks: int) -> None:
 
 
 class AfterAverage:
-    """The first thing that follows an average, on ranks that have run out of data as well: what
-    comes next, such as a checkpoint, sees all ranks alike."""
+    """Follows the trainer that averages, before all other followers, also on ranks that have run
+    out of data. What follows next, such as a checkpoint, sees all ranks alike."""
 
     def __init__(self, anchor: Anchor, inner: Trainer, moments: Moments, here: World) -> None:
         self._anchor, self._inner, self._moments, self._here = anchor, inner, moments, here
         self.undo: list[Callable[[], object]] = []
-        """What gives back what was set for the average alone."""
+        """Calls that undo what was set for the average alone."""
 
     def give_back(self) -> None:
-        """Calls undo, once."""
+        """Calls them, once."""
         while self.undo:
             self.undo.pop()()
 
     def update(self) -> None:
-        """As a follower of the trainer that averages."""
+        """Called after each average."""
         self.give_back()
         if self._moments == "reset":
             self._inner.restart()
@@ -310,8 +311,8 @@ class AfterAverage:
 def hand_over(
     sync: Sync, after: AfterAverage, anchor: Anchor, came: Mapping[AnyParameter, Difference]
 ) -> None:
-    """Parameters go back to what they were after the last average, and how far this rank has come
-    becomes their gradient. Those that have changed and are frozen are not meanwhile."""
+    """Resets parameters to the last average, and makes the distance that this rank has moved their
+    gradient. Frozen parameters that have moved are unfrozen for the average."""
     for p in moved_and_frozen(sync, anchor.collection, came):
         p.set_updated(True)
         after.undo.append(partial(p.set_updated, False))
@@ -325,7 +326,8 @@ def hand_over(
 
 
 def _average_moments(inner: Trainer, here: World) -> None:
-    """The mean of all ranks' moments; of a parameter that a rank has not updated they are zero."""
+    """Averages the moments over all ranks; those of a parameter that a rank has not updated count
+    as zero."""
     state, named = inner.state(), inner.collection.named_parameters()
     # what names no parameter is of the schedule, say
     mine = {name: array for name, array in state.items() if name.partition(":")[2] in named}
@@ -339,12 +341,12 @@ def _average_moments(inner: Trainer, here: World) -> None:
 
 
 def take_over(here: World, inner: Trainer, calls: int, decay: float) -> None:
-    """At the end of a join: schedule and settings become those of the rank that has made the most
-    calls, of several the first."""
+    """At the end of a join: takes schedule and settings from the rank that has made the most calls,
+    the first of several."""
     schedule = Hooks(inner).schedule
     state = schedule.state_dict() if schedule else {}
     what = here.collective("end of join of LocalSGD")
-    with here.whole(what):
+    with here.uninterrupted(what):
         every = here.gather(here.comm, (calls, inner.learning_rate, state, decay), what)
     most = max(range(here.size), key=lambda rank: every[rank][0])
     _, rate, state, decay = every[most]

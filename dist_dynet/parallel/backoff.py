@@ -1,33 +1,34 @@
-"""Backoff: how often what was in vain is left out before it is tried again."""
+"""Backoff: how many attempts to skip after a failed one."""
 
 from __future__ import annotations
 
 MOST = 1024
-"""Tries that are left out at the most."""
+"""The largest number of attempts that are skipped."""
 
 
 class Backoff:
-    """Twice as many tries are left out after each that was in vain; none after one that was not.
+    """After each failed attempt twice as many are skipped as after the one before; after a success,
+    none.
 
     >>> backoff, tried = Backoff(), []
     >>> for step in range(12):
-    ...     backoff.pass_one()
-    ...     if not backoff.left:
+    ...     backoff.count_try()
+    ...     if not backoff.remaining:
     ...         tried.append(step)
-    ...         backoff.note(good=False)
+    ...         backoff.record(good=False)
     >>> tried
     [0, 1, 3, 7]
     """
 
-    __slots__ = ("_last", "left")
+    __slots__ = ("_last", "remaining")
 
     def __init__(self) -> None:
-        self.left = self._last = 0
+        self.remaining = self._last = 0
 
-    def pass_one(self) -> None:
-        """A try has come, or was left out."""
-        self.left -= self.left > 0
+    def count_try(self) -> None:
+        """Counts an attempt, made or skipped."""
+        self.remaining -= self.remaining > 0
 
-    def note(self, good: bool) -> None:
-        """One was made; good: it was of use."""
-        self.left = self._last = 0 if good else min(max(2 * self._last, 1), MOST)
+    def record(self, good: bool) -> None:
+        """Records whether an attempt that was made was useful."""
+        self.remaining = self._last = 0 if good else min(max(2 * self._last, 1), MOST)

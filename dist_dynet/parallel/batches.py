@@ -1,8 +1,8 @@
-"""Batches of shard(), which know what they are part of, and the loops that give them: which steps
+"""Batches of shard(), which know what they are part of, and the loops that yield them: which steps
 of an epoch are done.
 
-A loop over a shard says when it gives a batch and when it asks for the next one. Whose gradients an
-update has is the business of sources.py, which is told of both. No rank is asked.
+A loop over a shard reports when it yields a batch and when the program asks for the next one.
+sources.py follows both to find out which batch an update belongs to. Nothing here communicates.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from .._ffi import lib
 from .._manner import manner, warn
 from ..graph import cg
 from ..params.root import loops_at_work
-from . import _failures, looks
+from . import _failures, batch_reads
 from ._world import World
+from .batch_reads import ReadTracker
 from .division import checked_weight
-from .looks import Reading
 from .micro_draws import Part
 from .shard_settings import ShardSettings
 from .watched_list import WatchedList
@@ -29,25 +29,26 @@ T = TypeVar("T")
 
 
 class Description(NamedTuple):
-    """What a batch is part of, of numbers that must be alike on all ranks: if a rank is the only
-    one of its shard, epoch and step alone."""
+    """Identifies a batch by numbers that must be equal on all ranks. If a rank is the only one of
+    its shard, only epoch and step are set."""
 
-    examples: int = 0  # how many the data have
+    examples: int = 0  # number of examples in the data
     fingerprint: int = 0  # of the data
     settings: ShardSettings = ShardSettings()
-    division: int = 0  # of what costs and weights divide the step by
+    division: int = 0  # of the costs and weights that divide the step
     epoch: int = 0
     step: int = 0
 
     def named(self) -> dict[str, Any]:
-        """By name, that of shard()'s arguments among them."""
+        """By name, including the arguments of shard()."""
         return {**self._asdict(), "settings": self.settings._asdict()}
 
 
 class Batch(WatchedList[T], Generic[T]):
     """The examples of one rank in one step: a list that knows what it is part of. shard() makes
-    them; `update(batch)` names one. Copies and slices are plain lists. epoch is that of shard();
-    step counts from 0 in each; part is the micro-batch of a step; description (): not of shard().
+    batches; `update(batch)` names one. Copies and slices are plain lists. `epoch` is that of
+    shard(); `step` counts from 0 in each epoch; `part` is the micro-batch of a step; `description`
+    is () for a batch that is not from shard().
 
     >>> from dist_dynet import parallel
     >>> for batch in parallel.shard(
@@ -91,32 +92,33 @@ class Batch(WatchedList[T], Generic[T]):
         super().__init__(examples)
         self._n = float(n)
         self._count: int | None = len(self)  # None: n is the program's
-        self.reading = Reading[T]()
-        """What the program has looked at of the examples."""
+        self.reading = ReadTracker[T]()
+        """Which of the examples the program has read."""
         self.problem = ""
-        """Why n is not known, for an error."""
+        """Why n is unknown, for an error."""
         self.ranks = ranks
-        """Of the job, among which shard() has divided the data; None: not known."""
+        """The ranks of the job over which shard() has divided the data; None: unknown."""
         self.total: float | None = float(total)
-        """The same over all ranks; None: not known, since n was set."""
+        """n over all ranks; None: unknown, since n was set."""
         self.epoch = epoch
         self.step = step
         self.is_weighted = is_weighted
-        """Whether n is a weight that the program gave, rather than the number of examples."""
+        """Whether n is a weight set by the program, rather than the number of examples."""
         self.part = part
         self.description = description
         self.loop = loop
 
     @property
     def ends_step(self) -> bool:
-        """Whether its step ends with it: it is not a micro-batch, or the last of this rank's."""
+        """Whether its step ends with it: it is no micro-batch, or the last one of this rank."""
         return self.part is None or self.part.is_last
 
     @property
     def n(self) -> float:
-        """How much it counts in an average over ranks: its number of examples, or its weight.
+        """How much the batch counts in an average over ranks: its number of examples, or its
+        weight.
 
-        May be set, before backward, to the number of tokens in it, say.
+        Can be set before backward, for example to the number of tokens in the batch.
         """
         return self._n
 
@@ -131,8 +133,8 @@ class Batch(WatchedList[T], Generic[T]):
 
     @property
     def is_being_read(self) -> bool:
-        """Whether a loop over its examples is under way. One that has come to the last of several
-        may be over: zip() asks for no more.
+        """Whether a loop over the examples is running. A loop that has reached the last of several
+        examples may be over: zip() asks for no more.
 
         >>> import dist_dynet as dy
         >>> for batch in dy.parallel.shard([1, 2], batch_size=2):
@@ -149,7 +151,7 @@ class Batch(WatchedList[T], Generic[T]):
         return len(self) > 0
 
     def _on_read(self, i: Any = None) -> None:
-        """The program looks at the examples."""
+        """Notes that the program reads examples."""
         if self.part is not None:
             self.part.draws.begin()
         self.reading.look(i, len(self))
@@ -161,10 +163,10 @@ class Batch(WatchedList[T], Generic[T]):
         else:
             process.readers.add(threading.get_ident())
         if len(self.ranks or ()) > 1:
-            looks.note(self)
+            batch_reads.note(self)
 
     def _on_change(self) -> None:
-        """The program has changed the list in place."""
+        """Notes that the program has changed the list in place."""
         if self._count is not None:
             self.problem = "" if len(self) == self._count else _CHANGED
 
@@ -179,13 +181,13 @@ _CHANGED = (
 
 
 class Follower(Protocol):
-    """What is told of all loops: Sources of sources.py."""
+    """What follows all loops: Sources of sources.py."""
 
     def begin(self) -> None:
-        """A loop gives another batch."""
+        """Called when a loop yields another batch."""
 
     def look(self, batch: Batch[Any] | None) -> None:
-        """Backward passes since the last look belong to this batch."""
+        """Called with the batch that the backward passes since the last call belong to."""
 
 
 class _Process:
@@ -193,31 +195,32 @@ class _Process:
 
     def __init__(self) -> None:
         self.loops: list[Loop] = loops_at_work
-        """Those that have given a batch and not asked for another one yet."""
-        self.asking: set[Loop] = set()  # those that have, and not got it yet
+        """Loops that have yielded a batch and were not asked for another one yet."""
+        self.asking: set[Loop] = set()  # loops that were asked and have not yielded yet
         self.sources: list[weakref.ref[Follower]] = []
         self.made = 0  # how many Sources were made
         self.new: list[Loop] = []
-        """Those that have given a batch, are not over, and of which no update was told since."""
+        """Loops that have yielded a batch, are not over, and have had no update since."""
         self.idle: list[_Idle] = []
         self.unclaimed = False
-        """A loop has ended that had read ahead, and no update came since then: whoever updates next
-        may have its batches."""
+        """Whether a loop that had read ahead has ended without an update since: whoever updates
+        next may use its batches."""
         self.claimed = 0
-        """Of so many Sources, from the first, gradients may come from the batches of such loops."""
+        """The gradients of the first so many Sources may come from the batches of such loops."""
         self.calls: dict[int, int] = {}  # by thread: calls of DistributedTrainer.update()
         self.newest: weakref.ref[Batch[Any]] | None = None
-        """That a loop has given last and not gone past yet, if it has no examples."""
+        """The batch that a loop has yielded last and not passed yet, if it has no examples."""
         self.readers: set[int] = set()
-        """Threads that have looked into a batch which was not present, since their last update."""
+        """Threads that have read from a batch that was not the present one, since their last
+        update."""
 
     def living(self) -> list[Follower]:
-        """All Sources that there still are."""
+        """All Sources that still exist."""
         return [sources for ref in self.sources if (sources := ref()) is not None]
 
     def claim(self) -> None:
-        """An update comes: loops that there are by now are the business of the trainers that there
-        are, not of later ones."""
+        """Called at an update: loops that exist by now belong to the trainers that exist by now,
+        not to later ones."""
         if self.unclaimed:
             self.unclaimed, self.claimed = False, self.made
         for loop in (*self.new, *(idle.loop for idle in self.idle)):
@@ -225,21 +228,20 @@ class _Process:
         self.new.clear()
 
     def holds_batches(self, serial: int) -> bool:
-        """Whether the program still has batches that were passed over, which Sources of this number
-        may come to."""
+        """Whether the program still holds skipped batches that Sources with this number may use."""
         self.idle = [idle for idle in self.idle if idle.count()]
         return any(serial <= idle.loop.claimed for idle in self.idle)
 
 
 class _Idle:
-    """Batches of a loop that were passed over while their thread computed nothing."""
+    """Batches that a loop has passed while their thread computed nothing."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.batches: list[weakref.ref[Batch[Any]]] = []
 
     def count(self) -> int:
-        """How many the program still has."""
+        """How many of them the program still holds."""
         self.batches = [ref for ref in self.batches if ref() is not None]
         return len(self.batches)
 
@@ -248,8 +250,8 @@ process = _Process()
 
 
 def update_called(batch: Batch[Any] | None, refused: bool = False) -> None:
-    """DistributedTrainer.update() was called in this thread, with the gradients of this batch;
-    refused: it has raised an error, after which the program may go on."""
+    """Notes that DistributedTrainer.update() was called in this thread with the gradients of this
+    batch. refused: it has raised an error, after which the program may go on."""
     me = threading.get_ident()
     process.calls[me] = process.calls.get(me, 0) + 1
     if refused:
@@ -259,7 +261,7 @@ def update_called(batch: Batch[Any] | None, refused: bool = False) -> None:
     process.readers.discard(me)
     if batch is None:
         return
-    looks.forget(batch)
+    batch_reads.forget(batch)
     if batch.part is not None:
         batch.part.draws.is_over = True
     if batch.loop is not None:
@@ -270,10 +272,10 @@ class Loop:
     """One loop over a shard.
 
     Args:
-        steps: how many the epoch has.
-        epoch: its number.
-        first: the step that it begins with.
-        is_used: told of each batch of it that an update has used.
+        steps: number of steps in the epoch.
+        epoch: number of the epoch.
+        first: the first step.
+        is_used: called with each of its batches that an update has used.
     """
 
     def __init__(
@@ -281,25 +283,25 @@ class Loop:
     ) -> None:
         self.steps, self.epoch, self.is_used = steps, epoch, is_used
         self.used = first
-        """How many steps of the epoch are done: their batches went into an update, as far as is
+        """How many steps of the epoch are done: their batches were used by an update, as far as is
         known."""
-        self.order = 0  # of the data; before it has begun, of the state that it goes on from
-        self.given = first  # how many the loop has gone past
+        self.order = 0  # of the data; before the loop has begun, of the state that it resumes
+        self.given = first  # number of steps that the loop has passed
         self.present: Batch[Any] | None = None
-        self.runs_ahead = False  # it has gone past a batch that nothing was done with, on this rank
-        self.exact = False  # updates have told which of its batches they used
-        self.late = False  # one was not the present batch
+        self.runs_ahead = False  # it has passed a batch that nothing was done with on this rank
+        self.exact = False  # updates have named the batches that they used
+        self.late = False  # a named batch was not the present one
         self.strays = self.over = False
-        self.refused: set[int] = set()  # steps whose update was
-        self.whole = False  # it is over, and was given the last batch of its epoch
+        self.refused: set[int] = set()  # steps whose update was refused
+        self.whole = False  # it is over, and has yielded the last batch of its epoch
         self.updates = lib.dn_updates_made()
-        """How many updates of any trainer there were when it began, or began to run ahead."""
+        """Number of updates of all trainers when the loop began, or began to run ahead."""
         self.thread = 0
-        self.claimed = 0  # it is the business of so many Sources, from the first; 0: not known yet
+        self.claimed = 0  # it belongs to the first so many Sources; 0: not known yet
         self._work: tuple[int, ...] = ()
 
     def give(self, batch: Batch[Any], asked: bool) -> None:
-        """The program gets this batch; asked: ask() has just been called."""
+        """The loop yields this batch; asked: ask() has just been called."""
         if not self.thread:
             process.new.append(self)
         self.thread = threading.get_ident()
@@ -314,12 +316,12 @@ class Loop:
         process.readers.discard(self.thread)
 
     def ask(self) -> None:
-        """The program asks for the next one, in whatever thread."""
+        """The program asks for the next batch, in any thread."""
         batch, process.newest = self.present, None
         if batch is None:
             return
         ends = batch.ends_step
-        if not (self.exact and ends and batch.step < self.used):  # what updates have told suffices
+        if not (self.exact and ends and batch.step < self.used):  # else updates have named it
             work, before = _work_of_thread(), self._work
             same = work[0] == before[0]
             if not (same and work[1:4] != before[1:4]) and len(batch):
@@ -329,7 +331,7 @@ class Loop:
                     self._put_by(batch)
             if ends and same and work[1:3] != before[1:3] and not (self.runs_ahead or self.exact):
                 self.used = batch.step + 1
-        _look()  # now that it is known whether it runs ahead: another thread may ask at any time
+        _look()  # after runs_ahead is known: another thread may ask at any time
         process.asking.add(self)
         self._leave()
         if ends:
@@ -356,7 +358,7 @@ class Loop:
             process.new.remove(self)
 
     def uses(self, batch: Batch[Any]) -> None:
-        """An update has used this batch of it."""
+        """Notes that an update has used this batch."""
         self.exact = True
         self.late |= batch is not self.present
         if not batch.ends_step:
@@ -368,8 +370,8 @@ class Loop:
             self.strays = True
 
     def refuses(self, batch: Batch[Any]) -> None:
-        """An update has refused this batch of it: that is done when the program goes on to another
-        one."""
+        """Notes that an update has refused this batch: its step is done when the program goes on to
+        another one."""
         self.exact = True
         self.refused.add(batch.step)
 
@@ -378,7 +380,7 @@ class Loop:
             self.used += 1
 
     def steps_done(self) -> int:
-        """How many steps of its epoch are done now; -1: that cannot be known."""
+        """Number of steps of the epoch that are done; -1: unknown."""
         if self.exact:
             return -1 if self.strays else self.used
         if lib.dn_updates_made() == self.updates and not self._has_updated():  # nobody trains
@@ -393,13 +395,13 @@ class Loop:
         )
 
     def is_used_alone(self) -> bool:
-        """Whether this thread has, since the batch was given, called the update() of a trainer of
-        one process, and of no other."""
+        """Whether this thread has, since the batch was yielded, called update() of a single-process
+        trainer and of no other."""
         work, before = _work_of_thread(), self._work
         return work[0] == before[0] and work[1] != before[1] and work[2] == before[2]
 
     def is_awaited(self) -> bool:
-        """Whether batches that it has gone past may still come to an update."""
+        """Whether batches that the loop has passed may still be used by an update."""
         return self.used < self.given and (self.exact or self.runs_ahead)
 
     def _put_by(self, batch: Batch[Any]) -> None:
@@ -408,7 +410,7 @@ class Loop:
         batches = process.idle[-1].batches
         batches.append(weakref.ref(batch))
         if len(batches) % 1024 == 0:
-            process.idle[-1].count()  # forgets those that are gone
+            process.idle[-1].count()  # drops those that are gone
 
     def _leave(self) -> None:
         self.present = None
@@ -416,18 +418,19 @@ class Loop:
             process.loops.remove(self)
 
     def _has_updated(self) -> bool:
-        """Whether there was an update since the batch was given."""
+        """Whether there was an update since the batch was yielded."""
         return _work_of_thread()[1:3] != self._work[1:3]
 
 
 def warn_if_alone(loop: Loop, here: World) -> None:
-    """Warns if each rank trains on its examples of this loop and by itself."""
+    """Warns if each rank trains on its own examples of this loop, with a trainer that is not
+    distributed."""
     if here.size > 1 and here.rank == 0 and loop.is_used_alone():
         warn_of_alone(here.size, "the update() that was called is that of a trainer of one process")
 
 
 def warn_of_alone(ranks: int, what: str) -> None:
-    """Warns, once, that each rank trains by itself, as it does this."""
+    """Warns once that each rank trains a model of its own; what: how the program does so."""
     if "shard" not in manner.said:
         manner.said.add("shard")
         warn(
@@ -439,8 +442,8 @@ def warn_of_alone(ranks: int, what: str) -> None:
 
 
 def without_examples(error: BaseException) -> str:
-    """What to do about an exception where the rank has a batch without examples, which nothing can
-    be computed from; nothing where it has some, or the exception speaks of it."""
+    """Explains an exception on a rank whose batch has no examples; empty where the batch has some,
+    or the exception mentions it."""
     batch = None if process.newest is None else process.newest()
     if batch is None or len(batch.ranks or ()) < 2:
         return ""
@@ -454,15 +457,15 @@ def without_examples(error: BaseException) -> str:
 
 
 def _work_of_thread() -> tuple[int, ...]:
-    """Which thread this is, how many updates it has made, how often it has called for one, backward
-    passes, and what its graph has done."""
+    """The id of this thread, its updates, its calls of update(), its backward passes, and the
+    activity of its graph."""
     me = threading.get_ident()
     work = lib.dn_thread_work(cg().number)
     return me, work.updates, process.calls.get(me, 0), work.passes, work.activity
 
 
 SEVERAL = Batch[Any]((), 0, 0, 0, 0)
-"""Stands for the batch where several loops are under way."""
+"""Stands for the batch where several loops are running."""
 
 
 def present_batch() -> Batch[Any] | None:
@@ -488,10 +491,10 @@ def passes_of_thread() -> int:
 
 
 def _look() -> None:
-    """What backward passes there were belong to what is present now."""
+    """Assigns the backward passes so far to the present batch."""
     batch = present_batch()
     for sources in process.living():
         sources.look(batch)
 
 
-_failures.explain_by(without_examples)
+_failures.add_exception_note(without_examples)

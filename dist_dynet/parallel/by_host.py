@@ -1,9 +1,9 @@
-"""Byte strings of all ranks on all of them, by host: each crosses the wire once for each other
-host, not for each rank.
+"""Gathers the byte strings of all ranks on all ranks, by host: each crosses the network once per
+other host, not once per rank.
 
-A host's first rank gathers what its ranks have, the first ranks tell one another in a number of
-messages that grows with the logarithm of the hosts, and each gives all of it to its host's ranks.
-It knows bytes and ranks, and not what they mean.
+The first rank of a host gathers the strings of its ranks; the first ranks exchange them in a number
+of messages that grows with the logarithm of the number of hosts; and each passes them on to its
+host. This module knows bytes and ranks, and nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from ._world import World
 
 _TAG = (1 << 14) + 64
-"""Of messages to a host's first rank, between those, and back."""
+"""Tags of messages to a host's first rank, between first ranks, and back."""
 
 Message = NDArray[np.int32]
-"""Strings, each after (rank, its bytes), padded to four bytes."""
+"""Byte strings, each after (rank, number of bytes), padded to four bytes."""
 
 
 def exchange_bytes(here: World, comm: Any, mine: bytes, what: str) -> list[bytes]:
-    """The byte strings of all ranks, on all of them. Collective."""
+    """The byte strings of all ranks, on every rank. Collective."""
     hosts = here.host_ranks if here.size > 1 else []
     if len(hosts) < 2:
         return here.exchange_bytes(comm, mine, what)
@@ -37,7 +37,7 @@ def exchange_bytes(here: World, comm: Any, mine: bytes, what: str) -> list[bytes
         return _read(message, here.size)
     known = [np.concatenate([message, *_swap(here, comm, [], of[1:], _TAG, what)])]
     firsts, count = [ranks[0] for ranks in hosts], len(hosts)
-    # of so many hosts from this one on its strings are known
+    # the strings of len(known) hosts, from this one on, are known
     while len(known) < count:
         told = known[: count - len(known)]
         to, source = (firsts[(place + sign * len(known)) % count] for sign in (-1, 1))
@@ -76,7 +76,7 @@ def _swap(
     tag: int,
     what: str,
 ) -> list[Message]:
-    """Sends messages to ranks, and receives one of each source."""
+    """Sends messages to ranks, and receives one from each source."""
     requests = [comm.Isend(message, rank, tag) for message, rank in sent]
     came: dict[int, Message] = {}
     status, integer = here.mpi.Status(), here.mpi.INT

@@ -1,8 +1,8 @@
-"""Checkpointer: saves all that a run depends on, and goes on from there bit for bit.
+"""Checkpointer: saves everything that a run depends on, and resumes it bit for bit.
 
-It knows that all ranks save at the same step, and which file is the newest good one.
-What the parts of a state are, their owners know: parameters, trainer, shard(), generators. Only
-rank 0 touches the directory; it sends the others what it reads.
+It makes sure that all ranks save at the same step, and picks the newest good file. The states
+themselves are made by their owners: parameters, trainer, shard(), generators. Only rank 0 touches
+the directory; it sends the others what it reads.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ..trainers.hooks import Hooks
 from ..trainers.state import set_settings, settings_of
 from . import trial
 from ._failures import report
-from ._rng_streams import draws, go_on_drawing, set_rng_streams
+from ._rng_streams import resume_rng_streams, rng_states, set_rng_streams
 from ._session import world
-from ._signals import tell_of_usr1
-from .checkpoint_by_itself import ByItself
-from .checkpoint_files import CheckpointFiles, tell_launcher
+from ._signals import mark_on_usr1
+from .autosave import AutoSave
+from .checkpoint_files import CheckpointFiles, report_progress
 from .checkpoint_parts import (
     check_made,
     checked,
@@ -53,44 +53,44 @@ from .sampling import Shard
 from .trainer import DistributedTrainer
 
 _FORMAT = 2
-_BESIDE = 1 << 24
-"""Bytes of a file from which on it pays to write it in a thread: writing less takes some hundredths
-of a second."""
+_BACKGROUND_BYTES = 1 << 24
+"""Files of at least so many bytes are written in a thread; smaller ones take a few hundredths of a
+second."""
 
 
-class Checkpointer(ByItself):
-    """Saves a run into a directory, and makes a run that was stopped at any moment go on as if it
+class Checkpointer(AutoSave):
+    """Saves a run into a directory, and lets a run that was stopped at any moment resume as if it
     had not been.
 
-    Part of a checkpoint: parameters, frozen or not; the trainer's moments, counts, learning rate,
-    schedule and settings; moving averages that follow it; random states (ours, Python's `random`,
-    NumPy's global one) of every rank; epoch and position of `sampler`; `extra`; what add() was
-    given. A save changes nothing in the run. The files of killed saves are never taken for
+    A checkpoint holds the parameters, frozen or not; the trainer's moments, counts, learning rate,
+    schedule and settings; the moving averages that follow it; the random states (ours, Python's
+    `random`, NumPy's global one) of every rank; epoch and position of `sampler`; `extra`; and what
+    add() was given. Saving changes nothing in the run. Files of killed saves are never taken for
     checkpoints.
 
-    Make model, trainer, schedule and sampler as at the first start, then resume(). With `every`,
-    saving happens by itself when the loop over the sampler asks for its next batch, the last time
-    at its end, or, without a sampler, at the end of update(). After SIGUSR1, to whichever rank, all
-    save at their next step and go on.
+    Make model, trainer, schedule and sampler as at the first start, then call resume(). With
+    `every`, saves are automatic: when the loop over the sampler asks for its next batch, and at its
+    end, or, without a sampler, at the end of update(). After SIGUSR1 to any rank, all ranks save at
+    their next step and go on.
 
-    A save of these that cannot be written, as on a full disk, is a warning; the run goes on, and
-    tries again at the next period. One of more than 16 MB is copied, and written beside training:
-    at most one at a time, for which the end of the program waits. One run at a time saves into a
-    directory: the older attempt of a job ends with an error when a newer one has resumed, and a
-    second run is refused while the first lives.
+    If an automatic save cannot be written, for example on a full disk, the run warns, goes on, and
+    tries again at the next period. One of more than 16 MB is copied, and written in a background
+    thread: at most one at a time, and the end of the program waits for it. Only one run at a time
+    saves into a directory: when a newer attempt of a job has resumed, the older attempt ends with
+    an error, and a second run is refused while the first one lives.
 
     Args:
-        directory: of the files; made if need be.
+        directory: where the files are; created if necessary.
         model: all parameters.
         trainer: with several ranks a DistributedTrainer.
-        sampler: what shard() gave.
-        keep: how many checkpoints stay.
-        every: updates (500), a time ("10min"; units s, min, h) or "epoch". None: only save() and
-            SIGUSR1.
-        required: a save that cannot be written is an OSError on all ranks, as in save(); nothing is
-            written beside training then.
-        background: whether what is saved by itself is written beside training; None: if it is
-            large. It needs memory for one more file on rank 0.
+        sampler: what shard() returned.
+        keep: number of checkpoints to keep.
+        every: a number of updates (500), a time ("10min"; units s, min, h) or "epoch". None: only
+            save() and SIGUSR1.
+        required: an automatic save that cannot be written raises OSError on all ranks, as save()
+            does; nothing is written in the background then.
+        background: whether automatic saves are written in a background thread; None: if they are
+            large. Takes memory for one more file on rank 0.
 
     Raises:
         ValueError: a setting makes no sense.
@@ -148,15 +148,15 @@ class Checkpointer(ByItself):
         self._model, self._trainer, self._sampler = model, trainer, sampler
         self._saves_first = every is not None
         self.extra: dict[str, Any] = {}
-        """What the program wants to keep as well, such as the best score so far: texts as keys;
-        arrays, numbers, texts, dicts, lists of them. Rank 0's is saved, and given to all ranks by
-        resume()."""
+        """What else the program wants to keep, such as the best score so far: a dict of strings to
+        arrays, numbers, strings, dicts and lists of them. Rank 0's is saved; resume() gives it to
+        all ranks."""
         self._objects: dict[str, tuple[Any, bool]] = {}
         self._step, self._since = self._inner.updates, time.monotonic()
         # updates and epoch at the last save, whether it was written or not
-        self._tried, self._epoch = self._step, self._next_epoch()
-        self._lost: Exception | None = None  # what ended saving beside training
-        self._marked = self._owed = False  # SIGUSR1 came; all ranks know that a save is due
+        self._last_try, self._epoch = self._step, self._next_epoch()
+        self._background_failure: Exception | None = None  # what ended saving in the background
+        self._marked = self._pending = False  # SIGUSR1 came; all ranks know that a save is due
         self._sync = trainer.sync if isinstance(trainer, DistributedTrainer) else None
         self._world = here = self._sync.here if self._sync else world()
         negotiation = None if self._sync is None else self._sync.negotiation
@@ -171,7 +171,7 @@ class Checkpointer(ByItself):
                         else "Wrap it: DistributedTrainer(trainer)."
                     )
                 )
-            negotiation.asks.append(self._asks)
+            negotiation.asks.append(self._save_flag)
             negotiation.on_flags.append(self._on_flags)
         self._comm: Any = here.lend(self) if here.size > 1 else None
         if sampler is not None:
@@ -180,25 +180,25 @@ class Checkpointer(ByItself):
                 Hooks(self._inner).refuse(self._check_loop)
         else:
             Hooks(self._inner).after(self._save_if_due)
-        tell_of_usr1(self)
+        mark_on_usr1(self)
 
     @property
     def step(self) -> int:
-        """How many updates the last checkpoint has that is known to be written, or was resumed."""
+        """Number of updates in the last checkpoint that was written or resumed."""
         return self._step
 
     def add(self, name: str, obj: Any, per_rank: bool = False) -> None:
-        """Makes an object part of checkpoints: one with state() and load_state(), a collection, a
-        numpy.random.Generator.
+        """Makes an object part of the checkpoints: one with state() and load_state(), a collection,
+        or a numpy.random.Generator.
 
-        To be called before resume(), in the order of the first start.
+        Call it before resume(), in the same order as at the first start.
 
         Args:
-            name: of its own.
+            name: a unique name.
             obj: the object.
-            per_rank: its state differs from rank to rank; otherwise rank 0's is saved, and given to
-                all. A checkpoint of another number of ranks leaves such objects as they are, unless
-                they have load_states(states, rank), which is given the states of all ranks.
+            per_rank: each rank's own state is saved; otherwise rank 0's is saved and given to all.
+                A checkpoint of another number of ranks leaves such objects unchanged, unless they
+                have load_states(states, rank), which receives the states of all ranks.
 
         Raises:
             ValueError: the name is taken.
@@ -222,18 +222,18 @@ class Checkpointer(ByItself):
         self._objects[name] = obj, per_rank
 
     def _members(self) -> list[Any]:
-        """The trainer, and all that was added."""
+        """The trainer, and all added objects."""
         return [self._trainer, *(obj for obj, _ in self._objects.values())]
 
     # ---- saving ------------------------------------------------------------------------
 
     def save(self) -> bool:
-        """Saves now. To be called on all ranks, at the end of a loop's body: what the body does
-        after it is not done again after resume().
+        """Saves now. Call it on all ranks, at the end of a loop's body: what the body does after it
+        is not repeated after resume().
 
         Returns:
-            False: gradients wait to be applied (set_accumulation). It is made up for at the end of
-                the first step where none do.
+            False: gradients wait to be applied (set_accumulation). The save is then made at the end
+                of the first step without any.
 
         Raises:
             OSError: the file cannot be written, on all ranks; the earlier checkpoints are whole.
@@ -252,54 +252,52 @@ class Checkpointer(ByItself):
         >>> saved, checkpointer.step
         (True, 1)
         """
-        return self._save(by_itself=False)
+        return self._save(automatic=False)
 
     @trial.leaves_out
     @during(lib.DN_SAVE)
-    def _save(self, by_itself: bool) -> bool:
-        """As save(); what fails of a save by itself is a warning, unless each is required."""
+    def _save(self, automatic: bool) -> bool:
+        """As save(). An automatic save that fails is a warning, unless saves are required."""
         self._marked, self._since = False, time.monotonic()
         what = self._world.collective("checkpoint")
         self._files.wait()
         sampler = self._sampler.state() if self._sampler is not None else None
+        place = [sampler["epoch"], sampler["position"]] if sampler else []
         mine = {
-            "at": [
-                self._inner.updates,
-                *(sampler[key] for key in ("epoch", "position") if sampler),
-            ],
+            "at": [self._inner.updates, *place],
             "pending": any(map(waits, self._members())),
             "written": self._files.written,
         }
-        with self._world.whole(what):
+        with self._world.uninterrupted(what):
             own = {k: state_of(o) for k, (o, per_rank) in self._objects.items() if per_rank}
             part = {
-                "draws": draws(),
+                "draws": rng_states(),
                 "rests": packed(self._sync.residuals() if self._sync else {}),
                 "objects": own,
             }
             checksummed = memoryview(add_checksum(part))
             mine["size"] = len(checksummed)
-            written, failure = self._save_together(mine, checksummed, sampler, by_itself, what)
-        if not self._owed:
-            self._tried, self._epoch = self._inner.updates, self._next_epoch()
+            written, failure = self._save_together(mine, checksummed, sampler, automatic, what)
+        if not self._pending:
+            self._last_try, self._epoch = self._inner.updates, self._next_epoch()
         if failure is not None:
-            if not (by_itself and isinstance(failure, OSError | MemoryError)) or self._required:
+            if not (automatic and isinstance(failure, OSError | MemoryError)) or self._required:
                 raise failure
             self._warn(failure)
-        elif not self._owed and written is not None and written >= 0:
+        elif not self._pending and written is not None and written >= 0:
             self._step = written
-        return not self._owed and failure is None
+        return not self._pending and failure is None
 
     def _save_together(
         self,
         mine: Mapping[str, Any],
         checksummed: memoryview,
         sampler: Mapping[str, Any] | None,
-        by_itself: bool,
+        automatic: bool,
         what: str,
     ) -> tuple[int | None, Exception | None]:
-        """After how many updates the last file was written, and what rank 0 has raised, if
-        anything; where `_owed` says that gradients wait, nothing is written."""
+        """Updates in the last file that was written, and the exception of rank 0, if any. Nothing
+        is written if gradients wait, which sets `_pending`."""
         here, comm = self._world, self._comm
         every = here.gather(comm, mine, what)
         for rank, other in enumerate(every):
@@ -309,14 +307,14 @@ class Checkpointer(ByItself):
                     f" position {other['at']} on rank {rank}, {every[0]['at']} on rank 0. Call"
                     " save() on all ranks alike."
                 )
-        self._owed = any(part["pending"] for part in every)
-        if self._owed:
+        self._pending = any(part["pending"] for part in every)
+        if self._pending:
             return None, None
         parts: list[NDArray[np.uint8]] = []
 
         def prepare() -> None:
-            if self._lost is not None:
-                raise self._lost
+            if self._background_failure is not None:
+                raise self._background_failure
             self._files.claim()
             parts.extend(np.empty(other["size"], np.uint8) for other in every)
 
@@ -324,28 +322,32 @@ class Checkpointer(ByItself):
         if failure is not None:
             return None, failure
         collect(here, comm, checksummed, [other["size"] for other in every], parts, what)
-        return from_main(here, comm, lambda: self._write(parts, sampler, by_itself), what)
+        return from_main(here, comm, lambda: self._write(parts, sampler, automatic), what)
 
     def _write(
-        self, parts: list[NDArray[np.uint8]], sampler: Mapping[str, Any] | None, by_itself: bool
+        self, parts: list[NDArray[np.uint8]], sampler: Mapping[str, Any] | None, automatic: bool
     ) -> int:
-        """Writes, or begins to; after how many updates the last file was written that is there."""
+        """Writes the file, or starts a thread that does. Returns the number of updates in the last
+        file that is written."""
         with at_one_moment(self._model, "checkpoint"):
             content = self._content(parts, sampler)
         step, written = self._inner.updates, self._files.written
-        beside = content.size > _BESIDE if self._background is None else self._background
-        if beside and by_itself:
-            self._files.write_beside(content, step, self._on_failure)
+        background = (
+            content.size > _BACKGROUND_BYTES if self._background is None else self._background
+        )
+        if background and automatic:
+            self._files.write_in_background(content, step, self._on_failure)
             return written
         self._files.write(content, step)
         return step
 
     def _on_failure(self, error: Exception) -> None:
-        """What has failed beside training is told at once; what ends the run, at the next save."""
+        """Handles an exception of the background thread: an error of the system is a warning; any
+        other ends the run at the next save."""
         if isinstance(error, OSError | MemoryError):
             self._warn(error)
         else:
-            self._lost = error
+            self._background_failure = error
             report(str(error))
 
     def _warn(self, error: Exception) -> None:
@@ -359,6 +361,7 @@ class Checkpointer(ByItself):
 
     def _content(self, parts: list[NDArray[np.uint8]], sampler: Mapping[str, Any] | None) -> Copied:
         trainer = self._inner.state()
+        added = {k: state_of(o) for k, (o, per_rank) in self._objects.items() if not per_rank}
         return Copied(
             {
                 "format": _FORMAT,
@@ -370,11 +373,7 @@ class Checkpointer(ByItself):
                 "made": made(self._members()),
                 "averages": [f.state() for f in followers_of(self._inner)],
                 "sampler": sampler,
-                "objects": {
-                    name: state_of(obj)
-                    for name, (obj, per_rank) in self._objects.items()
-                    if not per_rank
-                },
+                "objects": added,
                 "extra": self.extra,
                 "hosts": self._sync.hosts if self._sync else [],
                 "ranks": parts,
@@ -386,15 +385,15 @@ class Checkpointer(ByItself):
 
     @trial.leaves_out
     def resume(self) -> bool:
-        """Goes on from the newest good checkpoint, if there is one. To be called on all ranks,
-        before the loop.
+        """Resumes from the newest good checkpoint, if there is one. Call it on all ranks, before
+        the loop.
 
-        With `every`, other runs are kept from saving into the directory from now on; a run on
-        another host that was killed a moment ago is waited for, up to 45 s.
+        With `every`, other runs can no longer save into the directory. If a run on another host was
+        killed a moment ago, this waits up to 45 s.
 
-        A newer one that is damaged is passed over, with a line on stderr. If there is none and
-        `every` was given, the initial state is saved. Another number of ranks will do: ranks that
-        were there go on with their random draws, further ones get other draws.
+        A damaged checkpoint is skipped, with a line on stderr. If there is none and `every` was
+        given, the initial state is saved. The number of ranks may change: ranks that existed
+        continue their random draws, and additional ones get different draws.
 
         Returns:
             Whether there was one.
@@ -428,7 +427,7 @@ class Checkpointer(ByItself):
             name, buffer = self._files.newest()
             return (name, len(buffer.view)) if buffer else None
 
-        with self._world.whole(what):
+        with self._world.uninterrupted(what):
             found, failure = from_main(self._world, self._comm, look, what)
             if found:
                 view = distribute(self._world, self._comm, buffer, found[1], what)
@@ -440,7 +439,7 @@ class Checkpointer(ByItself):
             return False
         self._load(tree_of(view), f"checkpoint {found[0]}")
         if self._world.rank == 0:
-            tell_launcher(f"resumed {self._step}")
+            report_progress(f"resumed {self._step}")
         return True
 
     def _load(self, tree: dict[str, Any], what: str) -> None:
@@ -477,7 +476,7 @@ class Checkpointer(ByItself):
             undo.callback(set_settings, self._inner, settings_of(self._inner))
             set_settings(self._inner, tree["settings"])
             self._trainer.set_accumulation(self._inner.accumulation)  # nothing is gathered yet
-            undo.callback(set_rng_streams, draws())
+            undo.callback(set_rng_streams, rng_states())
             if objects:
                 undo.callback(load_stored, self._model, copied(stored(self._model)))
             load_stored(self._model, tree)
@@ -491,10 +490,10 @@ class Checkpointer(ByItself):
                 obj, which = self._objects[name][0], f"{what}, {name}"
                 undo.callback(load_state_of, obj, copied(state_of(obj)), which)
                 load_state_of(obj, copied(state), which)
-            go_on_drawing(mine["draws"], rank, ranks)  # after objects, which may have drawn
+            resume_rng_streams(mine["draws"], rank, ranks)  # after objects, which may have drawn
             self.extra = copied(tree["extra"])
             undo.pop_all()
-        self._step = self._tried = self._files.written = tree["step"]
+        self._step = self._last_try = self._files.written = tree["step"]
         self._since = time.monotonic()
-        self._epoch, self._owed = self._next_epoch(), False
+        self._epoch, self._pending = self._next_epoch(), False
         warn_of_hashes(tree["hashes"], what)

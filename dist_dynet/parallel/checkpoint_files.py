@@ -1,5 +1,5 @@
-"""The files of a run's checkpoints: their names, which is the newest good one, and how one is
-written, at once or beside training."""
+"""The checkpoint files of a run: their names, which one is the newest good one, and how they are
+written, at once or in the background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .._file_names import FileName, file_path
 from ..io.checksummed import Copied, DamagedError, check
 from ..io.files import OneProcess, atomic_write
 from ..params.dims import size
-from ._failures import finish_first, report
+from ._failures import finish_before_abort, report
 from .checkpoint_ranks import HostBuffer
 from .lease import Lease
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"checkpoint-(\d{6,})-step-(\d+)\.safetensors")
 
 
 class CheckpointFiles:
-    """Those of one directory, of which the last `keep` stay that are not known to be damaged."""
+    """The files in one directory. The last `keep` that are not known to be damaged are kept."""
 
     def __init__(self, directory: FileName, keep: int) -> None:
         self._directory = file_path(directory, "Checkpointer").absolute()  # chdir() may follow
@@ -33,12 +33,12 @@ class CheckpointFiles:
         self._thread: threading.Thread | None = None
         self._passed_over: set[Path] = set()
         self.written = -1
-        """After how many updates the last file was made that is there; -1: none was."""
+        """Number of updates in the last file that was written; -1: none."""
         if keep < 1:
             raise ValueError(f"Checkpointer: keep must be 1 or more; got {keep}.")
 
     def claim(self) -> None:
-        """Makes the directory, and makes sure that this run may save into it.
+        """Creates the directory, and makes sure that this run may save into it.
 
         Raises:
             LostLeaseError: another run does.
@@ -48,7 +48,7 @@ class CheckpointFiles:
             self._claim()
 
     def write(self, content: Copied, step: int) -> None:
-        """One more file, after so many updates. Threads take turns.
+        """Writes one more file, of so many updates. Threads take turns.
 
         Raises:
             OSError: it cannot be written to the end.
@@ -57,11 +57,11 @@ class CheckpointFiles:
         with self._lock:
             self._write(content, step)
 
-    def write_beside(
+    def write_in_background(
         self, content: Copied, step: int, failed: Callable[[Exception], object]
     ) -> None:
-        """The same in a thread of its own, when the one before has been written; what it raises is
-        told to `failed`, there."""
+        """As write(), in a thread, after the previous thread has finished. Exceptions are passed to
+        `failed`, in that thread."""
 
         def work() -> None:
             try:
@@ -70,9 +70,9 @@ class CheckpointFiles:
                 failed(error)
 
         self.wait()
-        # no daemon: the end of the program waits for it
+        # not a daemon: the end of the program waits for it
         self._thread = threading.Thread(target=work, name="dist_dynet checkpoint")
-        finish_first(self._thread)
+        finish_before_abort(self._thread)
         self._thread.start()
 
     def wait(self) -> None:
@@ -99,17 +99,17 @@ class CheckpointFiles:
             raise OSError(cause.errno or errno.EIO, words, str(path)) from cause
         try:
             self._lease.check()
-        except RuntimeError:  # it was taken over in this very moment
+        except RuntimeError:  # another run has taken over at this moment
             path.unlink(missing_ok=True)
             raise
         self.written = step
         for old in self._outlived():
-            with suppress(OSError):  # it is there for longer, then
+            with suppress(OSError):  # the next save tries again
                 old.unlink()
-        tell_launcher(f"{step}")
+        report_progress(f"{step}")
 
     def newest(self) -> tuple[str, HostBuffer | None]:
-        """Name and content of the newest good file; nothing if there is no file.
+        """Name and content of the newest good file; empty if there is no file.
 
         Raises:
             RuntimeError: there are files, and all are damaged.
@@ -135,13 +135,13 @@ class CheckpointFiles:
         return "", None
 
     def _outlived(self) -> list[Path]:
-        """Those before the last `keep` that newest() has not passed over."""
+        """Files older than the last `keep` that newest() has not skipped."""
         files = self._all()
         good = [number for number, path in files if path not in self._passed_over]
         return [path for number, path in files if number < min(good[-self._keep :], default=0)]
 
     def _claim(self) -> None:
-        """Whoever gets the lease takes away what killed runs have left."""
+        """Takes the lease, and with a new lease removes what killed runs have left."""
         with self._in_directory():
             if self._lease.claim():
                 for left in self._directory.glob(".checkpoint*.tmp"):
@@ -150,7 +150,7 @@ class CheckpointFiles:
 
     @contextmanager
     def _in_directory(self) -> Iterator[None]:
-        """Makes the directory if need be; errors of the block and of that say what to do."""
+        """Creates the directory if necessary, and adds a remedy to errors of the system."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             yield
@@ -162,14 +162,14 @@ class CheckpointFiles:
             raise OSError(error.errno or errno.EIO, words, str(self._directory)) from error
 
     def _all(self) -> list[tuple[int, Path]]:
-        """Number and path of all files with a checkpoint's name, the oldest first."""
+        """Number and path of all files named like checkpoints, the oldest first."""
         named = [(_NAME.fullmatch(path.name), path) for path in self._directory.iterdir()]
         return sorted((int(match[1]), path) for match, path in named if match)
 
 
 def _read(path: Path) -> HostBuffer:
-    """A checked file. It is read and not mapped: an error of a file server is an exception then,
-    and not the end of the process.
+    """Reads and checks a file. It is not mapped: an error of a file server then raises an exception
+    instead of ending the process.
 
     Raises:
         OSError: it cannot be read.
@@ -188,9 +188,9 @@ def _read(path: Path) -> HostBuffer:
     return buffer
 
 
-def tell_launcher(line: str) -> None:
-    """A launcher that starts a failed job again wants to know whether that has got any further:
-    `STEP` is a finished checkpoint, `resumed STEP` one from which the job goes on."""
+def report_progress(line: str) -> None:
+    """Reports progress to a launcher that restarts failed jobs: `STEP` for a finished checkpoint,
+    `resumed STEP` for one that the job resumes from."""
     name = os.environ.get("DIST_DYNET_PROGRESS")
     if name:
         try:

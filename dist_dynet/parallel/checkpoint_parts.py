@@ -1,4 +1,4 @@
-"""What a Checkpointer is given: the arguments checked, and the states of added objects."""
+"""The parts of a Checkpointer: its arguments, checked, and the states of added objects."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .trainer import DistributedTrainer
 
 
 @dataclass(frozen=True)
-class OfRanks:
-    """The states that all ranks had of an object, for this rank of another number of them."""
+class StatesOfRanks:
+    """The states that all ranks of another number had of an object, for this rank."""
 
     states: list[Any]
     rank: int
@@ -34,7 +34,7 @@ _UNITS = {"s": 1, "min": 60, "h": 3600}
 
 
 def checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
-    """The inner trainer.
+    """Checks the arguments of Checkpointer. Returns the inner trainer.
 
     Raises:
         TypeError: one of the three is of another kind.
@@ -66,7 +66,7 @@ def checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
 
 
 def period(every: int | str | None) -> tuple[int, float, bool]:
-    """(updates, seconds, at the end of each epoch); 0: not so.
+    """(updates, seconds, whether at the end of each epoch); 0: not so.
 
     Raises:
         TypeError: it is of another kind.
@@ -92,7 +92,7 @@ def period(every: int | str | None) -> tuple[int, float, bool]:
 
 
 def take(name: Any, obj: Any) -> None:
-    """Makes an object ready to be saved under a name.
+    """Checks that an object can be saved under this name, and prepares it.
 
     Raises:
         TypeError: it cannot be.
@@ -120,7 +120,7 @@ def objects_of(
     rank: int,
     ranks: int,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The states of added objects that this rank goes on from, and whose there should be.
+    """The states of added objects for this rank, and the names that are expected.
 
     Args:
         added: each object, and whether ranks have states of their own of it. With another number of
@@ -135,7 +135,7 @@ def objects_of(
     every = [tree_of(part.data)["objects"] for part in tree["ranks"]]
     goes_on = {name for name, (obj, own) in added.items() if own and hasattr(obj, "load_states")}
     moved = {
-        name: OfRanks([copied(states[name]) for states in every], rank)
+        name: StatesOfRanks([copied(states[name]) for states in every], rank)
         for name in goes_on & every[0].keys()
     }
     expected = goes_on | {name for name, (_, own) in added.items() if not own}
@@ -143,21 +143,25 @@ def objects_of(
 
 
 def waits(obj: Any) -> bool:
-    """Whether it is a trainer whose gradients wait to be applied."""
+    """Whether the object is a trainer whose gradients wait to be applied."""
     if isinstance(obj, DistributedTrainer):
         return obj.sync.waits()
     return isinstance(obj, Trainer) and Hooks(obj).waits()
 
 
 def made(objects: Iterable[Any]) -> list[str]:
-    """What those of them that are or wrap a trainer were made with for good."""
+    """The constants of those objects that are trainers or wrap one."""
     trainers = (getattr(obj, "inner", obj) for obj in objects)
     return [Hooks(trainer).made for trainer in trainers if isinstance(trainer, Trainer)]
 
 
 def check_made(there: Iterable[str] | None, objects: Iterable[Any]) -> None:
-    """Raises: ValueError: a trainer was made otherwise in the run that is resumed; None: unknown,
-    of an older version. One of another class refuses the state by itself."""
+    """Makes sure that trainers have the constants that the resumed run had. None: unknown, from an
+    older version. A trainer of another class refuses the state itself.
+
+    Raises:
+        ValueError: they differ.
+    """
     for then, now in zip(there or (), made(objects), strict=False):
         if then != now and then.split()[0] == now.split()[0]:
             raise ValueError(
@@ -167,14 +171,14 @@ def check_made(there: Iterable[str] | None, objects: Iterable[Any]) -> None:
 
 
 def state_of(obj: Any) -> Any:
-    """What is saved of an added object."""
+    """The state of an added object, as it is saved."""
     if isinstance(obj, ParameterCollection):
         return stored(obj)
     return obj.bit_generator.state if isinstance(obj, np.random.Generator) else obj.state()
 
 
 def copied(tree: Any) -> Any:
-    """The tree with arrays of its own."""
+    """The tree with copies of its arrays."""
     if isinstance(tree, dict):
         return {key: copied(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -183,7 +187,7 @@ def copied(tree: Any) -> Any:
 
 
 def load_state_of(obj: Any, state: Any, what: str) -> None:
-    """Gives an added object what state_of() gave.
+    """Restores an added object from what state_of() returned.
 
     Raises:
         ValueError: it is of another one.
@@ -193,14 +197,14 @@ def load_state_of(obj: Any, state: Any, what: str) -> None:
         load_stored(obj, state)
     elif isinstance(obj, np.random.Generator):
         obj.bit_generator.state = state
-    elif isinstance(state, OfRanks):
+    elif isinstance(state, StatesOfRanks):
         obj.load_states(state.states, state.rank)
     else:
         obj.load_state(state)
 
 
 def warn_of_hashes(there: Any, what: str) -> None:
-    """Says so if sets of strings have another order here."""
+    """Warns if sets of strings had another order in the resumed run."""
     if there != hash_indicator():
         warnings.warn(
             f"{what}: Python hashed strings differently in the run that is resumed, so that a set"

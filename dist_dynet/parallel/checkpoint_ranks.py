@@ -1,6 +1,6 @@
-"""What ranks hand to one another for a checkpoint: only rank 0 touches the directory.
+"""Moves the bytes of checkpoints between ranks: only rank 0 touches the directory.
 
-It knows bytes and ranks, and not what they mean.
+It knows bytes and ranks, and nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ._world import World
 from .memory import reserve
 
 _PIECE = 1 << 23
-"""Bytes that are sent at once."""
+"""Bytes per message."""
 R = TypeVar("R")
 
 
 def from_main(
     here: World, comm: Any, action: Callable[[], R], what: str
 ) -> tuple[R | None, Exception | None]:
-    """What rank 0's action returns, or raises, on every rank. Collective."""
+    """What rank 0's action returns or raises, on every rank. Collective."""
     answer: tuple[R | None, Exception | None] = None, None
     if here.rank == 0:
         try:
@@ -44,8 +44,8 @@ def collect(
     buffers: list[NDArray[np.uint8]],
     what: str,
 ) -> None:
-    """Puts every rank's bytes into rank 0's buffer for them; no other rank keeps any. The first
-    rank of a host passes on what its ranks have, several of them in a message. Collective.
+    """Copies every rank's bytes into rank 0's buffer for them; no other rank keeps any. The first
+    rank of a host forwards what its ranks have, several of them in one message. Collective.
 
     Args:
         here: the ranks.
@@ -60,7 +60,7 @@ def collect(
         buffers[0][:] = np.frombuffer(mine, np.uint8)
     for ranks in here.host_ranks if here.size > 1 else ():
         first = ranks[0]
-        if me == first == 0:  # what is here need not be passed on
+        if me == first == 0:  # the bytes of this host need no forwarding
             here.wait(
                 [
                     comm.Irecv(buffers[rank][start:end], rank)
@@ -100,7 +100,7 @@ def collect(
 
 
 def _pieces(ranks: Sequence[int], sizes: Sequence[int]) -> list[list[tuple[int, int, int]]]:
-    """The bytes of these ranks side by side, cut into pieces: of each (rank, from, to)."""
+    """The bytes of these ranks side by side, cut into pieces: lists of (rank, from, to)."""
     pieces: list[list[tuple[int, int, int]]] = []
     left = 0
     for rank in ranks:
@@ -119,7 +119,7 @@ def _pieces(ranks: Sequence[int], sizes: Sequence[int]) -> list[list[tuple[int, 
 def _places(
     piece: list[tuple[int, int, int]], joined: NDArray[np.uint8]
 ) -> list[NDArray[np.uint8]]:
-    """Where each part of a piece lies in it."""
+    """Where each part of a piece lies in the joined message."""
     ends = np.cumsum([end - start for _, start, end in piece]).tolist()
     return [
         joined[to - (end - start) : to] for (_, start, end), to in zip(piece, ends, strict=True)
@@ -127,16 +127,16 @@ def _places(
 
 
 class HostBuffer:
-    """Bytes of one host: its other ranks can map them."""
+    """A buffer that the other ranks of a host can map."""
 
     def __init__(self, size: int) -> None:
         self._descriptor, self._mapped = reserve(size)
         self.view = memoryview(self._mapped)
-        """They are written by the rank that has made them."""
+        """The bytes; only the rank that made the buffer writes them."""
         self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}" if self._descriptor >= 0 else ""
 
     def close(self) -> None:
-        """Nobody else will map them."""
+        """No other rank will map the buffer from now on."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
@@ -145,7 +145,8 @@ class HostBuffer:
 def distribute(
     here: World, comm: Any, buffer: HostBuffer | None, size: int, what: str
 ) -> memoryview:
-    """Rank 0's bytes on every rank: no other needs to see its disk. One copy a host. Collective."""
+    """Rank 0's bytes on every rank, with one copy per host: no other rank needs access to its disk.
+    Collective."""
     if here.size == 1:
         assert buffer is not None
         buffer.close()
@@ -158,7 +159,7 @@ def distribute(
         if buffer is None:
             try:
                 view = _mapped(paths[first], size)
-            except OSError:  # it may not look there: its own copy, then
+            except OSError:  # no permission: it makes its own copy
                 buffer = HostBuffer(size)
         if buffer is not None:
             view = buffer.view
@@ -169,7 +170,7 @@ def distribute(
                 end = min(start + _PIECE, size)
                 piece = unused[: end - start] if buffer is None else buffer.view[start:end]
                 here.wait([comm.Ibcast(piece, root=0)], what)
-        here.gather(comm, None, what)  # all is there, and everybody has mapped it
+        here.gather(comm, None, what)  # everything has arrived, and all ranks have mapped it
     finally:
         if buffer is not None:
             buffer.close()

@@ -1,5 +1,5 @@
-"""Collective operations of all ranks outside of training steps: sums, barriers, parameters made
-alike and compared.
+"""Collective operations outside training steps: reductions, barriers, and parameters broadcast or
+compared.
 
 Every function here must be called on all ranks in the same order; with `comm=`, an mpi4py
 communicator, on all of its ranks. With one process each is a plain local computation.
@@ -25,7 +25,7 @@ Operation = Literal["sum", "mean", "max", "min", "prod"]
 
 
 def rank() -> int:
-    """The number of this process in the job, from 0; 0 without a launcher.
+    """The rank of this process in the job, from 0; 0 without a launcher.
 
     >>> from dist_dynet import parallel
     >>> parallel.rank(), parallel.world_size(), parallel.local_rank(), parallel.is_main()
@@ -35,7 +35,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes the job has; 1 without a launcher.
+    """The number of processes in the job; 1 without a launcher.
 
     >>> from dist_dynet import parallel
     >>> parallel.world_size()
@@ -45,7 +45,7 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """The number of this process among those of its host.
+    """The rank of this process among those of its host.
 
     >>> from dist_dynet import parallel
     >>> parallel.local_rank()
@@ -55,8 +55,7 @@ def local_rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0: the one that prints and shows progress. save() needs no such
-    question.
+    """Whether this is rank 0, which prints and shows progress. save() does not need this check.
 
     >>> from dist_dynet import parallel
     >>> if parallel.is_main():
@@ -70,7 +69,7 @@ def is_main() -> bool:
 
 
 def gather(obj: T, comm: Any = None) -> list[T]:
-    """The objects of all ranks in rank order, on every rank. They are pickled.
+    """The objects of all ranks in rank order, on every rank. Objects are pickled.
 
     Raises:
         RuntimeError: the object of another rank cannot be pickled; on that rank the exception of
@@ -84,7 +83,7 @@ def gather(obj: T, comm: Any = None) -> list[T]:
     if here.size == 1:
         return [obj]
     what = here.collective("gather")
-    with here.whole(what):
+    with here.uninterrupted(what):
         mine, failure = _pickled(obj)
         every = by_host.exchange_bytes(here, here.comm, mine, what)
     if failure is not None:
@@ -101,12 +100,12 @@ def gather(obj: T, comm: Any = None) -> list[T]:
 
 
 _FAILED = b"failed "
-"""Begins what a rank sends whose object cannot be pickled. No pickle does."""
+"""Prefix of what a rank sends whose object cannot be pickled. No pickle begins with it."""
 
 
 def _pickled(obj: Any) -> tuple[bytes, Exception | None]:
-    """What other ranks get, and why it is not the object. A rank that fails meets the others all
-    the same, so that all stay in step."""
+    """The bytes to send, and the exception if the object cannot be pickled. A rank that fails takes
+    part all the same, so that all stay in step."""
     try:
         return pickle.dumps(obj), None
     except Exception as error:
@@ -115,9 +114,9 @@ def _pickled(obj: Any) -> tuple[bytes, Exception | None]:
 
 def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any:
     """The sum, "mean", "max", "min" or "prod" (product) over the ranks, on every rank: of a number,
-    or of arrays elementwise (in a new one).
+    or elementwise of arrays, as a new array.
 
-    Sums and products of integers have 64 bits, means are floats.
+    Sums and products of integers have 64 bits; means are floats.
 
     Args:
         value: a number, or an array of one shape and kind of number on all ranks. True and False
@@ -143,8 +142,8 @@ def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any
     overflows = False
     if here.size > 1:
         what = here.collective(f"all_reduce {op}")
-        with here.whole(what):
-            # without check=True, too: unlike lengths may kill a process
+        with here.uninterrupted(what):
+            # checked even without check=True: different lengths may kill a process
             numbers = f"{op} of int64 ()", f"{op} of float64 ()"
             kind = _same_kind(here, mine, what, failure is not None, numbers)
             if kind and failure is None:
@@ -164,7 +163,7 @@ def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any
 
 
 def _as_numbers(value: ArrayLike, op: str) -> NDArray[Any]:
-    """A new array of a kind that MPI adds, and that has room for the result."""
+    """A new array, of a dtype that MPI can reduce and that can hold the result."""
     if op not in (operations := get_args(Operation)):
         raise ValueError(f"all_reduce: op must be one of {', '.join(operations)}; got {op!r}.")
     array = np.array(value, order="C")
@@ -185,13 +184,13 @@ def _as_numbers(value: ArrayLike, op: str) -> NDArray[Any]:
 
 
 def _reduced(here: World, array: NDArray[Any], op: str, what: str) -> tuple[NDArray[Any], bool]:
-    """The sum and so on, and whether it does not fit, alike on all ranks."""
+    """The result, and whether it overflows, alike on all ranks."""
     operation, kind = getattr(here.mpi, "SUM" if op == "mean" else op.upper()), array.dtype.kind
     if op in ("max", "min") and kind == "f":
         marked = _mark_nan(array, op)
         here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, marked, op=operation)], what)
         return np.where(marked[1] == 0, marked[0], np.nan).astype(array.dtype), False
-    # of integers beside the result modulo 2^64 about what it is: if it fits both are near
+    # for integers, reduce in float64 as well: without overflow both results are close
     about = array.astype(np.float64) if kind in "iu" and op in ("sum", "prod") else None
     here.wait(
         [
@@ -205,8 +204,8 @@ def _reduced(here: World, array: NDArray[Any], op: str, what: str) -> tuple[NDAr
 
 
 def _mark_nan(array: NDArray[Any], op: str) -> NDArray[Any]:
-    """The array, and below it where it was NaN: compared with a number NaN is neither more nor
-    less, so that MPI may lose it on some ranks."""
+    """The array, and below it where it was NaN: MPI may lose NaN on some ranks, since no comparison
+    with it is true."""
     is_nan, end = np.isnan(array), 1 if op == "max" else -1
     return np.stack([np.where(is_nan, -end * np.inf, array), end * is_nan]).astype(array.dtype)
 
@@ -214,8 +213,8 @@ def _mark_nan(array: NDArray[Any], op: str) -> NDArray[Any]:
 def _same_kind(
     here: World, mine: str, what: str, failed: bool, numbers: tuple[str, str] = ("", "")
 ) -> str:
-    """What all ranks say; if they do not, an error on those that have not failed. Of an integer
-    and a float, as sum([]) and sum([0.5]) are, the float."""
+    """The kind that all ranks give; an error if they differ, on those that have not failed. Of an
+    integer and a float, as from sum([]) and sum([0.5]), the float."""
     marks = np.empty(here.size, np.int64)
     here.wait([here.comm.Iallgather(np.array([hash_of(mine)]), marks)], what)
     if (marks == marks[0]).all():
@@ -263,7 +262,7 @@ def _check_collection(m: Any, what: str) -> None:
 
 
 def broadcast_parameters(m: ParameterCollection, comm: Any = None) -> None:
-    """Gives every rank the values that rank 0's parameters have.
+    """Gives every rank the parameter values of rank 0.
 
     Raises:
         RuntimeError: the ranks hold different parameters; it names the first.
@@ -278,7 +277,7 @@ def broadcast_parameters(m: ParameterCollection, comm: Any = None) -> None:
     here = world(comm)
     if here.size > 1:
         what = here.collective("broadcast_parameters")
-        with here.whole(what):
+        with here.uninterrupted(what):
             structure = Structure(m)
             structure.check(here, here.comm, what)
             structure.broadcast(here, here.comm, what)
@@ -298,7 +297,7 @@ def assert_in_sync(m: ParameterCollection, comm: Any = None) -> None:
     here = world(comm)
     if here.size > 1:
         what = here.collective("assert_in_sync")
-        with here.whole(what):
+        with here.uninterrupted(what):
             structure = Structure(m)
             structure.check(here, here.comm, what)
             structure.materialise()

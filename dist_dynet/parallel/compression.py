@@ -1,10 +1,10 @@
-"""What crosses the wire in half or a quarter of the bytes: bfloat16, or 8 bits and a scale for each
-block of 256 numbers, with error feedback.
+"""Compresses messages to a half or a quarter of their bytes: bfloat16, or 8 bits and a scale for
+each block of 256 numbers, with error feedback.
 
-Sums are made in full precision; only messages are rounded. What rounding takes away is kept and
-added to the same number at the next exchange (Seide et al. 2014; Karimireddy et al. 2019), so that
-over steps nothing is lost. Blocks with a scale of their own: Dettmers et al. 2022. It knows arrays
-only.
+Sums are made in full precision; only messages are rounded. The rounding error is kept and added to
+the same number at the next exchange (Seide et al. 2014; Karimireddy et al. 2019), so that over
+steps nothing is lost. Blocks with a scale each: Dettmers et al. 2022. This module knows only
+arrays.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from .._ffi import DTYPE, ffi, lib, pointer
 
 
 class Code(ABC):
-    """How messages hold numbers. Rows of numbers become rows of items."""
+    """How messages encode numbers. Rows of numbers become rows of items."""
 
     dtype: np.dtype[Any]
     """Of an item."""
 
     @abstractmethod
     def items(self, width: int) -> int:
-        """How many items a row of so many numbers has."""
+        """Number of items for a row of so many numbers."""
 
     @abstractmethod
     def encode(self, rows: NDArray[Any], residual: NDArray[Any], out: NDArray[Any]) -> None:
-        """out = rows + residual, rounded; residual = what that lacks, 0 where a number was not
+        """out = rows + residual, rounded; residual = the rounding error, 0 where a number was not
         finite."""
 
     @abstractmethod
     def decode(self, items: NDArray[Any], out: NDArray[Any]) -> None:
-        """out = the rows of numbers that these stand for."""
+        """out = the rows of numbers that these items encode."""
 
     def empty(self, size: int) -> NDArray[Any]:
-        """For a message of so many numbers in one row."""
+        """A buffer for a message of so many numbers in one row."""
         return np.empty(self.items(size), self.dtype)
 
     def decoded(self, items: NDArray[Any], width: int) -> NDArray[Any]:
@@ -70,7 +70,7 @@ class _Bf16(Code):
 
 
 class _Int8(Code):
-    """Blocks of 256 numbers of a row: a scale, then a byte for each."""
+    """Blocks of 256 numbers of a row: a scale, then one byte per number."""
 
     dtype = np.dtype(np.uint8)
 
@@ -95,17 +95,17 @@ CODES: dict[str, Code] = {"bf16": _Bf16(), "int8": _Int8()}
 
 
 class ErrorFeedback:
-    """Messages out of one array, and what earlier ones lacked of it."""
+    """Encodes messages from one array, and keeps their rounding errors."""
 
     def __init__(self, code: Code, size: int) -> None:
         self.code = code
         self.residual = np.zeros(size, DTYPE)
         """What is added before the next rounding."""
         self._before = np.empty(size, DTYPE)
-        self._encoded: list[tuple[int, int]] = []  # ranges of which that holds what there was
+        self._encoded: list[tuple[int, int]] = []  # ranges in which it holds the old residual
 
     def encode(self, array: NDArray[Any], start: int, end: int) -> NDArray[Any]:
-        """A message: array + residual, rounded, in this range; residual = what that lacks."""
+        """A message: array + residual, rounded, in this range; residual = the rounding error."""
         self._before[start:end] = self.residual[start:end]
         self._encoded.append((start, end))
         message = self.code.empty(end - start)
@@ -113,9 +113,9 @@ class ErrorFeedback:
         return message
 
     def commit(self, factor: float = 1.0, sums: Any = None, limit: float = 0.0) -> None:
-        """All messages so far have come into an update, times this factor, as will what they lack.
-        sums, limit: of numbers whose sum was beyond the limit, an update has taken no more than
-        that: they lack nothing."""
+        """Notes that an update has used all messages so far, times this factor, which applies to
+        their rounding errors as well. sums, limit: where a sum was beyond the limit, the update has
+        used the limit, so that nothing is owed."""
         for start, end in self._encoded:
             rest = self.residual[start:end]
             if factor != 1:
@@ -125,7 +125,7 @@ class ErrorFeedback:
         self._encoded.clear()
 
     def committed(self) -> NDArray[Any]:
-        """The residual without messages since commit(): a view, or a copy."""
+        """The residual without the messages since commit(): a view or a copy."""
         if not self._encoded:
             return self.residual
         residual = self.residual.copy()
@@ -134,8 +134,7 @@ class ErrorFeedback:
         return residual
 
     def take_back(self, start: int = 0, end: int | None = None) -> None:
-        """Messages since commit() have not, in this range: what there was before them is there
-        again."""
+        """Restores the residual from before the messages since commit(), in this range."""
         end = self.residual.size if end is None else end
         encoded, self._encoded = self._encoded, []
         for first, last in encoded:
@@ -150,9 +149,9 @@ _BLOCK = 16
 
 
 def packed(residuals: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
-    """Residuals without what is zero in them, in blocks of 16 numbers; views where all is taken.
+    """Residuals without blocks of zeros, in blocks of 16 numbers; views where nothing is left out.
 
-    A rank has residuals of what it sends: of a stripe where its host has several ranks, and of the
+    A rank has residuals of what it sends: of a stripe if its host has several ranks, and of the
     rows that were used.
 
     >>> kept = np.zeros(40, np.float32)
@@ -176,7 +175,7 @@ def packed(residuals: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
 
 
 def unpacked(kept: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """What packed() was given, but for arrays of zeros; copies."""
+    """The residuals that packed() was given, without arrays of zeros; copies."""
     residuals: dict[str, NDArray[Any]] = {}
     for name, of in kept.items():
         residuals[name] = np.zeros(of["shape"], of["values"].dtype)
@@ -194,7 +193,7 @@ def unpacked(kept: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
 
 
 def added_up(parts: Iterable[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
-    """The sum of what several packed() gave."""
+    """The sum of several packed() residuals."""
     total: dict[str, NDArray[Any]] = {}
     for part in parts:
         for name, residual in unpacked(part).items():

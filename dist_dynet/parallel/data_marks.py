@@ -1,8 +1,7 @@
-"""Checksums of a shard's examples and of their order, by which a run that goes on from a state()
-tells other data from its own.
+"""Checksums of a shard's examples and of their order, by which a resumed run recognises data other
+than its own.
 
-It knows how data are looked at; what comes of a difference is here, where the loop is, is
-sampling.py's business.
+It knows how to look at data. sampling.py, where the loop is, decides when.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from .fingerprint import Sequence, Sighting
 
 
 class DataMarks:
-    """Those of the examples of a shard.
+    """The checksums of a shard's examples.
 
     Args:
         data: the examples.
-        numbers: what belongs to each of them, by the name of the argument.
+        numbers: the numbers that belong to each example, by name of the argument.
     """
 
     def __init__(self, data: Sequence, numbers: Mapping[str, Numbers]) -> None:
@@ -33,8 +32,8 @@ class DataMarks:
             self._sighting.look(data)
 
     def begin(self) -> None:
-        """Looks at the data as they are now: when all is as at the first start of a run, and no
-        program has kept anything in examples yet."""
+        """Looks at the data as they are now: as at the first start of a run, before the program has
+        stored anything in examples."""
         if not self._marks:
             self._marks = {
                 "data": _mark(self._sighting.fingerprint(self._data)),
@@ -42,13 +41,13 @@ class DataMarks:
             }
 
     def state(self, order: int) -> dict[str, int]:
-        """What a state of the shard has of them, and of the order in the loop that it is of."""
+        """The checksums for a state of the shard, with the order of the data in its loop."""
         return {**self._marks, "order": order} if self._marks else {}
 
     def look(self, expected: int, compares: bool) -> tuple[int, int]:
-        """Looks at the data where a loop begins: their fingerprint, if ranks compare it, and their
-        order; 0: unknown, as nobody wants it or examples have come that were not there at the
-        beginning. expected: the order that it must be; 0: any.
+        """Looks at the data when a loop begins. Returns their fingerprint, if ranks compare it, and
+        their order; 0: unknown, because it is not needed or new examples have come. expected: the
+        order that is required; 0: any.
 
         Raises:
             RuntimeError: it is another one, or not that of an array which belongs to the examples.
@@ -73,7 +72,7 @@ class DataMarks:
         return number, now
 
     def order_in(self, state: Mapping[str, Any]) -> int:
-        """The order that a state speaks of, if it is of these data; 0: unknown.
+        """The order of the data in a state, if the state is of these data; 0: unknown.
 
         Raises:
             ValueError: it is of others.
@@ -89,5 +88,5 @@ class DataMarks:
 
 
 def _mark(number: int) -> int:
-    """Of a fingerprint: 32 bits, which any file keeps; 0 stays 0."""
+    """A 32-bit checksum of a fingerprint, which fits into any file; 0 stays 0."""
     return zlib.crc32(number.to_bytes(8, "little")) if number else 0

@@ -1,8 +1,8 @@
-"""Which of a step's examples go together: what they cost, and who gets which.
+"""Divides a step's examples: what they cost, and which rank gets which.
 
-Every rank computes the same division by itself, of all ranks' examples: so it is made of arrays,
-and takes a third of a millisecond for 32,768 examples. It knows numbers of examples; epochs and
-steps are sampling.py's business.
+Every rank computes the same division of all ranks' examples on its own. Arrays make it fast: a
+third of a millisecond for 32,768 examples. This module knows numbers of examples; sampling.py knows
+epochs and steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .._ffi import calls, ffi, lib
 from .._integers import named_number
 
 Cost = Callable[[Any], float] | ArrayLike
-"""A function of an example, or a number for each example."""
+"""A function of an example, or an array with one number per example."""
 
 _SHORT = np.iinfo(np.uint16).max
 
@@ -40,13 +40,13 @@ def checked_number(value: Any, what: str, takes: str = "a number") -> float:
 
 
 def checked_weight(value: Any, what: str) -> float:
-    """A weight in an average, as checked_number()."""
+    """A weight in an average; as checked_number()."""
     return checked_number(value, what, "a number or a batch of shard()")
 
 
 def assign(costs: NDArray[Any], parts: int) -> NDArray[np.int32]:
-    """The part of each position, so that the parts' sums of costs are about equal: the dearest
-    first, each to the least loaded part.
+    """The part of each position, so that all parts have about equal costs: in order of falling
+    cost, each goes to the least loaded part.
 
     Raises:
         MemoryError: there is no memory for the division.
@@ -78,7 +78,7 @@ def assign(costs: NDArray[Any], parts: int) -> NDArray[np.int32]:
 
 
 def divide(costs: Sequence[float], parts: int) -> list[list[int]]:
-    """The positions of each part, as assign() gives them.
+    """The positions of each part, as assign() divides them.
 
     >>> divide([1, 9, 5, 5], 2)
     [[0, 1], [2, 3]]
@@ -89,10 +89,10 @@ def divide(costs: Sequence[float], parts: int) -> list[list[int]]:
 
 
 def deal(micro_batches: int, rank: int, ranks: int) -> list[int | None]:
-    """The numbers of a rank's micro-batches: neighbours, so that most of the tree over the numbers
-    is added up within the rank.
+    """The numbers of a rank's micro-batches. They are neighbours, so that most of the summation
+    tree lies within the rank.
 
-    All ranks get equally long lists; None: nothing to do.
+    All ranks get lists of the same length; None: nothing to do.
 
     >>> [deal(8, rank, 3) for rank in range(3)]
     [[0, 1, None], [2, 3, 4], [5, 6, 7]]
@@ -104,8 +104,7 @@ def deal(micro_batches: int, rank: int, ranks: int) -> list[int | None]:
 
 
 def spread(n: int) -> list[int]:
-    """0 to n - 1 in an order of which each beginning is spread evenly over them: that of the
-    reversed bits.
+    """0 to n - 1 in bit-reversed order: each prefix is spread evenly over the range.
 
     >>> spread(6)
     [0, 4, 2, 1, 5, 3]
@@ -115,7 +114,7 @@ def spread(n: int) -> list[int]:
 
 
 def compact(numbers: NDArray[Any]) -> NDArray[Any]:
-    """The same numbers, as uint16 where that holds them.
+    """The same numbers, as uint16 if they fit.
 
     >>> compact(np.array([3.0, 4.0])).dtype, compact(np.array([0.5])).dtype
     (dtype('uint16'), dtype('float64'))
@@ -135,9 +134,9 @@ def bucketed(
     steps: int,
     generator: np.random.Generator,
 ) -> NDArray[Any]:
-    """An order in which the examples of a step have about equal costs: of each so many steps the
-    examples are sorted by cost, and the steps follow in random order. A last step that is smaller
-    stays as it is.
+    """An order in which the examples of a step have about equal costs: the examples of every
+    `steps` steps are sorted by cost, and these steps follow in random order. A last step that is
+    smaller stays as it is.
 
     >>> generator = np.random.default_rng(1)
     >>> costs = np.array([5, 1, 4, 2, 6, 3, 7])
@@ -153,18 +152,18 @@ def bucketed(
 
 
 def total_of(weights: NDArray[Any]) -> float:
-    """The sum, one after another: the same bits wherever it is made."""
+    """The sum from left to right, which has the same bits on every machine."""
     return float(np.add.accumulate(weights)[-1]) if len(weights) else 0.0
 
 
 class Numbers:
-    """A number for each example: given, or what a function says of it.
+    """A number for each example: given as an array, or computed by a function.
 
     Args:
-        given: a function or an array; None: 1 for each.
+        given: a function or an array; None: 1 for each example.
         data: the examples.
-        name: in errors.
-        kept: the function is asked once for each example.
+        name: of the argument, for errors.
+        kept: the function is called once for each example.
 
     Raises:
         ValueError: an array that does not have a number for each example; one that is negative,
@@ -185,11 +184,11 @@ class Numbers:
 
     @property
     def is_given(self) -> bool:
-        """Whether they are an array, and so belong to the data in the order which they had."""
+        """Whether they are an array, and so belong to the data in their original order."""
         return self._given is not None
 
     def checksum(self) -> int:
-        """Of an array; 0 for a function."""
+        """Of the array; 0 for a function."""
         return 0 if self._given is None else zlib.crc32(self._given.tobytes())
 
     def _check(self) -> None:
@@ -200,7 +199,7 @@ class Numbers:
             )
 
     def fetches(self, numbers: NDArray[Any]) -> bool:
-        """Whether these examples are to be fetched for that."""
+        """Whether these examples must be fetched to know their numbers."""
         if self._function is None:
             return False
         if not self._kept:
@@ -210,7 +209,8 @@ class Numbers:
         return self._missing > 0 and not self._known[numbers].all()
 
     def of(self, numbers: NDArray[Any], examples: Sequence[Any] | None) -> NDArray[Any]:
-        """What those with these numbers have; examples: those, where fetches() says so."""
+        """The numbers of the examples with these indices; examples: these examples, if fetches()
+        says so."""
         if self._given is not None:
             self._check()
             given: NDArray[Any] = self._given[numbers]
@@ -229,13 +229,13 @@ class Numbers:
         return values
 
     def all(self) -> NDArray[Any]:
-        """That of all examples."""
+        """The numbers of all examples."""
         numbers = np.arange(len(self._data))
         every = map(self._data.__getitem__, range(len(numbers))) if self.fetches(numbers) else None
         return self.of(numbers, None if every is None else list(every))
 
     def _begin(self) -> None:
-        """What lies in memory is asked at once, other data as they are fetched."""
+        """Computes them at once for data in memory, and as they are fetched for other data."""
         n = len(self._data)
         if isinstance(self._data, (list, tuple)):
             self._values, self._known, self._missing = (
@@ -255,15 +255,15 @@ class Numbers:
             if function is not len or not self._kept:
                 self._check_each(examples)
                 raise
-            values = _numbers(  # some have none
+            values = _numbers(  # some have no length
                 (len(x) if hasattr(x, "__len__") else 1 for x in examples), len(examples)
             )
-        if np.isnan(values).any():  # as NumPy takes None
+        if np.isnan(values).any():  # NumPy converts None to NaN
             self._check_each(examples)
         return self._checked(values)
 
     def _check_each(self, examples: Sequence[Any]) -> None:
-        """Raises what is wrong with a number, with a message."""
+        """Raises the error of the first number that is wrong."""
         if self._function is not None:
             for example in examples:
                 checked_number(self._function(example), f"shard: {self._name}(example)")

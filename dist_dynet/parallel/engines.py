@@ -1,5 +1,5 @@
-"""Which way gradients take: shared memory on one host, shared memory and the wire between hosts, or
-MPI alone."""
+"""Chooses the exchange of gradients: shared memory on one host, shared memory and the network
+between hosts, or MPI alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Exchange = MpiExchange | SharedExchange | HybridExchange
 
 
 def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
-    """An argument of DistributedTrainer is one of those that are known.
+    """Makes sure that an argument of DistributedTrainer is one of the known values.
 
     Raises:
         ValueError: it is none.
@@ -44,8 +44,8 @@ def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
 
 
 def ranks_of_host(here: World, comm: Any, what: str) -> list[int] | None:
-    """The ranks on this rank's host; None where the system does not tell, or all are alone.
-    Collective, and alike on all ranks in whether it is None."""
+    """The ranks on this rank's host; None if hosts cannot be told apart, or every rank is alone on
+    its host. Collective; all ranks agree on whether it is None."""
     names = here.gather(comm, _host(), what)
     if None in names or len(set(names)) == len(names):
         return None
@@ -59,10 +59,10 @@ def choose(
     overlap: bool = True,
     compression: Compression | None = None,
 ) -> Exchange:
-    """The engine of this name, one of ENGINES; None: DEFAULT. Collective.
+    """The exchange of this name, one of ENGINES; None: DEFAULT. Collective.
 
-    "auto" and "hybrid": with one host "shared", with several the exchange between hosts; where the
-    system does not tell hosts apart, "mpi".
+    "auto" and "hybrid": with one host "shared", with several the exchange between hosts; "mpi" if
+    hosts cannot be told apart.
 
     Raises:
         RuntimeError: the ranks have chosen differently; "shared" with several hosts.

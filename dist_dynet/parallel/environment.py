@@ -1,8 +1,7 @@
-"""What differs between the processes of a job without a word: versions, and how Python hashes
-strings.
+"""Compares what may differ between the processes of a job without anybody noticing: versions, and
+how Python hashes strings.
 
-It knows what matters to a job whose ranks each run the same program for themselves. What programs
-read is fingerprint.py's business.
+Differences in the data that programs read are found by fingerprint.py.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from ._world import World
 
 _HASHES = "string hashes"
 _ERRORS = ("dist_dynet", "dtype", "precision")
-"""Where ranks must not differ."""
+"""Names whose values must be the same on all ranks."""
 
 _warned: set[str] = set()
 
 
 def hash_indicator() -> int:
-    """A number that is the same in two processes if these hash strings alike (PYTHONHASHSEED), so
-    that sets of strings have one order.
+    """A number that is equal in two processes if they hash strings alike (PYTHONHASHSEED), so that
+    sets of strings have the same order.
 
     >>> hash_indicator() == hash("dist_dynet")
     True
@@ -38,7 +37,7 @@ def hash_indicator() -> int:
 
 
 def describe() -> dict[str, str]:
-    """What is compared.
+    """The names and values that are compared.
 
     >>> sorted(describe())
     ['NumPy', 'Python', 'dist_dynet', 'dtype', 'precision', 'string hashes']
@@ -54,8 +53,8 @@ def describe() -> dict[str, str]:
 
 
 def compare(here: World, comm: Any, what: str) -> None:
-    """Compares what this process is with the other ranks. Collective. Rank 0 warns, once, of what
-    may do harm.
+    """Compares this process with the other ranks. Collective. Rank 0 warns once about each harmful
+    difference.
 
     Args:
         here: the ranks.
@@ -93,7 +92,7 @@ def compare(here: World, comm: Any, what: str) -> None:
 
 
 def _advice(name: str, words: str) -> str:
-    """What may come of a difference, and what to do."""
+    """What a difference may cause, and what to do about it."""
     if name == _HASHES:
         return (
             "dist_dynet: Python hashes strings differently on each rank, so that a set of strings"

@@ -1,7 +1,7 @@
 """evaluate(): all ranks score the examples of one data set together.
 
-It knows which rank computes what, what that may draw, and that all ranks hear of it if one fails.
-What is computed is the program's business.
+It decides which rank computes what and which random numbers it draws, and tells all ranks if one
+fails. The program supplies the computation.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _EXAMPLES = 1 << 62
-"""Streams of draws from here on belong to examples, by their number."""
+"""Random streams from this number on belong to examples."""
 _GRAPHS_BITS = 24
-"""An example may have 2^24 graphs before its draws meet those of the next evaluation."""
+"""An example may build 2^24 graphs before its draws overlap those of the next evaluation."""
 
 
 @during(lib.DN_EVALUATE)
 def evaluate(
     fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, comm: Any = None
 ) -> list[R]:
-    """[fn(example) for example in data] on every rank, computed by all of them together: each
-    example once, results in data order.
+    """[fn(example) for example in data] on every rank, computed by all ranks together: each example
+    once, with the results in the order of the data.
 
-    Random draws in graphs, such as dropout, depend on the seed, the example's number and how many
-    evaluations there were since the seed was set: they are the same for any number of ranks. Draws
-    of the program go on afterwards where they were.
+    Random draws in graphs, such as dropout, depend on the seed, the example's number and the number
+    of evaluations since the seed was set: they are the same for any number of ranks. Afterwards the
+    program's own draws continue where they were.
 
     Args:
         fn: computes one result; results are pickled.
@@ -71,19 +71,19 @@ def evaluate(
     examples: Any = ()
     of, said = np.empty(0, np.int32), (0, 0, 0)
     mine, outside, number = b"", Outside(), _random.next_evaluation()
-    outside.begin_batch(None)  # whatever fn draws, a micro-batch around this goes on where it was
-    try:  # a rank that fails meets the others all the same, so that all stay in step
+    outside.begin_batch(None)  # whatever fn draws, an enclosing micro-batch continues unchanged
+    try:  # a rank that fails still takes part, so that all stay in step
         examples = data if is_sequence(data) else list(data)
         of = assign(Numbers(cost, examples, "cost", kept=True).all(), here.size)
         if here.size > 1:
             said = len(examples), stable_fingerprint(examples), hash_of(of.tobytes().hex())
-        with here.apart("evaluate()"):
+        with here.no_collectives("evaluate()"):
             values = _computed(fn, examples, np.flatnonzero(of == here.rank).tolist(), number)
         mine = pickle.dumps(values) if here.size > 1 else b""
     except Exception as error:
         failure = error
     except BaseException:
-        here.is_left("evaluate")
+        here.mark_out_of_step("evaluate")
         raise
     outside.ends(None)
     if here.size == 1 and failure is None:
@@ -102,7 +102,8 @@ def evaluate(
 def _computed(
     fn: Callable[[T], R], examples: Sequence[T], which: list[int], number: int
 ) -> list[R]:
-    """fn of these examples, whose draws depend neither on those before nor on who computes them."""
+    """fn of these examples. Their draws depend neither on other examples nor on which rank computes
+    them."""
     graph, values = cg(), []
     before = graph.draws()
     try:
@@ -115,7 +116,7 @@ def _computed(
 
 
 def _compare(here: World, said: tuple[int, int, int], every: list[Any]) -> None:
-    """Makes sure that all ranks have evaluated, the same data in one division."""
+    """Makes sure that all ranks have evaluated the same data in the same division."""
     for rank, (theirs, _, words) in enumerate(every):
         name = f"rank {here.members[rank]}"
         if words:

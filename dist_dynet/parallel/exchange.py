@@ -1,10 +1,11 @@
-"""The exchange of gradients by MPI's all-reduce and all-gather, and what every exchange is made of.
+"""Exchanges gradients by MPI's all-reduce and all-gather, and defines what every exchange consists
+of.
 
-An exchange is composed of a transport, which takes messages to all ranks, and of a way to add up
-what they agree on. MpiSum adds up dense gradients where they lie, in ranges of the root's chunks:
-nothing is packed. Of lookup tables only rows that some rank has touched are sent. Afterwards every
-rank holds the same bits. It knows where gradients lie and what the ranks have agreed on; averages,
-clipping and updates are not its business.
+An exchange has a transport, which sends messages to all ranks, and a method that sums what the
+ranks have agreed on. MpiSum sums dense gradients where they lie, in ranges of the root's chunks,
+without packing. Of lookup tables, only rows that some rank has touched are sent. Afterwards every
+rank holds the same bits. This module knows where gradients lie and what was negotiated; averages,
+clipping and updates are made elsewhere.
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ from .negotiation import AsPlanned, MpiTransport, Negotiated, NegotiatedByRank
 from .structure import Structure
 
 _PADDING = 16
-"""Fewer numbers than this between two parameters of a chunk belong to neither; they are zero."""
+"""A gap of fewer numbers than this between two parameters of a chunk is padding, which is zero."""
 
 _GAP = 1 << 16
-"""Unused parameters of up to so many numbers are sent along as zeros rather than cutting a range in
-two: a second call costs as much."""
+"""Unused parameters of up to so many numbers are sent as zeros, rather than splitting a range: a
+second call costs as much."""
 
 Range = tuple[int, int, int]
 """(chunk, from, to)."""
 
 
 Weight = Callable[[], float | None]
-"""What a rank's gradients are to be multiplied by now; None: whoever wanted to know is gone."""
+"""Returns the factor for a rank's gradients at this time; None: unknown, or its owner is gone."""
 
 
 AddUp = Callable[[NDArray[Any], str], list[Any]]
-"""add_up(mine, what) begins to replace an array by its sum over the ranks; what is still to be
-waited for."""
+"""add_up(mine, what) starts to replace an array by its sum over the ranks. Returns the requests to
+wait for."""
 
 
 @dataclass
 class Rows:
-    """A table's touched rows on their way: pieces of (ids, gradients), to be added up in this
-    order. Without gradients: yet to be sent."""
+    """The touched rows of a table during an exchange: pieces of (ids, gradients), to be summed in
+    this order. A piece without gradients is still to be sent."""
 
     table: LookupParameters
     handle: Any
@@ -54,12 +55,13 @@ class Rows:
 
 
 class MpiExchange:
-    """The exchange that works everywhere: as every exchange, a transport, and sum(agreed).
+    """The exchange that works everywhere. Like every exchange, it has a transport and
+    sum(negotiated).
 
     Args:
         here: all ranks.
         comm: their communicator.
-        add_up: in place of MPI's all-reduce.
+        add_up: replaces MPI's all-reduce.
     """
 
     def __init__(self, here: World, comm: Any, add_up: AddUp | None = None) -> None:
@@ -67,7 +69,7 @@ class MpiExchange:
 
 
 class MpiSum:
-    """Sums by MPI, for exchanges of which it is a part."""
+    """Sums by MPI; part of several exchanges."""
 
     def __init__(self, here: World, comm: Any, add_up: AddUp | None = None) -> None:
         self._here, self._comm = here, comm
@@ -76,7 +78,7 @@ class MpiSum:
         self._structure: Structure | None = None
 
     def sum(self, negotiated: Negotiated | AsPlanned) -> None:
-        """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective.
+        """G = sum over ranks of factor_r g_r, with the same bits on every rank. Collective.
 
         Raises:
             MemoryError: there is no memory for the rows of a table.
@@ -104,10 +106,10 @@ class MpiSum:
     # ---- dense parameters --------------------------------------------------------------
 
     def _send_dense(self, negotiated: NegotiatedByRank) -> list[Any]:
-        """Begins to add up the dense gradients; what is still to be waited for."""
+        """Starts to sum the dense gradients. Returns the requests to wait for."""
         structure = negotiated.structure
         used = negotiated.used
-        # only other ranks have one
+        # parameters that only other ranks have used
         for i in np.flatnonzero(used & ~negotiated.filled[self._here.rank]).tolist():
             lib.dn_param_gradient(structure.handles[i])  # zeros
         if structure is not self._structure:
@@ -131,8 +133,8 @@ class MpiSum:
     # ---- lookup tables -----------------------------------------------------------------
 
     def _send_rows(self, negotiated: NegotiatedByRank, requests: list[Any]) -> list[Rows]:
-        """Gathers the ids of touched rows; with them the rows if over all ranks they are fewer than
-        half of the table."""
+        """Gathers the ids of touched rows, and the rows themselves if over all ranks they are fewer
+        than half of the table."""
         tables, first = [], len(negotiated.structure.dense)
         for k, table in enumerate(negotiated.structure.tables):
             counts = negotiated.rows[:, k]
@@ -151,7 +153,7 @@ class MpiSum:
         return tables
 
     def _send_blocks(self, tables: list[Rows], what: str) -> list[Any]:
-        """For tables of which much is used, so that only ids were sent: adds up the union of the
+        """For tables with many touched rows, of which only ids were sent: sums the union of the
         rows."""
         requests = []
         for rows in tables:
@@ -168,8 +170,8 @@ class MpiSum:
 
 
 def merge_ranges(places: list[Range], used: list[bool]) -> tuple[list[Range], list[Range]]:
-    """The ranges to be sent, and the parameters within them that nobody used. `places` are (chunk,
-    offset, length), in a chunk's order.
+    """The ranges to send, and the unused parameters within them. `places` are (chunk, offset,
+    length), in the order of each chunk.
 
     >>> merge_ranges([(0, 0, 30), (0, 32, 8), (0, 48, 5), (1, 0, 9)], [True, False, True, True])
     ([(0, 0, 53), (1, 0, 9)], [(0, 32, 40)])

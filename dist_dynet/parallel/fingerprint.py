@@ -1,9 +1,9 @@
-"""A number that tells data apart which ranks have read for themselves: made of a few examples, the
-same in every process.
+"""A fingerprint by which ranks notice that they have read different data: a hash of a few examples,
+equal in every process.
 
-It knows how Python's and NumPy's values are walked in one order, with bounded work. It calls no
-code of the user's but `len(data)` and `data[i]`: no repr, no hash, no property. What it cannot look
-into counts by its class.
+It walks Python's and NumPy's values in a fixed order, with bounded work. It calls no user code
+except `len(data)` and `data[i]`: no repr, no hash, no property. A value that it cannot look into
+counts by its class.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from numpy.typing import NDArray
 
 _EXAMPLES = 8
 _VALUES = 10_000
-"""Of an example at most so many values are looked at, alike in all processes."""
+"""At most so many values of an example are hashed, alike in all processes."""
 
 _DEPTH = 12
 _MOST = 1 << 14
-"""Of a longer string or array the first and last so many elements are looked at."""
+"""Of a longer string or array, the first and last so many elements are hashed."""
 
 _UNCHANGING = (str, bytes, int, float, complex, np.ndarray, np.generic, type(None))
-"""Classes of examples that hold nothing beside their value."""
+"""Classes of examples that hold nothing but their value."""
 
 _BY_NAME = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 
 class Sequence(Protocol):
-    """What has a length and examples."""
+    """Data with a length and indexed examples."""
 
     def __len__(self) -> int: ...
 
@@ -45,12 +45,12 @@ class Sequence(Protocol):
 
 
 def fingerprint(data: Sequence) -> int:
-    """63 bits of how many examples there are, and of about eight of them: the first, the last, and
+    """A 63-bit hash of the number of examples and of about eight of them: the first, the last, and
     some between, each fetched once.
 
     Equal examples in equal order give the same number in every process, whatever PYTHONHASHSEED is.
-    Sets are walked in an order of their own; dicts, lists and objects count by what they hold.
-    Other numbers mean other data; equal ones mean that these examples are alike.
+    The order of sets does not matter; dicts, lists and objects count by their contents. Different
+    numbers mean different data; equal numbers mean that the sampled examples are equal.
 
     >>> fingerprint([("a", 1), ("b", 2)]) == fingerprint([("a", 1), ("b", 2)])
     True
@@ -63,7 +63,7 @@ def fingerprint(data: Sequence) -> int:
 
 
 def _chosen(n: int) -> Iterable[int]:
-    """Which of so many examples are looked at."""
+    """Which of so many examples are hashed."""
     last = min(n, _EXAMPLES) - 1
     return range(n) if n <= _EXAMPLES else [i * (n - 1) // last for i in range(_EXAMPLES)]
 
@@ -77,13 +77,13 @@ def _number(n: int, digests: Iterable[bytes]) -> int:
 
 _MOST_SEEN = 64
 _seen: OrderedDict[int, tuple[Any, bytes]] = OrderedDict()
-"""By id: examples of lists that were looked at last, and their digests at first sight."""
+"""By id: examples of lists that were hashed last, with their digests at first sight."""
 
 
 def stable_fingerprint(data: Sequence) -> int:
-    """The fingerprint; 0 for examples that change each time, which tell nothing. Those of lists and
-    tuples count as they were at first sight: a program may keep in them what it computes, on one
-    rank more than on another."""
+    """The fingerprint; 0 for examples that change with each access, which identify nothing.
+    Examples of lists and tuples count as they were at first sight: a program may store results in
+    them, on one rank more than on another."""
     digests, lasting = [], type(data) in (list, tuple)
     for i in _chosen(len(data)):
         example = data[i]
@@ -101,15 +101,15 @@ def stable_fingerprint(data: Sequence) -> int:
 
 
 class Sighting:
-    """The fingerprint of data that are looked at again and again, and may be put into another order
-    in place. The examples of a list are told apart as the objects that they are, so that it does
-    not matter what a program keeps in them."""
+    """The fingerprint of data that are looked at repeatedly and may be reordered in place. The
+    examples of a list are recognised as objects, so that it does not matter what a program stores
+    in them."""
 
     def __init__(self) -> None:
         self._fingerprint: int | None = None
         self.has_new = False
         """Whether there are examples that were not there at first sight."""
-        # of a list: the examples at first sight, which keep their ids; the ids
+        # for a list: the examples at first sight, kept so that their ids stay valid; their ids
         self._examples: list[Any] | None = None
         self._ids = np.empty(0, np.int64)
 
@@ -144,7 +144,7 @@ class Sighting:
         return self._examples
 
     def is_moved(self, data: list[Any]) -> bool:
-        """Whether examples of a list have come to other places since first sight."""
+        """Whether examples of a list have changed places since first sight."""
         ids = _ids_of(data)
         if self._examples is None or np.array_equal(ids, self._ids):
             return False
@@ -153,7 +153,7 @@ class Sighting:
         return bool(np.isin(others, self._ids).any())
 
     def _places(self, ids: NDArray[np.int64]) -> NDArray[Any]:
-        """Where these examples were; -1: nowhere."""
+        """Where these examples were at first sight; -1: nowhere."""
         numbers = {each: i for i, each in enumerate(self._ids.tolist())}
         return np.array([numbers.get(each, -1) for each in ids.tolist()], "<i8")
 
@@ -163,7 +163,7 @@ def _ids_of(data: list[Any]) -> NDArray[np.int64]:
 
 
 def is_sequence(data: object) -> bool:
-    """Whether examples have numbers from 0.
+    """Whether the examples can be indexed from 0.
 
     >>> is_sequence("ab"), is_sequence({"a": 1}), is_sequence(iter("ab"))
     (True, False, False)
@@ -174,22 +174,21 @@ def is_sequence(data: object) -> bool:
 
 
 def _digest(value: Any, values: int, depth: int) -> tuple[bytes, int]:
-    """Of one value by itself, and how many values were looked at."""
+    """The digest of one value, and how many values were visited."""
     walk = _Walk(values)
     walk.add(value, depth)
     return walk.hash.digest(), values - walk.left
 
 
 class _Walk:
-    """What has been seen so far."""
+    """A hash of the values visited so far."""
 
     def __init__(self, values: int) -> None:
         self.hash = hashlib.blake2b(digest_size=16)
         self.left = values
 
     def add(self, value: Any, depth: int) -> None:
-        """Goes on with this value. Methods are those of the built-in classes, also for classes
-        derived from them."""
+        """Hashes this value. Methods are those of the built-in classes, also for subclasses."""
         self.left -= 1
         kind = type(value)
         self._put("class", _name_of(kind))
@@ -246,8 +245,8 @@ class _Walk:
             self.add(value, depth + 1)
 
     def _add_set(self, value: Any, depth: int) -> None:
-        """Elements count by themselves, each with the same share of what is left: so their order
-        says nothing."""
+        """Hashes each element separately, with an equal share of the values that are left, so that
+        the order does not matter."""
         base = set if isinstance(value, set) else frozenset
         count = base.__len__(value)
         self._put("set", count)
@@ -263,7 +262,7 @@ class _Walk:
     def _add_array(self, x: Any, depth: int) -> None:
         self._put("array", x.dtype.str, x.shape)
         if x.dtype.names:
-            for name in x.dtype.names:  # without what lies between the fields
+            for name in x.dtype.names:  # skips the padding between fields
                 self._put(name)
                 self._add_array(x[name], depth)
             return
@@ -274,7 +273,8 @@ class _Walk:
                 self.hash.update(x.flat[piece].tobytes())
 
     def _add_object(self, value: Any, depth: int) -> None:
-        """By what it holds; what it keeps of hashes differs from process to process."""
+        """Hashes an object by its contents, without attributes that store hashes, which differ
+        between processes."""
         if isinstance(value, _BY_NAME):
             self._put(
                 *(
@@ -308,7 +308,7 @@ class _Walk:
 
 
 def _held_by(value: Any) -> dict[str, Any]:
-    """The attributes that the object has of its own: in slots and in its __dict__."""
+    """The object's own attributes: its slots and its __dict__."""
     held: dict[str, Any] = {}
     for kind in type(value).__mro__:
         if "__slots__" in kind.__dict__:
@@ -334,5 +334,5 @@ def _name_of(kind: type) -> str:
 
 
 def _ends(count: int) -> list[slice]:
-    """All of so many elements, or the first and the last of them."""
+    """Slices for all of so many elements, or for the first and the last of them."""
     return [slice(None)] if count <= 2 * _MOST else [slice(0, _MOST), slice(count - _MOST, count)]

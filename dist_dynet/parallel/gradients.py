@@ -1,9 +1,9 @@
-"""Gradients taken out of a collection, and put back: flat copies of the dense ones, and rows of
-tables.
+"""Takes gradients out of a collection and puts them back: flat copies of the dense ones, and rows
+of tables.
 
-Whoever keeps gradients aside does it by these: the sum over micro-batches (reproducible.py), and
-the stash of earlier passes (accumulation.py). It knows where gradients lie, and neither averages
-nor exchanges.
+Used by whatever keeps gradients aside: the sum over micro-batches (reproducible.py) and the stash
+of earlier passes (accumulation.py). It knows where gradients lie, and neither averages nor
+exchanges them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .exchange import merge_ranges
 from .structure import Structure
 
 SHARE = 16
-"""Shares of the dense numbers begin at multiples of so many, as parameters do."""
+"""Shares of the dense numbers begin at multiples of this, as parameters do."""
 
 Rows = tuple[NDArray[np.int32], NDArray[Any]]
-"""Numbers of rows of a table in rising order, and their gradients."""
+"""Row numbers of a table in rising order, and their gradients."""
 
 
 class FlatLayout:
@@ -37,7 +37,7 @@ class FlatLayout:
             [0, *(-(-(end - start) // SHARE) * SHARE for _, start, end in self.ranges)]
         ).tolist()
         self.size: int = starts.pop()
-        # of each parameter its range, and its place in the flat array
+        # for each parameter: its range, and its start and end in the flat array
         self._places: list[tuple[int, int, int]] = []
         at = 0
         for chunk, offset, length in structure.places:
@@ -54,7 +54,7 @@ class FlatLayout:
         self._runs: dict[bytes, list[tuple[int, int, int]]] = {}
 
     def runs(self, chosen: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
-        """(range, from, to) in the flat array of these parameters; neighbours are joined, with the
+        """(range, from, to) in the flat array for these parameters. Neighbours are merged, with the
         zeros between them."""
         key = chosen.tobytes()
         if key not in self._runs:
@@ -78,11 +78,11 @@ class FlatLayout:
 
 @dataclass
 class Node:
-    """The sum over the micro-batches from `low` on, 2^level of them."""
+    """The sum over the 2^level micro-batches from `low` on."""
 
     low: int
     level: int
-    filled: NDArray[np.bool_]  # of which dense parameters it has a gradient
+    filled: NDArray[np.bool_]  # which dense parameters have a gradient
     dense: NDArray[Any] | None
     """Their gradients, in the layout's flat array from `start` on; None: of none."""
     start: int
@@ -90,7 +90,7 @@ class Node:
 
 
 def merged_rows(a: Rows, b: Rows) -> Rows:
-    """The union of two sets of rows; of rows in both the sum."""
+    """The union of two sets of rows, with the sum of rows that are in both."""
     ids, width = np.empty(len(a[0]) + len(b[0]), np.int32), a[1].shape[1]
     block = np.empty((len(ids), width), DTYPE)
     n = lib.dn_merge_rows(width, *in_c(a), *in_c(b), ffi.from_buffer("int *", ids), pointer(block))
@@ -98,7 +98,7 @@ def merged_rows(a: Rows, b: Rows) -> Rows:
 
 
 def in_c(rows: Rows) -> tuple[int, Any, Any]:
-    """As C takes them."""
+    """The rows as arguments of C functions."""
     return (
         len(rows[0]),
         ffi.from_buffer("const int *", np.ascontiguousarray(rows[0])),
@@ -118,8 +118,8 @@ def parts(layout: FlatLayout, node: Node, chosen: NDArray[np.bool_]) -> Iterable
 
 
 def add_up(layout: FlatLayout, left: Node, right: Node, pool: list[NDArray[Any]]) -> None:
-    """left += right. Where only one has a gradient it is copied: no zero is added, which would
-    change the sign of -0."""
+    """left += right. Where only one has a gradient it is copied: adding zero would change the sign
+    of -0."""
     pairs = zip(left.tables, right.tables, strict=True)
     left.tables = [b if a is None else a if b is None else merged_rows(a, b) for a, b in pairs]
     if left.dense is None or right.dense is None:
@@ -135,8 +135,8 @@ def add_up(layout: FlatLayout, left: Node, right: Node, pool: list[NDArray[Any]]
 
 
 def take_out(layout: FlatLayout, number: int, factor: float, pool: list[NDArray[Any]]) -> Node:
-    """The gradients of the layout's parameters, times factor; 0: of none. The collection has none
-    then."""
+    """Moves the gradients of the layout's parameters, times factor, out of the collection; with
+    factor 0 they are dropped."""
     structure = layout.structure
     filled = np.zeros(len(structure.dense), np.bool_)
     dense: NDArray[Any] | None = None
@@ -147,7 +147,7 @@ def take_out(layout: FlatLayout, number: int, factor: float, pool: list[NDArray[
         )
         tables = [_rows_of(table, factor) for table in structure.tables]
     if filled.any():
-        # zeros between parameters stay
+        # the zeros between parameters stay
         dense = pool.pop() if pool else np.zeros(layout.size, DTYPE)
         for run in layout.runs(filled):
             np.multiply(layout.gradient(run), DTYPE.type(factor), out=dense[run[1] : run[2]])
@@ -180,7 +180,8 @@ def put_back(layout: FlatLayout, node: Node, factor: Any = 1) -> None:
 
 
 def marks_of(handles: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Of each parameter how often its gradient was cleared, and what it was scaled by in all."""
+    """For each parameter, how often its gradient was cleared, and the product of its scale
+    factors."""
     clears, scales = np.empty(len(handles), np.int64), np.empty(len(handles), np.float64)
     lib.dn_gradient_marks(
         len(handles),

@@ -1,12 +1,12 @@
-"""What the ranks of several hosts tell one another: within a host through shared memory, between
-hosts small messages of its first rank, in a round for each quadrupling of their number.
+"""Messages between the ranks of several hosts: within a host through shared memory, between hosts
+as small messages of the first ranks, in one round for each quadrupling of their number.
 
-A rank's message has a part for each parameter; of all of them together only this is wanted in the
-steady state: what is used by anybody, the sum of weights, flags of any and of all, and whether the
-rest is the same everywhere. That is a few hundred bytes, made of numbers whose bits are joined by
-"or", so that it does not matter who joins them in which order, or twice. Where the rest is not the
-same, or a rank has run out of data, each rank's message goes to all, as MpiTransport sends it: then
-it is to be known which rank differs.
+A rank's message has an entry for each parameter. In the steady state only a summary over all ranks
+is needed: which parameters anybody uses, the sum of weights, the flags of any and of all, and
+whether the rest is the same everywhere. That is a few hundred bytes, combined by bitwise "or", so
+that the order does not matter, nor whether something is combined twice. Where the rest differs, or
+a rank has run out of data, each rank's full message goes to all, as MpiTransport sends it, to find
+out which rank differs.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
 from ._world import World
-from .joining import GROUPS
 from .memory import map_together
 from .message import Flag, MessageLayout
 from .negotiation import MpiTransport, Summary
 from .plan import check
+from .recursive_halving import GROUPS
 from .structure import Structure
 from .wire import Hosts
 
 _TAG = (1 << 14) + 16
-"""Of the first round of join(); rows.py has other ones."""
+"""Tag of the first round of or_reduce(); rows.py uses others."""
 
 _FLAG_BYTES = 64
-"""Of the number that says how often the host's first rank has told the others."""
+"""Bytes for the counter of summaries that the host's first rank has published."""
 
 
-def join(
+def or_reduce(
     here: World,
     comm: Any,
     ranks: list[int],
@@ -43,14 +43,14 @@ def join(
     what: str,
     moves: Callable[[], int] = int,
 ) -> None:
-    """The bitwise "or" of these ranks' bytes, in place: in round k each tells those that are 1, 2
-    and 3 times 4^k places on. A message waits for what its host has sent before, so that few
-    rounds are worth more than few messages. Collective over them."""
+    """The bitwise "or" of these ranks' bytes, in place: in round k each sends to those 1, 2 and 3
+    times 4^k places on. A message waits for what its host has sent before, so that few rounds
+    matter more than few messages. Collective over these ranks."""
     me, count, step = ranks.index(here.rank), len(ranks), 1
     while step < count:
         ways = range(step, min(GROUPS * step, count), step)
         theirs = np.empty((len(ways), len(mine)), mine.dtype)
-        # what is sent must stay as it is until it has left
+        # `mine` must not change until the sends have completed
         requests = [
             comm.Irecv(of_one, ranks[(me - way) % count], _TAG + step)
             for of_one, way in zip(theirs, ways, strict=True)
@@ -63,13 +63,13 @@ def join(
 
 
 class HostTransport:
-    """Messages to the ranks of all hosts. Without shared memory it goes on by MPI alone.
+    """Messages to the ranks of all hosts. Without shared memory it uses MPI alone.
 
     Args:
         here: the ranks.
         comm: their communicator.
-        first_comm: another, in which nothing else is said with these tags.
-        hosts: which of them runs where.
+        first_comm: another one, in which nothing else is sent with these tags.
+        hosts: which rank runs where.
         moves: as for World.wait_until().
     """
 
@@ -85,14 +85,14 @@ class HostTransport:
         self._hosts, self._moves = hosts, moves
         self._by_mpi = MpiTransport(here, comm, moves)
         self.structure: Structure | None = None
-        """Of messages on it a summary is all that is wanted; the same on all ranks."""
+        """For messages about it a summary is enough; the same on all ranks."""
         self.refused = False  # there is no shared memory
         self._capacity = 0  # bytes of the longest message
         self._c: Any = None
         self._memory: Any = None
         self._flag: Any = None
         self._told: NDArray[np.uint8] = np.empty(0, np.uint8)
-        self._count = 0  # how many summaries there were
+        self._count = 0  # number of summaries so far
 
     def send(
         self,
@@ -123,24 +123,25 @@ class HostTransport:
     def _summary(
         self, layout: MessageLayout, message: Any, name: Callable[[], str]
     ) -> Summary | None:
-        """None: the ranks have to hear more of one another. The same on all ranks. Collective."""
+        """The summary of all messages; None: the ranks need the full messages. The same on all
+        ranks. Collective."""
         every = self._of_host(layout, message, name)
         self._count += 1
         if every is not None:
-            told = _joinable(layout, every, self._hosts)
+            told = _encoded(layout, every, self._hosts)
             firsts = [ranks[0] for ranks in self._hosts.ranks]
-            join(self._here, self._first_comm, firsts, told, name(), self._moves)
+            or_reduce(self._here, self._first_comm, firsts, told, name(), self._moves)
             if self._flag is not None:
                 self._told[: len(told)] = told
                 lib.dn_flag_set(self._flag, self._count)
-            return _read(layout, told, self._hosts)
+            return _decoded(layout, told, self._hosts)
         self._wait(lambda: lib.dn_flag_get(self._flag) >= self._count, name)
-        return _read(layout, self._told[: _size(layout, self._hosts)], self._hosts)
+        return _decoded(layout, self._told[: _size(layout, self._hosts)], self._hosts)
 
     def _of_host(
         self, layout: MessageLayout, message: Any, name: Callable[[], str]
     ) -> NDArray[Any] | None:
-        """The messages of this host's ranks, on its first; None on the others. Collective over
+        """The messages of this host's ranks, on its first rank; None on the others. Collective over
         them."""
         size, members = layout.size, layout.members
         if self._c is None:
@@ -177,7 +178,7 @@ class HostTransport:
         sizes = [share, _FLAG_BYTES + capacity] if len(host) > 1 else []
         try:
             mapped = map_together(here, self._comm, host, len(host), None, lambda _: sizes, name())
-        except OSError:  # as the gradients' memory, which says so
+        except OSError:  # the gradients' memory fails, too, which is reported there
             self.refused = True
             return False
         if mapped:
@@ -192,19 +193,19 @@ class HostTransport:
         return True
 
 
-# ---- what is joined ------------------------------------------------------------------------
+# ---- summaries -----------------------------------------------------------------------------
 
 _MARKS = 4
-"""Numbers of 64 bits: the hash of what must be the same, its complement, flags, their complement.
-Behind them is a number for each host, its sum of weights, then a bit for each dense parameter."""
+"""Number of leading 64-bit words: the hash of what must be equal, its complement, the flags, their
+complement. Then follow one word per host, its sum of weights, and one bit per dense parameter."""
 
 
 def _size(layout: MessageLayout, hosts: Hosts) -> int:
     return 8 * (_MARKS + len(hosts.ranks)) + -(-len(layout.structure.dense) // 8)
 
 
-def _joinable(layout: MessageLayout, every: NDArray[Any], hosts: Hosts) -> NDArray[np.uint8]:
-    """What is told of a host's messages."""
+def _encoded(layout: MessageLayout, every: NDArray[Any], hosts: Hosts) -> NDArray[np.uint8]:
+    """The summary of a host's messages."""
     told = np.zeros(_size(layout, hosts), np.uint8)
     numbers = told[: 8 * (_MARKS + len(hosts.ranks))].view(np.uint64)
     said = every.view(np.uint8).reshape(len(every), -1)[:, layout.alike].copy()
@@ -226,9 +227,9 @@ def _joinable(layout: MessageLayout, every: NDArray[Any], hosts: Hosts) -> NDArr
     return told
 
 
-def _read(layout: MessageLayout, told: NDArray[np.uint8], hosts: Hosts) -> Summary | None:
-    """What it comes to; None: ranks differ in what must be the same, or a flag of one says that all
-    must read all messages."""
+def _decoded(layout: MessageLayout, told: NDArray[np.uint8], hosts: Hosts) -> Summary | None:
+    """The summary of all hosts; None: ranks differ in what must be equal, or a flag requires all
+    ranks to read all messages."""
     dense, words = len(layout.structure.dense), told[: 8 * (_MARKS + len(hosts.ranks))]
     same, different, of_any, not_of_all = words[: 8 * _MARKS].view(np.int64).tolist()
     of_all = ~not_of_all

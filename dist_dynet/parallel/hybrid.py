@@ -1,15 +1,15 @@
-"""The exchange between hosts: shared memory within each, the wire between them.
+"""The exchange between hosts: shared memory within each host, the network between them.
 
 Dense gradients are copied, times the rank's weight, into an array in the order of sending
-(layout.py). Within a host the arrays are shared memory and are added up by stripes, in rank order;
-wire.py adds up the hosts' sums. What comes out, times 1 / sum of weights, becomes the gradient.
+(layout.py). Within a host these arrays are shared memory and are summed by stripes, in rank order;
+wire.py sums over hosts. The result, times 1 / sum of weights, becomes the gradient.
 
-Which parameters will be used is not known when backward begins: those of the last two updates are
-sent early, as zeros where they are not used now; the rest follows in update(). A round is the same
-whether it begins in backward or in update(), so that both give the same bits. What is not under way
-when update() comes, rows of tables too, leaves then at once, before the ranks agree on anything:
-the agreement only says whether that was all. overlap.py knows who sends while backward goes on,
-this module what was agreed on; averages and updates are not its business.
+When backward begins it is not known which parameters will be used: those of the last two updates
+are sent early, as zeros where they are not used now; the rest follows in update(). A round works
+the same whether it begins in backward or in update(), so that both give the same bits. What is not
+under way when update() is called, rows of tables included, is sent at once, before the negotiation,
+which only decides whether that was everything. overlap.py knows who sends while backward runs, and
+this module knows what was negotiated; averages and updates are made elsewhere.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ..meter import switch
 from . import windows
 from ._world import World
 from .compression import Code, ErrorFeedback
-from .exchange import MpiSum, Weight
+from .exchange import MpiSum
 from .host_transport import HostTransport
-from .joining import FEWEST
 from .layout import FLAG_BYTES, TOLD, Arrays, Layout
 from .memory import map_together, say_refused
 from .message import Flag
 from .negotiation import AsPlanned, Negotiated, NegotiatedByRank
 from .overlap import Overlap
+from .recursive_halving import FEWEST
 from .rounds import Round, Wire
 from .rows import RowsBetweenHosts, RowsRound
 from .structure import Structure
@@ -42,16 +42,16 @@ from .wire import Hosts
 
 
 class HybridExchange:
-    """The exchange for several hosts. Where a host has no room in shared memory it goes on by MPI,
-    and rank 0 says so on stderr.
+    """The exchange for several hosts. If a host has no shared memory left, MPI is used instead, and
+    rank 0 reports this on stderr.
 
     Args:
         here: all ranks.
         comm: their communicator.
-        hosts: which of them runs where.
-        overlap: send gradients while backward goes on, where it pays, if MPI can be used by two
+        hosts: which rank runs where.
+        overlap: send gradients while backward runs, where this pays, if MPI can be used by two
             threads.
-        code: what messages hold instead of numbers as they are.
+        code: how messages encode numbers; None: as they are.
     """
 
     def __init__(
@@ -67,36 +67,28 @@ class HybridExchange:
             here, comm, self._rows.comm, hosts, lambda: method() if (method := advance()) else 0
         )
         self.overlap = Overlap(overlap and here.mpi.Query_thread() == here.mpi.THREAD_MULTIPLE)
-        """What is sent while backward goes on."""
+        """What is sent while backward runs."""
         self._layout: Layout | None = None
         self._arrays: Arrays | None = None
         self._compression: ErrorFeedback | None = None
         self._refused = False
-        self._used = np.zeros(0, bool)  # in the last step
+        self._used = np.zeros(0, bool)  # parameters used in the last step
         self._rows_round: RowsRound | None = None
         self._scale = 1.0  # of the last sum
-        self._own = False  # each rank of the host takes its own of the next sum
-        self._unread: list[Round | RowsRound] = []  # sums that may be read until settle()
+        self._own = False  # each rank of the host takes only its own part of the next sum
+        self._unread: list[Round | RowsRound] = []  # sums that may still be read before settle()
         self.owned = 0
-        """Of how many sums each rank took its own alone."""
+        """Number of sums of which each rank took only its own part."""
         self._kept: dict[str, NDArray[Any]] = {}
         self._shared = False  # what is kept is that of the whole host
 
-    # ---- before the agreement ----------------------------------------------------------
-
-    def enable_overlap(self, weight: Weight) -> None:
-        """As Overlap.enable()."""
-        self.overlap.enable(weight)
-
-    def disable_overlap(self) -> None:
-        """As Overlap.disable()."""
-        self.overlap.disable()
+    # ---- before the negotiation --------------------------------------------------------
 
     def flush(self, weight: float) -> int:
-        """As Overlap.flush(), and with the rows of tables."""
+        """As Overlap.flush(), also for the rows of tables."""
         if self._layout is None:
             return 0
-        # more bytes, and more steps
+        # first the rows: they are more bytes, and take more steps
         self._rows_round = self._rows.begin(self._layout.structure, weight)
         return self.overlap.flush(weight)
 
@@ -110,7 +102,7 @@ class HybridExchange:
         held, rows = self._finish_early(negotiated, is_known, what)
         if not is_known and not self._refused:
             self._place(structure, what)
-        # for MPI's sum each rank must know of each what it has
+        # MPI's sum needs to know what each rank has
         self.transport.structure = None if self._refused else structure
         if self._refused or self._layout is None:
             assert isinstance(negotiated, NegotiatedByRank)
@@ -137,11 +129,11 @@ class HybridExchange:
             rows.end()
         self._prepare(negotiated.used)
 
-    # ---- each its own ------------------------------------------------------------------
+    # ---- each rank takes its own part --------------------------------------------------
 
     def is_steady(self, negotiated: Negotiated | AsPlanned) -> bool:
-        """Whether all of the next sum() is under way, in memory of this host's ranks, so that each
-        may take of it what it owns."""
+        """Whether the whole next sum() is under way, in memory of this host's ranks, so that each
+        rank can take the part that it owns."""
         assert isinstance(negotiated, Negotiated)
         early, layout = self.overlap.round, self._layout
         return (
@@ -155,15 +147,15 @@ class HybridExchange:
         )
 
     def own(self) -> None:
-        """In the next sum() each rank takes its own, in a window with squares. Other sums may be
-        read until settle()."""
+        """In the next sum() each rank takes its own part, and shares its squares for the norm.
+        Other sums may be read until settle()."""
         self._own = True
 
     def _take_rows(
         self, rows: RowsRound | None, scale: float, what: str, used: NDArray[np.bool_]
     ) -> None:
-        """The rows that this rank owns become its gradient, as its numbers of dense parameters have
-        become. When all of the host have told the squares of theirs the norm is known."""
+        """Makes the rows that this rank owns their gradients, as was done for its part of the dense
+        parameters. The norm is known once all ranks of the host have shared their squares."""
         arrays, lacks = self._arrays, False
         assert arrays is not None
         if rows:
@@ -184,7 +176,7 @@ class HybridExchange:
                 rows.mark()
 
     def complete(self, negotiated: Negotiated | AsPlanned) -> None:
-        """No update follows the sum: gradients are to be seen as they are."""
+        """Makes all gradients visible, since no update follows the sum."""
         assert isinstance(negotiated, Negotiated)
         self._put(negotiated.used, negotiated.scale)
         for unread in self._unread:
@@ -192,15 +184,15 @@ class HybridExchange:
                 unread.put(negotiated.scale)
 
     def settle(self) -> None:
-        """Sums are not read any more."""
+        """Ends the reading of sums."""
         self._own = False
         for unread in self._unread:
             unread.end()
         self._unread.clear()
 
     def _advance(self) -> int:
-        """While messages are waited for: MPI moves large messages only while somebody looks at
-        it."""
+        """Makes progress while messages are waited for: MPI moves large messages only while it is
+        polled."""
         rows, moves = self._rows_round, 0
         if rows is not None:
             rows.advance()
@@ -208,8 +200,8 @@ class HybridExchange:
         return moves + self.overlap.advance()
 
     def drop(self, what: str) -> None:
-        """The ranks have not agreed: what flush() has begun is brought to its end, and gradients
-        stay as they are. Collective."""
+        """Finishes what flush() has begun after the ranks have failed to agree; gradients stay as
+        they are. Collective."""
         early, rows = self._take()
         self._drive(early, rows, what)
         if early:
@@ -219,8 +211,8 @@ class HybridExchange:
         self.conclude(updated=False)
 
     def conclude(self, updated: bool, factor: float = 1.0, limit: float = 0.0) -> None:
-        """An update was made by the last sums times this factor, each number clipped before to this
-        limit if it is not 0; or none was: then residuals are as before."""
+        """Notes whether an update was made with the last sums. If so: times this factor, after each
+        number was clipped to this limit (0: none). If not, residuals are restored."""
         limit /= self._scale or 1.0
         if self._compression is not None:
             if not updated:
@@ -230,18 +222,18 @@ class HybridExchange:
         self._rows.conclude(updated, factor, limit)
 
     def _take(self) -> tuple[Round | None, RowsRound | None]:
-        """What began before the agreement; nothing is left here."""
+        """Takes what began before the negotiation."""
         rows, self._rows_round = self._rows_round, None
         return self.overlap.take(), rows
 
     def _finish_early(
         self, negotiated: Negotiated, is_known: bool, what: str
     ) -> tuple[NDArray[np.bool_], RowsRound | None]:
-        """Puts down what was sent early: the parameters whose gradients are summed now, and the
-        rows under way, if they are those wanted."""
-        was_armed = self.overlap.is_armed
+        """Finishes what was sent early. Returns the parameters whose gradients are now summed, and
+        the rows under way, if they are the right ones."""
+        was_enabled = self.overlap.is_enabled
         early, rows = self._take()
-        self.overlap.backoff.pass_one()
+        self.overlap.backoff.count_try()
         none = np.zeros(len(negotiated.structure.dense), bool)
         if early is not None or not is_known:
             self._drive(early, rows, what, self._own)
@@ -262,19 +254,19 @@ class HybridExchange:
             self._unread.append(early)
         else:
             early.end()
-        self.overlap.judge(was_armed, good, bool(negotiated.of_any & Flag.AHEAD))
+        self.overlap.judge(was_enabled, good, bool(negotiated.of_any & Flag.AHEAD))
         return held, rows
 
     def _take_back(self, compression: ErrorFeedback, sent: NDArray[np.bool_]) -> None:
-        """Of these parameters messages have left that nobody reads."""
+        """Takes back the residuals of these parameters, whose messages nobody reads."""
         assert self._layout is not None
         for i in np.flatnonzero(sent).tolist():
             at = self._layout.at[i]
             compression.take_back(at, at + self._layout.sizes[i])
 
     def _prepare(self, used: NDArray[np.bool_]) -> None:
-        """What the next step sends early: what both of the last two have used. Where two backward()
-        a step are the rule, not in backward."""
+        """Prepares what the next step sends early: the parameters that both of the last two steps
+        have used."""
         likely = used & self._used if self._used.size == used.size else used
         self._used = used
         if likely.any():
@@ -282,8 +274,8 @@ class HybridExchange:
             self.overlap.round, self.overlap.used = self._round(likely, all_come=late), likely
 
     def _is_late(self, used: NDArray[np.bool_]) -> bool:
-        """Whether these leave in update() alone: many hosts would have to tell one another that
-        they have begun, for a single piece, which is complete when all of it is."""
+        """Whether these are sent in update() alone: with many hosts and a single piece, which is
+        complete only when all of it is, announcing its beginning would not pay."""
         assert self._layout is not None
         return len(self.hosts.ranks) >= FEWEST and len(self._layout.pieces(used)) == 1
 
@@ -303,8 +295,8 @@ class HybridExchange:
     def _drive(
         self, round_: Round | None, rows: RowsRound | None, what: str, own: bool = False
     ) -> None:
-        """Drives a round and the exchange of rows side by side to their ends; own: of rows as far
-        as this rank needs."""
+        """Drives a round and the exchange of rows to their ends, side by side. own: rows only as
+        far as this rank needs them."""
         has_rows = None
         if rows is not None:
             has_rows = rows.has_own if own and rows.are_owned() else rows.advance
@@ -334,7 +326,7 @@ class HybridExchange:
     # ---- memory ------------------------------------------------------------------------
 
     def _place(self, structure: Structure, what: str) -> None:
-        """Arrays for a new structure. Collective."""
+        """Makes the arrays for a new structure. Collective."""
         layout = Layout(structure, self.hosts)
         if self._layout is not None:
             self._kept, self._shared = self.residuals(), False
@@ -359,12 +351,12 @@ class HybridExchange:
         self._compression = ErrorFeedback(self._code, max(layout.size, 1)) if self._code else None
         self.load_residuals(self._kept, self._shared)
 
-    # ---- what compression has left over ------------------------------------------------
+    # ---- residuals of compression ------------------------------------------------------
 
     def residuals(self) -> dict[str, NDArray[Any]]:
-        """What this rank's messages have lacked so far, by parameter: "/w" flat, of tables the rows
-        that were sent as (rows, width). Views, or copies while some are under way, which do not
-        count yet."""
+        """The rounding errors of this rank's messages so far, by parameter: "/w" flat, for tables
+        the rows that were sent as (rows, width). Views, or copies without messages under way, which
+        do not count yet."""
         if self._layout is None or self._compression is None:
             is_first = self._here.rank == self.hosts.mine[0]
             return dict(self._kept) if is_first or not self._shared else {}
@@ -378,12 +370,12 @@ class HybridExchange:
         return dense | self._rows.residuals()
 
     def load_residuals(self, residuals: Mapping[str, NDArray[Any]], shared: bool = False) -> None:
-        """Goes on with these; parameters that are not named, or have another size now, begin with
-        nothing.
+        """Continues with these residuals. Parameters that are missing, or have another size now,
+        begin with zero.
 
         Args:
-            residuals: as residuals() gives them.
-            shared: they are those of the whole host: this rank takes of them what it sends.
+            residuals: as residuals() returns them.
+            shared: they are those of the whole host: this rank takes the part that it sends.
         """
         self._kept, self._shared = dict(residuals), shared
         if self._layout is None or self._compression is None:

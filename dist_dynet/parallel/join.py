@@ -1,7 +1,7 @@
-"""Join: training on when some ranks have run out of data.
+"""Join: training goes on when some ranks have run out of data.
 
-A rank whose loop has ended takes part in the updates of the others, with nothing to add, until all
-have ended. It knows which rank goes on; what an update is, the trainer knows.
+A rank whose loop has ended takes part in the updates of the others, adding nothing, until all have
+ended. Join decides when a rank is done; the trainer knows what an update is.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from .trainer import DistributedTrainer
 
 
 class Join:
-    """`with Join(trainer):` stands around a loop over this rank's own batches, of which each rank
-    may have a different number, or none.
+    """`with Join(trainer):` wraps a loop over this rank's own batches. Each rank may have a
+    different number of them, or none.
 
-    A rank whose loop has ended, or was left by break, waits at the end of the block: it makes the
-    others' updates with n_r = 0 and with their learning rate and other settings, so that parameters
-    stay equal. When all have ended, the schedule and the learning rate are those of the rank that
-    made the most calls of update(). With accumulate=k, an accumulation that the end cuts short is
-    exchanged: the mean of the passes there are. Gradients that no update() has used are forgotten
-    at the end of the block, with one process, too. An exception passes through.
+    A rank whose loop has ended, or was left by break, waits at the end of the block: it takes part
+    in the others' updates with n_r = 0, and with their learning rate and other settings, so that
+    parameters stay equal. When all have ended, the schedule and the learning rate are those of the
+    rank that made the most calls of update(). With accumulate=k, an accumulation that the end cuts
+    short is exchanged as the mean of its passes. Gradients that no update() has used are dropped at
+    the end of the block, with one process, too. Exceptions pass through.
 
-    Inside of the block the ranks meet in trainer.update() only: another collective operation, or
-    another trainer's update, would wait for ranks that have ended. Loops over shard() need no Join.
+    Inside the block, trainer.update() is the only collective operation: any other, or another
+    trainer's update, would wait for ranks that have ended. Loops over shard() need no Join.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -80,7 +80,7 @@ class Join:
             schedule.state_dict() if schedule else {},
         )
         what = here.collective("end of Join")
-        with here.whole(what):
+        with here.uninterrupted(what):
             every = here.gather(here.comm, mine, what)
         calls, rate, state = max(every, key=lambda told: told[0])
         if calls > mine[0]:
@@ -89,8 +89,8 @@ class Join:
             trainer.learning_rate = rate
 
     def _is_over(self) -> bool:
-        """As _take_part(). Gradients that are not finite are the business of the ranks that have
-        called update(): they may catch the error and go on."""
+        """As _take_part(). If gradients are not finite, the ranks that have called update() decide:
+        they may catch the error and go on."""
         try:
             return self._take_part()
         except RuntimeError:
@@ -100,9 +100,10 @@ class Join:
             return False
 
     def _take_part(self) -> bool:
-        """One pass of the others after this rank has run out of data; True: all have.
+        """Takes part in one pass of the others after this rank has run out of data. Returns whether
+        all ranks have.
 
-        An accumulation that the end cuts short counts by the mean of its passes.
+        An accumulation that the end cuts short counts as the mean of its passes.
         """
         sync, passes, hooks = self._sync, self._sync.passes, self._sync.hooks
         if sync.negotiation is None or not sync.weighted:

@@ -1,8 +1,8 @@
-"""What is sent between hosts, and where it lies: dense gradients side by side, last made parameters
-first, in pieces.
+"""The layout of what is sent between hosts: dense gradients side by side, the parameters that were
+made last first, in pieces.
 
-Backward comes to the last made parameters first, so these are sent first. Everything here follows
-from the model, the hosts, and which parameters are used: it is the same on all ranks.
+Backward reaches the parameters that were made last first, so these are sent first. Everything here
+depends only on the model, the hosts, and which parameters are used: it is the same on all ranks.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
 from .structure import Structure
-from .wire import Hosts, JoinedSums, Piece
+from .wire import HalvingSums, Hosts, Piece
 
 _ALIGN = 16
 _GROUP = 4
-"""Parameters are sent together until they have the fourth part of a piece: smaller messages cost
-more than they bring."""
+"""Parameters are grouped until they have at least a quarter of a piece: smaller messages cost more
+than they gain."""
 
 _GAP = 1 << 12
-"""Unused parameters of up to so many numbers are sent along as zeros rather than cutting a piece in
-two."""
+"""Unused parameters of up to so many numbers are sent as zeros, rather than splitting a piece."""
 
 
 class Layout:
-    """Where each dense parameter lies in the array of what is sent."""
+    """Where each dense parameter lies in the array that is sent."""
 
     def __init__(self, structure: Structure, hosts: Hosts) -> None:
         self.structure, self._hosts = structure, hosts
@@ -43,12 +42,12 @@ class Layout:
         self._whole: tuple[bytes, Any] = b"", self.taken([])
 
     def taken(self, parts: Sequence[tuple[int, int, int, int]]) -> Any:
-        """Of a piece's parts where they lie, as C takes it."""
+        """Parts of gradients with their places in the array, as C functions take them."""
         handles = self.structure.handles
         return ffi.new("dn_span_taken[]", [(handles[i], *where) for i, *where in parts])
 
     def whole(self, used: NDArray[np.bool_]) -> Any:
-        """The same of whole gradients of these parameters."""
+        """The same for the whole gradients of these parameters."""
         key = used.tobytes()
         if key != self._whole[0]:
             chosen = np.flatnonzero(used).tolist()
@@ -56,7 +55,7 @@ class Layout:
         return self._whole[1]
 
     def pieces(self, used: NDArray[np.bool_]) -> list[Piece]:
-        """What is sent where these parameters are used: the same on all ranks."""
+        """What is sent if these parameters are used: the same on all ranks."""
         key = used.tobytes()
         if key not in self._pieces:
             if len(self._pieces) > 256:
@@ -95,20 +94,20 @@ class Layout:
 
 
 FILLED, SUMMED, READ, TOLD = range(4)
-"""What ranks of a host tell one another: pieces filled, rounds summed, rounds whose sums were read,
-sums of which each takes its own and tells the squares; each counted from the first."""
+"""Counters that the ranks of a host publish: pieces filled, rounds summed, rounds whose sums were
+read, and sums of which each rank takes its own part and publishes the squares."""
 
 FLAG_BYTES = 4 * 64
-"""Of a rank's flags."""
+"""Bytes for the counters of a rank."""
 
 
 class Arrays:
-    """The arrays of the ranks of this host, and of their sum; and how far each rank is."""
+    """The arrays of this host's ranks and of their sum, and how far each rank is."""
 
     def __init__(self, hosts: Hosts, size: int, mapped: list[Any]) -> None:
         self.hosts, self.size = hosts, size
         self.rounds = self.pieces = 0  # how many were begun before the present round
-        self.told = 0  # how many sums each took its own of
+        self.told = 0  # how many sums each rank took its own part of
         self._flags: list[Any] = []
         if mapped:
             (whole, starts), (flags, places) = mapped
@@ -127,17 +126,17 @@ class Arrays:
             self.mine = self.sum = np.zeros(size, DTYPE)
             self.locals = [pointer(self.mine)]
         self.pointer, self.sum_pointer = pointer(self.mine), pointer(self.sum)
-        self._joined: JoinedSums | None = None
+        self._halving_sums: HalvingSums | None = None
         self._stripes: dict[int, Any] = {}
 
-    def joined(self, comm: Any) -> JoinedSums:
+    def halving_sums(self, comm: Any) -> HalvingSums:
         """How many hosts sum the pieces of the sum, in this communicator."""
-        if self._joined is None or self._joined.comm is not comm:
-            self._joined = JoinedSums(comm, self.hosts, self.sum)
-        return self._joined
+        if self._halving_sums is None or self._halving_sums.comm is not comm:
+            self._halving_sums = HalvingSums(comm, self.hosts, self.sum)
+        return self._halving_sums
 
     def add_up(self, start: int, end: int) -> None:
-        """The sum of this host's ranks of these numbers, in rank order."""
+        """Sums these numbers over this host's ranks, in rank order."""
         parts = self._stripes.get(start)
         if parts is None:
             parts = ffi.new("dn_real *[]", [at + start for at in self.locals])
@@ -145,12 +144,12 @@ class Arrays:
         lib.dn_sum_arrays(len(parts), parts, end - start, self.sum_pointer + start)
 
     def tell(self, kind: int, value: int) -> None:
-        """Says to the other ranks that this one has come to this point."""
+        """Publishes that this rank has reached this count."""
         if self._flags:
             lib.dn_flag_set(self._flags[kind][self.hosts.local], value)
 
     def have(self, kind: int, value: int) -> bool:
-        """Whether all ranks of this host have come to it."""
+        """Whether all ranks of this host have reached it."""
         return not self._flags or bool(
             lib.dn_flags_reached(len(self.locals), self._flags[kind], value)
         )

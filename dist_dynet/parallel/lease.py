@@ -1,8 +1,9 @@
-"""Which run may save into a directory: a file there that names it, and that it touches every ten
-seconds for as long as it lives.
+"""Decides which run may save into a directory: a file there names the run, which touches it every
+ten seconds for as long as it lives.
 
-Of two runs that could both save, the newer attempt of one job wins, and a run that lives wins over
-one that comes later. It knows processes, hosts and attempts, and nothing of checkpoints.
+If two runs could both save, the newer attempt of the same job wins, and otherwise a live run wins
+over one that comes later. This module knows processes, hosts and attempts, and nothing about
+checkpoints.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ._failures import report
 BEAT = 10.0
 """Seconds between two touches of the file."""
 PATIENCE = 45.0
-"""Seconds without one after which a run on another host is taken for dead."""
+"""Seconds without a touch after which a run on another host is considered dead."""
 FAREWELL = 5.0
 """Seconds that a process of this host has to end."""
 NAME = ".checkpoint.lease"
@@ -35,16 +36,16 @@ class LostLeaseError(RuntimeError):
 
 @dataclass(frozen=True)
 class Owner:
-    """A Checkpointer of a process of an attempt of a job."""
+    """A Checkpointer in a process of an attempt of a job."""
 
     token: str
     host: str
-    machine: str  # of process numbers: equal where they can be compared; empty: nowhere
+    machine: str  # equal where process numbers can be compared; empty: they never can
     process: int
-    started: str  # when, in the system's ticks
-    job: str  # of the batch system; empty: of none
+    started: str  # start time of the process, in system ticks
+    job: str  # of the batch system; empty: none
     requeues: int
-    launcher: str  # one start of `dist-dynet run`; empty: of none
+    launcher: str  # identifies one start of `dist-dynet run`; empty: none
     attempt: int
 
     @classmethod
@@ -65,7 +66,7 @@ class Owner:
 
     @classmethod
     def read(cls, path: Path) -> Owner | None:
-        """The one that a file names; None: there is no file, or it names nobody.
+        """The owner named in a file; None: there is no file, or it names none.
 
         Raises:
             OSError: it cannot be read.
@@ -83,7 +84,7 @@ class Owner:
         return same and bool(self.launcher) and self.attempt > other.attempt
 
     def lives(self, here: Owner) -> bool | None:
-        """Whether its process does, as seen from here; None: that cannot be seen."""
+        """Whether its process lives, as far as this process can see; None: unknown."""
         if not self.machine or self.machine != here.machine:
             return None
         return _started(self.process) == self.started
@@ -95,7 +96,7 @@ class Owner:
 
 
 class Lease:
-    """The right to save into a directory, of one Checkpointer."""
+    """The right of one Checkpointer to save into a directory."""
 
     def __init__(self, directory: Path) -> None:
         self._path, self._token = directory / NAME, os.urandom(8).hex()
@@ -103,10 +104,11 @@ class Lease:
         self._process = 0
 
     def claim(self) -> bool:
-        """Makes sure that this run has the lease; whether it has just got it.
+        """Makes sure that this run has the lease. Returns whether it has just taken it.
 
-        A run of this host that has ended, a stopped attempt, and one of another host that has not
-        touched its file for 45 s lose it; within a process the Checkpointer that came last has it.
+        The lease is taken from a run of this host that has ended, from an older attempt, and from a
+        run of another host that has not touched its file for 45 s. Within a process the newest
+        Checkpointer has it.
 
         Raises:
             LostLeaseError: another run has it; it names that.
@@ -116,13 +118,13 @@ class Lease:
         if self._process != here.process:
             self._take(here)
             return True
-        if not self._path.exists():  # somebody has emptied the directory
+        if not self._path.exists():  # the directory was emptied
             self._keep(here)
         self.check()
         return False
 
     def check(self) -> None:
-        """Makes sure that this run still has it.
+        """Makes sure that this run still has the lease.
 
         Raises:
             LostLeaseError: another run has it.
@@ -170,7 +172,7 @@ class Lease:
         self._keep(here)
 
     def _times(self, here: Owner) -> tuple[float, float]:
-        """Now, and when the file was touched, both by the file system's clock."""
+        """The present time, and when the file was touched, both by the clock of the file system."""
         probe = self._path.with_name(f"{NAME}.{here.token}.tmp")
         try:
             probe.write_text("")
@@ -182,7 +184,7 @@ class Lease:
                 probe.unlink()
 
     def _keep(self, here: Owner) -> None:
-        """Puts the file there in one step, and touches it from now on."""
+        """Puts the file in place atomically, and keeps touching it."""
         draft = self._path.with_name(f"{NAME}.{here.token}.tmp")
         try:
             draft.write_text(json.dumps(asdict(here)))
@@ -199,9 +201,9 @@ class Lease:
 
 
 def _touch(path: Path, owner: Owner, ended: threading.Event) -> None:
-    """Until it has ended, or another run has taken over."""
+    """Touches the file until `ended` is set or another run has taken over."""
     while not ended.wait(BEAT):
-        with suppress(OSError):  # it is tried again
+        with suppress(OSError):  # the next beat tries again
             there = Owner.read(path)
             if there is not None and there.token != owner.token:
                 return
@@ -216,8 +218,7 @@ def _release(path: Path, owner: Owner, ended: threading.Event) -> None:
 
 
 def _machine() -> str:
-    """Equal for processes whose numbers and times of start can be compared; empty where the system
-    does not tell."""
+    """Equal for processes whose numbers and start times can be compared; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -226,7 +227,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process of this machine started; empty if there is none, or if it is dead."""
+    """When a process of this machine started; empty if it does not exist or is dead."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:

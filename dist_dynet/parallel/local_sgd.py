@@ -1,8 +1,8 @@
-"""LocalSGD: ranks train by themselves and average their parameters now and then, for networks that
+"""LocalSGD: ranks train on their own and average their parameters now and then, for networks that
 are too slow for an exchange at every update.
 
-It knows when ranks average, and what of. The exchange is that of a DistributedTrainer, whose
-"gradient" is how far this rank has come.
+It decides when ranks average, and what. The exchange is that of a DistributedTrainer whose
+"gradient" is the distance that this rank has moved.
 """
 
 from __future__ import annotations
@@ -223,13 +223,13 @@ class LocalSGD(TrainerWrapper):
 
     @property
     def position(self) -> int:
-        """How many calls of update() there were since the last average."""
+        """Number of calls of update() since the last average."""
         return self._position
 
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
-        """Updates this rank's parameters as the wrapped trainer does; the k-th call averages. A
-        batch without examples changes nothing, and counts as a call: gradients are discarded, as
-        those of a term of the loss that needs no examples.
+        """Updates this rank's parameters as the wrapped trainer does; every k-th call averages. A
+        batch without examples changes nothing but counts as a call: its gradients, such as those of
+        a regularisation term, are discarded.
 
         Args:
             weight: what the gradients come from: a batch of shard(), or how much they count. None:
@@ -269,7 +269,7 @@ class LocalSGD(TrainerWrapper):
         return averages
 
     def _train(self, batch: Batch[Any] | None, n: float) -> BaseException | None:
-        """What the wrapped trainer has raised in a call that counts all the same."""
+        """Calls the wrapped trainer. Returns the exception of a call that counts all the same."""
         before = self._inner.updates
         try:
             if n > 0:
@@ -287,7 +287,7 @@ class LocalSGD(TrainerWrapper):
         return None
 
     def _count(self, batch: Batch[Any] | None, n: float) -> None:
-        """A call of update() is done, which has used n examples."""
+        """Counts a call of update(), which has used n examples."""
         self.sync.sources.clear()
         update_called(batch)
         self._position += 1
@@ -299,8 +299,8 @@ class LocalSGD(TrainerWrapper):
                 self._batches = self._batches.after(batch.description)
 
     def average(self) -> None:
-        """Averages now, as the k-th update() does. To be called on all ranks. If no rank has used
-        an example since the last average, nothing changes.
+        """Averages now, as the k-th update() does. Call it on all ranks. If no rank has used an
+        example since the last average, nothing changes.
 
         Raises:
             RuntimeError: on all ranks, which are as they were: they come from different batches of
@@ -343,25 +343,27 @@ class LocalSGD(TrainerWrapper):
                 self.sync.hooks.done()
 
     def _begin(self) -> None:
-        """Another round of updates, up to the next average."""
+        """Begins another round of updates, up to the next average."""
         self._position, self._n, self._batches, self._doubt = 0, 0.0, Batches(), ""
 
     @property
     def _is_first(self) -> bool:
-        """Whether what changes parameters now comes before the first update after an average. Ranks
-        that have run out of data cannot be asked what they have written."""
+        """Whether changes to parameters now come before the first update after an average. Inside
+        join() they never do, since ranks that have run out of data cannot be asked what they have
+        written."""
         return self._position == 0 and not self.sync.joins
 
     def _said(self) -> list[str]:
-        """What must be alike on all ranks."""
+        """What must be equal on all ranks."""
         return [self._batches.words(), f"every={self.every}", *said_of(self._inner)]
 
     def _average(self) -> None:
-        """The exchange, when it is known that there is one. If it is refused all is as it was."""
+        """Makes the exchange, once the ranks know that there is one. If it is refused, everything
+        is restored."""
         n, m, sync, handed_over = self._n, self.collection, self.sync, False
         since = self._position, self._n, self._batches, self._doubt
         if sync.joins:  # with the ranks that go on
-            sync.refusal, sync.beside = self._doubt, numbers_of(self._inner)
+            sync.refusal, sync.inner_settings = self._doubt, numbers_of(self._inner)
             sync.may_differ = self._position < self.every  # the loop has ended here
         came, averages = self._anchor.came(), self._rule.updates
         if self._rows == "touched":
@@ -383,19 +385,19 @@ class LocalSGD(TrainerWrapper):
                         self._anchor.swap(came)
                     self._position, self._n, self._batches, self._doubt = since
                     if not isinstance(error, RuntimeError):  # the others go on without this rank
-                        sync.here.is_left("average of LocalSGD")
+                        sync.here.mark_out_of_step("average of LocalSGD")
             raise
         finally:
             with AtOnce():
-                sync.refusal, sync.beside, sync.may_differ = "", (), False
+                sync.refusal, sync.inner_settings, sync.may_differ = "", (), False
                 self._after.give_back()
 
     @contextmanager
     def join(self) -> Iterator[None]:
-        """`with trainer.join():` stands around a loop of which ranks make different numbers of
-        turns, as Join does. A rank that has ended adds what it has to the next average, and
-        takes part in the others' with the weight 0. After it all ranks have the same parameters,
-        and the schedule, learning rate and weight decay of the rank that made the most calls.
+        """`with trainer.join():` wraps a loop with different numbers of iterations on different
+        ranks, as Join does. A rank that has ended adds its part to the next average, and takes part
+        in later ones with weight 0. Afterwards all ranks have the same parameters, and the
+        schedule, learning rate and weight decay of the rank that made the most calls.
 
         Raises:
             ValueError: moments="average" or rows="touched", which need all ranks.
@@ -453,7 +455,7 @@ class LocalSGD(TrainerWrapper):
         return {**kept, "since": np.array([self._position, self._n])}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from a state() of this rank.
+        """Resumes from a state() of this rank.
 
         Raises:
             ValueError: it is of another class or another model; nothing is changed then.
@@ -473,7 +475,8 @@ class LocalSGD(TrainerWrapper):
         anchor.load(kept)
 
     def load_states(self, states: Sequence[Mapping[str, NDArray[Any]]], rank: int) -> None:
-        """As load_state(), from those of another number of ranks: further ones from rank 0's.
+        """As load_state(), from the states of another number of ranks: additional ranks take rank
+        0's.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.parallel.LocalSGD(dy.AdamTrainer(dy.ParameterCollection(), 0.5))

@@ -1,9 +1,8 @@
-"""Memory that the ranks of one host share: a file without a name, which other ranks open through
-/proc.
+"""Memory that the ranks of one host share: an unnamed file, which other ranks open through /proc.
 
-Nothing is left over, however the job ends. It is not bounded by the size of /dev/shm where the
-system has memfd_create (Linux). It knows files and mappings; what lies in them is the business of
-shared.py and hybrid.py.
+Nothing is left behind, however the job ends. Where the system has memfd_create (Linux), the size of
+/dev/shm is no limit. This module knows files and mappings; shared.py and hybrid.py know what is
+stored there.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from .._ffi import ffi, lib
 from ._world import World
 
 LIMIT = number("DIST_DYNET_SHARED_LIMIT", float("inf"), least=0)
-"""Bytes of shared memory that may be taken at a time, over all ranks of a host."""
+"""Largest number of bytes of shared memory that one call may take, over all ranks of a host."""
 
 _NOEXEC_SEAL = 8
-"""Of memfd_create: what is in the file will never be run. Some systems insist on it
+"""Flag of memfd_create: the content of the file will never be executed. Some systems require it
 (vm.memfd_noexec)."""
 
 _HUGE = int(lib.dn_huge_page())
@@ -42,16 +41,16 @@ def map_together(
     sizes: Callable[[list[Any]], list[int]],
     what: str,
 ) -> list[Mapped]:
-    """New segments that all ranks of this host see, of the sizes that follow from what every rank
-    has to say. Collective over all hosts.
+    """Maps new segments for all ranks of this host. The sizes are computed from what every rank
+    contributes. Collective over all hosts.
 
     Args:
         here: all ranks.
         comm: their communicator.
         host: the ranks of this host.
         segments: how many there are of each size, at least as many as ranks on this host.
-        mine: what this rank has to say.
-        sizes: makes of it the sizes in bytes; may raise OSError. None: no memory is wanted.
+        mine: what this rank contributes.
+        sizes: computes the sizes in bytes from all contributions; may raise OSError. Empty: none.
         what: the name of the collective operation.
 
     Raises:
@@ -90,9 +89,9 @@ def map_together(
 
 
 def say_refused(here: World, error: OSError) -> None:
-    """Tells the user, once, that the ranks do without it."""
+    """Reports on rank 0 that the ranks do without shared memory."""
     if here.rank == 0:
-        # in one write, which the other ranks' lines do not come between
+        # a single write, so that lines of other ranks do not mix in
         sys.stderr.write(
             f"dist_dynet: gradients are exchanged by MPI instead of shared memory ({error})\n"
         )
@@ -100,8 +99,8 @@ def say_refused(here: World, error: OSError) -> None:
 
 
 def reserve(size: int) -> tuple[int, mmap.mmap]:
-    """So many bytes, and a descriptor by which other ranks of the host can map them; -1: they
-    cannot, since the system has no room for that.
+    """Memory of this size, and a descriptor by which other ranks of the host can map it; -1: they
+    cannot, since the system has no shared memory left.
 
     Raises:
         OSError: there is no memory at all.
@@ -136,8 +135,8 @@ def _rounded(size: int, page: int = mmap.PAGESIZE) -> int:
 
 
 def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> list[Mapped]:
-    """Maps segments of these sizes, one size after the other, and takes room for this rank's share
-    of them.
+    """Maps segments of these sizes, one size after the other, and allocates this rank's share of
+    them.
 
     Raises:
         OSError: there is no room.
@@ -151,7 +150,7 @@ def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> li
     room = total if total < _HUGE // 4 else _rounded(total, _HUGE)
     descriptor = os.open(path, os.O_RDWR)
     try:
-        os.ftruncate(descriptor, room)  # all ranks say the same
+        os.ftruncate(descriptor, room)  # all ranks give the same size
         begin, starts = 0, []
         for step in steps:
             starts.append([begin + k * step for k in range(segments)])
@@ -166,11 +165,11 @@ def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> li
 
 
 def _mapping(descriptor: int, room: int) -> tuple[Any, int]:
-    """A file's memory, and where in it the file begins: at a multiple of a huge page, if it has
-    one."""
+    """Maps a file. Returns the memory, and where in it the file begins: at a multiple of a huge
+    page, if it is large enough."""
     if room < _HUGE:
         return ffi.from_buffer("char[]", mmap.mmap(descriptor, room)), 0
-    # a place in the address space; nothing lies in it
+    # reserves addresses only
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     place = mmap.mmap(-1, room + _HUGE, flags=flags, prot=mmap.PROT_READ)
     whole = ffi.from_buffer("char[]", place)
@@ -186,8 +185,8 @@ def _first_huge_page(whole: Any) -> int:
 
 
 def _use_huge_pages(whole: Any, local: int, ranks: int) -> None:
-    """All ranks of a host have taken their room: each puts its share of it on huge pages, where
-    there is one."""
+    """Moves this rank's share of the memory to huge pages, if possible, once all ranks of the host
+    have allocated theirs."""
     pages = len(whole) // _HUGE - 1
     if pages > 0:
         first = _first_huge_page(whole)

@@ -1,4 +1,4 @@
-"""What a rank tells the others before gradients are added up: the layout is dn_rank_message's,
+"""What a rank sends to the others before gradients are summed, in the layout of dn_rank_message,
 which C writes."""
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from .structure import Structure
 
 
 class Flag:
-    """What a rank tells the others beside numbers."""
+    """Flags in a rank's message."""
 
     ENDED = 1  # it has run out of data and only takes part
     SAVE = 2  # it has been asked to save a checkpoint
-    JOIN = 4  # it is inside of Join, where ranks that have ended call from another line
-    EARLY = 8  # what it has sent before the negotiation is what there is to be sent
-    AHEAD = 16  # of that some was complete long before the end of backward
-    WEIGHED = 32  # its gradients are as they count in the sum already
+    JOIN = 4  # it is inside Join, where ranks that have ended call from another line
+    EARLY = 8  # what it has sent before the negotiation is still valid
+    AHEAD = 16  # some of it was complete long before the end of backward
+    WEIGHED = 32  # its gradients are already multiplied by their weights
     UNKNOWN = 64  # it does not know which batch its gradients come from
-    # after this pass gradients are exchanged; this one, the next and ASKS are told in passes only
+    # gradients are exchanged after this pass; LAST, SILENT and ASKS are sent in passes only
     LAST = 128
     SILENT = 256  # the pass does not count towards an accumulation
     APART = 512  # its values are no longer those of its host
     OTHER = 1024  # it holds other parameters than those that the ranks have agreed on
     ASKS = 4096  # it waits for the weights of a pass
     MAY_DIFFER = 8192  # what its gradients belong to is not compared
-    OWN = 16384  # it computes from its own gradients what belongs to their average
+    OWN = 16384  # it computes something from its own gradients instead of the average
     CHANGED = 32768  # it has changed gradients of earlier passes
-    # it has examples, and has made no backward pass of them; beside it, in the upper 32 bits, there
-    # is one for each pass since the last exchange, of which that is so
+    # it has made no backward pass of its examples in some pass since the last exchange; the upper
+    # 32 bits say in which passes
     LEAVES_OUT = 65536
-    # it has changed values by itself, or a trainer's moments; C says so
+    # it alone has changed values, or a trainer's moments; set by C
     WRITTEN = lib.DN_RANK_WRITTEN
 
     UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN | CHANGED | LEAVES_OUT
-    """With one of these on any rank, all read the messages of all."""
+    """With one of these flags on any rank, all ranks read all messages."""
 
 
 def _numpy(kind: Any) -> Any:
-    """NumPy's type of a C type."""
+    """The NumPy type of a C type."""
     if kind.kind == "array":
         return _numpy(kind.item), (kind.length,)
     if kind.kind == "struct":
@@ -51,8 +51,8 @@ def _numpy(kind: Any) -> Any:
 
 
 def flags_of_any(every: NDArray[Any]) -> int:
-    """Flags that some rank has told in these messages; LEAVES_OUT only where another rank has
-    gradients, and has not left out the same pass.
+    """The flags that any rank has set in these messages. LEAVES_OUT counts only if another rank has
+    gradients and has not left out the same passes.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -76,8 +76,8 @@ def flags_of_any(every: NDArray[Any]) -> int:
     return of_any
 
 
-READING: np.dtype[Any] = _numpy(ffi.typeof("dn_reading"))
-"""What a rank says of its time: nanoseconds by phase, and bytes handed over."""
+METER_READING: np.dtype[Any] = _numpy(ffi.typeof("dn_reading"))
+"""The times that a rank reports: nanoseconds by phase, and bytes handed over."""
 
 _FIELDS = {
     name: (_numpy(field.type), field.offset) for name, field in ffi.typeof("dn_rank_message").fields
@@ -85,7 +85,7 @@ _FIELDS = {
 
 
 class MessageLayout:
-    """Where messages on one structure have what.
+    """The layout of messages about one structure.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -96,7 +96,7 @@ class MessageLayout:
 
     Args:
         structure: the parameters.
-        trainer: dn_trainer * of which the messages are; NULL: of none.
+        trainer: the dn_trainer * that the messages are about; NULL: none.
     """
 
     def __init__(self, structure: Structure, trainer: Any = NULL) -> None:
@@ -105,7 +105,7 @@ class MessageLayout:
         # a struct of pointers keeps nothing alive
         self._params = ffi.new("dn_param *[]", structure.handles)
         self.members = ffi.new("dn_members *", (dense, tables, self._params, trainer))
-        """What C takes."""
+        """The argument of C functions."""
         at = lib.dn_rank_message_layout_of(dense, tables)
         fields = {
             **_FIELDS,
@@ -120,6 +120,6 @@ class MessageLayout:
         )
         self.size = at.size  # of a message, in bytes
         self.alike = slice(_FIELDS["structure"][1], at.end_alike)
-        """The bytes in which the ranks nearly always say the same."""
+        """The bytes that are nearly always equal on all ranks."""
         start = _FIELDS["flags"][1] - self.alike.start
-        self.flags = slice(start, start + 8)  # of these bytes those that hold flags
+        self.flags = slice(start, start + 8)  # the flags within these bytes

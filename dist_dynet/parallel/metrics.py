@@ -1,7 +1,7 @@
-"""What rank 0 writes while a run goes on: lines of metrics, and who is waited for.
+"""What rank 0 writes while a run goes on: lines of metrics, and which rank the others wait for.
 
-It reads what ranks have said of their time in the negotiation, and sends nothing. `--metrics FILE`
-of dist-dynet run sets DIST_DYNET_METRICS; docs/metrics.md says what a line holds.
+It reads the times that ranks report in the negotiation, and sends nothing. `--metrics FILE` of
+dist-dynet run sets DIST_DYNET_METRICS; docs/metrics.md describes the lines.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from ..trainers.hooks import Hooks
 from ..trainers.stats import slowest
 from ._failures import report
 from ._world import World
-from .message import READING
+from .message import METER_READING
 from .negotiation import Negotiation
 
 FILE = os.environ.get("DIST_DYNET_METRICS", "")
 
 EVERY = number("DIST_DYNET_METRICS_EVERY", 100, least=1)
-"""Updates from one line to the next; inf: there are none."""
+"""Updates between two lines; inf: no lines."""
 
 SHORTEST = 1.0
-"""Seconds over which it is looked who is waited for, at least: in less, chance decides."""
+"""Shortest time in seconds over which slow ranks are looked for: over less, chance decides."""
 
 PAUSE, LONGEST_PAUSE = 10.0, 600.0
-"""Seconds from one naming of the same ranks to the next: twice as many each time."""
+"""Seconds between two reports of the same slow ranks: doubled each time, up to the second."""
 
 FEW = 16
-"""Up to so many ranks each has its numbers in a line."""
+"""With up to so many ranks, a line has the numbers of each."""
 
 RESERVED = (
     *("run", "attempt", "trainer", "update", "updates", "time", "wall", "ranks", "seconds"),
@@ -57,21 +57,21 @@ _numbers = itertools.count(1)
 _began = round(time.time(), 3)
 
 Sink = Callable[[dict[str, Any]], None]
-"""Takes a line; str() names it."""
+"""Receives lines; str() names it."""
 
 Meters = Callable[[], tuple[NDArray[Any], int]]
-"""What each rank has said of its time, READING, one for each rank; and the number of the update in
-which it has."""
+"""Returns the METER_READING that each rank has reported, and the number of the update in which it
+did."""
 
 
 def seconds_of(meters: NDArray[Any]) -> dict[str, list[float]]:
-    """By phase, of each rank."""
+    """By phase, the seconds of each rank."""
     table = (meters["nanoseconds"] * 1e-9).T.tolist()
     return dict(zip(meter.PHASES, table, strict=True))
 
 
 def added(now: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
-    """What has been added since an earlier reading."""
+    """The difference to an earlier reading."""
     result = np.empty_like(now)
     for name in now.dtype.names or ():
         result[name] = now[name] - before[name]
@@ -79,14 +79,15 @@ def added(now: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
 
 
 class _Window:
-    """What happened since the last look: there is one each for lines and for naming."""
+    """The time since the last look: one window for lines, one for naming slow ranks."""
 
     def __init__(self) -> None:
         self.meters: NDArray[Any] | None = None
         self.count = 0
 
     def move(self, meters: NDArray[Any], count: int) -> tuple[NDArray[Any], int]:
-        """Begins anew at these; what was added, in how many updates."""
+        """Starts a new window at these readings. Returns what was added, and in how many
+        updates."""
         assert self.meters is not None
         result = added(meters, self.meters), count - self.count
         self.meters, self.count = meters, count
@@ -98,10 +99,10 @@ class Report:
 
     Args:
         trainer: the trainer itself, or the one that is wrapped.
-        hosts: of each rank.
-        members: of each rank its number in the job.
+        hosts: the host of each rank.
+        members: the number of each rank in the job.
         meters: as Meters.
-        every: updates from one line to the next.
+        every: updates between two lines.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Report:
         self.attempt = int(os.environ.get("DIST_DYNET_ATTEMPT") or 0)
         """How many times the run was started before."""
         self.further: Callable[[], dict[str, float]] = dict
-        """What else is logged, asked for each line."""
+        """Returns additional values for each line."""
         self._number, self._count = next(_numbers), 0
         self._lines, self._naming = _Window(), _Window()
         self._next: float = 1
@@ -127,17 +128,17 @@ class Report:
         self._pause, self._silent_until = PAUSE, 0.0
 
     def write_to(self, sink: Sink, every: float | None = None) -> None:
-        """Lines go there, too, at least at every so many updates."""
+        """Also writes lines to this sink, at least at every so many updates."""
         self._sinks.append(sink)
         if every is not None and every < self._every:
             self._every, self._next = every, min(self._next, self._count + every)
 
     def show(self, trainer: Trainer) -> None:
-        """From now on updates, rate, norm and logged numbers of lines are those of this one."""
+        """From now on, lines show updates, rate, norm and logged numbers of this trainer."""
         self._trainer, self._hooks = weakref.ref(trainer), Hooks(trainer)
 
     def updated(self) -> None:
-        """Told after each update."""
+        """Called after each update."""
         self._count += 1
         if self._count >= self._next:
             self._look()
@@ -165,7 +166,7 @@ class Report:
             window.meters, window.count = meters, update
 
     def write(self) -> None:
-        """A line now, whether there were updates since the last or not."""
+        """Writes a line now, whether or not there were updates since the last one."""
         if os.getpid() != self._process:
             return
         latest, update = self._meters()
@@ -175,7 +176,8 @@ class Report:
         self._write(*self._lines.move(latest.copy(), update))
 
     def end(self) -> None:
-        """At the end of the program: what has no line yet gets one."""
+        """Writes a last line at the end of the program, if there were updates since the last
+        one."""
         if os.getpid() != self._process:
             return
         latest, update = self._meters()
@@ -185,7 +187,7 @@ class Report:
     # ---- lines -------------------------------------------------------------------------
 
     def line(self, spent: NDArray[Any], updates: int) -> dict[str, Any]:
-        """What is written of so many updates."""
+        """The line for so many updates."""
         trainer = self._trainer()
         assert trainer is not None
         seconds, stats = seconds_of(spent), trainer.stats()
@@ -225,7 +227,7 @@ class Report:
                 report(f"metrics: {sink} cannot be written: {error.strerror}. There are no more.")
                 self._sinks.remove(sink)
 
-    # ---- who is waited for -------------------------------------------------------------
+    # ---- slow ranks --------------------------------------------------------------------
 
     def _name_the_slowest(self, meters: NDArray[Any], update: int) -> None:
         assert self._naming.meters is not None
@@ -245,7 +247,7 @@ class Report:
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
+    """Writes one line to stderr."""
     sys.stderr.write(f"dist_dynet: {text}\n")
     sys.stderr.flush()
 
@@ -255,12 +257,12 @@ def _rounded(seconds: float) -> float:
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no other numbers."""
+    """None for NaN and infinity, which JSON does not have."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def _summary(values: Sequence[float], members: Sequence[int]) -> dict[str, float]:
-    """What stands for many ranks.
+    """A summary, used where there are many ranks.
 
     >>> _summary([1.0, 4.0, 2.0], [0, 1, 2])
     {'min': 1.0, 'min_rank': 0, 'median': 2.0, 'max': 4.0, 'max_rank': 1}
@@ -275,8 +277,8 @@ def _summary(values: Sequence[float], members: Sequence[int]) -> dict[str, float
     }
 
 
-class LinesOfFile:
-    """Adds lines of JSON to the end of a file, each in one piece."""
+class JsonLinesFile:
+    """Appends lines of JSON to a file, each in a single write."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -285,7 +287,7 @@ class LinesOfFile:
         return self._name
 
     def __call__(self, line: dict[str, Any]) -> None:
-        """Adds one."""
+        """Appends one line."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         file = os.open(self._name, flags, 0o666)
         try:
@@ -294,12 +296,12 @@ class LinesOfFile:
             os.close(file)
 
 
-# ---- whom it follows -------------------------------------------------------------------
+# ---- which trainers are followed -------------------------------------------------------
 
 _reports: weakref.WeakValueDictionary[int, Report] = weakref.WeakValueDictionary()
-"""By the id of the trainer, which has its report among its hooks."""
+"""By the id of the trainer, whose hooks keep the report alive."""
 _ending: weakref.WeakSet[Report] = weakref.WeakSet()
-"""What the end of the process ends."""
+"""Reports that end with the process."""
 
 
 def follow(
@@ -309,10 +311,10 @@ def follow(
     meters: Meters,
     every: float = EVERY,
 ) -> Report:
-    """Reports on this trainer from now on."""
+    """Starts to report on this trainer."""
     report_ = _reports[id(trainer)] = Report(trainer, hosts, members, meters, every)
     if FILE and not math.isinf(EVERY):
-        report_.write_to(LinesOfFile(FILE))
+        report_.write_to(JsonLinesFile(FILE))
     Hooks(trainer).after(report_.updated)
     _ending.add(report_)
     _end_at_exit()
@@ -321,7 +323,7 @@ def follow(
 
 @cache
 def _end_at_exit() -> None:
-    """Once: what atexit has been given it never forgets."""
+    """Registers once: atexit never forgets what it was given."""
     atexit.register(_end_all)
 
 
@@ -339,7 +341,7 @@ def report_on(trainer: Trainer) -> Report | None:
 
 
 def follow_negotiated(trainer: Trainer, here: World, negotiation: Negotiation) -> None:
-    """The same for a trainer of these ranks; the first of them reports."""
+    """Starts to report on a distributed trainer, on the first of its ranks."""
     lib.dn_meter_follow()
     if here.rank == 0:
         hosts = [here.hosts[member] for member in here.members]
@@ -348,25 +350,25 @@ def follow_negotiated(trainer: Trainer, here: World, negotiation: Negotiation) -
 
 
 def show_in_place(averages: Trainer, trainer: Trainer) -> None:
-    """The report on a trainer whose updates are averages shows the one that is averaged."""
+    """Lets the report on a trainer whose updates are averages show the trainer that is averaged."""
     if report_ := _reports.get(id(averages)):
         report_.show(trainer)
         _reports[id(trainer)] = report_
 
 
-def follow_all_of_this_process() -> None:
-    """Without other ranks every trainer is reported on, if there is a file."""
+def follow_all_trainers() -> None:
+    """Reports on every trainer of a single-process program, if there is a file."""
     if FILE and _launcher.find() is None:
         Hooks.on_new(Trainer, _follow_alone)
 
 
 def _follow_alone(trainer: Trainer) -> Report:
-    """Without other ranks."""
+    """Starts to report on a trainer of a single process."""
     made = weakref.ref(trainer)
 
     def meters() -> tuple[NDArray[Any], int]:
         reading, present = meter.read(), made()
-        readings = np.array([(reading.nanoseconds, reading.bytes)], READING)
+        readings = np.array([(reading.nanoseconds, reading.bytes)], METER_READING)
         return readings, 0 if present is None else present.updates
 
     return follow(trainer, [""], [0], meters)

@@ -1,9 +1,9 @@
-"""Micro-batches, and which random draws belong to them: with reproducible=True draws must not
-depend on the number of ranks.
+"""Micro-batches and their random draws: with reproducible=True draws must not depend on the number
+of ranks.
 
-It knows streams and counters of graphs. Loops say when micro-batches begin and end; batches say
-when they are read, as those of a list are. Of Python's and NumPy's generators it knows only whether
-a micro-batch has drawn from them.
+It knows the random streams and counters of graphs. Loops report when micro-batches begin and end;
+batches report when they are read. Of Python's and NumPy's generators it only knows whether a
+micro-batch has drawn from them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from .._random import generators_of_python
 from ..graph import ComputationGraph, cg
 
 _present: WeakValueDictionary[int, MicroDraws] = WeakValueDictionary()
-"""Of each graph, by its number, the micro-batch that it draws for."""
+"""For each graph, by its number, the micro-batch that it draws for."""
 
 
 class MicroDraws:
-    """Where the draws of one micro-batch are.
+    """The state of one micro-batch's draws.
 
     Args:
-        stream: that of the micro-batch.
-        counter: of its first graph.
+        stream: the random stream of the micro-batch.
+        counter: the counter of its first graph.
     """
 
     __slots__ = ("__weakref__", "_draws_of_python", "_looks", "_others", "_place", "is_over")
@@ -35,13 +35,13 @@ class MicroDraws:
         self._place: tuple[int | None, int, int] = stream, counter, counter
         made = next(_made)
         self._looks = _SAID not in manner.said and (made < _EVERY or made % _EVERY == 0)
-        self._others: Any = self._look()  # before it drew; None: others draw
+        self._others: Any = self._look()  # other generators before it drew; None: it is on hold
         self._draws_of_python = False
         self.is_over = False
         """Nothing more is expected of it: its gradients were used, or its loop has gone on."""
 
     def begin(self) -> None:
-        """The graph of this thread draws for this micro-batch from now on, from where it was."""
+        """Makes the graph of this thread draw for this micro-batch, from where it was."""
         graph = cg()
         before = _present.get(graph.number)
         if before is not self:
@@ -52,18 +52,18 @@ class MicroDraws:
         self.is_over = False
 
     def hold(self, graph: ComputationGraph) -> None:
-        """Keeps where it is: others draw from now on."""
+        """Saves its position: others draw from now on."""
         self._place = graph.draws()
         self._rest()
 
     def resume(self, graph: ComputationGraph) -> None:
-        """Draws from where it was."""
+        """Draws from the saved position."""
         graph.draw_from(*self._place)
         if self._others is None:
             self._others = self._look()
 
     def end(self) -> None:
-        """Its loop has gone on or ended: nothing more is expected of it."""
+        """Called when its loop has gone on or ended."""
         self.is_over = True
         self._rest()
 
@@ -78,7 +78,8 @@ class MicroDraws:
         return generators_of_python() if self._looks else ()
 
     def warn_of_others(self, is_main: bool) -> None:
-        """An update takes it: whether it has drawn what depends on the number of ranks."""
+        """Called when an update uses the micro-batch: warns if it has drawn from generators that
+        depend on the number of ranks."""
         self._rest()
         if not self._draws_of_python or _SAID in manner.said:
             return
@@ -96,12 +97,12 @@ class MicroDraws:
 _SAID = "draws in micro-batches"
 _made = itertools.count()
 _EVERY = 32
-"""Of so many micro-batches, after the first ones, one is looked at: that takes 0.2 ms."""
+"""After the first micro-batches, one of so many is checked, which takes 0.2 ms."""
 
 
 class Outside:
-    """What a loop over a shard, or an evaluation, finds when it begins, and gives back at its end:
-    it may stand within a micro-batch of another loop."""
+    """Saves the draws that a loop over a shard, or an evaluation, finds when it begins, and
+    restores them at its end: it may run inside a micro-batch of another loop."""
 
     __slots__ = ("_mine", "_outer")
 
@@ -110,7 +111,7 @@ class Outside:
         self._mine: MicroDraws | None = None
 
     def begin_batch(self, mine: MicroDraws | None) -> None:
-        """Asked for its next batch, a micro-batch with these draws or a plain one."""
+        """Called for the next batch: a micro-batch with these draws, or a plain batch."""
         if mine is None and not _present:  # nearly always
             return
         graph = cg()
@@ -126,7 +127,7 @@ class Outside:
             mine.begin()
 
     def ends(self, counter: int | None) -> None:
-        """The loop has ended; counter: of draws after it, if it had micro-batches."""
+        """Called when the loop has ended; counter: for draws after it, if it had micro-batches."""
         outer = self._outer
         if self._mine is not None:
             self._mine.end()
@@ -143,10 +144,10 @@ class Outside:
 
 @dataclass(frozen=True)
 class Part:
-    """Which of a step's micro-batches this is: the turn-th of `turns` that this rank is given."""
+    """A micro-batch of a step: the turn-th of `turns` that this rank receives."""
 
     number: int | None
-    """Among those of all ranks, from 0 to of - 1; None: none is left for this turn."""
+    """Its number among those of all ranks, from 0 to of - 1; None: none is left for this turn."""
     of: int
     turn: int
     turns: int

@@ -1,8 +1,8 @@
-"""What the ranks tell one another before gradients move: one small message of each, read by all.
+"""The negotiation before gradients move: each rank sends one small message, which all ranks read.
 
-With dynamic graphs every rank may have used other parameters. After this step all ranks know the
-same things (who has a gradient of what, how many rows, which weights), so that whatever they decide
-on it, they decide alike. It adds up nothing: an exchange does, by what was agreed on.
+With dynamic graphs, each rank may have used different parameters. After this step all ranks know
+the same facts (who has a gradient of what, how many rows, which weights), so that they make the
+same decisions. Nothing is summed here; the exchange does that, as negotiated.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from .structure import Structure
 
 @dataclass(frozen=True)
 class Negotiated:
-    """What all ranks know of all together."""
+    """What all ranks know about all of them together."""
 
     what: str  # the name of the collective operation
     structure: Structure
     weight: float
-    """What this rank's gradients are multiplied by, known before the others' weights are: n_r, or 1
-    where no average is wanted; 0 of a rank that contributes nothing."""
-    scale: float  # what a sum of gradients that were multiplied by these is multiplied by
-    used: NDArray[np.bool_]  # of each dense parameter whether some rank has a gradient of it
-    of_any: int  # flags that some rank has told
-    of_all: int  # flags that all have
-    settings: Settings  # those of the ranks that go on
+    """The factor for this rank's gradients before the others' weights are known: n_r, or 1 without
+    averaging; 0 for a rank that contributes nothing."""
+    scale: float  # the factor for the sum of gradients that were multiplied by these weights
+    used: NDArray[np.bool_]  # for each dense parameter, whether some rank has a gradient
+    of_any: int  # flags that some rank has set
+    of_all: int  # flags that all ranks have set
+    settings: Settings  # those of the ranks that still have data
 
     @property
     def over(self) -> bool:
@@ -50,21 +50,20 @@ class Negotiated:
 
 @dataclass(frozen=True)
 class NegotiatedByRank(Negotiated):
-    """What they know of each. One row per rank."""
+    """What all ranks know about each one: one row per rank."""
 
     factors: NDArray[np.float64]
-    """What each rank's gradients are multiplied by before they are added up: weights times
-    scale."""
-    filled: NDArray[np.bool_]  # (rank, dense parameter): whether the rank has a gradient of it
-    rows: NDArray[np.int32]  # (rank, table): of how many rows the rank has a gradient
+    """The factor for each rank's gradients before they are summed: weight times scale."""
+    filled: NDArray[np.bool_]  # (rank, dense parameter): whether the rank has a gradient
+    rows: NDArray[np.int32]  # (rank, table): number of rows with a gradient
 
 
 _NEVER = 2**63 - 1
-"""No count of changes is greater."""
+"""Larger than any count of changes."""
 
 
 class Summary(NamedTuple):
-    """What all ranks have told together, where nothing else matters."""
+    """A summary of all messages, where nothing else is needed."""
 
     used: NDArray[np.bool_]  # as in Negotiated
     weights: float  # their sum
@@ -73,17 +72,17 @@ class Summary(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What the gradients of an update belong to, which must be alike on all ranks."""
+    """What the gradients of an update belong to; must be equal on all ranks."""
 
-    description: Description | tuple[()] = ()  # of the batch; (): none of shard()
+    description: Description | tuple[()] = ()  # of the batch; (): not from shard()
     passes: int = 1
     """How many calls of update() have gathered them."""
-    subset: int = 0  # a number of the parameters that are updated; 0: all
-    beside: tuple[float, ...] = ()
-    """Settings of a trainer that ranks use each for itself, and a hash of its constants."""
+    subset: int = 0  # a hash of the parameters that are updated; 0: all
+    inner_settings: tuple[float, ...] = ()
+    """Settings of a wrapped trainer that each rank uses on its own, and a hash of its constants."""
 
     def parts(self) -> dict[str, str]:
-        """For an error: each thing by itself, with what to do where it differs."""
+        """The parts as text, for an error, each with a remedy for when it differs."""
         parts = {"no batch of shard()": "Let all ranks use batches of one loop over shard()."}
         if self.description:
             examples, data, settings, division, epoch, step = self.description
@@ -99,18 +98,18 @@ class Step(NamedTuple):
         parts[f"passes: {self.passes}"] = ""
         which = f"update_subset {self.subset:x}" if self.subset else "all parameters"
         parts[which] = "Give update_subset() the same parameters on all ranks."
-        parts[f"settings of the wrapped trainer {[*self.beside]}"] = ""
+        parts[f"settings of the wrapped trainer {[*self.inner_settings]}"] = ""
         return parts
 
 
 class AsPlanned:
-    """All ranks have said what the transport's cached plan foresees; it holds the rest."""
+    """All messages are as the transport's cached plan expects; the plan holds everything else."""
 
     over, what = False, ""
 
 
 class Transport(Protocol):
-    """Takes messages to all ranks."""
+    """Sends messages to all ranks."""
 
     def send(
         self,
@@ -124,29 +123,29 @@ class Transport(Protocol):
         """Sends this rank's message and receives the others'. Collective.
 
         Args:
-            layout: of messages.
+            layout: of the messages.
             message: dn_rank_message *
-            average: gradients are multiplied by weight / sum of weights, otherwise, where the
-                weight is not 0, by 1.
-            plannable: a plan may be followed, as far as messages allow it; the same on all ranks.
+            average: gradients are multiplied by weight / sum of weights; otherwise by 1, or by 0
+                if the weight is 0.
+            plannable: a plan may be followed, if the messages allow it; the same on all ranks.
             name: names the collective operation; not called in the steady state.
-            follow_up: dn_follow_up *, of its first stage: the rest of the update, which may be done
-                at once where all ranks have said what the plan foresees. None: it may not.
+            follow_up: dn_follow_up *, in its first stage: the rest of the update, which may follow
+                at once if all messages are as planned. None: it may not.
 
         Returns:
-            True: all ranks have said what the plan foresees. False: what they have said is to be
-            read. A summary: nothing else is to be known.
+            True: all messages are as planned. False: the messages must be read. A summary: nothing
+            else is needed.
         """
 
     def received(self, layout: MessageLayout) -> NDArray[Any]:
-        """The messages of all ranks, until the next is sent."""
+        """The messages of all ranks, valid until the next send()."""
 
     def meters(self) -> NDArray[Any]:
-        """Of the messages of a send() that has returned True what ranks have said of their time."""
+        """The times reported in the messages of a send() that has returned True."""
 
 
 class MpiTransport:
-    """Messages by MPI's all-gather, without a plan; moves as for World.wait_until()."""
+    """Messages by MPI's all-gather, without a plan. `moves` is as in World.wait_until()."""
 
     def __init__(self, here: World, comm: Any, moves: Callable[[], int] = int) -> None:
         self._here, self._comm, self._moves = here, comm, moves
@@ -180,7 +179,7 @@ class MpiTransport:
 
 
 class Negotiation:
-    """Reaches agreement over the collection of one trainer, update after update."""
+    """Negotiates the updates of one trainer's collection."""
 
     def __init__(
         self, here: World, comm: Any, trainer: Trainer, average: bool, transport: Transport
@@ -190,10 +189,10 @@ class Negotiation:
         self.trusts = False
         self._updates, self._which = 0, here.number_trainer()
         self.asks: list[Callable[[], int]] = []
-        """Flags that this rank has to tell beside those that reach() is given."""
+        """Functions that return flags to send beside those that reach() is given."""
         self.on_flags: list[Callable[[int], object]] = []
-        """Told the flags of all ranks together, at each agreement that has any."""
-        self._said: Any = None  # in the last update
+        """Called with the flags of all ranks together, at each negotiation that has any."""
+        self._said: Any = None  # what was sent in the last update
         self._layout: MessageLayout = None  # type: ignore[assignment]
         # of the present collective operation: its name, or kind, update and number
         self._name: str | tuple[str, int, int] = ""
@@ -203,16 +202,16 @@ class Negotiation:
         self._passes = PassWeights(here)
         self.on_changed: Callable[[World, Any, str], None] | None = None
         self._adopt(Structure(self._m), here.collective("DistributedTrainer"), ())
-        self._mark()
+        self._mark_in_sync()
 
     @property
     def structure(self) -> Structure:
-        """Of the parameters that all ranks hold."""
+        """The parameters that all ranks hold."""
         return self._structure
 
     def _adopt(self, structure: Structure, what: str, known: Any) -> None:
-        """The ranks hold the same parameters, with the same values where they are not known to be.
-        Else all is as it was."""
+        """Makes sure that the ranks hold the same parameters, and gives new ones rank 0's values.
+        If they differ, nothing changes."""
         structure.check(self._here, self._comm, what)
         structure.broadcast(self._here, self._comm, what, known)
         before = self._layout.members if self._layout else None
@@ -222,16 +221,16 @@ class Negotiation:
             self._layout.members.alone, self._layout.members.resets = before.alone, before.resets
             structure.warn_of_numbered(known, self._here)
 
-    def _mark(self) -> None:
-        """Values and moments are the same on all ranks now."""
+    def _mark_in_sync(self) -> None:
+        """Notes that values and moments are equal on all ranks now."""
         members = self._layout.members
         members.alone = _NEVER if self.trusts else lib.dn_store_alone(self._structure.root.c)
         members.resets = lib.dn_trainer_resets(Hooks(self._trainer).c)
 
     def trust_values(self) -> None:
-        """Who calls update() sees to it that parameters are the same on all ranks then."""
+        """Leaves it to the caller of update() to keep parameters equal on all ranks."""
         self.trusts = True
-        self._mark()
+        self._mark_in_sync()
 
     def reach(
         self,
@@ -242,12 +241,12 @@ class Negotiation:
         problem: str = "",
         follow_up: Any = None,
     ) -> Negotiated | AsPlanned:
-        """What all ranks know before this update. Collective.
+        """Negotiates an update. Returns what all ranks know then. Collective.
 
         Args:
             weight: n_r of this rank.
-            settings: the trainer's. Those of a rank that has run out of data do not count, nor does
-                its step.
+            settings: of the trainer. Those of a rank that has run out of data do not count, nor
+                does its step.
             step: what the gradients belong to.
             flags: a sum of Flag.
             problem: why it is not known which batch the gradients come from.
@@ -292,10 +291,10 @@ class Negotiation:
     def _summarised(
         self, summary: Summary, weight: float, settings: Settings, average: bool
     ) -> Negotiated:
-        """What reach() gives of a summary."""
+        """The result of reach() for a summary."""
         self.meters.begin(self._updates)
         self._notify(summary.of_any)
-        own, scale = _counting(weight, summary.weights, average)
+        own, scale = _weight_and_scale(weight, summary.weights, average)
         told = summary.used, summary.of_any, summary.of_all, settings
         return Negotiated(self._named(), self._structure, own, scale, *told)
 
@@ -309,18 +308,18 @@ class Negotiation:
         problem: str,
         average: bool,
     ) -> NegotiatedByRank:
-        """What reach() gives of the messages of all ranks; where parameters have changed, they are
-        sent once more."""
+        """The result of reach() for the messages of all ranks. If parameters have changed, messages
+        are sent once more."""
         what, every = self._named(), self._transport.received(self._layout)
         self.meters.take(every["meter"], self._updates)
-        alike = self._begin_alike(every)
+        alike = self._all_alike(every)
         if current.hash != self._structure.hash or (
             not alike and (every["structure"] != self._structure.hash).any()
         ):
             self._adopt(current, what, self._structure.parameters)
             self._transport.send(self._layout, self._message, average, False, self._named)
             every = self._transport.received(self._layout)
-            alike = self._begin_alike(every)
+            alike = self._all_alike(every)
         negotiated = settings
         if not alike:
             going = every[every["flags"] & Flag.ENDED == 0]
@@ -338,7 +337,7 @@ class Negotiation:
         self._notify(of_any)
         total = sum(every["weight"].tolist())  # one after another, as C adds them up
         weights = every["weight"] if average else (every["weight"] > 0).astype(np.float64)
-        own, scale = _counting(weight, total, average)
+        own, scale = _weight_and_scale(weight, total, average)
         return NegotiatedByRank(
             what,
             self._structure,
@@ -360,8 +359,9 @@ class Negotiation:
     def gather_weights(
         self, weight: float, flags: int, problem: str = ""
     ) -> tuple[float | None, int, int]:
-        """The sum of all ranks' weights in one pass of an accumulation, None where a rank that does
-        not ask cannot know its own; which flags are set on any rank, and which on all. Collective.
+        """The sum of all ranks' weights in one pass of an accumulation, None if a rank that already
+        knows the sum cannot know its own weight; the flags of any rank, and those of all.
+        Collective.
 
         Raises:
             RuntimeError: on all ranks: all ask, and one does not know which batch its gradients
@@ -375,13 +375,14 @@ class Negotiation:
         total = None if of_any & Flag.UNKNOWN else sum(every["weight"].tolist())
         return total, int(of_any), int(of_all)
 
-    def tell_weight(self, weight: float, total: float, flags: int, problem: str) -> None:
-        """The same of a rank that knows the sum."""
+    def send_weight(self, weight: float, total: float, flags: int, problem: str) -> None:
+        """As gather_weights(), on a rank that knows the sum."""
         what = self._begin_pass(flags)
         self._passes.tell(weight, total, flags | (Flag.UNKNOWN if problem else 0), what)
 
-    def weights_problem(self) -> str:
-        """Before an exchange: why sums that this rank has told were others. Collective."""
+    def wrong_weights_problem(self) -> str:
+        """Before an exchange: why sums that this rank has assumed were wrong; empty if none was.
+        Collective."""
         return self._passes.problem()
 
     def _begin_pass(self, flags: int) -> str:
@@ -390,19 +391,19 @@ class Negotiation:
         return self._named()
 
     def _refuse_unknown(self, every: NDArray[Any], problem: str, what: str) -> None:
-        """Where a rank does not know what its gradients belong to, none updates."""
+        """Refuses the update on all ranks if one does not know what its gradients belong to."""
         unknown = np.flatnonzero(every["flags"] & Flag.UNKNOWN).tolist()
         if unknown:
             where = format_ranks([self._here.members[rank] for rank in unknown])
-            words = (
-                problem
-                or f"on {where} it is not known which batch of shard() the gradients come from; see the message there."  # noqa: E501
+            problem = problem or (
+                f"on {where} it is not known which batch of shard() the gradients come from; see"
+                " the message there."
             )
-            raise RuntimeError(f"{self._here.name} {what}: {words}")
+            raise RuntimeError(f"{self._here.name} {what}: {problem}")
 
     def _begin_collective(self, kind: str, flags: int, ahead: int = 0) -> bool:
-        """One more collective operation; ahead: of the update that is to come. Whether it is
-        without checks."""
+        """Counts one more collective operation, for the next but `ahead` update. Returns whether it
+        is without checks."""
         number = self._here.count_unchecked()
         if number:
             self._name = kind, self._updates + ahead, number
@@ -412,14 +413,15 @@ class Negotiation:
         return False
 
     def _named(self) -> str:
-        """The name of the collective operation, made if asked for: a tenth of an exchange."""
+        """The name of the collective operation, made only if needed: it takes a tenth of an
+        exchange."""
         if isinstance(self._name, str):
             return self._name
         kind, update, number = self._name
         return self._here.name_of(f"{kind} {update}{self._which}", number)
 
-    def _begin_alike(self, every: NDArray[Any]) -> bool:
-        """Whether all ranks say the same in what they nearly always say alike."""
+    def _all_alike(self, every: NDArray[Any]) -> bool:
+        """Whether the part of the messages is equal that nearly always is."""
         said = every.view(np.uint8).reshape(len(every), -1)[:, self._layout.alike]
         return bool((said == said[0]).all())
 
@@ -432,8 +434,8 @@ class Negotiation:
         flags: int,
         what: str,
     ) -> None:
-        """What differs is an error, but for flags, and for tables that a rank has read: what that
-        has rounded, all round."""
+        """Raises an error for differences, except in flags, and in tables that some ranks have
+        read: reading rounds their decay, so then all ranks do the same."""
         unlike = (going["settings"] != going["settings"][:1]).any(axis=0)
         said = {settings.words(unlike): ""} if unlike.any() else {}
         known = going[going["flags"] & (Flag.UNKNOWN | Flag.MAY_DIFFER) == 0]
@@ -448,7 +450,7 @@ class Negotiation:
         self._structure.materialise(read)
 
     def _compare_states(self, states: NDArray[np.uint8], what: str) -> None:
-        """What one rank leaves as it is, or treats in another way, none may update."""
+        """Makes sure that no parameter is frozen or treated differently on some ranks."""
         precision = states // lib.DN_PRECISION_IS
         for unlike, words, mend in (
             (states & lib.DN_IS_FROZEN, "frozen", "set_updated()"),
@@ -457,20 +459,17 @@ class Negotiation:
         ):
             which = np.flatnonzero((unlike != unlike[0]).any(axis=0))
             if len(which):
-                name, members = (
-                    self._structure.parameters[which[0]].readable_name(),
-                    self._here.members,
-                )
+                name = self._structure.parameters[which[0]].readable_name()
                 ranks = np.flatnonzero(unlike[:, which[0]]).tolist()
-                where = format_ranks([members[rank] for rank in ranks])
+                where = format_ranks([self._here.members[rank] for rank in ranks])
                 raise RuntimeError(
                     f'{self._here.name} {what}: "{name}" is {words} on {where}, but not on all.'
                     f" Call {mend} on all ranks alike."
                 )
 
     def _compare_written(self, states: NDArray[np.uint8], what: str) -> None:
-        """What was changed on some ranks, or on all, by the program must be the same on all.
-        Collective."""
+        """Makes sure that what the program has changed, on some ranks or on all, is the same on all
+        ranks. Collective."""
         written = (states & lib.DN_IS_WRITTEN).any(axis=0)
         self._structure.compare(self._here, self._comm, what, np.flatnonzero(written).tolist())
         resets = lib.dn_trainer_resets(Hooks(self._trainer).c) - self._layout.members.resets
@@ -490,11 +489,11 @@ class Negotiation:
                     f" {self._here.members[0]}, after update() of the wrapped trainer, restart() or"
                     " load_state(). Call it on all ranks alike."
                 )
-        self._mark()
+        self._mark_in_sync()
 
 
-def _counting(weight: float, total: float, average: bool) -> tuple[float, float]:
-    """How much a rank's gradients count in a sum of all ranks', and that sum."""
+def _weight_and_scale(weight: float, total: float, average: bool) -> tuple[float, float]:
+    """The weight of a rank's gradients in the sum over all ranks, and the factor for that sum."""
     if not average:
         return float(weight > 0), 1.0
     return weight, 1 / total if total > 0 else 0.0

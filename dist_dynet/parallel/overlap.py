@@ -1,9 +1,9 @@
-"""Overlap: the round of dense gradients that begins while backward goes on, before update().
+"""Overlap: the round of dense gradients that begins while backward runs, before update().
 
-While backward goes on the main thread sends what is complete between its steps. Where some
-gradients are complete long before its end a second thread does, which need not wait for a step to
-end; otherwise that would cost more than it brings. Since gradients stay as they are until update(),
-another backward() in between does no harm: what was sent early is dropped then, and sent again.
+While backward runs, the main thread sends what is complete between its steps. If some gradients are
+complete long before its end, a second thread sends, which need not wait for the end of a step;
+otherwise the thread would cost more than it gains. Since gradients do not change until update(),
+another backward() in between does no harm: what was sent early is dropped and sent again.
 """
 
 from __future__ import annotations
@@ -20,37 +20,38 @@ from ..params.root import Root
 from .backoff import Backoff
 from .exchange import Weight
 from .message import Flag
-from .rounds import Helper, Round
+from .rounds import ExchangeThread, Round
 
 WORTH = 5e-3
-"""Seconds before update() at which the first gradients must be complete on some rank for the thread
+"""How many seconds before update() the first gradients must be complete on some rank for the thread
 to pay: it costs a millisecond or two."""
 
 
 class Overlap:
-    """What of the next sum is sent early, and who drives it.
+    """What part of the next sum is sent early, and who sends it.
 
     Args:
-        is_possible: whether anything may be sent while backward goes on.
+        is_possible: whether anything may be sent while backward runs.
     """
 
     def __init__(self, is_possible: bool) -> None:
         self._is_possible = is_possible
         self.round: Round | None = None
-        """What begins before the ranks agree, in backward or in update()."""
+        """What begins before the negotiation, in backward or in update()."""
         self.used: NDArray[np.bool_] = np.zeros(0, np.bool_)
-        """Whose gradients it takes."""
-        self.is_armed = self.is_threaded = False
-        """Whether it may begin in backward; whether the thread drives it."""
-        self.helper: Helper | None = None
+        """The parameters whose gradients it sends."""
+        self.is_enabled = self.is_threaded = False
+        """Whether the round may begin in backward; whether the thread drives it."""
+        self.thread: ExchangeThread | None = None
         self.backoff = Backoff()
         self.held = self.dropped = 0
-        """How many rounds that began before the agreement were of use, and how many were not."""
+        """How many rounds that began before the negotiation were useful, and how many were
+        dropped."""
         self._weight: Weight | None = None
         self._pays = False  # whether the thread would have paid in the last step
 
     def enable(self, weight: Weight) -> None:
-        """The next backward is the last before update(): what is complete may be sent, times this
+        """The next backward is the last before update(): complete gradients may be sent, times this
         weight."""
         early = self.round
         if (
@@ -58,11 +59,11 @@ class Overlap:
             or early.weight is not None
             or early.complete
             or not self._is_possible
-            or self.backoff.left > 0
+            or self.backoff.remaining > 0
         ):
             return
         root = early.structure.root
-        self.is_armed = True
+        self.is_enabled = True
         self.is_threaded = self._pays
         self._weight = weight
         lib.dn_store_set_hook(root.c, lib.DN_HOOK_ARMED if self._pays else lib.DN_HOOK_STEPS)
@@ -71,18 +72,18 @@ class Overlap:
                 watchers.add(self)
                 weakref.finalize(self, _leave, root).atexit = False
             return
-        if self.helper is None:
-            self.helper = Helper()
-            self.helper.start()
-            weakref.finalize(self, self.helper.stop).atexit = False  # at exit rounds.py sees to it
-        self.helper.watch(early, root, weight)
+        if self.thread is None:
+            self.thread = ExchangeThread()
+            self.thread.start()
+            weakref.finalize(self, self.thread.stop).atexit = False  # at exit rounds.py sees to it
+        self.thread.watch(early, root, weight)
 
     def look(self) -> None:
-        """A step of a backward has ended, perhaps of ours: sends what is complete."""
+        """Called after a step of any backward: sends what is complete."""
         early = self.round
         if (
             early is None
-            or not self.is_armed
+            or not self.is_enabled
             or self.is_threaded
             or not early.lock.acquire(blocking=False)
         ):
@@ -102,26 +103,26 @@ class Overlap:
             early.lock.release()
 
     def disable(self) -> None:
-        """The next backward is not the last."""
-        if self.is_armed and self.round is not None and self.round.weight is None:
+        """The next backward is not the last before update()."""
+        if self.is_enabled and self.round is not None and self.round.weight is None:
             lib.dn_store_set_hook(self.round.structure.root.c, lib.DN_HOOK_OFF)
 
     def flush(self, weight: float) -> int:
-        """update() has come: all gradients are complete, and this is their weight. What of
-        Flag.EARLY and Flag.AHEAD is so."""
+        """Called in update(): all gradients are complete, and have this weight. Returns Flag.EARLY
+        and Flag.AHEAD, as far as they apply."""
         early, flags = self.round, 0
         if early is not None:
             with early.lock:
-                if self._is_good(early, weight):
+                if self._is_current(early, weight):
                     flags |= Flag.EARLY
                 if early.head_start() >= WORTH:
                     flags |= Flag.AHEAD
-                early.hurry(weight)
+                early.flush(weight)
         return flags
 
-    def _is_good(self, early: Round, weight: float) -> bool:
-        """Whether what has been sent early is what the gradients are now."""
-        if not self.is_armed:
+    def _is_current(self, early: Round, weight: float) -> bool:
+        """Whether what was sent early still equals the gradients."""
+        if not self.is_enabled:
             return True
         structure = early.structure
         state = lib.dn_store_await(structure.root.c, 0.0)
@@ -141,7 +142,7 @@ class Overlap:
         )
 
     def advance(self) -> int:
-        """While messages are waited for: does what can be done; a number that rises with it."""
+        """Makes progress while messages are waited for. Returns a number that increases with it."""
         early = self.round
         if early is None or not early.lock.acquire(blocking=False):
             return 0
@@ -152,18 +153,18 @@ class Overlap:
         return early.moves
 
     def take(self) -> Round | None:
-        """What began before the agreement; nothing is left here."""
+        """Takes what began before the negotiation."""
         taken, self.round = self.round, None
-        self.is_armed = self.is_threaded = False
+        self.is_enabled = self.is_threaded = False
         return taken
 
-    def judge(self, was_armed: bool, good: bool, pays: bool) -> None:
-        """Whether what take() gave was of use, and whether the thread pays: the next steps begin
-        accordingly."""
+    def judge(self, was_enabled: bool, good: bool, pays: bool) -> None:
+        """Notes whether the round of take() was useful, and whether the thread pays, for the next
+        steps."""
         self.held, self.dropped = self.held + good, self.dropped + (not good)
-        if was_armed:
+        if was_enabled:
             self._pays = pays
-            self.backoff.note(good)
+            self.backoff.record(good)
 
 
 os.register_at_fork(after_in_child=watchers.clear)  # a child's gradients go nowhere

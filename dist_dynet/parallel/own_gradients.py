@@ -1,10 +1,10 @@
-"""What a program does with a rank's own gradients before they are averaged.
+"""Warns if a program uses a rank's own gradients before they are averaged.
 
 A factor that is computed from them, or values that are moved along them, differ from rank to rank:
-the program runs, and ends elsewhere than in one process. No rank can tell by itself whether a
-factor is of that kind. So rank 0 says once what some rank has seen: that gradients were changed or
-dropped, or a second backward pass was made at other values, after they had been read; or that there
-was no backward pass of a batch, while other ranks made theirs; or that the program moves parameters
+the program runs, and its result differs from that of one process. No rank can tell on its own
+whether a factor is of this kind. So rank 0 warns once if some rank sees one of these: gradients
+were changed or dropped, or a second backward pass was made at other values, after they had been
+read; a batch had no backward pass while other ranks made theirs; or the program moves parameters
 along its own gradients, without any trainer that averages them.
 """
 
@@ -54,19 +54,19 @@ _TOGETHER = (
 
 
 class OwnGradients(Watch):
-    """Of the parameters of one root: whether the program has read gradients since the last update,
+    """For the parameters of one root: whether the program has read gradients since the last update,
     and what it did then. Calls from within the package do not count."""
 
     def __init__(self, root: Root, is_main: bool, stash: Stash) -> None:
         self.trainers: weakref.WeakSet[Trainer] = weakref.WeakSet()
         self._c, self._is_main, self._stash = root.c, is_main, stash
-        self._tells = False  # rank 0 in the next update
-        self._read: list[int] | None = None  # the updates of the trainers at that time
-        self._passes = 0  # backward passes then
-        self._moved: int | None = None  # those at the time when values were written after that
+        self._tells = False  # it notifies rank 0 in the next update
+        self._read: list[int] | None = None  # updates of the trainers when gradients were read
+        self._passes = 0  # backward passes at that time
+        self._moved: int | None = None  # backward passes when values were written after that
 
     def read(self, parameter: Any) -> None:
-        """The gradient of this one was read."""
+        """Called when the program reads the gradient of this parameter."""
         if self._stash.kept and not _is_own_call():
             self._stash.read(parameter)
         if self.trainers and not lib.dn_param_empty(parameter) and not _is_own_call():
@@ -76,7 +76,7 @@ class OwnGradients(Watch):
             self._read, self._moved, self._passes = self._updates(), None, passes
 
     def changed(self, what: str, parameter: Any) -> None:
-        """That of this one is changed by this method.
+        """Called when this method changes the gradient of this parameter.
 
         Raises:
             RuntimeError: it was read, and is set, without those of earlier passes.
@@ -91,7 +91,7 @@ class OwnGradients(Watch):
             )
 
     def written(self) -> None:
-        """Values are written by the program."""
+        """Called when the program writes values."""
         if not self._is_read() or _is_own_call():
             return
         passes = lib.dn_store_passes(self._c)
@@ -108,11 +108,11 @@ class OwnGradients(Watch):
         )
 
     def averaged(self) -> None:
-        """What comes now may be computed from averages."""
+        """What follows may be computed from averages."""
         self._read = None
 
     def flags(self, trainer: Trainer) -> int:
-        """What this rank tells in an update of this trainer."""
+        """The flag that this rank sends in an update of this trainer."""
         if self._is_read() and self._passes == lib.dn_store_passes(self._c):
             m = trainer.collection
             handles = handles_of([*m.parameters_list(), *m.lookup_parameters_list()])
@@ -126,7 +126,7 @@ class OwnGradients(Watch):
         return Flag.OWN * tells
 
     def on_flags(self, flags: int) -> None:
-        """Some rank has told these."""
+        """Called with the flags of all ranks."""
         if flags & Flag.LEAVES_OUT and "left out" not in manner.said:
             manner.said.add("left out")  # on all ranks
             if self._is_main:
@@ -145,7 +145,7 @@ class OwnGradients(Watch):
         return self._read is not None and self._read == self._updates()
 
     def _say(self, message: str) -> None:
-        """Rank 0 says it, or is told to."""
+        """Warns on rank 0; on other ranks, notifies rank 0."""
         if "own gradients" in manner.said:
             return
         manner.said.add("own gradients")
@@ -156,8 +156,8 @@ class OwnGradients(Watch):
 
 
 def left_out_flags(passes: int) -> int:
-    """What a rank tells that has made no backward pass of its examples in those passes whose bits
-    are set, until it was said."""
+    """The flags of a rank that has made no backward pass of its examples in the passes whose bits
+    are set; 0 after the warning."""
     return 0 if "left out" in manner.said else Flag.LEAVES_OUT | passes % (1 << 31) << 32
 
 
@@ -202,7 +202,7 @@ def watch_unwatched(here: World) -> None:
 
 
 def watch(here: World, trainer: Trainer, negotiation: Negotiation | None, stash: Stash) -> None:
-    """From now on the ranks look at what the program does with the gradients of this trainer."""
+    """Makes the ranks watch what the program does with the gradients of this trainer."""
     root = root_of(trainer.collection)
     own = root.own_gradients
     if not isinstance(own, OwnGradients):
@@ -216,22 +216,21 @@ def watch(here: World, trainer: Trainer, negotiation: Negotiation | None, stash:
 
 
 def leave(trainer: Trainer) -> None:
-    """They look no more, as each rank trains by its own."""
+    """Ends this for a trainer that each rank uses on its own."""
     own = root_of(trainer.collection).own_gradients
     if isinstance(own, OwnGradients):
         own.trainers.discard(trainer)
 
 
 def averaged() -> None:
-    """The ranks have exchanged something: perhaps gradients."""
+    """Called when the ranks have exchanged something: perhaps gradients."""
     _alone.averaged()
     for own in list(_all):
         own.averaged()
 
 
 def _is_own_call() -> bool:
-    """Whether the method of a parameter that has told of this was called from within the
-    package."""
+    """Whether the method of a parameter that has called this was called from within the package."""
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OF_PARAMETERS):
         frame = frame.f_back

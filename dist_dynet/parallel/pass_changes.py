@@ -1,8 +1,9 @@
-"""What the program has done to the gradients of earlier passes of an accumulation: ranks that have
-some of a parameter must have done the same to them.
+"""What the program has done to the gradients of earlier passes of an accumulation: all ranks that
+have gradients of a parameter must have done the same to them.
 
-One process has those of all examples, and scales or clears them together. A rank that does so for a
-batch with examples alone leaves the others' as they were. It moves no gradients.
+One process has the gradients of all examples, and scales or clears them together. A rank that does
+so only for a batch with examples leaves the others' gradients unchanged. No gradients are moved
+here.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ from .message import Flag
 from .structure import Structure
 
 Told = tuple[dict[int, dict[str, float]], dict[str, int]]
-"""By pass and parameter what the gradients of earlier passes were multiplied by, 0 where they were
-cleared; and of each parameter that has some, since which pass."""
+"""By pass and parameter, the factor that gradients of earlier passes were multiplied by, 0 if they
+were cleared; and for each parameter with such gradients, the pass since which it has them."""
 
 
 class PassChanges:
-    """Of the passes since the last exchange of one trainer."""
+    """The changes during the passes since the last exchange of one trainer."""
 
     def __init__(self, m: ParameterCollection) -> None:
         self._m, self._pass = m, 0
-        self._some_wait = False  # on any rank there may be gradients of earlier passes
+        self._some_wait = False  # whether any rank may have gradients of earlier passes
         self._structure: Structure | None = None
-        self._since = np.empty(0, np.int64)  # as in Told; -1: it has none
+        self._since = np.empty(0, np.int64)  # as in Told; -1: no gradients
         self._clears, self._scales = np.empty(0, np.int64), np.empty(0)
         self._factors: dict[int, dict[str, float]] = {}
 
     @property
     def flag(self) -> int:
-        """What this rank tells before an exchange."""
+        """The flag that this rank sends before an exchange."""
         return Flag.CHANGED if self._factors else 0
 
     def look(self) -> None:
-        """A pass has ended: notes what was done since mark()."""
+        """Called at a pass: notes what was done since mark()."""
         self._pass += 1
         structure = self._fitting()
         clears, scales = marks_of(structure.handles)
@@ -63,13 +64,13 @@ class PassChanges:
                 self._since[i] = self._pass
 
     def mark(self) -> None:
-        """What is done from now on is done by the program."""
+        """From here on, changes to gradients are the program's."""
         self._some_wait = self._pass > 0
         self._clears, self._scales = marks_of(self._fitting().handles)
 
     def end(self, updated: Iterable[AnyParameter] | None) -> None:
-        """The gradients of these parameters, None: of all, were used, after the ranks had agreed on
-        all."""
+        """Called when the gradients of these parameters (None: of all) were used, after all ranks
+        have agreed."""
         self._factors.clear()
         if updated is None:
             self._since[:], self._pass = -1, 0
@@ -78,7 +79,7 @@ class PassChanges:
         self._since[[handle in used for handle in handles]] = -1
 
     def _fitting(self) -> Structure:
-        """With the parameters that there are now."""
+        """The structure of the present parameters."""
         before = self._structure
         if before is not None and before.fits(self._m):
             return before
@@ -97,7 +98,7 @@ class PassChanges:
     # ---- between the ranks -------------------------------------------------------------
 
     def compare(self, here: World, comm: Any, what: str) -> None:
-        """Of all ranks. Collective.
+        """Compares the changes of all ranks. Collective.
 
         Raises:
             RuntimeError: on all ranks: they have done different things.
@@ -115,7 +116,8 @@ class PassChanges:
 
 
 def _difference(every: Sequence[Told], members: Sequence[int]) -> str:
-    """Where ranks have done different things to gradients that are still there."""
+    """How changes differ between ranks, for gradients that are still there; empty if they do
+    not."""
     for number in sorted({n for factors, _ in every for n in factors}):
         for name in sorted({name for factors, _ in every for name in factors.get(number, ())}):
             have = [since.get(name, number) < number for _, since in every]

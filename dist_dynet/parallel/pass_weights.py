@@ -1,8 +1,8 @@
-"""What ranks tell one another of each pass of an accumulation: how much its gradients count.
+"""What ranks send one another at each pass of an accumulation: how much its gradients count.
 
-A rank that knows the sum of all weights, from shard(), tells its own and goes on. One that does not
-waits for the others. Both send the same message, so that they meet whichever of them a pass has,
-and at the exchange it is known whether what was taken for the sum was it.
+A rank that knows the sum of all weights, from shard(), sends its own and goes on. One that does not
+waits for the others. Both send the same message, so that any mixture works, and at the exchange it
+is checked whether the assumed sum was right.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class _Told(NamedTuple):
 
 
 _under_way: list[tuple[Any, NDArray[Any], NDArray[Any]]] = []
-"""Requests and what they read and write, which must stay until they are complete, also where an
-accumulation has no end."""
+"""Requests and their buffers, which must stay until the requests are complete, even if an
+accumulation never ends."""
 
 
 class PassWeights:
-    """Of the passes since the last exchange. They have a communicator of their own, since what is
-    told may be under way when gradients are exchanged.
+    """The weights of the passes since the last exchange. They have their own communicator, since
+    messages may still be under way when gradients are exchanged.
 
     Args:
         here: the ranks.
@@ -46,7 +46,7 @@ class PassWeights:
         self._told: list[_Told] = []
 
     def tell(self, n: float, total: float, flags: int, what: str) -> None:
-        """Sends this rank's weight. `total` is what it takes for the sum. Waits for nobody."""
+        """Sends this rank's weight, without waiting. `total` is the sum that it assumes."""
         self._told.append(_Told(*self._send(n, flags), n, total, what))
 
     def ask(self, n: float, flags: int, what: str) -> NDArray[Any]:
@@ -56,7 +56,7 @@ class PassWeights:
         return every
 
     def problem(self) -> str:
-        """Why sums that were taken for known were others, in a message. Collective."""
+        """Why assumed sums were wrong, as a message; empty if they were right. Collective."""
         told, self._told = self._told, []
         words = ""
         for request, every, n, total, what in told:
@@ -78,8 +78,7 @@ class PassWeights:
 
 
 def _otherwise(asking: list[int]) -> str:
-    """What weights mean that do not have the sum that shard() has said, of which these ranks took
-    none for known."""
+    """Explains weights whose sum is not that of shard(); these ranks did not assume the sum."""
     if not asking:
         return (
             "batches are of unlike steps of shard(). Let all ranks use the same steps, and leave"

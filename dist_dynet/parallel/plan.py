@@ -1,9 +1,9 @@
-"""The cached plan of the steady state: how the ranks of one host add up the gradients of known
+"""The cached plan of the steady state: how the ranks of one host sum the gradients of known
 parameters.
 
-It is one struct, dn_shm_comm_plan, which C follows and Python fills. It holds for one structure,
-whose chunks lie in shared memory; whoever moves them drops it (SharedExchange), and there is no
-fallback in which it becomes invalid: buffers that grow are put into it in place.
+It is one struct, dn_shm_comm_plan, which C follows and Python fills. It is valid for one structure,
+whose chunks are in shared memory; whoever moves these drops it (SharedExchange). Nothing else
+invalidates it: buffers that grow are replaced in place.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from .._ffi import DTYPE, NULL, ffi, lib
-from .message import READING, MessageLayout
+from .message import METER_READING, MessageLayout
 from .negotiation import NegotiatedByRank
 from .structure import Structure
 
-LOOK = 1e-4
-"""Seconds for which C looks for the other ranks before Python goes on waiting. No signal is seen
+SPIN = 1e-4
+"""Seconds that C polls for the other ranks before Python goes on waiting. No signal is handled
 meanwhile."""
 
 
 class RowBuffer:
-    """Where every rank puts its touched rows of one table, for the others to read until the next
+    """Where every rank stores its touched rows of one table, for the others to read until the next
     negotiation."""
 
     def __init__(self, capacity: int, width: int, whole: Any, starts: list[int]) -> None:
@@ -37,14 +37,14 @@ class RowBuffer:
 
 
 class Plan:
-    """How these parameters are added up.
+    """How these parameters are summed.
 
     Args:
         structure: the parameters.
         segments: by chunk, dn_real *[ranks].
         buffers: of tables that have had rows, by handle.
-        rank: this one.
-        ranks: how many there are.
+        rank: of this process.
+        ranks: the number of ranks.
     """
 
     def __init__(
@@ -81,21 +81,22 @@ class Plan:
             self.c.shards,
             self.c.meters,
         ) = self._kept
-        self.meters = np.frombuffer(ffi.buffer(self._kept[-1]), READING)
-        """What each rank has said of its time in the present update, where C has read it."""
-        self._of_chunks, self._buffers = by_chunk, dict(buffers)
+        self.meters = np.frombuffer(ffi.buffer(self._kept[-1]), METER_READING)
+        """The times that each rank has reported in the present update, if C has read the
+        messages."""
+        self._buffers = dict(buffers)
         for table, buffer in buffers.items():
             self.set_buffer(table, buffer)
 
     def set_buffer(self, table: Any, buffer: RowBuffer) -> None:
-        """From now on rows of this table go there."""
+        """Sets the buffer for the rows of this table."""
         self._buffers[table] = buffer
         if table in self.structure.handles:
             k = self.structure.handles.index(table) - len(self.structure.dense)
             self.c.buffers[k] = (buffer.rows, buffer.ids, buffer.capacity)
 
     def follow(self, negotiated: NegotiatedByRank) -> None:
-        """The present update is as agreed, where C has not found that out by itself."""
+        """Sets what was negotiated for the present update, if C has not found that out itself."""
         self._filled = np.ascontiguousarray(negotiated.filled)
         self.c.filled[0 : len(self._filled)] = [
             ffi.from_buffer("uint8_t[]", row) for row in self._filled
@@ -105,7 +106,7 @@ class Plan:
 
 
 def check(outcome: int) -> None:
-    """Raises what an error of C says.
+    """Raises the exception for an error code of C.
 
     Raises:
         MemoryError: there is no memory.

@@ -1,12 +1,12 @@
-"""Gradients added up in an order that does not depend on the number of ranks, so that N ranks give
-the same bits as one.
+"""Sums gradients in an order that does not depend on the number of ranks, so that N ranks give the
+same bits as one.
 
-A step is cut into micro-batches, whatever N is. Their gradients are the leaves of a binary tree
-over the micro-batches' numbers, and are added up as the tree says: 0 + 1, 2 + 3, then (0 + 1) + (2
-+ 3), and so on. A rank adds up the subtrees that lie within its own micro-batches, and keeps one
-gradient per level, not one per micro-batch. At the end of the step the ranks exchange the sums of
-their subtrees: each adds up its share of the numbers, by the same tree. It knows gradients, and
-neither averages nor updates.
+A step is cut into the same micro-batches whatever N is. Their gradients are the leaves of a binary
+tree over the numbers of the micro-batches, and are summed in the order of the tree: 0 + 1, 2 + 3,
+then (0 + 1) + (2 + 3), and so on. A rank sums the subtrees within its own micro-batches, and keeps
+one gradient per level rather than one per micro-batch. At the end of the step the ranks exchange
+the sums of their subtrees, and each rank sums its share of the numbers by the same tree. This
+module knows gradients, and neither averages nor updates.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .structure import Structure
 
 
 class Tree:
-    """Takes nodes from left to right and adds up siblings."""
+    """Takes nodes from left to right, and adds up siblings."""
 
     def __init__(self, layout: FlatLayout, pool: list[NDArray[Any]]) -> None:
         self._layout, self._pool = layout, pool
@@ -48,8 +48,8 @@ class Tree:
             self._add_last_two()
 
     def root(self) -> Node:
-        """The sum of all: where the number of micro-batches is not a power of two, children on the
-        right may be missing."""
+        """The sum of all nodes. If the number of micro-batches is not a power of two, children on
+        the right may be missing."""
         while len(self.nodes) > 1:
             self._add_last_two()
         return self.nodes[0]
@@ -74,7 +74,7 @@ class ReproducibleSum:
         self._sums: dict[Any, int] = {}
 
     def check_hosts(self, what: str) -> None:
-        """Makes sure that the ranks round alike. Collective.
+        """Makes sure that all ranks round alike. Collective.
 
         Raises:
             RuntimeError: their processors have different vector instructions, their BLAS has
@@ -90,7 +90,7 @@ class ReproducibleSum:
         self._here.agree(self._comm, {mine: to_do}, what)
 
     def clear(self) -> None:
-        """Forgets all that was kept."""
+        """Drops all that was kept."""
         self._release()
         self._weights, self._tree = {}, Tree(self._layout, self._pool)
 
@@ -100,7 +100,7 @@ class ReproducibleSum:
         self._sums = dict(zip(filled, marks_of(filled)[0].tolist(), strict=True))
 
     def refuse_sums(self) -> None:
-        """Before a micro-batch is taken.
+        """Called before a micro-batch is taken.
 
         Raises:
             RuntimeError: gradients of a refused step are among its own.
@@ -116,8 +116,8 @@ class ReproducibleSum:
         self._sums.clear()
 
     def resumes(self, part: Part | None) -> bool:
-        """Whether this micro-batch goes on with a step; False: the loop before it was left within
-        one, and all is forgotten.
+        """Whether this micro-batch continues a step. False: the loop before it was left within a
+        step, and everything is dropped.
 
         Raises:
             RuntimeError: it is not the next one.
@@ -147,7 +147,7 @@ class ReproducibleSum:
         self._pool += [node.dense for node in self._tree.nodes if node.dense is not None]
 
     def keep(self, part: Part, weight: float, factor: float) -> None:
-        """Takes the gradient of a micro-batch, times factor, out of the collection.
+        """Moves the gradient of a micro-batch, times factor, out of the collection.
 
         Raises:
             RuntimeError: parameters were added between two micro-batches of a step; draws come from
@@ -178,12 +178,12 @@ class ReproducibleSum:
         self._tree.push(take_out(self._layout, number, factor if weight > 0 else 0.0, self._pool))
 
     def sum(self, what: str, divided: bool, changes: Sequence[int]) -> str:
-        """Puts the sum over all ranks in the place of the collection's gradients, the same bits on
-        every rank. Collective.
+        """Replaces the collection's gradients by the sum over all ranks, the same bits on every
+        rank. Collective.
 
         Args:
             what: the name of the collective operation.
-            divided: by the sum of the weights.
+            divided: whether to divide by the sum of the weights.
             changes: what the program has done to the sums of earlier steps.
 
         Returns:
@@ -206,8 +206,9 @@ class ReproducibleSum:
     # ---- between the ranks -------------------------------------------------------------
 
     def _exchange(self, what: str, changes: Sequence[int]) -> bool:
-        """Makes the tree one of all ranks' nodes: of dense gradients each rank adds up its share,
-        then all get all shares. False: not all have the same changes, and nothing was done."""
+        """Makes the tree one of all ranks' nodes: each rank sums its share of the dense gradients,
+        then all ranks get all shares. Returns False, having done nothing, if the ranks have made
+        different changes."""
         here, mine = self._here, self._tree.nodes
         counts = [[0 if rows is None else len(rows[0]) for rows in node.tables] for node in mine]
         every = here.gather(
@@ -255,7 +256,7 @@ class ReproducibleSum:
         return True
 
     def _gather_tables(self, counts: list[list[list[int]]], what: str) -> list[list[Rows | None]]:
-        """Of each node of each rank, in the order of ranks, the rows of every table. counts: by
+        """For each node of each rank, in the order of ranks, the rows of every table. counts: by
         rank, node, table."""
         requests = []
         widths = [math.prod(table.shape()[1:]) for table in self._layout.structure.tables]

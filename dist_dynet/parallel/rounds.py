@@ -1,8 +1,7 @@
-"""One exchange of dense gradients between hosts under way, and the thread that drives it while
-backward goes on.
+"""One exchange of dense gradients between hosts, and the thread that drives it while backward runs.
 
-Round.advance() does what can be done and returns; who calls it is either the thread or, from
-update() on, the main thread.
+Round.advance() does what can be done and returns. The thread calls it or, from update() on, the
+main thread.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from .structure import Structure
 from .wire import Hosts, Piece, Sum
 
 _NAP = 1e-3
-"""Seconds between two looks of the thread: what the wire brings meanwhile, 125 kB at 1 Gbit/s,
-waits in the kernel's buffers, and each look takes the core from backward."""
+"""Seconds between two polls of the thread. What arrives meanwhile, 125 kB at 1 Gbit/s, waits in the
+kernel's buffers, and each poll takes the core from backward."""
 
 
 _PATIENCE = 3.0
-"""Seconds that the end of the program waits for a round that all hosts have begun and no update()
-has asked for."""
+"""Seconds that the end of the program waits for a round that all hosts have begun and that no
+update() has asked for."""
 
 
 class Wire:
-    """A communicator for rounds alone. It is lent for as long as one may use it, or is open and was
-    never taken over: messages of that have left, which whoever got the communicator's place would
-    receive."""
+    """A communicator for rounds alone. It is lent for as long as a round may use it, or is open and
+    was never taken over: messages of such a round were sent, and would reach the next user of the
+    communicator."""
 
     __slots__ = ("__weakref__", "comm")
 
@@ -45,16 +44,16 @@ class Wire:
 
 
 class Round:
-    """Adds up the gradients of some parameters over all ranks, in arrays.sum.
+    """Sums the gradients of some parameters over all ranks, into arrays.sum.
 
     Args:
-        wire: for rounds of these arrays alone.
+        wire: the communicator, for rounds of these arrays alone.
         hosts: the ranks.
         structure: of the parameters.
-        arrays: where it happens.
+        arrays: of this host.
         pieces: what is sent.
         compression: of messages.
-        all_come: all ranks are in update(): nobody need be asked, and all gradients are complete.
+        all_come: all ranks are in update(), so that all begin, and all gradients are complete.
     """
 
     def __init__(
@@ -67,10 +66,10 @@ class Round:
         compression: ErrorFeedback | None,
         all_come: bool,
     ) -> None:
-        self.lock = threading.Lock()  # of whoever advances it
-        self.weight: float | None = None  # what gradients are multiplied by; None: not open yet
+        self.lock = threading.Lock()  # held by whoever advances it
+        self.weight: float | None = None  # factor for the gradients; None: not open yet
         self.watched = 0  # the number of the watched backward in which it was opened
-        self.complete = all_come  # all gradients are complete, whatever the watch says
+        self.complete = all_come  # all gradients are complete, whatever the hook says
         self.taken_over = False
         self.error: BaseException | None = None
         self._wire, self._hosts, self._arrays, self._pieces = wire, hosts, arrays, pieces
@@ -86,7 +85,8 @@ class Round:
         arrays.pieces += len(pieces)
 
     def open(self, weight: float) -> None:
-        """From now on complete gradients are taken, times this weight, and sent. Again: nothing."""
+        """Starts to take and send complete gradients, times this weight. Further calls do
+        nothing."""
         if self.weight is None:
             self.watched = lib.dn_store_hook_count(self.structure.root.c)
             self.weight = weight
@@ -98,12 +98,12 @@ class Round:
                 self._arrays.sum,
                 self._compression,
                 self._all_come,
-                self._arrays.joined(self._wire.comm),
+                self._arrays.halving_sums(self._wire.comm),
             )
 
-    def hurry(self, weight: float) -> None:
-        """update() has come, so that all gradients are complete, and all ranks will come to it:
-        what can be sent is sent now."""
+    def flush(self, weight: float) -> None:
+        """Called in update(): all gradients are complete, and all ranks will arrive, so that
+        everything that can be sent is sent now."""
         self.complete = True
         self.open(weight)
         assert self._sum is not None
@@ -111,17 +111,17 @@ class Round:
         self.advance()
 
     def head_start(self) -> float:
-        """For how many seconds there has been something complete."""
+        """How many seconds ago the first gradients were complete."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
     @property
     def moves(self) -> int:
-        """Rises with everything that is done."""
+        """A number that increases with all progress."""
         summed = self._sum.moves if self._sum else 0
         return self._filled + self._sent + summed + self._told + self._over
 
     def advance(self) -> bool:
-        """Whether arrays.sum holds the sums."""
+        """Makes progress. Returns whether arrays.sum holds the sums."""
         if self._sum is None or self._over:
             return self._over
         arrays, pieces = self._arrays, self._pieces
@@ -147,17 +147,17 @@ class Round:
         return self._over
 
     def take_over(self) -> None:
-        """From now on it is driven to its end by the main thread alone."""
+        """From now on the main thread alone drives it to its end."""
         self.taken_over = True
         _unfinished.discard(self)
 
     def end(self) -> None:
-        """arrays.sum is not read any more."""
+        """arrays.sum is no longer read."""
         self._arrays.tell(READ, self._number)
 
     def stop(self, patience: float) -> None:
-        """The program ends without an update(): what is under way gets so many seconds, what never
-        began is taken back."""
+        """Ends the round with the program, without an update(): what is under way gets so many
+        seconds, and what never began is abandoned."""
         until = time.monotonic() + patience
         if self._sum is None:
             return
@@ -183,8 +183,8 @@ class Round:
         self._sum.begin(piece)
 
 
-class Helper(threading.Thread):
-    """Drives rounds while the main thread is in backward, which needs no lock of Python's."""
+class ExchangeThread(threading.Thread):
+    """Drives rounds while the main thread is in backward, which does not need Python's lock."""
 
     def __init__(self) -> None:
         super().__init__(name="dist_dynet exchange", daemon=True)
@@ -192,14 +192,14 @@ class Helper(threading.Thread):
         self._present: tuple[Round, Root] | None = None
         self._stopped = False
         _stop_before_mpi()
-        _helpers.add(self)
+        _threads.add(self)
 
     def watch(self, round_: Round, root: Root, weight: Weight) -> None:
-        """Opens the round when the armed root's backward begins, with the weight of that time."""
+        """Opens the round when the root's backward begins, with the weight at that time."""
         self._jobs.put((round_, root, weight))
 
     def run(self) -> None:
-        """One round after the other until stop()."""
+        """Drives one round after the other until stop()."""
         while (job := self._jobs.get()) is not None and not self._stopped:
             self._present = job[:2]
             try:
@@ -239,20 +239,20 @@ class Helper(threading.Thread):
                 time.sleep(_NAP)
 
 
-_helpers: weakref.WeakSet[Helper] = weakref.WeakSet()
+_threads: weakref.WeakSet[ExchangeThread] = weakref.WeakSet()
 _unfinished: set[Round] = set()
-"""Opened in backward, and no update() has taken them over: the program may end so."""
+"""Rounds opened in backward that no update() has taken over: the program may end without one."""
 
 
 @cache
 def _stop_before_mpi() -> None:
-    """Once, after MPI was started: runs before the ranks take leave of one another."""
+    """Registers once, after MPI was started, so that it runs before MPI ends."""
     atexit.register(_stop_all)
 
 
 def _stop_all() -> None:
-    for helper in list(_helpers):
-        helper.stop()
+    for thread in list(_threads):
+        thread.stop()
     for round_ in list(_unfinished):
         round_.stop(_PATIENCE)
     _unfinished.clear()

@@ -1,6 +1,6 @@
-"""Rows of tables as ranks send them: csrc/parallel/rows.c, as Python calls it.
+"""Messages with rows of tables: csrc/parallel/rows.c as Python calls it.
 
-Nothing here knows hosts, or who sends what to whom.
+It knows nothing about hosts, or about who sends what to whom.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from .._ffi import DTYPE, NULL, ffi, lib
 from .structure import Structure
 
 Message = NDArray[np.int32]
-"""See dn_api_params.h."""
+"""The format is described in dn_api_params.h."""
 
 Allocate = Callable[[int], Message]
-"""Gives memory for so many numbers."""
+"""Returns memory for so many numbers."""
 
-_LINE = 4
+_ALIGN = 4
 _MOST = (1 << 31) - 1
-"""Numbers of a window: C and MPI count them with 31 bits."""
+"""Largest number of elements of a window: C and MPI count them with 31 bits."""
 
 
 class RowMessages:
     """Messages about the tables of a structure.
 
     Args:
-        structure: of the tables.
-        owners: how many ranks share the rows.
-        spread: every range of keys has about its share of the rows that are used.
+        structure: the parameters.
+        owners: number of ranks that share the rows.
+        spread: used rows are spread evenly over the keys.
     """
 
     def __init__(self, structure: Structure, owners: int, spread: bool) -> None:
@@ -50,7 +50,7 @@ class RowMessages:
         self._widths = [int(np.prod(table.shape()[1:])) for table in self.tables]
 
     def give(self, weight: float, allocate: Allocate) -> Message:
-        """A window: this rank's rows, times weight.
+        """A window with this rank's rows, times weight.
 
         Raises:
             ValueError: the rows take more bytes than can be sent.
@@ -67,7 +67,7 @@ class RowMessages:
         return window
 
     def given(self, windows: Any, count: int, owner: int) -> Pointers:
-        """What the windows of so many ranks have for an owner, until it is called again."""
+        """What the windows of so many ranks hold for an owner; valid until the next call."""
         if self._given is None or self._given.count != count:
             self._given = Pointers(ffi.new("int32_t *[]", count), count, 0)
         given = self._given
@@ -75,7 +75,7 @@ class RowMessages:
         return given
 
     def of(self, messages: Sequence[Message]) -> Pointers:
-        """Several."""
+        """Several messages, as C functions take them."""
         pointers = [_in_c(message) for message in messages]
         held = ffi.new("int32_t *[]", pointers)
         return Pointers(held, len(pointers), sum(map(len, messages)), (messages, pointers))
@@ -83,9 +83,9 @@ class RowMessages:
     def add(
         self, messages: Pointers, allocate: Allocate, cuts: Cuts | None = None
     ) -> list[Message]:
-        """Their sum, in this order; cut into several where that is said."""
+        """Their sum, in this order; with `cuts`, cut into several messages."""
         count = cuts.count if cuts else 0
-        lines = _lines(len(self.tables)) + 2 * _LINE * len(self.tables)
+        lines = _aligned(len(self.tables)) + 2 * _ALIGN * len(self.tables)
         out, starts = allocate(messages.size + count * lines), self._starts
         if len(starts) < count + 2:
             starts = self._starts = ffi.new("int64_t[]", count + 2)
@@ -105,67 +105,67 @@ class RowMessages:
         ends = ffi.unpack(starts, count + 2)
         return [out[a:b] for a, b in pairwise(ends)]
 
-    def cut(self, message: Message, part: Part) -> Message:
-        """What of it lies in this part of all keys."""
+    def cut(self, message: Message, part: KeyRange) -> Message:
+        """The part of a message that lies in this range of keys."""
         out = np.empty(len(message), np.int32)
         return out[: lib.dn_rows_cut(self._c, _in_c(message), *part.c, _in_c(out))]
 
     def put(self, messages: Any, scale: float, own: bool = False) -> None:
-        """The tables' gradients become these, one of each owner, times scale; own: where tables
-        have owners of rows this rank's alone."""
+        """Sets the tables' gradients to these messages, one of each owner, times scale. own: in
+        tables whose rows have owners, only the rows of this rank."""
         _check(lib.dn_rows_put(self._c, self.owners, messages, scale, own))
 
     def are_owned(self) -> bool:
-        """Whether for that a rank needs no message but its own."""
+        """Whether a rank needs only its own message for its own rows."""
         return bool(lib.dn_rows_are_owned(self._c))
 
     def put_own(self, message: Message, owner: int, scale: float) -> bool:
-        """As put() of own rows, of an owner's message alone. Whether mark() is needed then, because
-        it has no rows of a table."""
+        """As put() with own=True, from an owner's message alone. Returns whether mark() is needed,
+        because it has no rows of some table."""
         self._alone[owner] = _in_c(message)
         _check(lib.dn_rows_put(self._c, self.owners, self._alone, scale, True))
         return bool(lib.dn_rows_lacks(self._c))
 
     def mark(self, messages: Any) -> None:
-        """Tables have gradients where there are rows in any of these messages."""
+        """Marks tables as having gradients if any of these messages has rows of them."""
         lib.dn_rows_mark(self._c, self.owners, messages)
 
-    # ---- for those who look into them; without spread ----------------------------------
+    # ---- reading and writing the rows of messages; without spread ----------------------
 
     def unpacked(self, message: Message, owner: int) -> list[tuple[Message, NDArray[Any]]]:
-        """Numbers of rows, rising, and rows, by table. Views, as far as rows go."""
-        parts, at = [], _lines(len(self.tables))
+        """For each table: row numbers, rising, and rows. The rows are views."""
+        parts, at = [], _aligned(len(self.tables))
         for count, width in zip(message[: len(self.tables)].tolist(), self._widths, strict=True):
             ids = message[at : at + count] * self.owners + owner
-            at += _lines(count)
+            at += _aligned(count)
             rows = message[at:].view(DTYPE)[: count * width].reshape(count, width)
-            at += _lines(rows.nbytes // 4)
+            at += _aligned(rows.nbytes // 4)
             parts.append((ids, rows))
         return parts
 
     def packed(self, parts: Sequence[tuple[Message, NDArray[Any]]], allocate: Allocate) -> Message:
         """The message that unpacked() reads."""
-        sizes = [_lines(len(ids)) + _lines(rows.nbytes // 4) for ids, rows in parts]
-        at = _lines(len(parts))
+        sizes = [_aligned(len(ids)) + _aligned(rows.nbytes // 4) for ids, rows in parts]
+        at = _aligned(len(parts))
         message = allocate(at + sum(sizes))
         message[: len(parts)] = [len(ids) for ids, _ in parts]
         for (ids, rows), size in zip(parts, sizes, strict=True):
             message[at : at + len(ids)] = ids // self.owners
-            start = at + _lines(len(ids))
+            start = at + _aligned(len(ids))
             message[start:].view(DTYPE)[: rows.size] = rows.reshape(-1)
             at += size
         return message
 
 
-class Part:
-    """Of all keys those from one fraction of them to another, as C takes it."""
+class KeyRange:
+    """The keys between two fractions of the whole range, as C functions take them."""
 
     def __init__(self, ends: tuple[Fraction, Fraction]) -> None:
         self.c = [ffi.new("int64_t[]", [end.numerator, end.denominator]) for end in ends]
 
 
 class Cuts:
-    """Where messages are cut, in rising order: at these fractions of all keys."""
+    """The places where messages are cut, in rising order, as fractions of all keys."""
 
     def __init__(self, ends: Sequence[Fraction]) -> None:
         self.count = len(ends)
@@ -173,28 +173,28 @@ class Cuts:
         self.c = ffi.new("int64_t[]", numbers)
 
 
-class Kept:
-    """Memory for a message of a step, which stays for that of the next one."""
+class ReusedBuffer:
+    """A buffer for a message, reused in the next step."""
 
     def __init__(self) -> None:
         self._array = np.empty(0, np.int32)
 
     def __call__(self, size: int) -> Message:
-        """So many numbers of it; what was in it is lost."""
+        """So many elements of the buffer, with undefined content."""
         if len(self._array) < size:
             self._array = np.empty(max(2 * size, 1), np.int32)
         return self._array[:size]
 
 
 class Pointers:
-    """Messages as C takes them, and how many numbers they have together."""
+    """Messages as C functions take them, and their total number of elements."""
 
     def __init__(self, c: Any, count: int, size: int, kept: Any = None) -> None:
         self.c, self.count, self.size, self._kept = c, count, size, kept
 
 
-def _lines(numbers: int) -> int:
-    return -(-numbers // _LINE) * _LINE
+def _aligned(numbers: int) -> int:
+    return -(-numbers // _ALIGN) * _ALIGN
 
 
 def _in_c(message: Message) -> Any:

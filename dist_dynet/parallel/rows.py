@@ -1,17 +1,17 @@
-"""Touched rows of lookup tables between hosts: each crosses the wire once for each pair of hosts,
-or as part of a sum.
+"""Exchanges touched rows of lookup tables between hosts: each crosses the network once for each
+pair of hosts, or as part of a sum.
 
-The ranks of a host share its rows by their numbers: rank k of n has those whose remainder by n is
-k. It adds up what all ranks of the host have of these, in rank order, exchanges them with rank k of
-each other host, and gives the result to its host's ranks: the same bits everywhere. Within a host
-all of this lies in memory that its ranks share (windows.py). A message says itself how many rows of
-which tables it holds (row_messages.py), so that it can leave before the ranks have agreed on
-anything.
+The ranks of a host share its rows by row number: rank k of n has the rows with remainder k. It sums
+these rows over all ranks of the host, in rank order, exchanges them with rank k of each other host,
+and gives the result to its host's ranks: the same bits everywhere. Within a host all of this
+happens in memory that its ranks share (windows.py). A message states how many rows of which tables
+it holds (row_messages.py), so that it can be sent before the negotiation.
 
-Two hosts send each other all rows. More of them add up rows as joining.py says, by ranges of keys:
-on the way from the ranks' rows to the sums there are the more of them the fewer keys a rank has, so
-that nothing need be known of what others have used; and messages grow in number with the logarithm
-of the hosts. With compression it is as rows_coded.py says.
+Two hosts send each other all rows. More hosts sum rows by recursive halving (recursive_halving.py),
+by ranges of keys. The number of rows grows on the way to the sums as the range of keys of a rank
+shrinks, so that nothing need be known about the rows that other ranks have used; and the number of
+messages grows with the logarithm of the number of hosts. rows_compressed.py does it with
+compression.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ..meter import hand_over
 from ..params.parameters import LookupParameters
 from ._world import World
 from .compression import Code
-from .joining import Range, Step, both, steps
-from .row_messages import Allocate, Cuts, Kept, Message, Part, Pointers, RowMessages
-from .rows_coded import CodedExchange, Residuals
+from .recursive_halving import Range, Step, both, steps
+from .row_messages import Allocate, Cuts, KeyRange, Message, Pointers, ReusedBuffer, RowMessages
+from .rows_compressed import CompressedExchange, Residuals
 from .structure import Structure
 from .windows import GIVEN, READ, SUMMED, Windows
 from .wire import Hosts
@@ -36,73 +36,78 @@ from .wire import Hosts
 Done = Callable[[], bool]
 
 _GIVEN, _SUMMED, _BETWEEN, _BACK, _ROWS = range(1 << 14, (1 << 14) + 5)
-"""Tags; smaller ones are those of sums of unions."""
+"""Tags; smaller ones are used by sums of unions."""
 
 _GROUPS = 8
-"""So many groups of hosts join at a time. Of four, a rank would send a sixth fewer messages at 32
-hosts, but in more steps, in each of which it merges rows, and more bytes: the later rows are added
-up, the more often they are sent."""
+"""Number of groups of hosts that merge at a time. With four, a rank would send a sixth fewer
+messages at 32 hosts, but in more steps, in each of which it merges rows, and more bytes: the later
+rows are summed, the more often they are sent."""
 
 _STAYS = -1
-"""No rank."""
+"""In place of a rank: the part stays here."""
 
 
 class _Step:
-    """Of a sum over hosts: joining.py's, as messages are made for it.
+    """A step of recursive_halving.py, with what its messages need.
 
     Args:
-        step: joining.py's.
-        owned: what this host has owned before.
+        step: of recursive_halving.py.
+        owned: what this host owns before it.
         counterparts: the ranks, by host.
     """
 
     def __init__(self, step: Step, owned: Range, counterparts: list[int]) -> None:
         self.ranks = [counterparts[swap.host] for swap in step.swaps]
         self.before = sum(swap.group < step.group for swap in step.swaps)
-        """How many of them are in groups before this host's: rows are added up in the order of
+        """How many of them are in groups before this host's: rows are summed in the order of
         groups."""
         parts = [(swap.sent, counterparts[swap.host]) for swap in step.swaps]
         parts.append((both(owned, step.owned), _STAYS))
         parts.sort()
         self.parts = [rank for _, rank in parts]
-        """Where the parts go of what this host has owned, in rising order."""
+        """Where the parts go that this host has owned, in rising order."""
         self.cuts = Cuts([end for (_, end), _ in parts[:-1]])
-        self.got = [None if swap.got == step.owned else Part(swap.got) for swap in step.swaps]
-        """What each of them gets of the sum; None: all of it."""
-        self.came = [[Kept() for _ in self.ranks] for _ in range(2)]
-        self.sums = Kept(), Kept()
-        """Memory for what comes, and its sums: on the way there, and back."""
+        self.got = [None if swap.got == step.owned else KeyRange(swap.got) for swap in step.swaps]
+        """What each of them receives of the sum; None: all of it."""
+        self.came = [[ReusedBuffer() for _ in self.ranks] for _ in range(2)]
+        self.sums = ReusedBuffer(), ReusedBuffer()
+        """Memory for received messages and for sums: while summing, and while distributing."""
 
 
 class RowsBetweenHosts:
-    """The exchange of tables' gradients; dense parameters are hybrid.py's business.
+    """The exchange of tables' gradients; hybrid.py exchanges dense parameters.
 
     Args:
         here: all ranks.
-        comm: a communicator for this alone.
+        comm: a communicator for rows alone.
         hosts: the ranks.
-        code: what messages between hosts hold instead of numbers as they are.
+        code: how messages between hosts encode numbers; None: as they are.
     """
 
     def __init__(self, here: World, comm: Any, hosts: Hosts, code: Code | None) -> None:
         self.here, self.comm, self.hosts = here, comm, hosts
         self.windows: Windows | None = None
-        """Of this host's ranks, where there are several and they have tables."""
+        """Windows of this host's ranks, if there are several and they have tables."""
         self.lacking = Residuals(hosts, code) if code else None
         self._messages: RowMessages | None = None
         self.way: list[_Step] = []
-        """How it adds up rows with those of other hosts."""
+        """The steps by which it sums rows with other hosts."""
         counterparts, owned = hosts.counterparts, (Fraction(0), Fraction(1))
         for step in steps(len(hosts.ranks), hosts.host, _GROUPS) if counterparts else ():
             self.way.append(_Step(step, owned, counterparts))
             owned = step.owned
-        self.given, self.mine, self.came, self.summed = Kept(), Kept(), Kept(), Kept()
-        """Memory for a window and for the sum of a rank that is alone on its host; for what the
-        host's ranks have given together; for what comes of the only other host."""
+        self.given, self.mine, self.came, self.summed = (
+            ReusedBuffer(),
+            ReusedBuffer(),
+            ReusedBuffer(),
+            ReusedBuffer(),
+        )
+        """Buffers: for the window and the sum of a rank that is alone on its host; for the sum of
+        the host's ranks; for messages of the only other host."""
 
     def begin(self, structure: Structure, weight: float) -> RowsRound | None:
-        """Sends this rank's rows, times weight, or the first part of them. To be called on all
-        ranks; None: there are no tables."""
+        """Sends this rank's rows, times weight, or their first part. Call it on all ranks; None:
+        there are no tables."""
         if not structure.tables:
             return None
         if self._messages is None or self._messages.structure is not structure:
@@ -111,11 +116,11 @@ class RowsBetweenHosts:
         return RowsRound(self, self._messages, weight)
 
     def residuals(self) -> dict[str, NDArray[Any]]:
-        """What messages have lacked so far, by table: (rows, width). Views."""
+        """The rounding errors of messages so far, by table: (rows, width). Views."""
         return self.lacking.by_name() if self.lacking else {}
 
     def conclude(self, updated: bool, factor: float = 1.0, limit: float = 0.0) -> None:
-        """As HybridExchange.conclude(), of sums that are not yet scaled."""
+        """As HybridExchange.conclude(), with sums that are not yet scaled."""
         if self.lacking is None:
             return
         if not updated:
@@ -128,24 +133,24 @@ class RowsBetweenHosts:
         residuals: Mapping[str, NDArray[Any]],
         shared: bool,
     ) -> None:
-        """Goes on with these; shared: this rank takes of them what it sends."""
+        """Continues with these residuals; shared: this rank takes the part that it sends."""
         if self.lacking:
             self.lacking.load(tables, residuals, shared)
 
 
 class RowsRound:
-    """One exchange under way. Gradients stay as they are until put().
+    """One exchange under way. Gradients do not change before put().
 
     Args:
-        rows: where it belongs.
+        rows: the exchange that it belongs to.
         messages: about the tables.
-        weight: what this rank's rows are multiplied by.
+        weight: the factor for this rank's rows.
     """
 
     def __init__(self, rows: RowsBetweenHosts, messages: RowMessages, weight: float) -> None:
         self.structure = messages.structure
         self._moves = 0
-        self._coded: CodedExchange | None = None
+        self._coded: CompressedExchange | None = None
         self._all, self._here, self._comm, self._hosts = rows, rows.here, rows.comm, rows.hosts
         self._messages = messages
         self._counterparts = rows.hosts.counterparts
@@ -162,42 +167,43 @@ class RowsRound:
 
     @property
     def moves(self) -> int:
-        """Rises with everything that has come."""
+        """A number that increases with all progress."""
         return self._moves + (self._coded.moves if self._coded else 0)
 
     def advance(self) -> bool:
-        """Does what can be done; whether all is there."""
+        """Makes progress. Returns whether everything has arrived."""
         while self._next is not None and self._next():
             self._moves += 1
             self._next = next(self._steps, None)
         return self._next is None
 
     def has_own(self) -> bool:
-        """Does what can be done; whether the rows that this rank adds up are there."""
+        """Makes progress. Returns whether the rows that this rank sums are complete."""
         return self.advance() or self._own is not None
 
     def put(self, scale: float, own: bool = False) -> None:
-        """Each table's gradient becomes the sum over all ranks of the weighted ones, times scale;
-        own: where tables have owners of rows this rank's alone."""
+        """Sets each table's gradient to the sum over all ranks of the weighted gradients, times
+        scale. own: in tables whose rows have owners, only the rows of this rank."""
         assert self._sums is not None
         self._messages.put(self._sums.c, scale, own)
 
     def are_owned(self) -> bool:
-        """Whether for put() of own rows those are enough that this rank adds up."""
+        """Whether put() with own=True needs only the rows that this rank sums."""
         return self._messages.are_owned()
 
     def put_own(self, scale: float) -> bool:
-        """As put() of own rows, which are there. Whether mark() is to follow when all is there."""
+        """As put() with own=True, from these rows. Returns whether mark() must follow when
+        everything has arrived."""
         assert self._own is not None
         return self._messages.put_own(self._own, self._hosts.local, scale)
 
     def mark(self) -> None:
-        """Tables of which this rank owns no row that is used have gradients if others do."""
+        """Marks tables as having gradients if other ranks have used rows of them."""
         assert self._sums is not None
         self._messages.mark(self._sums.c)
 
     def end(self) -> None:
-        """What came is not read any more."""
+        """What was received is no longer read."""
         if self._windows is not None:
             self._sums = self._own = None
             self._windows.tell(READ)
@@ -205,19 +211,19 @@ class RowsRound:
     # ---- within a host -----------------------------------------------------------------
 
     def _alone(self, weight: float) -> Iterator[Done]:
-        """What a rank does that is alone on its host."""
+        """The steps of a rank that is alone on its host."""
         window = self._messages.give(weight, self._all.given)
         given = self._messages.of(_parts_of(window, 1))
         self._sums = self._messages.of([(yield from self._exchange(given, self._all.summed))])
 
     def _share(self, windows: Windows, weight: float) -> Iterator[Done]:
-        """What a rank does that is not."""
+        """The steps of a rank that shares its host."""
         hosts, owners, messages = self._hosts, self._hosts.stripes, self._messages
         yield windows.have(READ, len(hosts.mine), behind=1)
         given = messages.give(weight, lambda size: windows.own(GIVEN, size))
         sent: list[Any] = []
         if not windows.is_shared(GIVEN, hosts.local):
-            sent += self._tell(_parts_of(given, owners), _GIVEN)
+            sent += self._send_to_host(_parts_of(given, owners), _GIVEN)
         windows.tell(GIVEN)
         if hosts.local < owners:
             yield windows.have(GIVEN, len(hosts.mine))
@@ -225,7 +231,7 @@ class RowsRound:
             if not shared.absent:
                 theirs = messages.given(shared.c, len(hosts.mine), hosts.local)
             else:
-                inbox = yield from self._told(shared.absent, _GIVEN)
+                inbox = yield from self._receive_from_host(shared.absent, _GIVEN)
                 theirs = messages.of(
                     [
                         inbox[local] if local in inbox else _parts_of(window, owners)[hosts.local]
@@ -235,27 +241,30 @@ class RowsRound:
             summed = yield from self._exchange(theirs, lambda size: windows.own(SUMMED, size))
             self._own = summed
             if not windows.is_shared(SUMMED, hosts.local):
-                sent += self._tell([summed] * len(hosts.mine), _SUMMED)
+                sent += self._send_to_host([summed] * len(hosts.mine), _SUMMED)
             windows.tell(SUMMED)
         yield windows.have(SUMMED, owners)
         shared = windows.shared(SUMMED, owners)
         if not shared.absent:
             self._sums = Pointers(shared.c, owners, 0)
         else:
-            inbox = yield from self._told(shared.absent, _SUMMED)
+            inbox = yield from self._receive_from_host(shared.absent, _SUMMED)
             self._sums = messages.of(
                 [inbox.get(local, window) for local, window in enumerate(shared.windows)]
             )
         if sent:
             yield self._done(sent)
 
-    def _tell(self, messages: Sequence[Message], tag: int) -> list[Any]:
-        """Sends each of these to a rank of this host, which cannot read this one's window."""
+    def _send_to_host(self, messages: Sequence[Message], tag: int) -> list[Any]:
+        """Sends each message to a rank of this host that cannot read this rank's window."""
         pairs = zip(messages, self._hosts.mine, strict=False)
         return self._send([pair for pair in pairs if pair[1] != self._here.rank], tag)
 
-    def _told(self, absent: list[int], tag: int) -> Generator[Done, None, dict[int, Message]]:
-        """What ranks of this host have sent whose windows this one cannot read; by their place."""
+    def _receive_from_host(
+        self, absent: list[int], tag: int
+    ) -> Generator[Done, None, dict[int, Message]]:
+        """The messages of ranks of this host whose windows this rank cannot read, by their
+        place."""
         ranks = [self._hosts.mine[local] for local in absent]
         came = yield from self._swap(ranks, [], tag)
         return dict(zip(absent, came, strict=True))
@@ -263,11 +272,11 @@ class RowsRound:
     # ---- between hosts -----------------------------------------------------------------
 
     def _exchange(self, given: Pointers, allocate: Allocate) -> Generator[Done, None, Message]:
-        """The sum of what this host's ranks have given, and those of its counterparts."""
+        """The sum of what this host's ranks have given and what its counterparts have."""
         messages, way = self._messages, self._all.way
         if (lacking := self._all.lacking) is not None:
             (mine,) = messages.add(given, self._all.mine)
-            self._coded = coded = CodedExchange(
+            self._coded = coded = CompressedExchange(
                 lacking,
                 self._hosts,
                 self._comm,
@@ -316,12 +325,12 @@ class RowsRound:
         tag: int,
         allocators: Sequence[Allocate] | None = None,
     ) -> Generator[Done, None, list[Message]]:
-        """Sends what is in the outbox, as (message, rank), and receives a message from each source,
-        of whatever length, into what these allocate."""
+        """Sends the outbox, as (message, rank), and receives a message of any length from each
+        source, into memory of these allocators."""
         requests, status = self._send(outbox, tag), self._here.mpi.Status()
         integer, test = self._here.mpi.INT, self._here.mpi.Request.Testall
         came: dict[int, Message] = {}
-        allocators = allocators or [Kept() for _ in sources]
+        allocators = allocators or [ReusedBuffer() for _ in sources]
         awaited = list(enumerate(sources))
 
         def done() -> bool:
@@ -342,6 +351,6 @@ class RowsRound:
 
 
 def _parts_of(window: Message, owners: int) -> list[Message]:
-    """What a window has for each owner."""
+    """The part of a window for each owner."""
     at = window[: owners + 1].tolist()
     return [window[at[k] : at[k + 1]] for k in range(owners)]

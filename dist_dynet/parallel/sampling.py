@@ -1,7 +1,7 @@
-"""Which rank works on which examples in training: shard().
+"""shard(): which rank works on which examples in training.
 
-It knows the data's order, costs and the number of ranks. It sends nothing while training: every
-rank computes the same division by itself.
+It knows the order and costs of the data and the number of ranks. It does not communicate while
+training: every rank computes the same division on its own.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from .shard_settings import checked_settings, from_zero
 T = TypeVar("T")
 
 _GRAPHS_BITS = 24
-"""A micro-batch may have 2^24 graphs before its random draws meet those of the next step."""
+"""A micro-batch may build 2^24 graphs before its random draws overlap those of the next step."""
 
 
 class Listener(Protocol):
-    """What wants to know where a loop over a shard is."""
+    """Follows the position of loops over a shard."""
 
     def step_ends(self) -> None:
-        """The loop asks for the batch after a step: all that its body does is done."""
+        """Called when the loop asks for the batch after a step: everything in its body is done."""
 
 
 class Shard(Generic[T]):
     """The batches of an epoch for this rank; made by shard(). Each loop over it is one epoch, and
     the next one is shuffled anew.
 
-    A loop that is left by `break` before its last batch has not ended its epoch: the next loop
-    begins it anew. After load_state() the next loop goes on where state() was taken, at the very
-    end of an epoch with no batch at all, so that what stands behind the loop is done.
+    A loop that is left by `break` before its last batch has not finished its epoch: the next loop
+    starts the epoch again. After load_state() the next loop continues where state() was taken; at
+    the very end of an epoch it yields no batch, so that the code after the loop runs.
 
     >>> from dist_dynet import parallel
     >>> batches = parallel.shard(range(6), batch_size=2, shuffle=False)
@@ -97,18 +97,18 @@ class Shard(Generic[T]):
         self._weights = None if weight is None else Numbers(weight, data, "weight", kept=False)
         self._epoch, self._position = from_zero("epoch", epoch), 0
         self._resumes = False  # the next loop begins at _position
-        # without bucket costs only divide a step among ranks, whose number may change as well
+        # without bucket, costs only divide a step among ranks, whose number may change anyway
         numbers = {"cost": self._costs if bucket else None, "weight": self._weights}
         self._marks = DataMarks(data, {k: n for k, n in numbers.items() if n is not None})
-        self._order_of_state = 0  # of the data, in the loop that load_state() goes on with
-        self._loop: Loop | None = None  # the one that state() speaks of
+        self._order_of_state = 0  # of the data, in the loop that load_state() resumes
+        self._loop: Loop | None = None  # the one that state() describes
         self._newest: Loop | None = None
         self._listeners: list[Listener] = []
 
     @property
     def epoch(self) -> int:
-        """The present epoch; between two loops that of the next one. Another number begins that
-        epoch."""
+        """The present epoch; between two loops, that of the next one. Setting another number starts
+        that epoch."""
         return self._epoch
 
     @epoch.setter
@@ -119,13 +119,13 @@ class Shard(Generic[T]):
 
     @property
     def position(self) -> int:
-        """How many steps of the present epoch the loop has gone past: a step ends when the loop
-        asks for the next one."""
+        """How many steps of the present epoch the loop has passed. A step ends when the loop asks
+        for the next one."""
         return self._position
 
     @property
     def is_begun(self) -> bool:
-        """Whether a loop over it has asked for a batch, in this process.
+        """Whether a loop in this process has asked for a batch.
 
         >>> from dist_dynet import parallel
         >>> batches = parallel.shard(range(4), batch_size=2)
@@ -138,8 +138,8 @@ class Shard(Generic[T]):
 
     @property
     def runs_ahead(self) -> bool:
-        """Whether a loop over it has gone past a batch before its update: it may ask for the next
-        one in the middle of its body, or never.
+        """Whether a loop has passed a batch before its update: it may ask for the next one in the
+        middle of its body, or never.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
@@ -154,7 +154,7 @@ class Shard(Generic[T]):
         return loop is not None and (loop.late or loop.steps_done() < 0)
 
     def listen(self, listener: Listener) -> None:
-        """Tells the listener of each step from now on.
+        """Calls the listener after each step from now on.
 
         >>> import dist_dynet as dy
         >>> batches = dy.parallel.shard(range(4), batch_size=2, shuffle=False)
@@ -173,8 +173,8 @@ class Shard(Generic[T]):
         self.mark_data()
 
     def mark_data(self) -> None:
-        """From now on state() says what the data are, and a run that goes on with others, or in the
-        middle of an epoch in another order, is refused. To be called before the first loop.
+        """Adds checksums of the data to state(), so that a run that resumes with other data, or in
+        the middle of an epoch with another order, is refused. Call it before the first loop.
 
         >>> import dist_dynet as dy
         >>> batches = dy.parallel.shard("abc", batch_size=1)
@@ -182,20 +182,20 @@ class Shard(Generic[T]):
         >>> "data" in batches.state()
         True
         """
-        if self._comm is None:  # else each rank may have its own
+        if self._comm is None:  # otherwise each rank may have its own data
             self._marks.begin()
 
     def _fixed(self) -> dict[str, int | bool]:
-        """What must be alike for a position to mean the same examples."""
+        """What must be equal for a position to mean the same examples."""
         return {"examples": len(self._data), **self._settings._asdict()}
 
     def state(self) -> dict[str, int | bool]:
-        """Epoch, position, and the settings that they depend on. The number of ranks is not among
-        them.
+        """Epoch, position, and the settings that they depend on, which do not include the number of
+        ranks.
 
-        The position counts the steps whose batches updates have used: those that the loop has gone
-        past, the present one if an update was made since it was given, and of a loop that reads
-        ahead those that `update(batch)` has named, one after the other.
+        The position counts the steps whose batches were used by updates: those that the loop has
+        passed, the present one if an update was made since it was yielded, and for a loop that
+        reads ahead those that `update(batch)` has named in order.
 
         Raises:
             RuntimeError: the loop has read ahead, and updates did not name their batches, or not in
@@ -214,7 +214,7 @@ class Shard(Generic[T]):
         return {"epoch": epoch, "position": position, **self._fixed(), **marks}
 
     def _place(self) -> tuple[int, int, int]:
-        """Epoch, position, and the order of the data there, if it is known."""
+        """Epoch, position, and the order of the data there, if known."""
         loop = self._loop
         if loop is None:
             return self._epoch, self._position, self._order_of_state if self._resumes else 0
@@ -232,7 +232,7 @@ class Shard(Generic[T]):
         return loop.epoch, done, loop.order
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Makes the next loop go on from a state(), with any number of ranks.
+        """Makes the next loop continue from a state(), with any number of ranks.
 
         Raises:
             ValueError: it is of a shard with other settings or other data; nothing is changed then.
@@ -286,14 +286,14 @@ class Shard(Generic[T]):
         return _Batches(self, loop)
 
     def _begins(self, loop: Loop) -> None:
-        """A loop has been asked for its first batch."""
+        """Called when a loop is asked for its first batch."""
         own_gradients.watch_unwatched(world(self._comm))
         self._epoch, self._position, self._newest = loop.epoch, loop.given, loop
         if self._loop is None or not self._loop.is_awaited():
             self._loop = loop
 
     def _is_used(self, loop: Loop, batch: Batch[T]) -> None:
-        """An update has used this batch of a loop over it."""
+        """Called when an update has used this batch of a loop."""
         if loop is not self._loop and loop is self._newest:
             self._loop = loop
         loop.uses(batch)
@@ -304,8 +304,8 @@ class Shard(Generic[T]):
             listener.step_ends()
 
     def _loop_ends(self, loop: Loop, begun: bool, outside: Outside) -> None:
-        """The loop has ended, or was left; begun: it was asked for a batch, as one that zip() makes
-        need not be."""
+        """Called when the loop has ended or was left; begun: it was asked for a batch, which one
+        made by zip() may never be."""
         loop.end()
         if loop.epoch == self._epoch and loop.whole and (loop is self._newest or not begun):
             self._epoch, self._position = loop.epoch + 1, 0
@@ -318,7 +318,7 @@ class Shard(Generic[T]):
         compares = here.size > 1 or trial.present() is not None
         number, loop.order = self._marks.look(loop.order, compares)
         described = Description()
-        if compares:  # what must be alike on all ranks of all steps
+        if compares:  # what must be equal on all ranks in all steps
             described = Description(len(self._data), number, self._settings)
         batch_size = self._settings.batch_size
         for step in range(loop.given, loop.steps):
@@ -326,7 +326,7 @@ class Shard(Generic[T]):
             fetches = self._costs.fetches(numbers) or (
                 self._weights is not None and self._weights.fetches(numbers)
             )
-            # of other ranks only what their costs and weights are asked of
+            # examples of other ranks are fetched only for their costs and weights
             examples = self._fetched(numbers) if fetches else None
             costs = self._costs.of(numbers, examples)
             weights = None
@@ -357,7 +357,8 @@ class Shard(Generic[T]):
     def _division(
         self, numbers: NDArray[Any], costs: NDArray[Any], weights: NDArray[Any] | None
     ) -> int:
-        """A number of all that the division of a step is made from, in every process the same."""
+        """A checksum of everything that the division of a step depends on, the same in every
+        process."""
         mark = zlib.crc32(compact(costs).data)
         if weights is not None:
             mark = zlib.crc32(weights.astype(np.float64).data, mark)
@@ -366,8 +367,7 @@ class Shard(Generic[T]):
     def _divided(
         self, costs: NDArray[Any], rank: int, ranks: int, loop: Loop, step: int
     ) -> Iterator[tuple[NDArray[np.intp], Part | None]]:
-        """What this rank is given of a step's examples: one batch, or micro-batches one after the
-        other."""
+        """The part of a step's examples for this rank: one batch, or several micro-batches."""
         count = self._settings.micro_batches
         if not count:
             every = np.arange(len(costs))
@@ -384,14 +384,14 @@ class Shard(Generic[T]):
             )
 
     def _counter(self, epoch: int, step: int) -> int:
-        """Of random draws: a number of the step that does not depend on the ranks, with room for
-        the graphs of a micro-batch."""
+        """The counter for random draws in a step. It does not depend on the ranks, and leaves room
+        for the graphs of a micro-batch."""
         return (epoch * len(self) + step) << _GRAPHS_BITS
 
 
 class _Batches(Iterator[Batch[T]], Generic[T]):
-    """One loop over a shard, as Python asks for it. A loop that is left ends when nobody refers to
-    it any more."""
+    """A loop over a shard, as an iterator. A loop that is left ends when nobody refers to it any
+    more."""
 
     def __init__(self, shard_: Shard[T], loop: Loop) -> None:
         self._shard, self._loop = shard_, loop
@@ -421,7 +421,7 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
         return batch
 
     def close(self) -> None:
-        """Nothing more is asked for."""
+        """Ends the loop."""
         if not self._ended:
             self._ended = True
             self._shard._loop_ends(self._loop, self._begun, self._outside)
@@ -444,36 +444,36 @@ def shard(
     weight: Cost | None = None,
     bucket: int | None = None,
 ) -> Shard[T]:
-    """For each step of an epoch, the examples of this rank, as a Batch, which is a list; every
+    """For each step of an epoch, the examples of this rank, as a Batch, which is a list. Every
     example goes to exactly one rank.
 
-    All ranks get the same number of steps. The order depends on seed and epoch only, not on the
+    All ranks get the same number of steps. The order depends only on seed and epoch, not on the
     number of ranks. At the end of an epoch a rank's list may be empty: call update() all the same.
 
     Args:
         data: all examples, in the same order on every rank.
-        batch_size: examples of a step over all ranks.
+        batch_size: number of examples in a step, over all ranks.
         seed: of the order; the same on all ranks.
-        epoch: number of the epoch of the first loop; each further loop is the next one.
-        cost: work of an example, by which the ranks' parts of each step are balanced: a function,
-            which is asked once for each example, or an array of a number for each, 0 or more; with
+        epoch: the epoch of the first loop; each further loop is the next epoch.
+        cost: work per example, by which the ranks' parts of each step are balanced: a function,
+            called once for each example, or an array with one number per example, 0 or more. With
             `len`, examples without a length count as 1. None: all count alike.
         drop_last: leave out the last step if it is smaller.
         shuffle: False keeps the order of the data.
         micro_batches: for DistributedTrainer(reproducible=True): each step is cut into so many
-            micro-batches, whatever the number of ranks, and the loop gives this rank's one after
+            micro-batches, whatever the number of ranks, and the loop yields this rank's one after
             the other; the last of them may be empty. len() still counts steps.
         comm: an mpi4py communicator whose ranks divide the data; None: all.
         weight: how much an example counts in an average over ranks, such as its number of tokens,
-            for losses that are means over tokens: a function, which is asked in each step, or an
+            for losses that are means over tokens: a function, called in each step, or an
             array. None: all count alike.
-        bucket: examples of about equal cost come into the same step: of each so many steps, in
-            shuffled order, examples are sorted by cost, and the steps come in random order. None:
-            not so.
+        bucket: puts examples of about equal cost into the same step: the shuffled examples of
+            every `bucket` steps are sorted by cost, and these steps follow in random order. None:
+            no sorting.
 
-    With arrays for cost and weight, and from the second epoch on with a function for cost alone, a
-    rank fetches no examples but its own, as `data[i]`. So data may lie on a disk, and be mapped
-    into memory.
+    With arrays for cost and weight, and from the second epoch on with only a cost function, a rank
+    fetches only its own examples, as `data[i]`. So the data may be on disk, and mapped into
+    memory.
 
     >>> from dist_dynet import parallel
     >>> [len(batch) for batch in parallel.shard(range(10), batch_size=4, seed=1, epoch=2)]

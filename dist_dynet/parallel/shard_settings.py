@@ -1,4 +1,4 @@
-"""The settings of a shard, checked."""
+"""The settings of a shard, and their checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from ..params.dims import size
 
 
 class ShardSettings(NamedTuple):
-    """What must be alike for a step to have the same examples: on all ranks, and after a resume."""
+    """The settings that must be equal for a step to have the same examples: on all ranks, and after
+    a resume."""
 
     batch_size: int = 0
     seed: int = 0
@@ -22,7 +23,7 @@ class ShardSettings(NamedTuple):
 def checked_settings(
     batch_size: Any, seed: Any, drop_last: Any, shuffle: Any, micro_batches: Any, bucket: Any
 ) -> ShardSettings:
-    """Those that shard() was given.
+    """The arguments of shard(), checked.
 
     Raises:
         ValueError: one makes no sense.
@@ -49,7 +50,7 @@ def checked_settings(
 
 
 def _one_or_more(name: str, value: Any, of: str) -> int:
-    """A size, `of` what it counts."""
+    """A size of at least 1; `of` says what it counts."""
     number = size(value, "shard", f" for {name}")
     if number < 1:
         raise ValueError(f"shard: {name}, {of}, must be at least 1; got {number}.")
@@ -57,7 +58,7 @@ def _one_or_more(name: str, value: Any, of: str) -> int:
 
 
 def from_zero(name: str, value: Any) -> int:
-    """An argument that random orders are made from.
+    """An integer of at least 0 that random orders are derived from.
 
     Raises:
         ValueError: it is negative.

@@ -1,12 +1,12 @@
-"""The exchange of gradients in memory that the ranks of one host share.
+"""Exchanges gradients in memory that the ranks of one host share.
 
-The gradient chunks of all ranks lie there, so that nothing is copied: each rank adds up its share
-of the numbers over the segments of all ranks, in rank order, and writes the sums into every
-segment. One barrier ends it; none is needed to begin, because the negotiation before it has heard
-from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies
-into a buffer before it says that it is there, or, where buffers must grow, before a barrier of its
-own; then each rank adds up the buffers of all ranks, in rank order. C does it by a plan (plan.py),
-which is made here: this knows memory, and where the ranks write.
+The gradient chunks of all ranks are in this memory, so that nothing is copied: each rank sums its
+share of the numbers over the segments of all ranks, in rank order, and writes the sums into every
+segment. A barrier ends this. None is needed to begin, because the negotiation before it has heard
+from every rank, and gradients are complete by then. Each rank copies touched rows of lookup tables
+into a buffer before it sends its message or, where buffers must grow, before a barrier for that
+purpose; then each rank sums over the buffers of all ranks, in rank order. C does this by a plan
+(plan.py), which is made here: this module knows memory, and where the ranks write.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Segments(NamedTuple):
 
     pointers: Any  # dn_real *[ranks]
     mine: Any  # this rank's
-    mapping: Any  # what keeps the memory mapped
+    mapping: Any  # keeps the memory mapped
 
 
 class SharedMemory:
-    """Where the gradient chunks of one root lie, as long as this object lives; then, and in a
-    forked child, they return to private memory."""
+    """The shared memory of one root's gradient chunks. When this object dies, and in a forked
+    child, they return to private memory."""
 
     def __init__(self, root: Root) -> None:
         self.chunks: dict[int, Segments] = {}
@@ -51,7 +51,7 @@ class SharedMemory:
 
     @staticmethod
     def of(root: Root) -> SharedMemory:
-        """The memory of this root: one, however many trainers it has."""
+        """The memory of this root, shared by all its trainers."""
         _bring_stuck_home()
         memory = _memories.get(root.c)
         if memory is None:
@@ -65,8 +65,8 @@ class SharedMemory:
 
 _memories: weakref.WeakValueDictionary[Any, SharedMemory] = weakref.WeakValueDictionary()
 _stuck: list[tuple[Any, dict[int, Segments]]] = []
-"""Chunks that could not be moved because their root was in use; they stay mapped until they can
-be."""
+"""Chunks that could not be moved because their root was in use; they stay mapped until they can be
+moved."""
 
 
 def _bring_home(root: Any, chunks: dict[int, Segments]) -> None:
@@ -89,7 +89,7 @@ def _bring_stuck_home() -> None:
 
 
 def _in_child() -> None:
-    """What a forked child does to its gradients is its own business."""
+    """A forked child gets private gradients."""
     for memory in list(_memories.values()):
         memory.bring_home()
     _memories.clear()
@@ -103,8 +103,8 @@ os.register_at_fork(after_in_child=_in_child)
 
 
 class SharedExchange:
-    """The exchange for ranks of one host. Where there is no room in shared memory it goes on by
-    MPI, and rank 0 says so on stderr."""
+    """The exchange for ranks of one host. Without enough shared memory MPI is used instead, and
+    rank 0 reports this on stderr."""
 
     def __init__(self, here: World, comm: Any) -> None:
         self._here, self._comm = here, comm
@@ -115,7 +115,7 @@ class SharedExchange:
 
     @property
     def quick(self) -> int:
-        """How many updates were exchanged as planned."""
+        """Number of updates that were exchanged as planned."""
         return self.transport.quick
 
     def sum(self, negotiated: Negotiated | AsPlanned) -> None:
@@ -132,7 +132,7 @@ class SharedExchange:
         self.transport.sum()
 
     def _prepared(self, negotiated: NegotiatedByRank) -> Plan | None:
-        """A plan by which these gradients can be added up; None: there is no room in shared memory.
+        """A plan by which these gradients can be summed; None: there is no shared memory.
         Collective."""
         structure, counts = negotiated.structure, negotiated.rows.max(axis=0)
         if self.transport.refused:
@@ -153,8 +153,7 @@ class SharedExchange:
         return self.transport.plan
 
     def _place(self, structure: Structure, what: str) -> None:
-        """Moves the chunks of a new structure into shared memory, those that are not there, and
-        makes a plan. Collective."""
+        """Moves chunks of a new structure into shared memory, and makes a plan. Collective."""
         self.transport.plan = None
         memory = SharedMemory.of(structure.root)
         used = {chunk for chunk, _, _ in structure.places}
@@ -170,7 +169,11 @@ class SharedExchange:
             )
 
     def _share(self, structure: Structure, memory: SharedMemory, used: set[int], what: str) -> None:
-        """Raises OSError, with the same message on all ranks, where that is not possible."""
+        """Moves the chunks that are not there yet.
+
+        Raises:
+            OSError: this is not possible; with the same message on all ranks.
+        """
         root = structure.root.c
         capacities = [
             lib.dn_chunk_capacity(root, chunk) for chunk in range(max(used, default=-1) + 1)
@@ -232,6 +235,6 @@ class SharedExchange:
                 self.transport.plan.set_buffer(handle, self._buffers[handle])
 
     def _refuse(self, error: OSError) -> None:
-        """MPI from now on."""
+        """Uses MPI from now on."""
         self._refused, self._memory, self.transport.plan = True, None, None
         say_refused(self._here, error)

@@ -1,13 +1,13 @@
-"""One copy of the model for the ranks of a host: values of parameters, and trainers' moments, in
-memory that they share.
+"""One copy of the model for the ranks of a host: parameter values and trainers' moments in shared
+memory.
 
-After gradients are summed each rank updates the numbers that it owns, and none reads before all
-have. C maps the shared memory over each rank's own, at the same addresses, and takes a rank back
-into private memory before anything else writes there (csrc/params/shared.c): set_value(), a file
-that is read, a forked child, another trainer. So what a rank writes by itself only it sees, as with
-a model of its own. In the next update the ranks find out, all go private, and share anew, if
-values are still the same. Where that happens often they wait longer and longer with it. This module
-knows when memory is shared; gradients and rules are not its business.
+After gradients are summed, each rank updates the numbers that it owns, and none reads before all
+have. C maps the shared memory over each rank's own, at the same addresses, and moves a rank back
+into private memory before anything else writes there (csrc/params/shared.c): set_value(), reading a
+file, a forked child, another trainer. So only the writing rank sees what it writes, as with a model
+of its own. In the next update the ranks notice this; all go private, and share again if their
+values are still equal. If this happens often, they wait longer and longer before sharing again.
+This module knows when memory is shared, and nothing of gradients and rules.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from .hybrid import HybridExchange
 from .memory import map_together
 from .message import Flag
 from .negotiation import AsPlanned, Negotiated, Negotiation
-from .plan import LOOK, Plan, check
+from .plan import SPIN, Plan, check
 from .structure import Structure
 
 DEFAULT = {"auto": None, "always": True, "never": False}[
     choice("DIST_DYNET_SHARED_MODEL", ("auto", "always", "never"))
 ]
-"""What shared_model=None means."""
+"""The meaning of shared_model=None."""
 
 WORTH = 1 << 22
-"""Bytes of values and moments from which on it is the default: below, one wait more in each update
-costs as much as it brings."""
+"""Bytes of values and moments from which on sharing is the default: below, the additional wait in
+each update costs as much as it gains."""
 
 _LONG = 64
-"""Updates after which a sharing that ends was worth its while."""
+"""Number of updates after which sharing was worth while."""
 
 
 class Block(NamedTuple):
-    """Memory of values or moments; in bytes."""
+    """Memory of values or moments; sizes in bytes."""
 
     at: Any  # void *
     bytes: int
@@ -65,9 +65,9 @@ class HostCopy:
         self.root = root
         self.trainers: list[weakref.ref[Trainer]] = []
         self.shared = False
-        self.updates = 0  # in shared memory, since it was shared
+        self.updates = 0  # since it was shared
         self._backoff = Backoff()
-        self._refused: set[int] = set()  # of which structures
+        self._refused: set[int] = set()  # hashes of structures
         self._said = {""}
         self.comm: Any = None  # dn_shm_comm *
         self.squares: tuple[Any, Any] = NULL, NULL  # of pieces, of rows
@@ -75,23 +75,23 @@ class HostCopy:
 
     @staticmethod
     def of(root: Root) -> HostCopy:
-        """That of this root."""
+        """The copy of this root."""
         copy = _copies.get(root.c)
         if copy is None:
             copy = _copies[root.c] = HostCopy(root)
         return copy
 
     def end(self) -> None:
-        """Back to private memory, alike on all ranks: some rank has gone there."""
+        """Goes back to private memory, on all ranks, after some rank has done so."""
         self.root.detach()
         self.shared = False
-        self._backoff.note(good=self.updates >= _LONG)
+        self._backoff.record(good=self.updates >= _LONG)
 
     def is_due(self, structure: Structure, least: float, moments: int) -> bool:
-        """Counts an update in private memory: whether to share now, if the parameters and so many
-        moments of each number have at least so many bytes."""
-        self._backoff.pass_one()
-        if self._backoff.left or self.refuses(structure):
+        """Counts an update in private memory. Returns whether to share now: if the parameters and
+        so many moments per number have at least `least` bytes."""
+        self._backoff.count_try()
+        if self._backoff.remaining or self.refuses(structure):
             return False
         numbers = sum(int(lib.dn_param_size(handle)) for handle in structure.handles)
         if numbers * DTYPE.itemsize * (1 + moments) >= least:
@@ -112,14 +112,14 @@ class HostCopy:
         wanted: bool,
         what: str,
     ) -> None:
-        """Shares it, if that is possible. Collective.
+        """Shares the model if possible. Collective.
 
         Args:
             here: all ranks.
             comm: their communicator.
-            host: those of this host.
+            host: the ranks of this host.
             structure: of a trainer's parameters.
-            wanted: where it is not, or values differ, that is said.
+            wanted: report if it is not possible; raise if values differ.
             what: the name of the collective operation.
 
         Raises:
@@ -139,7 +139,7 @@ class HostCopy:
             max(lib.dn_store_row_squares(self.root.c, len(host)), 1),
         ]
         flags = lib.dn_shm_comm_bytes(len(host), 1)
-        passing = False  # what hinders may be gone later
+        passing = False  # whether the obstacle may disappear later
 
         def sizes(every: list[Any]) -> list[int]:
             nonlocal passing
@@ -166,7 +166,7 @@ class HostCopy:
         if self.shared:
             return
         if passing:
-            self._backoff.note(good=False)
+            self._backoff.record(good=False)
         else:
             self._refused.add(structure.hash)
         if wanted and refused not in self._said:
@@ -183,7 +183,7 @@ class HostCopy:
         mapped: list[Any],
         what: str,
     ) -> str:
-        """Moves into this memory; why it was not possible."""
+        """Moves the model into this memory. Returns why this was not possible; empty on success."""
         if mapped:
             local = host.index(here.rank)
             places = [whole + starts[0] for whole, starts in mapped]
@@ -223,14 +223,14 @@ _copies: weakref.WeakValueDictionary[Any, HostCopy] = weakref.WeakValueDictionar
 
 
 class SharedModel:
-    """The part that a trainer takes in it.
+    """A trainer's part in the shared model.
 
     Args:
         here: all ranks.
         comm: their communicator.
-        host: those of this host.
-        trainer: whose moments are shared.
-        wanted: shared whether it is worth it or not, with words where it cannot be.
+        host: the ranks of this host.
+        trainer: the trainer whose moments are shared.
+        wanted: share whether it pays or not, and report if this is not possible.
         negotiation: of the same ranks.
     """
 
@@ -263,15 +263,17 @@ class SharedModel:
         return self.copy.shared and bool(lib.dn_store_is_shared(self._root))
 
     def ask(self) -> int:
-        """Before ranks agree: a flag if this one has gone private. If not, so it stays."""
+        """The flag to send before the negotiation if this rank has gone private. If it has not, it
+        stays shared during the update."""
         self._pinned = self.copy.shared and bool(
             self.copy.comm is None or lib.dn_trainer_pin(self._trainer)
         )
         return 0 if self._pinned or not self.copy.shared else Flag.APART
 
     def foresee(self, follow_up: Any, plan: Plan) -> bool:
-        """Before ranks agree, in place of ask() and begin(): says in a dn_follow_up what is to be
-        shared if they agree as planned. False: it must be asked, and nothing is said."""
+        """Before the negotiation, in place of ask() and begin(): enters into a dn_follow_up what is
+        shared if all messages are as planned. Returns False, having entered nothing, if the ranks
+        must negotiate about it."""
         copy = self.copy
         if not copy.shared:
             follow_up.window, self._foreseen = NULL, None
@@ -286,19 +288,19 @@ class SharedModel:
         return True
 
     def ended(self) -> None:
-        """All that was foreseen has been done."""
+        """Called when all of the follow-up has been done."""
         self.copy.updates += self.copy.shared
         self._pinned, self._plan = False, None
 
     def begin(
         self, agreed: Negotiated | AsPlanned, plan: Plan | None, wire: HybridExchange | None
     ) -> None:
-        """Ranks have agreed, and gradients are not summed yet. Collective.
+        """Called after the negotiation, before gradients are summed. Collective.
 
         Args:
-            agreed: what on.
-            plan: what gradients will be summed by, if they may be in pieces.
-            wire: the same between hosts.
+            agreed: what was negotiated.
+            plan: the plan for the sum, if each rank may take only its part.
+            wire: the exchange between hosts, likewise.
         """
         copy = self.copy
         if not copy.shared or agreed.__class__ is not AsPlanned:  # in the steady state it is
@@ -322,7 +324,7 @@ class SharedModel:
             wire.own()
 
     def _share(self, agreed: Negotiated | AsPlanned) -> None:
-        """Goes private, or shares anew, as ranks have agreed."""
+        """Goes private or shares again, as negotiated."""
         copy, structure = self.copy, self._negotiation.structure
         adopted, self._structure = structure is not self._structure, structure
         apart = isinstance(agreed, Negotiated) and bool(agreed.of_any & Flag.APART)
@@ -335,19 +337,19 @@ class SharedModel:
             copy.share(self._here, self._comm, self._host, structure, self._wanted, what)
 
     def complete(self) -> None:
-        """No update follows the sum: gradients are to be seen as they are."""
+        """Makes all gradients visible, since no update follows the sum."""
         if self._plan is not None:
             check(lib.dn_shm_comm_complete(self._plan.c))
         if self._wire is not None and self._agreed is not None:
             self._wire.complete(self._agreed)
 
     def end(self, what: str) -> None:
-        """Waits, when this rank has updated its share, for the others of its host."""
+        """Waits for the other ranks of the host after this rank has updated its share."""
         comm = self.copy.comm
         if not self._pinned or comm is None:
             return
         while True:
-            outcome = lib.dn_shm_comm_close(comm, self._root, LOOK)
+            outcome = lib.dn_shm_comm_close(comm, self._root, SPIN)
             if outcome != lib.DN_SHM_COMM_WAITS:
                 break
             self._here.wait_until(lambda: lib.dn_shm_comm_received(comm, 0), what)
@@ -356,7 +358,7 @@ class SharedModel:
         self.leave()
 
     def leave(self) -> None:
-        """Readers may read. Also after an exception."""
+        """Lets readers read, also after an exception."""
         self._plan = None
         if self._wire is not None:
             self._wire.settle()
@@ -367,9 +369,8 @@ class SharedModel:
 
 
 def _blocks(root: Root, trainers: Sequence[Trainer]) -> list[Block]:
-    """The large blocks of values and moments, alike on all ranks that have made them alike: those
-    of whole huge pages first, so that they begin at multiples of these where they are put one
-    behind the other."""
+    """The large blocks of values and moments, in the same order on all ranks. Blocks of whole huge
+    pages come first, so that they stay aligned to huge pages when placed one after the other."""
     blocks: list[Block] = []
     for of, call in [
         (root.c, lib.dn_store_blocks),
@@ -385,7 +386,8 @@ def _blocks(root: Root, trainers: Sequence[Trainer]) -> list[Block]:
 
 
 def refuse_written() -> NoReturn:
-    """The model cannot be updated by its owners: another thread has gone private with it.
+    """Raises because the model cannot be updated by its owners: another thread has made it
+    private.
 
     Raises:
         RuntimeError: always.
@@ -402,8 +404,7 @@ def _say(here: World, error: str) -> None:
 
 
 def _before_fork() -> None:
-    """A child goes on with the values of this moment: this process gets its own, of which the child
-    has a copy."""
+    """Makes the model private before a fork, so that the child has a copy of the present values."""
     for copy in list(_copies.values()):
         lib.dn_store_detach(copy.root.c)
 

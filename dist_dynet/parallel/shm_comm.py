@@ -1,10 +1,10 @@
-"""The ranks of one host as csrc/parallel/shm_comm.c knows them: messages in shared memory, and the
+"""The ranks of one host as csrc/parallel/shm_comm.c sees them: messages in shared memory, and the
 steady state without Python.
 
-After a backward neither Python's code nor its data are in the caches any more. So an update of
-parameters for which there is a plan, whichever of them each rank has used, with rows that fit into
-their buffers, is one call of C, or one each that negotiates and sums. It knows how to wait; what is
-shared, and the plan, are the business of shared.py.
+After a backward pass, neither Python's code nor its data are in the caches. So an update is one
+call of C, or one each that negotiates and sums, if there is a plan for its parameters, whichever of
+them each rank has used, and rows fit into their buffers. This module knows how to wait; shared.py
+knows what is shared, and makes the plan.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ._world import World
 from .memory import map_together, say_refused
 from .message import Flag, MessageLayout
 from .negotiation import MpiTransport
-from .plan import LOOK, Plan, check
+from .plan import SPIN, Plan, check
 
 _negotiate = lib.dn_shm_comm_negotiate
 _update = lib.dn_shm_comm_update
@@ -31,12 +31,13 @@ _WAITS = lib.DN_SHM_COMM_WAITS
 _UNPLANNED = Flag.UNPLANNED | Flag.APART
 
 _CAPACITY = 1024
-"""Bytes of a message, at least: a communicator whose model grows a little need not be made anew."""
+"""Smallest size of a message buffer in bytes: a model that grows a little needs no new
+communicator."""
 
 
 class SharedTransport:
-    """Messages through memory that the ranks share. Without that it goes on by MPI, and rank 0 says
-    so on stderr.
+    """Messages through shared memory. Without it MPI is used instead, and rank 0 reports this on
+    stderr.
 
     Args:
         here: the ranks.
@@ -45,9 +46,9 @@ class SharedTransport:
 
     def __init__(self, here: World, comm: Any) -> None:
         self._here, self._comm, self._by_mpi = here, comm, MpiTransport(here, comm)
-        self.plan: Plan | None = None  # what the steady state follows; the same on all ranks
-        self.refused = False  # there is no such memory
-        self.quick = 0  # how many agreements were as planned
+        self.plan: Plan | None = None  # of the steady state; the same on all ranks
+        self.refused = False  # there is no shared memory
+        self.quick = 0  # how many negotiations went as planned
         self._c: Any = None
         self._capacity = 0  # bytes of the longest message
         self._memory: Any = None
@@ -79,7 +80,7 @@ class SharedTransport:
         call, what = _negotiate, [message, layout.members, plan, average]
         if follow_up is not None:
             call, what = _update, [*what, follow_up]
-        while (outcome := call(self._c, *what, LOOK)) == _WAITS:
+        while (outcome := call(self._c, *what, SPIN)) == _WAITS:
             at_end = follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_CLOSE
             self._await(follow_up.window if at_end else self._c)
         if outcome < 0:
@@ -106,14 +107,14 @@ class SharedTransport:
         return self.plan.meters
 
     def sum(self) -> None:
-        """Adds up gradients as planned; after a send() that has returned True. Collective."""
+        """Sums gradients as planned, after a send() that has returned True. Collective."""
         assert self.plan is not None
-        while (outcome := _sum(self._c, self.plan.c, LOOK)) == _WAITS:
+        while (outcome := _sum(self._c, self.plan.c, SPIN)) == _WAITS:
             self._await(self._c)
         check(outcome)
 
     def _await(self, comm: Any) -> None:
-        """Until all ranks have sent as much as this one by this dn_shm_comm."""
+        """Waits until all ranks have sent as much as this one by this dn_shm_comm."""
         self._here.wait_until(lambda: lib.dn_shm_comm_received(comm, 0), self._name())
 
     def _share(self, layout: MessageLayout, name: Callable[[], str]) -> bool:
@@ -125,7 +126,7 @@ class SharedTransport:
         share = -(-lib.dn_shm_comm_bytes(here.size, capacity) // here.size)
 
         def sizes(fast: list[bool]) -> list[int]:
-            # a rank on which it is switched off decides for all: they must not part here
+            # one rank without fast paths decides for all, so that all take the same path
             self._alike = all(fast)
             return [share]
 

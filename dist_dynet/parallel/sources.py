@@ -1,9 +1,9 @@
-"""Which batch the gradients of a collection come from: each update asks.
+"""Which batch the gradients of a collection come from, as each update asks.
 
-Backward passes between a loop's giving a batch and its asking for the next one belong to that
-batch, as long as one loop is under way and does something with each batch before it asks for the
-next. Where that is not so (lists of batches, loops that read ahead, several loops at once) only the
-program knows: the answer says so, and what to write. No rank is asked.
+Backward passes between the time when a loop yields a batch and when it is asked for the next one
+belong to that batch, as long as only one loop runs and does something with each batch before it
+asks for the next. Otherwise (lists of batches, loops that read ahead, several loops at once) only
+the program knows: the answer says so, and what to write. Nothing here communicates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from .._ffi import lib
 from ..params.collection import ParameterCollection, handles_of, root_of
-from . import looks
+from . import batch_reads
 from .batches import SEVERAL, Batch, Loop, present_batch, process
 
 _UNKNOWN = (
@@ -59,26 +59,26 @@ class Sources:
 
     Args:
         m: the collection.
-        is_last: whether the update comes with the pass that there is now.
+        is_last: returns whether the update comes with the present pass.
     """
 
     def __init__(self, m: ParameterCollection, is_last: Callable[[], bool]) -> None:
         self._m, self._root, self._is_last = m, root_of(m), is_last
-        self._in_part: Batch[Any] | None = None  # what passes before this one are of
+        self._in_part: Batch[Any] | None = None  # the batch of the passes before this one
         self._passes = lib.dn_store_passes(self._root.c)
         self._batches: list[Batch[Any] | None] = []
         # the loop that gradients came from last; its last batch without examples that no update
-        # has used; the one before, that was used
+        # has used; the one before it, which was used
         self._loop: weakref.ref[Loop] | None = None
         self._empty: Batch[Any] | None = None
         self._used: weakref.ref[Batch[Any]] | None = None
-        self._last: weakref.ref[Batch[Any]] | None = None  # that gradients came from last
+        self._last: weakref.ref[Batch[Any]] | None = None  # the batch that gradients came from last
         process.made += 1
         self._serial = process.made
         process.sources.append(weakref.ref(self, process.sources.remove))
 
     def look(self, batch: Batch[Any] | None) -> None:
-        """Backward passes since the last look belong to this batch."""
+        """Assigns the backward passes since the last look to this batch."""
         passes = lib.dn_store_passes(self._root.c)
         if passes != self._passes:
             self._passes = passes
@@ -97,16 +97,16 @@ class Sources:
             self._empty = None if len(batch) else batch
 
     def begin(self) -> None:
-        """A loop gives another batch."""
+        """Called when a loop yields another batch."""
         if self._batches and self._is_empty():
-            self._batches.clear()  # an update has used them, or the program has thrown them away
+            self._batches.clear()  # an update has used them, or the program has dropped them
 
     def find(self, named: object = None) -> tuple[Batch[Any] | None, str]:
-        """The one batch that the gradients come from, None if they come from none; and why that
-        cannot be known, in a message.
+        """The one batch that the gradients come from, None if there is none; and a message if that
+        cannot be known.
 
         Args:
-            named: what the program says itself; then it is None.
+            named: what the program names itself; then the batch is None.
         """
         present = present_batch() if process.loops else None
         self.look(present)
@@ -119,7 +119,7 @@ class Sources:
             return None, inside
         if len(self._batches) > 1:
             return None, _SEVERAL
-        # a loop that has ended may have left gradients to this update, on ranks with examples
+        # a loop that has ended may have left gradients for this update, on ranks with examples
         if self._batches:
             batch = self._batches[0]
         else:
@@ -131,8 +131,8 @@ class Sources:
         return None, doubt + _UNKNOWN
 
     def _inside(self, batch: Batch[Any] | None) -> str:
-        """Whether the program goes through a batch's examples, or has looked at a part of them
-        alone, and would update in between: why that is refused."""
+        """Why an update is refused if the program is in the middle of a batch's examples, or has
+        read only a part of them; empty if it is not."""
         before, self._in_part = self._in_part, None
         if before is not None and before is not batch and before.reading.is_in_part(len(before)):
             before.reading.end()
@@ -142,7 +142,7 @@ class Sources:
         part, size = batch.reading, len(batch)
         words = _INSIDE if part.is_under_way(size) else ""
         if not words and part.is_in_part(size):
-            if not self._is_last():  # the passes of one batch may each be of a part
+            if not self._is_last():  # each pass may be of a part of the batch
                 self._in_part = batch
                 return ""
             words = _IN_PART
@@ -151,22 +151,23 @@ class Sources:
 
     def contradict(self, named: Batch[Any], by_share: bool = True) -> str:
         """Why the gradients that find() has looked at do not come from the batch that the program
-        has named, or not from it alone; nothing if that is not certain.
+        names, or not from it alone; empty if that is not certain.
 
         Args:
             named: the batch.
-            by_share: others do no harm of which this rank has the same share.
+            by_share: accept other batches of which this rank has the same share.
         """
         others = [b for b in self._batches if b is not None and b is not named]
         if others and not any(self._doubt(b) for b in others):
             if by_share and all(_share_alike(b, named) for b in others):
                 return ""
             return _SEVERAL if len(self._batches) > 1 else _ANOTHER
-        alike = all(_share_alike(b, named) for b in looks.beside(named, self._root))
+        alike = all(_share_alike(b, named) for b in batch_reads.others_read(named, self._root))
         return "" if alike else _MIXED
 
     def _doubt(self, batch: Batch[Any] | None) -> str:
-        """Why gradients that seem to come from this batch may come from another one."""
+        """Why gradients that seem to come from this batch may come from another one; empty if they
+        do not."""
         if batch is SEVERAL:
             return "several loops over shard() are under way"
         if batch is None:
@@ -196,12 +197,12 @@ class Sources:
         return ""
 
     def is_idle(self, batch: Batch[Any]) -> bool:
-        """Whether there was no backward pass since the last update, when find() has looked, nor one
-        of this batch before that, as where its parts are passes of an accumulation."""
+        """Whether there was no backward pass since the last update when find() looked, nor one of
+        this batch before it, as when its parts are passes of an accumulation."""
         return not self._batches and (self._last is None or self._last() is not batch)
 
     def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:
-        """While backward goes on in a thread: the batch that it belongs to, and whether that is
+        """While a thread runs backward: the batch that it belongs to, and whether that is
         certain."""
         loops = process.loops
         mine = [loop.present for loop in loops if loop.thread == thread]
@@ -209,7 +210,7 @@ class Sources:
         return batch, not self._batches and len(mine) == len(loops) <= 1 and not self._doubt(batch)
 
     def clear(self) -> None:
-        """The gradients were used."""
+        """Called when the gradients were used."""
         self._passes = lib.dn_store_passes(self._root.c)
         self._batches.clear()
         if self._empty is not None:
@@ -225,5 +226,6 @@ class Sources:
 
 
 def _share_alike(a: Batch[Any], b: Batch[Any]) -> bool:
-    """Whether this rank has the same share of both, so that one weight is right for both."""
+    """Whether this rank has the same share of both batches, so that one weight is right for
+    both."""
     return a.total is not None and b.total is not None and a.n * b.total == b.n * a.total

@@ -1,7 +1,7 @@
-"""Which parameters a collection holds, in an order that all ranks share: compared over the ranks,
-and given the same values.
+"""The parameters of a collection, in an order that all ranks share: compared over the ranks, and
+broadcast.
 
-It knows names, dims and places in chunks, and nothing of gradients.
+It knows names, dims and places in chunks, and nothing about gradients.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from ._world import World, hash_of
 
 
 class Structure:
-    """The parameters of a collection at one time: the dense ones, then the tables, in the order
-    they were added."""
+    """The parameters of a collection at one time: the dense ones, then the tables, in the order in
+    which they were added."""
 
     def __init__(self, m: ParameterCollection) -> None:
         self.dense = m.parameters_list()
         self.tables = m.lookup_parameters_list()
         self.parameters: list[AnyParameter] = [*self.dense, *self.tables]
         self.root = root_of(m)
-        self.handles = handles_of(self.parameters)  # what C calls take
+        self.handles = handles_of(self.parameters)  # arguments of C functions
         self.places = [
             (lib.dn_param_chunk(p), lib.dn_param_offset(p), lib.dn_param_size(p))
             for p in self.handles[: len(self.dense)]
@@ -46,7 +46,7 @@ class Structure:
         self.hash = hash_of(repr(self._entries))
 
     def fits(self, m: ParameterCollection) -> bool:
-        """Whether the collection has still these parameters; they can only become more."""
+        """Whether the collection still has exactly these parameters; it can only gain some."""
         return counts_of(m) == self._counts
 
     def check(self, here: World, comm: Any, what: str) -> None:
@@ -75,7 +75,7 @@ class Structure:
     def broadcast(
         self, here: World, comm: Any, what: str, known: Iterable[AnyParameter] = ()
     ) -> None:
-        """Gives every rank rank 0's values, of all parameters but the known ones. Collective."""
+        """Gives every rank the values of rank 0, except for known parameters. Collective."""
         skip = set(known)
         new = [h for p, h in zip(self.parameters, self.handles, strict=True) if p not in skip]
         self.root.detach()
@@ -83,9 +83,9 @@ class Structure:
         self.root.changed(new)
 
     def warn_of_numbered(self, known: Iterable[AnyParameter], here: World) -> None:
-        """Rank 0 warns once if the program has made parameters for a batch of shard(), beside the
-        known ones, that only their number tells from one another: it is the same on all ranks,
-        whatever they were made for."""
+        """Rank 0 warns once if the program has made new parameters while it worked on a batch of
+        shard() that only their number tells apart: numbers are the same on all ranks, whatever the
+        parameters were made for."""
         if here.rank or "numbered" in manner.said:
             return
         p = first_numbered(self.parameters, known)
@@ -102,8 +102,8 @@ class Structure:
             )
 
     def materialise(self, chosen: Iterable[bool] | None = None) -> None:
-        """Multiplies the weight decay into the rows of these tables, as an update does now and then
-        and reading does; None: of all."""
+        """Multiplies the pending weight decay into the rows of these tables, as reading them does;
+        None: of all tables."""
         handles = self.handles[len(self.dense) :]
         for handle, wanted in zip(handles, chosen or [True] * len(handles), strict=True):
             if wanted:
@@ -112,14 +112,13 @@ class Structure:
     def compare(
         self, here: World, comm: Any, what: str, chosen: Sequence[int] | None = None
     ) -> None:
-        """Makes sure that the values are equal over the ranks, bit for bit, as they are stored.
-        Collective.
+        """Makes sure that the stored values are equal on all ranks, bit for bit. Collective.
 
         Args:
             here: the ranks.
             comm: their communicator.
             what: the name of the collective operation.
-            chosen: places of the parameters that are compared; None: all.
+            chosen: positions of the parameters to compare; None: all.
 
         Raises:
             RuntimeError: on all ranks, naming rank and parameter.
@@ -139,7 +138,7 @@ class Structure:
 
 
 def _kind_of(p: AnyParameter) -> str:
-    """What must be alike on all ranks beside the name."""
+    """What must be equal on all ranks beside the name."""
     precision = p.precision() if isinstance(p, Parameters) else None
     return f"{p.shape()}" + ("" if precision is None else f" with precision {precision!r}")
 
@@ -169,7 +168,7 @@ def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> st
 
 
 def broadcast_state(here: World, comm: Any, trainer: Trainer) -> None:
-    """Gives every rank rank 0's trainer state, if any rank has made updates. Collective.
+    """Gives every rank the trainer state of rank 0, if any rank has made updates. Collective.
 
     Raises:
         RuntimeError: on all ranks: the trainers were made with different constants.

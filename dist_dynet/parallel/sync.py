@@ -1,8 +1,8 @@
-"""Sync: one update of a DistributedTrainer, from the gradients of this rank to parameters that are
-equal on all.
+"""Sync: one update of a DistributedTrainer, from this rank's gradients to parameters that are equal
+on all ranks.
 
 negotiate -> sum -> apply -> account. It knows the order of these, and what an exception in between
-leaves behind. How much gradients count is said by its callers: trainer.py and join.py.
+leaves behind. Its callers, trainer.py and join.py, decide how much gradients count.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Sync:
 
     Args:
         here: the ranks.
-        trainer: of which rule, settings and parameters are.
+        trainer: has the rule, the settings and the parameters.
         weighted: sums are divided by the sum of weights.
-        reproducible: adds up in an order that does not depend on the ranks.
+        reproducible: sums in an order that does not depend on the ranks; None: any order.
     """
 
     def __init__(
@@ -51,31 +51,31 @@ class Sync:
         self.hooks = Hooks(trainer)
         self.passes = Accumulation(trainer)
         self.sources = Sources(trainer.collection, self.passes.is_last)
-        self.negotiation: Negotiation | None = None  # as the exchange: with several ranks
+        self.negotiation: Negotiation | None = None  # as the exchange: only with several ranks
         self.exchange: Exchange | None = None
         # the exchange, if it is one between hosts, which sends during backward and compresses
         self.wire: HybridExchange | None = None
         self.model: SharedModel | None = None  # of the ranks of this host
-        self.refusal = ""  # why the next exchange is to be refused, as who asks for it has found
-        # what else must be alike on the ranks that go on, and whether it may differ on this one
-        self.beside: tuple[float, ...] = ()
+        self.refusal = ""  # why the next exchange must be refused, set by its caller
+        # what else must be equal on the ranks that go on, and whether it may differ on this one
+        self.inner_settings: tuple[float, ...] = ()
         self.may_differ = False
         self.calls = 0  # of update()
-        # a bit for each pass since the last exchange in which this rank had examples, and made no
+        # a bit for each pass since the last exchange in which this rank had examples but made no
         # backward pass
         self._left_out = 0
-        # gradients of the last step were not finite, and some ranks have not run out of data
+        # gradients of the last step were not finite, and some ranks still have data
         self.is_not_finite = False
-        self.joins = 0  # how many Joins it is inside of
+        self.joins = 0  # how many Joins it is inside
         self._trainer = trainer
         self._follow_up = ffi.new("dn_follow_up *", {"trainer": self.hooks.c})
-        # an update has begun that is not done: so it stays if an exception comes that other ranks
-        # do not have
-        self._is_amid = False
-        self._foresees = self._sums = False  # C may do all of it; ranks have agreed
+        # an update has begun and not ended: stays True after an exception that other ranks do not
+        # have, so that further updates are refused
+        self._is_unfinished = False
+        self._foresees = self._sums = False  # C may do all of it; the ranks have agreed
 
     def begin(self, this: Pass) -> None:
-        """update() was called for this pass."""
+        """Called when update() is called for this pass."""
         self.calls += 1
         if this.n <= 0 or not self.weighted or self.reproducible is not None:
             return
@@ -84,35 +84,35 @@ class Sync:
             self._left_out |= 1 << self.passes.passes
 
     def residuals(self) -> dict[str, NDArray[Any]]:
-        """What compression has left over on this rank, by parameter. Views."""
+        """The rounding errors of compression on this rank, by parameter. Views."""
         return self.wire.residuals() if self.wire else {}
 
     def load_residuals(self, residuals: Mapping[str, NDArray[Any]], shared: bool) -> None:
-        """Goes on with these; shared: those of the whole host."""
+        """Continues with these; shared: they are those of the whole host."""
         if self.wire:
             self.wire.load_residuals(residuals, shared)
 
     @property
     def hosts(self) -> list[list[int]]:
-        """The ranks of each host, where they exchange by the wire."""
+        """The ranks of each host, if they exchange over the network."""
         return self.wire.hosts.ranks if self.wire else []
 
     def forget_gradients(self) -> None:
-        """Those that have come since the last pass; what waits of earlier passes stays."""
+        """Drops the gradients since the last pass; those of earlier passes stay."""
         with self.passes.stash.unseen():
             self._trainer.collection.reset_gradients()
 
-    def leave(self) -> None:
-        """Notes that this rank makes no update that the others may make now: it meets them no
-        more."""
-        self._is_amid = True
+    def mark_out_of_step(self) -> None:
+        """Notes that this rank skips an update that the others may make. Further ones are
+        refused."""
+        self._is_unfinished = True
 
     def waits(self) -> bool:
-        """Whether gradients wait to be applied; then there is no checkpoint."""
+        """Whether gradients wait to be applied; then no checkpoint is made."""
         return self.passes.waits() or (self.reproducible is not None and self.reproducible.pending)
 
     def wait(self) -> bool:
-        """Counts a pass whose gradients wait for others: nothing was updated."""
+        """Counts a pass whose gradients wait for others. Returns False: nothing was updated."""
         self.sources.clear()
         self.passes.count()
         return False
@@ -125,8 +125,8 @@ class Sync:
         problem: str = "",
         chosen: Sequence[AnyParameter] | None = None,
     ) -> tuple[bool, bool]:
-        """Exchanges and applies what was gathered: whether parameters were updated, and whether all
-        ranks have run out of data."""
+        """Exchanges and applies the gradients. Returns whether parameters were updated, and whether
+        all ranks have run out of data."""
         before = switch(NONE)
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
@@ -141,8 +141,8 @@ class Sync:
             switch(before)
 
     def _may_leave(self) -> bool:
-        """Whether parameters are as they were before the step, and no rank can have gone on: they
-        have not agreed yet."""
+        """Whether parameters are unchanged and no other rank can have gone on, since the ranks have
+        not agreed yet."""
         stage = self._follow_up.stage if self._foresees else lib.DN_FOLLOW_UP_AGREE
         return not self._sums and stage < lib.DN_FOLLOW_UP_SUM
 
@@ -157,8 +157,8 @@ class Sync:
         over, what, model = bool(flags & Flag.ENDED), "", self.model
         self._foresees = self._sums = False
         self.is_not_finite = False
-        if not (problem and self.weighted):  # else ranks refuse it together
-            self.hooks.prepare()  # where no rank of the host writes values yet
+        if not (problem and self.weighted):  # otherwise the ranks refuse it together
+            self.hooks.prepare()  # no rank of the host writes values yet
         follow_up, stage = None, lib.DN_FOLLOW_UP_AGREE
         if self.negotiation is not None:
             follow_up = self._foresee(chosen)
@@ -175,14 +175,14 @@ class Sync:
         if self.reproducible is not None:
             problem = self.reproducible.sum(what, self.weighted, self.passes.stash.changes())
             if problem:
-                self._is_amid = False
+                self._is_unfinished = False
                 raise RuntimeError(f"{self.here.name} {what}: {problem}")
             if self.passes.is_last():
                 self.passes.restore()
         if (over and not self.hooks.waits()) or (
             self.reproducible is not None and not self.passes.is_last()
         ):
-            self._is_amid = False
+            self._is_unfinished = False
             self._conclude(False)
             return False, over
         updated = True
@@ -193,13 +193,13 @@ class Sync:
                     updated = self._apply(chosen)
                 else:
                     updated = self.hooks.fail(follow_up.error, self.hooks.members())
-            except RuntimeError:  # of gradients that are not finite, on all ranks
+            except RuntimeError:  # gradients are not finite, on all ranks
                 if model is not None:
                     model.complete()
                     model.end(what)
                 self._end_passes(False)
                 self._keep_sums(chosen, bool(flags & Flag.WEIGHED))
-                if chosen is None:  # as in one process the accumulation begins anew
+                if chosen is None:  # as in one process, a new accumulation begins
                     self.hooks.gathered = 0
                 self.is_not_finite = not over
                 raise
@@ -214,7 +214,7 @@ class Sync:
         return updated, over
 
     def _conclude(self, updated: bool) -> None:
-        """What was sent has come into an update, or has not."""
+        """Notes whether what was sent was used by an update."""
         if self.wire is not None:
             trainer, norm = self._trainer, lib.dn_trainer_last_norm(self.hooks.c)
             longest, limit = trainer.get_clip_threshold(), trainer.get_clip_value()
@@ -222,20 +222,20 @@ class Sync:
             self.wire.conclude(updated, factor, limit * trainer.accumulation)
 
     def _end_passes(self, updated: bool) -> None:
-        """Ranks have come to the end of an update, made or not: what follows is another one."""
+        """Called at the end of an update, whether it was made or not: another one begins."""
         self._conclude(updated)
-        self._is_amid = False
+        self._is_unfinished = False
         self.passes.passes = self.passes.in_place = 0
         self.passes.begun = False
 
     def _keep_sums(self, chosen: Sequence[AnyParameter] | None, weighed: bool) -> None:
-        """The gradients of an update that was refused are sums, the same on all ranks, and the
-        program may keep them: what the next exchange adds up is this rank's share of them."""
+        """After a refused update, gradients are sums, the same on all ranks, and the program may
+        keep them: they become this rank's share of the next sum."""
         if self.reproducible is not None:
             self.reproducible.keep_sums()
         elif self.negotiation is None:
             pass
-        elif self.joins:  # as those have done that have run out of data
+        elif self.joins:  # as the ranks do that have run out of data
             self.forget_gradients()
         elif weighed or not self.weighted:
             with self.passes.stash.unseen():
@@ -243,7 +243,7 @@ class Sync:
                     p.scale_gradient(1 / self.here.size)
 
     def _apply(self, chosen: Sequence[AnyParameter] | None) -> bool:
-        """As Hooks.apply(), of all ranks together."""
+        """As Hooks.apply(), on all ranks together."""
         lib.dn_trainer_together(self.hooks.c, 1)
         try:
             return self.hooks.apply(chosen)
@@ -251,7 +251,8 @@ class Sync:
             lib.dn_trainer_together(self.hooks.c, 0)
 
     def _foresee(self, chosen: Sequence[AnyParameter] | None) -> Any:
-        """The rest of the update, if C may do all of it at once where ranks agree as planned."""
+        """The follow-up for C, if it may do the rest of the update at once when all messages are as
+        planned."""
         exchange, model, follow_up = self.exchange, self.model, self._follow_up
         if (
             not isinstance(exchange, SharedExchange)
@@ -270,14 +271,14 @@ class Sync:
         return follow_up
 
     def _fail(self, follow_up: Any) -> None:
-        """Raises what C says that could not begin to update."""
+        """Raises the error of a follow-up that could not begin to update."""
         if follow_up.stage == lib.DN_FOLLOW_UP_OPEN:
-            self._is_amid = False
+            self._is_unfinished = False
             refuse_written()
         check(follow_up.error)
 
     def _sum(self, negotiated: Negotiated | AsPlanned) -> None:
-        """Gradients become their sums."""
+        """Replaces gradients by their sums."""
         assert self.negotiation is not None
         self._sums = True
         switch(lib.DN_EXCHANGE)
@@ -289,7 +290,7 @@ class Sync:
         self.passes.stash.mark()
 
     def _begin(self, model: SharedModel, agreed: Negotiated | AsPlanned) -> None:
-        """The ranks of a host may share their model from here on."""
+        """Lets the ranks of a host share their model from here on."""
         exchange = self.exchange if self.reproducible is None else None
         try:
             model.begin(
@@ -297,23 +298,24 @@ class Sync:
                 exchange.transport.plan if isinstance(exchange, SharedExchange) else None,
                 self.wire if exchange is not None else None,
             )
-        except RuntimeError:  # of values that differ, on all ranks
+        except RuntimeError:  # values differ, on all ranks
             self.passes.stash.mark()
-            self._is_amid = False
+            self._is_unfinished = False
             raise
 
     def _negotiate(
         self, weight: float, step: Step, flags: int, problem: str, follow_up: Any
     ) -> Negotiated | AsPlanned:
-        """What all ranks know before gradients move; with a follow-up that may be under way."""
+        """What all ranks know before gradients move. With a follow-up, C may already have made the
+        rest of the update."""
         assert self.negotiation is not None
-        if self._is_amid:
+        if self._is_unfinished:
             raise RuntimeError(
                 f"{self.here.name} update: one before it was interrupted, so that this rank is out"
                 " of step with the others. Start the job again from a checkpoint."
             )
-        self.here.refuse_call()
-        self._is_amid, wire = True, self.wire
+        self.here.refuse_collective()
+        self._is_unfinished, wire = True, self.wire
         if self.joins:
             flags |= Flag.JOIN | Flag.MAY_DIFFER * self.may_differ
         if self._left_out:
@@ -332,10 +334,10 @@ class Sync:
             if wire is not None:
                 wire.drop("gradient exchange that was given up")
             self.passes.stash.mark()
-            self._is_amid = False
+            self._is_unfinished = False
             raise
         if isinstance(negotiated, Negotiated) and flags & Flag.ENDED and not negotiated.over:
-            # goes on as the ranks do that still have data
+            # takes the settings of the ranks that still have data
             negotiated.settings.set_on(self._trainer)
             self.hooks.prepare()
         return negotiated

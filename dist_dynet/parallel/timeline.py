@@ -1,8 +1,8 @@
 """The timeline of this process: what it does when, written to a file while it runs.
 
-`--timeline FILE` of dist-dynet run sets DIST_DYNET_TIMELINE. C writes the spans (csrc/meter.c);
-this module begins and ends it, and compares the clocks of hosts. The environment of rank 0 counts
-for all. docs/metrics.md says what to do with the file.
+`--timeline FILE` of dist-dynet run sets DIST_DYNET_TIMELINE; that of rank 0 counts for all ranks. C
+writes the spans (csrc/meter.c); this module starts and ends the recording, and compares the clocks
+of hosts. docs/metrics.md explains what to do with the file.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ._world import World
 FILE = os.environ.get("DIST_DYNET_TIMELINE", "")
 
 _ROUNDS = 20
-"""Messages to and fro by which a clock is compared; the quickest counts."""
+"""Number of round trips by which clocks are compared; the fastest counts."""
 
 
 class Recording:
-    """That of one process.
+    """The recording of one process.
 
     Args:
-        folder: of the parts.
-        part: the descriptor of this one's.
-        host: this one.
+        folder: the folder of the parts.
+        part: the descriptor of this process's part.
+        here: all ranks.
     """
 
     def __init__(self, folder: Path, part: int, here: World, comm: Any) -> None:
@@ -48,11 +48,12 @@ class Recording:
         os.register_at_fork(after_in_child=lambda: lib.dn_meter_record(-1, 0))
 
     def check_folder(self, mark: str) -> None:
-        """Looks for a file that rank 0 has made."""
+        """Looks for a file that rank 0 has made, to find out whether it sees the same folder."""
         self._sees_first = (self._folder / mark).exists()
 
     def leave(self) -> None:
-        """The regular end. Collective, if there are other ranks."""
+        """Ends the recording at a regular end of the program. Collective, if there are other
+        ranks."""
         if self._ended or os.getpid() != self._process:
             return
         if self._comm is not None:
@@ -64,11 +65,12 @@ class Recording:
             self._merge()
 
     def abort(self) -> None:
-        """The job ends because of this rank. Where a launcher of ours waits, it makes the file."""
+        """Ends the recording because this rank ends the job. If dist-dynet run waits, it makes the
+        file."""
         if not self._ended and os.getpid() == self._process:
             self._end()
             if "DIST_DYNET_ATTEMPT" not in os.environ:
-                time.sleep(0.3)  # other ranks write what they hold
+                time.sleep(0.3)  # lets other ranks write their last spans
                 self._merge()
 
     def _end(self) -> None:
@@ -81,7 +83,7 @@ class Recording:
             )
 
     def _bring(self) -> None:
-        """Parts that rank 0 does not see go to it. When it has them all, all are complete."""
+        """Sends parts that rank 0 does not see to it. Once it has them all, all are complete."""
         name = f"rank-{self._here.rank}"
         mine = None if self._sees_first else (self._folder / name).read_bytes()
         every = self._comm.gather(mine)
@@ -102,13 +104,13 @@ class Recording:
 
 
 def compare_clocks(here: World, comm: Any) -> tuple[int, int, int]:
-    """What this rank's clock shows, how much rank 0's is ahead of it then, and how wrong that may
-    be, in nanoseconds. Collective.
+    """The time of this rank's clock, how far rank 0's clock is ahead of it at that time, and the
+    uncertainty, in nanoseconds. Collective.
 
-    The ranks of rank 0's host read the same clock. Every other rank asks rank 0 for its time some
-    times, one rank after the other. Rank 0 read its clock at some moment between question and
-    answer; the middle of the two is taken for it, of the round with the least time between them.
-    That is wrong by at most half of this time.
+    The ranks on rank 0's host read the same clock. Every other rank, one after the other, asks rank
+    0 for its time several times. Rank 0 reads its clock at some moment between question and answer;
+    their middle is taken for that moment, in the fastest round trip. The error is at most half the
+    time of this round trip.
     """
     hosts = comm.allgather(identity())
     remote = [rank for rank in range(here.size) if hosts[rank] is None or hosts[rank] != hosts[0]]
@@ -146,7 +148,7 @@ def _head(here: World, **more: Any) -> dict[str, Any]:
 
 
 def begin(here: World) -> None:
-    """Records all ranks, if rank 0 is asked to. Collective."""
+    """Starts the recording on all ranks, if rank 0 is asked to record. Collective."""
     folder, mark, failure = "", "", ""
     if here.rank == 0 and FILE:
         try:
@@ -176,7 +178,7 @@ def begin(here: World) -> None:
     comm.Barrier()
     if here.rank == 0:
         (path / mark).unlink()
-    _failures.at_the_end(recording.leave, recording.abort)
+    _failures.at_end_of_job(recording.leave, recording.abort)
 
 
 def _begin_alone(_: Trainer) -> None:
@@ -198,7 +200,7 @@ def _begin_alone(_: Trainer) -> None:
 _alone: Recording | None = None
 
 
-def begin_with_the_first_trainer() -> None:
-    """Without other ranks, it is recorded from the first trainer on, if there is a file."""
+def record_from_first_trainer() -> None:
+    """In a single process, starts the recording with the first trainer, if there is a file."""
     if FILE and _launcher.find() is None:
         Hooks.on_new(Trainer, _begin_alone)

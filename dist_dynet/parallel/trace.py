@@ -1,7 +1,8 @@
-"""Timelines as files: what each rank has written becomes one file in Chrome's trace format.
+"""Timelines as files: the parts that ranks have written become one file in Chrome's trace format.
 
-Each rank writes a part, `FILE.parts/rank-3`, of a line of JSON and of records of C (dn_span). Parts
-grow while the job runs, so they are there whatever ends it. It knows files, and no ranks.
+Each rank writes a part, `FILE.parts/rank-3`: a line of JSON, then binary records (dn_span). Parts
+grow while the job runs, so that they exist however it ends. This module knows files, and nothing
+about ranks.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from ..meter import PHASES
 from ..trace_events import named
 
 MOST_SPANS = 1_000_000
-"""Of a rank: then it writes no more. A viewer would not take them."""
+"""A rank writes at most so many spans: viewers do not handle more."""
 
 SHORTEST = 1000
-"""Nanoseconds of a span that is shown: viewers count in microseconds."""
+"""Shortest span that is shown, in nanoseconds: viewers count in microseconds."""
 
 SYNC = -1
 """In place of a phase: at local time `begin` the first rank's clock was `end` ahead."""
@@ -38,12 +39,12 @@ _COLOURS = {
     "save": "grey",
     "evaluate": "thread_state_uninterruptible",
 }
-"""Names of Chrome's palette; other viewers choose their own."""
+"""Names from Chrome's palette; other viewers choose their own."""
 
 
 def reserve(file: Path) -> Path:
-    """Makes the folder for the parts of a new timeline, and thereby chooses its name: `file`, or,
-    where that is taken, `file` with -1, -2, ... before its suffix.
+    """Creates the folder for the parts of a new timeline, and thereby chooses its name: `file`, or,
+    if that is taken, `file` with -1, -2, ... before its suffix.
 
     Raises:
         OSError: it cannot be made.
@@ -67,7 +68,7 @@ def reserve(file: Path) -> Path:
 
 
 def open_part(folder: Path, rank: int, head: dict[str, Any]) -> int:
-    """A descriptor for the records of a rank; the head is written."""
+    """A descriptor for the records of a rank, after the head was written."""
     path = folder / f"rank-{rank}"
     part = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     os.write(part, json.dumps({"rank": rank, **head}).encode() + b"\n")
@@ -80,7 +81,7 @@ def write_sync(part: int, local: int, ahead: int) -> None:
 
 
 class Span(NamedTuple):
-    """When, by the first rank's clock in nanoseconds, and which phase."""
+    """Begin and end by the first rank's clock, in nanoseconds, and the phase."""
 
     begin: float
     end: float
@@ -88,7 +89,7 @@ class Span(NamedTuple):
 
 
 class Part:
-    """What a rank has written. Records that are not whole are left out."""
+    """The part that a rank has written. Incomplete records are skipped."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -103,14 +104,14 @@ class Part:
             yield from _RECORD.iter_unpack(block[: len(block) // _RECORD.size * _RECORD.size])
 
     def _ahead(self, local: float) -> float:
-        """By how much the first rank's clock is ahead: clocks drift, so it is a line through what
-        was measured at the start and at the end, if there was a regular end."""
+        """How far the first rank's clock is ahead. Clocks drift, so this is interpolated between
+        the measurements at the start and, after a regular end, at the end."""
         (first, ahead), (last, ahead_then) = self._syncs[0], self._syncs[-1]
         slope = (ahead_then - ahead) / (last - first) if last > first else 0.0
         return ahead + slope * (local - first)
 
     def spans(self) -> Iterator[Span]:
-        """All of them, in order."""
+        """All spans, in order."""
         with self._path.open("rb") as file:
             for begin, end, phase in self._records(file):
                 if phase != SYNC and self._syncs:
@@ -118,8 +119,8 @@ class Part:
 
 
 def merge(folder: Path) -> str:
-    """Makes the timeline of the parts in a folder and removes them; what is to be said of it, or
-    nothing if somebody else does this now, or there are no parts.
+    """Makes the timeline from the parts in a folder and removes them. Returns a message; empty if
+    another process is doing this now, or there are no parts.
 
     Raises:
         OSError: it cannot be written; the parts stay.
@@ -133,7 +134,7 @@ def merge(folder: Path) -> str:
     try:
         parts = []
         for path in sorted(folder.glob("rank-*"), key=lambda p: int(p.name.partition("-")[2])):
-            with suppress(ValueError):  # a rank that died while it wrote its first line
+            with suppress(ValueError):  # the rank died while it wrote its first line
                 parts.append(Part(path))
         if parts:
             with draft.open("w") as file:
@@ -151,8 +152,8 @@ def merge(folder: Path) -> str:
 
 
 def merge_all(file: Path, again: bool = False) -> list[str]:
-    """The same for all timelines by this name, numbered ones included; again: also where somebody
-    was killed who did this."""
+    """Merges all timelines with this name, including numbered ones. again: also those where a
+    process was killed while merging."""
     names = [file.name, *(p.name for p in file.parent.glob(f"{file.stem}-*{file.suffix}{_PARTS}"))]
     folders = {file.with_name(name.removesuffix(_PARTS) + _PARTS) for name in names}
     for folder in folders if again else ():
@@ -162,8 +163,8 @@ def merge_all(file: Path, again: bool = False) -> list[str]:
 
 
 def write(file: TextIO, parts: list[Part]) -> str:
-    """Writes a timeline in Chrome's trace format: a process for each host, a thread for each rank.
-    Returns what it has, in words."""
+    """Writes a timeline in Chrome's trace format: a process per host, a thread per rank. Returns a
+    description of its content."""
     hosts = list(dict.fromkeys(part.head["host"] for part in parts))
     first = min((next(part.spans(), Span(0, 0, 0)).begin for part in parts), default=0)
     events: list[dict[str, Any]] = []

@@ -1,8 +1,7 @@
 """DistributedTrainer: a trainer whose gradients are averaged over the ranks before each update.
 
-It knows which batch gradients come from, with what weight they count, and when ranks exchange. How
-an update is made together is sync.py's business; the wrapped trainer knows the rule, the norm and
-the clipping.
+It decides which batch gradients belong to, how much they count, and when ranks exchange. sync.py
+makes the update; the wrapped trainer knows the rule, the norm and the clipping.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ..trainers import Trainer
 from . import _saving, environment, metrics, own_gradients, trial
 from ._session import world
 from ._world import hash_of
-from .accumulation import Pass, odd_pass, refuse_micro_batch, share
+from .accumulation import Pass, pass_of_unusual_batch, refuse_micro_batch, share
 from .batches import Batch, update_called
 from .compression import CODES
 from .division import checked_weight
@@ -135,7 +134,7 @@ class DistributedTrainer(TrainerWrapper):
         self._inner, self._average = trainer, average
         if accumulate != 1:
             trainer.set_accumulation(accumulate)
-        self._world = here = world(comm).patient(timeout)
+        self._world = here = world(comm).with_timeout(timeout)
         self._unbatched = Pass(None, 1.0, float(here.size), False)
         shared_model = DEFAULT if shared_model is None else bool(shared_model)
         if comm is not None:
@@ -143,7 +142,7 @@ class DistributedTrainer(TrainerWrapper):
         comm = here.lend(self) if here.size > 1 else None
         micro_sum = ReproducibleSum(here, comm, trainer.collection) if reproducible else None
         self.sync = Sync(here, trainer, average != "sum", micro_sum)
-        """What Join and Checkpointer need as well."""
+        """Also used by Join and Checkpointer."""
         watching, checks = trial.present(), check
         check = check or watching is not None
         if here.size > 1:
@@ -156,7 +155,7 @@ class DistributedTrainer(TrainerWrapper):
             )
             environment.compare(here, comm, what)
             if check:
-                here.check_from_now_on()
+                here.set_checks()
             if self.sync.reproducible:
                 self.sync.reproducible.check_hosts(what)
             host = ranks_of_host(here, comm, what)
@@ -179,10 +178,10 @@ class DistributedTrainer(TrainerWrapper):
             watching.watch(trainer, self.sync, average, checks)
 
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
-        """Averages the gradients over the ranks, then updates as the wrapped trainer does. To be
-        called on all ranks.
+        """Averages the gradients over the ranks, then updates as the wrapped trainer does. Call it
+        on all ranks.
 
-        With accumulation over k calls that happens at every k-th, alike on all ranks.
+        With accumulation over k calls this happens at every k-th call, on all ranks alike.
 
         Args:
             weight: what the gradients come from: a batch of shard(), or n_r of this rank as a
@@ -201,7 +200,7 @@ class DistributedTrainer(TrainerWrapper):
                 several that is a RuntimeError on all.
             TypeError: it is neither a number nor a batch of shard(), likewise.
         """
-        this, sync = self._conclude(weight), self.sync
+        this, sync = self._find_pass(weight), self.sync
         passes = sync.passes
         if this.batch is not None and sync.reproducible is None:
             refuse_micro_batch(this.batch)
@@ -222,20 +221,20 @@ class DistributedTrainer(TrainerWrapper):
         self._end_pass(this)
         return updated
 
-    def _conclude(self, weight: Batch[Any] | float | None) -> Pass:
+    def _find_pass(self, weight: Batch[Any] | float | None) -> Pass:
         """Which batch the gradients come from, and how much they count."""
         batch, problem = self.sync.sources.find(weight)
         here, counts = self._world, self._world.size > 1 or self.sync.reproducible is not None
         if isinstance(weight, Batch):
             if weight.problem or weight.ranks is not here.members:
-                return odd_pass(weight, here, True, counts)
+                return pass_of_unusual_batch(weight, here, True, counts)
             if here.size > 1 and self.sync.weighted and self.sync.reproducible is None:
                 problem = problem or self.sync.sources.contradict(weight)
             total = weight.n if here.size == 1 else weight.total
             return Pass(weight, weight.n, total, True, problem)
         if weight is not None:
             if self._average == "sum":
-                self.sync.leave()
+                self.sync.mark_out_of_step()
                 raise ValueError(
                     f'update: with average="sum" nothing is weighted; got weight {weight!r:.60}.'
                     " Leave it out."
@@ -265,11 +264,11 @@ class DistributedTrainer(TrainerWrapper):
         if batch is None:
             return self._unbatched
         if batch.problem or batch.ranks is not here.members:
-            return odd_pass(batch, here, False, counts)
+            return pass_of_unusual_batch(batch, here, False, counts)
         return Pass(batch, batch.n, batch.total, False)
 
     def _end_pass(self, this: Pass) -> None:
-        """It was taken: what comes next is another one."""
+        """The pass was used: another one begins."""
         update_called(this.batch)
         if self.sync.wire is not None:
             self._set_overlap()
@@ -277,7 +276,8 @@ class DistributedTrainer(TrainerWrapper):
     # ---- several passes ----------------------------------------------------------------
 
     def _gather(self, this: Pass) -> bool:
-        """One of several passes that make an update: their gradients wait as they count in it."""
+        """One of several passes that make an update: their gradients wait, multiplied by their
+        weights."""
         sync, passes = self.sync, self.sync.passes
         is_last, passes.begun = passes.is_last(), True
         this = this._replace(problem=this.problem or sync.refusal or passes.doubt)
@@ -292,8 +292,8 @@ class DistributedTrainer(TrainerWrapper):
         else:
             passes.stay()
         step = this.step(passes.passes + 1)
-        if sync.beside:
-            step = step._replace(beside=sync.beside)
+        if sync.inner_settings:
+            step = step._replace(inner_settings=sync.inner_settings)
         if not is_last:
             if sync.weighted and (self._world.size > 1 or this.named or passes.stash.kept):
                 passes.keep(factor)
@@ -340,11 +340,11 @@ class DistributedTrainer(TrainerWrapper):
         sync.passes.stash.take(self.collection, 1.0)
         return sync.wait()
 
-    # ---- while backward goes on --------------------------------------------------------
+    # ---- while backward runs -----------------------------------------------------------
 
     def _set_overlap(self) -> None:
-        """Lets the exchange begin in the next backward if that is the last before an update, and
-        its weight is known, and only then."""
+        """Lets the exchange begin in the next backward if, and only if, that is the last one before
+        an update and its weight is known."""
         sync, wire = self.sync, self.sync.wire
         if wire is None or sync.reproducible is not None:
             return
@@ -354,14 +354,14 @@ class DistributedTrainer(TrainerWrapper):
             else not sync.passes.is_last()
         )
         if sync.passes.silent or gathers or sync.passes.stash.kept:
-            wire.disable_overlap()
+            wire.overlap.disable()
         else:
             present, thread = weakref.WeakMethod(self._present_factor), threading.get_ident()
-            wire.enable_overlap(lambda: method(thread) if (method := present()) else None)
+            wire.overlap.enable(lambda: method(thread) if (method := present()) else None)
 
     def _present_factor(self, thread: int) -> float | None:
-        """What update() would multiply the gradients by if it were called now in that thread; None:
-        that is not known."""
+        """The factor that update() would multiply the gradients by if it were called now in that
+        thread; None: unknown."""
         if self._average == "sum":
             return 1.0
         batch, certain = self.sync.sources.peek(thread)
@@ -372,13 +372,13 @@ class DistributedTrainer(TrainerWrapper):
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """In `with trainer.no_sync():`, update() moves no gradients: they add up, until the first
+        """In `with trainer.no_sync():`, update() moves no gradients: they add up until the first
         update() outside.
 
-        Each pass counts as it does in one process: the update is by the sum over passes of sum n_r
-        g_r / sum n_r. Divide the losses by the number of passes where a mean is wanted. These calls
-        do not count towards accumulate. All ranks make equally many. Weights that are numbers are
-        exchanged with each call; those of shard() are known.
+        Each pass counts as it does in one process: the update uses the sum over passes of sum n_r
+        g_r / sum n_r. Divide the losses by the number of passes for a mean. These calls do not
+        count towards accumulate. All ranks must make the same number of them. Weights given as
+        numbers are exchanged with each call; those of shard() are known.
 
         Raises:
             RuntimeError: with reproducible=True.
@@ -412,8 +412,8 @@ class DistributedTrainer(TrainerWrapper):
             self._set_overlap()
 
     def set_accumulation(self, k: int) -> None:
-        """Exchanges and updates only at every k-th call of update(), by the mean of k backward
-        passes. To be called on all ranks."""
+        """Exchanges and updates only at every k-th call of update(), with the mean over k backward
+        passes. Call it on all ranks."""
         self._inner.set_accumulation(k)
         self._set_overlap()
 
@@ -424,10 +424,10 @@ class DistributedTrainer(TrainerWrapper):
         weight: Batch[Any] | float | None = None,
     ) -> None:
         """As Trainer.update_subset(), with the gradients of these parameters averaged over the
-        ranks. To be called on all ranks alike.
+        ranks. Call it on all ranks alike.
 
-        With several ranks the gradients of the others are put by until their update: has_gradient()
-        says no meanwhile.
+        With several ranks the gradients of other parameters are kept aside until their update:
+        has_gradient() returns False meanwhile.
 
         Args:
             updated_params: as there; the same on all ranks.
@@ -444,7 +444,7 @@ class DistributedTrainer(TrainerWrapper):
                 f" inside of Join; got {len(updated_params)} parameters and {len(updated_lookups)}"
                 " tables. Write update()."
             )
-        this, chosen = self._conclude(weight), sync.hooks.chosen(updated_params, updated_lookups)
+        this, chosen = self._find_pass(weight), sync.hooks.chosen(updated_params, updated_lookups)
         sync.begin(this)
         passes.begun = True
         subset = hash_of(" ".join(p.name() for p in chosen)) | 1
@@ -473,8 +473,8 @@ class DistributedTrainer(TrainerWrapper):
     def state(self) -> dict[str, NDArray[Any]]:
         """As Trainer.state(): the same on all ranks.
 
-        With compression there is also what this rank's messages have lacked so far, "rest:/w" and
-        so on, which differs from rank to rank, and "rest_rank", the rank that it belongs to.
+        With compression it also holds the rounding errors of this rank's messages, "rest:/w" and so
+        on, which differ from rank to rank, and "rest_rank", the rank that they belong to.
         """
         named = {f"rest:{name}": rest.copy() for name, rest in self.sync.residuals().items()}
         if named:
@@ -482,8 +482,8 @@ class DistributedTrainer(TrainerWrapper):
         return {**self._inner.state(), **named}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """As Trainer.load_state(). To be called on all ranks with the same state; what another
-        rank's messages lacked is left out."""
+        """As Trainer.load_state(). Call it on all ranks with the same state; rounding errors of
+        another rank are ignored."""
         check_state(state, "load_state")
         residuals = {
             name.removeprefix("rest:"): rest

@@ -1,12 +1,12 @@
-"""A trial: the first updates of a script, watched for `dist-dynet check`, and then the end of its
-process.
+"""A trial: watches the first updates of a script for `dist-dynet check`, then ends its process.
 
-DIST_DYNET_CHECK=UPDATES:TIMED:STREAM:FOLDER asks for one. The first UPDATES updates are made with
-check=True and kept for a comparison; so many more are timed. Then the script is left by SystemExit,
-on all ranks in the same update. Each rank writes FOLDER/rank-R.json, rank 0 also the values of the
-parameters. STREAM tells the random draws of graphs apart, as the number of a rank does.
+DIST_DYNET_CHECK=UPDATES:TIMED:STREAM:FOLDER asks for a trial. The first UPDATES updates are made
+with check=True and recorded for a comparison; TIMED more are timed. Then the script is ended by
+SystemExit, on all ranks in the same update. Each rank writes FOLDER/rank-R.json, and rank 0 also
+the values of the parameters. STREAM selects the random draws of graphs, as the number of a rank
+does.
 
-It knows what is worth keeping of a run, and nothing of what the difference between two runs means.
+This module knows what to record of a run, and not what the difference between two runs means.
 Without the variable nothing here is called.
 """
 
@@ -45,18 +45,18 @@ class Watched:
     def __init__(self, trial: Trial, trainer: Trainer, sync: Sync, average: str) -> None:
         self._trial, self._trainer, self._sync = trial, trainer, sync
         self.first: list[NDArray[Any]] = []
-        """The values of the parameters before the first update, and after the last one that is
-        compared, on the rank that keeps them."""
+        """The parameter values before the first update, and after the last one that is compared, on
+        the rank that records them."""
         self.last: list[NDArray[Any]] = []
         self.names: list[tuple[str, Any]] = []
         self.average, self.norms, self.steps = average, list[float](), list[Any]()
         self.times: list[tuple[float, float, float, float]] = []
-        """Seconds of each timed update: computing, agreement with the wait for other ranks,
+        """Seconds of each timed update: computing, negotiation including the wait for other ranks,
         exchange, update."""
         self.updates = 0
         self._step: dict[str, Any] = {}
         self._read = meter.read()
-        self._chosen: Sequence[AnyParameter] | None = None  # what the update is of; None: of all
+        self._chosen: Sequence[AnyParameter] | None = None  # parameters of the update; None: all
         step = sync.step
 
         def watched_step(
@@ -74,7 +74,7 @@ class Watched:
 
     @property
     def _keeps(self) -> bool:
-        """Whether this update is compared, and this rank has to keep what it changes."""
+        """Whether this update is compared, and this rank records the parameters."""
         return self._sync.here.rank == 0 and self.updates < self._trial.compared
 
     def _begin(self, step: Step) -> None:
@@ -83,19 +83,20 @@ class Watched:
             self.first = self._values()
 
     def before(self) -> None:
-        """Gradients are summed, and not yet clipped."""
+        """Called when gradients are summed, and not yet clipped."""
         if self.updates < self._trial.compared:
             self.norms.append(self._norm())
             self.steps.append(self._step)
 
     def _norm(self) -> float:
-        """Of the gradients that come into the update; of others each rank has its part."""
+        """The norm of the gradients that the update uses. Other gradients are only this rank's
+        part."""
         if self._chosen is None:
             return self._trainer.gradient_norm()
         return float(np.sqrt(sum((p.grad_as_array() ** 2).sum() for p in self._chosen)))
 
     def after(self) -> None:
-        """Parameters are updated."""
+        """Called after an update."""
         if self.updates >= self._trial.compared:
             s = meter.read().since(self._read).seconds()
             exchange = s["exchange"] + s["rows"]
@@ -104,7 +105,7 @@ class Watched:
             self.last = self._values()
         self.updates += 1
         if self.updates == self._trial.compared and not self._trial.always_checks:
-            self._sync.here.check_from_now_on(False)
+            self._sync.here.set_checks(False)
         self._read = meter.read()
         if self.updates >= self._trial.compared + self._trial.timed:
             self._trial.stop()
@@ -117,7 +118,7 @@ class Watched:
         return [np.array(p.as_array()) for p in self._members()]
 
     def record(self) -> dict[str, Any]:
-        """What one rank says of it."""
+        """What one rank records about it."""
         return {
             "trainer": self._trainer.whoami(),
             "average": self.average,
@@ -133,7 +134,7 @@ class Watched:
 
 
 class Trial:
-    """What is kept of this process."""
+    """The recording of this process."""
 
     def __init__(self, asked: str) -> None:
         compared, timed, stream, self._folder = asked.split(":", 3)
@@ -141,7 +142,7 @@ class Trial:
         self.always_checks = False
         self._watched: dict[int, Watched] = {}
         self._plain: dict[str, int] = {}
-        """Updates of trainers that no DistributedTrainer has, by class."""
+        """Updates of trainers without a DistributedTrainer, by class."""
         self._process, self._ended = os.getpid(), "program"
         _random.set_rank(int(stream))
         Hooks.on_new(Trainer, self._follow)
@@ -170,12 +171,12 @@ class Trial:
             self.stop()
 
     def watch(self, trainer: Trainer, sync: Sync, average: str, checks: bool) -> None:
-        """From now on; checks: the program itself has asked for check=True."""
+        """Starts to watch a trainer; checks: the program itself has asked for check=True."""
         self.always_checks |= checks
         self._watched[id(trainer)] = Watched(self, trainer, sync, average)
 
     def stop(self) -> None:
-        """Ends the program. Whatever catches this gets it again in the next update."""
+        """Ends the program. If the program catches this, the next update raises it again."""
         self._ended = "stopped"
         if threading.current_thread() is not threading.main_thread():
             self.write()
@@ -183,7 +184,7 @@ class Trial:
         raise SystemExit(0)
 
     def write(self) -> None:
-        """Writes what has been kept, once."""
+        """Writes the record, once."""
         folder = Path(self._folder)
         if os.getpid() != self._process or not folder.is_dir():
             return
@@ -213,7 +214,8 @@ _trial: Trial | None = None
 
 
 def install() -> None:
-    """Begins a trial if one is asked for. Programs that this one starts are none."""
+    """Begins a trial if the environment asks for one. Programs started by this one are not part of
+    it."""
     global _trial
     asked = os.environ.pop(VARIABLE, "")
     if asked and _trial is None:
@@ -221,7 +223,7 @@ def install() -> None:
 
 
 def leaves_out(method: Callable[_P, bool]) -> Callable[_P, bool]:
-    """A method that does nothing and returns False in a trial."""
+    """Decorator: the method does nothing and returns False in a trial."""
 
     @wraps(method)
     def call(*arguments: _P.args, **named: _P.kwargs) -> bool:
@@ -231,5 +233,5 @@ def leaves_out(method: Callable[_P, bool]) -> Callable[_P, bool]:
 
 
 def present() -> Trial | None:
-    """The trial that this process is."""
+    """The trial of this process, if there is one."""
     return _trial

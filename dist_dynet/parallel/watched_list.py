@@ -1,6 +1,6 @@
-"""A list that notices when its elements are read, and when it is changed in place.
+"""A list that notices when its elements are read and when it is changed in place.
 
-It knows the methods of list, and not what a subclass makes of that.
+It knows the methods of list, and nothing about what a subclass does with this.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import numpy as np
 
 T = TypeVar("T")
 
-READING = ("__add__", "__mul__", "__reversed__", "__rmul__", "copy", "pop")
-"""Methods that hand over elements, beside those that WatchedList writes out. Comparisons and
-searches hand over none."""
-CHANGING = (
+READERS = ("__add__", "__mul__", "__reversed__", "__rmul__", "copy", "pop")
+"""Methods that return elements, beside those that WatchedList overrides. Comparisons and searches
+return none."""
+MUTATORS = (
     *("__delitem__", "__iadd__", "__imul__", "__setitem__", "append", "clear", "extend", "insert"),
     *("pop", "remove"),
 )
-"""Methods after which the list may have another length."""
+"""Methods that may change the length of the list."""
 
 
 class WatchedList(list[T], Generic[T]):
-    """Calls _on_read() before all elements are handed over, _on_read(i) before those of an index
-    or a slice, _on_change() after the list has changed. Copies and slices are plain lists."""
+    """Calls _on_read() before all elements are returned, _on_read(i) for an index or a slice, and
+    _on_change() after the list has changed. Copies and slices are plain lists."""
 
     __slots__ = ()
 
     def _on_read(self, i: Any = None) -> None:
-        """Elements are about to be read: of this index or slice; None: all."""
+        """Called when elements are about to be read: those of this index or slice; None: all."""
 
     def _on_change(self) -> None:
-        """The list may have another length now."""
+        """Called when the list may have another length."""
 
     def __iter__(self) -> Iterator[T]:
         self._on_read()
@@ -63,9 +63,9 @@ class WatchedList(list[T], Generic[T]):
 
 
 def _watched(name: str) -> Any:
-    """The method of list of this name, which says so."""
+    """list's method of this name, with the calls of _on_read() and _on_change()."""
     method = getattr(list, name)
-    reads, changes = name in READING, name in CHANGING
+    reads, changes = name in READERS, name in MUTATORS
 
     @wraps(method)
     def call(self: WatchedList[Any], *args: Any) -> Any:
@@ -79,5 +79,5 @@ def _watched(name: str) -> Any:
     return call
 
 
-for _name in {*READING, *CHANGING}:
+for _name in {*READERS, *MUTATORS}:
     setattr(WatchedList, _name, _watched(_name))

@@ -1,9 +1,9 @@
-"""Memory in which the ranks of a host put messages for one another: each writes its own, of
-whatever length, and all read all.
+"""Windows: memory in which the ranks of a host store messages for one another. Each rank writes its
+own window, of any length, and all ranks read all windows.
 
-A window that becomes too small is made anew by its rank alone; where it lies now is told in memory
-that all share. A rank that needs its windows no more may go on at once: they stay until all have
-read them. It knows bytes and how far each rank is, and nothing of what is in them.
+A window that becomes too small is replaced by its rank alone; its new place is published in memory
+that all ranks share. A rank that no longer needs its windows can go on at once: they stay until all
+ranks have read them. This module knows bytes and how far each rank is, and nothing of the content.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .memory import reserve
 from .wire import Hosts
 
 GIVEN, SUMMED, READ = range(3)
-"""What a rank tells of a round: that it has put down what it gives, and sums; that it will read no
-more of it. GIVEN and SUMMED are windows as well."""
+"""Stages of a round that a rank publishes: its rows are in the window, its sums are, and it will
+read no more. GIVEN and SUMMED are also windows."""
 
 _LINE = 64
 BYTES = 512
-"""What the ranks share beside the windows, of each: a line for each of these, then for each window
-its generation, process, descriptor and bytes."""
+"""Shared bytes of each rank beside the windows: a cache line per stage, then for each window its
+generation, process, descriptor and size."""
 
 
 class Windows:
@@ -36,14 +36,14 @@ class Windows:
 
     Args:
         hosts: the ranks.
-        mapping: what they share, at least BYTES a rank.
-        starts: where in it each rank's bytes begin.
+        mapping: the shared memory, at least BYTES per rank.
+        starts: where each rank's bytes begin in it.
     """
 
     def __init__(self, hosts: Hosts, mapping: Any, starts: list[int]) -> None:
         _close_unread()
         self.round = 0
-        """The present one, counted from 1; the same on all ranks."""
+        """The present round, counted from 1; the same on all ranks."""
         self._local, self._mapping = hosts.local, mapping
         starts = starts[: len(hosts.mine)]
         self._flags = [
@@ -74,17 +74,17 @@ class Windows:
         weakref.finalize(self, _end, self._descriptors, given, others, mapping).atexit = False
 
     def tell(self, kind: int) -> None:
-        """Says that this rank has come so far in the present round."""
+        """Publishes that this rank has reached this stage of the present round."""
         lib.dn_flag_set(self._flags[kind][self._local], self.round)
 
     def have(self, kind: int, ranks: int, behind: int = 0) -> Callable[[], bool]:
-        """Says whether the first so many ranks have come so far in the present round, or in one so
-        many before it."""
+        """A function that tells whether the first `ranks` ranks have reached this stage of the
+        present round, or of the round `behind` rounds before."""
         flags, number = self._flags[kind], self.round - behind
         return lambda: bool(lib.dn_flags_reached(ranks, flags, number))
 
     def own(self, kind: int, length: int) -> NDArray[np.int32]:
-        """The window of this rank, for so many numbers; what is in it is lost."""
+        """The window of this rank, for so many elements, with undefined content."""
         own = self._own.get(kind)
         if own is None or len(own) < length:
             entry = self._directory[self._local][kind]
@@ -95,8 +95,8 @@ class Windows:
         return own[:length]
 
     def shared(self, kind: int, ranks: int) -> Shared:
-        """The windows of the first so many ranks, once they have told that they are there."""
-        generations = lib.dn_flags_sum(ranks, self._generations[kind])  # none of them falls
+        """The windows of the first `ranks` ranks, once they have published them."""
+        generations = lib.dn_flags_sum(ranks, self._generations[kind])  # each can only grow
         known = self._shared.get(kind)
         if known is None or known.generations != generations:
             absent = [
@@ -118,11 +118,11 @@ class Windows:
         return known
 
     def is_shared(self, kind: int, local: int) -> bool:
-        """Whether others can read this rank's window; else it has to send what is in it."""
+        """Whether other ranks can read this rank's window; otherwise it must send the content."""
         return bool(self._directory[local][kind, 2] >= 0)
 
     def of(self, kind: int, local: int) -> NDArray[np.int32]:
-        """The window of a rank of this host, once it has told that it is there."""
+        """The window of a rank of this host, once it is published."""
         generation, process, descriptor, size = self._directory[local][kind].tolist()
         if (known := self._known.get((kind, local))) is None or known[0] != generation:
             file = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDONLY)
@@ -136,21 +136,21 @@ class Windows:
 
 
 class Shared(NamedTuple):
-    """Windows as C takes them."""
+    """Windows as C functions take them."""
 
-    generations: int  # their sum
-    absent: list[int]  # of which ranks there is nothing to be read
+    generations: int  # the sum of generations
+    absent: list[int]  # ranks whose windows cannot be read
     c: Any
     windows: list[NDArray[np.int32]]
     kept: Any
 
 
 _unread: list[Callable[[], bool]] = []
-"""What remains to be closed of windows that have ended; each says whether it has done so."""
+"""Functions that close windows that have ended; each returns whether it has."""
 
 
 def _end(descriptors: list[int], given: Any, others: list[Any], mapping: Any) -> None:
-    """A rank needs its windows no more. They stay open until the others have read them."""
+    """Closes a rank's windows once the other ranks have read them."""
     last, process, reads = lib.dn_flag_get(given), os.getpid(), ffi.new("int64_t *[]", others)
 
     def close() -> bool:

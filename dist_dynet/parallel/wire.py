@@ -1,22 +1,21 @@
-"""The sum of an array over hosts: reduce-scatter and all-gather out of MPI's messages from one rank
-to another.
+"""Sums an array over hosts: a reduce-scatter and an all-gather made of point-to-point messages of
+MPI.
 
-The array is cut into pieces, each piece into one slice for each host. A host sends its numbers of a
-slice to the slice's owner; the owner adds them up in the order of hosts and sends the sum to the
-others. That is 2 (N - 1) / N of the array's bytes through each host's link, in two hops, and the
-same bits on all hosts. A piece that is small, and any piece between two hosts, goes in one hop:
-each host sends all of it to each other, and all add it up, in the same order. Between two hosts
-that is not a byte more. Pieces follow one another without waiting, so that the link is never idle.
-Where a host has several ranks, each has its share of every slice (a *stripe*) and its counterpart
-on the other hosts.
+The array is cut into pieces, and each piece into one slice per host. A host sends its numbers of a
+slice to the slice's owner; the owner sums them in the order of hosts and sends the sum to the
+others. That is 2 (N - 1) / N of the array's bytes through each host's link, in two hops, with the
+same bits on all hosts. A small piece, and any piece between two hosts, takes one hop: each host
+sends all of it to each other host, and all sum it in the same order. Between two hosts this takes
+no more bytes. Pieces follow one another without waiting, so that the link is never idle. If a host
+has several ranks, each has a share of every slice (a *stripe*) and a counterpart on each other
+host.
 
-Between many hosts each piece goes as joining.py says: as many bytes in fewer messages, but more
-hops. Where messages are compressed it does not: each hop would round.
+With many hosts each piece is summed by recursive halving (recursive_halving.py): as many bytes in
+fewer messages, but more hops. Compressed messages are not, since each hop would round.
 
-Nothing here waits: Sum.advance() does what can be done and returns. A rank that has begun sends
-numbers only when its counterparts have begun, too, or are known to come: so nothing is under way to
-a rank that never comes. It knows arrays and ranks; gradients and who is ready are hybrid.py's
-business.
+Nothing here waits: Sum.advance() does what can be done and returns. A rank sends numbers only when
+its counterparts have begun, too, or are known to begin: nothing is under way to a rank that never
+comes. This module knows arrays and ranks; hybrid.py knows gradients and who is ready.
 """
 
 from __future__ import annotations
@@ -31,29 +30,29 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..meter import hand_over
-from . import joining
+from . import recursive_halving
 from ._mpi import take_back
 from .compression import ErrorFeedback
 
 PIECE = 1 << 17
-"""Numbers of a piece, at least: large enough for the wire's full speed, small enough that sums and
-sending overlap. See Hosts.piece."""
+"""Smallest number of elements of a piece: large enough for the full speed of the network, small
+enough that sums and sending overlap. See Hosts.piece."""
 
 _SLICE = 1 << 13
-"""Numbers that one rank sends another at a time, if there are so many: of smaller messages each
-costs as much."""
+"""Number of elements that one rank sends another at a time, if there are so many: smaller messages
+cost as much."""
 
-_LINE = 16
+_ALIGN = 16
 _HOP = 1 << 12
-"""A second hop takes as long as so many numbers need at 1 Gbit/s: a piece goes in one hop if that
-is not more in addition."""
+"""A second hop takes as long as so many numbers at 1 Gbit/s: a piece takes one hop if that sends no
+more than this in addition."""
 
 _KEPT = 4
-"""Times as many numbers as an array has are kept of what comes of others."""
+"""Received numbers are kept for reuse, up to so many times the size of the array."""
 
 _BEGUN = 0
-"""Tag of the message that says that a rank has begun. Piece k's numbers have tag 2 k + 1, its sums
-2 k + 2."""
+"""Tag of the message that a rank has begun. The numbers of piece k have tag 2 k + 1, its sums 2 k +
+2."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Hosts:
 
     ranks: list[list[int]]  # of each host
     host: int  # this rank's
-    local: int  # this rank's place on it
+    local: int  # this rank's position on it
 
     @cached_property
     def mine(self) -> list[int]:
@@ -71,42 +70,42 @@ class Hosts:
 
     @cached_property
     def stripes(self) -> int:
-        """How many ranks of each host share the wire: as many as the host with the fewest has."""
+        """How many ranks of each host share the network: as many as the smallest host has."""
         return min(len(ranks) for ranks in self.ranks)
 
     @cached_property
     def piece(self) -> int:
-        """Numbers of a piece between these hosts: it grows with the number of those who each have a
-        slice of it, so that a rank sends each other one a message or two for each piece."""
+        """Number of elements of a piece between these hosts: it grows with the number of ranks that
+        have a slice of it, so that a rank sends each other one a message or two per piece."""
         return max(PIECE, len(self.ranks) * self.stripes * _SLICE)
 
     @cached_property
     def counterparts(self) -> list[int]:
-        """The ranks that sum this rank's stripe, by host; none where it has no stripe."""
+        """The ranks that sum this rank's stripe, by host; empty if it has no stripe."""
         return [ranks[self.local] for ranks in self.ranks] if self.local < self.stripes else []
 
 
 def cut(start: int, end: int, parts: int, part: int) -> tuple[int, int]:
-    """One of so many about equal parts of a range, cut at multiples of 16 from its start.
+    """One of so many nearly equal parts of a range, cut at multiples of 16 from its start.
 
     >>> [cut(0, 100, 3, k) for k in range(3)]
     [(0, 32), (32, 64), (64, 100)]
     """
-    lines = -(-(end - start) // _LINE)
-    at = [start + lines * k // parts * _LINE for k in (part, part + 1)]
+    lines = -(-(end - start) // _ALIGN)
+    at = [start + lines * k // parts * _ALIGN for k in (part, part + 1)]
     return min(at[0], end), min(at[1], end)
 
 
 class Piece:
-    """What this rank does of one piece: the slices of its stripe, by owner.
+    """The part of one piece that concerns this rank: the slices of its stripe, by owner.
 
     Args:
         hosts: the ranks.
         number: of the piece in its sum.
         start: where it begins in the array.
         end: where it ends.
-        parts: (parameter, from, to, place in the array) of what is put there.
-        taken: the same, as C takes it.
+        parts: (parameter, from, to, place in the array) of what is stored there.
+        taken: the same, as C functions take it.
     """
 
     def __init__(
@@ -122,25 +121,25 @@ class Piece:
         self.start, self.end = cut(start, end, hosts.stripes, hosts.local)
         owners = len(hosts.ranks)
         self.slices = [cut(self.start, self.end, owners, owner) for owner in range(owners)]
-        self.joined = (
-            joining.cuts(owners, hosts.host, self.start, self.end)
-            if owners >= joining.FEWEST and hosts.counterparts
+        self.halving = (
+            recursive_halving.cuts(owners, hosts.host, self.start, self.end)
+            if owners >= recursive_halving.FEWEST and hosts.counterparts
             else []
         )
-        """How many hosts sum it."""
+        """How many hosts sum it, by recursive halving; empty with few hosts."""
         self.one_hop = (owners - 1) * (owners - 2) * (self.end - self.start) <= owners * _HOP
 
 
 @dataclass
 class _Arriving:
-    """The other hosts' numbers of a slice, or of a piece, that this host adds up."""
+    """The other hosts' numbers of a slice, or of a piece, that this host sums."""
 
     numbers: list[NDArray[Any]]
-    left: int  # so many messages must yet come, or leave, before that
+    left: int  # number of messages that must still arrive or leave first
 
 
-class JoinedSums:
-    """The sums of an array's pieces as joining.py says, which stay for the next time.
+class HalvingSums:
+    """The sums of an array's pieces by recursive halving, reused the next time.
 
     Args:
         comm: a communicator in which nothing else is said.
@@ -150,19 +149,19 @@ class JoinedSums:
 
     def __init__(self, comm: Any, hosts: Hosts, array: NDArray[Any]) -> None:
         self.comm, self._hosts, self.array = comm, hosts, array
-        self._of: dict[Piece, joining.JoinedSum] = {}
+        self._of: dict[Piece, recursive_halving.HalvingSum] = {}
         self._size = 0
 
-    def of(self, piece: Piece) -> joining.JoinedSum:
-        """That of a piece."""
+    def of(self, piece: Piece) -> recursive_halving.HalvingSum:
+        """The sum of a piece."""
         known = self._of.get(piece)
         if known is None:
-            if self._size > _KEPT * self.array.size:  # other parameters are used each time
+            if self._size > _KEPT * self.array.size:  # each update uses different parameters
                 self._of.clear()
                 self._size = 0
             tags = 2 * piece.number + 1, 2 * piece.number + 2
-            known = self._of[piece] = joining.JoinedSum(
-                self.comm, self._hosts.counterparts, self.array, piece.joined, tags
+            known = self._of[piece] = recursive_halving.HalvingSum(
+                self.comm, self._hosts.counterparts, self.array, piece.halving, tags
             )
             self._size += known.size
         return known
@@ -174,11 +173,10 @@ class Sum:
     Args:
         comm: a communicator in which nothing else is said.
         hosts: the ranks.
-        array: what is summed, in place, piece by piece.
-        pieces: what is sent of it, the same on all hosts; begin(piece) lets one go.
-        compression: makes what crosses the wire smaller.
-        all_come: all counterparts are known to begin, so that nothing need be asked.
-        joined: of the array; None: they do not stay.
+        array: the array, summed in place, piece by piece with begin(piece).
+        compression: makes messages between hosts smaller.
+        all_come: all counterparts are known to begin, so that nothing need be announced.
+        halving_sums: of the array; None: they are not reused.
     """
 
     def __init__(
@@ -188,42 +186,41 @@ class Sum:
         array: NDArray[Any],
         compression: ErrorFeedback | None = None,
         all_come: bool = False,
-        joined: JoinedSums | None = None,
+        halving_sums: HalvingSums | None = None,
     ) -> None:
         self._comm, self._hosts, self._array, self._compression = comm, hosts, array, compression
-        self._joined = joined or JoinedSums(comm, hosts, array)
-        self._joining: list[joining.JoinedSum] = []
+        self._halving_sums = halving_sums or HalvingSums(comm, hosts, array)
+        self._halving: list[recursive_halving.HalvingSum] = []
         self._peers = [
             (host, rank) for host, rank in enumerate(hosts.counterparts) if host != hosts.host
         ]
         self._requests: list[Any] = []
-        self._receives: list[bool] = []  # whether each of them does
+        self._receives: list[bool] = []  # whether each of them receives
         self._then: list[Callable[[], object] | None] = []
         self._held: list[Piece] = []
-        self.moves = 0  # rises with all that comes and goes
-        self._met = all_come or not self._peers
-        # how far the ranks lie apart that tell one another that all between them have begun
-        self._distances = (
-            [] if self._met else [1 << k for k in range(len(self._peers).bit_length())]
-        )
-        if not self._met:
+        self.moves = 0  # increases with all that arrives and leaves
+        self.met = all_come or not self._peers
+        """Whether all counterparts have begun."""
+        # distances between ranks that announce to one another that all between them have begun
+        self._distances = [] if self.met else [1 << k for k in range(len(self._peers).bit_length())]
+        if not self.met:
             self._tell()
 
     def begin(self, piece: Piece) -> None:
-        """Lets a piece go: this rank's numbers of it are in the array."""
-        if self._met:
+        """Sends a piece: this rank's numbers are in the array."""
+        if self.met:
             self._send(piece)
         else:
             self._held.append(piece)
 
     def trust(self) -> None:
-        """Counterparts that have not begun will: nothing need wait for that any more."""
-        while self._distances:  # others may wait for these
+        """Counterparts that have not begun will do so: nothing need wait for that any more."""
+        while self._distances:  # other ranks may wait for these
             self._tell(is_asked=False)
         self._let_go()
 
     def advance(self) -> bool:
-        """Whether all that has begun is done."""
+        """Makes progress. Returns whether all that has begun is done."""
         while self._requests:
             done = type(self._requests[0]).Testsome(self._requests)
             if not done:
@@ -235,24 +232,19 @@ class Sum:
             for act in then:
                 if act is not None:
                     act()
-        for joined in [*self._joining]:
-            before = joined.at
-            if joined.advance():
-                self._joining.remove(joined)
-            self.moves += joined.at - before
-        return not self._requests and not self._joining
-
-    @property
-    def met(self) -> bool:
-        """Whether all counterparts have begun."""
-        return self._met
+        for halving in [*self._halving]:
+            before = halving.at
+            if halving.advance():
+                self._halving.remove(halving)
+            self.moves += halving.at - before
+        return not self._requests and not self._halving
 
     def abandon(self) -> None:
-        """Takes back what waits for counterparts that will not come."""
+        """Abandons messages that wait for counterparts that will not begin."""
         take_back(self._requests, self._receives)
-        for joined in self._joining:
-            joined.abandon()
-        self._requests, self._receives, self._then, self._joining = [], [], [], []
+        for halving in self._halving:
+            halving.abandon()
+        self._requests, self._receives, self._then, self._halving = [], [], [], []
 
     def _receive(
         self, place: NDArray[Any], rank: int, tag: int, then: Callable[[], object] | None
@@ -267,8 +259,8 @@ class Sum:
         self._then.append(then)
 
     def _tell(self, is_asked: bool = True) -> None:
-        """Tells the next one that this rank has begun, and all from which it has heard so: in each
-        round twice as many."""
+        """Announces to the next rank that this rank has begun, and all those from which it has
+        heard so: twice as many in each round."""
         ranks, me, distance = self._hosts.counterparts, self._hosts.host, self._distances.pop(0)
         count = len(ranks)
         nothing = np.empty(0, np.uint8)
@@ -277,7 +269,7 @@ class Sum:
         self._receive(nothing, ranks[(me - distance) % count], _BEGUN, heard)
 
     def _heard(self) -> None:
-        if self._met:  # and all was told
+        if self.met:  # everything was announced
             return
         if self._distances:
             self._tell()
@@ -285,24 +277,24 @@ class Sum:
             self._let_go()
 
     def _let_go(self) -> None:
-        self._met = True
+        self.met = True
         held, self._held = self._held, []
         for piece in held:
             self._send(piece)
 
     def _send(self, piece: Piece) -> None:
-        if self._compression is None and piece.joined:
-            joined = self._joined.of(piece)
-            joined.begin()
-            self._joining.append(joined)
+        if self._compression is None and piece.halving:
+            halving = self._halving_sums.of(piece)
+            halving.begin()
+            self._halving.append(halving)
         elif piece.one_hop:
             self._send_whole(piece)
         else:
             self._send_numbers(piece)
 
     def _send_whole(self, piece: Piece) -> None:
-        """The only hop: all numbers to everybody. The sum takes their place, so that they must have
-        left."""
+        """The only hop: all numbers to every host. The sum takes their place in the array, so that
+        they must have left first."""
         start, end, tag = piece.start, piece.end, 2 * piece.number + 1
         if start == end:
             return
@@ -315,7 +307,7 @@ class Sum:
             self._add(self._leaves(message, rank, tag), then=moved)
 
     def _encoded(self, start: int, end: int) -> NDArray[Any]:
-        """What is sent of the numbers in this range."""
+        """The message for the numbers in this range."""
         if self._compression is None:
             return self._array[start:end]
         return self._compression.encode(self._array, start, end)
@@ -336,7 +328,7 @@ class Sum:
             self._add_up(mine, arriving.numbers)
 
     def _add_up(self, mine: NDArray[Any], numbers: list[NDArray[Any]]) -> None:
-        """mine += those of the other hosts, in the order of hosts."""
+        """mine += the numbers of the other hosts, in the order of hosts."""
         parts = list(numbers)
         if self._compression is not None:
             parts = [np.empty_like(mine) for _ in numbers]
@@ -366,7 +358,7 @@ class Sum:
             a, b = piece.slices[host]
             if b > a:
                 message = self._encoded(a, b)
-                # the sum comes to the place from which the numbers leave
+                # the sum replaces the numbers that have left
                 self._add(
                     self._leaves(message, rank, tag),
                     then=partial(self._await_sum, message, self._array[a:b], rank, tag + 1),

@@ -1,4 +1,4 @@
-"""What a DistributedTrainer passes on to the trainer that it wraps, as it is."""
+"""What a DistributedTrainer passes on unchanged to the trainer that it wraps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .sync import Sync
 
 
 def check_trainer(trainer: object) -> None:
-    """Of what a DistributedTrainer is to wrap, whose update() it never calls.
+    """Makes sure that a DistributedTrainer can wrap this trainer, whose update() it never calls.
 
     Raises:
         TypeError: it is no trainer, or has an update() of its own.
@@ -35,7 +35,7 @@ def check_trainer(trainer: object) -> None:
 
 
 class TrainerWrapper:
-    """The interface of the wrapped trainer, but for update() and what depends on it."""
+    """The interface of the wrapped trainer, without update() and what depends on it."""
 
     __slots__ = ("_inner",)
     _inner: Trainer
@@ -65,31 +65,32 @@ class TrainerWrapper:
         self._inner.set_learning_rate(value)
 
     def set_clip_threshold(self, thr: float) -> None:
-        """The greatest norm of the averaged gradients; longer ones are shortened to it. 0 or less:
+        """The largest norm of the averaged gradients; longer ones are scaled down to it. 0 or less:
         no clipping."""
         self._inner.set_clip_threshold(thr)
 
     def get_clip_threshold(self) -> float:
-        """The greatest norm; 0: no clipping."""
+        """The largest norm; 0: no clipping."""
         return self._inner.get_clip_threshold()
 
     def set_clip_value(self, limit: float) -> None:
-        """Clips every element of the averaged gradients to [-limit, limit]. 0 or less: does not."""
+        """Clips every element of the averaged gradients to [-limit, limit]. 0 or less: no
+        clipping."""
         self._inner.set_clip_value(limit)
 
     def get_clip_value(self) -> float:
-        """The greatest size of one element of a gradient; 0: any."""
+        """The largest absolute value of an element; 0: no clipping."""
         return self._inner.get_clip_value()
 
     @property
     def accumulation(self) -> int:
-        """How many calls of update() make one update."""
+        """Number of calls of update() per update."""
         return self._inner.accumulation
 
     @property
     def skip_nonfinite(self) -> bool:
-        """Whether steps whose averaged gradients hold NaN or infinity are left out, alike on all
-        ranks. `skipped` counts them."""
+        """Whether steps whose averaged gradients hold NaN or infinity are skipped, on all ranks
+        alike. `skipped` counts them."""
         return self._inner.skip_nonfinite
 
     @skip_nonfinite.setter
@@ -98,12 +99,12 @@ class TrainerWrapper:
 
     @property
     def skipped(self) -> int:
-        """How many steps were left out."""
+        """Number of skipped steps."""
         return self._inner.skipped
 
     @property
     def updates(self) -> int:
-        """How many updates were done."""
+        """Number of updates."""
         return self._inner.updates
 
     @property
@@ -122,7 +123,8 @@ class TrainerWrapper:
         self._inner.update_epoch(r)
 
     def set_sparse_updates(self, su: bool) -> None:
-        """Whether of a lookup table only rows with a gradient, on any rank, are updated."""
+        """Whether only those rows of a lookup table are updated that have a gradient on some
+        rank."""
         self._inner.set_sparse_updates(su)
 
     def gradient_norm(self) -> float:
@@ -140,12 +142,12 @@ class TrainerWrapper:
         return norm
 
     def restart(self, learning_rate: float | None = None) -> None:
-        """Sets the moments to zero, and the learning rate if given. To be called on all ranks."""
+        """Sets the moments to zero, and the learning rate if given. Call it on all ranks."""
         self._inner.restart(learning_rate)
 
     def stats(self) -> Stats:
         """As Trainer.stats(), with the times of all ranks from the first update to the last, as
-        they have said in the last update; nothing is sent."""
+        they were reported in the last update; nothing is sent."""
         here, negotiation = self.sync.here, self.sync.negotiation
         stats = self._inner.stats()
         if negotiation is None or negotiation.meters.first is None:
@@ -155,13 +157,13 @@ class TrainerWrapper:
         return stats._replace(ranks=seconds_of(spent), hosts=hosts)
 
     def log(self, **values: float) -> None:
-        """As Trainer.log(). Values of other ranks than rank 0 are not shown; all_reduce() gives it
-        their mean."""
+        """As Trainer.log(). Values of ranks other than rank 0 are not shown; all_reduce() gives
+        rank 0 their mean."""
         self._inner.log(**values)
 
     def status(self) -> None:
         """Prints on stderr, on rank 0, the learning rate, and how many updates were clipped and
-        done since the last call."""
+        made since the last call."""
         if self.sync.here.rank == 0:
             self._inner.status()
 

@@ -108,7 +108,7 @@ def test_overlap_changes_nothing():
     assert (exchange.overlap.held, exchange.overlap.dropped) == (
         5,
         0,
-    ) and exchange.overlap.helper is None
+    ) and exchange.overlap.thread is None
     again, _ = trained(overlap=True)
     assert np.array_equal(early, late) and np.array_equal(early, again)
 
@@ -119,12 +119,12 @@ def test_thread_is_left_out_where_it_does_not_pay():
     assert (exchange.overlap.held, exchange.overlap.dropped) == (
         5,
         0,
-    ) and exchange.overlap.helper is None
+    ) and exchange.overlap.thread is None
     overlap.WORTH = 0.0
     used, exchange = trained()
     assert (
         (exchange.overlap.held, exchange.overlap.dropped) == (5, 0)
-        and exchange.overlap.helper is not None
+        and exchange.overlap.thread is not None
         and np.array_equal(left_out, used)
     )
 
@@ -248,7 +248,7 @@ def test_gradients_changed_after_backward():
     ]
     effects = [(2, 1), (0, 1), (0, 0), (1, 0), (1, 0)]
     for change, (of_a, of_b) in zip(changes, effects, strict=True):
-        trainer.sync.exchange.overlap.backoff.left = 0  # none is to be left out
+        trainer.sync.exchange.overlap.backoff.remaining = 0  # none is to be left out
         trainer._set_overlap()
         step(a, b)
         opened(trainer)

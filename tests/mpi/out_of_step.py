@@ -132,7 +132,7 @@ if bad:
         parallel.evaluate(interrupted, range(4))
     with pytest.raises(RuntimeError, match="evaluate was interrupted, so that this rank is out of"):
         parallel.all_reduce(1)
-    parallel.collectives.world().is_left("")  # as if it had not been
+    parallel.collectives.world().mark_out_of_step("")  # as if it had not been
     parallel.gather(((4, 0, 0), b"", "left"))
 else:
     with pytest.raises(RuntimeError, match="on rank 1 it has raised left"):

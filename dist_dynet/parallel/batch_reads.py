@@ -1,7 +1,7 @@
-"""What the program has looked at of the batches of shard(): all examples, one after the other or in
-parts, and before which nodes of the graph.
+"""What the program has read of the batches of shard(): all examples, one after the other or in
+part, and before which nodes of the graph.
 
-Each batch has a Reading. Which batch gradients come from is the business of sources.py.
+Each batch has a ReadTracker. sources.py finds out which batch gradients come from.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from ..params.root import Root
 T = TypeVar("T")
 
 
-class Reading(Generic[T]):
-    """How the program goes through the examples of one batch."""
+class ReadTracker(Generic[T]):
+    """Follows how the program reads the examples of one batch."""
 
     __slots__ = ("_given", "_is_cut", "_loop", "_parts", "_thread", "_was_whole", "_whole")
 
     def __init__(self) -> None:
-        # the last loop over the examples, how many it was given, and in which thread
+        # the last loop over the examples, how many it has received, and in which thread
         self._loop: weakref.ref[Iterator[T]] | None = None
         self._given = self._thread = 0
-        # those that were looked at by index since the last update, and whether by slices
+        # examples that were read by index since the last update, and whether by slices
         self._parts: set[int] = set()
         self._is_cut = False
-        self._whole = self._was_whole = False  # all at once: since the last update, ever
+        self._whole = self._was_whole = False  # all were read at once: since the last update, ever
 
     def loop(self, examples: Iterator[T]) -> Iterator[T]:
-        """One loop over all of them."""
+        """Follows one loop over all examples."""
         self._given, handed_over = 0, self._handed_over(examples)
         self._loop = weakref.ref(handed_over)
         return handed_over
@@ -45,7 +45,8 @@ class Reading(Generic[T]):
             yield example
 
     def look(self, i: Any, size: int) -> None:
-        """The program looks at an index or a slice of so many examples; None: at all of them."""
+        """Notes that the program reads an index or a slice of so many examples; None: all of
+        them."""
         if i is None:
             self._whole = self._was_whole = True
         elif isinstance(i, slice):
@@ -55,9 +56,9 @@ class Reading(Generic[T]):
             self._parts.add(range(size)[i])
 
     def is_under_way(self, size: int) -> bool:
-        """Whether this thread has begun a loop over so many examples that has not ended. One that
-        has come to the last of several may have: zip() asks for no more. Nor does it matter when
-        another thread asks, such as that of multiprocessing.Pool.map()."""
+        """Whether this thread runs a loop over so many examples. A loop that has reached the last
+        of several may be over: zip() asks for no more. A loop driven by another thread, such as
+        that of multiprocessing.Pool.map(), does not count."""
         loop = self._loop and self._loop()
         if loop is None or getattr(loop, "gi_frame", None) is None:
             return False
@@ -66,46 +67,46 @@ class Reading(Generic[T]):
         return self._given < size or size == 1
 
     def is_in_part(self, size: int) -> bool:
-        """Whether the program has looked at some of so many examples only since the last update.
-        A single one may be looked at where all have been before."""
+        """Whether the program has read only some of so many examples since the last update. A
+        single one may be read where all have been read before."""
         if self._whole or (self._was_whole and not self._is_cut):
             return False
         return 0 < len(self._parts) < size
 
     def end(self) -> None:
-        """An update has come."""
+        """Called at an update."""
         self._parts.clear()
         self._is_cut = self._whole = False
 
 
-class _Look(NamedTuple):
-    """A look into a batch, of several that there are."""
+class _Read(NamedTuple):
+    """A read of a batch that is not the only one."""
 
     batch: weakref.ref[Any]
     epoch: int  # of the graph
-    nodes: int  # that it had then
-    passes: int  # backward passes of the thread then
+    nodes: int  # number of nodes in the graph at that time
+    passes: int  # backward passes of the thread at that time
 
 
-_looks: dict[int, list[_Look]] = {}
-"""By thread, the last of each batch."""
+_reads: dict[int, list[_Read]] = {}
+"""By thread, the last read of each batch."""
 
 
 def note(batch: Any) -> None:
-    """The program looks into one of several batches."""
+    """Notes that the program reads from one of several batches."""
     me, number = threading.get_ident(), cg().number
     work = lib.dn_thread_work(number)
-    _looks[me] = [
+    _reads[me] = [
         *(look for look in _others(me, batch) if look.epoch == work.epoch),
-        _Look(weakref.ref(batch), work.epoch, lib.dn_graph_size(number), work.passes),
+        _Read(weakref.ref(batch), work.epoch, lib.dn_graph_size(number), work.passes),
     ]
 
 
-def beside(batch: Any, root: Root) -> list[Any]:
-    """The other batches whose examples the last loss may come from: the program has looked into
-    them since renew_cg() and before it made that, which has parameters of this root alone."""
+def others_read(batch: Any, root: Root) -> list[Any]:
+    """The other batches whose examples the last loss may come from: the program has read from them
+    between renew_cg() and that loss, which depends on parameters of this root alone."""
     me, number = threading.get_ident(), cg().number
-    if me not in _looks or not lib.dn_graph_is_of(number, root.c):
+    if me not in _reads or not lib.dn_graph_is_of(number, root.c):
         return []
     work = lib.dn_thread_work(number)
     return [
@@ -117,14 +118,14 @@ def beside(batch: Any, root: Root) -> list[Any]:
 
 
 def forget(batch: Any) -> None:
-    """An update was named by this batch."""
+    """Called when an update has named this batch."""
     me = threading.get_ident()
-    if me in _looks:
-        _looks[me] = _others(me, batch)
-        if not _looks[me]:
-            del _looks[me]
+    if me in _reads:
+        _reads[me] = _others(me, batch)
+        if not _reads[me]:
+            del _reads[me]
 
 
-def _others(me: int, batch: Any) -> list[_Look]:
-    others = [(look, look.batch()) for look in _looks.get(me, ())]
+def _others(me: int, batch: Any) -> list[_Read]:
+    others = [(look, look.batch()) for look in _reads.get(me, ())]
     return [look for look, other in others if other is not None and other is not batch]

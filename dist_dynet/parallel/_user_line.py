@@ -1,4 +1,4 @@
-"""Which line of the user's program a frame is in, for messages."""
+"""Finds the line of the user's program that a frame belongs to, for messages."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from types import FrameType
 
 _PACKAGE = f"{__name__.partition('.')[0]}."
 _BETWEEN = ("contextlib", "functools")
-"""Modules of the standard library through which this package's decorators are called."""
+"""Modules of the standard library that this package's decorators are called through."""
 
 
-def line_of_user(frame: FrameType) -> str:
-    """The text ' at train.py:12' of the innermost line outside of this package that this frame is
-    in."""
+def user_line(frame: FrameType) -> str:
+    """' at train.py:12': the innermost line outside this package in the frame's call stack."""
     while frame.f_back:
         module = str(frame.f_globals.get("__name__", ""))
         if not module.startswith(_PACKAGE) and module not in _BETWEEN:

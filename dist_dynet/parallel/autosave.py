@@ -1,4 +1,4 @@
-"""When a Checkpointer saves by itself: after updates, a time, an epoch, or a signal."""
+"""When a Checkpointer saves automatically: after updates, a time, an epoch, or a signal."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from .message import Flag
 from .sampling import Shard
 
 
-class ByItself:
+class AutoSave:
     """The part of a Checkpointer that knows when a save is due."""
 
     _epoch: int
     _epochs: bool
     _inner: Trainer
     _marked: bool
-    _owed: bool
+    _pending: bool
     _sampler: Shard[Any] | None
     _seconds: float
     _since: float
-    _tried: int
+    _last_try: int
     _updates: int
     _warned = False
     _world: World
 
-    def _save(self, by_itself: bool) -> bool:
+    def _save(self, automatic: bool) -> bool:
         raise NotImplementedError
 
     def mark(self) -> None:
-        """Asks for a save at the next step, on all ranks; what SIGUSR1 does.
+        """Asks for a save at the next step, on all ranks, as SIGUSR1 does.
 
         >>> import tempfile
         >>> import dist_dynet as dy
@@ -49,34 +49,34 @@ class ByItself:
         """
         self._marked = True
 
-    def _asks(self) -> int:
-        return Flag.SAVE if self._wishes() else 0
+    def _save_flag(self) -> int:
+        return Flag.SAVE if self._wants_save() else 0
 
     def _on_flags(self, flags: int) -> None:
-        self._owed |= bool(flags & Flag.SAVE)
+        self._pending |= bool(flags & Flag.SAVE)
 
-    def _wishes(self) -> bool:
-        """Whether this rank wants a save: it was told to, or rank 0's clock says so."""
+    def _wants_save(self) -> bool:
+        """Whether this rank wants a save: it was asked for one, or rank 0's clock says so."""
         over = 0 < self._seconds < time.monotonic() - self._since
         return self._marked or (over and self._world.rank == 0)
 
-    def _due(self) -> bool:
-        """The same on all ranks."""
-        if self._owed or (self._world.size == 1 and self._wishes()):
+    def _is_due(self) -> bool:
+        """Whether a save is due, alike on all ranks."""
+        if self._pending or (self._world.size == 1 and self._wants_save()):
             return True
-        return 0 < self._updates <= self._inner.updates - self._tried
+        return 0 < self._updates <= self._inner.updates - self._last_try
 
     def _save_if_due(self) -> None:
-        if self._due():
-            self._save(by_itself=True)
+        if self._is_due():
+            self._save(automatic=True)
 
     def _check_loop(self) -> None:
-        """Neither a loop that reads ahead nor one over another shard says when its body is done,
-        which is when to save."""
+        """Refuses loops that do not show when their body is done, which is when to save: one that
+        reads ahead, and one over another shard."""
         if self._sampler is None:
             return
         if not (self._warned or self._sampler.is_begun) and self._world.rank == 0:
-            missed = self._inner.updates - self._tried
+            missed = self._inner.updates - self._last_try
             if missed >= 2 * (self._updates or 500):
                 self._warned = True
                 warnings.warn(
@@ -95,7 +95,7 @@ class ByItself:
             )
 
     def step_ends(self) -> None:
-        """Told by the sampler when all of a step is done.
+        """Called by the sampler when a step is completely done.
 
         >>> import tempfile
         >>> import dist_dynet as dy
@@ -113,10 +113,10 @@ class ByItself:
         ended = self._epochs and (
             self._sampler.epoch > self._epoch or self._sampler.position == len(self._sampler)
         )
-        if self._due() or ended:
-            self._save(by_itself=True)
+        if self._is_due() or ended:
+            self._save(automatic=True)
 
     def _next_epoch(self) -> int:
-        """The epoch that the next step belongs to."""
+        """The epoch of the next step."""
         sampler = self._sampler
         return 0 if sampler is None else sampler.epoch + (0 < len(sampler) == sampler.position)

@@ -1,15 +1,16 @@
-"""Sums over many hosts in a number of messages that grows with the logarithm of theirs.
+"""Sums over many hosts by recursive halving and doubling: a reduce-scatter, then an all-gather, in
+a number of messages that grows with the logarithm of the number of hosts.
 
-In a group of hosts each owns one part of what is summed, and has the group's sum of it: alone it
-owns all. When some groups join, each host sends those of the other groups what they will own of its
-part, adds up what it gets of its own, and owns a smaller part then. When all have joined, each of n
-hosts owns an n-th of the sum, and has sent (n - 1) / n of the numbers; the same steps backwards
-give the sums to all. Of each other group a host speaks with one host, or with two where the groups
-are unlike.
+In a group of hosts each host owns one part of the array, of which it has the group's sum; a host
+alone owns everything. When groups merge, each host sends to hosts of the other groups those numbers
+of its part that they will own, sums what it receives for its own new part, and from then on owns a
+smaller part. When all have merged, each of n hosts owns an n-th of the sum, and has sent (n - 1) /
+n of the numbers. The same steps in reverse distribute the sums. In each other group a host
+communicates with one host, or with two if the groups differ in size.
 
-Which numbers are added up in which order follows from the hosts alone, and not from who owns what:
-however an array is cut, the sum has the same bits. This module knows who sends which part to whom;
-wire.py and rows.py know what it is a part of.
+The order of summation depends only on the hosts, not on who owns what: however an array is cut, the
+sum has the same bits. This module knows who sends which part to whom; wire.py and rows.py know what
+is summed.
 """
 
 from __future__ import annotations
@@ -27,40 +28,40 @@ from ..meter import hand_over
 from ._mpi import take_back
 
 GROUPS = 4
-"""So many join at a time, if nothing else is said: of two there would be twice as many steps, of
-eight more messages."""
+"""Number of groups that merge at a time by default: two would take twice as many steps, eight more
+messages."""
 
 FEWEST = 8
-"""So many hosts send fewer messages in this way than each to each."""
+"""From so many hosts on this takes fewer messages than sending from each host to each."""
 
-_LINE = 16
+_ALIGN = 16
 
 Range = tuple[Fraction, Fraction]
 
 
 class Swap(NamedTuple):
-    """What a host sends to another, and gets from it: from and to, of all."""
+    """What a host sends to another one and receives from it, as ranges of the whole."""
 
-    group: int  # the other's
+    group: int  # of the other host
     host: int
     sent: Range
     got: Range
 
 
 class Step(NamedTuple):
-    """Groups join."""
+    """A merge of groups."""
 
-    groups: int  # so many
-    group: int  # this host's
-    owned: Range  # what it owns then
+    groups: int  # how many merge
+    group: int  # of this host
+    owned: Range  # what this host owns afterwards
     swaps: tuple[Swap, ...]  # in the order of hosts
 
 
 @lru_cache(maxsize=64)
 def steps(hosts: int, host: int, most: int = GROUPS) -> tuple[Step, ...]:
-    """The way of one of so many hosts; most: how many groups join at a time.
+    """The steps of one of so many hosts; most: how many groups merge at a time.
 
-    >>> from dist_dynet.parallel.joining import steps
+    >>> from dist_dynet.parallel.recursive_halving import steps
     >>> for step in steps(8, 0):
     ...     print(*step.owned, [(swap.host, *map(str, swap.sent)) for swap in step.swaps])
     0 1/2 [(1, '1/2', '1')]
@@ -89,15 +90,15 @@ def _step(host: int, ends: list[int], group: int, most: int) -> Step:
 
 
 def _ends(hosts: int, most: int) -> list[int]:
-    """Where the groups that make up one of so many hosts begin, and its end."""
+    """Where the groups of so many hosts begin, and the end of the last one."""
     groups = min(hosts, most)
     return [0, *accumulate(hosts // groups + (k < hosts % groups) for k in range(groups))]
 
 
 @lru_cache(maxsize=1024)
 def _places(hosts: int, most: int) -> tuple[int, ...]:
-    """Which part each host of a group owns: in the order of the middles of what they owned before,
-    so that it lies in that."""
+    """Which part each host of a merged group owns: in the order of the middles of the parts that
+    they owned before, so that each new part lies within the old one."""
     if hosts == 1:
         return (0,)
     middles = [
@@ -112,19 +113,19 @@ def _places(hosts: int, most: int) -> tuple[int, ...]:
 
 
 def _part(low: int, high: int, host: int, most: int) -> Range:
-    """What a host owns in the group of these."""
+    """What a host owns in the group of the hosts from low to high."""
     place = _places(high - low, most)[host - low]
     return Fraction(place, high - low), Fraction(place + 1, high - low)
 
 
 def both(a: Range, b: Range) -> Range:
-    """What lies in both; where that is nothing, a range that is empty."""
+    """The intersection of two ranges; an empty range if there is none."""
     start = max(a[0], b[0])
     return start, max(start, min(a[1], b[1]))
 
 
 class Cut(NamedTuple):
-    """A step of an array's sum."""
+    """A step, with ranges of an array."""
 
     groups: int
     group: int
@@ -133,16 +134,16 @@ class Cut(NamedTuple):
 
 
 def cuts(hosts: int, host: int, start: int, end: int) -> list[Cut]:
-    """The way of a host with what lies between two places of an array.
+    """The steps of a host for the array elements from start to end.
 
-    >>> from dist_dynet.parallel.joining import cuts
+    >>> from dist_dynet.parallel.recursive_halving import cuts
     >>> [(cut.owned, cut.swaps) for cut in cuts(3, 0, 100, 160)]
     [((100, 116), [(1, 1, (116, 132), (100, 116)), (2, 2, (132, 160), (100, 116))])]
     """
-    lines = -(-(end - start) // _LINE)
+    lines = -(-(end - start) // _ALIGN)
 
     def place(range_: Range) -> tuple[int, int]:
-        a, b = (min(start + lines * x.numerator // x.denominator * _LINE, end) for x in range_)
+        a, b = (min(start + lines * x.numerator // x.denominator * _ALIGN, end) for x in range_)
         return a, max(a, b)
 
     return [
@@ -157,7 +158,7 @@ def cuts(hosts: int, host: int, start: int, end: int) -> list[Cut]:
 
 
 class _Stage:
-    """What a host sends and receives at a time, and what it adds up then."""
+    """Messages that are sent and received at a time, and the sum made of them."""
 
     def __init__(self, tag: int) -> None:
         self.tag = tag
@@ -165,16 +166,16 @@ class _Stage:
         self.sent: list[tuple[NDArray[Any], int]] = []
         self.parts: list[NDArray[Any]] = []
         self.mine = np.empty(0, DTYPE)
-        """Their sum, which is one of them."""
+        """Their sum, which is stored in one of them."""
 
     def end(self) -> None:
-        """All has come, and left."""
+        """Called when all messages have arrived and left."""
         if self.mine.size:
             lib.dn_sum_arrays(len(self.parts), self._c, self.mine.size, self._out)
 
     @cached_property
     def bytes(self) -> int:
-        """How many are sent."""
+        """Number of bytes that are sent."""
         return sum(message.nbytes for message, _ in self.sent)
 
     @cached_property
@@ -186,16 +187,15 @@ class _Stage:
         return pointer(self.mine)
 
 
-class JoinedSum:
-    """The sum of some numbers of an array in this way, in place; once it has ended it may begin
-    again.
+class HalvingSum:
+    """The sum of part of an array over hosts, in place. It can be used again after it has ended.
 
     Args:
-        comm: where it is said.
+        comm: the communicator.
         ranks: one of each host.
-        array: where the numbers lie.
-        way: of this host, through them.
-        tags: of the way to the sums, and back.
+        array: the numbers.
+        way: the steps of this host.
+        tags: for summing, and for distributing the sums.
     """
 
     def __init__(
@@ -209,16 +209,16 @@ class JoinedSum:
         self._comm, self._requests = comm, list[Any]()
         self._stages = [_up(step, ranks, array, tags[0]) for step in way]
         self._stages += [_back(step, ranks, array, tags[1]) for step in reversed(way)]
-        self.at = 0  # which stage is under way
+        self.at = 0  # the present stage
         self.size = sum(part.size for stage in self._stages for part in stage.parts)
 
     def begin(self) -> None:
-        """The numbers of this rank are there."""
+        """Starts; the numbers of this rank are in the array."""
         self.at = 0
         self._go()
 
     def advance(self) -> bool:
-        """Whether the sums are there."""
+        """Makes progress. Returns whether the sums are there."""
         while self.at < len(self._stages):
             if not type(self._requests[0]).Testall(self._requests):
                 return False
@@ -228,13 +228,13 @@ class JoinedSum:
         return True
 
     def abandon(self) -> None:
-        """Takes back what is under way."""
+        """Abandons the requests under way."""
         received = len(self._stages[self.at].received) if self._requests else 0
         take_back(self._requests, [k < received for k in range(len(self._requests))])
         self._requests = []
 
     def _go(self) -> None:
-        """What is next, if there is anything to be sent."""
+        """Starts the next stage that has messages."""
         for stage in self._stages[self.at :]:
             if stage.received or stage.sent:
                 break
@@ -249,7 +249,7 @@ class JoinedSum:
 
 
 def _up(step: Cut, ranks: list[int], array: NDArray[Any], tag: int) -> _Stage:
-    """Towards the sums."""
+    """A stage of the reduce-scatter."""
     stage, (start, end) = _Stage(tag), step.owned
     stage.parts = [*np.empty((step.groups, end - start), DTYPE)]
     stage.mine = stage.parts[step.group] = array[start:end]
@@ -262,7 +262,7 @@ def _up(step: Cut, ranks: list[int], array: NDArray[Any], tag: int) -> _Stage:
 
 
 def _back(step: Cut, ranks: list[int], array: NDArray[Any], tag: int) -> _Stage:
-    """What was sent comes summed."""
+    """A stage of the all-gather: what was sent comes back summed."""
     stage = _Stage(tag)
     for _, host, (a, b), (c, d) in step.swaps:
         if b > a:

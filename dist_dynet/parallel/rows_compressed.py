@@ -1,10 +1,10 @@
-"""Touched rows of lookup tables between hosts, in fewer bytes (compression.py).
+"""Exchanges touched rows of lookup tables between hosts in fewer bytes (compression.py).
 
-What is rounded must be rounded as seldom as possible: a rank's rows once, and a sum of them once.
-So each rank sends its rows to its counterparts on all hosts, if the hosts' rows together are no
-more than twice their union, and otherwise the union is added up as an array. Between two hosts the
-rows travel with their ids; between more the ids travel first, and what is less is known when all
-are there. It knows one rank's share of the rows and its counterparts', and nothing of windows.
+Numbers should be rounded as seldom as possible: a rank's rows once, and a sum of them once. So each
+rank sends its rows to its counterparts on all hosts if the hosts' rows together are at most twice
+their union; otherwise the union is summed as an array. Between two hosts the rows are sent with
+their ids; between more the ids are sent first, and when all have arrived it is known which is less.
+This module knows one rank's share of the rows and its counterparts', and nothing of windows.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ Ids = NDArray[np.int32]
 
 Rows = tuple[Ids, NDArray[Any]]
 
-_LINE = 4
+_ALIGN = 4
 
 
 class Residuals:
-    """What rounding has taken away from rows so far.
+    """The rounding errors of rows so far.
 
     Args:
         hosts: the ranks.
-        code: what messages hold instead of numbers as they are.
+        code: how messages encode numbers.
     """
 
     def __init__(self, hosts: Hosts, code: Code) -> None:
         self.code, self._hosts = code, hosts
         self._of: dict[LookupParameters, NDArray[Any]] = {}
-        # of messages since commit() what there was before
+        # the residuals before the messages since commit()
         self._before: list[tuple[LookupParameters, Ids, NDArray[Any]]] = []
         self.sums: dict[LookupParameters, Rows] = {}
         """Of the last exchange."""
 
     def encoded(self, table: LookupParameters, ids: Ids, rows: NDArray[Any]) -> NDArray[Any]:
-        """What is sent of these rows."""
+        """The message for these rows."""
         items = np.empty((len(ids), self.code.items(_width(table))), self.code.dtype)
         if rows.size:
             feedback = self.feedback(table, ids)
@@ -57,7 +57,7 @@ class Residuals:
         return items
 
     def feedback(self, table: LookupParameters, ids: Ids) -> ErrorFeedback:
-        """Messages of these rows, with what earlier ones lacked of them."""
+        """Error feedback for these rows, with their residuals so far."""
         compression = ErrorFeedback(self.code, len(ids) * _width(table))
         if table not in self._of:
             self._of[table] = np.zeros((len(table), _width(table)), DTYPE)
@@ -65,12 +65,12 @@ class Residuals:
         return compression
 
     def keep(self, table: LookupParameters, ids: Ids, compression: ErrorFeedback) -> None:
-        """Keeps what they lack now."""
+        """Stores the new residuals of these rows."""
         self._before.append((table, ids, self._of[table][ids]))
         self._of[table][ids] = compression.residual.reshape(len(ids), -1)
 
     def commit(self, factor: float = 1.0, limit: float = 0.0) -> None:
-        """As ErrorFeedback.commit(), of the sums of the last exchange."""
+        """As ErrorFeedback.commit(), with the sums of the last exchange."""
         for table, ids, _ in self._before if factor != 1 or limit > 0 else ():
             rest = self._of[table][ids] * DTYPE.type(factor)
             if limit > 0:
@@ -80,13 +80,13 @@ class Residuals:
         self._before.clear()
 
     def take_back(self) -> None:
-        """Messages since commit() have not."""
+        """Restores the residuals from before the messages since commit()."""
         for table, ids, before in reversed(self._before):
             self._of[table][ids] = before
         self._before.clear()
 
     def by_name(self) -> dict[str, NDArray[Any]]:
-        """What messages have lacked so far, by table: (rows, width). Views."""
+        """The residuals by table: (rows, width). Views."""
         return {table.name(): rest for table, rest in self._of.items()}
 
     def load(
@@ -95,7 +95,7 @@ class Residuals:
         residuals: Mapping[str, NDArray[Any]],
         shared: bool,
     ) -> None:
-        """Goes on with these; shared: this rank takes of them what it sends."""
+        """Continues with these residuals; shared: this rank takes the part that it sends."""
         self._of.clear()
         self._before.clear()
         for table in tables:
@@ -107,16 +107,16 @@ class Residuals:
                 self._of[table] = kept
 
 
-class CodedExchange:
-    """Adds up this rank's and its counterparts' rows.
+class CompressedExchange:
+    """Sums this rank's and its counterparts' rows.
 
     Args:
         residuals: of what this rank sends.
         hosts: the ranks.
         comm: a communicator for rows alone.
         swap: receives from ranks, and sends to others; see RowsRound.
-        done: says whether requests are.
-        tag: of rows that travel behind their ids.
+        done: returns a function that tells whether requests are complete.
+        tag: of rows that are sent after their ids.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class CodedExchange:
     def run(
         self, tables: Sequence[LookupParameters], mine: list[Rows]
     ) -> Generator[Done, None, list[Rows]]:
-        """Of each table the sum, its rows in rising order."""
+        """For each table the sum, with its rows in rising order."""
         me, code = self._counterparts[self._hosts.host], self._code
         two = len(self._counterparts) == 2
         sent = [
@@ -183,7 +183,7 @@ class CodedExchange:
         return added
 
     def _summed(self, table: LookupParameters, union: Ids, block: NDArray[Any]) -> Done:
-        """Adds up a block of rows over the hosts, in place."""
+        """Sums a block of rows over the hosts, in place."""
         between = Hosts([[rank] for rank in self._counterparts], self._hosts.host, 0)
         compression = self._residuals.feedback(table, union)
         summing = Sum(self._comm, between, block.reshape(-1), compression, all_come=True)
@@ -216,7 +216,7 @@ def _added_up(parts: list[Rows], code: Code, width: int) -> Rows:
 
 
 def _message(ids: Sequence[Ids], rows: Sequence[NDArray[Any] | None]) -> Message:
-    """Of each table the number of its rows, then all ids, then rows, where they are given."""
+    """For each table the number of its rows, then all ids, then the rows that are given."""
     starts, size = _starts(
         [len(own) for own in ids],
         [0 if part is None else part.shape[1] * part.itemsize for part in rows],
@@ -235,7 +235,7 @@ def _message(ids: Sequence[Ids], rows: Sequence[NDArray[Any] | None]) -> Message
 def _read(
     message: Message, tables: Sequence[LookupParameters], code: Code, with_rows: bool
 ) -> list[Rows]:
-    """Of each table ids and rows, in this code; there may be only ids."""
+    """For each table the ids and, if with_rows, the encoded rows."""
     counts = message[: len(tables)].tolist()
     items = [code.items(_width(table)) * with_rows for table in tables]
     starts, _ = _starts(counts, [n * code.dtype.itemsize for n in items])
@@ -248,13 +248,13 @@ def _read(
 
 
 def _starts(counts: Sequence[int], row_bytes: Sequence[int]) -> tuple[list[int], int]:
-    """Where in a message each table's rows begin, and its length."""
+    """Where each table's rows begin in a message, and the length of the message."""
     starts, at = [], len(counts) + sum(counts)
     for count, size in zip(counts, row_bytes, strict=True):
-        at = -(-at // _LINE) * _LINE
+        at = -(-at // _ALIGN) * _ALIGN
         starts.append(at)
         at += -(-count * size // 4)
-    return starts, -(-at // _LINE) * _LINE
+    return starts, -(-at // _ALIGN) * _ALIGN
 
 
 def _width(table: LookupParameters) -> int:
