@@ -18,7 +18,7 @@ from ._integers import named_number
 from ._state import check_state, count_in, number_in
 from .io import save
 from .io.objects import collection_of
-from .params.collection import ParameterCollection
+from .params.collection import ParameterCollection, members_of
 from .params.parameters import AnyParameter
 from .params.root import Assignment, unchanged
 
@@ -148,7 +148,7 @@ class Best:
         if self._file is None:
             collections = self._collections()
             with unchanged({m._root for m in collections}, "training.Best"):
-                self._kept = [[p._shaped(p._values()) for p in _all(m)] for m in collections]
+                self._kept = [[p._shaped(p._values()) for p in members_of(m)] for m in collections]
             return
         self._file.absolute().parent.mkdir(parents=True, exist_ok=True)
         if self._is_collection:
@@ -158,7 +158,7 @@ class Best:
 
     def _fits(self) -> bool:
         """Whether the model has the parameters that were kept."""
-        now = [[p.shape() for p in _all(m)] for m in self._collections()]
+        now = [[p.shape() for p in members_of(m)] for m in self._collections()]
         return now == [[array.shape for array in arrays] for arrays in self._kept]
 
     def restore(self) -> None:
@@ -189,7 +189,7 @@ class Best:
             for arrays, now in zip(self._kept, self._collections(), strict=True):
                 now._root.write(
                     Assignment(p._c, _flat(p, array))
-                    for p, array in zip(_all(now), arrays, strict=True)
+                    for p, array in zip(members_of(now), arrays, strict=True)
                 )
         elif self._is_collection:
             (now,) = self._collections()
@@ -250,10 +250,6 @@ class Best:
             )
         kept = [list(arrays) for arrays in kept]
         self.score, self.number, self.count, self._kept = known, number, count, kept
-
-
-def _all(m: ParameterCollection) -> list[AnyParameter]:
-    return [*m.parameters_list(), *m.lookup_parameters_list()]
 
 
 def _flat(p: AnyParameter, array: NDArray[Any]) -> NDArray[Any]:

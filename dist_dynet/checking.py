@@ -15,7 +15,7 @@ from ._ffi import DTYPE, DTYPE_NAME, GRAPH_SHIFT, lib
 from ._integers import whole
 from .expression import Expression
 from .graph import cg, renew_cg
-from .params.collection import ParameterCollection
+from .params.collection import ParameterCollection, members_of
 from .params.parameters import AnyParameter, LookupParameters
 
 __all__ = ["GradientCheckError", "check_gradient"]
@@ -118,10 +118,7 @@ def _listed(
     parameters: ParameterCollection | AnyParameter | Iterable[AnyParameter],
 ) -> list[AnyParameter]:
     if isinstance(parameters, ParameterCollection):
-        chosen: list[AnyParameter] = [
-            *parameters.parameters_list(),
-            *parameters.lookup_parameters_list(),
-        ]
+        chosen = members_of(parameters)
     elif isinstance(parameters, AnyParameter):
         chosen = [parameters]
     else:

@@ -1,4 +1,4 @@
-"""AtOnce: when the handlers of signals are called."""
+"""DeferSignals: when the handlers of signals are called."""
 
 import contextlib
 import faulthandler
@@ -9,7 +9,7 @@ from threading import get_ident
 
 import pytest
 
-from dist_dynet.trainers.at_once import AtOnce, let_through
+from dist_dynet.trainers.deferred_signals import DeferSignals, run_pending_handlers
 
 NUMBERS = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGALRM),
@@ -39,12 +39,12 @@ def calls():
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_handler_is_called_when_the_outer_block_is_over(calls, number):
     done = []
-    with pytest.raises(StopError), AtOnce():
-        with AtOnce():
+    with pytest.raises(StopError), DeferSignals():
+        with DeferSignals():
             signal.raise_signal(number)
         done.append(not calls)
     assert (done, calls) == ([True], [number])
-    for block in contextlib.nullcontext(), AtOnce(needed=False):  # as before
+    for block in contextlib.nullcontext(), DeferSignals(needed=False):  # as before
         with pytest.raises(StopError), block:
             signal.raise_signal(number)
             done.append("goes on")
@@ -54,7 +54,7 @@ def test_a_handler_is_called_when_the_outer_block_is_over(calls, number):
 def test_at_the_second_signal_both_are_called(calls):
     for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, lambda number, frame: calls.append(number))
-    with AtOnce():
+    with DeferSignals():
         signal.raise_signal(signal.SIGUSR1)
         assert not calls
         signal.raise_signal(signal.SIGINT)
@@ -63,7 +63,7 @@ def test_at_the_second_signal_both_are_called(calls):
 
 def test_signals_in_the_midst_of_other_threads_wait_as_well(calls):
     done = []
-    with pytest.raises(StopError), AtOnce():
+    with pytest.raises(StopError), DeferSignals():
         thread = threading.Thread(target=lambda: signal.pthread_kill(get_ident(), signal.SIGTERM))
         thread.start()
         thread.join()
@@ -75,7 +75,7 @@ def test_blocks_of_other_threads_hold_nothing_back(calls):
     entered, over = threading.Event(), threading.Event()
 
     def block():
-        with AtOnce():
+        with DeferSignals():
             entered.set()
             over.wait()
 
@@ -90,24 +90,24 @@ def test_blocks_of_other_threads_hold_nothing_back(calls):
 
 @pytest.mark.parametrize("may", [(True, True), (True, False), (False, True)])
 def test_a_wait_is_left_where_every_block_may_be(calls, may):
-    outer, inner = (AtOnce(may_leave=[False, True][can].__bool__) for can in may)
+    outer, inner = (DeferSignals(may_leave=[False, True][can].__bool__) for can in may)
     left = []
     with pytest.raises(StopError), outer, inner:
         signal.raise_signal(signal.SIGINT)
         assert not calls
         try:
-            let_through()
+            run_pending_handlers()
         except StopError:
             left.append(1)
             raise
     assert (len(left), len(calls)) == (all(may), 1)
-    with pytest.raises(StopError), AtOnce():
+    with pytest.raises(StopError), DeferSignals():
         signal.raise_signal(signal.SIGINT)
     assert len(calls) == 2
 
 
 def test_a_handler_that_the_block_sets_stays(calls):
-    with AtOnce():
+    with DeferSignals():
         before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.raise_signal(signal.SIGUSR1)
     assert signal.signal(signal.SIGUSR1, before) is signal.SIG_IGN
@@ -118,7 +118,7 @@ def test_a_handler_that_the_block_sets_stays(calls):
 def test_what_is_not_pythons_is_called_at_once(calls, tmp_path, is_set_before):
     """Such as the stack that faulthandler shows."""
     with (tmp_path / "stack").open("w+") as file:
-        block = AtOnce()
+        block = DeferSignals()
         if is_set_before:
             faulthandler.register(signal.SIGUSR2, file)
         with block:
@@ -145,7 +145,7 @@ def test_a_child_that_a_thread_forks_has_left_the_main_threads_block(calls):
             os._exit(4)
         status.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
-    with AtOnce():
+    with DeferSignals():
         thread = threading.Thread(target=fork)
         thread.start()
         thread.join()

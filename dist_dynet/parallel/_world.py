@@ -26,7 +26,7 @@ from .. import meter
 from .._launcher import Launch
 from .._version import __version__
 from ..trainers.arguments import number
-from ..trainers.at_once import AtOnce, let_through
+from ..trainers.deferred_signals import DeferSignals, run_pending_handlers
 from ._mpi import TIMEOUT, abandoned, import_mpi, remedy, unlink_segments
 from ._rank_names import FEW, format_ranks
 from ._user_line import user_line
@@ -271,7 +271,7 @@ class World:
         raised by all ranks alike, so they do no harm. Signals interrupt only waits, which keep
         MPI's buffers.
         """
-        with AtOnce(self.size > 1, may_leave=lambda: True):
+        with DeferSignals(self.size > 1, may_leave=lambda: True):
             self._collectives.interrupted = what if self.size > 1 else ""
             try:
                 yield
@@ -363,7 +363,7 @@ class World:
         try:
             meter.wait()
             while not done():
-                let_through()
+                run_pending_handlers()
                 now, count = time.perf_counter(), moves()
                 if count != seen:
                     seen, moved = count, now

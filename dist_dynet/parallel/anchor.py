@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib
-from ..params.collection import ParameterCollection, counts_of, handles_of, root_of
+from ..params.collection import (
+    ParameterCollection,
+    counts_of,
+    handles_of,
+    members_of,
+    root_of,
+)
 from ..params.parameters import AnyParameter, LookupParameters
 
 Difference = tuple[NDArray[np.intp], NDArray[Any]]
@@ -47,13 +53,9 @@ class Anchor:
         self._counts = 0, 0
         self._version = self._updates = 0
 
-    def members(self) -> list[AnyParameter]:
-        """The dense parameters, then the tables."""
-        return [*self.collection.parameters_list(), *self.collection.lookup_parameters_list()]
-
     def remember(self) -> None:
         """Makes the present values the anchor: they are now equal on all ranks."""
-        for p in self.members():
+        for p in members_of(self.collection):
             values, anchor = p.storage(), self.values.get(p)
             if anchor is None or anchor.size != values.size:
                 self.values[p] = values.copy()
@@ -134,7 +136,7 @@ class Anchor:
         last average, so that the program itself has written what has changed."""
         if counts_of(self.collection) != self._counts:
             self._counts = counts_of(self.collection)
-            for p in self.members():
+            for p in members_of(self.collection):
                 if p not in self.values:
                     self.values[p] = p.storage().copy()
                     self.new.append(p)
@@ -144,7 +146,9 @@ class Anchor:
             self.mark()
 
     def _changed(self) -> list[AnyParameter]:
-        return [p for p in self.members() if _differ(p.storage(), self.values[p]).any()]
+        return [
+            p for p in members_of(self.collection) if _differ(p.storage(), self.values[p]).any()
+        ]
 
     def _rows_changed_late(self, is_first: bool) -> dict[AnyParameter, NDArray[np.intp]]:
         """Rows that the program has changed after the last update, and that differ from the
@@ -175,7 +179,7 @@ class Anchor:
         """Moves the anchor to what the program has written, where it is the same on all ranks.
         `alike` says so for what was written before the first update, and for what marks() found
         after the last one. Such writes are no training."""
-        for p in self.members():
+        for p in members_of(self.collection):
             then, now = alike.get(p.name(), (False, False))
             if then:
                 self.values[p][:] = self.written[p]
@@ -186,7 +190,7 @@ class Anchor:
     def came(self) -> dict[AnyParameter, Difference]:
         """How far this rank has moved since the last average, for parameters that have changed."""
         came: dict[AnyParameter, Difference] = {}
-        for p in self.members():
+        for p in members_of(self.collection):
             values, anchor = by_row(p, p.storage()), by_row(p, self.values[p])
             rows = np.flatnonzero(_differ(values, anchor).any(axis=1))
             if len(rows):

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .._ffi import DTYPE
-from ..params.collection import ParameterCollection
+from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter, LookupParameters
 from ..trainers import CyclicalSGDTrainer, MovingAverage, Trainer
 from ..trainers.following import followers_of
@@ -123,8 +123,7 @@ def numbers_of(trainer: Trainer) -> tuple[float, ...]:
 
 
 def _frozen(m: ParameterCollection) -> list[AnyParameter]:
-    every: list[AnyParameter] = [*m.parameters_list(), *m.lookup_parameters_list()]
-    return [p for p in every if not p.is_updated()]
+    return [p for p in members_of(m) if not p.is_updated()]
 
 
 def _words_of_frozen(trainer: Trainer) -> str:

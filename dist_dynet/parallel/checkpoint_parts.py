@@ -13,7 +13,7 @@ import numpy as np
 
 from .._integers import integer
 from ..io.checksummed import tree_of
-from ..params.collection import ParameterCollection
+from ..params.collection import ParameterCollection, members_of
 from ..params.stored import check_stored, load_stored, stored
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
@@ -55,7 +55,7 @@ def checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
             "Checkpointer: sampler must be what parallel.shard() gave; got"
             f" {type(sampler).__name__}."
         )
-    members = {*model.parameters_list(), *model.lookup_parameters_list()}
+    members = set(members_of(model))
     for p in Hooks(inner).members():
         if p not in members:
             raise ValueError(

@@ -19,7 +19,7 @@ from .._hints import OF_TRAINERS, explain
 from .._integers import count, real
 from .._state import check_state
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
-from ..trainers.at_once import AtOnce
+from ..trainers.deferred_signals import DeferSignals
 from ..trainers.hooks import Hooks
 from . import own_gradients
 from .anchor import Anchor
@@ -258,7 +258,7 @@ class LocalSGD(TrainerWrapper):
         self.sync.hooks.catch_up()
         if self.sync.here.size > 1:
             self._anchor.look(self._is_first)
-        with AtOnce():
+        with DeferSignals():
             error = self._train(batch, n)
         try:
             if error is not None:
@@ -335,7 +335,7 @@ class LocalSGD(TrainerWrapper):
                 self._average()
                 return
         n = self._n
-        with AtOnce():
+        with DeferSignals():
             self._begin()
             if here.size > 1:
                 anchor.remember()
@@ -369,7 +369,7 @@ class LocalSGD(TrainerWrapper):
         if self._rows == "touched":
             weigh_rows(self.sync.here, m.lookup_parameters_list(), n, came)
         try:
-            with AtOnce(may_leave=lambda: True):
+            with DeferSignals(may_leave=lambda: True):
                 self._begin()
                 hand_over(sync, self._after, self._anchor, came)
                 handed_over = True
@@ -377,7 +377,7 @@ class LocalSGD(TrainerWrapper):
                 m.set_weight_decay(0)
             self._outer.update(n)
         except BaseException as error:
-            with AtOnce():
+            with DeferSignals():
                 if self._rule.updates == averages:
                     for p in came:
                         p.clear_gradient()
@@ -388,7 +388,7 @@ class LocalSGD(TrainerWrapper):
                         sync.here.mark_out_of_step("average of LocalSGD")
             raise
         finally:
-            with AtOnce():
+            with DeferSignals():
                 sync.refusal, sync.inner_settings, sync.may_differ = "", (), False
                 self._after.give_back()
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from .._ffi import lib
 from .._manner import PACKAGE, manner, warn
-from ..params.collection import handles_of, root_of
+from ..params.collection import has_gradients, root_of
 from ..params.root import Root, Watch, nobody
 from ..trainers import Trainer
 from ._world import World
@@ -113,15 +113,16 @@ class OwnGradients(Watch):
 
     def flags(self, trainer: Trainer) -> int:
         """The flag that this rank sends in an update of this trainer."""
-        if self._is_read() and self._passes == lib.dn_store_passes(self._c):
-            m = trainer.collection
-            handles = handles_of([*m.parameters_list(), *m.lookup_parameters_list()])
-            if all(map(lib.dn_param_empty, handles)):
-                self._say(
-                    "update: gradients were dropped after they had been read. Where a rank does so"
-                    " because of what they are, the step is left out on that rank alone, and the"
-                    " ranks do not end where one process ends." + _TOGETHER
-                )
+        if (
+            self._is_read()
+            and self._passes == lib.dn_store_passes(self._c)
+            and not has_gradients(trainer.collection)
+        ):
+            self._say(
+                "update: gradients were dropped after they had been read. Where a rank does so"
+                " because of what they are, the step is left out on that rank alone, and the"
+                " ranks do not end where one process ends." + _TOGETHER
+            )
         tells, self._tells = self._tells, False
         return Flag.OWN * tells
 

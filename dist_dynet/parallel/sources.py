@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._ffi import lib
-from ..params.collection import ParameterCollection, handles_of, root_of
+from ..params.collection import ParameterCollection, has_gradients, root_of
 from . import batch_reads
 from .batches import SEVERAL, Batch, Loop, present_batch, process
 
@@ -98,7 +98,7 @@ class Sources:
 
     def begin(self) -> None:
         """Called when a loop yields another batch."""
-        if self._batches and self._is_empty():
+        if self._batches and not has_gradients(self._m):
             self._batches.clear()  # an update has used them, or the program has dropped them
 
     def find(self, named: object = None) -> tuple[Batch[Any] | None, str]:
@@ -215,14 +215,6 @@ class Sources:
         self._batches.clear()
         if self._empty is not None:
             self._used, self._empty = weakref.ref(self._empty), None
-
-    def _is_empty(self) -> bool:
-        return all(
-            map(
-                lib.dn_param_empty,
-                handles_of([*self._m.parameters_list(), *self._m.lookup_parameters_list()]),
-            )
-        )
 
 
 def _share_alike(a: Batch[Any], b: Batch[Any]) -> bool:

@@ -16,7 +16,7 @@ from .._ffi import ffi, lib
 from ..meter import NONE, switch
 from ..params.parameters import AnyParameter
 from ..trainers import Trainer
-from ..trainers.at_once import AtOnce
+from ..trainers.deferred_signals import DeferSignals
 from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
 from . import own_gradients
@@ -130,7 +130,7 @@ class Sync:
         before = switch(NONE)
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
-            with AtOnce(self.negotiation or self.hooks.followers, self._may_leave):
+            with DeferSignals(self.negotiation or self.hooks.followers, self._may_leave):
                 updated, over = self._step(weight, step, flags, problem, chosen)
             if updated:
                 self.hooks.conclude()

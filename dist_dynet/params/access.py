@@ -1,5 +1,5 @@
-"""What programs ask most often of single parameters: values, a row's, a node of one. Each function
-has one in C that stands for it."""
+"""The most frequent accesses to single parameters: values, those of a row, a node. Each function
+has a fast path in C."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..expression import Expression, Numbers, expression, resolved
 
 @accelerated
 def stored(p: Any, row: int) -> Numbers:
-    """The values of a parameter (row -1) or of a row of a table, as they are stored."""
+    """The stored values of a parameter (row -1) or of a row of a table."""
     row = int(p._range("row_as_array", [row])[0]) if p._rows else 0
     size = prod(p._dims)
     return p._values(row * size, size).astype(np.float64), p._dims, 1
@@ -38,11 +38,11 @@ def set_row(table: Any, i: Any, row: Any) -> None:
 
 @accelerated
 def parameter_node(p: Any, update: bool) -> Expression:
-    """The node of a parameter in the current graph; without update a constant."""
+    """The node of a parameter in the current graph; a constant if `update` is False."""
     return expression(resolved(p._h if update else lib.dn_param_handle(p._c, 1)))
 
 
 @accelerated
 def constant_of(p: Any) -> Expression:
-    """What stands for a parameter, in every graph, where no gradient is wanted."""
+    """An expression for a parameter, valid in every graph, without gradient."""
     return expression(lib.dn_param_handle(p._c, 1))

@@ -25,12 +25,12 @@ FileName: TypeAlias = str | PathLike[str]
 class _ParameterBase(Expression):
     """What dense parameters and lookup tables have in common.
 
-    Used where an expression is due, each stands for its node in the current graph.
+    Where an expression is expected, each stands for its node in the current graph.
     """
 
     __slots__ = ("_c", "_dims", "_name", "_place", "_role", "_root", "_rows")
     _rebuilt: ClassVar[Callable[..., Any]]
-    """What makes the object again when it is unpickled."""
+    """Rebuilds the object when it is unpickled."""
 
     def __init__(
         self, root: Root | None = None, name: str = "", dims: tuple[int, ...] = (), rows: int = 0
@@ -47,8 +47,8 @@ class _ParameterBase(Expression):
         self._play("")
 
     def _play(self, role: str) -> None:
-        """Says what it is in its builder or block: 0/Wx, of the first layer. Empty: no part of
-        one, or one with a name of its own."""
+        """Sets its role in a builder or block: 0/Wx, in the first layer. Empty: not part of one, or
+        with a name of its own."""
         self._role = role
         self._root.names[self._h] = self.readable_name()
 
@@ -62,7 +62,7 @@ class _ParameterBase(Expression):
         return resolved(self._h)
 
     def name(self) -> str:
-        """The full name, such as /encoder/W: that of files, which is DyNet's.
+        """The full name, such as /encoder/W, as in DyNet's files.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -73,7 +73,7 @@ class _ParameterBase(Expression):
         return self._name
 
     def readable_name(self) -> str:
-        """As name(), but with what it is in its builder or block in place of a number; messages,
+        """As name(), with the role in its builder or block in place of a number. Messages,
         summaries and repr() show it.
 
         >>> import dist_dynet as dy
@@ -100,8 +100,8 @@ class _ParameterBase(Expression):
     def storage(self) -> NDArray[Any]:
         """The values themselves, flat in storage order (no copy). After writing, call changed().
 
-        While another thread updates, it shows what is written at that moment: as_array() and
-        set_value() wait for each other and for updates. While the program has it, ranks do not
+        While another thread updates, it shows what is being written: as_array() and set_value()
+        wait for each other and for updates. As long as the program holds the array, ranks do not
         share their parameters (docs/parallel.md).
 
         >>> import dist_dynet as dy
@@ -115,7 +115,7 @@ class _ParameterBase(Expression):
         return self._root.lend(self._root.values(self._c))
 
     def changed(self) -> None:
-        """Says that storage() was written to.
+        """Call this after writing to storage().
 
         >>> import dist_dynet as dy
         >>> w = dy.ParameterCollection().add_parameters(2, init=1)
@@ -140,12 +140,12 @@ class _ParameterBase(Expression):
         self._change(lib.dn_param_write, first, kept.size, pointer(kept))
 
     def _change(self, change: Callable[..., int], *given: Any) -> None:
-        """Changes values by a call of C, which does so at one moment."""
+        """Changes values atomically, by a call of C."""
         self._root.own_gradients.written()
         refuse(change(self._c, *given))
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
-        """A view, of shape(), of numbers in storage order."""
+        """A view of shape() on numbers in storage order."""
         if self._rows:
             return np.moveaxis(flat.reshape((*self._dims, self._rows), order="F"), -1, 0)
         return flat.reshape(self._dims, order="F")
@@ -159,10 +159,10 @@ class _ParameterBase(Expression):
         raise NotImplementedError
 
     def _as_array(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """What np.asarray(p) gives: the values in the build's number type (float32), of shape().
+        """The result of np.asarray(p): the values in the build's number type (float32), of shape().
 
-        Of a dense parameter a view, which follows later updates and cannot be written to; of a
-        table a copy, as weight decay is lazy there.
+        For a dense parameter a read-only view, which follows later updates; for a table a copy, as
+        weight decay is lazy there.
 
         >>> import dist_dynet as dy, numpy as np
         >>> w = dy.ParameterCollection().add_parameters(2, init=1)
@@ -186,8 +186,8 @@ class _ParameterBase(Expression):
         return out
 
     def grad_as_array(self) -> NDArray[np.float64]:
-        """A float64 copy of the gradient gathered since the last update, of shape(); zeros where
-        there is none.
+        """A float64 copy of the gradient gathered since the last update, of shape(); zeros if there
+        is none.
 
         >>> import dist_dynet as dy
         >>> w = dy.ParameterCollection().add_parameters(2, init=1)
@@ -200,7 +200,7 @@ class _ParameterBase(Expression):
         return self._arrange(self._flat_gradient())
 
     def gradient(self) -> NDArray[np.float64]:
-        """As Expression.gradient(): what the last backward() has given it.
+        """As Expression.gradient(): the gradient of the last backward().
 
         >>> import dist_dynet as dy
         >>> w = dy.ParameterCollection().add_parameters(2, init=1)
@@ -213,8 +213,8 @@ class _ParameterBase(Expression):
         return super().gradient()
 
     def set_gradient(self, gradient: ArrayLike) -> None:
-        """Replaces the gradient, as `p.grad = g` elsewhere; of a table, rows of zeros count as not
-        used. A frozen parameter has none.
+        """Replaces the gradient, as `p.grad = g` does elsewhere; in a table, rows of zeros count as
+        unused. A frozen parameter has no gradient.
 
         Raises:
             ValueError: the shape differs.
@@ -239,8 +239,8 @@ class _ParameterBase(Expression):
         )
 
     def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
-        """Replaces the gradient, in storage order; of a table, rows of zeros count as not touched.
-        None empties it. A frozen parameter has none."""
+        """Replaces the gradient, in storage order; in a table, rows of zeros count as unused. None
+        clears it. A frozen parameter has no gradient."""
         self._root.write([Assignment(self._c, sets_gradient=True, gradient=gradient)])
 
     def has_gradient(self) -> bool:
@@ -281,7 +281,7 @@ class _ParameterBase(Expression):
         lib.dn_param_scale_gradient(self._c, factor)
 
     def clear_gradient(self) -> None:
-        """Forgets the gradient gathered since the last update.
+        """Clears the gradient gathered since the last update.
 
         >>> import dist_dynet as dy
         >>> w = dy.ParameterCollection().add_parameters(2, init=0)
@@ -305,8 +305,8 @@ class _ParameterBase(Expression):
         return bool(lib.dn_param_updated(self._c))
 
     def set_updated(self, b: bool) -> None:
-        """False freezes it: no gradient is gathered or counted, trainers leave it; a pending
-        gradient is dropped.
+        """False freezes it: no gradient is gathered or counted, and trainers leave it unchanged; a
+        pending gradient is dropped.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -337,7 +337,7 @@ class _ParameterBase(Expression):
         text.save_parameters([(self._key(key), cast("AnyParameter", self))], fname, append)
 
     def populate(self, fname: FileName, key: str = "") -> None:
-        """Reads values (and gradient, if stored) of the entry named `key`, of equal dims.
+        """Reads values (and the gradient, if stored) of the entry named `key`, of equal dims.
 
         Raises:
             RuntimeError: the file, the key or the numbers cannot be read; the parameter then is as

@@ -1,8 +1,8 @@
 """ParameterCollection: a name and a list of the parameters that belong to it. Subcollections share
-their root.
+its root.
 
-Pickles of earlier versions look for Parameters, LookupParameters and Root here, where they find
-what is imported.
+Pickles of earlier versions look for Parameters, LookupParameters and Root here, where they find the
+imported names.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         )
 
     def copy_from(self, other: ParameterCollection, share: float = 1.0) -> None:
-        """p = (1 - share) p + share q: takes the values of a collection whose parameters, in order,
-        have the same shapes.
+        """p = (1 - share) p + share q: copies the values of a collection whose parameters have the
+        same shapes, in the same order.
 
-        For target networks: target = copy.deepcopy(model), then target.copy_from(model) now and
-        then, or with a small share at each step.
+        For target networks: target = copy.deepcopy(model), then target.copy_from(model) from time
+        to time, or with a small share at each step.
 
         Raises:
             ValueError: numbers or shapes of parameters differ; nothing was changed then.
@@ -119,10 +119,10 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
 
     def set_precision(self, precision: str | None) -> None:
         """Whether products with its matrices are rounded, "float32" or "bf16", whatever init()
-        says: of all dense parameters that it has, subcollections included, and of those that are
-        added later and are given no other. None: as init() says.
+        says: for all its dense parameters, subcollections included, and for those that are added
+        later without a precision of their own. None: as init() says.
 
-        Files hold no precision: a model that is loaded has that of the program.
+        Files hold no precision: a loaded model has that of the program.
 
         Raises:
             ValueError: there is no such precision, or not with float64.
@@ -224,12 +224,12 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         mean: float = 0.0,
         std: float = 1.0,
     ) -> LookupParameters:
-        """Adds a lookup table: dim = (rows, size, ...); one number n: rows of one number, of which
-        arrays show no axis. `init` as in add_parameters().
+        """Adds a lookup table: dim = (rows, size, ...). A single number n makes n rows of one
+        number, which arrays show without an axis. `init` is as in add_parameters().
 
         The default counts the rows as a dim, as DyNet does: numbers from +-sqrt(6 / (rows + size)),
-        which are tiny where there are many rows. For embeddings pass
-        init=dy.GlorotInitializer(is_lookup=True), whose spread depends on the size alone.
+        which are tiny for many rows. For embeddings pass init=dy.GlorotInitializer(is_lookup=True),
+        whose range depends only on the size.
 
         Raises:
             ValueError: there are no rows, a row has too many dims, or an argument makes no sense,
@@ -317,8 +317,9 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
     def add_subcollection(
         self, name: str | None = None, precision: str | None = None
     ) -> ParameterCollection:
-        """A collection within this one: its parameters are also this one's, with `name` in front of
-        theirs. `precision` as set_precision(); None: that of this one.
+        """A collection within this one: its parameters also belong to this one, with `name` in
+        front of their names. `precision` is as in set_precision(); None: that of this
+        collection.
 
         Raises:
             TypeError: the name is not a string.
@@ -364,7 +365,7 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         return list(self._lookups)
 
     def named_parameters(self) -> dict[str, AnyParameter]:
-        """All parameters by name within this collection: its own name is taken off in front, so
+        """All parameters by name within this collection: its own name is removed from the front, so
         that models made alike have the same names.
 
         Raises:
@@ -377,8 +378,7 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         ('/encoder/W', ['/W'])
         """
         named: dict[str, AnyParameter] = {}
-        members: list[AnyParameter] = [*self._parameters, *self._lookups]
-        for p in members:
+        for p in members_of(self):
             name = "/" + p._name.removeprefix(self._name).lstrip("/")
             if name in named:
                 raise RuntimeError(
@@ -389,7 +389,7 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         return named
 
     def parameter_count(self) -> int:
-        """How many numbers all parameters hold.
+        """The total number of elements in all parameters.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -397,10 +397,10 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         >>> m.parameter_count()
         26
         """
-        return sum(int(lib.dn_param_size(p._c)) for p in (*self._parameters, *self._lookups))
+        return sum(int(lib.dn_param_size(p._c)) for p in members_of(self))
 
     def reset_gradients(self) -> None:
-        """Forgets all gradients gathered since the last update.
+        """Clears all gradients gathered since the last update.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -411,7 +411,7 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         >>> w.has_gradient()
         False
         """
-        for p in (*self._parameters, *self._lookups):
+        for p in members_of(self):
             p.clear_gradient()
 
 
@@ -420,22 +420,33 @@ Model = ParameterCollection
 
 
 def root_of(m: ParameterCollection) -> Root:
-    """The owner of its parameters."""
+    """The root that owns its parameters."""
     return m._root
 
 
 def counts_of(m: ParameterCollection) -> tuple[int, int]:
-    """How many dense parameters and tables it has."""
+    """The numbers of dense parameters and of tables."""
     return len(m._parameters), len(m._lookups)
 
 
+def members_of(m: ParameterCollection) -> list[AnyParameter]:
+    """All its parameters: the dense ones, then the tables."""
+    return [*m._parameters, *m._lookups]
+
+
+def has_gradients(m: ParameterCollection) -> bool:
+    """Whether any of its parameters has a gradient."""
+    return not all(map(lib.dn_param_empty, handles_of(members_of(m))))
+
+
 def handles_of(parameters: Iterable[AnyParameter]) -> list[Any]:
-    """The dn_param of each."""
+    """The dn_param * of each."""
     return [p._c for p in parameters]
 
 
 def named_by_its_class(m: ParameterCollection) -> None:
-    """It is that of a builder or a block, which has called it the same as all of its class."""
+    """Notes that a collection belongs to a builder or block, and is named alike in all objects of
+    its class."""
     if m._name in m._root.made_within:
         m._root.made_within[m._name] = True
 
@@ -443,10 +454,9 @@ def named_by_its_class(m: ParameterCollection) -> None:
 def first_numbered(
     parameters: Iterable[AnyParameter], known: Iterable[AnyParameter]
 ) -> AnyParameter | None:
-    """The first of these, beside the known ones, that was made while loops over shard() were at
-    work, and that only numbers tell from others: the program did not name the outermost of what was
-    made for it then, which is a collection or the parameter itself.
-    """
+    """The first of these, beside the known ones, that was made while loops over shard() were
+    running and that only a number tells from others: the program did not name the outermost object
+    made for it, which is a collection or the parameter itself."""
     old = {path for p in known for path in _paths(p.name())}
     for p in parameters:
         made = p._root.made_within
@@ -457,5 +467,5 @@ def first_numbered(
 
 
 def _paths(name: str) -> list[str]:
-    """Of a parameter: the names of the collections that it is in, outermost first, and its own."""
+    """The names of the collections that a parameter is in, outermost first, and its own name."""
     return [name[:k] for k in range(2, len(name)) if name[k - 1] == "/"] + [name]

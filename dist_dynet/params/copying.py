@@ -1,4 +1,4 @@
-"""Where pickles of earlier versions look for what makes roots and parameters again."""
+"""Pickles of earlier versions look here for the functions that rebuild roots and parameters."""
 
 from .parameters import rebuilt_parameter
 from .root import rebuilt_root

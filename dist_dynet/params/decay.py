@@ -1,4 +1,4 @@
-"""The weight decay of collections, and what new ones begin with. Trainers apply it."""
+"""The weight decay of collections, and its default. Trainers apply it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _defaults = _Defaults()
 
 
 def set_default_weight_decay(lam: float) -> None:
-    """The strength that collections without a parent begin with."""
+    """Sets the weight decay of new collections without a parent."""
     _defaults.weight_decay = lam
 
 
 def default_weight_decay() -> float:
-    """That strength."""
+    """The weight decay of new collections without a parent."""
     return _defaults.weight_decay
 
 
 class Decays:
-    """The part of a collection that has a strength of weight decay."""
+    """The part of a collection that has a weight decay."""
 
     _weight_decay: float
 
     def get_weight_decay(self) -> float:
-        """The strength of weight decay; 0 at the start.
+        """The weight decay; 0 at the start.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -39,11 +39,11 @@ class Decays:
         return self._weight_decay
 
     def set_weight_decay(self, lam: float) -> None:
-        """After each update by a trainer of this collection all its values are multiplied by 1 -
+        """After each update by a trainer of this collection, all its values are multiplied by 1 -
         lam.
 
-        This is decoupled decay, whatever the learning rate. Frozen parameters stay. Subcollections
-        take the strength over when they are made.
+        This is decoupled decay, independent of the learning rate. Frozen parameters keep their
+        values. Subcollections take over the value when they are made.
 
         Raises:
             ValueError: lam is not in [0, 1).

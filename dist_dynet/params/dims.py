@@ -1,5 +1,4 @@
-"""Arguments of parameters and inputs: what counts as dims, how many numbers a parameter may hold,
-which device there is, what parameters may be called."""
+"""Arguments of parameters and inputs: dims, the largest size of a parameter, devices, and names."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
 
 
 def dims_of_node(dims: Any, what: str) -> tuple[int, ...]:
-    """As as_dims(); no sizes, as in zeros(()), are those of one number."""
+    """As as_dims(), but no sizes, as in zeros(()), means a single number."""
     return (1,) if isinstance(dims, tuple | list) and not dims else as_dims(dims, what)
 
 
@@ -62,8 +61,11 @@ def size(value: Any, what: str, where: str = "") -> int:
 
 
 def check_size(dims: tuple[int, ...], what: str) -> None:
-    """Raises ValueError for more numbers than a parameter holds; to be called before they are
-    drawn."""
+    """Makes sure that a parameter can hold so many numbers. Call it before they are drawn.
+
+    Raises:
+        ValueError: there are too many.
+    """
     if math.prod(dims) >= 1 << 31:
         raise ValueError(
             f"{what}: a parameter holds at most {(1 << 31) - 1} numbers; got dims {dims}."
@@ -71,7 +73,11 @@ def check_size(dims: tuple[int, ...], what: str) -> None:
 
 
 def check_device(device: str, what: str) -> None:
-    """Raises a ValueError for any device but the CPU."""
+    """Makes sure that the device is the CPU.
+
+    Raises:
+        ValueError: it is another one.
+    """
     if device not in ("", "CPU"):
         raise ValueError(
             f"{what}: everything is computed on the CPU; got device = {device!r}. Leave it out."

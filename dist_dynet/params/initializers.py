@@ -23,12 +23,12 @@ Values = NDArray[np.float32]
 """Flat, in storage order."""
 _UNIFORM, _NORMAL, _CONSTANT = lib.DN_FIRST_UNIFORM, lib.DN_FIRST_NORMAL, lib.DN_FIRST_CONSTANT
 _Draw = tuple[int, float, float]
-"""One of these, and its two numbers: bounds; mean and standard deviation; the number, and
-nothing."""
+"""One of these, and two numbers: bounds; mean and standard deviation; the constant and an unused
+number."""
 
 
 _AT_ONCE = 1 << 24
-"""Draws of one call of C, which nothing interrupts; even, since normal numbers are drawn in
+"""Draws in one call of C, which nothing interrupts; even, since normal numbers are drawn in
 pairs."""
 
 
@@ -59,7 +59,7 @@ def _size(dims: tuple[int, ...]) -> int:
 
 
 class PyInitializer:
-    """The base of initialisers: subclasses give the values of a parameter of these dims.
+    """The base of initialisers: subclasses return the values for a parameter of given dims.
 
     >>> import dist_dynet as dy
     >>> class Halves(dy.PyInitializer):
@@ -79,8 +79,7 @@ class PyInitializer:
 
 
 class _Drawn(PyInitializer):
-    """An initialiser that gives all elements a number, or draws them from one distribution: C can
-    do it in place."""
+    """An initialiser with a constant, or with draws from one distribution: C can do it in place."""
 
     def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
         raise NotImplementedError
@@ -99,7 +98,7 @@ class _Drawn(PyInitializer):
 
 
 def in_place(init: PyInitializer, dims: tuple[int, ...], is_lookup: bool) -> _Draw | None:
-    """What begin() is to do; None: ask for values()."""
+    """The arguments of begin(); None: values() must be used."""
     if (
         not isinstance(init, _Drawn)
         or type(init).values is not _Drawn.values
@@ -111,7 +110,7 @@ def in_place(init: PyInitializer, dims: tuple[int, ...], is_lookup: bool) -> _Dr
 
 
 def begin(param: Any, draw: _Draw) -> None:
-    """Gives a new parameter of C its first values."""
+    """Sets the initial values of a new parameter of C."""
     with _random.lock():
         lib.dn_param_begin(param, _random.generator(), *draw)
 
@@ -357,7 +356,7 @@ class SaxeInitializer(PyInitializer):
 
 
 class FromFileInitializer(PyInitializer):
-    """Numbers divided by white space, column-major, from a text file.
+    """Numbers separated by white space, in column-major order, from a text file.
 
     Raises:
         RuntimeError: the file cannot be read, or holds something other than numbers.
@@ -452,15 +451,15 @@ _GLOROT = GlorotInitializer()
 
 
 def read(init: Any) -> Any:
-    """An `init` argument, of which arrays of other libraries are NumPy's, or numbers if they have
-    no dims."""
+    """An `init` argument, with arrays of other libraries converted to NumPy's, or to numbers if
+    they have no dims."""
     if hasattr(init, "__array__") and not isinstance(init, np.ndarray | np.generic):
         return np.asarray(init)[()]
     return init
 
 
 def make(init: Any, dims: tuple[int, ...], scale: float, mean: float, std: float) -> PyInitializer:
-    """The initialiser that an `init` argument stands for. dims: as the user gave them.
+    """The initialiser for an `init` argument. dims: as given by the user.
 
     Raises:
         ValueError: it stands for none.

@@ -1,4 +1,4 @@
-"""Who belongs to a collection, and under which name: all of what is added, or nothing."""
+"""The members of a collection and their names. What is added is added completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ P = TypeVar("P", Parameters, LookupParameters)
 
 
 class Members:
-    """The parameters of a collection, which are also those of the collections that it is in."""
+    """The parameters of a collection, which also belong to the collections that contain it."""
 
     _name: str
     _root: Root
@@ -38,7 +38,7 @@ class Members:
         return full_name
 
     def _free_name(self, name: str, n: int, counts: dict[str, int], full_name: str) -> None:
-        """The next one that asks for `name` may have its number n again, if that was the last."""
+        """Frees the number n of `name` for the next member, if it was the last one."""
         if counts.get(name) == n + 1:
             counts[name] = n
             if not n:
@@ -53,14 +53,14 @@ class Members:
 
     @all_or_nothing
     def _add(self, name: str, make: Callable[[str], P]) -> P:
-        """Adds what make(full name) gives."""
+        """Adds the parameter that make(full name) returns."""
         made = make(self._next_name(name, self._counts))
         self._adopt(made)
         return made
 
     def _new(self, name: str, dims: tuple[int, ...], is_table: bool) -> AnyParameter:
-        """A parameter, or a table whose rows are the last dim, that is no member yet. As in DyNet
-        it takes up a number of those that name others."""
+        """A parameter, or a table whose rows are the last dim, that is not a member yet. As in
+        DyNet it uses up one of the numbers that name others."""
         self._next_name("", self._counts)
         if is_table:
             return LookupParameters(self._root, name, dims[:-1], dims[-1])

@@ -1,5 +1,5 @@
-"""Training and evaluation: what switches the dropout of builders and blocks, by the collection that
-has their parameters."""
+"""Training and evaluation modes, which switch the dropout of builders and blocks, set on the
+collection of their parameters."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
 
 
 class Follower(Protocol):
-    """What has to do with modes that it has read before."""
+    """An object that caches modes."""
 
     def _modes_change(self, any_of_them: bool) -> None:
-        """A collection was switched; any_of_them: for the first time, so that nobody had to read
-        modes."""
+        """Called when a collection is switched; any_of_them: for the first time in the process, so
+        that nobody has read modes yet."""
 
 
 class _Switch:
-    """Of all collections of this process."""
+    """The modes of all collections of this process."""
 
     used = False
-    """Whether one was switched to evaluation."""
+    """Whether any collection was ever switched to evaluation."""
     reads = 0
-    """How often a mode was asked for."""
+    """How often a mode was read."""
 
     def __init__(self) -> None:
         self.followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 
     def turn(self, to_evaluation: bool) -> None:
-        """A collection was switched."""
+        """Called when a collection is switched."""
         is_first, self.used = to_evaluation and not self.used, self.used or to_evaluation
         for follower in list(self.followers):
             follower._modes_change(is_first)
@@ -44,20 +44,21 @@ class Modes:
     """The part of a collection that knows whether it is trained or evaluated."""
 
     _mode: tuple[int, bool] = (0, True)
-    """The number of the last call of train() here, counted in the whole tree, and what it said."""
+    """The number of the last call of train() on this collection, counted over the whole tree, and
+    its argument."""
     _modes: int = 0
-    """How many calls there were; of the root."""
+    """Number of calls so far; kept by the root."""
 
     def _lineage(self) -> Iterator[Self]:
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
-        """Switches dropout, and noise on weights, of all builders and blocks with parameters here
-        or in subcollections: True, as at the start, or False, which is what eval() does.
+        """Switches dropout and weight noise of all builders and blocks with parameters here or in
+        subcollections: on with True, the default at the start, off with False, as eval() does.
 
-        Rates stay as they are set. It holds for sequences that begin, and blocks that are called,
-        afterwards; of several calls the last one. dy.dropout() and the like of your own drop at any
-        time: ask `training`. Copies and pickles keep it, dy.save() does not.
+        Rates stay as they are set. The switch applies to sequences that begin, and blocks that are
+        called, afterwards; the last call counts. dy.dropout() and the like in your own code always
+        drop: check `training`. Copies and pickles keep the mode, dy.save() does not.
 
         Returns the collection itself.
 
@@ -80,12 +81,12 @@ class Modes:
         return self
 
     def eval(self) -> Self:
-        """As train(False): nothing is dropped."""
+        """As train(False): no dropout."""
         return self.train(False)
 
     @property
     def training(self) -> bool:
-        """Whether builders and blocks drop what their rates say; see train().
+        """Whether builders and blocks use dropout; see train().
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()

@@ -1,5 +1,5 @@
-"""Parameters and LookupParameters: a dense parameter, a table of rows. Each is a place in a root,
-and an expression in every graph."""
+"""Parameters and LookupParameters: a dense parameter, and a table of rows. Each is a place in a
+root, and an expression in every graph."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def rebuilt_parameter(cls: Any, root: Root, index: int, name: str, role: str = "") -> Any:
-    """The object that stands for the parameter at this place of a root."""
+    """The object for the parameter at this position of a root."""
     c, dims, rows = root.made[index]
     parameter = cls.__new__(cls)
     parameter._root, parameter._place = root, index
@@ -64,7 +64,7 @@ class Parameters(_ParameterBase):
         return shaped(np.frombuffer(numbers), dims, batch)
 
     def set_value(self, arr: ArrayLike) -> None:
-        """Sets the values. Graphs that have computed with the old ones do not see it.
+        """Sets the values. Graphs that have already used the old values keep them.
 
         Raises:
             ValueError: the shape differs.
@@ -115,7 +115,7 @@ class Parameters(_ParameterBase):
         self._change(lib.dn_param_clip, low, high)
 
     def precision(self) -> str | None:
-        """What set_precision() has set; None: init() and the environment decide.
+        """The precision set by set_precision(); None: that of init() or the environment.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -127,7 +127,7 @@ class Parameters(_ParameterBase):
 
     def set_precision(self, precision: str | None) -> None:
         """Whether products with this matrix are rounded: "float32" or "bf16", whatever init() says;
-        None: as that says. Graphs that have used it already stay as they are.
+        None: as init() says. Graphs that have already used it keep their precision.
 
         Raises:
             ValueError: there is no such precision, or not with float64.
@@ -159,7 +159,7 @@ class Parameters(_ParameterBase):
 
 
 class LookupParameters(_ParameterBase):
-    """A table of rows, of which a graph uses and a trainer changes a few; made by
+    """A table of rows; a graph uses, and a trainer changes, a few of them. Made by
     ParameterCollection.add_lookup_parameters().
 
     >>> import dist_dynet as dy
@@ -186,7 +186,7 @@ class LookupParameters(_ParameterBase):
         return (self[i] for i in range(self._rows))
 
     def _range(self, what: str, rows: ArrayLike) -> NDArray[np.int32]:
-        """The rows as integers; raises for those outside of the table."""
+        """The rows as integers; raises an error for those outside the table."""
         if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu":
             numbers = rows.ravel()
             outside = (numbers < 0) | (numbers >= self._rows)
@@ -200,7 +200,7 @@ class LookupParameters(_ParameterBase):
         return np.ascontiguousarray(numbers, np.int32)
 
     def _row(self, what: str, row: int) -> int:
-        """The same of one."""
+        """The same for one row."""
         row = named(row, what, "row")
         if not 0 <= row < self._rows:
             raise ValueError(f"{what}: row {row} is outside the table of {self._rows} rows.")
@@ -282,14 +282,14 @@ class LookupParameters(_ParameterBase):
         return self._copied(lib.dn_lookup_copy_rows, self._range("rows_as_array", rows))
 
     def _copied(self, copy: Any, rows: NDArray[np.int32]) -> NDArray[np.float64]:
-        """What a call of C copies for these rows: rows of the row's dims."""
+        """Rows copied by a C function, each with the dims of a row."""
         out = np.empty((len(rows), prod(self._dims)), DTYPE)
         if len(rows):
             copy(self._c, len(rows), ffi.from_buffer("int *", rows), pointer(out))
         return self._by_row(out.astype(np.float64))
 
     def _by_row(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rows of numbers, each in storage order -> rows of the row's dims."""
+        """Rows of numbers in storage order -> rows with the dims of a row."""
         shaped: NDArray[np.float64] = flat.reshape(len(flat), *self._dims[::-1]).transpose(
             0, *range(len(self._dims), 0, -1)
         )
@@ -341,7 +341,7 @@ class LookupParameters(_ParameterBase):
         return self._touched()[0]
 
     def touched_gradients(self) -> NDArray[Any]:
-        """A copy of their gradients, one row of numbers each.
+        """A copy of the gradients of touched_rows(), one row of numbers each.
 
         >>> import dist_dynet as dy
         >>> E = dy.ParameterCollection().add_lookup_parameters((10, 2), init=1)
@@ -353,7 +353,7 @@ class LookupParameters(_ParameterBase):
         return self._touched()[1]
 
     def _touched(self) -> tuple[NDArray[np.int32], NDArray[Any]]:
-        """touched_rows() and touched_gradients() of one moment."""
+        """touched_rows() and touched_gradients() at the same moment."""
         self._root.own_gradients.read(self._c)
         capacity = -1
         while True:

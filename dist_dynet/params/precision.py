@@ -1,6 +1,6 @@
-"""Precision of matrix products: what programs call it, and what C calls it.
+"""Precision of matrix products: its names in programs and its numbers in C.
 
-csrc/tape/rounded.c says which products are rounded.
+csrc/tape/rounded.c documents which products are rounded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PRECISIONS: dict[str | None, int] = {
 
 
 def check_precision(precision: Any, what: str) -> int:
-    """C's number of a precision; None: what the process has.
+    """C's number of a precision; None: the default of the process.
 
     Raises:
         ValueError: there is no such precision, or not with this number type.
@@ -36,7 +36,7 @@ def check_precision(precision: Any, what: str) -> int:
 
 
 def name_of_precision(number: int) -> str | None:
-    """The name of C's number."""
+    """The name for C's number."""
     return next(name for name, known in PRECISIONS.items() if known == number)
 
 
@@ -48,12 +48,12 @@ _defaults = _Defaults()
 
 
 def use_precision(precision: str) -> None:
-    """That of all parameters that have none of their own."""
+    """Sets the precision of all parameters that have none of their own."""
     lib.dn_set_precision(check_precision(precision, "precision"))
     _defaults.precision = precision
 
 
 def rounding(own: Iterable[str | None]) -> str:
-    """How products with parameters of these precisions are rounded, where any is; else empty."""
+    """How products with parameters of these precisions are rounded; empty if none is."""
     rounds = "bf16" in {precision or _defaults.precision for precision in own}
     return f"products rounded to bfloat16 by {bf16_instructions()}" if rounds else ""

@@ -1,12 +1,12 @@
-"""Root: what owns the parameters of a tree of collections.
+"""Root: owns the parameters of a tree of collections.
 
 Values and gradients live in a root in C (csrc/params/params.c): dense parameters in a few large
-chunks, gradients at the same offsets; lookup tables as blocks of their own with a list of touched
-rows. This module knows names and places of parameters, not the objects that stand for them.
+chunks, gradients at the same offsets; lookup tables in separate blocks with a list of touched rows.
+This module knows names and positions of parameters, not the objects that stand for them.
 
-A root is pickled with the dims, values and frozen flags of all its parameters; a parameter as a
-place in its root. So whatever is pickled in one go (collection, subcollections, builders, a
-program's own objects that hold parameters) refers to the same parameters afterwards.
+A root is pickled with the dims, values and frozen flags of all its parameters; a parameter is
+pickled as a position in its root. So objects that are pickled together (collections, builders, a
+program's own objects with parameters) still refer to the same parameters afterwards.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ _ASSIGNMENTS, _COPIED = ffi.typeof("dn_assignment[]"), ffi.typeof("dn_copied[]")
 
 
 class Assignment(NamedTuple):
-    """What one of C's parameters is given, in storage order."""
+    """New values for one of C's parameters, in storage order."""
 
     param: Any
     values: NDArray[Any] | None = None
-    """None: they stay."""
+    """None: unchanged."""
     first: int = 0
-    """The element from which on these are."""
+    """The first element that is set."""
     factor: float = 1
-    """That of a whole table, which its values are these numbers times."""
+    """The decay factor of a whole table, whose values are these numbers times it."""
     share: float = 1
     """value = (1 - share) value + share x"""
     sets_gradient: bool = False
     gradient: NDArray[Any] | None = None
-    """None: it is emptied. A frozen parameter has none."""
+    """None: cleared. A frozen parameter has none."""
 
 
 class Watch:
-    """What is told of a program's dealings with gradients, and does nothing about them."""
+    """Receives what a program does with gradients; this base class ignores it."""
 
     def read(self, parameter: Any) -> None:
-        """The gradient of dn_param * was read."""
+        """The gradient of this dn_param * was read."""
 
     def changed(self, what: str, parameter: Any) -> None:
-        """That of dn_param * is changed by this method."""
+        """A method of this name changes the gradient of this dn_param *."""
 
     def written(self) -> None:
         """Values are written."""
@@ -71,7 +71,7 @@ class _Nobody(Watch):
 nobody = _Nobody()
 
 loops_at_work: list[Any] = []
-"""Loops over shard() whose batch the program works on, as parallel/batches.py says."""
+"""Loops over shard() whose batch the program works on; see parallel/batches.py."""
 
 
 class Root:
@@ -85,19 +85,19 @@ class Root:
         self.made: list[tuple[Any, tuple[int, ...], int]] = []
         """C's parameters in the order in which they were made, with dims and rows."""
         self.made_within: dict[str, bool] = {}
-        """The names of parameters and collections that were made while there were loops at work;
-        True: it is told from others by a number, the program has not named it."""
+        """Names of parameters and collections that were made while loops were running. True: only a
+        number tells it from others, the program has not named it."""
         self._lent: weakref.WeakValueDictionary[int, NDArray[Any]] = weakref.WeakValueDictionary()
         self.names: dict[int, str] = {}
-        """The name of each parameter's handle."""
+        """The name of each parameter, by handle."""
         self.own_gradients: Watch = nobody
-        """Where ranks average gradients: who is told what the program does with its own."""
+        """Is notified of what the program does with gradients, if ranks average them."""
         if _random.dynet_order():
             self.follow_order()
         _roots.add(self)
 
     def follow_order(self) -> None:
-        """Lets C know whether the numbers are to be DyNet's."""
+        """Passes to C whether results must be DyNet's."""
         lib.dn_store_as_dynet(self.c, _random.dynet_order())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -109,8 +109,8 @@ class Root:
         return rebuilt_root, (type(self), _contents(self), *([own] if own else []))
 
     def new_parameter(self, dims: tuple[int, ...], rows: int = 0) -> Any:
-        """C's parameter of these dims, the last in `made`; with rows, a table. In C there are no
-        dims without a size: () is (1,) there.
+        """A new parameter of C with these dims, the last in `made`; with rows, a table. C has no
+        dims without a size: () becomes (1,).
 
         Raises:
             MemoryError: there is no memory for it.
@@ -122,17 +122,17 @@ class Root:
         return param
 
     def chunks(self) -> int:
-        """How many chunks the dense parameters fill."""
+        """The number of chunks of the dense parameters."""
         return int(lib.dn_store_chunks(self.c))
 
     def chunk_gradients(self, chunk: int) -> NDArray[Any]:
-        """The gradients of a chunk, without a copy: padding and empty gradients included, which may
-        hold anything but NaN's absence."""
+        """The gradients of a chunk, without a copy. Padding and cleared gradients may hold
+        anything, NaN included."""
         return view(lib.dn_chunk_gradients(self.c, chunk), lib.dn_chunk_size(self.c, chunk), self)
 
     def values(self, param: Any) -> NDArray[Any]:
-        """The values of one of C's parameters, flat, without a copy. To be read, or to be written
-        after detach().
+        """The values of one of C's parameters, flat, without a copy. Before writing, call
+        detach().
 
         Raises:
             MemoryError: there is no memory for values of this process's own.
@@ -143,18 +143,18 @@ class Root:
         return view(memory, lib.dn_param_size(param), self)
 
     def lend(self, values: NDArray[Any]) -> NDArray[Any]:
-        """These numbers are given to the program, which may write them."""
+        """Notes that the program holds these values and may write them."""
         if values.size:
             self._lent[id(values)] = values
         return values
 
     def is_lent(self) -> bool:
-        """Whether the program still has any."""
+        """Whether the program still holds any."""
         return bool(self._lent)
 
     def detach(self) -> None:
-        """To be called before values are written: they become this process's own, where ranks share
-        them.
+        """Makes the values private to this process, if ranks share them. Call it before values are
+        written.
 
         Raises:
             MemoryError: there is no memory for them.
@@ -166,9 +166,9 @@ class Root:
         assignments: Iterable[Assignment],
         copied: Sequence[tuple[NDArray[Any], NDArray[Any]]] = (),
     ) -> None:
-        """Gives parameters all of this at one moment: Ctrl-C, and whatever other threads do to
-        them, come before or after. copied: pairs of arrays, of which the first becomes the second,
-        at the same moment.
+        """Makes all assignments atomically: Ctrl-C, and changes by other threads, come before or
+        after. copied: pairs of arrays, of which the second is copied to the first, at the same
+        moment.
 
         Raises:
             MemoryError: there is no memory for it; nothing is changed then.
@@ -200,16 +200,16 @@ class Root:
         refuse(lib.dn_store_write(self.c, len(given), given, len(memory), to_copy))
 
     def changed(self, params: Sequence[Any]) -> None:
-        """To be called after values of these parameters of C were written from outside."""
+        """Call this after values of these parameters of C were written from outside."""
         lib.dn_params_changed(self.c, len(params), params)
 
     def version(self) -> int:
-        """Rises whenever values change. Waits for an update by another thread."""
+        """A number that increases whenever values change. Waits for an update by another thread."""
         return int(lib.dn_store_version(self.c))
 
 
 def refuse(error: int) -> None:
-    """Raises what C says of a write.
+    """Raises the exception for an error code of a write.
 
     Raises:
         MemoryError: there is no memory for values of this process's own.
@@ -225,7 +225,7 @@ def refuse(error: int) -> None:
 
 @contextmanager
 def unchanged(roots: Iterable[Root], what: str) -> Iterator[None]:
-    """A context in which parameters of these roots are read one after the other.
+    """A context for reading parameters of these roots one after the other.
 
     Raises:
         RuntimeError: they have changed meanwhile, so that what was read is of no one moment.
@@ -240,11 +240,11 @@ def unchanged(roots: Iterable[Root], what: str) -> Iterator[None]:
 
 
 Content = tuple[tuple[int, ...], int, NDArray[Any], bool]
-"""Dims, rows (0: dense), values in storage order, updated."""
+"""Dims, rows (0: dense), values in storage order, and whether it is updated."""
 
 
 def _contents(root: Root) -> list[Content]:
-    """What a root holds, as copies."""
+    """The content of a root, as copies."""
     held = []
     with unchanged([root], "copy"):
         for c, dims, rows in root.made:
@@ -257,7 +257,7 @@ def _contents(root: Root) -> list[Content]:
 def rebuilt_root(
     cls: type[Root], held: list[Content], precisions: dict[int, int] | None = None
 ) -> Root:
-    """A root that holds the same; precisions of parameters that have one of their own, by place."""
+    """A root with the same content; precisions: those of parameters with their own, by position."""
     root = cls()
     for dims, rows, values, updated in held:
         c = root.new_parameter(dims, rows)
@@ -279,5 +279,5 @@ def use_dynet_order(on: bool) -> None:
 
 
 def name_of(handle: int) -> str:
-    """The full name of the parameter with this handle; empty where it is gone."""
+    """The full name of the parameter with this handle; empty if it no longer exists."""
     return next((root.names[handle] for root in _roots if handle in root.names), "")

@@ -1,8 +1,8 @@
-"""The values of a collection as they are stored, bit for bit: reading them changes nothing.
+"""The stored values of a collection, bit for bit: reading them changes nothing.
 
-A table's values are its storage times the weight decay that has gathered; what reads values gives
-the product, which rounds. Here storage and factor are kept as they are, so that a run goes on from
-a checkpoint as it would have without.
+A table's values are its storage times the accumulated weight decay; reading the values returns the
+product, which is rounded. Here storage and factor are kept separately, so that a run resumed from a
+checkpoint continues as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ if TYPE_CHECKING:
 
 
 def _storage(p: AnyParameter) -> tuple[NDArray[Any], float]:
-    """The storage, of shape(), without a copy, and the factor that the values are it times."""
+    """The storage, of shape(), without a copy, and the factor by which the values are
+    multiplied."""
     factor = ffi.new("double *")
     storage = lib.dn_param_storage(p._c, factor)
     return p._shaped(view(storage, lib.dn_param_size(p._c), p._root)), float(factor[0])
 
 
 def at_one_moment(m: ParameterCollection, what: str) -> AbstractContextManager[None]:
-    """A context in which a stored() is copied: RuntimeError if another thread updates meanwhile."""
+    """A context for copying a stored(): RuntimeError if another thread updates meanwhile."""
     return unchanged([m._root], what)
 
 
 def stored(m: ParameterCollection) -> dict[str, Any]:
-    """What is needed to give all parameters these values again; without a copy where the values are
-    the storage.
+    """What is needed to restore the values of all parameters; without a copy if the values are the
+    storage.
 
-    "": all values by name; "undecayed": the storage of tables that have a factor; "factors": these;
-    "frozen": names.
+    "": all values by name; "undecayed": the storage of tables with a factor; "factors": these
+    factors; "frozen": names.
     """
     values, undecayed, factors, frozen = {}, {}, {}, []
     for name, p in m.named_parameters().items():
@@ -83,8 +84,7 @@ def check_stored(m: ParameterCollection, state: Mapping[str, Any], what: str) ->
 
 
 def load_stored(m: ParameterCollection, state: Mapping[str, Any]) -> None:
-    """Gives all parameters what a stored() of them says; gradients are dropped. To be checked
-    before."""
+    """Restores a stored(), which was checked before; gradients are dropped."""
     assignments = []
     for name, p in m.named_parameters().items():
         array = np.asarray(state["undecayed"].get(name, state[""][name]))

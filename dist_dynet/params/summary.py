@@ -1,4 +1,4 @@
-"""The table that ParameterCollection.summary() gives. It knows names and sizes alone."""
+"""The table of ParameterCollection.summary(). It knows only names and sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .parameters import AnyParameter, LookupParameters, Parameters
 
 
 class Summary(str):
-    """Text that is shown as it is where it is not printed, in a notebook or at a prompt."""
+    """Text that is displayed unquoted in a notebook or at a prompt."""
 
     __slots__ = ()
 
@@ -25,7 +25,7 @@ def _size(n: int) -> str:
 
 
 def _table(members: Sequence[AnyParameter]) -> Summary:
-    """A row for each parameter, and the sum."""
+    """A row per parameter, and the total."""
     with_files = any(p.readable_name() != p.name() for p in members)
     rows = [("parameter", "in files" if with_files else "", "shape", "numbers", "")]
     total = trained = 0
@@ -49,14 +49,14 @@ def _table(members: Sequence[AnyParameter]) -> Summary:
 
 
 class Summarised:
-    """The part of a collection that shows what it has."""
+    """The part of a collection that makes its summary."""
 
     _parameters: list[Parameters]
     _lookups: list[LookupParameters]
 
     def summary(self) -> Summary:
-        """A table of all parameters: names, those in files where they differ, shapes, numbers;
-        which are tables, and which frozen.
+        """A table of all parameters: names, names in files where they differ, shapes, numbers of
+        elements, and which are tables or frozen.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()

@@ -1,5 +1,5 @@
-"""What collections offer of DyNet's text format (io/text.py): whole models, and entries of a file
-one by one."""
+"""Methods of collections for DyNet's text format (io/text.py): whole models, and single entries of
+a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class InTextFiles:
         """Writes all parameters to a file in DyNet's text format.
 
         The file is written under a temporary name, flushed to disk, then renamed: a failed save
-        leaves the old file whole.
+        leaves the old file intact.
 
         Args:
             fname: the path.
@@ -47,8 +47,8 @@ class InTextFiles:
         text.save_collection(self._collection(), fname, name, append)
 
     def populate(self, fname: FileName, key: str = "") -> None:
-        """Reads the values of all parameters from a file in DyNet's text format: paired in order,
-        checked by dims.
+        """Reads the values of all parameters from a file in DyNet's text format. They are paired in
+        order, and their dims are checked.
 
         Args:
             fname: the path.
@@ -73,7 +73,7 @@ class InTextFiles:
         text.populate_collection(self._collection(), fname, key)
 
     def load_param(self, fname: FileName, key: str) -> Parameters:
-        """Adds a dense parameter with dims, values and name of a file's entry.
+        """Adds a dense parameter with the dims, values and name of an entry of a file.
 
         Raises:
             RuntimeError: the file cannot be read, or has no such entry.
@@ -96,7 +96,7 @@ class InTextFiles:
         )
 
     def load_lookup_param(self, fname: FileName, key: str) -> LookupParameters:
-        """Adds a lookup table with dims, values and name of a file's entry.
+        """Adds a lookup table with the dims, values and name of an entry of a file.
 
         Raises:
             RuntimeError: the file cannot be read, or has no such entry.

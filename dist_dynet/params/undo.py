@@ -1,5 +1,5 @@
-"""all_or_nothing(), for functions that add to collections. It knows who is to be asked to take out
-what, and not what a collection is."""
+"""all_or_nothing(), for functions that add to collections. It keeps the list of undo functions, and
+knows nothing about collections."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _UnderWay(threading.local):
-    """What takes out again what the call under way in this thread has added, last first; None:
-    there is none."""
+    """Undo functions for the call under way in this thread, in order; None: there is no call."""
 
     undo: list[Callable[[], object]] | None = None
 
@@ -24,14 +23,15 @@ _under_way = _UnderWay()
 
 
 def if_it_fails(undo: Callable[[], object]) -> None:
-    """What the call under way must do if it fails; it may come twice, and before what it undoes."""
+    """Registers what the call under way must do if it fails. It may be called twice, and before the
+    change that it undoes."""
     if _under_way.undo is not None:
         _under_way.undo.append(undo)
 
 
 def all_or_nothing(call: F) -> F:
-    """A function which, if it fails, has added nothing to any collection, taken no name and drawn
-    no initial value; the memory of parameters goes with their root."""
+    """Decorator: if the function fails, it has added nothing to any collection, taken no name and
+    drawn no initial value. The memory of parameters is freed with their root."""
 
     @functools.wraps(call)
     def whole(*args: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What trainers are given: numbers, parameters to choose from, and whom to tell of updates."""
+"""Arguments of trainers: numbers, selected parameters, and followers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _PARAMETERS = Parameters | LookupParameters
 
 
 class Follower(Protocol):
-    """What wants to know of each update that was done."""
+    """An object that is notified of updates."""
 
     def update(self) -> None:
-        """Called after it."""
+        """Called after each update."""
 
 
 class Schedule(Protocol):
-    """What sets the learning rate, and is saved with the trainer."""
+    """Sets the learning rate, and is saved with the trainer."""
 
     @property
     def made(self) -> str:
-        """What it was made with for good."""
+        """Its constants."""
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed run needs."""
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Goes on from there."""
+        """Resumes from it."""
 
 
 def number(value: Any, what: str) -> float:
@@ -48,7 +48,7 @@ def number(value: Any, what: str) -> float:
 
 
 def chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[Any]:
-    """The members that are wanted, by position or themselves, each once and in order.
+    """The selected members, given by position or as objects, each once and in order.
 
     Raises:
         ValueError: one is not a member.

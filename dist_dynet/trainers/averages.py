@@ -1,4 +1,4 @@
-"""Moving averages of parameters: what is evaluated and saved may be smoother than what is
+"""Moving averages of parameters: smoother values for evaluating and saving than those that are
 trained."""
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, lib, pointer
 from .._integers import count
 from .._state import count_in, number_in
-from ..params.collection import ParameterCollection
+from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter
 from ..params.root import Assignment
-from .at_once import AtOnce
+from .deferred_signals import DeferSignals
 from .following import FollowsTrainer
 from .protocol import TrainerLike
 
 
 class MovingAverage(FollowsTrainer):
     """Averages of all values of a collection, to be swapped in for evaluating and saving, and out
-    for training on.
+    for training.
 
     Exponential: a = decay a + (1 - decay) p, from a = 0; after n updates a / (1 - decay^n) is used
     (bias correction). Cumulative (decay=None): the mean of all values so far.
 
     Given a trainer, it follows the trainer's updates; given a collection, call update() yourself.
-    Frozen parameters are averaged, too. Parameters added later join with their value of then for
-    all the past.
+    Frozen parameters are averaged, too. For parameters that are added later, their value at that
+    time counts for all earlier updates.
 
     Args:
         of: a trainer (a DistributedTrainer, too; of a LocalSGD it follows the averages), or a
@@ -74,38 +74,36 @@ class MovingAverage(FollowsTrainer):
         self._decay, self._every, self._correct = decay, every, bias_correction
         self._calls = self._averaged = 0
         self._averages: dict[AnyParameter, NDArray[Any]] = {}
-        self._memory: dict[AnyParameter, NDArray[Any]] = {}  # for those that will have one
+        self._memory: dict[AnyParameter, NDArray[Any]] = {}  # for averages still to be made
         self._weights: dict[AnyParameter, NDArray[Any]] | None = None
         self._follow(of)
 
     @property
     def is_in(self) -> bool:
-        """Whether the averages are in the place of the values."""
+        """Whether the averages are swapped in."""
         return self._weights is not None
 
     def _bias(self) -> float:
-        """What the averages are to be divided by."""
+        """What the averages must be divided by."""
         return 1.0 if self._decay is None else 1 - self._decay**self._averaged
 
-    def _members(self) -> list[AnyParameter]:
-        return [*self._collection._parameters, *self._collection._lookups]
-
     def _prepare(self) -> None:
-        """Before the trainer updates: refuses what update() would, and gets the memory for it."""
+        """Called before an update of the trainer: raises the errors of update(), and allocates
+        memory."""
         if self._weights is not None:
             raise RuntimeError(
                 "MovingAverage: training must go on with the values; the averages are swapped in."
                 " Call swap_out() before."
             )
-        members = self._members()
+        members = members_of(self._collection)
         if len(members) > len(self._averages) + len(self._memory):
             for p in members:
                 if p not in self._averages and p not in self._memory:
                     self._memory[p] = np.empty(prod(p.shape()), DTYPE)
 
     def update(self) -> None:
-        """Takes the present values into the averages: all of them, or, where it raises something,
-        none.
+        """Takes the present values into the averages: all of them, or none if it raises an
+        exception.
 
         Raises:
             RuntimeError: the averages are swapped in.
@@ -137,14 +135,14 @@ class MovingAverage(FollowsTrainer):
                 if average.size
             ]
         memory = self._memory if averaged == self._averaged else {}
-        with AtOnce():
+        with DeferSignals():
             for numbers in blended:
                 lib.dn_blend(*numbers)
             self._calls, self._averaged = calls, averaged
             self._averages, self._memory = averages, memory
 
     def swap_in(self) -> None:
-        """Puts the averages in the place of the values, which are kept.
+        """Replaces the values by the averages, and keeps the values.
 
         Raises:
             RuntimeError: they are in already, or there was no update yet.
@@ -178,7 +176,7 @@ class MovingAverage(FollowsTrainer):
             raise
 
     def swap_out(self) -> None:
-        """Puts the values back.
+        """Restores the values.
 
         Raises:
             RuntimeError: the averages are not in.
@@ -203,7 +201,7 @@ class MovingAverage(FollowsTrainer):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Swaps in for the length of a with block.
+        """Swaps in for the duration of a with block.
 
         Raises:
             RuntimeError: as swap_in().
@@ -235,8 +233,8 @@ class MovingAverage(FollowsTrainer):
         }
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What is needed to go on averaging: counts, and "average:/W" of the parameter /W, of its
-        shape; copies.
+        """What is needed to continue averaging: counts, and "average:/W" for the parameter /W, with
+        its shape; copies.
 
         Raises:
             RuntimeError: the averages are swapped in: values and averages are not in their places.
@@ -270,7 +268,7 @@ class MovingAverage(FollowsTrainer):
         return {**self._settings(), **counts, **averages}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from a state() of an average with the same settings, of the same parameters.
+        """Resumes from a state() of an average with the same settings, of the same parameters.
 
         Raises:
             ValueError: it is of another; nothing is changed then.
@@ -314,6 +312,6 @@ class MovingAverage(FollowsTrainer):
             averages[p] = np.empty(int(lib.dn_param_size(p._c)), DTYPE)
             p._shaped(averages[p])[...] = state[key]
         calls, averaged = (count_in(state, name, "MovingAverage") for name in ("calls", "averaged"))
-        with AtOnce():
+        with DeferSignals():
             self._memory = {}
             self._calls, self._averaged, self._averages = calls, averaged, averages

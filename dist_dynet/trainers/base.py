@@ -1,8 +1,8 @@
 """Trainer: what all trainers have in common. The rules themselves are C (csrc/params/rules.c);
 rules.py gives them names and constants.
 
-update() clips, then passes once over all parameters in C. A trainer keeps its collection alive. It
-knows nothing of files: state() gives arrays, whoever writes them.
+update() clips, then makes a single pass over all parameters in C. A trainer keeps its collection
+alive. It knows nothing about files: state() returns arrays, whoever writes them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from .. import meter
 from .._ffi import NULL, ffi, lib
-from ..params.collection import ParameterCollection
+from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .arguments import Schedule, chosen, number
-from .at_once import AtOnce
+from .deferred_signals import DeferSignals
 from .followers import WithFollowers
 from .stats import WithStats
 
@@ -70,8 +70,8 @@ class Trainer(WithFollowers, WithStats):
     """Called with each new trainer."""
 
     def __init_subclass__(cls) -> None:
-        """Notes whether it takes part in updates. Refuses a class whose state() would leave out a
-        moment: a resumed run would then not be the same run."""
+        """Notes whether the class takes part in updates. Refuses a class whose state() would miss a
+        moment: a resumed run would then differ."""
         super().__init_subclass__()
         own = cls._prepare, cls._advance
         cls._watches = own != (Trainer._prepare, Trainer._advance)
@@ -105,11 +105,11 @@ class Trainer(WithFollowers, WithStats):
         self._skip_nonfinite, self._skipped = False, 0
         self._shown = (0, 0)  # updates and clips at the last status()
         self._since = meter.read()
-        self._logged: dict[str, list[float]] = {}  # sum and number of what log() was given
+        self._logged: dict[str, list[float]] = {}  # sum and number of the values given to log()
         self._followers, self._followed, self._told = [], 0, 0
         self._refusals: list[Callable[[], None]] = []  # called first; may refuse an update
-        self._first: list[Callable[[], None]] = []  # called when gradients are as they are applied
-        self._last: list[Callable[[], None]] = []  # called when all of an update is done
+        self._first: list[Callable[[], None]] = []  # called right before gradients are applied
+        self._last: list[Callable[[], None]] = []  # called when the whole update is done
         self._schedule: weakref.ref[Schedule] | None = None
         trainer = lib.dn_trainer_new(
             m._root.c, self._rule, (*self._constants, *_NO_CONSTANTS[len(constants) :])
@@ -128,8 +128,7 @@ class Trainer(WithFollowers, WithStats):
             callback(self)
 
     def _set_plain(self) -> None:
-        """Whether an update is one call of C and nothing else, which halves the time of tiny
-        ones."""
+        """Notes whether an update is a single call of C, which halves the time of tiny updates."""
         self._is_plain = not (
             self._watches
             or self._followers
@@ -152,10 +151,10 @@ class Trainer(WithFollowers, WithStats):
         return self._collection
 
     def _members(self) -> tuple[AnyParameter, ...]:
-        return (*self._collection._parameters, *self._collection._lookups)
+        return tuple(members_of(self._collection))
 
     def _select(self) -> None:
-        """Names the parameters of a subcollection to C, anew when it has grown. A root needs no
+        """Passes the parameters of a subcollection to C, again when it has grown. A root needs no
         list."""
         m = self._collection
         count = len(m._parameters) + len(m._lookups)
@@ -168,7 +167,7 @@ class Trainer(WithFollowers, WithStats):
 
     @property
     def skipped(self) -> int:
-        """How many steps were left out because of gradients that are not finite.
+        """Number of steps that were skipped because gradients were not finite.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -185,7 +184,7 @@ class Trainer(WithFollowers, WithStats):
 
     @property
     def updates(self) -> int:
-        """How many updates were done; the bias correction of Adam and its kin depends on it.
+        """Number of updates; the bias correction of Adam and similar rules depends on it.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
@@ -198,8 +197,8 @@ class Trainer(WithFollowers, WithStats):
 
     @property
     def clips(self) -> int:
-        """In how many updates of this trainer the gradients were longer than the clip threshold,
-        and were shortened to it.
+        """In how many updates the gradients were longer than the clip threshold, and were scaled
+        down to it.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -229,8 +228,7 @@ class Trainer(WithFollowers, WithStats):
         return float(lib.dn_trainer_norm(self._c))
 
     def update(self) -> None:
-        """Changes the parameters by the gradients gathered since the last update, and forgets
-        these.
+        """Changes the parameters by the gradients gathered since the last update, and clears these.
 
         Dense parameters without a gradient count as having zero, as in DyNet; rows of lookup tables
         without one are left alone.
@@ -259,7 +257,7 @@ class Trainer(WithFollowers, WithStats):
             self._apply()
 
     def _prepare(self) -> None:
-        """Before an update: tells C what has changed."""
+        """Called before an update: raises refusals, and passes changes to C."""
         self._catch_up()
         for refusal in self._refusals:
             refusal()
@@ -272,7 +270,7 @@ class Trainer(WithFollowers, WithStats):
 
     def _apply(self, chosen: Sequence[AnyParameter] | None = None) -> None:
         self._prepare()
-        with AtOnce(self._followers or self._watches or self._accumulation > 1):
+        with DeferSignals(self._followers or self._watches or self._accumulation > 1):
             try:
                 done = self._change(chosen)
             except RuntimeError:  # of gradients that are not finite; else the next call tries again
@@ -285,8 +283,8 @@ class Trainer(WithFollowers, WithStats):
             self._conclude()
 
     def _change(self, chosen: Sequence[AnyParameter] | None = None) -> bool:
-        """The part of an update that changes parameters, all or some, when it was prepared; False:
-        the step was left out."""
+        """Changes all parameters, or some, after _prepare(). Returns False if the step was
+        skipped."""
         for first in self._first:
             first()
         if chosen is None:
@@ -296,7 +294,7 @@ class Trainer(WithFollowers, WithStats):
         return code >= 0 or self._fail(code, self._members() if chosen is None else chosen)
 
     def _conclude(self) -> None:
-        """At its end."""
+        """Called at the end of an update."""
         for last in self._last:
             last()
 
@@ -315,7 +313,7 @@ class Trainer(WithFollowers, WithStats):
         return False
 
     def update_epoch(self, r: float = 1.0) -> None:
-        """Does nothing, as in DyNet, and warns of it with a DeprecationWarning.
+        """Does nothing, as in DyNet, and emits a DeprecationWarning.
 
         >>> import warnings
         >>> import dist_dynet as dy
@@ -337,10 +335,10 @@ class Trainer(WithFollowers, WithStats):
         updated_params: Sequence[int | Parameters],
         updated_lookups: Sequence[int | LookupParameters],
     ) -> None:
-        """As update(), for some parameters only: the others, their gradients and moments stay as
-        they are.
+        """As update(), for some parameters only: the others keep their values, gradients and
+        moments.
 
-        Clipping looks at the gradients of these alone, and weight decay is theirs alone.
+        Clipping and weight decay apply to these parameters alone.
 
         Args:
             updated_params: positions in collection.parameters_list(), or the parameters themselves.
@@ -367,7 +365,7 @@ class Trainer(WithFollowers, WithStats):
     def _chosen(
         self, params: Sequence[int | Parameters], lookups: Sequence[int | LookupParameters]
     ) -> list[AnyParameter]:
-        """The parameters that update_subset() is to update."""
+        """The parameters that update_subset() updates."""
         if self._accumulation > 1:
             raise RuntimeError(
                 "update_subset: takes no part in accumulation; got"
@@ -380,7 +378,7 @@ class Trainer(WithFollowers, WithStats):
         ]
 
     def restart(self, learning_rate: float | None = None) -> None:
-        """Sets the moments to zero, and the learning rate if given. The count of updates goes on,
+        """Sets the moments to zero, and the learning rate if given. The count of updates continues,
         as in DyNet.
 
         >>> import dist_dynet as dy
@@ -400,13 +398,13 @@ class Trainer(WithFollowers, WithStats):
     # ---- state -------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What is needed to go on as if nothing had happened: moments, counts, learning rate,
-        schedule; as arrays by name.
+        """What is needed to resume as if nothing had happened: moments, counts, learning rate and
+        schedule, as arrays by name.
 
-        Copies: "m:/W" is moment m of the parameter /W (named as in collection.named_parameters()),
-        of its shape; parameters that were not updated yet may have none. Settings such as clipping
-        are not part of it, nor are gradients gathered since the last update: with
-        set_accumulation(), save right after an update.
+        These are copies. "m:/W" is moment m of the parameter /W (named as in
+        collection.named_parameters()), with its shape; parameters that were never updated may have
+        none. Settings such as clipping are not included, nor are gradients gathered since the last
+        update: with set_accumulation(), save right after an update.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -424,7 +422,7 @@ class Trainer(WithFollowers, WithStats):
         return state_of(self)
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from a state() of a trainer of the same class on a collection with the same
+        """Resumes from a state() of a trainer of the same class, on a collection with the same
         parameters.
 
         Raises:
@@ -446,11 +444,11 @@ class Trainer(WithFollowers, WithStats):
         load_into(self, state)
 
     def _own_state(self) -> dict[str, int]:
-        """What a subclass adds to state(): counts."""
+        """Counts that a subclass adds to state()."""
         return {}
 
     def _load_own_state(self, state: Mapping[str, int]) -> None:
-        """Takes it back."""
+        """Restores these counts."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -459,7 +457,7 @@ class Trainer(WithFollowers, WithStats):
         )
 
     def status(self) -> None:
-        """Prints on stderr the learning rate, and how many updates were clipped and done since the
+        """Prints on stderr the learning rate, and how many updates were clipped and made since the
         last call, as DyNet does.
 
         >>> import contextlib, sys

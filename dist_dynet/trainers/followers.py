@@ -1,5 +1,5 @@
-"""Whom a trainer notifies of updates, each of every update, also where an exception came between
-them."""
+"""Objects that a trainer notifies of its updates: of every one, even if an exception comes in
+between."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import ClassVar
 
 from .._ffi import lib
 from .arguments import Follower
-from .at_once import AtOnce
+from .deferred_signals import DeferSignals
 from .settings import WithSettings
 
 
 class WithFollowers(WithSettings):
-    """The part of a trainer that knows them."""
+    """The part of a trainer that knows its followers."""
 
     __slots__ = ("_followed", "_followers", "_told")
     _followers: list[Follower]
-    _followed: int  # how many updates all of them know
-    _told: int  # how many of them know the one behind these
+    _followed: int  # number of updates that all followers know
+    _told: int  # number of followers that know the update after these
     _watches: ClassVar[bool] = False
     """Whether a subclass has a _prepare() or _advance() of its own."""
 
     def _done(self) -> None:
-        """When an update was applied. What an exception leaves out, another call makes up for."""
+        """Called after an update. If an exception ends it, another call does the rest."""
         self._followed = -1
         for follower in self._followers[self._told :]:
             follower.update()
@@ -32,10 +32,10 @@ class WithFollowers(WithSettings):
         self._told, self._followed = 0, lib.dn_trainer_updates(self._c)
 
     def _advance(self) -> None:
-        """What a subclass changes in itself after an update: all of it, or nothing."""
+        """What a subclass changes in itself after an update: everything or nothing."""
 
     def _catch_up(self) -> None:
-        """Notifies those of the last update that an exception has kept from it."""
+        """Notifies followers of the last update that missed it because of an exception."""
         if (self._followers or self._watches) and self._followed != lib.dn_trainer_updates(self._c):
-            with AtOnce():
+            with DeferSignals():
                 self._done()

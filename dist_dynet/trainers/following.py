@@ -1,5 +1,5 @@
-"""What follows the updates of a trainer and has a state of its own, such as a moving average: it
-knows each update, may refuse one, and is part of the trainer's checkpoints."""
+"""Objects that follow the updates of a trainer and have a state of their own, such as moving
+averages. They see each update, may refuse one, and are part of the trainer's checkpoints."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..params.collection import ParameterCollection
-from .at_once import AtOnce
 from .base import Trainer
+from .deferred_signals import DeferSignals
 from .hooks import Hooks
 from .protocol import TrainerLike
 
 
 class FollowsTrainer(ABC):
-    """The base of all of them. A constructor ends with _follow()."""
+    """The base of such objects. A constructor must end with _follow()."""
 
     _collection: ParameterCollection
 
     def _follow(self, of: TrainerLike | ParameterCollection) -> None:
-        """From now on update() is called after each update of a trainer; for that of a collection
-        alone the program calls it.
+        """Makes a trainer call update() after each of its updates. For a collection alone, the
+        program calls it.
 
         Raises:
             TypeError: it is neither.
@@ -31,7 +31,7 @@ class FollowsTrainer(ABC):
         of = getattr(of, "outer", of)  # of a LocalSGD, whose averages it follows
         of = getattr(of, "inner", of)  # of a DistributedTrainer
         if isinstance(of, Trainer):
-            with AtOnce():
+            with DeferSignals():
                 self._collection = of.collection
                 Hooks(of).follow(self)
                 Hooks(of).refuse(self._prepare)
@@ -44,12 +44,13 @@ class FollowsTrainer(ABC):
             )
 
     def _prepare(self) -> None:  # noqa: B027 - most refuse nothing
-        """Before the trainer updates: refuses that by an exception, and gets what update() needs;
-        it may be called again without an update between."""
+        """Called before an update: raises an exception to refuse it, and allocates what update()
+        needs. May be called again without an update in between."""
 
     @abstractmethod
     def update(self) -> None:
-        """After an update: takes all of it in, or, where it raises something, nothing.
+        """Takes in the present values after an update: everything, or nothing if it raises an
+        exception.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -61,7 +62,7 @@ class FollowsTrainer(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, NDArray[Any]]:
-        """What load_state() needs to go on from here; copies.
+        """What load_state() needs to resume; copies.
 
         >>> import dist_dynet as dy
         >>> sorted(dy.MovingAverage(dy.ParameterCollection()).state())
@@ -70,7 +71,7 @@ class FollowsTrainer(ABC):
 
     @abstractmethod
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from a state() of one with the same settings.
+        """Resumes from a state() of an object with the same settings.
 
         Raises:
             ValueError: it is of another; nothing is changed then.
@@ -86,5 +87,5 @@ class FollowsTrainer(ABC):
 
 
 def followers_of(trainer: Trainer) -> list[FollowsTrainer]:
-    """Those of a trainer, the earliest first."""
+    """The followers of a trainer, the earliest first."""
     return [f for f in Hooks(trainer).followers if isinstance(f, FollowsTrainer)]

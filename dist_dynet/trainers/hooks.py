@@ -1,7 +1,8 @@
 """Hooks: the steps of a trainer's update one by one, for code that makes, follows or saves updates.
 
 Users call the trainer itself. DistributedTrainer averages gradients before `apply()`; schedules,
-moving averages and checkpoints are told of each update. It knows neither ranks nor files.
+moving averages and checkpoints are notified of each update. This module knows neither ranks nor
+files.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .._ffi import lib
+from ..params.collection import has_gradients
 from .arguments import Follower, Schedule
 
 if TYPE_CHECKING:
@@ -41,14 +42,15 @@ class Hooks:
         # (parameters, tables) -> those that update_subset() is to update
         self.chosen = trainer._chosen
         self.prepare = trainer._prepare
-        """Refuses the update, by an exception, or tells C what has changed."""
+        """Refuses the update by an exception, or passes changed settings to C."""
         self.apply = trainer._change
         """Changes all parameters, or the chosen ones, by their gradients; False: skip_nonfinite."""
         self.fail = trainer._fail
-        """What comes of an update that C refuses, by its error and the parameters: as apply()."""
-        self.first = trainer._first  # what before() was given
-        self.done = trainer._done  # tells all followers that an update was applied
-        self.catch_up = trainer._catch_up  # as done(), where an exception has ended that
+        """Handles an update that C has refused, given its error and the parameters; returns as
+        apply()."""
+        self.first = trainer._first  # the callbacks of before()
+        self.done = trainer._done  # notifies all followers of an applied update
+        self.catch_up = trainer._catch_up  # as done(), if an exception has ended that
         self.conclude = trainer._conclude  # what may take longer: checkpoints
         self.followers = trainer._followers
 
@@ -59,7 +61,8 @@ class Hooks:
 
     @property
     def constants(self) -> str:
-        """What the trainer was given for good, for messages: all but collection and learning rate.
+        """The constants of the trainer, for messages: all arguments but collection and learning
+        rate.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -89,12 +92,12 @@ class Hooks:
 
     @property
     def moments(self) -> int:
-        """How many the rule has of each number."""
+        """Number of moments per parameter element."""
         return len(self._trainer._moments)
 
     @property
     def gathered(self) -> int:
-        """How many passes of the present accumulation are done."""
+        """Number of passes done in the present accumulation."""
         return self._trainer._gathered
 
     @gathered.setter
@@ -103,11 +106,11 @@ class Hooks:
 
     def waits(self) -> bool:
         """Whether an accumulation is under way, or gradients wait to be applied."""
-        return self.gathered > 0 or not all(lib.dn_param_empty(p._c) for p in self.members())
+        return self.gathered > 0 or has_gradients(self._trainer.collection)
 
     def follow(self, follower: Follower) -> None:
-        """Calls follower.update() after each update: again, before the next one or the trainer's
-        state(), where that has raised something."""
+        """Calls follower.update() after each update. If that raises, it is called again before the
+        next update or the trainer's state()."""
         trainer = self._trainer
         self.catch_up()
         trainer._followed = trainer.updates
@@ -115,7 +118,7 @@ class Hooks:
         self._trainer._set_plain()
 
     def refuse(self, refusal: Callable[[], None]) -> None:
-        """Calls `refusal` in prepare(): it refuses an update by an exception."""
+        """Calls `refusal` in prepare(). It refuses an update by an exception."""
         self._trainer._refusals.append(refusal)
         self._trainer._set_plain()
 
@@ -135,12 +138,12 @@ class Hooks:
         trainers._on_new.append(callback)
 
     def take_logged(self) -> dict[str, float]:
-        """The means of what log() was given since the last call."""
+        """The means of the values given to log() since the last call."""
         logged = {name: sum_ / n for name, (sum_, n) in self._trainer._logged.items()}
         self._trainer._logged.clear()
         return logged
 
     @property
     def schedule(self) -> Schedule | None:
-        """What sets the learning rate, if it is still there."""
+        """The schedule of the learning rate, if it still exists."""
         return self._trainer._schedule() if self._trainer._schedule else None

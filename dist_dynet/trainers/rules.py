@@ -1,6 +1,6 @@
-"""The trainers: a rule and its constants each, with DyNet's names, arguments and formulas.
+"""The trainers: a rule with its constants each, with DyNet's names, arguments and formulas.
 
-g is the gradient, clipped; p a value. All operations are element by element. Of lookup tables only
+g is the gradient after clipping, p a value. All operations are elementwise. In lookup tables only
 rows with a gradient take part, unless set_sparse_updates(False): the other rows keep values and
 moments.
 """
@@ -18,15 +18,16 @@ from .arguments import number
 from .base import Trainer
 
 
-def _share(trainer: Trainer, **constants: float) -> None:
-    """Constants that are shares must be below 1."""
+def _check_fractions(trainer: Trainer, **constants: float) -> None:
+    """Makes sure that these constants lie in [0, 1)."""
     for name, value in constants.items():
         if not 0 <= number(value, f"{type(trainer).__name__}: {name}") < 1:
             raise ValueError(f"{type(trainer).__name__}: {name} must lie in [0, 1); got {value}.")
 
 
 _ALPHA = 0.001
-"""The default of alpha. This very object stands for no alpha: 0.001 may be given, too."""
+"""The default of alpha. This very object means that alpha was not given: 0.001 may be given,
+too."""
 
 
 def _one_rate(trainer: Trainer, alpha: float, learning_rate: float | None) -> float:
@@ -138,7 +139,7 @@ class MomentumSGDTrainer(Trainer):
     def __init__(
         self, m: ParameterCollection, learning_rate: float = 0.01, mom: float = 0.9
     ) -> None:
-        _share(self, mom=mom)
+        _check_fractions(self, mom=mom)
         super().__init__(m, learning_rate, mom=mom)
 
 
@@ -186,7 +187,7 @@ class AdadeltaTrainer(Trainer):
     _rule, _moments = lib.DN_RULE_ADADELTA, ("h", "d")
 
     def __init__(self, m: ParameterCollection, eps: float = 1e-6, rho: float = 0.95) -> None:
-        _share(self, rho=rho)
+        _check_fractions(self, rho=rho)
         super().__init__(m, 1.0, eps=eps, rho=rho)
 
 
@@ -215,7 +216,7 @@ class RMSPropTrainer(Trainer):
         eps: float = 1e-8,
         rho: float = 0.9,
     ) -> None:
-        _share(self, rho=rho)
+        _check_fractions(self, rho=rho)
         super().__init__(m, learning_rate, eps=eps, rho=rho)
 
 
@@ -234,7 +235,7 @@ class _Adam(Trainer):
         *,
         learning_rate: float | None = None,
     ) -> None:
-        _share(self, beta_1=beta_1, beta_2=beta_2)
+        _check_fractions(self, beta_1=beta_1, beta_2=beta_2)
         rate = _one_rate(self, alpha, learning_rate)
         super().__init__(m, rate, beta_1=beta_1, beta_2=beta_2, eps=eps)
 
@@ -296,7 +297,7 @@ class AdamWTrainer(Trainer):
         beta_2: of v.
         eps: added to the root.
         weight_decay: how fast values shrink.
-        no_decay: parameters that do not shrink; usually biases and the like.
+        no_decay: parameters without decay; usually biases and the like.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -322,7 +323,7 @@ class AdamWTrainer(Trainer):
         *,
         learning_rate: float | None = None,
     ) -> None:
-        _share(self, beta_1=beta_1, beta_2=beta_2)
+        _check_fractions(self, beta_1=beta_1, beta_2=beta_2)
         if not number(weight_decay, "AdamWTrainer: weight_decay") >= 0:
             raise ValueError(
                 f"AdamWTrainer: weight_decay must not be negative; got {weight_decay}."
@@ -333,7 +334,7 @@ class AdamWTrainer(Trainer):
         self.exclude_from_decay(no_decay)
 
     def exclude_from_decay(self, parameters: Iterable[AnyParameter]) -> None:
-        """These do not shrink either.
+        """Excludes these parameters from the decay, too.
 
         Raises:
             ValueError: one of them is not in the trainer's collection.
@@ -370,8 +371,9 @@ class EGTrainer(Trainer):
     """Exponentiated gradient for parameters that are distributions: v = mom v - learning_rate g; p
     = softmax(log p + v).
 
-    A parameter, or a row of a table, holds positive numbers that sum to 1; so it stays (Kivinen and
-    Warmuth 1997). Give it a collection of such parameters only, without weight decay.
+    A parameter, or a row of a table, holds positive numbers that sum to 1, before and after an
+    update (Kivinen and Warmuth 1997). The collection must hold such parameters only, without weight
+    decay.
 
     Raises:
         ValueError: at an update: values are not positive, or the collection has weight decay.
@@ -393,7 +395,7 @@ class EGTrainer(Trainer):
     def __init__(
         self, m: ParameterCollection, learning_rate: float = 0.1, mom: float = 0.9
     ) -> None:
-        _share(self, mom=mom)
+        _check_fractions(self, mom=mom)
         super().__init__(m, learning_rate, mom=mom)
         self._checked = 0
 

@@ -1,4 +1,4 @@
-"""Settings of trainers: what a program may change between updates. C has a copy of the numbers."""
+"""Settings of trainers that a program may change between updates. C has a copy of the numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class WithSettings:
-    """What trainers offer of it."""
+    """The settings of a trainer."""
 
     __slots__ = ("_accumulation", "_gathered", "_known_settings", "_skip_nonfinite")
     _accumulation: int
@@ -60,8 +60,8 @@ class WithSettings:
         self.learning_rate = value
 
     def set_clip_threshold(self, thr: float) -> None:
-        """The greatest L2 norm of all gradients together; longer ones are shortened to it. 0 or
-        less: no clipping. 5 at the start.
+        """The largest L2 norm of all gradients together; longer ones are scaled down to it. 0 or
+        less: no clipping. The default is 5.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -76,7 +76,7 @@ class WithSettings:
         self._set(clip=max(0.0, number(thr, "set_clip_threshold: the norm")))
 
     def get_clip_threshold(self) -> float:
-        """The greatest norm; 0: no clipping.
+        """The largest norm; 0: no clipping.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
@@ -89,7 +89,7 @@ class WithSettings:
 
     def set_clip_value(self, limit: float) -> None:
         """Clips every element of the gradients to [-limit, limit], before the norm is clipped. 0 or
-        less: does not. Off at the start.
+        less, the default: no clipping.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -105,7 +105,7 @@ class WithSettings:
         self._set(clip_value=max(0.0, number(limit, "set_clip_value: the limit")))
 
     def get_clip_value(self) -> float:
-        """The greatest size of one element of a gradient; 0: any.
+        """The largest absolute value of a gradient's element; 0: no clipping.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
@@ -117,7 +117,7 @@ class WithSettings:
         return float(self._settings.clip_value)
 
     def set_sparse_updates(self, su: bool) -> None:
-        """True (at the start): of a lookup table only rows with a gradient are updated. False: all
+        """True, the default: only rows of a lookup table with a gradient are updated. False: all
         rows.
 
         >>> import dist_dynet as dy
@@ -134,11 +134,11 @@ class WithSettings:
         self._set(sparse=bool(su))
 
     def set_accumulation(self, k: int) -> None:
-        """Makes update() apply only at every k-th call, by the gradients of all k backward passes
+        """Makes update() apply only at every k-th call, with the gradients of all k backward passes
         divided by k (before clipping).
 
         So k batches of n examples, each with the mean as its loss, do what one batch of k n
-        examples does. A change of k begins a new accumulation. Gradients gathered so far are kept.
+        examples does. Changing k starts a new accumulation; gradients gathered so far are kept.
 
         Raises:
             ValueError: k is below 1.
@@ -166,7 +166,7 @@ class WithSettings:
 
     @property
     def accumulation(self) -> int:
-        """How many calls of update() make one update.
+        """Number of calls of update() per update.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
@@ -178,8 +178,8 @@ class WithSettings:
 
     @property
     def skip_nonfinite(self) -> bool:
-        """Whether update() leaves out steps whose gradients hold NaN or infinity, rather than
-        raising an error. `skipped` counts them.
+        """Whether update() skips steps whose gradients hold NaN or infinity, rather than raising an
+        error. `skipped` counts them.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()

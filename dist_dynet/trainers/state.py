@@ -1,5 +1,5 @@
-"""Trainer.state() and load_state(): moments and counts as named arrays. Beside them the settings,
-which a checkpoint holds, too."""
+"""Trainer.state() and load_state(): moments and counts as named arrays. Also the settings, which a
+checkpoint holds as well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .._ffi import lib, view
 from .._state import count_in, number_in
-from .at_once import AtOnce
+from .deferred_signals import DeferSignals
 from .hooks import Hooks
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _SCHEDULE = "schedule"
 
 
 def _moment(trainer: Trainer, parameter: AnyParameter, k: int) -> NDArray[Any]:
-    """Moment k of a parameter, flat in storage order, without a copy; zeros if it had none.
+    """Moment k of a parameter, flat in storage order, without a copy; zeros if there was none.
 
     Raises:
         MemoryError: there is no memory for it.
@@ -52,7 +52,7 @@ def state_of(trainer: Trainer) -> dict[str, NDArray[Any]]:
 
 
 class _Counts(NamedTuple):
-    """What a state has beside moments."""
+    """The parts of a state other than moments."""
 
     updates: int
     learning_rate: float
@@ -71,11 +71,11 @@ class _Counts(NamedTuple):
         )
 
     def set_on(self, trainer: Trainer) -> None:
-        """Gives them to a trainer."""
+        """Sets them on a trainer."""
         schedule = Hooks(trainer).schedule
         if schedule and self.schedule:
             schedule.load_state_dict(self.schedule)
-        with AtOnce():  # averages and the like have a state of their own
+        with DeferSignals():  # averages and the like have a state of their own
             lib.dn_trainer_set_updates(trainer._c, self.updates)
             trainer._told, trainer._followed = 0, self.updates
         trainer._shown = self.updates, trainer.clips
@@ -84,7 +84,7 @@ class _Counts(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """A state that fits a trainer."""
+    """A state that was checked for a trainer."""
 
     counts: _Counts
     moments: dict[str, list[NDArray[Any]]]
@@ -92,8 +92,8 @@ class _Loaded(NamedTuple):
 
 
 def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
-    """See Trainer.load_state(). Whatever may fail comes first, and the moments are written last, at
-    one moment: up to then the rest can be put back."""
+    """See Trainer.load_state(). Whatever may fail comes first, and the moments are written last,
+    atomically: until then everything can be restored."""
     loaded = _checked(trainer, state)
     copied: list[tuple[NDArray[Any], NDArray[Any]]] = []
     for name, parameter in trainer.collection.named_parameters().items():
@@ -114,7 +114,7 @@ def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _checked(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> _Loaded:
-    """What a trainer takes of a state.
+    """Checks a state for a trainer.
 
     Raises:
         ValueError: it is not of this trainer.
@@ -163,8 +163,8 @@ def _checked(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> _Loaded:
 
 
 class Settings(NamedTuple):
-    """What the program may have set since the trainer was made, as numbers. It must be the same on
-    all ranks; a checkpoint holds it, too."""
+    """What a program may have set since the trainer was made, as numbers. They must be the same on
+    all ranks, and are part of checkpoints."""
 
     learning_rate: float
     clip_threshold: float
@@ -186,7 +186,7 @@ class Settings(NamedTuple):
         return known
 
     def set_on(self, trainer: Trainer) -> None:
-        """Gives them to a trainer. A new accumulation begins only if it is another."""
+        """Sets them on a trainer. A new accumulation begins only if its length changes."""
         if self == Settings.of(trainer):
             return
         trainer.learning_rate = self.learning_rate
@@ -199,7 +199,7 @@ class Settings(NamedTuple):
             trainer.set_accumulation(int(self.accumulation))
 
     def words(self, of: NDArray[np.bool_]) -> str:
-        """Names and values of these."""
+        """Names and values of the selected settings."""
         chosen = [
             f"{name.replace('_', ' ')} {value!r}".removesuffix(".0")
             for name, value in self._asdict().items()
@@ -213,7 +213,8 @@ def settings_of(trainer: Trainer) -> dict[str, float]:
 
 
 def set_settings(trainer: Trainer, settings: Mapping[str, float]) -> None:
-    """Sets them as they were; what is not among them stays. An accumulation begins anew."""
+    """Restores these settings; those that are missing keep their values. Starts a new
+    accumulation."""
     trainer.set_accumulation(int(settings["accumulation"]))
     Settings.of(trainer)._replace(
         **{name: settings[name] for name in Settings._fields if name in settings}

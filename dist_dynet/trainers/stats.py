@@ -1,4 +1,4 @@
-"""Stats: what a trainer knows of its run, in numbers; and which ranks the others wait for."""
+"""Stats: what a trainer knows about its run, in numbers; and which ranks the others wait for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .._ffi import lib
 from .._integers import named_number
 
 WORTH_SAYING = 0.1
-"""So much more of their time the others must wait than the slowest ranks do."""
+"""Slow ranks are reported if the others wait for so much more of their time than these do."""
 
 
 class Slowest(NamedTuple):
@@ -18,12 +18,12 @@ class Slowest(NamedTuple):
 
     ranks: tuple[int, ...]
     own: float
-    """The share of their time that these wait themselves, on average."""
+    """The share of their time that these ranks wait, on average."""
     others: float
-    """The share of their time that the others wait, on average."""
+    """The share of their time that the other ranks wait, on average."""
 
     def words(self, hosts: Sequence[str] | Mapping[int, str]) -> str:
-        """A sentence; hosts: of each rank.
+        """As a sentence; hosts: the host of each rank.
 
         >>> Slowest((3,), 0.004, 0.382).words(["node0", "node0", "node1", "node1"])
         'rank 3 on node1 waits for nobody; the others wait 38 % of their time for it'
@@ -46,13 +46,13 @@ class Slowest(NamedTuple):
 
 
 def slowest(seconds: Mapping[str, Sequence[float]]) -> Slowest | None:
-    """The ranks that the others wait for, if that costs these more than 10 % of their time; None
-    where waiting is even.
+    """The ranks that the others wait for, if this costs the others more than 10 % of their time;
+    None if waiting is even.
 
     A rank's share of waiting is its time in the phase "agreement", divided by that in all phases
     but "save" and "evaluate". The slowest ranks are those below the widest gap between the ranks'
     shares, at most half of all. They are named if the gap is wider than 10 %, and if they wait less
-    than half as much as the others do.
+    than half as much as the others.
 
     Args:
         seconds: by phase, of each rank.
@@ -83,38 +83,38 @@ def slowest(seconds: Mapping[str, Sequence[float]]) -> Slowest | None:
 
 
 class Stats(NamedTuple):
-    """What trainer.stats() gives. Times are in seconds."""
+    """The result of trainer.stats(). Times are in seconds."""
 
     updates: int
-    """How many the trainer has made."""
+    """Number of updates of the trainer."""
     seconds: dict[str, float]
-    """By phase, of this process, since the trainer was made."""
+    """By phase, for this process, since the trainer was made."""
     bytes: int
-    """Of gradients that this process has handed over to other ranks since then: to MPI, or in
-    memory that they share."""
+    """Bytes of gradients that this process has handed over to other ranks since then: to MPI, or in
+    shared memory."""
     learning_rate: float
     """Of the next update."""
     gradient_norm: float | None
-    """The L2 norm of the last update's averaged gradients before they were clipped; None: not
-    known, because nothing limits it."""
+    """The L2 norm of the last update's averaged gradients before clipping; None: unknown, because
+    nothing limits it."""
     ranks: dict[str, list[float]]
-    """By phase, of each rank, from the first update to the last; empty with one process."""
+    """By phase, for each rank, from the first update to the last; empty with one process."""
     hosts: list[str]
-    """Of each rank; empty with one process."""
+    """The host of each rank; empty with one process."""
 
     @property
     def wall(self) -> float:
-        """Since the trainer was made: the sum over all phases."""
+        """Seconds since the trainer was made: the sum over all phases."""
         return sum(self.seconds.values())
 
     @property
     def slowest(self) -> Slowest | None:
-        """The ranks that the others wait for, if these lose more than 10 % of their time."""
+        """The ranks that the others wait for, if the others lose more than 10 % of their time."""
         return slowest(self.ranks) if self.ranks else None
 
 
 class WithStats:
-    """What trainers offer of it."""
+    """The statistics of a trainer."""
 
     __slots__ = ()
     _c: Any
@@ -123,11 +123,11 @@ class WithStats:
     _logged: dict[str, list[float]]
 
     def stats(self) -> Stats:
-        """Where the time went since the trainer was made, by phase, and what else is known of the
-        run; its fields say what, and in which units.
+        """Where the time went since the trainer was made, by phase, and other figures of the run.
+        See Stats for the fields and their units.
 
-        Phases are those of the main thread: "update" is the time inside of update(), "compute" all
-        that is none of the others.
+        Phases are those of the main thread: "update" is the time inside update(), "compute"
+        everything else that is in no other phase.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
@@ -149,7 +149,7 @@ class WithStats:
 
     def log(self, **values: float) -> None:
         """Adds numbers such as the loss to the next line of metrics (docs/metrics.md), on rank 0:
-        there stands the mean of what a name was given since the line before.
+        the line has the mean of the values that each name was given since the previous line.
 
         Raises:
             TypeError: a value is not a number; nothing is added then.

@@ -1,5 +1,5 @@
-"""What a signal's handler, such as Ctrl-C's, comes before or after: an update and all that follows
-it."""
+"""Defers signal handlers, such as that of Ctrl-C, while an update and everything that follows it is
+under way."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any
 from .._ffi import lib
 
 _c: Any = import_module("_signal")
-"""Python's own getsignal looks for a number in an enumeration: that takes 30 times as long, and may
-fail where memory is short."""
+"""signal.getsignal() looks numbers up in an enumeration, which takes 30 times as long, and may fail
+if memory is short."""
 
 
 def _never() -> bool:
     return False
 
 
-class AtOnce:
-    """A context whose block is not left in its midst by a handler of Python's: that is called when
-    the block is over, or at the second signal. Where `needed` is false it does nothing. Within
-    another's block it is part of that.
+class DeferSignals:
+    """A context that defers Python's signal handlers: they are called when the block is over, or at
+    the second signal. If `needed` is false it does nothing. An inner block is part of the outer
+    one.
 
     Args:
         needed: as above.
-        may_leave: whether, in a wait for other processes, the block is left all the same
-            (let_through()): nothing of it is done yet, or it can undo it.
+        may_leave: whether a handler may leave the block in a wait for other processes
+            (run_pending_handlers()): nothing is done yet, or the block can undo it.
 
     >>> import signal
     >>> before, done = signal.signal(signal.SIGINT, signal.default_int_handler), []
     >>> try:
-    ...     with AtOnce():
+    ...     with DeferSignals():
     ...         signal.raise_signal(signal.SIGINT)
     ...         done.append(1)
     ... except KeyboardInterrupt:
@@ -47,7 +47,7 @@ class AtOnce:
 
     def __init__(self, needed: object = True, may_leave: Callable[[], bool] = _never) -> None:
         self._needed, self._may_leave = needed, may_leave
-        self._outer: AtOnce | None = None
+        self._outer: DeferSignals | None = None
 
     def __enter__(self) -> None:
         if not self._needed or get_ident() != _main.thread:
@@ -62,9 +62,9 @@ class AtOnce:
             if self._outer is None:
                 lib.dn_signals_release()
 
-    def leave_if_it_may(self) -> None:
-        """Calls the handlers of what came, if every block that is under way may be left."""
-        block: AtOnce | None = self if lib.dn_signals_came() else None
+    def leave_if_allowed(self) -> None:
+        """Calls the handlers of pending signals, if every block under way may be left."""
+        block: DeferSignals | None = self if lib.dn_signals_came() else None
         while block is not None and block._may_leave():
             block = block._outer
             if block is None:
@@ -78,15 +78,15 @@ class _Main:
 
     def __init__(self) -> None:
         self.thread = threading.main_thread().ident
-        self.block: AtOnce | None = None  # the innermost that is under way
+        self.block: DeferSignals | None = None  # the innermost block under way
 
     def release(self) -> None:
-        """Whatever is under way may be left from now on."""
+        """Ends the deferring."""
         self.block = None
         lib.dn_signals_release()
 
     def follow_fork(self) -> None:
-        """In a child the thread that has forked is the main one."""
+        """In a child, the thread that has forked is the main thread."""
         before, self.thread = self.thread, get_ident()
         if before != self.thread:
             self.release()
@@ -97,17 +97,16 @@ os.register_at_fork(after_in_child=_main.follow_fork)
 
 
 def _show_handler() -> None:
-    """C has to be shown once which handler is Python's, all signals have the same, and holds it
-    then."""
+    """Shows C once which handler is Python's, the same for all signals. C then defers it."""
     for number in range(1, _c.NSIG):
         if callable(_c.getsignal(number)) and lib.dn_signals_defer(number):
             lib.dn_signals_hold()
             return
 
 
-def let_through() -> None:
-    """In a wait for other processes: a handler is called at once where its signal would end a block
-    that may be left."""
+def run_pending_handlers() -> None:
+    """Called in a wait for other processes: calls deferred handlers now if the block under way may
+    be left."""
     block = _main.block
     if block is not None and get_ident() == _main.thread:
-        block.leave_if_it_may()
+        block.leave_if_allowed()
