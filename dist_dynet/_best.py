@@ -14,7 +14,7 @@ from . import parallel
 from ._derived import requires_init
 from ._ffi import DTYPE
 from ._file_names import FileName, file_path
-from ._integers import named_number
+from ._integers import number_argument
 from ._state import check_state, count_in, number_in
 from .io import save
 from .io.objects import collection_of
@@ -63,7 +63,7 @@ class Best:
         comm: Any = None,
     ) -> None:
         if patience is not None:
-            patience = named_number(patience, "training.Best: patience")
+            patience = number_argument(patience, "training.Best: patience")
             if not patience >= 1:
                 raise ValueError(f"training.Best: patience must be 1 or more; got {patience:g}.")
         objects = list(model) if isinstance(model, list | tuple) else [model]
@@ -120,7 +120,7 @@ class Best:
         """The score, which is that of all ranks."""
         failure: Exception | None = None
         try:
-            score = named_number(score, "training.Best: the score")
+            score = number_argument(score, "training.Best: the score")
         except TypeError as error:  # meets the other ranks all the same
             failure = error
         every = parallel.gather(repr(score), self._comm)

@@ -8,6 +8,7 @@ parameters or policy.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 import threading
@@ -356,9 +357,7 @@ def pointer(array: NDArray[Any]) -> Any:
 def read(pointer_to_values: Any, dims: tuple[int, ...], batch: int) -> NDArray[np.float64]:
     """A float64 copy in DyNet's form: the dims, plus the batch as last axis when there is more than
     one."""
-    size = batch
-    for d in dims:
-        size *= d
+    size = math.prod(dims, start=batch)
     return shaped(view(pointer_to_values, size).astype(np.float64), dims, batch)
 
 

@@ -1,8 +1,8 @@
-"""What counts as an integer, a float, and a list of them: the one rule that sizes, indices, dims,
-counts and rates obey, in each call.
+"""The one rule of what counts as an integer, a float, or a list of them. Sizes, indices, dims,
+counts and rates obey it in every call.
 
-csrc/python/numbers.c takes Python's own integers of 32 bits and floats, and hands everything else
-to the functions here.
+csrc/python/numbers.c converts Python's own integers of 32 bits and floats, and hands everything
+else to the functions here.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def integer(value: Any) -> int:
     return operator.index(value)
 
 
-def named(value: Any, what: str, name: str, hint: str = "") -> int:
-    """The argument `name` of the function `what` as an integer of any size; `hint` is what the
-    error says in the end.
+def integer_argument(value: Any, what: str, name: str, hint: str = "") -> int:
+    """The argument `name` of the function `what` as an integer of any size. `hint` is appended to
+    the error.
 
     Raises: TypeError for what integer() does not take.
     """
@@ -61,9 +61,10 @@ def _of_32_bits(n: int, what: str, name: str) -> int:
 
 @accelerated
 def whole(value: Any, what: str, name: str = "the index", several: str = "") -> int:
-    """As named(), of 32 bits, as C takes it; `several` is the function that takes lists of them.
+    """As integer_argument(), for integers of 32 bits, which C takes. `several` names the function
+    that takes lists of them.
 
-    Raises: TypeError as named(), OverflowError for more bits.
+    Raises: TypeError as integer_argument(), OverflowError for more bits.
     """
     hint = (
         f" For several: {several}()."
@@ -72,15 +73,11 @@ def whole(value: Any, what: str, name: str = "the index", several: str = "") -> 
     )
     if name == "a dim" and isinstance(value, calls.Node):
         hint = f" Expressions go into one list: {what}([x, y])."
-    return _of_32_bits(named(value, what, name, hint), what, name)
-
-
-count = whole
+    return _of_32_bits(integer_argument(value, what, name, hint), what, name)
 
 
 def is_one(value: Any) -> bool:
-    """Whether it stands for one index, not for several: it is no iterable, or an array without
-    dims."""
+    """Whether it stands for a single index: it is not iterable, or is an array without dims."""
     return not isinstance(value, Iterable) or (isinstance(value, np.ndarray) and value.ndim == 0)
 
 
@@ -111,7 +108,7 @@ def indices(values: Iterable[int], what: str) -> Sequence[int]:
 
 
 def one_or_more(values: int | Iterable[int], what: str) -> Sequence[int]:
-    """As indices(), also of one integer by itself."""
+    """As indices(); also takes a single integer."""
     return indices([values] if is_one(values) else values, what)  # type: ignore[list-item, arg-type]
 
 
@@ -135,8 +132,8 @@ def real(value: Any, what: str) -> float:
         raise OverflowError(f"{what}: takes numbers; {error}.") from None
 
 
-def named_number(value: Any, what: str, takes: str = "a number") -> float:
-    """The argument `what` as a float, NaN as well; of an expression its value.
+def number_argument(value: Any, what: str, takes: str = "a number") -> float:
+    """The argument `what` as a float, which may be NaN. An expression stands for its value.
 
     Raises:
         TypeError: it is no number, or one that no float holds.
@@ -149,13 +146,13 @@ def named_number(value: Any, what: str, takes: str = "a number") -> float:
 
 
 def floats(values: Any, what: str) -> Any:
-    """Numbers as something that C takes: a contiguous array of the build's type."""
+    """Numbers in a form that C takes: a contiguous array of the build's type."""
     return np.ascontiguousarray(numbers(values, what), DTYPE)
 
 
 def _has_expressions(values: Any) -> bool:
-    """Whether it is an expression, or a nested sequence of them: NumPy would take their values, and
-    no gradient would flow."""
+    """Whether it is an expression, or a nested sequence of expressions: NumPy would take their
+    values, and no gradient would flow."""
     if isinstance(values, list | tuple):
         return any(issubclass(kind, calls.Node) for kind in set(map(type, values))) or (
             len(values) > 0 and _has_expressions(values[0])
@@ -164,8 +161,8 @@ def _has_expressions(values: Any) -> bool:
 
 
 def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = None) -> Any:
-    """An array of the build's type, in a memory order, from arrays and nested sequences of numbers.
-    What is one is not copied.
+    """An array of the build's type, in the memory order `order`, from arrays and nested sequences
+    of numbers. An array that fits is not copied.
 
     NumPy itself would read None as NaN and text as a number.
     """
@@ -191,10 +188,10 @@ def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = N
 
 
 FEW = 64
-"""So many numbers are quicker as a list."""
+"""Up to so many numbers, a list is faster than an array."""
 
 
 def listed_if_few(array: Any) -> Any:
-    """The numbers of an array in column-major order, as a list where that is quicker."""
+    """The numbers of an array in column-major order, as a list where that is faster."""
     flat = array if array.ndim == 1 else array.ravel(order="F")
     return flat.tolist() if 0 < flat.size <= FEW and flat.dtype.kind == "f" else flat

@@ -14,7 +14,7 @@ import weakref
 from typing import Any
 
 from ._ffi import ffi, lib
-from ._integers import named
+from ._integers import integer_argument
 
 _MASK = (1 << 64) - 1
 
@@ -36,7 +36,7 @@ def checked_place(
     """
 
     def checked(value: int, name: str) -> int:
-        n = named(value, "draw_from", name)
+        n = integer_argument(value, "draw_from", name)
         if n >> 64:
             raise OverflowError(f"draw_from: {name} must lie in [0, 2^64); got {n}.")
         return n
@@ -103,7 +103,7 @@ def reset_random_seed(seed: int) -> None:
     >>> W.as_array().round(4).tolist()
     [[-0.681, 0.9081], [-1.0896, 0.8116]]
     """
-    number = named(seed, "reset_random_seed", "seed")
+    number = integer_argument(seed, "reset_random_seed", "seed")
     if number < 0:
         raise ValueError(f"reset_random_seed: seed must be 0 or more; got {seed}.")
     _state.reset(number or _unforeseen())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._integers import count
+from ._integers import whole
 
 __all__ = ["Tensor"]
 
@@ -95,7 +95,7 @@ class Tensor:
 
     def _axis(self, what: str, dim: int, num: int) -> tuple[int, int]:
         dims = self._array.shape[:-1]
-        dim, num = count(dim, what, "dim"), count(num, what, "num")
+        dim, num = whole(dim, what, "dim"), whole(num, what, "num")
         if not 0 <= dim < len(dims):
             raise ValueError(
                 f"{what}: dim {dim} is not a dim of {dims}. Dims run from 0 to {len(dims) - 1}."
@@ -165,7 +165,7 @@ class Tensor:
         ([5.0, 3.0], [1, 2])
         """
         indices = self._largest("topk", dim, num)
-        values = np.take_along_axis(self._array, indices, count(dim, "topk", "dim"))
+        values = np.take_along_axis(self._array, indices, whole(dim, "topk", "dim"))
         return Tensor(values, self._uniform), Tensor(indices, self._uniform)
 
     def categorical_sample_log_prob(self, dim: int = 0, num: int = 1) -> Tensor:

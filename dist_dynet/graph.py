@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from . import _random
 from ._ffi import GRAPH_SHIFT, NULL, accelerated, calls, fail_in, ffi, lib
-from ._integers import count
+from ._integers import whole
 from ._kept import let_go, number_for
 from .batching import strategy
 
@@ -124,7 +124,7 @@ class ComputationGraph:
         >>> len(u), bool((0 < u).all() and (u < 1).all())
         (1000, True)
         """
-        n = count(n, "uniform", "n")
+        n = whole(n, "uniform", "n")
         out = np.empty(n, np.float32)
         generator = _random.node_generator(self._thread)
         if generator != NULL:
@@ -280,7 +280,7 @@ class ComputationGraph:
         >>> graph.expression(1).value()
         9.0
         """
-        handle = lib.dn_graph_node(self.number, count(index, "ComputationGraph", "index"))
+        handle = lib.dn_graph_node(self.number, whole(index, "ComputationGraph", "index"))
         self._check(handle)
         return _expression_of(handle)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._integers import count
+from ._integers import whole
 
 __all__ = ["FloatValue", "FloatVectorValue", "UnsignedValue", "UnsignedVectorValue"]
 
@@ -156,7 +156,7 @@ class FloatVectorValue:
 
 
 def _unsigned(value: int, what: str) -> int:
-    number = count(value, what, "a number")
+    number = whole(value, what, "a number")
     if number < 0:
         raise OverflowError(f"{what}: takes integers, 0 or more; got {value}.")
     return number

@@ -16,7 +16,7 @@ import numpy as np
 from . import _launcher, trace_events
 from ._ffi import OPS, ffi, lib
 from ._file_names import FileName
-from ._integers import named
+from ._integers import integer_argument
 from .io.files import OneProcess, atomic_write
 
 __all__ = ["Profile", "ProfileRow", "profile"]
@@ -165,7 +165,7 @@ class Profile:
         >>> p.table().splitlines()[0].split(), "square" in p.table()
         (['operation', 'calls', 'nodes', 'ms', '%', 'GFLOP/s', 'shapes'], True)
         """
-        most = named(most, "Profile.table", "most")
+        most = integer_argument(most, "Profile.table", "most")
         lines = [("operation", "calls", "nodes", "ms", "%", "GFLOP/s", "shapes")]
         whole = self.seconds or 1.0
 

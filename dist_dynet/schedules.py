@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from ._integers import count, named_number
+from ._integers import number_argument, whole
 from ._state import count_in, number_in
 from .trainers.arguments import number
 from .trainers.protocol import TrainerLike
@@ -29,7 +29,7 @@ class _Schedule:
     """What all schedules share: a rate that depends on n, after a linear warm-up."""
 
     def __init__(self, trainer: TrainerLike, base: float | None = None, warmup: int = 0) -> None:
-        warmup = count(warmup, type(self).__name__, "warmup")
+        warmup = whole(warmup, type(self).__name__, "warmup")
         if warmup < 0:
             raise ValueError(
                 f"{type(self).__name__}: warmup must be 0 or more steps; got {warmup}."
@@ -184,7 +184,7 @@ class Linear(_Schedule):
         base: float | None = None,
         warmup: int = 0,
     ) -> None:
-        steps = count(steps, type(self).__name__, "steps")
+        steps = whole(steps, type(self).__name__, "steps")
         if steps < 1:
             raise ValueError(f"{type(self).__name__}: steps must be 1 or more; got {steps}.")
         self._steps, self._end = steps, number(end, f"{type(self).__name__}: end")
@@ -274,7 +274,7 @@ class Plateau(_Schedule):
         least: float = 0.0,
         base: float | None = None,
     ) -> None:
-        patience = count(patience, "Plateau", "patience")
+        patience = whole(patience, "Plateau", "patience")
         factor = number(factor, "Plateau: factor")
         if not 0 < factor < 1 or patience < 0:
             raise ValueError(
@@ -303,7 +303,7 @@ class Plateau(_Schedule):
 
     def step(self, measure: float) -> None:  # type: ignore[override]
         """To be called with each new measure; NaN counts as not better."""
-        score = self._sign * named_number(measure, "Plateau.step: the measure")
+        score = self._sign * number_argument(measure, "Plateau.step: the measure")
         if score > self._best + self._threshold:
             self._best, self._bad = score, 0
         else:

@@ -26,7 +26,7 @@ from ._derived import requires_init
 from ._entities import entities, entity_scores
 from ._events import Events
 from ._file_names import FileName, file_path
-from ._integers import named, named_number
+from ._integers import integer_argument, number_argument
 from ._state import check_state, count_in
 from .parallel.metrics import EVERY, JsonLinesFile, report_on
 from .parallel.wrapper import TrainerWrapper
@@ -121,7 +121,7 @@ class Run:
         tensorboard: FileName | None = None,
         bar: bool | None = None,
     ) -> None:
-        every = named_number(every, "training.Run: every")
+        every = number_argument(every, "training.Run: every")
         if not every >= 1:
             raise ValueError(f"training.Run: every must be 1 or more; got {every:g}.")
         if not isinstance(trainer, Trainer | TrainerWrapper):
@@ -214,7 +214,7 @@ class Run:
         {'loss': 1.25}
         """
         n = getattr(self._batch, "n", self._size)
-        weight = n if weight is None else named_number(weight, "log: the weight")
+        weight = n if weight is None else number_argument(weight, "log: the weight")
         self.trainer.log(**values)
         for name, value in values.items():
             sum_, weights = self._sums.get(name, (0.0, 0.0))
@@ -306,7 +306,7 @@ class Run:
         what = "training.Run.load_states"
         if not isinstance(states, Sequence) or not states:
             raise TypeError(f"{what}: takes a list of what state() gave; got {states!r:.60}.")
-        rank = named(rank, what, "rank")
+        rank = integer_argument(rank, what, "rank")
         pairs = [_pairs_in(state, what) for state in states]
         self.load_state({**states[0], "sums": _added(pairs) if rank == 0 else {}})
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ._derived import requires_init
 from ._file_names import FileName, file_path, is_text
-from ._integers import is_one, named, named_number
+from ._integers import integer_argument, is_one, number_argument
 from .io.files import atomic_write, unreadable
 
 __all__ = ["Vocabulary"]
@@ -42,7 +42,9 @@ def _counted(names: Any) -> Counter[str]:
         raise TypeError(f"Vocabulary: names must be texts in a list; {error}.") from None
     if isinstance(names, Mapping):
         often = "how often a name occurs"
-        counts = Counter({name: named(n, "Vocabulary", often) for name, n in counts.items()})
+        counts = Counter(
+            {name: integer_argument(n, "Vocabulary", often) for name, n in counts.items()}
+        )
     return counts
 
 
@@ -85,9 +87,9 @@ class Vocabulary:
         unknown: str | None = "<unk>",
         special: Sequence[str] = (),
     ) -> None:
-        min_count = named(min_count, "Vocabulary", "min_count")
+        min_count = integer_argument(min_count, "Vocabulary", "min_count")
         if max_size is not None:
-            max_size = named(max_size, "Vocabulary", "max_size")
+            max_size = integer_argument(max_size, "Vocabulary", "max_size")
         counts = _counted(names)
         if isinstance(special, str):
             raise TypeError(f"Vocabulary: special names come in a list; got {special!r:.60}.")
@@ -174,7 +176,7 @@ class Vocabulary:
         >>> dy.Vocabulary(["the", "cat", "the"]).name(1)
         'the'
         """
-        number = named(number, "Vocabulary.name", "number")
+        number = integer_argument(number, "Vocabulary.name", "number")
         if not 0 <= number < len(self):
             raise IndexError(f"Vocabulary: numbers run from 0 to {len(self) - 1}; got {number}.")
         return self.names[number]
@@ -204,7 +206,7 @@ class Vocabulary:
                 f"{what}: rng must be a generator such as numpy.random.default_rng(1); got"
                 f" {type(rng).__name__}."
             )
-        alpha = named_number(alpha, f"{what}: alpha")
+        alpha = number_argument(alpha, f"{what}: alpha")
         if not 0 <= alpha < math.inf:
             raise ValueError(f"{what}: alpha must be a number from 0 on; got {alpha}.")
         chosen = _listed(names, what, "names")
@@ -322,7 +324,7 @@ class Vocabulary:
         >>> m = dy.ParameterCollection()
         >>> table = m.add_lookup_parameters(vectors.shape, init=vectors)
         """
-        seed = named(seed, "Vocabulary.vectors", "seed")
+        seed = integer_argument(seed, "Vocabulary.vectors", "seed")
         if seed < 0:
             raise ValueError(f"Vocabulary.vectors: seed must be 0 or more; got {seed}.")
         wanted = {*self.names} | {n.lower() for n in self.names}

@@ -1,8 +1,8 @@
-"""What a pickle may make, and how it is made: by functions that check what they are given and call
-nothing of a class of the program.
+"""What a pickle may make, and how: by functions that check their arguments and call nothing of a
+class of the program.
 
-The lists: _VALUES and NumPy's, which a pickle may name and keep; REDUCED and the _FUNCTIONS, by
-which it may make something; enums, and plain objects of classes of the program's own.
+The lists: _VALUES and NumPy's types, which a pickle may name and keep; REDUCED and _FUNCTIONS, by
+which it may make something; enums, and plain objects of the program's own classes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from ._classes import (
 
 
 def found(module: str, name: str) -> Any:
-    """What a pickle's module and name stand for: a value, or a Named."""
+    """What a module and name of a pickle stand for: a value, or a Named."""
     if (module, name) in _VALUES:
         return _VALUES[module, name]
     if (module, name) in _FUNCTIONS:
@@ -75,7 +75,7 @@ def found(module: str, name: str) -> Any:
 
 
 def _bytes(args: tuple[Any, ...]) -> bytes:
-    """The bytes that a pickle of protocol 2 or lower writes as text, or that protocol 3 gives."""
+    """Bytes, which protocols up to 2 write as text."""
     if not args:
         return b""
     if fits(args, str, str) and args[1] in ("latin-1", "latin1"):
@@ -96,7 +96,8 @@ def _fraction(args: tuple[Any, ...]) -> fractions.Fraction:
 def _of(
     cls: Any, kinds: tuple[type, ...], least: int = 0, most: int = 3
 ) -> Callable[[tuple[Any, ...]], Any]:
-    """Calls a class of the standard library with so many arguments of these types."""
+    """A function that calls a class of the standard library, if there are so many arguments of
+    these types."""
 
     def make(args: tuple[Any, ...]) -> Any:
         if not least <= len(args) <= most or any(type(a) not in kinds for a in args):
@@ -107,10 +108,9 @@ def _of(
 
 
 def _keyed(args: tuple[Any, ...], cls: type) -> Any:
-    items = (
-        args[0] if fits(args, (list, tuple, set)) else refuse(f"{cls.__name__} is not given a list")
-    )
-    return cls(checked(items))
+    if not fits(args, (list, tuple, set)):
+        refuse(f"{cls.__name__} is not given a list")
+    return cls(checked(args[0]))
 
 
 def _counter(args: tuple[Any, ...], cls: Any = collections.Counter) -> Any:
@@ -185,7 +185,7 @@ REDUCED: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
     pathlib.PurePosixPath: _of(pathlib.PurePosixPath, (str,), 0, 1000),
     pathlib.PureWindowsPath: _of(pathlib.PureWindowsPath, (str,), 0, 1000),
 }
-"""What is made of which arguments, by class; the objects are filled afterwards."""
+"""How objects are made of their arguments, by class. They are filled afterwards."""
 
 _TYPES: dict[str, tuple[Any, ...]] = {
     "builtins": (
@@ -225,8 +225,8 @@ _VALUES: dict[tuple[str, str], Any] = {
     ("fractions", "Fraction"): fractions.Fraction,
     ("types", "SimpleNamespace"): types.SimpleNamespace,
 }
-"""What a pickle may name and keep. object is among them since protocols 0 and 1 name it with each
-object."""
+"""What a pickle may name and keep. `object` is among them because protocols 0 and 1 name it with
+each object."""
 
 # ---- objects of the program's classes --------------------------------------------------
 
@@ -252,7 +252,7 @@ def _class_of(thing: Any) -> Any:
 
 
 def shown(thing: Any) -> str:
-    """What to call it in a message, without asking it."""
+    """Its name in a message, without calling its code."""
     if type(thing) is Named:
         return str(thing.text)
     if is_operation(thing):
@@ -261,12 +261,13 @@ def shown(thing: Any) -> str:
 
 
 def _built_in(cls: type) -> Any:
-    """The built-in type that the class is derived from; None if it is a plain one."""
+    """The built-in type that the class derives from; None if there is none."""
     return next((b for b in _BUILT_IN if derives(cls, b)), None)
 
 
 def new(machine: Machine, args: tuple[Any, ...]) -> Any:
-    """cls.__new__(cls, ...) as protocol 2 and later write it, but that of the built-in class."""
+    """cls.__new__(cls, ...), as protocol 2 and later write it, but with the __new__ of the built-in
+    class."""
     cls, args = _class_of(args[0]), args[1:]
     base = _built_in(cls)
     if derives(cls, enum.Enum):
@@ -277,14 +278,9 @@ def new(machine: Machine, args: tuple[Any, ...]) -> Any:
             refuse(f"{class_name(cls)} has {len(fields)} fields and is given {len(args)}")
         made = tuple.__new__(cls, args)
     elif base in (str, int, float):
-        made = base.__new__(
-            cls,
-            *(
-                args
-                if not args or fits(args, base)
-                else refuse(f"{class_name(cls)} is given other things than a value")
-            ),
-        )
+        if args and not fits(args, base):
+            refuse(f"{class_name(cls)} is given other things than a value")
+        made = base.__new__(cls, *args)
     elif args:
         refuse(f"{class_name(cls)}.__new__ would be called with arguments")
     else:
@@ -300,12 +296,10 @@ def new(machine: Machine, args: tuple[Any, ...]) -> Any:
 
 
 def _reconstructor(machine: Machine, args: tuple[Any, ...]) -> Any:
-    """The same as protocols 0 and 1 write it, with the content of the built-in class."""
-    cls, base, value = (
-        args
-        if len(args) == 3
-        else refuse("copyreg._reconstructor is given other things than it is written with")
-    )
+    """As new(), in the form of protocols 0 and 1: with the content of the built-in class."""
+    if len(args) != 3:
+        refuse("copyreg._reconstructor is given other things than it is written with")
+    cls, base, value = args
     if base is object and value is None:
         return new(machine, (cls,))
     if base is not _built_in(_class_of(cls)) or type(value) is not base:
@@ -323,8 +317,8 @@ def _reconstructor(machine: Machine, args: tuple[Any, ...]) -> Any:
 
 
 def called(machine: Machine, cls: Any, args: tuple[Any, ...]) -> Any:
-    """What a class of the program's makes when it is called: members of enums, and containers
-    derived from those of the standard library."""
+    """What calling a class of the program makes: members of enums, and containers derived from
+    those of the standard library."""
     if derives(cls, enum.Enum):
         return _member(cls, args)
     base = _built_in(cls)
@@ -348,17 +342,16 @@ def called(machine: Machine, cls: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _member(cls: Any, args: tuple[Any, ...]) -> Any:
-    """Of an enum, by its value; flags that are set together, if they are plain."""
+    """A member of an enum by its value. Plain flags may be combined."""
     members, (value,) = attribute(cls, "_value2member_map_"), args if len(args) == 1 else (None,)
     check_key(value)
     if value in members:
         return members[value]
     flag: Any = enum.Flag
-    plain = attribute(cls, "_new_member_") in (object.__new__, int.__new__) and attribute(
-        cls, "_missing_"
-    ) in (
-        attribute(enum.Flag, "_missing_"),
-        attribute(enum.IntFlag, "_missing_"),
+    missing = [attribute(base, "_missing_") for base in (enum.Flag, enum.IntFlag)]
+    plain = (
+        attribute(cls, "_new_member_") in (object.__new__, int.__new__)
+        and attribute(cls, "_missing_") in missing
     )
     if derives(cls, enum.Flag) and type(value) is int and plain:
         return flag._missing_.__func__(cls, value)
@@ -366,7 +359,7 @@ def _member(cls: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _getattr(machine: Machine, args: tuple[Any, ...]) -> Any:
-    """A member of an enum by its name, or a class within a class, as protocols below 4 write it."""
+    """A member of an enum by its name, or a nested class, as protocols below 4 write it."""
     owner, name = args if len(args) == 2 and type(args[1]) is str else (None, "")
     cls = owner.cls if type(owner) is Named else owner
     if cls is None or not is_class(cls):
@@ -383,11 +376,11 @@ _FUNCTIONS: dict[tuple[str, str], Any] = {
     ("copyreg", "_reconstructor"): _reconstructor,
     ("copyreg", "__newobj__"): new,
 }
-"""Functions that pickles of data name."""
+"""Functions that pickles of data call."""
 
 
 def set_attributes(thing: Any, state: Any) -> None:
-    """Into the object's dictionary and slots, past the class."""
+    """Sets attributes in the object's dictionary and slots, bypassing the class."""
     cls = type(thing)
     if attribute(cls, "__setstate__") is not None:
         refuse(f"{class_name(cls)} has a __setstate__ that would be called")

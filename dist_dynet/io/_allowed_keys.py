@@ -1,5 +1,5 @@
-"""What may be a key of a dictionary or set that a pickle makes: hashing it calls nothing
-unknown."""
+"""What may be a key of a dictionary or set that a pickle makes: hashing it must call no code of the
+program."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import numpy as np
 from ._classes import attribute, class_name, derives, refuse
 
 _MOST_PARTS, _DEEPEST_KEY = 100_000, 100
-"""Parts of a key of a dictionary or set, and how deep they nest."""
+"""Most parts of a key of a dictionary or set, and how deep they may nest."""
 
 
 def checked(keys: Iterable[Any]) -> Any:
-    """The same, if all of them may be keys: hashing and comparing them calls nothing of a class of
-    the program."""
+    """The keys themselves, if hashing and comparing them calls nothing of a class of the
+    program."""
     for key in keys:
         check_key(key)
     return keys
@@ -52,7 +52,7 @@ ATOMS: frozenset[type] = frozenset(
         type(Path()),
     }
 )
-"""Types whose values hold no other values."""
+"""Types whose values contain no other values."""
 _HASHES = {
     object.__hash__,
     tuple.__hash__,
@@ -76,7 +76,7 @@ def _check_hash(cls: type) -> None:
 
 
 def check_key(key: Any) -> None:
-    """Raises where hashing or comparing it would call what is not known, or not end."""
+    """Raises if hashing or comparing the key would call unknown code or not terminate."""
     if type(key) in ATOMS:
         return
     level, parts = [key], 0

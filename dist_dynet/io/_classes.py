@@ -1,8 +1,8 @@
-"""Classes and objects, without asking them: look-ups that run no code of theirs, whatever they
+"""Looking up classes, objects and their attributes without running any of their code, whatever they
 define.
 
-For what reads pickles: which class a name stands for, what it is derived from, where its objects
-keep their attributes.
+For reading pickles: which class a name stands for, what it derives from, where its objects keep
+their attributes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _bases(cls: type) -> tuple[type, ...]:
 
 
 def attribute(cls: type, name: str) -> Any:
-    """What the class has under this name, as it lies there; None if there is nothing."""
+    """The entry of this name in the class, without binding it; None if there is none."""
     for base in _bases(cls):
         names = _NAMES_OF_CLASS.__get__(base)
         if name in names:
@@ -89,7 +89,7 @@ def slots(cls: type) -> Iterator[tuple[str, Any]]:
 def _current_folder() -> list[Path]:
     try:
         return [Path.cwd().resolve()]
-    except OSError:  # it is gone
+    except OSError:  # the folder was removed
         return []
 
 
@@ -97,8 +97,8 @@ _AT_THE_START = _current_folder()
 
 
 def _own_folders() -> list[Path]:
-    """Where the program's own modules lie: with the script, or the package that `python -m` was
-    given; the current folder, then and now."""
+    """Where the program's own modules lie: in the folder of the script, or of the package given to
+    `python -m`; in the current folder, at the start and now."""
     folders = [*_AT_THE_START, *_current_folder()]
     main = sys.modules.get("__main__")
     names = _NAMES_OF_MODULE.__get__(main) if main is not None else {}
@@ -127,8 +127,8 @@ def is_own_module(name: str, names: dict[str, Any]) -> bool:
 
 
 class Named:
-    """A class or function that a pickle may use, but not keep as a value. It stands for nothing
-    that could be called."""
+    """A class or function that a pickle may use but not keep as a value. It stands for nothing that
+    could be called."""
 
     __slots__ = ("call", "cls", "text")
 
@@ -142,8 +142,8 @@ class Named:
 
 
 def looked_up(module: str, name: str) -> tuple[dict[str, Any], Any]:
-    """The names of a module that is imported, and what it has under this name: by dictionaries
-    alone, so that nothing can be asked."""
+    """The names of an imported module, and its entry of this name. Only dictionaries are read, so
+    no code runs."""
     if module in DYNET_MODULES:
         module = PACKAGE
     found: Any = sys.modules.get(module)

@@ -1,8 +1,8 @@
 """Numbers as DyNet's model files spell them: sign, nine digits, exponent, blank.
 
-They are written by arrays, in a quarter of the time that each number by itself takes. Powers of ten
-up to 10^22 are doubles, so that one rounding lies between a number and its nine digits; what is too
-near to a tie for it, too small or too large is spelt by itself.
+They are formatted as arrays, which takes a quarter of the time of formatting one by one. Powers of
+ten up to 10^22 are exact doubles, so a number and its nine digits are one rounding apart. Numbers
+that are too close to a tie for that, too small or too large are formatted one by one.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from .._ffi import declines
 WIDTH = 16
 """Bytes of a finite number below 1e100."""
 AT_ONCE = 1 << 14
-"""How many numbers are best written by one call."""
+"""How many numbers one call should format."""
 _FEW = 256
-"""Fewer are written faster one by one."""
+"""Fewer are faster one by one."""
 _SPELLING = b"%+.8e "
 _LEAST, _MOST = -14, 30
-"""Exponents: those of 10 in what nine digits are multiplied by are at most 22."""
+"""The least and the largest exponent: nine digits then are multiplied by at most 10^22."""
 _EXPONENTS = range(_LEAST, _MOST + 1)
 _UP, _DOWN = (
     np.array([float(f"1e{max(0, sign * (8 - k))}") for k in _EXPONENTS]) for sign in (1, -1)
 )
-"""Nine digits are the number times one of these, divided by one of those, one of which is 1."""
+"""Nine digits are the number times one of _UP, divided by one of _DOWN; one of the two is
+1."""
 _ENDS = np.array([b"e%+03d " % k for k in _EXPONENTS])
 _NEAR = 1e-6
-"""Nearer to a tie than ten times what is rounded from nine digits."""
+"""Closer to a tie the rounding is not certain: ten times the error of the nine digits."""
 
 
 @functools.cache
 def _four_digits() -> NDArray[np.bytes_]:
-    """The numbers below 10,000; made when they are wanted first."""
+    """The numbers below 10,000 as text; made at the first use."""
     return np.array([b"%04d" % i for i in range(10_000)])
 
 
 def spelt_one_by_one(numbers: NDArray[Any]) -> bytes:
-    """As spelt()."""
+    """As spelt(), but one number at a time."""
     return (_SPELLING * numbers.size) % tuple(numbers.tolist())
 
 

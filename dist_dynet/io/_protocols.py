@@ -1,4 +1,4 @@
-"""What reading and writing text files asks of parameters and collections."""
+"""What reading and writing text files needs of parameters and collections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..params.root import Root
 
 
 class ParameterLike(Protocol):
-    """What is asked of a parameter or a table here."""
+    """What is needed of a parameter or a table."""
 
     _root: Root
     _c: Any
@@ -22,23 +22,23 @@ class ParameterLike(Protocol):
         """The full name."""
 
     def has_gradient(self) -> bool:
-        """Whether one has come."""
+        """Whether a gradient has been accumulated."""
 
     def _values(self) -> NDArray[Any]: ...
     def _flat_gradient(self) -> NDArray[Any]: ...
 
 
 class CollectionLike(Protocol):
-    """What is asked of a collection here."""
+    """What is needed of a collection."""
 
     def name(self) -> str:
         """The full name."""
 
     def parameters_list(self) -> Sequence[ParameterLike]:
-        """The dense ones."""
+        """The dense parameters."""
 
     def lookup_parameters_list(self) -> Sequence[ParameterLike]:
-        """The tables."""
+        """The lookup tables."""
 
     def _new(self, name: str, dims: tuple[int, ...], is_table: bool) -> ParameterLike: ...
     def _adopt(self, parameter: Any) -> None: ...

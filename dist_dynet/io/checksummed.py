@@ -1,9 +1,8 @@
-"""Trees of arrays and JSON values as one string of bytes that is whole or is refused: what a
-checkpoint's file holds.
+"""Trees of arrays and JSON values as bytes with a checksum: the content of a checkpoint's file.
 
-The form is that of safetensors, so that other tools can look into it: arrays as tensors, everything
-else as JSON in the metadata. A checksum of all bytes, header included, stands in the header; it was
-computed with zeros in its place. Knows nothing of files and of what the tree means.
+The format is that of safetensors, so that other tools can read it: arrays are tensors, everything
+else is JSON in the metadata. The header holds a checksum of all bytes, header included, which is
+computed with zeros in its own place. This module knows nothing of files or of what the tree means.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 OWN = "dist_dynet."
-"""How the names of all texts begin that are ours, in the metadata of a file in this form."""
+"""Prefix of the names of our texts in the metadata of a file in this format."""
 TREE, CHECKSUM = f"{OWN}tree", f"{OWN}checksum"
 NO_CHECKSUM = "00000000"
 _ARRAY = "__array__"
@@ -27,17 +26,17 @@ _ARRAY = "__array__"
 _NONE = NO_CHECKSUM.encode()
 _ALIGNMENT = 8
 _DEEPEST, _LONGEST = 100, 10_000
-"""Levels of a tree, and bits of an integer: less than what Python refuses to read or to write."""
+"""Levels of a tree, and bits of an integer: below the limits of Python's own json module."""
 _KINDS = {
     "b1": "BOOL",
     **{f"{kind}{size}": f"{kind.upper()}{8 * size}" for kind in "iu" for size in (1, 2, 4, 8)},
     **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
 }
-"""{type of numbers, as NumPy calls it: as safetensors does}."""
+"""{NumPy's name of a dtype: that of safetensors}."""
 _DTYPES = {theirs: np.dtype(f"<{ours}") for ours, theirs in _KINDS.items()}
 _MARK = f'"{CHECKSUM}":"'.encode()
-"""What stands before the checksum. Within a text of the header each quotation mark has a backslash
-in front, so that it stands nowhere else."""
+"""What stands before the checksum. It occurs only once: within a text of the header each quotation
+mark is escaped."""
 
 
 class DamagedError(ValueError):
@@ -60,8 +59,8 @@ def add_checksum(tree: Mapping[str, Any]) -> bytes:
 
 
 class Copied:
-    """A tree as add_checksum() takes it, as it is at this moment: its one copy, to be written later
-    on, piece by piece.
+    """A snapshot of a tree as add_checksum() takes it: its only copy, to be written piece by piece
+    later.
 
     Args:
         tree: it.
@@ -94,23 +93,23 @@ class Copied:
         self._head = len(text).to_bytes(8, "little") + text
         self._arrays = [array for _, array in ordered]
         self.size = len(self._head) + end
-        """Bytes."""
+        """Size in bytes."""
 
     def pieces(self) -> list[memoryview]:
-        """What is to be written, one after the other."""
+        """What is to be written, in order."""
         data = [array.data.cast("B") for array in self._arrays if array.size]
         return [*with_checksum(self._head, data), *data]
 
 
 def with_checksum(head: bytes, data: Iterable[Buffer]) -> list[memoryview]:
-    """A header that has NO_CHECKSUM under CHECKSUM, with the checksum of itself and of the data
-    that follow in that place; in pieces, the data left out."""
+    """A header that has NO_CHECKSUM under CHECKSUM, with that replaced by the checksum of the
+    header and of the data that follow. In pieces, without the data."""
     view, start = memoryview(head), _place(head)
     return [view[:start], memoryview(_text(_sum(head, start, data))), view[start + len(_NONE) :]]
 
 
 def is_whole(head: bytes, data: Iterable[Buffer]) -> bool | None:
-    """Whether header and data are those of with_checksum(); None: the header has no checksum."""
+    """Whether header and data are those of with_checksum(). None if the header has no checksum."""
     start = _place(head)
     if start < 0:
         return None
@@ -118,7 +117,7 @@ def is_whole(head: bytes, data: Iterable[Buffer]) -> bool | None:
 
 
 def _place(head: bytes) -> int:
-    """Where the checksum begins in a header; -1: nowhere."""
+    """Offset of the checksum in a header; -1 if there is none."""
     mark = head.find(_MARK, 8)
     return mark + len(_MARK) if mark >= 0 else -1
 
@@ -133,15 +132,15 @@ def _sum(head: bytes, start: int, data: Iterable[Buffer]) -> int:
 
 
 def _length(view: memoryview) -> int:
-    """Of the header, with the eight bytes that say so."""
+    """Length of the header, including the eight bytes that state it."""
     return 8 + int.from_bytes(view[:8], "little")
 
 
 def check(content: Buffer) -> None:
-    """Makes sure that this is what add_checksum() made.
+    """Checks that the bytes are those that add_checksum() made.
 
     Raises:
-        DamagedError: a byte is another, or missing.
+        DamagedError: a byte differs or is missing.
     """
     view = memoryview(content)
     begin = _length(view)
@@ -158,17 +157,17 @@ def verify_checksum(content: Buffer) -> dict[str, Any]:
     """The tree that add_checksum() was given; arrays are read-only views of the bytes.
 
     Raises:
-        DamagedError: a byte is another, or missing.
+        DamagedError: a byte differs or is missing.
     """
     check(content)
     return tree_of(content)
 
 
 def tree_of(content: Buffer) -> dict[str, Any]:
-    """The same of bytes that were checked.
+    """As verify_checksum(), for bytes that have been checked.
 
     Raises:
-        DamagedError: they are of another kind.
+        DamagedError: they are no such tree.
     """
     view = memoryview(content).toreadonly()
     begin = _length(view)
@@ -196,7 +195,8 @@ def _text(checksum: int) -> bytes:
 def _without_arrays(
     leaf: Any, place: str, arrays: dict[str, NDArray[Any]], own: set[int], levels: int = _DEEPEST
 ) -> Any:
-    """What JSON can hold of a tree; its arrays are put into `arrays`, as copies but for `own`."""
+    """What JSON can hold of a tree. Its arrays are put into `arrays`; those not in `own` are
+    copied."""
     if isinstance(leaf, Mapping | list | tuple) and not levels:
         _refuse(place, type(leaf).__name__, f", {_DEEPEST} levels deep. Does it hold itself?")
     if isinstance(leaf, Mapping):
@@ -246,8 +246,8 @@ def _join(place: str, key: Any) -> str:
 
 
 def _names(place: str) -> Iterator[str]:
-    """Names for an array at this place; the first is nearly always free. Other tools read names of
-    whole characters."""
+    """Names for an array at this place; the first one is nearly always free. Other tools only read
+    names of whole characters."""
     place = place.encode(errors="replace").decode()
     while True:
         yield place

@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all, by one process.
+"""Files that are written as a whole or not at all, by one process.
 
-Knows nothing of what is written. A file grows under a temporary name beside its target, is flushed
-to the disk, and takes the target's name in one step; whatever fails before that leaves the target
-as it was. Who writes is a policy, which dist_dynet.parallel replaces.
+This module knows nothing of what is written. A file grows under a temporary name beside its target,
+is flushed to the disk, and is renamed to the target in one step. Whatever fails before that leaves
+the target unchanged. Which process writes is decided by a policy, which dist_dynet.parallel
+replaces.
 """
 
 from __future__ import annotations
@@ -19,30 +20,30 @@ from typing import BinaryIO, Protocol
 from .._file_names import FileName, file_path
 
 BUFFER = 1 << 20
-"""Bytes of a file's buffer."""
+"""Size of a file's buffer in bytes."""
 
 
 class Policy(Protocol):
-    """Which processes write, and what happens when a file is done."""
+    """Which processes write, and what happens when a file is complete."""
 
     def writes(self) -> bool:
-        """Whether this process writes. Where not, what it would write is discarded. Called once at
+        """Whether this process writes. Otherwise what it would write is discarded. Called once at
         the beginning of a save."""
 
     def keeps_gradients(self) -> bool:
-        """Whether gradients that are here are the program's, and belong into its files. Asked for
-        each parameter that has one."""
+        """Whether the gradients of this process belong to the program and into its files. Called
+        for each parameter that has one."""
 
     def finished(self, error: BaseException | None) -> None:
         """Called once at the end of a save on every process: the file is in place (None), or the
         save has failed.
 
-        May wait for the others, and may raise where another process failed.
+        May wait for the other processes, and may raise if one of them failed.
         """
 
 
 class OneProcess:
-    """The policy of a process on its own."""
+    """The policy of a single process."""
 
     def writes(self) -> bool:
         """Yes."""
@@ -53,40 +54,41 @@ class OneProcess:
         return True
 
     def finished(self, error: BaseException | None) -> None:
-        """Nobody waits."""
+        """Nothing waits."""
 
 
 _policy: Policy = OneProcess()
 
 
 def set_policy(policy: Policy) -> Policy:
-    """Replaces the policy; returns the former one."""
+    """Replaces the policy; returns the previous one."""
     global _policy
     former, _policy = _policy, policy
     return former
 
 
 def keeps_gradients() -> bool:
-    """As the policy says."""
+    """Whether gradients are saved: as the policy says."""
     return _policy.keeps_gradients()
 
 
 class _Draft:
-    """A file in the making. Devices and pipes are written to directly: they cannot be replaced."""
+    """A file that is being written. Devices and pipes are written to directly: they cannot be
+    replaced."""
 
     def __init__(self, path: FileName) -> None:
         self.target = Path(os.path.realpath(path))
-        if self.target.is_symlink():  # it leads back to itself
+        if self.target.is_symlink():  # a cycle of links
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
         self.temporary: Path | None = None
         self.file: BinaryIO | None = None
         self._inode: tuple[int, int] | None = None
-        # a second name of the file of before, while names change; whether there was none
+        # a second name of the old file, while files are renamed; whether there was no old file
         self._before: Path | None = None
         self._is_new = False
 
     def open(self, append: bool) -> BinaryIO:
-        """Opens it, with the target's content in front if that is wanted."""
+        """Opens it. With `append`, the target's content is copied into it first."""
         target = self.target
         exists = target.exists()
         if target.is_dir():
@@ -96,7 +98,7 @@ class _Draft:
         if exists and not target.is_file():
             self.file = target.open("ab" if append else "wb", BUFFER)
             return self.file
-        # before Ctrl-C can follow on open()
+        # set before open(), so that abandon() finds the file even if Ctrl-C comes in between
         self.temporary = temporary = target.with_name(
             f".{target.name[:40]}.{os.urandom(6).hex()}.tmp"
         )
@@ -109,7 +111,7 @@ class _Draft:
         return self.file
 
     def settle(self) -> None:
-        """Brings all of it to the disk."""
+        """Flushes all of it to the disk."""
         if self.file is not None:
             self.file.flush()
             if self.temporary is not None:
@@ -119,8 +121,8 @@ class _Draft:
             self.file.close()
 
     def publish(self) -> None:
-        """Gives it its name. Where a file server has done so and its answer was lost, asking again
-        is an error, but the name is in place."""
+        """Renames it to its target. If the reply of a file server gets lost, the retry is an error
+        although the name is in place."""
         if self.temporary is None:
             return
         self._is_new = not self.target.exists()
@@ -132,17 +134,17 @@ class _Draft:
         self.temporary = None
 
     def keep_before(self) -> None:
-        """The file of before stays under a second name until all have their names. Some file
-        systems have no second names."""
+        """Links the old file under a second name until all files are renamed. Some file systems
+        have no links."""
         if self.temporary is not None and self.target.exists():
-            self._before = self.temporary.with_suffix(".old")  # before Ctrl-C can follow on link()
+            self._before = self.temporary.with_suffix(".old")  # set first, in case of Ctrl-C
             try:
                 os.link(self.target, self._before)
             except OSError:
                 self._before = None
 
     def take_back(self) -> None:
-        """The file of before gets its name again, or there is none, as before."""
+        """Gives the old file its name again, or removes the new one if there was none."""
         if not self._is_in_place():
             return
         with suppress(OSError):
@@ -153,7 +155,7 @@ class _Draft:
                 self._before = None
 
     def forget_before(self) -> None:
-        """Removes its second name."""
+        """Removes the second name of the old file."""
         if self._before is not None:
             with suppress(OSError):
                 self._before.unlink()
@@ -167,7 +169,7 @@ class _Draft:
         return (status.st_dev, status.st_ino) == self._inode
 
     def abandon(self) -> None:
-        """Removes what is left of it, if it was not published."""
+        """Removes what is left of it if it was not published."""
         if self.file is not None:
             with suppress(OSError):
                 self.file.close()
@@ -178,8 +180,8 @@ class _Draft:
 
 
 def _publish(drafts: Sequence[_Draft]) -> None:
-    """Gives all of them their names, right after one another; if one cannot have it, or Ctrl-C
-    comes in between, none."""
+    """Renames all of them, right after one another; none if one fails or Ctrl-C comes in
+    between."""
     try:
         if len(drafts) > 1:
             for draft in drafts:
@@ -202,7 +204,7 @@ def _publish(drafts: Sequence[_Draft]) -> None:
 
 
 class MissingFileError(RuntimeError, FileNotFoundError):
-    """A file or folder of a model that is not there. A FileNotFoundError, too, as some of DyNet's
+    """A file or folder of a model does not exist. Also a FileNotFoundError, as some errors of DyNet
     are."""
 
 
@@ -217,7 +219,7 @@ def unreadable(name: object, error: Exception, what: str = "model") -> RuntimeEr
 
 
 def lines_of(name: FileName, what: str, holds: str) -> list[str]:
-    """The lines of a file of text, in UTF-8; `what` names the call in errors, `holds` what it
+    """The lines of a text file in UTF-8. `what` names the call in errors, `holds` what the file
     holds.
 
     Raises:
@@ -239,12 +241,12 @@ def atomic_writes(
     last: Callable[[], object] = bool,
     what: str = "save",
 ) -> Iterator[list[BinaryIO]]:
-    """Files open for writing that take their names at the end of the with block, one right after
-    the other, if nothing failed.
+    """Opens files for writing, and gives them their names at the end of the with block, right after
+    one another, if nothing failed.
 
-    `policy` says who writes; None: what set_policy() was given. `last` is called when all is on the
-    disk, right before the first name; what it raises passes through. `what` names the call in
-    errors.
+    `policy` says who writes; None means that of set_policy(). `last` is called when everything is
+    on the disk, right before the first file is renamed; what it raises passes through. `what` names
+    the call in errors.
 
     Raises:
         TypeError, ValueError: no file can have such a name.
@@ -287,10 +289,11 @@ def atomic_write(
     last: Callable[[], object] = bool,
     what: str = "save",
 ) -> Iterator[BinaryIO]:
-    """A file open for writing that takes its name at the end of the with block, if nothing failed.
+    """Opens a file for writing, and gives it its name at the end of the with block if nothing
+    failed.
 
-    With `append`, what was there before comes first; all else as in atomic_writes().
-    Temporary files (.name.*.tmp) outlive a kill.
+    With `append`, the old content comes first. Everything else is as in atomic_writes(). Temporary
+    files (.name.*.tmp) stay behind if the process is killed.
 
     Raises:
         RuntimeError: the operating system refused (its error is the cause). Other exceptions of the

@@ -1,11 +1,11 @@
-"""Saving builders and parameters in one go: what is needed to make them again, beside their
-numbers.
+"""Saving builders and parameters together: their numbers, and what is needed to make the objects
+again.
 
-`basename.data` holds the numbers in the text format, object after object; `basename.meta` one
+`basename.data` holds the numbers in the text format, object after object. `basename.meta` holds one
 pickle per object: ("Parameters", name), ("LookupParameters", name), or (class, spec, name of its
-collection). Reading follows that order, so that objects whose parameters have the same names do not
-get in each other's way. What may be in a spec that is saved is up to pickle; what is made of one
-that is read, to the lists in `pickles`.
+collection). Reading follows that order, so objects whose parameters have the same names do not
+conflict. Anything that pickle can store may be in a spec that is saved; what is made of a spec that
+is read is decided by the lists of `pickles`.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _KINDS: dict[str, type[AnyParameter]] = {
     "LookupParameters": LookupParameters,
 }
 _PROTOCOL = 4
-"""Of pickle; what DyNet writes."""
+"""Of pickle: the one that DyNet writes."""
 _OF_MODELS: tuple[type, ...] = (ParameterCollection, Parameters, LookupParameters, Expression)
 
 # ---- pickles ---------------------------------------------------------------------------
 
 
 class _Pickler(pickle._Pickler):
-    """Writes this package's builders and operations under DyNet's names, so that the real DyNet
-    reads them, too.
+    """Writes this package's builders and operations under DyNet's names, so that DyNet can read
+    them.
 
-    Only the pickler in Python lets a subclass say how a class is named.
+    Only the pickler written in Python lets a subclass choose the name of a class.
     """
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
-        """A class or function: by module and name."""
+        """Pickles a class or function as module and name."""
         # the stubs of pickle leave out what subclasses use
         this, base = cast(Any, self), cast(Any, super())
         public = getattr(obj, "__qualname__", "")
@@ -67,8 +67,8 @@ class _Pickler(pickle._Pickler):
         this.memoize(obj)
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-        """Anything: but parameters, which from_spec() makes anew, would be others than those that
-        are saved."""
+        """Pickles anything but parameters: from_spec() makes those anew, so they would differ from
+        the saved ones."""
         if issubclass(type(obj), _OF_MODELS):
             raise pickle.PicklingError(
                 f"it holds a {type(obj).__name__}; from_spec(spec, model) makes those anew"
@@ -82,7 +82,7 @@ class _Pickler(pickle._Pickler):
 
 
 def _dumped(record: tuple[Any, ...]) -> bytes:
-    """A pickle of the record. A notice says so if load() will not read it unless it is told to."""
+    """A pickle of the record. Warns if load() will only read it with allow_pickle=True."""
     stream = io.BytesIO()
     cls = record[0]
     try:
@@ -107,7 +107,7 @@ def _dumped(record: tuple[Any, ...]) -> bytes:
 
 
 def _types(spec: Any) -> str:
-    """The types of a spec, without a call of their __repr__."""
+    """The types of a spec, without calling their __repr__."""
     if type(spec) is tuple:
         return (
             "("
@@ -121,14 +121,14 @@ _as_dynet = False
 
 
 def read_as_dynet(on: bool) -> None:
-    """Whether load() reads specs as DyNet does, unless it is told otherwise: everything that pickle
-    reads, with a notice that names it."""
+    """Whether load() by default reads specs as DyNet does: everything that pickle reads, with a
+    warning that names it."""
     global _as_dynet
     _as_dynet = on
 
 
 def _records(path: Path, allow_pickle: bool | None) -> list[tuple[Any, ...]]:
-    """What a .meta file holds."""
+    """The records of a .meta file."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -201,8 +201,8 @@ def _path(basename: FileName, suffix: str, what: str) -> Path:
 
 
 def _stored_class(cls: Any) -> Any:
-    """The class whose from_spec() fits: a builder's subclass with an __init__ of its own, but no
-    from_spec, is stored as that builder."""
+    """The class whose from_spec() fits. A subclass of a builder that has its own __init__ but no
+    from_spec is stored as that builder."""
     own = list(
         itertools.takewhile(
             lambda c: c.__module__.partition(".")[0] != _PACKAGE, inspect.getmro(cls)
@@ -214,10 +214,10 @@ def _stored_class(cls: Any) -> Any:
 
 
 def collection_of(thing: Any, what: str) -> ParameterCollection:
-    """Where the parameters of an object of the program's are.
+    """The collection of the parameters of an object of the program.
 
     Raises:
-        TypeError: it has no such place; `what` begins the message.
+        TypeError: it has none; `what` begins the message.
     """
     method = getattr(thing, "param_collection", None)
     found = method() if callable(method) else method
@@ -259,7 +259,7 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
     """Writes builders and parameters to `basename.data` and `basename.meta`, as DyNet does.
 
     Both files are written under temporary names, then renamed: a failed save leaves the old ones
-    whole.
+    intact.
 
     Args:
         basename: the path of the files without .data and .meta.
@@ -307,11 +307,11 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
 def load(
     basename: FileName, params: ParameterCollection, allow_pickle: bool | None = None
 ) -> list[Any]:
-    """Makes again, in the collection `params`, what save() has written to `basename.data` and
-    `basename.meta`, in the same order.
+    """Makes the objects that save() has written to `basename.data` and `basename.meta` again, in
+    the same order, in the collection `params`.
 
-    Files of DyNet can be read, too. A class of the program's own must be defined, in the module of
-    then, before it can be loaded.
+    Files of DyNet can be read, too. A class of the program must be defined, in the same module as
+    when it was saved, before it can be loaded.
 
     Args:
         basename: the path of the files without .data and .meta.
@@ -387,12 +387,13 @@ _TRIES = 5
 def _both(
     meta: Path, data: Path, allow_pickle: bool | None, stack: ExitStack
 ) -> tuple[list[tuple[Any, ...]], text.ModelFile, list[text.Entry]]:
-    """What both files hold, of one save(): where another process saves meanwhile, once more."""
+    """The content of both files, from one save(): they are read again if another process saves
+    meanwhile."""
 
     def marks() -> list[tuple[int, int]]:
         found = []
         for path in meta, data:
-            with suppress(OSError):  # whoever opens it says what is wrong
+            with suppress(OSError):  # opening it will raise
                 stat = path.stat()
                 found.append((stat.st_ino, stat.st_mtime_ns))
         return found
@@ -413,8 +414,8 @@ def _both(
 def _check_all_used(
     meta: Path, records: list[tuple[Any, ...]], entries: list[text.Entry], used: set[int]
 ) -> None:
-    """Entries without a place are those of a class that makes fewer parameters than were saved, or
-    a file of records that was cut short left them without an object."""
+    """Raises if entries were not used: a class makes fewer parameters than were saved, or the file
+    of records was cut short."""
     names = {entries[number].name for number in used}
     for entry in entries:
         if entry.number in used:

@@ -1,23 +1,23 @@
 """Reading pickles without running what they name.
 
-A pickle is a program for a small machine; pickle.load() lets it call whatever it names. The machine
-here takes the same files, and makes only what is on its lists:
+A pickle is a program for a small machine, and pickle.load() lets it call whatever it names. The
+machine here reads the same files, but makes only what is on its lists:
 
-- plain data, containers of the standard library, NumPy arrays and scalars: each by a function of
-  this module that checks what it is given;
+- plain data, containers of the standard library, NumPy arrays and scalars, each by a function of
+  this package that checks its arguments;
 - objects of plain classes, enums and named tuples of the program's own modules: `__main__`, and
-  modules that are imported already and lie in the folder of the script or in the current one (that
-  of the start or now). Attributes are put into the object's dictionary and slots. Of the class
-  nothing is called: no __new__, __init__, __setstate__, __reduce__, property, __setattr__, __hash__
-  or __eq__, and a class with __del__ is refused;
+  modules that are already imported and lie in the folder of the script or in the current one (that
+  of the start or of now). Attributes are put into the object's dictionary and slots. Nothing of the
+  class is called: no __new__, __init__, __setstate__, __reduce__, property, __setattr__, __hash__
+  or __eq__. A class with __del__ is refused;
 - as values: classes that have from_spec, operations of this package, types of plain data and of
   NumPy's scalars.
 
-Nothing is imported. What is on no list ends with NotAllowedError, which names it. What was made is
-gone through once more at the end. Memory is bounded by the size of the pickle: lengths and numbers
-that it claims are not believed.
+Nothing is imported. Whatever is on no list raises NotAllowedError, which names it. All that was
+made is checked once more at the end. Memory is bounded by the size of the pickle: lengths and
+counts that it claims are not trusted.
 
-Knows nothing of builders but that they have from_spec, and of files nothing.
+This module knows nothing of builders except that they have from_spec, and nothing of files.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from ._classes import (
 )
 
 _DEEPEST = 1000
-"""How deep containers nest whose end recurses."""
+"""How deep containers may nest whose destruction recurses."""
 
 # ---- the machine -----------------------------------------------------------------------
 
 _Base: Any = pickle._Unpickler
-"""The machine in Python: its memo is a dictionary, where that in C makes room for whatever index a
-pickle names."""
+"""The unpickler in Python: its memo is a dictionary, while the one in C allocates room for whatever
+index a pickle names."""
 _Operation = Callable[[Any], None]
 _AS_THEY_ARE = """
     PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG
@@ -64,11 +64,12 @@ _AS_THEY_ARE = """
     EMPTY_LIST LIST EMPTY_DICT EMPTY_SET GLOBAL STACK_GLOBAL GET BINGET LONG_BINGET PUT BINPUT
     LONG_BINPUT MEMOIZE
 """
-"""Operations that are pickle's own."""
+"""Opcodes that pickle's own methods handle."""
 
 
 def _load_bytearray8(machine: Any) -> None:
-    """That of pickle makes as many bytes as the pickle claims to have."""
+    """Reads before it allocates: pickle's own method allocates as many bytes as the pickle claims
+    to have."""
     size = int.from_bytes(machine.read(8), "little")
     data = machine.read(size) if size <= sys.maxsize else b""
     if len(data) != size:
@@ -82,13 +83,13 @@ class _SafeUnpickler(_Base):  # type: ignore[misc]
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.unset: dict[int, Any] = {}
-        """Arrays and dtypes that wait for their contents."""
+        """Arrays and dtypes that wait for their contents, by id."""
         self.made: dict[int, Any] = {}
-        """Objects that can be given attributes. They stay here, so that no other object gets their
-        id."""
+        """Objects that may be given attributes, by id. Kept here so that no other object gets the
+        same id."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """A name of a pickle."""
+        """What a name of the pickle stands for."""
         if self.proto < 3:  # names of Python 2
             module, name = _compat_pickle.NAME_MAPPING.get(
                 (module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
@@ -101,11 +102,9 @@ class _SafeUnpickler(_Base):  # type: ignore[misc]
         if type(function) is Named:
             if function.call is not None:
                 return function.call(self, args)
-            return (
-                called(self, function.cls, args)
-                if function.cls
-                else refuse(f"{function.text} would be called")
-            )
+            if function.cls is not None:
+                return called(self, function.cls, args)
+            refuse(f"{function.text} would be called")
         for cls, make in REDUCED.items():
             if function is cls:
                 made = make(args)
@@ -119,13 +118,9 @@ class _SafeUnpickler(_Base):  # type: ignore[misc]
 
     def load_newobj(self) -> None:
         args = self.stack.pop()
-        self.stack[-1] = new(
-            self,
-            (
-                self.stack[-1],
-                *(args if type(args) is tuple else refuse("arguments are not a tuple")),
-            ),
-        )
+        if type(args) is not tuple:
+            refuse("arguments are not a tuple")
+        self.stack[-1] = new(self, (self.stack[-1], *args))
 
     def load_newobj_ex(self) -> None:
         named = self.stack.pop()
@@ -165,7 +160,7 @@ class _SafeUnpickler(_Base):  # type: ignore[misc]
     load_additems = load_appends
 
     def load_frozenset(self) -> None:
-        items = self.pop_mark()  # which changes where append() leads
+        items = self.pop_mark()  # first, since it rebinds self.append
         self.append(frozenset(checked(items)))
 
     def _set_items(self, target: Any, items: list[Any]) -> None:
@@ -197,8 +192,8 @@ class _SafeUnpickler(_Base):  # type: ignore[misc]
 
 
 def _refused(name: str) -> _Operation:
-    """For what is persistent, registered or elsewhere, and for what only old classes of Python 2
-    need."""
+    """For opcodes of persistent ids, extensions and out-of-band buffers, and those that only old
+    classes of Python 2 need."""
     return lambda machine: refuse(f"it has the opcode {name}")
 
 
@@ -218,7 +213,7 @@ _SafeUnpickler.dispatch = _dispatch()
 
 
 def _contents(thing: Any, made: dict[int, Any]) -> list[Any]:
-    """What it holds."""
+    """What the object contains."""
     cls = type(thing)
     inside: list[Any] = []
     kinds: tuple[Any, ...] = (tuple, list, set, frozenset, collections.deque)
@@ -240,7 +235,7 @@ def _contents(thing: Any, made: dict[int, Any]) -> list[Any]:
 
 
 def _recurses(thing: Any) -> bool:
-    """Whether its end recurses in C without a limit, where others of its kind are inside."""
+    """Whether destroying it recurses in C without a limit if it contains others of its kind."""
     cls = type(thing)
     return (
         derives(cls, collections.defaultdict)
@@ -250,8 +245,8 @@ def _recurses(thing: Any) -> bool:
 
 
 def _check_complete(record: Any, made: dict[int, Any]) -> None:
-    """Goes through all that was made: it keeps nothing that is to be used in its making only, and
-    can be taken apart again."""
+    """Checks all that was made: nothing keeps a value that may only be used in making others, and
+    everything can be destroyed safely."""
     todo, seen = [record, *made.values()], set()
     inner: dict[int, list[int]] = {}
     while todo:
@@ -270,7 +265,7 @@ def _check_complete(record: Any, made: dict[int, Any]) -> None:
         path = [start]
         while path:
             here = path[-1]
-            depths.setdefault(here, 0)  # so that a circle ends
+            depths.setdefault(here, 0)  # so that a cycle ends
             if (below := next((x for x in inner[here] if x not in depths), None)) is not None:
                 path.append(below)
                 continue
@@ -317,7 +312,7 @@ _NUMPY: dict[str, Any] = {
 
 
 class _TrustingUnpickler(_Base):  # type: ignore[misc]
-    """That of pickle, with this package in DyNet's place. It imports and calls what the pickle
+    """That of pickle, with this package in place of DyNet. It imports and calls what the pickle
     names."""
 
     def __init__(self, file: io.BytesIO, named: set[str]) -> None:
@@ -325,7 +320,8 @@ class _TrustingUnpickler(_Base):  # type: ignore[misc]
         self.named = named
 
     def find_class(self, module: str, name: str) -> Any:
-        """A name of a pickle; those that read() would refuse, or make on its own, are noted."""
+        """What a name of the pickle stands for. Notes those that read() would refuse, or make
+        itself."""
         try:
             thing = found(module, name)
         except NotAllowedError:
@@ -345,8 +341,8 @@ class _TrustingUnpickler(_Base):  # type: ignore[misc]
 
 
 def read_trusted(stream: io.BytesIO, named: set[str] | None = None) -> Any:
-    """The next pickle of the stream, as pickle.load() reads it; `named` gets the names of what
-    read() would refuse, or make on its own."""
+    """The next pickle of the stream, as pickle.load() reads it. `named` collects the names of what
+    read() would refuse, or make itself."""
     return _TrustingUnpickler(stream, set() if named is None else named).load()
 
 

@@ -1,11 +1,11 @@
-"""Models in the safetensors format: fast, and read by other tools, too.
+"""Models in the safetensors format, which is fast and which other tools can read.
 
 Parameters are stored under their names within the collection
-(ParameterCollection.named_parameters()) with their shapes, row-major as the format demands; the
-arrays of a trainer's state() and of random_state() beside them, under "trainer:..." and
-"random:...". The metadata has a checksum of the whole file, and one of each array, which tells
-where a damaged file is damaged. Files of other programs, without checksums, are read as well, and
-those of earlier versions, with checksums of the arrays alone.
+(ParameterCollection.named_parameters()) with their shapes, row-major as the format demands. The
+arrays of a trainer's state() and of random_state() are stored under "trainer:..." and "random:...".
+The metadata has a checksum of the whole file, and one of each array, which locates damage. Files of
+other programs, without checksums, can be read as well, and those of earlier versions, with
+checksums of the arrays alone.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from .checksummed import CHECKSUM, NO_CHECKSUM, OWN, TREE, is_whole, with_checks
 from .files import atomic_write, unreadable
 
 _ARRAYS, _ARRAYS_ALONE = f"{OWN}arrays", f"{OWN}crc32"
-"""Names of the text with the checksums of all arrays: in a file with CHECKSUM, and in one without,
-as earlier versions wrote it."""
+"""Names of the metadata text with the checksums of all arrays: in a file with CHECKSUM, and in one
+without, as earlier versions wrote it."""
 _TRAINER, _RANDOM = "trainer:", "random:"
 _TYPES = {
     "F64": np.float64,
@@ -51,23 +51,23 @@ _TYPES = {
     "BOOL": np.bool_,
 }
 _BLOCK = 1 << 20
-"""Bytes that are read at once for a checksum; they stay in the processor's cache."""
+"""Bytes to read at once for a checksum, so that they stay in the processor's cache."""
 Arrays = dict[str, NDArray[Any]]
 
 
 class LoadReport(NamedTuple):
-    """What load_safetensors() found, by names."""
+    """What load_safetensors() found, by name."""
 
     missing: list[str]
-    """Parameters of the model that the file lacks; "trainer:" and "random:" if these were asked
-    for."""
+    """Parameters of the model that the file lacks; "trainer:" and "random:" if they were
+    requested."""
     unexpected: list[str]
     """Entries of the file that the model lacks."""
     mismatched: list[str]
-    """Parameters whose shape in the file is another, or whose numbers are no floats there, with
-    both."""
+    """Parameters whose shape in the file differs, or whose numbers there are not floats, with both
+    shapes."""
     metadata: dict[str, str]
-    """What save_safetensors() was given."""
+    """The metadata given to save_safetensors()."""
 
 
 def save_safetensors(
@@ -80,7 +80,7 @@ def save_safetensors(
     """Writes all parameters to a file in the safetensors format, in the number type of the build.
 
     The file is written under a temporary name, flushed to disk, then renamed: a save that fails or
-    is killed leaves the old file whole.
+    is killed leaves the old file intact.
 
     Args:
         collection: what is written.
@@ -132,7 +132,7 @@ def load_safetensors(
     trainer: Trainer | None = None,
     random: bool = False,
 ) -> LoadReport:
-    """Reads the values of all parameters, matched by name; gradients gathered before are dropped.
+    """Reads the values of all parameters, matched by name. Accumulated gradients are dropped.
 
     Args:
         collection: what is read into.
@@ -144,9 +144,9 @@ def load_safetensors(
 
     Raises:
         RuntimeError: the file is missing or damaged (file, entry and byte are named); or strict,
-            and its names or shapes are not the model's. The model is as it was then.
-        ValueError: the trainer's state is of another class of trainers, or what is there of one,
-            or of a random_state(), is damaged. Nothing is changed then.
+            and its names or shapes are not the model's. The model then is unchanged.
+        ValueError: the trainer's state is that of another class of trainers, or it
+            or the random_state() is damaged. Then nothing is changed.
 
     >>> import dist_dynet as dy, tempfile
     >>> m, other = dy.ParameterCollection(), dy.ParameterCollection()
@@ -212,7 +212,7 @@ def _check(what: str, collection: ParameterCollection, trainer: Trainer | None) 
 
 
 def _checked_texts(metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Raises: TypeError, ValueError: a file cannot have them."""
+    """Raises: TypeError, ValueError: a file cannot hold them."""
     if metadata is not None and not isinstance(metadata, Mapping):
         raise TypeError(
             "save_safetensors: metadata must be texts by name, in a dict; got"
@@ -240,7 +240,7 @@ def _checked_texts(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _of_members(state: Arrays, trainer: Trainer) -> Arrays:
-    """What of a trainer's state is of parameters that the trainer has, in the right shape."""
+    """The part of a trainer's state that is of parameters of the trainer, with matching shapes."""
     named = trainer.collection.named_parameters()
 
     def fits(key: str) -> bool:
@@ -291,10 +291,10 @@ class _Entry(NamedTuple):
 
 
 class _File:
-    """A file, open for reading, whose header has been checked.
+    """A file open for reading, whose header has been checked.
 
-    Nothing in a model changes before all is known to be right: its numbers are read twice, first
-    for the checksums of all arrays.
+    Its numbers are read twice, first for the checksums: a model only changes after everything has
+    been found to be right.
 
     Raises:
         RuntimeError: it cannot be opened or its header is not right.
@@ -354,11 +354,11 @@ class _File:
         self._file.close()
 
     def check(self) -> None:
-        """Compares the file with its checksum; where that is another, or none, all arrays with
-        theirs.
+        """Compares the file with its checksum. If that differs or is missing, compares the arrays
+        with theirs.
 
         Raises:
-            RuntimeError: something is not what was written, or missing.
+            RuntimeError: something differs from what was written, or is missing.
         """
         self._file.seek(len(self._head))
         whole = is_whole(self._head, iter(self._block, memoryview(b"")))
@@ -368,7 +368,7 @@ class _File:
             _damaged(self.name, "(header)", 8, "it is not what was written (checksum)")
 
     def _block(self) -> memoryview:
-        """The next ones of the file's bytes; none at its end."""
+        """The next bytes of the file; empty at its end."""
         return self._buffer[: self._file.readinto(self._buffer)]
 
     def _check_arrays(self) -> None:
@@ -407,7 +407,7 @@ class _File:
         return flat.reshape(entry.shape)
 
     def arrays(self, prefix: str) -> Arrays:
-        """Copies of all arrays whose names begin so, by the rest of their names."""
+        """Copies of all arrays whose names begin with `prefix`, by the rest of their names."""
         return {
             key.removeprefix(prefix): self.array(key)
             for key in self.entries
@@ -415,7 +415,7 @@ class _File:
         }
 
     def values(self, parameter: AnyParameter, key: str) -> NDArray[Any]:
-        """Those of a parameter, in storage order.
+        """The values of a parameter, in storage order.
 
         Raises:
             RuntimeError: some number is too large for DTYPE.
@@ -435,13 +435,13 @@ class _File:
 
 
 def _checksums(name: str, texts: Mapping[str, str]) -> dict[str, int]:
-    """Those of the arrays.
+    """The checksums of the arrays.
 
     Raises:
         RuntimeError: a text of ours is damaged.
     """
     own = {key for key in texts if key.startswith(OWN)}
-    # one changed bit makes a name of ours an unknown one, or leaves the other one alone
+    # a flipped bit makes one of our names an unknown one, or hides one of a pair
     if own not in (set(), {CHECKSUM, _ARRAYS}, {CHECKSUM, TREE}, {_ARRAYS_ALONE}):
         found = ", ".join(sorted(own))
         _damaged(name, "__metadata__", 8, f"no version writes these texts together: {found:.200}")
@@ -460,8 +460,8 @@ def _damaged(name: str, entry: str, offset: int, what: str) -> NoReturn:
 
 
 def _diagnosis(head: bytes, length: int, size: int, error: Exception) -> tuple[str, int, str]:
-    """Entry, byte and words for a file of `size` bytes that cannot be read; `head` are the `length`
-    bytes of its header, if they are there."""
+    """Entry, byte and message for a file of `size` bytes that cannot be read. `head` is its header
+    of `length` bytes, if it is there."""
     if size < 8 or 8 + length > size:
         return "(header)", min(8, size), f"the file ends at byte {size}, within the header"
     try:

@@ -5,17 +5,18 @@
     the gradients, likewise, if FLAG is FULL_GRAD and not ZERO_GRAD
 
 Tables have the tag #LookupParameter# and their number of rows as last size. BYTES is the length of
-what follows the header. Files of DyNet state it wrongly where numbers are NaN or infinite, and
-other tools may spell numbers otherwise, so reading counts lines instead; where the lines are as
-long as finite numbers make them, any other BYTES is damage. Nothing in a model changes before all
-that is to be read has been read and checked.
+what follows the header. DyNet states it wrongly where numbers are NaN or infinite, and other tools
+may spell numbers differently, so reading counts lines instead. But where lines are as long as
+finite numbers make them, any other BYTES means damage. A model only changes after everything has
+been read and checked.
 
-Nine digits hold every float32 exactly; a float64, of the double build, they round.
+Nine digits hold every float32 exactly; float64 numbers are rounded to them.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -91,13 +92,13 @@ def _is_word(key: str) -> bool:
 def save_parameters(
     entries: Iterable[tuple[str, ParameterLike]], fname: FileName, append: bool
 ) -> None:
-    """Writes these parameters under these names; with `append`, after what the file holds.
+    """Writes these parameters under these names. With `append`, they follow what the file holds.
 
     Raises:
         TypeError: a name is no text.
         ValueError: a name is empty, '/', or holds a blank or '#'.
-        RuntimeError: the file cannot be written, or ends within a line where it should be added to.
-            It then is as it was.
+        RuntimeError: the file cannot be written, or should be appended to and ends within a line.
+            It then is unchanged.
     """
     entries = list(entries)
     for key, _ in entries:
@@ -123,8 +124,8 @@ def save_parameters(
 def collection_entries(
     collection: CollectionLike, key: str = ""
 ) -> list[tuple[str, ParameterLike]]:
-    """The parameters of a collection with their names in a file, in file order; `key` replaces the
-    collection's name in front."""
+    """The parameters of a collection with their names in a file, in file order. `key` replaces the
+    collection's name at the front."""
     prefix = key.rstrip("/") + "/"
 
     def name(p: ParameterLike) -> str:
@@ -162,7 +163,7 @@ _HEADER = re.compile(
 
 @dataclass(frozen=True)
 class Entry:
-    """What a header says, and where."""
+    """What a header says, and where it is."""
 
     tag: str
     name: str
@@ -179,15 +180,12 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """How many numbers it has."""
-        size = 1
-        for d in self.dims:
-            size *= d
-        return size
+        """The number of numbers."""
+        return math.prod(self.dims)
 
     @property
     def is_table(self) -> bool:
-        """Whether it stands for a lookup table."""
+        """Whether it is a lookup table."""
         return self.tag == "LookupParameter"
 
 
@@ -233,8 +231,8 @@ class ModelFile:
             raise self._unreadable(error) from error
 
     def entries(self) -> Iterator[Entry]:
-        """The entries from the first on. Each is checked for its header and for its lines being
-        there before it is given.
+        """The entries from the first on. The header and the lines of each are checked before it is
+        yielded.
 
         Raises:
             RuntimeError: a header is damaged, lines are missing, or the file cannot be read.
@@ -298,7 +296,7 @@ class ModelFile:
         return entry if ok else None
 
     def _pieces(self, entry: Entry, offset: int) -> Iterator[bytes]:
-        """A line of numbers, a buffer at a time: a line of a large table needs much more memory
+        """A line of numbers, a buffer at a time: the line of a large table needs much more memory
         than its numbers."""
         what, start, piece = "values" if offset == entry.body else "gradients", offset, b""
         while not piece.endswith(b"\n"):
@@ -318,7 +316,7 @@ class ModelFile:
 
     def _parsed(self, entry: Entry, offset: int) -> NDArray[Any]:
         """The numbers of the line that comes next, at this offset."""
-        # however many the header promises
+        # bounded by the file's size, whatever the header promises
         room = (os.fstat(self._file.fileno()).st_size - offset + 1) // 2
         result = np.empty(min(entry.size, room), DTYPE)
         count, fault, rest = 0, "", b""
@@ -351,8 +349,8 @@ class ModelFile:
 
 
 def _fixed_width(piece: bytes) -> NDArray[np.float64] | None:
-    """The numbers of (a piece of) a line as it is written; None if it is another kind of line. Half
-    as long as splitting it."""
+    """The numbers of (a piece of) a line in the format of save(), in half the time of splitting it;
+    None if the line is in another format."""
     size, more = divmod(len(piece), WIDTH)
     if more != piece.endswith(b"\n") or piece[WIDTH - 1 :: WIDTH] != b" " * size or b"_" in piece:
         return None
@@ -363,8 +361,7 @@ def _fixed_width(piece: bytes) -> NDArray[np.float64] | None:
 
 
 def _spelt(words: Sequence[bytes]) -> tuple[NDArray[np.float64], str]:
-    """The numbers in any spelling, and what is wrong with them; then there are as many all the
-    same."""
+    """The numbers in any format, and what is wrong with them. Faulty ones are returned as zeros."""
     try:
         numbers = np.fromiter(map(float, words), np.float64, len(words))
     except ValueError as error:
@@ -397,8 +394,8 @@ _REMEDY = ". Make the parameters that were saved, in the same order, then read t
 def pair(
     collection: CollectionLike, file: ModelFile, entries: Iterable[Entry]
 ) -> list[tuple[ParameterLike, Entry]]:
-    """Pairs the parameters of a collection with entries: each kind in order, equal in dims and in
-    number.
+    """Pairs the parameters of a collection with entries. Those of each kind must be equal in order,
+    dims and number.
 
     Raises:
         RuntimeError: dims or numbers differ.
@@ -437,12 +434,12 @@ def _check_dims(parameter: ParameterLike, entry: Entry) -> None:
 
 
 def fill(file: ModelFile, pairs: Iterable[tuple[ParameterLike, Entry]]) -> None:
-    """Reads the numbers of all entries, then gives them to their parameters."""
+    """Reads the numbers of all entries, then assigns them to their parameters."""
     _give([(parameter, *file.numbers(entry)) for parameter, entry in pairs])
 
 
 def _give(numbers: Sequence[tuple[ParameterLike, NDArray[Any], NDArray[Any] | None]]) -> None:
-    """Gives parameters of one root their values and gradients."""
+    """Assigns values and gradients to parameters of one root."""
     for parameter, _, _ in numbers[:1]:
         parameter._root.write(
             Assignment(p._c, values, sets_gradient=True, gradient=gradient)
@@ -470,7 +467,7 @@ def populate_collection(collection: CollectionLike, fname: FileName, key: str) -
 
 @all_or_nothing
 def new_parameter(collection: CollectionLike, file: ModelFile, entry: Entry) -> ParameterLike:
-    """Adds to the collection the parameter that an entry describes."""
+    """Adds the parameter that an entry describes to the collection."""
     values, gradient = file.numbers(entry)
     GlorotInitializer().values(entry.dims, entry.is_table)  # as in DyNet, which draws, then reads
     parameter = collection._new(entry.name, entry.dims, entry.is_table)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from .. import _random
 from .._ffi import ffi, lib
-from .._integers import count
+from .._integers import whole
 from ..expression import Expression, expression, resolved
 from ..graph import cg, this_graph
 from ..ops import inputTensor
@@ -355,4 +355,4 @@ class TwoRates:
         if self._start is None:
             raise ValueError("set_dropout_masks: call initial_state() first.")
         step, masks = self._start._step, self._start._masks
-        step.draw(masks, count(batch_size, "set_dropout_masks", "batch_size"))
+        step.draw(masks, whole(batch_size, "set_dropout_masks", "batch_size"))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._integers import count, indices
+from .._integers import indices, whole
 from ..expression import Expression
 from ..graph import cg
 from ..ops import (
@@ -51,7 +51,7 @@ class Sampler:
     """
 
     def __init__(self, n: int, distribution: str | ArrayLike = "log-uniform") -> None:
-        n = count(n, "Sampler", "n")
+        n = whole(n, "Sampler", "n")
         if n < 1:
             raise ValueError(f"Sampler: there must be a class; got n={n}.")
         if isinstance(distribution, str):
@@ -97,7 +97,7 @@ class Sampler:
         >>> len(drawn), sorted(set(drawn))
         (100, [0, 1, 2])
         """
-        drawn = np.searchsorted(self._cumulative, cg().uniform(count(n, "draw", "n")), side="right")
+        drawn = np.searchsorted(self._cumulative, cg().uniform(whole(n, "draw", "n")), side="right")
         return [min(int(k), len(self._log) - 1) for k in drawn]
 
 

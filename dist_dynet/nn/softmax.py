@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _random
 from .._file_names import FileName
-from .._integers import count, whole
+from .._integers import whole
 from ..expression import Expression
 from ..graph import cg
 from ..ops import (
@@ -360,7 +360,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
             ) from None
 
     def _class(self, classid: int) -> _Layer | None:
-        classid = count(classid, "subclass_logits", "classid")
+        classid = whole(classid, "subclass_logits", "classid")
         if not 0 <= classid < len(self._layers):
             raise ValueError(
                 f"subclass_logits: classid {classid} is outside of the {len(self._layers)} classes."

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import calls, ffi, lib
-from .._integers import named_number
+from .._integers import number_argument
 
 Cost = Callable[[Any], float] | ArrayLike
 """A function of an example, or an array with one number per example."""
@@ -33,7 +33,7 @@ def checked_number(value: Any, what: str, takes: str = "a number") -> float:
     """
     if isinstance(value, calls.Node):
         raise TypeError(f"{what} must be {takes}; got an expression. For its value: float(x).")
-    number = named_number(value, what, takes)
+    number = number_argument(value, what, takes)
     if not 0 <= number < math.inf:
         raise ValueError(f"{what} must be a number, 0 or more; got {value!r:.60}.")
     return number

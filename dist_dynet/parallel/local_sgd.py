@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._hints import OF_TRAINERS, explain
-from .._integers import count, real
+from .._integers import real, whole
 from .._state import check_state
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
 from ..trainers.deferred_signals import DeferSignals
@@ -165,7 +165,7 @@ class LocalSGD(TrainerWrapper):
             raise TypeError(
                 f"LocalSGD: takes a trainer such as AdamTrainer(m); got {type(trainer).__name__}."
             )
-        self.every = count(every, "LocalSGD", "every")
+        self.every = whole(every, "LocalSGD", "every")
         """Averages at every so many calls of update(); the same on all ranks."""
         if self.every < 1:
             raise ValueError(f"LocalSGD: every must be 1 or more; got {every}.")

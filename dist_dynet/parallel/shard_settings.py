@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._integers import named
+from .._integers import integer_argument
 from ..params.dims import size
 
 
@@ -63,7 +63,7 @@ def from_zero(name: str, value: Any) -> int:
     Raises:
         ValueError: it is negative.
     """
-    number = named(value, "shard", name)
+    number = integer_argument(value, "shard", name)
     if number < 0:
         raise ValueError(f"shard: {name} must be 0 or more; got {number}.")
     return number

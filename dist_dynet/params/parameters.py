@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, shaped
-from .._integers import floats, listed_if_few, named, numbers, real
+from .._integers import floats, integer_argument, listed_if_few, numbers, real
 from .._manner import manner
 from ..expression import Expression
 from .access import parameter_node, set_row, stored
@@ -192,7 +192,7 @@ class LookupParameters(_ParameterBase):
             outside = (numbers < 0) | (numbers >= self._rows)
             first = int(numbers[outside.argmax()]) if outside.any() else None
         else:
-            several = [named(i, what, "row") for i in cast(Iterable[Any], rows)]
+            several = [integer_argument(i, what, "row") for i in cast(Iterable[Any], rows)]
             first = next((i for i in several if not 0 <= i < self._rows), None)
             numbers = np.array(several if first is None else [], np.int32)
         if first is not None:
@@ -201,7 +201,7 @@ class LookupParameters(_ParameterBase):
 
     def _row(self, what: str, row: int) -> int:
         """The same for one row."""
-        row = named(row, what, "row")
+        row = integer_argument(row, what, "row")
         if not 0 <= row < self._rows:
             raise ValueError(f"{what}: row {row} is outside the table of {self._rows} rows.")
         return row

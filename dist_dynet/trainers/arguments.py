@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from .._integers import named, named_number
+from .._integers import integer_argument, number_argument
 from ..params.parameters import LookupParameters, Parameters
 
 _PARAMETERS = Parameters | LookupParameters
@@ -41,7 +41,7 @@ def number(value: Any, what: str) -> float:
         TypeError: it is not a number.
         ValueError: it is NaN.
     """
-    number = named_number(value, what)
+    number = number_argument(value, what)
     if math.isnan(number):
         raise ValueError(f"{what} must be a number; got nan.")
     return number
@@ -59,7 +59,7 @@ def chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[Any
         at = (
             next((i for i, p in enumerate(members) if p is w), -1)
             if isinstance(w, _PARAMETERS)
-            else named(w, "update_subset", what)
+            else integer_argument(w, "update_subset", what)
         )
         if not 0 <= at < len(members):
             raise ValueError(

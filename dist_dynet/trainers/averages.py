@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib, pointer
-from .._integers import count
+from .._integers import whole
 from .._state import count_in, number_in
 from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter
@@ -68,7 +68,7 @@ class MovingAverage(FollowsTrainer):
     ) -> None:
         if decay is not None and not 0 <= decay < 1:
             raise ValueError(f"MovingAverage: decay must lie in [0, 1), or be None; got {decay}.")
-        every = count(every, "MovingAverage", "every")
+        every = whole(every, "MovingAverage", "every")
         if every < 1:
             raise ValueError(f"MovingAverage: every must be 1 or more; got {every}.")
         self._decay, self._every, self._correct = decay, every, bias_correction

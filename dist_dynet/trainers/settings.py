@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._ffi import lib
-from .._integers import count
+from .._integers import whole
 from .arguments import number
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class WithSettings:
         [0.0] 0
         [-2.0] 1
         """
-        k = count(k, "set_accumulation", "k")
+        k = whole(k, "set_accumulation", "k")
         if k < 1:
             raise ValueError(f"set_accumulation: k must be 1 or more; got {k}.")
         self._accumulation, self._gathered = k, 0

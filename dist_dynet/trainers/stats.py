@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .. import meter
 from .._ffi import lib
-from .._integers import named_number
+from .._integers import number_argument
 
 WORTH_SAYING = 0.1
 """Slow ranks are reported if the others wait for so much more of their time than these do."""
@@ -158,7 +158,7 @@ class WithStats:
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
         >>> trainer.log(loss=0.25, accuracy=0.9)
         """
-        numbers = {name: named_number(value, f"log: {name}") for name, value in values.items()}
+        numbers = {name: number_argument(value, f"log: {name}") for name, value in values.items()}
         for name, value in numbers.items():
             added = self._logged.setdefault(name, [0.0, 0])
             added[0] += value
