@@ -29,16 +29,16 @@ LAUNCHERS = {kind: mpi.Launcher(kind, Path("mpirun"), kind) for kind in ("mpich"
 def test_ranks_are_bound_where_there_are_cores(monkeypatch):
     monkeypatch.setattr(mpi, "cores", lambda: 4)
 
-    def crowded(*arguments, launcher=LAUNCHERS["mpich"], **environment):
-        return mpi.crowded(launcher, options.parse([*arguments, "x"]), environment)
+    def oversubscribed(*arguments, launcher=LAUNCHERS["mpich"], **environment):
+        return mpi.oversubscribed(launcher, options.parse([*arguments, "x"]), environment)
 
-    assert not crowded("-n", "4") and crowded("-n", "5")
-    assert not crowded("--hosts", "a:4,b:4") and crowded("--hosts", "a:1,b:5")
-    assert not crowded("-n", "2", OMP_NUM_THREADS="2") and crowded(
+    assert not oversubscribed("-n", "4") and oversubscribed("-n", "5")
+    assert not oversubscribed("--hosts", "a:4,b:4") and oversubscribed("--hosts", "a:1,b:5")
+    assert not oversubscribed("-n", "2", OMP_NUM_THREADS="2") and oversubscribed(
         "-n", "2", OMP_NUM_THREADS="3", MKL_NUM_THREADS="1"
     )
     slurm = mpi.Launcher("slurm", Path("srun"), "mpich")
-    assert not crowded("-n", "9", launcher=slurm) and crowded(
+    assert not oversubscribed("-n", "9", launcher=slurm) and oversubscribed(
         "-n", "2", launcher=slurm, SLURM_OVERCOMMIT="1"
     )
 

@@ -1,11 +1,11 @@
-"""The command line: `dist-dynet run` starts a script as N ranks and looks after them,
-`dist-dynet check` says whether N ranks do what one does, `dist-dynet info` what is installed.
+"""The command line: `dist-dynet run` starts a script as N ranks and supervises them, `dist-dynet
+check` tells whether N ranks compute the same as one, `dist-dynet info` shows what is installed.
 
-In reading order: options (what is asked for), mpi (which MPI there is, and the commands of its
+In reading order: options (the command line), mpi (which MPI there is, and the commands of its
 launchers), shm (whether it has room), run (the environment of the ranks), hosts (those of each
-attempt), restarts (one attempt after the other), attempt (one job, from its start to its end),
-output (what the ranks say); _relay.py runs beside each rank. check compares runs: trials makes
-them, comparison says what differs, pace where the time goes. docs/launching.md is the manual.
+attempt), restarts (one attempt after the other), attempt (one job, from start to end), output (the
+ranks' output). _relay.py runs beside each rank. check compares runs: trials makes them, comparison
+finds differences, pace shows where the time goes. docs/launching.md is the manual.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COMMANDS = ("run", "check", "info", "plot", "timeline")
 """Each is a function in a module of its name, which takes the arguments and returns the status."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What a write to a full or broken disk comes to. Without a file's name it is standard output."""
+"""Errors of a write to a full or broken disk. Without a file name it was standard output."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     _replace_closed_streams()
     try:
         status = _run(*((sys.argv[1:] if arguments is None else arguments) or ["--help"]))
-        sys.stdout.flush()  # what is still in its buffer may not be written either
+        sys.stdout.flush()  # so that a failing write raises here
         return status
-    except KeyboardInterrupt:  # before or between the jobs, which take Ctrl-C themselves
+    except KeyboardInterrupt:  # before or between jobs, which handle Ctrl-C themselves
         return 130
     except OSError as error:
         if error.filename is not None or error.errno not in (*_FULL, errno.EPIPE):
@@ -61,9 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _replace_closed_streams() -> None:
-    """Where the caller has closed standard input, output or error (`>&-`), /dev/null is there: a
-    pipe of ours would take the number. A library may have taken it for a file of its own: then
-    what this process says goes to /dev/null all the same."""
+    """Opens /dev/null for those of standard input, output and error that the caller has closed
+    (`>&-`): otherwise one of our pipes would get the number. A library may have done so already:
+    then this process's own output goes to /dev/null."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     sys.stdout = sys.stdout or os.fdopen(os.dup(descriptor), "w")

@@ -1,23 +1,22 @@
-"""Stands between mpirun and one rank's script: starts the script, passes its output on in frames,
-says how it ended.
+"""A process between mpirun and one rank's script: starts the script, passes on its output in
+frames, and reports how it ended.
 
     python -I -S _relay.py RANK RANKS FOLDER COMMAND...
 
-RANK is a number, or the name of the variable of the environment that holds it; RANKS is how many
-there are. FOLDER has the
-sitecustomize.py that lets the script say that it ended of its own accord. This file is run by its
-path and imports nothing but the standard library, so that a rank costs 15 ms and 8 MB more, not a
-second NumPy.
+RANK is a number, or the name of the environment variable that holds it; RANKS is the number of
+ranks. FOLDER has the sitecustomize.py by which the script reports that it ended normally. This file
+is run by its path and imports only the standard library, so that a rank costs 15 ms and 8 MB more,
+not a second NumPy.
 
-A frame is a line that begins with MARKER, rank and kind; what mpirun says itself has no MARKER.
+A frame is a line that begins with MARKER, rank and kind; output of mpirun itself has no MARKER.
 Programs write parts of lines, and mpirun forwards them as they come, mixed with those of other
-ranks; frames reach the launcher whole: see Pipe.
+ranks. Frames reach the launcher whole: see Pipe.
 
 The script stays in the process group that mpirun has made for the rank, so that signals to the rank
-reach both, and nobody is left over when the group is killed; a further process, which sleeps, does
-that if the relay is killed. Slurm makes one group for all ranks of
-a step on a node, and itself ends what a rank has started. If the relay is killed, the kernel kills
-the script; if the launcher is gone, the pipe breaks and the relay ends the rank.
+reach both, and killing the group leaves nobody behind. A further, sleeping process kills the group
+if the relay is killed. Slurm makes one group for all ranks of a step on a node, and itself ends
+what a rank has started. If the relay is killed, the kernel kills the script; if the launcher is
+gone, the pipe breaks and the relay ends the rank.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ open."""
 
 
 def place() -> str:
-    """Which process ids these are: of which boot of which machine, in which PID namespace."""
+    """Identifies the space of process ids: the boot of the machine, and the PID namespace."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123 - pathlib takes longer to import than the rest
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
@@ -62,8 +61,8 @@ def place() -> str:
 
 
 def oom_kills(listing: str = "/proc/self/cgroup", mounted: str = "/sys/fs/cgroup") -> int:
-    """How many processes of this control group the kernel has killed for want of memory; of the
-    whole machine where groups are not counted."""
+    """How many processes of this control group the kernel has killed for lack of memory; those of
+    the whole machine if groups are not counted."""
     files = []
     for entry in _lines_of(listing):
         _, controllers, group = entry.split(":", 2)
@@ -81,21 +80,21 @@ def oom_kills(listing: str = "/proc/self/cgroup", mounted: str = "/sys/fs/cgroup
 
 
 def files_for(ranks: int) -> int:
-    """How many files a rank of so many may have open at once: MPICH opens two for each other rank
-    when it starts, some of its own, and the script has some."""
+    """How many files a rank may have open at once in a job of so many ranks: MPICH opens two for
+    each other rank at the start and some of its own, and the script opens some."""
     return 2 * ranks + 100
 
 
 def raise_files(needed: int) -> int:
-    """Lets this process, and what it starts, open as many files as the system allows, if so many
-    may be needed; how many it may open now."""
+    """Raises the limit of open files of this process, and of those it starts, as far as the system
+    allows, if `needed` exceeds it; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if soft != unlimited and soft < needed and hard != soft:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-        except (OSError, ValueError):  # some systems allow less than they say
+        except (OSError, ValueError):  # some systems allow less than they report
             pass
     return sys.maxsize if soft == unlimited else soft
 
@@ -111,9 +110,9 @@ def _lines_of(file: str) -> list[str]:
 class Pipe:
     """Writes frames to a descriptor of this process, several in one write.
 
-    A write of whole frames, no longer than a pipe takes in one piece, is passed on in one piece:
-    MPICH's mpirun reads as much as a pipe can hold, Open MPI's and srun keep back the beginning of
-    a line.
+    A write of whole frames that is no longer than a pipe takes atomically is passed on in one
+    piece: MPICH's mpirun reads as much as a pipe can hold, Open MPI's and srun hold back an
+    incomplete line.
     """
 
     def __init__(self, descriptor: int, rank: int) -> None:
@@ -121,7 +120,8 @@ class Pipe:
         self._frames = bytearray()
 
     def put(self, kind: bytes, content: bytes) -> None:
-        """Content has no newline. What is long goes in pieces, whose last has the kind."""
+        """Adds a frame; the content has no newline. Long content is split, and only the last piece
+        has this kind."""
         while len(content) > _PIECE:
             self._add(PART, content[:_PIECE])
             content = content[_PIECE:]
@@ -134,23 +134,23 @@ class Pipe:
         self._frames += frame
 
     def flush(self) -> None:
-        """Writes what has been put; ends the rank if nobody reads any more."""
+        """Writes the frames. Ends the rank if nobody reads any more."""
         try:
-            while self._frames:  # a signal may end a write in the middle
+            while self._frames:  # a signal may interrupt a write
                 del self._frames[: os.write(self._descriptor, self._frames)]
         except OSError:
             end_the_rank()
 
 
 class Lines:
-    """Cuts what a script writes into lines; of what a progress bar writes over itself only the
-    present state goes on."""
+    """Splits a script's output into lines. Of a progress bar that overwrites itself only the
+    present state is passed on."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe, self._text = pipe, b""
 
     def feed(self, data: bytes) -> None:
-        """Passes on what is complete."""
+        """Passes on complete lines."""
         *complete, self._text = (self._text + data).split(b"\n")
         for line in complete:
             self._pipe.put(LINE, visible(line))
@@ -163,7 +163,7 @@ class Lines:
         self._pipe.flush()
 
     def close(self) -> None:
-        """Passes on a last line without its newline."""
+        """Passes on a last line that has no newline."""
         if self._text:
             self._pipe.put(LINE, visible(self._text))
             self._text = b""
@@ -171,7 +171,7 @@ class Lines:
 
 
 def visible(line: bytes) -> bytes:
-    r"""What stands in a line after its carriage returns.
+    r"""The visible part of a line with carriage returns.
 
     >>> visible(b"\r10 %\r20 %"), visible(b"text\r"), visible(b"")
     (b'20 %', b'text', b'')
@@ -180,9 +180,9 @@ def visible(line: bytes) -> bytes:
 
 
 def kill_the_others() -> None:
-    """Kills all processes of this rank's group but this one, which still has something to say."""
+    """Kills all processes of this rank's group except this one, which still has to report."""
     mine, group = os.getpid(), os.getpgid(0)
-    if group != mine:  # a launcher that makes no groups
+    if group != mine:  # the launcher makes no groups
         return
     for name in os.listdir("/proc"):  # noqa: PTH208 - as above
         if name.isdigit() and int(name) != mine:
@@ -201,9 +201,9 @@ def end_the_rank() -> None:
 
 
 def guard_the_group() -> int:
-    """Starts a process that kills this rank's group when this process is killed: what the script
-    has started would go on, since not every launcher kills groups. A byte for the descriptor, or no
-    fork, and there is none."""
+    """Starts a process that kills this rank's group when this process is killed, since not every
+    launcher kills groups. It ends when the returned descriptor gets a byte. If fork() fails there
+    is none."""
     reading, writing = os.pipe()
     group = os.getpid()
     try:
@@ -233,12 +233,12 @@ def release(guard: int) -> None:
 
 
 def opened(source: str) -> int:
-    """A descriptor that reads what another process reads by its own, /proc/PID/fd/NUMBER, from
-    where that one is; or any other file.
+    """A descriptor for what another process reads through /proc/PID/fd/NUMBER, at its present
+    position; or for any other file.
 
     >>> os.close(opened(f"/proc/{os.getpid()}/fd/{opened(os.devnull)}"))
     """
-    # not to wait for those who write to a named pipe, and may have ended
+    # non-blocking: the writers of a named pipe may have ended
     descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
     for line in _lines_of(source.replace("/fd/", "/fdinfo/")) if "/fd/" in source else ():
@@ -249,8 +249,8 @@ def opened(source: str) -> int:
 
 
 def start(command: list[str], folder: str, source: str, out: int, err: int, end: int) -> int:
-    """The process of the script, with these descriptors, and with what is read from source, if it
-    is not this process's own stdin; it dies with this one."""
+    """Starts the script with these descriptors, and with `source` as stdin unless that is empty.
+    The script dies with this process."""
     path = os.environ.get("PYTHONPATH", "")
     environment = {
         **os.environ,
@@ -265,7 +265,7 @@ def start(command: list[str], folder: str, source: str, out: int, err: int, end:
         # Python ignores them, and a program inherits that
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-        # means "checkpoint now"; must not kill a script that is not ready for it yet
+        # means "checkpoint now"; must not kill a script that has no handler yet
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         library.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() == parent:
@@ -281,11 +281,11 @@ def start(command: list[str], folder: str, source: str, out: int, err: int, end:
 
 
 class Pmi:
-    """Stands between a script and Slurm's process manager, by which the ranks of MPICH exchange
-    their addresses.
+    """A proxy between a script and Slurm's process manager, through which the ranks of MPICH
+    exchange their addresses.
 
-    Slurm cuts lines at 1024 bytes. It tells MPICH that values may have as many; with what stands
-    before the value, lines are then longer. So MPICH is told less.
+    Slurm truncates lines at 1024 bytes, but tells MPICH that values alone may be that long. So
+    MPICH is told a lower limit.
     """
 
     def __init__(self, manager: int) -> None:
@@ -296,14 +296,14 @@ class Pmi:
         os.environ["PMI_FD"] = str(scripts.fileno())
 
     def begin(self, poll: select.poll) -> None:
-        """The script has been started."""
+        """Called when the script has been started."""
         self._scripts.close()
         for descriptor in self._other:
             poll.register(descriptor, select.POLLIN)
 
     def take(self, descriptor: int, poll: select.poll) -> bool:
-        """Passes on what has come by this descriptor, if it is one of these; nothing once an end
-        is closed, though one poll() may still name the other."""
+        """Passes on data from this descriptor, if it is one of the two. Does nothing once an end is
+        closed, although one poll() may still name the other."""
         if descriptor not in self._other:
             return False
         if self._ours.fileno() < 0:
@@ -323,7 +323,7 @@ class Pmi:
 
 
 def narrowed(answer: bytes) -> bytes:
-    r"""A process manager's answer, with a lower limit of values if it says one.
+    r"""A process manager's answer, with a lower limit for values if it states one.
 
     >>> narrowed(b"cmd=maxes keylen_max=64 vallen_max=1024\n")
     b'cmd=maxes keylen_max=64 vallen_max=800\n'

@@ -1,8 +1,7 @@
-"""One job, from its start to its end: starts mpirun, listens, learns which process is which rank,
+"""One job, from start to end: starts mpirun, reads its output, learns which process is which rank,
 and leaves nothing running.
 
-It knows processes and signals; what the ranks write is the business of output, whether to start
-again of restarts.
+This module knows processes and signals. Output is handled by output, restarts by restarts.
 """
 
 from __future__ import annotations
@@ -27,26 +26,26 @@ from ._messages import print_message
 from .mpi import has_input, own_input
 from .output import Frames, Logs, Screen
 
-WORDS, TERM = 2.0, 5.0
-"""Seconds that other ranks have for their own final output (the grace period) after one has failed,
-and that all have to end after SIGTERM."""
+GRACE, TERM = 2.0, 5.0
+"""The grace period, in seconds, that other ranks have for final output after one has failed;
+seconds that all have to end after SIGTERM."""
 START = 120.0
-"""Seconds after the first rank in which all others have to start: MPICH starts ranks one by one as
-ssh comes through."""
+"""Seconds after the first rank within which all others have to start: MPICH starts ranks one by
+one as ssh comes through."""
 _DRAIN = 2.0
-"""Seconds that output is awaited after the end of mpirun, if something still holds its pipes."""
-_WITHOUT_ROOM = (signal.SIGBUS, signal.SIGSEGV)
-"""By these a process ends that writes into memory of /dev/shm for which there is no room."""
+"""Seconds to wait for output after the end of mpirun, if something still holds its pipes open."""
+_NO_ROOM = (signal.SIGBUS, signal.SIGSEGV)
+"""Signals that end a process which writes to memory of /dev/shm when that is full."""
 
 
 def _name_of(number: int) -> str:
-    """SIGKILL, say. Most of the real-time signals have no name."""
+    """Such as SIGKILL. Most real-time signals have no name."""
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 @dataclass
 class Rank:
-    """A rank that has started; `code` is None while it runs, negative if a signal has killed it."""
+    """A rank that has started. `code` is None while it runs, negative if a signal has killed it."""
 
     number: int
     process: int
@@ -55,22 +54,21 @@ class Rank:
     finished: bool = False
     told: int = 0
     no_memory: bool = False
-    """Whether the kernel has killed processes of its group for want of memory meanwhile."""
+    """Whether the kernel has meanwhile killed processes of its group for lack of memory."""
     handles: list[int] = field(default_factory=list)
-    """Of relay and script on this machine, so that they can be killed; a process id might have gone
-    to another process."""
+    """Handles of relay and script on this machine, to kill them: a process id might be reused."""
     group: int = 0
-    """The process group that its relay leads on this machine; 0 if there is none."""
+    """The process group that its relay leads on this machine; 0 if none."""
 
     @property
     def failed(self) -> bool:
-        """It has ended, and not well, and not because it was told to. What kills a rank that has
-        come to the end of its program spoils nothing."""
+        """Whether it ended badly, and not on request. Being killed after the end of the program
+        does no harm."""
         return self.code is not None and not self.told and (self.code > 0 or not self.finished)
 
     @property
     def status(self) -> int:
-        """Exit status of the job if this rank is to blame."""
+        """Exit status of the job if this rank is the cause."""
         code = self.code or 0
         return 128 - code if code < 0 else code or _relay.LEFT
 
@@ -78,7 +76,7 @@ class Rank:
         return f"rank {self.number} (process {self.process} on {self.host})"
 
     def words(self) -> str:
-        """How it has ended."""
+        """A message on how it ended."""
         code = self.code or 0
         if code < 0 and self.finished:
             return f"{self} had finished when it was killed by {_name_of(-code)}."
@@ -88,7 +86,7 @@ class Rank:
                     f"{self} was killed by {_name_of(-code)}, for want of memory: the kernel counts"
                     " an out-of-memory kill in its control group."
                 )
-            hint = shm.hint() if -code in _WITHOUT_ROOM else ""
+            hint = shm.hint() if -code in _NO_ROOM else ""
             return f"{self} was killed by {_name_of(-code)}.{hint}"
         if code == 0:
             return f"{self} left with status 0, but not through the end of its program (os._exit)."
@@ -97,21 +95,21 @@ class Rank:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job has ended; `signal` is what the launcher was told to end by, else 0."""
+    """How a job has ended. `signal` is the signal by which the launcher was told to end, or 0."""
 
     status: int
     words: str = ""
     signal: int = 0
     started: bool = True
-    """Whether all ranks had."""
+    """Whether all ranks had started."""
     killed: tuple[int, ...] = ()
-    """The rank that was killed by a signal, and ended the job."""
+    """The rank whose death by a signal ended the job."""
     missing: bool = False
-    """Whether ranks are missing, and nobody knows why."""
+    """Whether ranks are missing for an unknown reason."""
 
 
 class Signals:
-    """The signals to the launcher: makes select() return, and counts. SIGUSR1 goes on to the
+    """Signals to the launcher: they wake select() and are recorded. SIGUSR1 is passed on to the
     job."""
 
     ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -154,7 +152,7 @@ class Signals:
 
 @dataclass(frozen=True)
 class Job:
-    """What is started: `launcher` (mpirun and its options; nothing for one rank without MPI) runs
+    """What to start: `launcher` (mpirun and its options; empty for one rank without MPI) runs
     `relay` as each rank."""
 
     launcher: tuple[str, ...]
@@ -162,13 +160,13 @@ class Job:
     ranks: int
     environment: dict[str, str] = field(default_factory=dict)
     advice: str = ""
-    """What to look at if ranks do not start."""
+    """Advice if ranks do not start."""
     is_here: bool = False
     """Whether mpirun starts all ranks on this host."""
 
 
 class Attempt:
-    """One job. run() returns when nothing of it is left."""
+    """One job. When run() returns, nothing of it is left."""
 
     def __init__(
         self,
@@ -185,14 +183,14 @@ class Attempt:
         self.ranks: dict[int, Rank] = {}
         self._ended: list[Rank] = []
         self._late = False
-        """Whether the job is ended because ranks have not started: MPICH's mpirun waits for ever
+        """Whether the job is ended because ranks have not started: MPICH's mpirun waits forever
         for a program that it could not run."""
         self._held: list[tuple[int, bytes]] = []
-        """What mpirun has said since all ranks have started: shown if no rank explains the end."""
+        """Output of mpirun since all ranks have started, shown if no rank explains the end."""
         self._frames = Frames(screen, logs, self._mark, self._own)
         self._files = _relay.files_for(job.ranks)
         self._said_files = False
-        _relay.raise_files(self._files)  # mpirun has some for each rank, too
+        _relay.raise_files(self._files)  # mpirun opens some for each rank, too
         source = own_input() if job.is_here else ""
         stdin = subprocess.DEVNULL if source or not has_input() else None
         self._process = subprocess.Popen(
@@ -202,7 +200,7 @@ class Attempt:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=_kill_with(os.getpid()),
         )
 
     # ---- what comes in
@@ -226,7 +224,7 @@ class Attempt:
             self._ended.append(rank)
 
     def _look_at_files(self, record: dict[str, Any]) -> None:
-        """Says it, once, where a host does not let a rank open what MPI may open."""
+        """Reports, once, a host that does not let a rank open as many files as MPI may need."""
         if record["files"] < self._files and not self._said_files:
             self._said_files = True
             print_message(
@@ -244,8 +242,8 @@ class Attempt:
     # ---- the end
 
     def _send(self, number: int) -> None:
-        """To the ranks: a launcher hands it on to their process groups; without one, the job is a
-        group of its own."""
+        """Sends a signal to the ranks: a launcher passes it on to their process groups; without one
+        the job is a group of its own."""
         with suppress(ProcessLookupError):
             if self._grouped:
                 os.killpg(self._process.pid, number)
@@ -253,11 +251,11 @@ class Attempt:
                 os.kill(self._process.pid, number)
 
     def _kill(self) -> None:
-        """Kills what is left, by group, handle or session; on other hosts broken pipes do it."""
+        """Kills what is left, by group, handle or session; on other hosts broken pipes do so."""
         for rank in self.ranks.values():
             if rank.group and rank.handles:
                 with suppress(OSError):
-                    # the relay is there, so that no other group has its number
+                    # the relay still exists, so its group number is not reused
                     signal.pidfd_send_signal(rank.handles[0], 0)
                     os.killpg(rank.group, signal.SIGKILL)
             for handle in rank.handles:
@@ -267,14 +265,14 @@ class Attempt:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def run(self) -> Outcome:
-        """Listens until the job is over; ends it if a rank has failed or the launcher is told to
+        """Runs until the job is over. Ends it if a rank has failed or the launcher is told to
         end."""
         self._signals.on_user_signal = lambda: self._send(signal.SIGUSR1)
         try:
             self._listen()
-            with suppress(subprocess.TimeoutExpired):  # has closed its pipes, and will end
+            with suppress(subprocess.TimeoutExpired):  # it has closed its pipes, and will end
                 self._process.wait(_DRAIN)
-        except BrokenPipeError:  # nobody reads what the launcher writes
+        except BrokenPipeError:  # nobody reads the launcher's output
             self._signals.received.append(signal.SIGPIPE)
             self._screen.close()
         finally:
@@ -312,12 +310,12 @@ class Attempt:
                     return
 
     def _look(self, limits: _Limits) -> bool:
-        """Ends what has to be ended; False when there is nothing more to wait for."""
+        """Ends what has to be ended. False if there is nothing more to wait for."""
         received = len(self._signals.received)
         if self._process.poll() is not None:
             limits.set("drain", _DRAIN)
         if any(rank.failed for rank in self._ended):
-            limits.set("words", WORDS)
+            limits.set("words", GRACE)
         if received:
             limits.set("words", 0)
         if self.ranks and self._missing():
@@ -386,30 +384,32 @@ class Attempt:
 
 
 class _Limits:
-    """Moments after which something is to happen."""
+    """Deadlines by name."""
 
     def __init__(self) -> None:
         self._at: dict[str, float] = {}
 
     def set(self, name: str, seconds: float) -> bool:
-        """From now on; True the first time. A sooner moment takes the place of a later one."""
+        """Sets a deadline, counted from now; True the first time. An earlier deadline replaces a
+        later one."""
         at = time.monotonic() + seconds
         new = name not in self._at
         self._at[name] = min(at, self._at.get(name, at))
         return new
 
     def over(self, name: str) -> bool:
-        """Whether its moment has come."""
+        """Whether the deadline has passed."""
         return name in self._at and time.monotonic() >= self._at[name]
 
     def left(self) -> float | None:
-        """Seconds until the next moment to come; None if there is none."""
+        """Seconds until the next deadline; None if there is none."""
         now = time.monotonic()
         return min((at - now for at in self._at.values() if at > now), default=None)
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """For a child between fork and exec: the kernel kills it when the launcher is killed."""
+def _kill_with(parent: int) -> Callable[[], None]:
+    """For a child between fork and exec: lets the kernel kill it when its parent, the launcher, is
+    killed."""
     library = ctypes.CDLL(None)
 
     def ask() -> None:

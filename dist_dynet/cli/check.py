@@ -1,7 +1,7 @@
-"""`dist-dynet check`: runs a script for a few updates with one rank and with N, and says what
+"""`dist-dynet check`: runs a script for a few updates with one rank and with N, and reports what
 differs, where the time goes, and what scaling to expect.
 
-Two runs where nothing differs. Where something does, further runs say whether it is rounding, the
+Two runs if nothing differs. Otherwise further runs determine whether the cause is rounding, the
 order of sets of strings, or random draws.
 """
 
@@ -22,9 +22,9 @@ from .trials import Kind, Run, hashes_are_ours, run
 SAME, DIFFERS = 0, 1
 """Exit status."""
 _ENDED = (130, 143, 129)
-"""Status of a run that a signal to the launcher has ended."""
+"""Status of a run that was ended by a signal to the launcher."""
 _TIMED = 10
-"""At least so many updates are timed."""
+"""The least number of updates to time."""
 _OTHER_HASHES = "1"
 _NOT_HERE = ("--hosts", "--hostfile", "--hosts-from", "--min-ranks", "--max-restarts")
 
@@ -41,7 +41,7 @@ checkpoints meanwhile. Manual: docs/launching.md"""
 
 
 def check(arguments: list[str]) -> int:
-    """Does what `dist-dynet check ARGUMENTS` is to do; its exit status."""
+    """Runs `dist-dynet check ARGUMENTS`; returns its exit status."""
     if any(word in ("-h", "--help") for word in arguments[:1]):
         print(_USAGE)
         return 0
@@ -54,10 +54,10 @@ def check(arguments: list[str]) -> int:
 
 
 def parse_check(arguments: list[str]) -> tuple[Options, int]:
-    """The options of the runs, and how many updates are compared.
+    """The options of the runs, and the number of updates to compare.
 
     Raises:
-        RefusedError: an option makes no sense here.
+        RefusedError: an option is invalid here.
 
     >>> options, steps = parse_check(["train.py", "-n", "3", "--steps", "2", "--epochs", "4"])
     >>> options.ranks, steps, options.command[1:]
@@ -105,7 +105,7 @@ def _options(arguments: list[str], names: dict[str, bool]) -> tuple[list[str], l
 
 
 class _Check:
-    """The runs, and what is said of them."""
+    """Makes the runs and reports on them."""
 
     def __init__(self, options: Options, steps: int) -> None:
         self._options, self._steps = options, steps
@@ -118,7 +118,7 @@ class _Check:
         return run(self._options, kind, self._steps, max(_TIMED, self._steps))
 
     def run(self) -> int:
-        """All of it."""
+        """Does everything; returns the exit status."""
         one = self._run(Kind(1, _OTHER_HASHES))
         if one.status in _ENDED:
             return one.status
@@ -132,11 +132,11 @@ class _Check:
         found = compare(one, many)
         if found.faults:
             found, one = self._explain(found, one, many)
-        self._tell(found, one, many)
+        self._print(found, one, many)
         return self._end(found.faults)
 
     def _failed(self, done: Run) -> str:
-        """Why a run says nothing."""
+        """Why a run cannot be used; empty if it can."""
         n = done.kind.ranks
         ranks = "1 rank" if n == 1 else f"{n} ranks"
         if not done.records and not done.status:
@@ -167,8 +167,8 @@ class _Check:
         return ""
 
     def _explain(self, found: Comparison, one: Run, many: Run) -> tuple[Comparison, Run]:
-        """Whether what differs is a fault of the script: further runs say so. Also the run with one
-        rank that counts."""
+        """Makes further runs to find out whether a difference is a fault of the script. Also
+        returns the relevant run with one rank."""
         if found.inputs_differ and hashes_are_ours():
             again = self._run(Kind(1), ", with the string hashes of the ranks")
             if not self._failed(again):
@@ -195,8 +195,8 @@ class _Check:
                     return exact, one
         return found, one
 
-    def _tell(self, found: Comparison, one: Run, many: Run) -> None:
-        lines = [(topic, [text]) for topic, text in found.told]
+    def _print(self, found: Comparison, one: Run, many: Run) -> None:
+        lines = [(topic, [text]) for topic, text in found.findings]
         plain = {**one.records[0]["plain"], **many.records[0]["plain"]}
         if plain:
             found.notes.append(
@@ -206,11 +206,11 @@ class _Check:
         if first is None or second is None:
             lines.append(("time", ["the script makes too few updates to time them"]))
         else:
-            crowded = self._n > mpi.cores()
+            oversubscribed = self._n > mpi.cores()
             lines.append(("time", pace.table(first, second)))
-            divided = not any(text.startswith("batches of") for _, text in found.told)
+            divided = not any(text.startswith("batches of") for _, text in found.findings)
             lines.append(("scaling", pace.expected(first, second, divided)))
-            if crowded:
+            if oversubscribed:
                 found.notes.append(
                     f"{self._n} ranks share {mpi.cores()} cores: the times say little."
                 )

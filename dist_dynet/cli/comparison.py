@@ -1,7 +1,7 @@
-"""Two runs of a script, one with one rank, one with several: what must be alike and is not, and
-why that may be.
+"""Compares two runs of a script, one with one rank, one with several: what differs that must be the
+same, and possible reasons.
 
-It knows what the mathematics of averaging says, and nothing of how the runs were made.
+This module knows the mathematics of averaging, and nothing of how the runs were made.
 """
 
 from __future__ import annotations
@@ -15,38 +15,41 @@ import numpy as np
 from .trials import Run, Values
 
 LIMITS = {"float32": 1e-3, "float64": 1e-6}
-"""How far gradients, and what updates change, may be apart by rounding, relative."""
+"""Relative differences of gradients and updates that rounding explains."""
 _NEAR = 0.2
-"""A ratio this near to N is taken for N."""
+"""A ratio this close to N is taken for N."""
 
 
 @dataclass
 class Comparison:
-    """What is to be said of two runs: `told` by topic, faults, and notes on what is no fault."""
+    """The result: findings by topic, advice on faults, and notes on what is no fault."""
 
-    told: list[tuple[str, str]] = field(default_factory=list)
+    findings: list[tuple[str, str]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     inputs_differ: bool = False
-    """Data, loops or the parameters that there are."""
+    """Data, loops or the set of parameters."""
     values_differ: bool = False
-    """What training makes of them, though these are alike."""
+    """The results of training, although the inputs are the same."""
     certain: bool = False
-    """Gradients are N times too large or too small: neither rounding nor chance explains that."""
+    """Gradients are N times too large or too small, which neither rounding nor chance explains."""
 
-    def say(self, topic: str, text: str, fault: str = "") -> None:
-        """What was found of a topic, and what to do if it is a fault."""
-        self.told.append((topic, text))
-        if fault:
-            self.faults.append(fault)
+    def report(self, topic: str, text: str) -> None:
+        """Adds a finding on a topic."""
+        self.findings.append((topic, text))
+
+    def report_inputs(self, topic: str, text: str, advice: str) -> None:
+        """Adds a finding that inputs differ, and what to do about it."""
+        self.report(topic, text)
+        self.inputs_differ = True
+        self.faults.append(advice)
 
 
 def compare(one: Run, many: Run) -> Comparison:
     """What differs between two complete runs."""
     found = Comparison()
     if len(one.trainers) != len(many.trainers):
-        found.inputs_differ = True
-        found.say(
+        found.report_inputs(
             "trainers",
             f"{len(one.trainers)} with 1 rank, {len(many.trainers)} with {many.kind.ranks}",
             "All ranks, whatever their number, must make the same DistributedTrainers.",
@@ -55,71 +58,37 @@ def compare(one: Run, many: Run) -> Comparison:
     for i, (a, b) in enumerate(zip(one.trainers, many.trainers, strict=True)):
         of = f" of trainer {i + 1}" if len(one.trainers) > 1 else ""
         if not a["updates"] and not b["updates"]:
-            found.say(f"updates{of}", "none")
+            found.report(f"updates{of}", "none")
             continue
         if b["local"]:
-            found.say(f"updates{of}", "averages of LocalSGD, which one process does not make")
+            found.report(f"updates{of}", "averages of LocalSGD, which one process does not make")
             continue
-        comparable = _loops(found, of, a, b, many.kind.ranks)
-        if _parameters(found, of, a, b):
-            _values(found, of, (a, b), (one.values[i], many.values[i]), many, comparable)
+        comparable = _compare_loops(found, of, a, b, many.kind.ranks)
+        if _compare_parameters(found, of, a, b):
+            _compare_values(found, of, (a, b), (one.values[i], many.values[i]), many, comparable)
     return found
 
 
-def _loops(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any], ranks: int) -> bool:
-    """Data and loops; whether updates have the same examples, as far as is known."""
+def _compare_loops(
+    found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any], ranks: int
+) -> bool:
+    """Compares data and loops. Whether updates have the same examples, as far as is known."""
     if b["ranks"] != ranks:
-        found.say(f"loops{of}", f"a group of {b['ranks']} of the {ranks} ranks: not compared")
+        found.report(f"loops{of}", f"a group of {b['ranks']} of the {ranks} ranks: not compared")
         return False
     counts = len(a["steps"]), len(b["steps"])
     if not any((*a["steps"], *b["steps"])):
-        words = "no shard(): whether an update has the same examples is not known"
+        text = "no shard(): whether an update has the same examples is not known"
         if counts[0] != counts[1]:
-            words += f"; {counts[0]} updates with 1 rank, {counts[1]} with {ranks}"
-        found.say(f"loops{of}", words)
+            text += f"; {counts[0]} updates with 1 rank, {counts[1]} with {ranks}"
+        found.report(f"loops{of}", text)
         return False
     for update, (x, y) in enumerate(zip(a["steps"], b["steps"], strict=False), 1):
-        if x == y:
-            continue
-        if not x or not y:
-            found.inputs_differ = True
-            found.say(
-                f"loops{of}",
-                f"only with {'1 rank' if x else f'{ranks} ranks'} update {update} is of a batch of"
-                " shard()",
-                "Make the loop over shard() whatever the number of ranks.",
-            )
-        elif _data(x) != _data(y):
-            found.inputs_differ = True
-            found.say(
-                f"data{of}",
-                f"differ: {_data(x)} with 1 rank, {_data(y)} with {ranks}",
-                "Each rank must read the same examples in the same order, whatever the number of"
-                " ranks: shard() divides them. Sort what comes from sets and from lists of files,"
-                " and seed Python's and NumPy's random numbers.",
-            )
-        elif list(unlike := _unlike(x["settings"], y["settings"])) == ["batch_size"]:
-            p, q = unlike["batch_size"]
-            found.say(
-                f"loops{of}",
-                f"batches of {p} with 1 rank, of {q} with {ranks}: parameters then differ",
-            )
-        else:
-            found.inputs_differ = True
-            unlike = unlike or _unlike(x, y)
-            one, many = (
-                ", ".join(f"{name} {pair[i]}" for name, pair in unlike.items()) for i in (0, 1)
-            )
-            found.say(
-                f"loops{of}",
-                f"differ in update {update}: {one} with 1 rank, {many} with {ranks}",
-                "Make the same steps whatever the number of ranks: the loop, and the arguments of"
-                " shard(), must not depend on rank() or world_size().",
-            )
-        return False
+        if x != y:
+            _report_step(found, of, update, x, y, ranks)
+            return False
     if counts[0] != counts[1]:
-        found.inputs_differ = True
-        found.say(
+        found.report_inputs(
             f"loops{of}",
             f"{counts[0]} updates with 1 rank, {counts[1]} with {ranks}",
             "Call update() in every step of the loop over shard(), on every rank: also if its batch"
@@ -128,33 +97,68 @@ def _loops(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any], ran
         return False
     first = a["steps"][0]
     batch_size = first["settings"]["batch_size"]
-    found.say(f"data{of}", f"the same: {_data(first)}")
-    found.say(f"loops{of}", f"the same: {counts[0]} updates, batches of {batch_size} examples")
+    found.report(f"data{of}", f"the same: {_data(first)}")
+    found.report(f"loops{of}", f"the same: {counts[0]} updates, batches of {batch_size} examples")
     return True
+
+
+def _report_step(found: Comparison, of: str, update: int, x: Any, y: Any, ranks: int) -> None:
+    """Reports how the first step that differs does so."""
+    if not x or not y:
+        found.report_inputs(
+            f"loops{of}",
+            f"only with {'1 rank' if x else f'{ranks} ranks'} update {update} is of a batch of"
+            " shard()",
+            "Make the loop over shard() whatever the number of ranks.",
+        )
+        return
+    if _data(x) != _data(y):
+        found.report_inputs(
+            f"data{of}",
+            f"differ: {_data(x)} with 1 rank, {_data(y)} with {ranks}",
+            "Each rank must read the same examples in the same order, whatever the number of"
+            " ranks: shard() divides them. Sort what comes from sets and from lists of files,"
+            " and seed Python's and NumPy's random numbers.",
+        )
+        return
+    differing = _differences(x["settings"], y["settings"])
+    if list(differing) == ["batch_size"]:
+        p, q = differing["batch_size"]
+        found.report(
+            f"loops{of}", f"batches of {p} with 1 rank, of {q} with {ranks}: parameters then differ"
+        )
+        return
+    differing = differing or _differences(x, y)
+    one, many = (", ".join(f"{name} {pair[i]}" for name, pair in differing.items()) for i in (0, 1))
+    found.report_inputs(
+        f"loops{of}",
+        f"differ in update {update}: {one} with 1 rank, {many} with {ranks}",
+        "Make the same steps whatever the number of ranks: the loop, and the arguments of"
+        " shard(), must not depend on rank() or world_size().",
+    )
 
 
 def _data(step: dict[str, Any]) -> str:
     return f"{step['examples']} examples (fingerprint {step['fingerprint']:x})"
 
 
-def _unlike(x: dict[str, Any], y: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs, by name."""
+def _differences(x: dict[str, Any], y: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The items that differ, by name."""
     return {name: (x[name], y[name]) for name in x if x[name] != y[name]}
 
 
-def _parameters(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether both have the same ones."""
+def _compare_parameters(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether both have the same parameters."""
     names, others = a["parameters"], b["parameters"]
     if names == others:
         count = sum(math.prod(dims) for _, dims in names)
-        found.say(f"parameters{of}", f"the same: {len(names)} with {count:,} elements")
+        found.report(f"parameters{of}", f"the same: {len(names)} with {count:,} elements")
         return True
     x, y = next(
         ((x, y) for x, y in zip(names, others, strict=False) if x != y),
         (names[len(others) :] or [None], others[len(names) :] or [None]),
     )
-    found.inputs_differ = True
-    found.say(
+    found.report_inputs(
         f"parameters{of}",
         f"differ: {x} with 1 rank, {y} with {b['ranks']}",
         "The model must not depend on the number of ranks. Make vocabularies of all of the data,"
@@ -163,7 +167,7 @@ def _parameters(found: Comparison, of: str, a: dict[str, Any], b: dict[str, Any]
     return False
 
 
-def _values(
+def _compare_values(
     found: Comparison,
     of: str,
     said: tuple[dict[str, Any], dict[str, Any]],
@@ -171,11 +175,10 @@ def _values(
     many: Run,
     comparable: bool,
 ) -> None:
-    """What the updates have made of the parameters."""
+    """Compares what the updates have made of the parameters."""
     (a, b), (x, y) = said, values
     if not all(map(np.array_equal, x.first, y.first)):
-        found.inputs_differ = True
-        found.say(
+        found.report_inputs(
             f"values{of}",
             "differ before the first update",
             "Two runs of the script do not start from the same values, so that they cannot be"
@@ -183,25 +186,27 @@ def _values(
         )
         return
     limit, n = LIMITS[many.dtype], many.kind.ranks
-    apart, worst = _apart(x, y)
+    distance, worst = _distance(x, y)
     ratio = b["norms"][0] / a["norms"][0] if a["norms"] and a["norms"][0] else 1.0
     exact = a["reproducible"] and b["reproducible"]
     name = a["parameters"][worst][0] if a["parameters"] else ""
     text = (
         f"gradient norms of the first update {a['norms'][0]:.6g} and {b['norms'][0]:.6g};"
-        f" after {len(b['norms'])} updates parameters differ by {apart:.1e} of what these changed"
+        f" after {len(b['norms'])} updates parameters differ by {distance:.1e} of what these"
+        " changed"
     )
-    agree = apart == 0 if exact else apart <= limit and abs(ratio - 1) <= limit
+    agree = distance == 0 if exact else distance <= limit and abs(ratio - 1) <= limit
     if agree:
-        found.say(f"values{of}", f"agree: {text}")
+        found.report(f"values{of}", f"agree: {text}")
         return
-    text += f', most in "{name}"' if apart else ""
+    text += f', most in "{name}"' if distance else ""
     if not comparable:
-        found.say(f"values{of}", f"not comparable: {text}")
+        found.report(f"values{of}", f"not comparable: {text}")
         return
     found.values_differ = True
     found.certain |= any(abs(r - 1) <= limit for r in (ratio * n, ratio / n))
-    found.say(f"values{of}", f"differ: {text}", _advice(ratio, n, b["average"], exact))
+    found.report(f"values{of}", f"differ: {text}")
+    found.faults.append(_advice(ratio, n, b["average"], exact))
 
 
 def _advice(ratio: float, n: int, average: str, exact: bool) -> str:
@@ -231,13 +236,13 @@ def _advice(ratio: float, n: int, average: str, exact: bool) -> str:
     )
 
 
-def _apart(x: Values, y: Values) -> tuple[float, int]:
-    """How far two runs' values are apart, relative to how far updates have moved them, and the
-    parameter that is to blame most."""
+def _distance(x: Values, y: Values) -> tuple[float, int]:
+    """The distance between two runs' values, relative to how far updates have moved them, and the
+    parameter with the largest share of it."""
     moved = sum(_squares(p, q) for p, q in zip(x.last, x.first, strict=False))
     each = [_squares(p, q) for p, q in zip(x.last, y.last, strict=True)]
-    apart = math.sqrt(sum(each) / moved) if moved else math.inf if sum(each) else 0.0
-    return apart, int(np.argmax(each)) if each else 0
+    distance = math.sqrt(sum(each) / moved) if moved else math.inf if sum(each) else 0.0
+    return distance, int(np.argmax(each)) if each else 0
 
 
 def _squares(p: Any, q: Any) -> float:
@@ -245,10 +250,10 @@ def _squares(p: Any, q: Any) -> float:
 
 
 def differ(one: Run, other: Run) -> bool:
-    """Whether two runs with one rank have given other values than rounding explains."""
+    """Whether two runs with one rank have results that differ by more than rounding."""
     return len(one.values) != len(other.values) or any(
         len(x.last) != len(y.last)
         or any(p.shape != q.shape for p, q in zip(x.last, y.last, strict=True))
-        or _apart(x, y)[0] > LIMITS["float32"]
+        or _distance(x, y)[0] > LIMITS["float32"]
         for x, y in zip(one.values, other.values, strict=True)
     )

@@ -1,7 +1,8 @@
-"""The hosts of each attempt: as named, or asked for anew, without those that have failed twice.
+"""The hosts of each attempt: as given, or listed anew by a command, without those that failed
+twice.
 
-It knows which host a rank runs on, and how a host is reached; how an attempt ends is the business
-of attempt.
+This module knows which host a rank runs on, and how to reach a host. How an attempt ends is decided
+in attempt.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from .attempt import Outcome
 from .options import Options, read_hosts
 
 MOST_FAILURES = 2
-"""So often may a host fail before it is left out."""
+"""A host that has failed so often is left out."""
 ANSWER = 10.0
-"""Seconds in which a host must answer when the cause of a failure is looked for."""
+"""Seconds for a host to answer when the cause of a failure is determined."""
 _LISTING = 60.0
-"""Seconds that the command may take that names the hosts."""
+"""Seconds for the command that lists the hosts."""
 
 
 class Hosts:
-    """Those of a job that may be started several times."""
+    """The hosts of a job that may be started several times."""
 
     def __init__(self, options: Options) -> None:
         self._options, self._least = options, options.min_ranks
@@ -35,8 +36,8 @@ class Hosts:
         self._taken: Options | None = None
 
     def options(self, before: Outcome | None) -> Options:
-        """What is asked for, with the hosts and the number of ranks of the next attempt; `before`
-        is how the one before has ended.
+        """The options with the hosts and the number of ranks of the next attempt. `before` is the
+        outcome of the previous one.
 
         Raises:
             RefusedError: there are too few places.
@@ -47,7 +48,7 @@ class Hosts:
         hosts = tuple(host for host in listed if self._failures[host[0]] < MOST_FAILURES)
         least = max(self._least or self._options.ranks, 1)
         if _places(hosts) < least <= _places(listed):
-            # rather than none an attempt with hosts that have failed
+            # better an attempt with hosts that have failed than none
             self._failures.clear()
             hosts = listed
         if _places(hosts) < least:
@@ -55,7 +56,7 @@ class Hosts:
                 f"hosts: there must be places for {_count(least)}; got {_as_text(hosts)}."
             )
         ranks = min(self._options.ranks or _places(hosts), _places(hosts))
-        if not self._least:  # their number stays
+        if not self._least:  # the number of ranks is fixed
             self._options = replace(self._options, ranks=ranks)
         taken = replace(self._options, hosts=_first(hosts, ranks), ranks=ranks)
         if self._taken is not None and taken.hosts != self._taken.hosts:
@@ -91,12 +92,12 @@ class Hosts:
         return read_hosts(asked.stdout, f"--hosts-from {source}")
 
     def _learn(self, outcome: Outcome, options: Options) -> None:
-        """Notes which hosts have failed: where a rank was killed; if ranks are missing, those that
-        do not answer."""
+        """Records which hosts have failed: those where a rank was killed, and if ranks are missing,
+        those that do not answer."""
         where = [name for name, count in options.hosts for _ in range(count)]
         failed = {where[rank] for rank in outcome.killed}
         if outcome.missing:
-            failed |= set(_silent(dict.fromkeys(where), options.agent))
+            failed |= set(_unreachable(dict.fromkeys(where), options.agent))
         self._failures.update(failed)
 
 
@@ -105,7 +106,7 @@ def _count(ranks: int) -> str:
 
 
 def _as_text(hosts: tuple[tuple[str, int], ...]) -> str:
-    """As they are given: a:2,b:1."""
+    """In the format of --hosts: a:2,b:1."""
     return ",".join(f"{name}:{count}" for name, count in hosts)
 
 
@@ -114,7 +115,7 @@ def _places(hosts: tuple[tuple[str, int], ...]) -> int:
 
 
 def _first(hosts: tuple[tuple[str, int], ...], ranks: int) -> tuple[tuple[str, int], ...]:
-    """Places for just so many ranks, in their order."""
+    """The first places, for exactly this number of ranks."""
     taken = []
     for name, count in hosts:
         if ranks > 0:
@@ -123,7 +124,7 @@ def _first(hosts: tuple[tuple[str, int], ...], ranks: int) -> tuple[tuple[str, i
     return tuple(taken)
 
 
-def _silent(names: dict[str, None], agent: tuple[str, ...]) -> list[str]:
+def _unreachable(names: dict[str, None], agent: tuple[str, ...]) -> list[str]:
     """Those of these hosts that cannot be reached now."""
     here = socket.gethostname()
     mine = (here, here.partition(".")[0], "localhost")
@@ -136,13 +137,13 @@ def _silent(names: dict[str, None], agent: tuple[str, ...]) -> list[str]:
         if name not in mine
     }
     end = time.monotonic() + ANSWER
-    silent = []
+    unreachable = []
     for name, process in asked.items():
         try:
             if process.wait(max(0.0, end - time.monotonic())):
-                silent.append(name)
+                unreachable.append(name)
         except subprocess.TimeoutExpired:
-            silent.append(name)
+            unreachable.append(name)
             process.kill()
             process.wait()
-    return silent
+    return unreachable

@@ -1,5 +1,5 @@
-"""`dist-dynet info`: what is installed and how it was built, for people and, with --json, for
-programs. MPI is not started."""
+"""`dist-dynet info`: what is installed and how it was built, as text or, with --json, for programs.
+MPI is not started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._messages import RefusedError
 
 
 def facts() -> dict[str, Any]:
-    """What there is to know, in the order in which it is shown.
+    """All facts, in the order in which they are shown.
 
     >>> list(facts()["build"])
     ['number type', 'vector loops', 'bfloat16 products']
@@ -46,7 +46,7 @@ def facts() -> dict[str, Any]:
 
 
 def _blas_version() -> str:
-    """What the library says of itself; OpenBLAS does, others do not."""
+    """The version that the library reports, as OpenBLAS does; others do not."""
     try:
         library = ctypes.CDLL(_ffi.BLAS)
     except OSError:
@@ -79,7 +79,7 @@ def _text(value: Any) -> str:
 
 
 def info(arguments: list[str]) -> int:
-    """Does what `dist-dynet info ARGUMENTS` is to do; its exit status."""
+    """Runs `dist-dynet info ARGUMENTS`; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="dist-dynet info", description="What is installed, and how it was built."
     )

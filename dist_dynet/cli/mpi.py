@@ -1,7 +1,7 @@
-"""Which MPI there is: the library of mpi4py, the mpirun that belongs to it; and how each launcher
-is asked for ranks.
+"""Which MPI there is: the library of mpi4py and the mpirun that belongs to it; and the commands by
+which each launcher starts ranks.
 
-Nothing here starts MPI in this process: another Python is asked what mpi4py's library is.
+MPI is never started in this process: another Python reports mpi4py's library.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .options import Options
 
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI", "slurm": "Slurm"}
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DIST_DYNET_THREADS")
-"""What libraries that compute with several threads look at."""
+"""Variables that multi-threaded libraries read."""
 
 _ASK = """
 import mpi4py
@@ -35,13 +35,13 @@ print(mpi4py.__version__, MPI.get_vendor()[0], ".".join(map(str, MPI.get_vendor(
 _LOCAL_VARIABLES = re.compile(
     r"(HOST|HOSTNAME|PWD|OLDPWD|SHLVL|_|DISPLAY|TERM|TTY|SSH_.*|XDG_.*|DBUS_.*|SLURM_.*|PMI.*|PRTE_.*|OMPI_.*)$"
 )
-"""What belongs to the host or the session (or goes along by itself), and does not go to other
+"""Variables of the host or the session (or passed on automatically), which are not sent to other
 hosts."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """The MPI library that mpi4py loads; `kind` is mpich, openmpi, or "" for another one."""
+    """The MPI library that mpi4py loads. `kind` is mpich, openmpi, or "" for another one."""
 
     mpi4py: str
     name: str
@@ -54,7 +54,7 @@ class Library:
 
 
 def library() -> Library:
-    """mpi4py's library, as another process sees it.
+    """mpi4py's library, as loaded by another process.
 
     Raises:
         RefusedError: mpi4py is missing or cannot load a library.
@@ -71,7 +71,7 @@ def library() -> Library:
 
 
 def kind_of(mpirun: Path | str) -> str:
-    """mpich, openmpi, or "" for what is neither."""
+    """mpich, openmpi, or "" for anything else."""
     try:
         asked = subprocess.run(
             [mpirun, "--version"], capture_output=True, text=True, check=False, timeout=30
@@ -85,7 +85,7 @@ def kind_of(mpirun: Path | str) -> str:
 
 
 def mpiruns() -> list[Path]:
-    """The launchers that can be found: beside this Python first, where the wheels put theirs, then
+    """The launchers that can be found: first beside this Python, where wheels install theirs, then
     on PATH."""
     beside = [Path(sys.executable).with_name("mpirun"), Path(sys.prefix) / "bin" / "mpirun"]
     on_path = [Path(found) for name in ("mpirun", "mpiexec") if (found := shutil.which(name))]
@@ -127,7 +127,7 @@ class Launcher:
 
 
 def find_launcher(wanted: str | None, hosts: bool) -> Launcher:
-    """The launcher to use. In an allocation of Slurm that is srun, if no hosts are named.
+    """The launcher to use. In a Slurm allocation it is srun, unless hosts are named.
 
     Raises:
         RefusedError: mpi4py or the launcher is missing, or they do not belong together.
@@ -171,11 +171,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def crowded(launcher: Launcher, options: Options, environment: Mapping[str, str]) -> bool:
-    """Whether the threads of a host's ranks are more than this one has cores; other hosts are taken
-    to be like this one.
+def oversubscribed(launcher: Launcher, options: Options, environment: Mapping[str, str]) -> bool:
+    """Whether the ranks of a host have more threads than this host has cores; other hosts are
+    assumed to be like this one.
 
-    Slurm counts cores itself, and lets ranks share them only if it is told to.
+    Slurm counts cores itself, and lets ranks share them only if told to.
     """
     if launcher.kind == "slurm":
         return "SLURM_OVERCOMMIT" in environment
@@ -183,7 +183,7 @@ def crowded(launcher: Launcher, options: Options, environment: Mapping[str, str]
 
 
 def ranks_on_a_host(launcher: Launcher, options: Options) -> int:
-    """The most ranks that a host will have; Slurm spreads them evenly."""
+    """The largest number of ranks on a host. Slurm spreads them evenly."""
     if launcher.kind == "slurm":
         nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
         return -(-options.ranks // max(1, int(nodes) if nodes.isdecimal() else 1))
@@ -191,7 +191,7 @@ def ranks_on_a_host(launcher: Launcher, options: Options) -> int:
 
 
 def threads_in(environment: Mapping[str, str]) -> int:
-    """The threads that each rank will have, as far as the environment of the ranks says so."""
+    """The number of threads of each rank, as far as the ranks' environment says."""
     return max(
         (int(text) for name in THREADS if (text := environment.get(name, "")).isdigit()), default=1
     )
@@ -200,20 +200,20 @@ def threads_in(environment: Mapping[str, str]) -> int:
 def environment_for(
     launcher: Launcher, bound: bool, folder: str, asked: Mapping[str, str]
 ) -> dict[str, str]:
-    """What the launcher and its MPI need; where the environment (`asked`) says something else,
-    that counts. The launcher may keep its files in `folder`, which is empty."""
-    # in a step of srun, such as an interactive shell, another one waits for ever for its cores
+    """The variables that the launcher and its MPI need; those in the environment (`asked`) take
+    precedence. The launcher may keep its files in `folder`, which is empty."""
+    # within a step of srun, such as an interactive shell, another one waits forever for its cores
     # unless it shares them
     needed = {"SLURM_OVERLAP": "1"} if launcher.kind == "slurm" else {}
     if launcher.library != "openmpi":
         return needed
     needed |= {
-        "OMPI_MCA_btl": "^ofi",  # looking for fabrics takes a second at each start
-        "OMPI_MCA_osc": "^ucx",  # says something harmless at each window of shared memory
+        "OMPI_MCA_btl": "^ofi",  # probing for fabrics takes a second at each start
+        "OMPI_MCA_osc": "^ucx",  # prints a harmless message for each shared-memory window
     }
     if not _has_folder(launcher.program, asked):
-        # mpirun's default is a folder named after its process id, and it does not start where one
-        # of that name was left by a run that was killed
+        # mpirun's default is a folder named after its process id, and it does not start if one
+        # of that name was left behind by a run that was killed
         needed["PRTE_MCA_prte_local_tmpdir_base"] = folder
     if not bound:
         # ranks that wait for one another would spin on one core
@@ -225,7 +225,7 @@ def environment_for(
 
 def _has_folder(mpirun: Path, asked: Mapping[str, str]) -> bool:
     """Whether Open MPI's mpirun is told where to keep its files, by the environment or its own
-    settings; of two places it would refuse one."""
+    settings. It rejects being told twice."""
     if "PRTE_MCA_prte_tmpdir_base" in asked:
         return True
     mine = Path(asked.get("HOME", "/"), ".prte", "mca-params.conf")
@@ -239,8 +239,8 @@ def _has_folder(mpirun: Path, asked: Mapping[str, str]) -> bool:
 def command_for(
     launcher: Launcher, options: Options, bound: bool, environment: Mapping[str, str]
 ) -> list[str]:
-    """The command that starts as many processes as there are ranks, without what each of them
-    runs."""
+    """The command that starts as many processes as there are ranks, without the command that each
+    of them runs."""
     build = {"mpich": _mpich, "openmpi": _openmpi, "slurm": _slurm}[launcher.kind]
     return [str(launcher.program), *build(launcher, options, bound, environment)]
 
@@ -264,7 +264,7 @@ def _mpich(_: Launcher, options: Options, bound: bool, environment: Mapping[str,
 
 
 def has_input() -> bool:
-    """Whether stdin is something that ranks can read: no terminal, since they are in a session of
+    """Whether stdin can be read by ranks: it is not a terminal, since they are in a session of
     their own, and not empty."""
     try:
         return not os.isatty(0) and not os.path.samestat(os.fstat(0), Path(os.devnull).stat())
@@ -273,9 +273,9 @@ def has_input() -> bool:
 
 
 def own_input() -> str:
-    """What stdin is, for a process of this host, which opens it itself: MPICH's mpirun ends a job
-    that does not read as fast as it gives, Open MPI's does not pass on the end. Empty if there is
-    none, or it cannot be opened, as a socket cannot."""
+    """The path by which a process of this host opens stdin itself: MPICH's mpirun ends a job that
+    reads too slowly, and Open MPI's does not pass on the end of the file. Empty if there is no
+    input, or it cannot be opened, as for a socket."""
     source = f"/proc/{os.getpid()}/fd/0"
     with suppress(OSError):
         if has_input():
@@ -288,11 +288,11 @@ def _openmpi(
     _: Launcher, options: Options, bound: bool, environment: Mapping[str, str]
 ) -> list[str]:
     command = ["-n", str(options.ranks), "--bind-to", "core" if bound else "none"]
-    if not has_input():  # mpirun 5.0 passes on what is read, but never its end
+    if not has_input():  # mpirun 5.0 passes on input, but never its end
         command += ["--stdin", "none"]
     if options.hosts:
         command += ["--host", ",".join(f"{name}:{count}" for name, count in options.hosts)]
-        for name in sorted(environment):  # unlike MPICH it hands on only what is named
+        for name in sorted(environment):  # unlike MPICH it only passes on named variables
             if re.fullmatch(r"[A-Za-z_]\w*", name) and not _LOCAL_VARIABLES.match(name):
                 command += ["-x", name]
     elif not bound:

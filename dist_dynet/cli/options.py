@@ -1,5 +1,5 @@
-"""What `dist-dynet run` is asked to do: options before the script, hosts, and the command that the
-script and its arguments make."""
+"""The command line of `dist-dynet run`: options before the script, hosts, and the command made of
+the script and its arguments."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ._messages import RefusedError
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked for; `command` is what each rank runs, `hosts` are pairs of name and number of
+    """The parsed options. `command` is what each rank runs; `hosts` are pairs of name and number of
     ranks."""
 
-    ranks: int  # 0: as many as there are places, when hosts are asked for
+    ranks: int  # 0: as many as the hosts have places
     hosts: tuple[tuple[str, int], ...]
     hosts_from: str
     min_ranks: int | None
@@ -38,17 +39,17 @@ class Options:
     interface: str
     command: tuple[str, ...]
     variables: tuple[tuple[str, str], ...] = ()
-    """Further ones for the environment of the ranks."""
+    """Further environment variables for the ranks."""
 
     @property
     def agent(self) -> tuple[str, ...]:
-        """The command that a host and a command line follow."""
+        """The remote shell, to which a host and a command line are appended."""
         ssh = ("ssh", "-o", "BatchMode=yes")
         return (self.launch_agent,) if self.launch_agent else ssh
 
 
 def _number(kind: type[int] | type[float], least: float, what: str) -> Callable[[str], float]:
-    """A converter for argparse that refuses in our words."""
+    """A converter for argparse with our own error message."""
 
     def convert(text: str) -> float:
         try:
@@ -62,8 +63,158 @@ def _number(kind: type[int] | type[float], least: float, what: str) -> Callable[
     return convert
 
 
+_count = _number(int, 1, "an integer, at least 1")
+_natural = _number(int, 0, "an integer, at least 0")
+_seconds = _number(float, 1e-3, "a number of seconds")
+_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
+        "-n",
+        {
+            "dest": "ranks",
+            "type": _count,
+            "metavar": "N",
+            "help": "ranks; default: one for each place of --hosts, or task of the"
+            " allocation, else 1",
+        },
+    ),
+    ("--hosts", {"metavar": "A:2,B:2", "help": "hosts, and how many ranks each takes (default 1)"}),
+    (
+        "--hostfile",
+        {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "the same, a host per line: `a:2` or `a slots=2`",
+        },
+    ),
+    (
+        "--hosts-from",
+        {
+            "default": "",
+            "metavar": "COMMAND",
+            "help": "asked at each attempt: writes lines of a --hostfile; or a file, read anew",
+        },
+    ),
+    (
+        "--min-ranks",
+        {
+            "type": _count,
+            "metavar": "N",
+            "help": "start again with fewer ranks if there are fewer hosts, but with N at least",
+        },
+    ),
+    (
+        "--max-restarts",
+        {
+            "type": _natural,
+            "default": 0,
+            "metavar": "K",
+            "help": "start a failed job again, at most K times (default 0)",
+        },
+    ),
+    (
+        "--log-dir",
+        {
+            "type": Path,
+            "metavar": "DIR",
+            "help": "also write a file per attempt and rank: DIR/attempt-0/rank-3.log",
+        },
+    ),
+    (
+        "--mpi",
+        {
+            "choices": ("mpich", "openmpi", "slurm"),
+            "help": "what starts the ranks; default: the mpirun of mpi4py's MPI",
+        },
+    ),
+    (
+        "--threads",
+        {
+            "type": _count,
+            "metavar": "T",
+            "help": "threads of each rank (default 1, or what the environment says)",
+        },
+    ),
+    (
+        "--timeout",
+        {
+            "type": _seconds,
+            "metavar": "SECONDS",
+            "help": "how long a rank waits for ranks that are alive (DIST_DYNET_TIMEOUT)",
+        },
+    ),
+    (
+        "--metrics",
+        {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "rank 0 adds lines of JSON: times of all ranks, learning rate, loss ...",
+        },
+    ),
+    (
+        "--metrics-every",
+        {
+            "type": _count,
+            "metavar": "K",
+            "help": "updates from one line, and look at who is waited for, to the next"
+            " (default 100)",
+        },
+    ),
+    (
+        "--timeline",
+        {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "what each rank does when, in Chrome's trace format"
+            " (chrome://tracing, Perfetto)",
+        },
+    ),
+    (
+        "--profile",
+        {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "time, calls and shapes of each operation: a table of rank 0 at the end, and a"
+            " file of each rank in Chrome's trace format",
+        },
+    ),
+    (
+        "--launch-agent",
+        {
+            "default": "",
+            "metavar": "PROGRAM",
+            "help": "remote shell in place of ssh, called as `PROGRAM host command`",
+        },
+    ),
+    (
+        "--interface",
+        {
+            "default": "",
+            "metavar": "NAME",
+            "help": "network interface that the hosts use, such as eth0",
+        },
+    ),
+    (
+        "--bind",
+        {
+            "action": argparse.BooleanOptionalAction,
+            "default": True,
+            "help": "give each rank a core of its own if there are enough (default)",
+        },
+    ),
+    (
+        "--quiet",
+        {"action": "store_true", "help": "do not show what the ranks write (with --log-dir)"},
+    ),
+    (
+        "--as-dynet",
+        {"action": "store_true", "help": "run a program that says `import dynet`, unchanged"},
+    ),
+)
+"""What comes before the script, in the order of --help."""
+
+
 def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
-    """The parser of what comes before the script, and which of its options take a value."""
+    """The parser of the options before the script, and which of them take a value."""
     parser = argparse.ArgumentParser(
         prog="dist-dynet run",
         usage=(
@@ -77,118 +228,14 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
         ),
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    count = _number(int, 1, "an integer, at least 1")
-    natural = _number(int, 0, "an integer, at least 0")
-    seconds = _number(float, 1e-3, "a number of seconds")
-    with_value = [
-        add(
-            "-n",
-            dest="ranks",
-            type=count,
-            metavar="N",
-            help="ranks; default: one for each place of --hosts, or task of the allocation, else 1",
-        ),
-        add("--hosts", metavar="A:2,B:2", help="hosts, and how many ranks each takes (default 1)"),
-        add(
-            "--hostfile",
-            type=Path,
-            metavar="FILE",
-            help="the same, a host per line: `a:2` or `a slots=2`",
-        ),
-        add(
-            "--hosts-from",
-            default="",
-            metavar="COMMAND",
-            help="asked at each attempt: writes lines of a --hostfile; or a file, read anew",
-        ),
-        add(
-            "--min-ranks",
-            type=count,
-            metavar="N",
-            help="start again with fewer ranks if there are fewer hosts, but with N at least",
-        ),
-        add(
-            "--max-restarts",
-            type=natural,
-            default=0,
-            metavar="K",
-            help="start a failed job again, at most K times (default 0)",
-        ),
-        add(
-            "--log-dir",
-            type=Path,
-            metavar="DIR",
-            help="also write a file per attempt and rank: DIR/attempt-0/rank-3.log",
-        ),
-        add(
-            "--mpi",
-            choices=("mpich", "openmpi", "slurm"),
-            help="what starts the ranks; default: the mpirun of mpi4py's MPI",
-        ),
-        add(
-            "--threads",
-            type=count,
-            metavar="T",
-            help="threads of each rank (default 1, or what the environment says)",
-        ),
-        add(
-            "--timeout",
-            type=seconds,
-            metavar="SECONDS",
-            help="how long a rank waits for ranks that are alive (DIST_DYNET_TIMEOUT)",
-        ),
-        add(
-            "--metrics",
-            type=Path,
-            metavar="FILE",
-            help="rank 0 adds lines of JSON: times of all ranks, learning rate, loss ...",
-        ),
-        add(
-            "--metrics-every",
-            type=count,
-            metavar="K",
-            help="updates from one line, and look at who is waited for, to the next (default 100)",
-        ),
-        add(
-            "--timeline",
-            type=Path,
-            metavar="FILE",
-            help="what each rank does when, in Chrome's trace format (chrome://tracing, Perfetto)",
-        ),
-        add(
-            "--profile",
-            type=Path,
-            metavar="FILE",
-            help="time, calls and shapes of each operation: a table of rank 0 at the end, and a"
-            " file of each rank in Chrome's trace format",
-        ),
-        add(
-            "--launch-agent",
-            default="",
-            metavar="PROGRAM",
-            help="remote shell in place of ssh, called as `PROGRAM host command`",
-        ),
-        add(
-            "--interface",
-            default="",
-            metavar="NAME",
-            help="network interface that the hosts use, such as eth0",
-        ),
-    ]
-    add(
-        "--bind",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="give each rank a core of its own if there are enough (default)",
-    )
-    add("--quiet", action="store_true", help="do not show what the ranks write (with --log-dir)")
-    add("--as-dynet", action="store_true", help="run a program that says `import dynet`, unchanged")
-    return parser, {name for action in with_value for name in action.option_strings}
+    actions = [parser.add_argument(name, **settings) for name, settings in _OPTIONS]
+    return parser, {
+        name for action in actions if action.nargs != 0 for name in action.option_strings
+    }
 
 
 def split(arguments: list[str], with_value: set[str]) -> tuple[list[str], list[str]]:
-    """The launcher's options, and what follows them: the script or `-m module`, with its arguments.
+    """Separates the launcher's options from the script, or `-m module`, and its arguments.
 
     >>> split(["-n", "2", "--quiet", "train.py", "-n", "3"], {"-n"})
     (['-n', '2', '--quiet'], ['train.py', '-n', '3'])
@@ -201,8 +248,8 @@ def split(arguments: list[str], with_value: set[str]) -> tuple[list[str], list[s
 
 
 def behind_the_script(arguments: list[str]) -> tuple[str, str]:
-    """What asks for ranks behind the script, where nothing before it does, and the script; what is
-    behind is the script's own.
+    """Options that ask for ranks but follow the script, if none precede it, and the script. What
+    follows the script belongs to it.
 
     >>> behind_the_script(["--quiet", "train.py", "-n", "2"])
     ('-n 2', 'train.py')
@@ -221,7 +268,7 @@ _ASKS_FOR_RANKS = re.compile(r"^(-n[\n=]?\d+|--(hosts|hostfile|hosts-from)[\n=].
 
 
 def known() -> dict[str, bool]:
-    """The options, and whether each takes a value."""
+    """All options, and whether each takes a value."""
     parser, with_value = _parser()
     names = (name for action in parser._actions for name in action.option_strings)
     return {name: name in with_value for name in names}
@@ -232,7 +279,7 @@ def parse(arguments: list[str]) -> Options:
 
     Raises:
         RefusedError: they do not fit together.
-        SystemExit: a mistake in an option, or --help; argparse has said what there is to say.
+        SystemExit: a mistake in an option, or --help; argparse has printed the message.
     """
     parser, with_value = _parser()
     ours, program = split(arguments, with_value)
@@ -279,20 +326,20 @@ def parse(arguments: list[str]) -> Options:
     )
 
 
-# Without -P a checkout that one stands in, not compiled, would be found before the package that is
+# Without -P an uncompiled checkout in the current folder would be found before the package that is
 # installed.
 _AS_DYNET = (*(("-P",) if sys.version_info >= (3, 11) else ()), "-m", "dist_dynet.compat")
 
 
 def _tasks(mpi: str | None) -> int:
-    """The ranks of an allocation of Slurm's: as many as it was made for (`salloc -n 4`)."""
+    """The number of ranks of a Slurm allocation: as many as it was made for (`salloc -n 4`)."""
     tasks = os.environ.get("SLURM_NTASKS", "")
     inside = "SLURM_JOB_ID" in os.environ and mpi in (None, "slurm")
     return int(tasks) if inside and tasks.isdecimal() else 1
 
 
 def _hosts(given: argparse.Namespace) -> tuple[tuple[str, int], ...]:
-    """Those that are named once and for all."""
+    """The hosts that are given as options rather than by a command."""
     asked = {"--hosts": given.hosts, "--hostfile": given.hostfile, "--hosts-from": given.hosts_from}
     named = [name for name, value in asked.items() if value]
     if len(named) > 1:
@@ -303,7 +350,7 @@ def _hosts(given: argparse.Namespace) -> tuple[tuple[str, int], ...]:
 
 
 def read_hosts(source: str | Path, what: str) -> tuple[tuple[str, int], ...]:
-    """Those of a file, or of a text like it.
+    """The hosts of a file, or of a text in the same format.
 
     Raises:
         RefusedError: the file cannot be read, or names no host.

@@ -1,7 +1,7 @@
-"""What the ranks say: frames in, lines with the rank in front out, to the terminal and to a file
-per rank.
+"""The output of the ranks: frames in, lines prefixed with the rank out, to the terminal and to a
+file per rank.
 
-It knows frames (_relay.py) and streams, and nothing of processes.
+This module knows frames (_relay.py) and streams, and nothing of processes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ._messages import RefusedError, print_message
 from ._relay import BAR, LINE, MARK, MARKER, PART
 
 _BAR_EVERY = 10.0
-"""Seconds between two states of a progress bar where they are written one below the other."""
+"""Seconds between two states of a progress bar that are written as separate lines."""
 _LONGEST = 1 << 20
-"""Bytes of a line that are held back until its end comes."""
+"""Bytes of a line that are held back until its end arrives."""
 
 
 class Screen:
-    """Standard output and error of the launcher. A rank's name stands in front of each line if
-    there are several ranks."""
+    """Standard output and error of the launcher. With several ranks each line begins with the
+    rank's name."""
 
     def __init__(
         self, named: bool, quiet: bool = False, streams: dict[int, BinaryIO] | None = None
@@ -43,11 +43,11 @@ class Screen:
             self._write(stream, self._prefix(rank) + text + b"\n")
 
     def bar(self, rank: int, stream: int, text: bytes) -> None:
-        """Shows the state of a progress bar: in place on a terminal, else as a line now and
-        then."""
+        """Shows the state of a progress bar: in place on a terminal, otherwise as an occasional
+        line."""
         if self._quiet:
             return
-        if not text.strip():  # the bar is taken away
+        if not text.strip():  # the bar is removed
             self._clear()
         elif self._terminal[stream]:
             width = os.get_terminal_size(self._streams[stream].fileno()).columns - 1
@@ -57,11 +57,11 @@ class Screen:
             self.line(rank, stream, text)
 
     def own(self, stream: int, text: bytes) -> None:
-        """A line of mpirun's own."""
+        """Writes a line of mpirun itself."""
         self._write(stream, text + b"\n")
 
     def close(self) -> None:
-        """Writes nowhere from now on; Python would complain of a broken pipe at its end."""
+        """Writes nothing from now on. Otherwise Python would report a broken pipe at exit."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for file in self._streams.values():
             os.dup2(nowhere, file.fileno())
@@ -79,7 +79,7 @@ class Screen:
         file.flush()
 
     def _clear(self) -> None:
-        """Takes the bar away: on either stream, which may be one terminal."""
+        """Removes the bar from either stream: both may be the same terminal."""
         for stream in self._bar:
             self._streams[stream].write(b"\r\x1b[K")
             self._streams[stream].flush()
@@ -87,8 +87,8 @@ class Screen:
 
 
 class Logs:
-    """A file per rank with both of its streams, in a folder of the attempt. A disk that is full
-    ends the logs, not the job."""
+    """A file per rank with both of its streams, in a folder of the attempt. A full disk ends the
+    logs, not the job."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -113,18 +113,19 @@ class Logs:
             print_message(f"the logs in {self._folder} end here: {error.strerror}.")
 
     def bar(self, rank: int, stream: int, text: bytes) -> None:
-        """Adds the state of a progress bar, now and then."""
+        """Adds the state of a progress bar, occasionally."""
         if due(self._shown, (rank, stream)):
             self.line(rank, text)
 
     def close(self) -> None:
-        """No more will come."""
+        """Closes the files."""
         for file in self._files.values():
             file.close()
 
 
 def due(shown: dict[tuple[int, int], float], key: tuple[int, int]) -> bool:
-    """Whether the next state of this bar is to be written; the first is not, it says the least."""
+    """Whether the next state of this bar is to be written. The first is not, since it says
+    least."""
     now = time.monotonic()
     if now - shown.setdefault(key, now) < _BAR_EVERY:
         return False
@@ -133,7 +134,7 @@ def due(shown: dict[tuple[int, int], float], key: tuple[int, int]) -> bool:
 
 
 class Frames:
-    """Takes apart what mpirun forwards."""
+    """Decodes the frames that mpirun forwards."""
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class Frames:
         self._parts: dict[tuple[int, int], bytes] = {}
 
     def feed(self, stream: int, data: bytes) -> None:
-        """The next bytes of a stream of mpirun's; an empty string for its end."""
+        """Takes the next bytes of a stream of mpirun; an empty string for its end."""
         *frames, rest = (self._rest[stream] + data).split(b"\n")
         if not data and rest:
             frames, rest = [rest], b""
@@ -156,7 +157,7 @@ class Frames:
             self._take(stream, frame)
         if not data:
             for rank, part_stream in [key for key in self._parts if key[1] == stream]:
-                self._line(rank, part_stream, b"")  # a rank that was killed in the middle of a line
+                self._line(rank, part_stream, b"")  # a rank that was killed within a line
 
     def _take(self, stream: int, frame: bytes) -> None:
         own, marker, framed = frame.partition(MARKER)

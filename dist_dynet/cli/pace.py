@@ -1,12 +1,12 @@
-"""Where the time of an update goes, and what scaling follows from it; for `dist-dynet check`.
+"""Where the time of an update goes, and the scaling that follows from it; for `dist-dynet check`.
 
-Seconds of an update: c(b) of computing with b examples on a rank, w of waiting for other ranks, x
-of exchange, u of the update itself. Of the computing, a part A does not depend on the number of
-examples and a part B does: c(batch) = A + B with one rank, c(batch / N) = A + B / N with N, where
-neither is taken to be less than 0. Then M
-ranks that divide the batch are (A + B + u) / (A + B / M + w + x + u) times as fast as one, and M
-ranks with a batch as large each have the efficiency (A + B + u) / (A + B + w + x + u). w and x are
-those of the N ranks that were measured. docs/scaling.md has what hosts add.
+Seconds of an update: c(b) for computing with b examples on a rank, w for waiting for other ranks, x
+for the exchange, u for the update itself. Of the computing, a part A does not depend on the number
+of examples and a part B does: c(batch) = A + B with one rank, c(batch / N) = A + B / N with N,
+where neither is taken to be less than 0. Then M ranks that divide the batch are (A + B + u) / (A +
+B / M + w + x + u) times as fast as one, and M ranks with a full batch each have the efficiency (A +
+B + u) / (A + B + w + x + u). w and x are those measured with N ranks. docs/scaling.md says what
+several hosts add.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Pace:
 
 
 def pace_of(run: Run) -> Pace | None:
-    """That of the first trainer, by the phases of docs/metrics.md; None if too few updates were
+    """The pace of the first trainer, by the phases of docs/metrics.md; None if too few updates were
     timed.
 
-    The rank that comes last waits for nobody: what others take longer for the agreement is waiting,
-    the rest of it belongs to the exchange.
+    The rank that comes last waits for no other: the excess of the others' agreement times is
+    waiting, the rest belongs to the exchange.
     """
     times = [record["trainers"][0]["times"] for _, record in sorted(run.records.items())]
     updates = min(map(len, times), default=0)
@@ -54,7 +54,7 @@ def pace_of(run: Run) -> Pace | None:
 
 
 def table(one: Pace, many: Pace) -> list[str]:
-    """The seconds as lines, in ms."""
+    """The times as lines, in ms."""
     ranks = [f"rank {i}" for i in range(len(many.parts))]
     lines = [f"{'ms':<10} {'1 rank':>9}" + "".join(f" {name:>9}" for name in ranks)]
     for i, part in enumerate(PARTS):
@@ -64,8 +64,8 @@ def table(one: Pace, many: Pace) -> list[str]:
 
 
 def expected(one: Pace, many: Pace, divided: bool) -> list[str]:
-    """What follows for other numbers of ranks on one host; divided: the N ranks had one batch
-    together, that of the one rank."""
+    """The expected speed with other numbers of ranks on one host. divided: the N ranks shared the
+    batch of the single rank."""
     n = len(many.parts)
     c, _, _, u = one.mean
     cn, w, x, un = many.mean

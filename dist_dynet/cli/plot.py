@@ -1,4 +1,4 @@
-"""`dist-dynet plot FILE`: lines of metrics as a picture."""
+"""`dist-dynet plot FILE`: draws the metrics in a file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _INSTALL = "plot: needs matplotlib: pip install matplotlib"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of the last run in the file, its restarts included; a last line that is not whole
-    is left out.
+    """The lines of the last run in the file, including its restarts. An incomplete last line is
+    skipped.
 
     Raises:
         RefusedError: there are none.
@@ -46,7 +46,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def mean(seconds: Any) -> float:
-    """Of a phase over the ranks; the median stands for many.
+    """The mean of a phase over the ranks. For many ranks the median stands in for it.
 
     >>> mean([1.0, 2.0]), mean({"median": 4.0})
     (1.5, 4.0)
@@ -57,13 +57,12 @@ def mean(seconds: Any) -> float:
 
 
 def logged(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """The names that the program has given numbers to."""
+    """The names of the numbers that the program has logged."""
     return sorted({name for line in lines for name in line} - {*RESERVED})
 
 
 def draw(lines: Sequence[dict[str, Any]], out: Path) -> None:
-    """Time by phase and update, waiting by rank, what was logged, rate and norm of the
-    gradients."""
+    """Draws time by phase and update, waiting by rank, logged numbers, rate and gradient norm."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -102,7 +101,7 @@ def draw(lines: Sequence[dict[str, Any]], out: Path) -> None:
 
 
 def plot(arguments: list[str]) -> int:
-    """Does what `dist-dynet plot ARGUMENTS` is to do; its exit status."""
+    """Runs `dist-dynet plot ARGUMENTS`; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="dist-dynet plot", description="Draws the metrics of the last run in a file."
     )

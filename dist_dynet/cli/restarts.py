@@ -1,8 +1,8 @@
-"""A job that fails is started again: how often, after which pause, and when that is of no use.
+"""Restarts of a job that fails: how often, after which pause, and when there is no point.
 
-The script finds its newest checkpoint itself (`Checkpointer.resume()`). What is known here of
+The script finds its newest checkpoint itself (`Checkpointer.resume()`). All that is known here of
 checkpoints is a file, named by DIST_DYNET_PROGRESS, to which rank 0 adds a line `STEP` for each
-finished checkpoint, and a line `resumed STEP` when it goes on from one.
+finished checkpoint, and a line `resumed STEP` when it resumes from one.
 """
 
 from __future__ import annotations
@@ -17,28 +17,30 @@ from .attempt import Attempt, Job, Outcome, Signals
 from .output import Logs, Screen
 
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
-"""Seconds before a start that follows one without progress; each further pause is twice as long."""
+"""Seconds before a start that follows one without progress. Each further pause doubles, up to the
+last."""
 MOST_IN_VAIN = 3
-"""So many starts in a row without progress, and there is no further one."""
+"""After so many starts in a row without progress there is no further one."""
 
 
 class Progress:
-    """What rank 0 says of its checkpoints; of a file that was there before, only what is new."""
+    """The checkpoints that rank 0 has reported. Of a file that existed before, only new lines
+    count."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.known = False
-        """Whether there is a checkpoint, as far as is known."""
+        """Whether a checkpoint is known to exist."""
         self._read, self._newest = len(self._content()), -1
 
     def advances(self) -> bool:
-        """Whether there is a checkpoint of more updates than any before the last call."""
+        """Whether there is a checkpoint with more updates than any before the last call."""
         content = self._content()
         added, self._read = content[self._read :], len(content)
         before = self._newest
         for line in added.decode(errors="replace").splitlines():
             step = line.removeprefix("resumed ")
-            # a program's own lines may say something else than a number
+            # a program's own lines need not be numbers
             number = int(step) if step.isdecimal() else self._newest + 1
             self.known = True
             self._newest = max(self._newest, number)
@@ -60,9 +62,9 @@ def run_attempts(
     log_dir: Path | None,
     ended: Callable[[], object] = bool,
 ) -> int:
-    """Runs jobs until one ends well, is ended by a signal, or there is no point in starting another
-    one; its exit status. `next_job` gives them, and is told how the one before has ended, and of an
-    empty folder that the next one may use; `ended` is called when nothing of one is left.
+    """Runs jobs until one ends well or by a signal, or another attempt has no point; returns the
+    exit status. `next_job` makes each job from the outcome of the previous one and an empty folder
+    for its use; `ended` is called when nothing of a job is left.
 
     Raises:
         RefusedError: there is no first job.
@@ -107,7 +109,7 @@ def run_attempts(
 
 
 def _end_of_restarts(number: int, most: int, in_vain: int) -> str:
-    """Why attempt `number`, which has failed, is to be the last one; nothing if it is not."""
+    """Why the failed attempt `number` is the last one; empty if it is not."""
     if number == most:
         return f"failed {number + 1} times."
     if in_vain == MOST_IN_VAIN:

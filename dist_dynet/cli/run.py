@@ -19,9 +19,9 @@ from .mpi import (
     THREADS,
     Launcher,
     command_for,
-    crowded,
     environment_for,
     find_launcher,
+    oversubscribed,
     ranks_on_a_host,
 )
 from .options import Options, behind_the_script, parse
@@ -29,18 +29,18 @@ from .output import Screen
 from .restarts import run_attempts
 
 REFUSED = 2
-"""Exit status when nothing was started."""
+"""Exit status if nothing was started."""
 
 _HASHES = {"PYTHONHASHSEED": "0"}
-"""Alike on all ranks, in all attempts, whatever their number: a set of strings has one order, also
-in the run that resumes."""
+"""The same on all ranks and in all attempts, so that a set of strings has one order, even in the
+run that resumes."""
 
 _SITE = str(Path(_relay.__file__).with_name("_site"))
 
 
 def run(arguments: list[str]) -> int:
-    """Does what `dist-dynet run ARGUMENTS` is to do; its exit status. Does not return where the
-    script takes the place of this process."""
+    """Runs `dist-dynet run ARGUMENTS`; returns its exit status. Does not return if the script
+    replaces this process."""
     try:
         options = parse(arguments)
         _check(os.environ)
@@ -59,19 +59,19 @@ def run(arguments: list[str]) -> int:
 
 
 def run_here(options: Options) -> int:
-    """As run(), always in processes that are looked after.
+    """As run(), but always in supervised processes.
 
     Raises:
         RefusedError: nothing was started.
     """
     _check(os.environ)
     if options.ranks == 1 and options.mpi is None:
-        return _looked_after(options)
+        return _supervised(options)
     return _together(options)
 
 
 def _gather_timeline(options: Options) -> None:
-    """After a failure ranks have left their parts of a timeline; otherwise rank 0 has made it."""
+    """Merges the timelines that ranks leave after a failure; otherwise rank 0 has merged them."""
     file = {**os.environ, **_chosen(options)}.get("DIST_DYNET_TIMELINE")
     try:
         for words in trace.merge_all(Path(file).absolute()) if file else ():
@@ -85,7 +85,7 @@ def _spans_hosts(options: Options) -> bool:
 
 
 def _together(options: Options) -> int:
-    """Ranks that a launcher of MPI starts."""
+    """Several ranks, started by a launcher of MPI."""
     launcher = find_launcher(options.mpi, _spans_hosts(options))
     hosts = Hosts(options)
     said = [""]
@@ -103,16 +103,16 @@ def _together(options: Options) -> int:
 
 
 def _job(launcher: Launcher, options: Options, folder: str) -> tuple[Job, str]:
-    """Also what is to be said of it. The launcher may keep files in `folder`, which is empty."""
+    """The job and a message about it. The launcher may keep files in `folder`, which is empty."""
     asked = {**_defaults(), **os.environ, **_chosen(options)}
-    bound = options.bind and not crowded(launcher, options, asked)
+    bound = options.bind and not oversubscribed(launcher, options, asked)
     fitting, words = shm.settings_for(launcher.library, ranks_on_a_host(launcher, options), asked)
     needed = environment_for(launcher, bound, folder, asked)
     environment = {**needed, **fitting, **asked}
     if options.hosts and environment.get("HYDRA_LAUNCHER_EXTRA_ARGS") == "--external-launcher":
-        # an option of srun, set in allocations of Slurm; ssh does not know it
+        # an option of srun, set in Slurm allocations, that ssh does not know
         del environment["HYDRA_LAUNCHER_EXTRA_ARGS"]
-    # restarts add these two; Open MPI hands on to other hosts only what it is told to
+    # restarts add these two; Open MPI only passes named variables to other hosts
     named = {**environment, "DIST_DYNET_ATTEMPT": "", "DIST_DYNET_PROGRESS": ""}
     command = command_for(launcher, options, bound, named)
     relay = _relay_command(_launcher.RANK_VARIABLES[launcher.kind], options)
@@ -122,7 +122,7 @@ def _job(launcher: Launcher, options: Options, folder: str) -> tuple[Job, str]:
 
 
 def _advice(launcher: Launcher, options: Options) -> str:
-    """What to look at if ranks do not start."""
+    """Advice if ranks do not start."""
     if launcher.kind == "slurm":
         return (
             f"srun says why. Where cores are too few: sbatch -n {options.ranks}, or, to share them,"
@@ -141,10 +141,10 @@ def _advice(launcher: Launcher, options: Options) -> str:
 
 
 def _alone(options: Options) -> int:
-    """One rank without MPI: the script in this process, or in one that is looked after if restarts
-    or logs are asked for."""
+    """One rank without MPI: the script in this process, or in a supervised one if restarts or logs
+    are requested."""
     if options.max_restarts or options.log_dir:
-        return _looked_after(options)
+        return _supervised(options)
     os.execve(options.command[0], options.command, _alone_environment(options))
 
 
@@ -152,7 +152,7 @@ def _alone_environment(options: Options) -> dict[str, str]:
     return {**_HASHES, **os.environ, **_chosen(options)}
 
 
-def _looked_after(options: Options) -> int:
+def _supervised(options: Options) -> int:
     """One rank without MPI in a process of its own."""
     environment = {"PYTHONUNBUFFERED": "1", **_alone_environment(options)}
     job = Job((), _relay_command("0", options), 1, environment)
@@ -174,7 +174,7 @@ def _relay_command(rank: str, options: Options) -> tuple[str, ...]:
 
 
 def _check(environment: Mapping[str, str]) -> None:
-    """Refuses where a job could not work, or would crawl."""
+    """Refuses a job that could not work, or would be very slow."""
     if _launcher.find() is not None:
         raise RefusedError(
             "this is already a rank of a job. Start one dist-dynet run, not one on each rank."
@@ -188,13 +188,13 @@ def _check(environment: Mapping[str, str]) -> None:
 
 
 def _defaults() -> dict[str, str]:
-    """For what the environment leaves open: ranks are the parallelism, a line is seen when it is
-    written, sets of strings have one order."""
+    """Defaults for unset variables: ranks are the parallelism, lines appear when they are written,
+    sets of strings have one order."""
     return {**dict.fromkeys(THREADS, "1"), "PYTHONUNBUFFERED": "1", **_HASHES}
 
 
 def _chosen(options: Options) -> dict[str, str]:
-    """What options say counts more than the environment."""
+    """Variables set by options, which override the environment."""
     chosen = dict.fromkeys(THREADS, str(options.threads)) if options.threads else {}
     if options.timeout:
         chosen["DIST_DYNET_TIMEOUT"] = f"{options.timeout:g}"

@@ -1,6 +1,6 @@
-"""Runs of a script that end after a few updates, and what they leave: for `dist-dynet check`.
+"""Runs of a script that end after a few updates, and their records: for `dist-dynet check`.
 
-What is written during them, and when they end, dist_dynet/parallel/trial.py knows.
+dist_dynet/parallel/trial.py decides what is written during them, and when they end.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ _HASHES = "PYTHONHASHSEED"
 
 @dataclass(frozen=True)
 class Kind:
-    """What may differ between two runs of the same script."""
+    """What may differ between two runs of a script."""
 
     ranks: int
     hashes: str = "0"
-    """The seed of string hashes, where the environment has none."""
+    """The seed of string hashes, if the environment sets none."""
     stream: int = 0
-    """Of random draws in graphs, with one rank."""
+    """The stream of random draws in graphs, with one rank."""
     dtype: str = ""
 
 
 @dataclass(frozen=True)
 class Values:
-    """Of a trainer's parameters, before the first update and after the last compared one."""
+    """The values of a trainer's parameters before the first update and after the last compared
+    one."""
 
     first: list[NDArray[Any]]
     last: list[NDArray[Any]]
@@ -44,7 +45,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its exit status, what each rank has written, and the values by trainer."""
+    """A run: its exit status, the record of each rank, and the values by trainer."""
 
     kind: Kind
     status: int
@@ -53,19 +54,19 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether all ranks have come to the last update, or to the end of the program."""
+        """Whether all ranks have reached the last update, or the end of the program."""
         return len(self.records) == self.kind.ranks and (
             self.status == 0 or all(r["ended"] == "stopped" for r in self.records.values())
         )
 
     @property
     def trainers(self) -> list[dict[str, Any]]:
-        """What rank 0 says of each."""
+        """The records of rank 0, one for each trainer."""
         return self.records[0]["trainers"] if self.records else []
 
     @property
     def dtype(self) -> str:
-        """The number type that it computed with."""
+        """The number type of the run."""
         return str(self.records[0]["dtype"])
 
 
@@ -116,5 +117,5 @@ def _count(file: Any, when: str) -> int:
 
 
 def hashes_are_ours() -> bool:
-    """Whether the environment leaves the seed of string hashes open."""
+    """Whether the environment sets no seed of string hashes."""
     return not os.environ.get(_HASHES)

@@ -5,11 +5,11 @@ and its children.
     import dist_dynet.compat; dist_dynet.compat.install()      from within: a sitecustomize.py, a
                                                                conftest.py
 
-`dynet`, `_dynet`, `dynet_config` and `dynet_viz` resolve to modules made of this package's names; a
-real DyNet, if there is one, is hidden. Numbers are DyNet's (dy.init(rng="dynet")).
-docs/migrating.md says what is the same, what is better and what differs.
+`dynet`, `_dynet`, `dynet_config` and `dynet_viz` are modules made of this package's names; a real
+DyNet is hidden. Results are DyNet's (dy.init(rng="dynet")). docs/migrating.md lists what is the
+same, what is better and what differs.
 
-This module knows how Python finds modules; what is in them is said in `_modules`.
+This module knows how Python finds modules; `_modules` defines their content.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from . import _finder
 __all__ = ["install", "uninstall"]
 
 SITE = str(Path(__file__).parent / "site")
-"""Holds the sitecustomize.py that child processes start with."""
+"""Holds the sitecustomize.py that child processes load first."""
 
 
 def install() -> None:
-    """From now on `import dynet` (`_dynet`, `dynet_config`, `dynet_viz`) means dist_dynet, here and
-    in processes started from here.
+    """Makes `import dynet` (`_dynet`, `dynet_config`, `dynet_viz`) mean dist_dynet, here and in
+    processes started from here.
 
-    Modules of a real DyNet that were imported before are forgotten. Children learn of it by a
-    folder on PYTHONPATH, whose sitecustomize.py hands on to an existing one. Calling it again does
+    Modules of a real DyNet that were imported before are forgotten. Children find it through a
+    folder on PYTHONPATH, whose sitecustomize.py then loads an existing one. Further calls do
     nothing.
 
     >>> import dist_dynet.compat
@@ -51,15 +51,15 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Takes install() back. Random numbers stay in DyNet's order: `init(rng="keyed")`."""
+    """Reverts install(). Random numbers stay in DyNet's order: `init(rng="keyed")`."""
     _finder.uninstall()
     if any(name in sys.modules for name in ("dynet", "_dynet", "dynet_viz")):
         from ..io.objects import read_as_dynet
-        from ._old import unhang
+        from ._old import detach_methods
         from ._settings import merged
 
         merged.leave()
-        unhang()
+        detach_methods()
         read_as_dynet(False)
     path = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != SITE]
     os.environ["PYTHONPATH"] = os.pathsep.join(path)

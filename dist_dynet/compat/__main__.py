@@ -17,7 +17,7 @@ USAGE = (
 
 
 def _look_in(folder: str) -> None:
-    """Imports look here first, as Python does it; with -P sys.path has no place that is kept for
+    """Puts a folder first on sys.path, as Python does; with -P there is no entry reserved for
     it."""
     if getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, folder)

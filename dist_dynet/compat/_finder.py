@@ -1,4 +1,4 @@
-"""Finds `dynet` and its like. It stands by itself: child processes load it before anything else,
+"""Finds `dynet` and the related modules. It imports nothing else: child processes load it first,
 and may never import dynet."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Finder(MetaPathFinder, Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Of the names it knows."""
+        """The spec of a module of NAMES."""
         return ModuleSpec(name, self, origin=PACKAGE) if name in NAMES and is_there() else None
 
     def exec_module(self, module: ModuleType) -> None:
@@ -31,8 +31,7 @@ class Finder(MetaPathFinder, Loader):
 
 
 def is_there() -> bool:
-    """Whether the package can be imported; a child may have another sys.path than the process that
-    started it."""
+    """Whether the package can be imported; a child may have another sys.path than its parent."""
     if find_spec(PACKAGE) is not None:
         return True
     sys.path.append(str(Path(__file__).resolve().parents[2]))
@@ -45,7 +44,7 @@ def is_there() -> bool:
 
 
 def install() -> None:
-    """Puts the finder before all others, once, and forgets modules of a real DyNet."""
+    """Puts the finder first, once, and forgets modules of a real DyNet."""
     if any(isinstance(finder, Finder) for finder in sys.meta_path):
         return
     for name in NAMES:
@@ -54,5 +53,5 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Takes it away."""
+    """Removes the finder."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]

@@ -1,10 +1,10 @@
-"""What is in the modules `dynet`, `_dynet`, `_gdynet` (1.x with a GPU), `dynet_config` and
-`dynet_viz` of a program that was written for DyNet.
+"""The content of the modules `dynet`, `_dynet`, `_gdynet` (1.x with a GPU), `dynet_config` and
+`dynet_viz` for a program written for DyNet.
 
-`dynet` and `_dynet` have this package's names under DyNet's, the modules that DyNet's leave lying
-about, and what old versions had. `from dynet import *` gives DyNet's names only, those of old
-versions included, so that no name of the program's own is overwritten. Importing `dynet` reads the
-command line; `_dynet` waits for init().
+`dynet` and `_dynet` have this package's names under DyNet's, the modules that DyNet imports into
+its namespace, and the names of old versions. `from dynet import *` gives only DyNet's names,
+including those of old versions, so that no name of the program is overwritten. Importing `dynet`
+reads the command line; `_dynet` waits for init().
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from . import _old, _settings
 from ._names import NAMES
 
 VERSION, GIT_VERSION = "2.1", "2.1-167-g79e80bfa"
-"""What the last release that could be installed calls itself."""
+"""The version that the last installable release reports."""
 
 _EXPRESSIONS = {
     name: getattr(module, name)
@@ -48,7 +48,7 @@ _STARRED = sorted({*NAMES, *_OLD})
 
 
 def _names() -> dict[str, Any]:
-    """What `dynet` and `_dynet` have in common."""
+    """The names that `dynet` and `_dynet` have in common."""
     names = {name: getattr(dist_dynet, name) for name in dist_dynet.__all__}
     # what is new here, such as `parallel`; a __getattr__ would make all names slower to find
     names |= {name: import_module(f"dist_dynet.{name}") for name in dist_dynet._PACKAGES}
@@ -64,7 +64,7 @@ def _names() -> dict[str, Any]:
 
 
 def _fill_common(module: ModuleType) -> None:
-    _old.hang()
+    _old.attach_methods()
     module.__dict__.update(_names())
     module.__file__ = dist_dynet.__file__
     read_as_dynet(True)
@@ -72,7 +72,7 @@ def _fill_common(module: ModuleType) -> None:
     _settings.merged.use_dynet_order()
 
 
-def _fill_low(module: ModuleType) -> None:
+def _fill_extension(module: ModuleType) -> None:
     _fill_common(module)
     module.__dict__["__all__"] = [name for name in _STARRED if name in module.__dict__]
 
@@ -103,7 +103,7 @@ def _fill_dynet(module: ModuleType) -> None:
 
 
 class _Config:
-    """What `dynet_config` holds: settings for the import of dynet that follows."""
+    """The state of `dynet_config`: settings for the following import of dynet."""
 
     values: dict[str, Any] | None = None
     wants_gpu: bool | None = None
@@ -119,7 +119,7 @@ def _config_set(
     requested_gpus: int = 0,
     gpu_mask: Any = None,
 ) -> None:
-    """Settings for `import dynet`; the environment and the command line win over them."""
+    """Settings for `import dynet`. The environment and the command line override them."""
     _Config.values = {
         "mem": mem,
         "seed": random_seed,
@@ -133,7 +133,7 @@ def _config_set(
 
 
 def _config_set_gpu(flag: bool = True) -> None:
-    """There is only the CPU: says so once."""
+    """There is only the CPU: warns once."""
     _Config.wants_gpu = flag
     if flag:
         say(
@@ -145,12 +145,12 @@ def _config_set_gpu(flag: bool = True) -> None:
 
 
 def _config_gpu() -> bool | None:
-    """What set_gpu() was told."""
+    """The argument of set_gpu()."""
     return _Config.wants_gpu
 
 
 def _config_get() -> dict[str, Any] | None:
-    """What set() was told; None: it was not called."""
+    """The settings given to set(); None if it was not called."""
     return _Config.values
 
 
@@ -166,10 +166,10 @@ def _fill_config(module: ModuleType) -> None:
 
 _FILL: dict[str, Callable[[ModuleType], None]] = {
     "dynet": _fill_dynet,
-    "_dynet": _fill_low,
-    "_gdynet": _fill_low,
+    "_dynet": _fill_extension,
+    "_gdynet": _fill_extension,
     "dynet_config": _fill_config,
-    "dynet_viz": _fill_low,
+    "dynet_viz": _fill_extension,
 }
 
 

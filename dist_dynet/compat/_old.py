@@ -1,7 +1,7 @@
-"""What DyNet 1.x and 2.0 had and 2.1 has no more: hung onto this package's classes when a program
-imports dynet. Each says so once.
+"""What DyNet 1.x and 2.0 had and 2.1 no longer has: attached to this package's classes when a
+program imports dynet. Each warns once.
 
-Files that 1.x wrote (Boost archives) cannot be read; what load() reads here was written by save().
+Files written by 1.x (Boost archives) cannot be read; load() here reads what save() wrote.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def conv1d_narrow(x: Expression, f: Expression) -> Expression:
 
 
 def conv1d_wide(x: Expression, f: Expression) -> Expression:
-    """The same with x between w - 1 columns of zeros on either side: (r, n + w - 1)."""
+    """The same with x padded by w - 1 columns of zeros on either side: (r, n + w - 1)."""
     (r, _), (_, w) = x.dim()[0], f.dim()[0]
     margin = [ops.zeros((r, w - 1))] if w > 1 else []
     return conv1d_narrow(ops.concatenate_cols([*margin, x, *margin]), f)
@@ -86,7 +86,7 @@ def inputMatrix(v: Sequence[float], d: Sequence[int]) -> Expression:  # noqa: N8
 
 
 def parameter(*args: Any, update: bool = True) -> Any:
-    """What DyNet 2.1 does: nothing. With update=False, as in 2.0: without gradient."""
+    """Does nothing, as in DyNet 2.1. With update=False, as in 2.0: without gradient."""
     return settings.parameter(*args) if update else settings.const_parameter(*args)
 
 
@@ -132,8 +132,8 @@ def _save(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _load(self: ParameterCollection, fname: Any) -> Any:
-    """Reads what save() wrote: the list of objects it was given, made anew in this collection;
-    without one, all values."""
+    """Reads the result of save(): the list of its objects, made anew in this collection; all values
+    if there was no list."""
     if Path(f"{fname}.meta").exists() and not Path(fname).exists():
         _old("ParameterCollection.load", "dy.load(basename, collection)")
         return _saveable.load(fname, self)
@@ -169,8 +169,8 @@ _epoch_decays: WeakKeyDictionary[Any, dict[str, float]] = WeakKeyDictionary()
 
 
 def _update_epoch(self: Any, r: float = 1.0) -> None:
-    """What DyNet 2.1 does: nothing. After `edecay`, the learning rate falls as in 1.x: rate / (1 +
-    edecay epochs)."""
+    """Does nothing, as in DyNet 2.1. After `edecay` the learning rate decreases as in 1.x: rate /
+    (1 + edecay epochs)."""
     decay = _epoch_decays.get(self)
     if decay is None:
         say(
@@ -211,7 +211,7 @@ def _with_old_arguments(original: Callable[..., None]) -> Callable[..., None]:
 
 _ABSENT = object()
 _before: list[tuple[type, str, Any]] = []
-"""What the classes had of their own under the names that were hung onto them, in that order."""
+"""What the classes had under the names of attached methods, in order of attachment."""
 
 
 def _put(cls: type, name: str, value: Any) -> None:
@@ -219,8 +219,8 @@ def _put(cls: type, name: str, value: Any) -> None:
     setattr(cls, name, value)
 
 
-def hang() -> None:
-    """Hangs the methods onto the classes, once."""
+def attach_methods() -> None:
+    """Attaches the methods to the classes, once."""
     if _before:
         return
     manner.dynet = True
@@ -247,8 +247,8 @@ def hang() -> None:
             _put(trainer, "__init__", _with_old_arguments(vars(trainer)["__init__"]))
 
 
-def unhang() -> None:
-    """Takes hang() back."""
+def detach_methods() -> None:
+    """Reverts attach_methods()."""
     manner.dynet = False
     while _before:
         cls, name, value = _before.pop()
@@ -258,4 +258,4 @@ def unhang() -> None:
             setattr(cls, name, value)
 
 
-__all__ = ["CLASSES", "FUNCTIONS", "hang", "unhang"]
+__all__ = ["CLASSES", "FUNCTIONS", "attach_methods", "detach_methods"]

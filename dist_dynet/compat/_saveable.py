@@ -1,9 +1,9 @@
 """Objects as DyNet 2.0 saved them: `class Tagger(dy.Saveable)`, model.save(fname, [tagger, W]),
 model.load(fname).
 
-A Saveable names its components (parameters, builders, other Saveables); what else it holds is
+A Saveable names its components (parameters, builders, other Saveables); its other attributes are
 pickled. Components go to `fname.data` and `fname.meta` (dy.save), the rest to `fname.pyk`: a plain
-pickle, as it was then, so that only files of one's own should be read.
+pickle, as in DyNet 2.0, so only files that you trust should be read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..params import ParameterCollection
 
 
 class Saveable:
-    """A class whose objects ParameterCollection.save() takes: it says what they are made of."""
+    """A class whose objects ParameterCollection.save() takes: it names their components."""
 
     def get_components(self) -> Sequence[Any]:
         """Parameters, lookup parameters, builders and other Saveables."""
@@ -34,7 +34,7 @@ class Saveable:
         )
 
     def restore_components(self, components: Sequence[Any]) -> None:
-        """Takes the list that get_components() gave, read back."""
+        """Takes the list of get_components(), read back."""
         raise NotImplementedError(
             f"{type(self).__name__}.restore_components: a Saveable takes the list of its"
             " components. Define it."
@@ -46,7 +46,7 @@ def _path(fname: FileName) -> Path:
 
 
 def _holds_components(value: Any, components: Sequence[Any]) -> bool:
-    """Whether restore_components() will bring this attribute back."""
+    """Whether restore_components() will restore this attribute."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -55,8 +55,8 @@ def _holds_components(value: Any, components: Sequence[Any]) -> bool:
 
 
 def _described(thing: Any, flat: list[Any]) -> Any:
-    """(class, attributes, names of collections, descriptions of components) of a Saveable; None for
-    what dy.save() stores: goes to `flat`."""
+    """(class, attributes, names of collections, descriptions of components) of a Saveable. None for
+    an object that dy.save() stores, which is added to `flat`."""
     if not isinstance(thing, Saveable):
         flat.append(thing)
         return None
@@ -83,7 +83,7 @@ def _made(description: Any, flat: Iterator[Any], collection: ParameterCollection
 
 
 def save(fname: FileName, objects: Sequence[Any]) -> None:
-    """Writes objects, Saveables among them."""
+    """Writes objects, which may include Saveables."""
     flat: list[Any] = []
     descriptions = [_described(thing, flat) for thing in objects]
     try:
@@ -99,7 +99,7 @@ def save(fname: FileName, objects: Sequence[Any]) -> None:
 
 
 def load(fname: FileName, collection: ParameterCollection) -> list[Any]:
-    """Reads them, or what dy.save() wrote, back into a collection."""
+    """Reads objects written by save() here, or by dy.save(), into a collection."""
     if not _path(fname).exists():
         return load_objects(fname, collection)
     descriptions = read_trusted(BytesIO(_path(fname).read_bytes()))

@@ -1,7 +1,7 @@
-"""Settings of a program that was written for DyNet: what it says itself, then the environment, then
-the command line; later ones win.
+"""Settings of a program written for DyNet: those in the program, then the environment, then the
+command line; later ones win.
 
-Each setting is put in force when it changes and not again: to seed twice would repeat draws.
+Each setting is applied when it changes and not again: seeding twice would repeat draws.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .. import settings
 
 
 class Merged:
-    """Settings by source, and what of them is in force."""
+    """Settings by source, and those that have been applied."""
 
     def __init__(self) -> None:
         self.program: dict[str, Any] = {}
@@ -20,12 +20,12 @@ class Merged:
         self.in_force: dict[str, Any] = {}
 
     def use_dynet_order(self) -> None:
-        """Numbers are DyNet's from the import on, whatever waits for init(); unless the environment
-        says otherwise."""
+        """Sets DyNet's order of draws at the import, while other settings wait for init(), unless
+        the environment says otherwise."""
         settings.init(rng=settings.from_environment().given().get("rng", "dynet"))
 
     def leave(self) -> None:
-        """Back to the numbers of this package."""
+        """Restores this package's order of draws."""
         settings.init(rng=settings.from_environment().given().get("rng", "keyed"))
         self.in_force.clear()
 
@@ -36,7 +36,7 @@ class Merged:
         self.command_line = params.given()
 
     def start(self) -> None:
-        """Puts all settings in force."""
+        """Applies all settings."""
         self.read_command_line()
         merged = {**self.program, **settings.from_environment().given(), **self.command_line}
         merged.pop("rng", None)  # in force since the import
@@ -53,8 +53,8 @@ merged = Merged()
 
 
 class DynetParams(settings.DynetParams):
-    """As dist_dynet.DynetParams; the environment and the command line win over what a program
-    sets."""
+    """As dist_dynet.DynetParams; the environment and the command line override the program's
+    settings."""
 
     def from_args(self, shared_parameters: Any = None) -> None:
         """Takes the --dynet-* options of sys.argv, as init() does by itself."""
@@ -62,11 +62,12 @@ class DynetParams(settings.DynetParams):
         merged.read_command_line()
 
     def set_autobatch(self, autobatch: Any, what: str = "set_autobatch") -> None:
-        """As dist_dynet.DynetParams.set_autobatch(); None, of an option that is not given: off."""
+        """As dist_dynet.DynetParams.set_autobatch(). None, for an option that was not given, means
+        off."""
         super().set_autobatch(False if autobatch is None else autobatch, what)
 
     def set_requested_gpus(self, requested_gpus: int, what: str = "set_requested_gpus") -> None:
-        """There is only the CPU: says so once."""
+        """There is only the CPU: warns once."""
         if requested_gpus:
             settings.say(
                 "gpu",
@@ -74,18 +75,18 @@ class DynetParams(settings.DynetParams):
             )
 
     def set_gpu_mask(self, gpu_mask: Any) -> None:
-        """There is only the CPU: says so once."""
+        """There is only the CPU: warns once."""
         self.set_requested_gpus(any(gpu_mask))
 
     def init(self) -> None:
-        """Puts the settings in force. DyNet does this once and warns later; here it may be called
+        """Applies the settings. DyNet does this once and warns later; here it may be called
         again."""
         merged.program.update(self.given())
         merged.start()
 
 
 def init(shared_parameters: Any = None) -> None:
-    """Reads the command line and puts the settings in force."""
+    """Reads the command line and applies the settings."""
     merged.start()
 
 
