@@ -1,4 +1,4 @@
-"""A progress bar on stderr: tqdm's where it is installed, else a plain line."""
+"""A progress bar on stderr: tqdm's if it is installed, otherwise a plain line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 
 def is_wanted(bar: bool | None) -> bool:
-    """Whether a bar is shown. A launcher says by DIST_DYNET_BARS that what rank 0 writes comes to a
+    """Whether a bar is shown. A launcher sets DIST_DYNET_BARS if the output of rank 0 reaches a
     terminal."""
     if bar is not None:
         return bar
@@ -19,7 +19,7 @@ def is_wanted(bar: bool | None) -> bool:
 
 
 class Bar(Protocol):
-    """What of tqdm is used."""
+    """The methods of tqdm that are used."""
 
     def update(self, n: float = 1) -> Any: ...
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any: ...
@@ -33,16 +33,16 @@ class NoBar:
         """Another step."""
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
-        """What stands behind."""
+        """Sets the text after the bar."""
 
     def close(self) -> None:
-        """No more will come."""
+        """Removes the bar."""
 
 
 class PlainBar:
-    """A line that is written over itself, where tqdm is not installed."""
+    """A line that overwrites itself, for when tqdm is not installed."""
 
-    _OFTEN = 0.2  # seconds from one state to the next
+    _OFTEN = 0.2  # seconds between two states
 
     def __init__(self, description: str, total: int | None, first: int) -> None:
         self._text, self._total, self._n, self._rest = description, total, first, ""
@@ -59,11 +59,11 @@ class PlainBar:
             sys.stderr.flush()
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
-        """What stands behind."""
+        """Sets the text after the bar."""
         self._rest = s
 
     def close(self) -> None:
-        """No more will come."""
+        """Removes the bar."""
         if self._last > -math.inf:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()

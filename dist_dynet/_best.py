@@ -1,4 +1,4 @@
-"""The best model that a training run has had so far."""
+"""The best model of a training run."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .params.root import Assignment, unchanged
 
 
 class Best:
-    """Keeps the values of the parameters that had the best score, and says when to stop.
+    """Keeps the parameter values with the best score, and says when to stop.
 
     Args:
         model: a ParameterCollection, which is kept by its save(); or an object with spec,
             from_spec() and param_collection(), or a list of such objects, by dy.save().
         file: to which the best is saved, its folder being made; None: kept in memory, and in the
             checkpoints of a Checkpointer that it is added to.
-        patience: the run is over after so many scores in a row that were not better; None: never.
+        patience: the run is over after so many scores in a row without improvement; None: never.
         lower: whether lower scores are better, as of a loss.
         comm: an mpi4py communicator whose ranks train this model; None: all.
 
@@ -80,19 +80,19 @@ class Best:
         self._patience, self._lower, self._comm = patience, lower, comm
         self._kept: list[list[NDArray[Any]]] = []  # of each collection; never changed
         self.score: float | None = None
-        """The best so far; None: there was none."""
+        """The best so far; None if there was none."""
         self.number = 0
-        """Which of the scores it was, from 1."""
+        """Which of the scores was the best, from 1."""
         self.count = 0
-        """How many scores there were."""
+        """The number of scores."""
 
     @property
     def is_over(self) -> bool:
-        """Whether the last `patience` scores were not better than the best before."""
+        """Whether the last `patience` scores were no improvement."""
         return self._patience is not None and self.count - self.number >= self._patience
 
     def update(self, score: float) -> bool:
-        """Takes a score, the same on all ranks; if it is the best so far, keeps the model and
+        """Takes a score, the same on all ranks. If it is the best so far, keeps the model and
         returns True. NaN is never the best. Collective.
 
         Raises:
@@ -117,11 +117,11 @@ class Best:
         return better
 
     def _common(self, score: float) -> float:
-        """The score, which is that of all ranks."""
+        """The score, checked to be the same on all ranks."""
         failure: Exception | None = None
         try:
             score = number_argument(score, "training.Best: the score")
-        except TypeError as error:  # meets the other ranks all the same
+        except TypeError as error:  # raised after gather(), which the other ranks call, too
             failure = error
         every = parallel.gather(repr(score), self._comm)
         if failure is not None:
@@ -162,7 +162,7 @@ class Best:
         return now == [[array.shape for array in arrays] for arrays in self._kept]
 
     def restore(self) -> None:
-        """Gives the parameters the values that were best. Gradients stay.
+        """Gives the parameters their best values. Gradients are not changed.
 
         Raises:
             RuntimeError: there was no score, the best is not there any more, or parameters were
@@ -205,7 +205,7 @@ class Best:
                 now.copy_from(kept.param_collection())
 
     def state(self) -> dict[str, Any]:
-        """For Checkpointer.add(): the scores, and the best values if there is no file of them.
+        """For Checkpointer.add(): the scores, and the best values unless they are in a file.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()

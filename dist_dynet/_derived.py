@@ -1,5 +1,5 @@
-"""Classes that a program derives from those of this package: where their `__init__` leaves out the
-one above it, that is said when an object is made, and not at its first use."""
+"""Checks of classes that a program derives from those of this package. An `__init__` that does not
+call the one of its base class is reported when an object is made, not at its first use."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from ._manner import PACKAGE
+from ._manner import PACKAGE, last_frame
 
 _seen: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def requires_init(cls: Any, attribute: str) -> None:
-    """Lets classes derived from this one refuse objects that its `__init__` was not called for;
-    attribute: what that sets.
+    """Lets classes derived from this one refuse objects whose base `__init__` was not called.
+    `attribute` is one that it sets.
 
     >>> import dist_dynet as dy
     >>> class Tagger(dy.ParameterCollection):
@@ -43,7 +43,7 @@ def requires_init(cls: Any, attribute: str) -> None:
 
 
 def _is_of_program(make: Callable[..., None]) -> bool:
-    """Whether it is neither of this package nor checked already."""
+    """Whether it belongs neither to this package nor to the checked ones."""
     return not (_is_of_package(make) or getattr(make, "is_checked", False))
 
 
@@ -53,13 +53,13 @@ def _is_of_package(make: Callable[..., None]) -> bool:
 
 
 def _above(kind: type, cls: type) -> type | None:
-    """Whose constructor an object of this class needs."""
+    """The class whose constructor an object of this class needs."""
     own = (c for c in kind.__mro__ if issubclass(c, cls) and "__init__" in vars(c))
     return next((c for c in own if _is_of_package(vars(c)["__init__"])), None)
 
 
 def _checked(kind: Any, above: type, attribute: str) -> Any:
-    """Its constructor, behind which the object must have the attribute."""
+    """Its constructor, followed by a check that the object has the attribute."""
     make = kind.__init__
 
     @wraps(make)
@@ -78,7 +78,7 @@ def _checked(kind: Any, above: type, attribute: str) -> Any:
 
 
 def _has(thing: Any, attribute: str) -> bool:
-    try:  # a program's own __getattr__ is not asked
+    try:  # without calling a program's own __getattr__
         object.__getattribute__(thing, attribute)
     except AttributeError:
         return False
@@ -86,11 +86,9 @@ def _has(thing: Any, attribute: str) -> bool:
 
 
 def _comes_from_package(error: BaseException) -> bool:
-    """Whether an error comes from this package's code, and not from the program's."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return at is not None and at.tb_frame.f_code.co_filename.startswith(PACKAGE)
+    """Whether an error was raised by this package's code rather than the program's."""
+    frame = last_frame(error)
+    return frame is not None and frame.f_code.co_filename.startswith(PACKAGE)
 
 
 def _words(kind: type, above: type) -> str:

@@ -1,5 +1,5 @@
-"""repr() of the objects that users make: the name of the class, and what its constructor was given,
-as far as the object still knows it."""
+"""repr() of the objects that users make: the name of the class, and the arguments of its
+constructor as far as the object still has them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 MOST_ITEMS = 4
 MOST_CHARACTERS = 60
-"""So many items of a list, and characters of anything else, are shown."""
+"""How many items of a list, and how many characters of anything else, are shown."""
 _HIDDEN = {
     *("self", "model", "m", "pc", "precision", "dic", "cluster_file", "builder_layers"),
     *("trainer", "alpha", "no_decay", "data", "sampler", "comm", "of"),
@@ -35,8 +35,8 @@ def _shown(value: Any) -> str:
 
 
 def described(thing: Any, aliases: Mapping[str, str]) -> str:
-    """Such as Linear(input_dim=2, output_dim=3, bias=True). aliases: attributes that hold what an
-    argument of another name was."""
+    """Such as Linear(input_dim=2, output_dim=3, bias=True). aliases: the attribute in which an
+    argument is stored, where its name differs."""
     try:
         arguments = list(inspect.signature(type(thing).__init__).parameters)
     except ValueError:  # of a class in C
@@ -68,7 +68,7 @@ def describe(
         try:
             name = type(self).__name__
             return (described(self, aliases or {}) if arguments else name) + more(self)
-        except Exception:  # of an object that is half made: an error's message shall not fail
+        except Exception:  # a half-constructed object must not break an error message
             return f"{type(self).__name__}(...)"
 
     shown.__name__ = shown.__qualname__ = "__repr__"
@@ -84,7 +84,8 @@ def counted(n: int, what: str) -> str:
 
 
 def of_owner(owner: Any) -> str:
-    """Dropout rates that are not 0, the number of numbers, and whether nothing is dropped."""
+    """The number of parameters' elements, dropout rates other than 0, and whether it is in
+    evaluation."""
     names = [n for n in ("dropout_x", "dropout_h", "dropout_rate") if getattr(owner, n, 0)]
     rates = [f"{n.removesuffix('_rate')}={getattr(owner, n):g}" for n in names]
     size = counted(owner.param_collection().parameter_count(), "number")
@@ -100,20 +101,19 @@ def of_collection(m: Any) -> str:
 
 
 def of_trainer(trainer: Any) -> str:
-    """Its clipping and what it has done."""
+    """Its clipping and its number of updates."""
     clip = trainer.get_clip_threshold()
     limit = f"clip threshold {clip:g}" if clip else "no clipping"
     return f": {limit}, {counted(trainer.updates, 'update')}"
 
 
 def of_shard(shard: Any) -> str:
-    """What its order depends on, without micro-batches and buckets where it has none, and its
-    steps."""
+    """The settings that its order depends on, without unused ones, and its number of steps."""
     settings = {**shard._settings._asdict(), "epoch": shard.epoch}
     shown = [f"{k}={v}" for k, v in settings.items() if v or k not in ("micro_batches", "bucket")]
     return f"({', '.join(shown)}): {counted(len(shard), 'step')}"
 
 
 def of_schedule(schedule: Any) -> str:
-    """Where it stands."""
+    """Its rate and its number of steps."""
     return f": rate {schedule.rate():g} after {counted(schedule.steps_done, 'step')}"

@@ -1,4 +1,4 @@
-"""Entities in sequences of tags, and how well they are found."""
+"""Entities in tagged sequences, and scores of how well they are found."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The DIST_DYNET_* variables of the environment as what they mean: read once, at import. A value
-that makes no sense is an ImportError, a name that is misspelt a warning.
+"""The DIST_DYNET_* variables of the environment, converted: read once, at import. An invalid value
+is an ImportError, a misspelt name a warning.
 
-An empty value counts as none. It knows names and what values look like, and not what they are for.
+An empty value counts as none. This module knows names and formats of values, not what they are for.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _NAMES = """
     SHARED_MODEL SILENCE STDIN THREADS TIMELINE TIMEOUT TRACEBACKS WEIGHT_DECAY
 """
 SETTINGS = _NAMES.split()
-"""What may follow the prefix; docs/settings.md says what each is."""
+"""Names after the prefix; docs/settings.md describes each."""
 
 
 def number(name: str, default: float, *, least: float | None = None) -> float:
-    """A number above 0, or, with `least`, of at least that; infinity is one.
+    """A number above 0, or of at least `least`; infinity is allowed.
 
     >>> number("NOT_SET", 2.5)
     2.5
@@ -52,7 +52,7 @@ def whole(name: str, default: int) -> int:
 
 
 def choice(name: str, choices: Sequence[str]) -> str:
-    """One of these; the first where nothing is said.
+    """One of these; the first is the default.
 
     >>> choice("NOT_SET", ["left", "right"])
     'left'
@@ -66,10 +66,10 @@ def choice(name: str, choices: Sequence[str]) -> str:
 
 
 def warn_of_misspelt() -> None:
-    """Warns of variables that look like a setting and are none: nobody reads them."""
+    """Warns of variables that look like a setting but are none."""
     for name in os.environ:
         if name.startswith(_PREFIX) and name not in map(f"{_PREFIX}{{}}".format, SETTINGS):
-            from difflib import get_close_matches  # not for everybody
+            from difflib import get_close_matches  # imported only if needed
 
             for near in get_close_matches(name[len(_PREFIX) :], SETTINGS, 1, 0.8):
                 warnings.warn(

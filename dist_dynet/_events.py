@@ -1,4 +1,4 @@
-"""Files of events for TensorBoard."""
+"""Event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _numbers = itertools.count(1)
 
 
 class Events:
-    """Writes the numbers of lines to a file of TensorBoard's events, each line before it returns:
-    SummaryWriter's own thread would lose the last ones when a process ends without a farewell."""
+    """Writes the numbers of a metrics line to a TensorBoard event file, and flushes each line
+    before it returns: SummaryWriter's own thread would lose the last ones if the process ends
+    abruptly."""
 
     def __init__(self, folder: FileName) -> None:
         try:

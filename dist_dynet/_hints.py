@@ -1,5 +1,5 @@
-"""Names that other toolkits have, and what is written here in their place: read when somebody asks
-`dy`, or one of its objects, for them."""
+"""Names of other toolkits and what to write instead, shown when a program asks `dy`, or one of its
+objects, for them."""
 
 from __future__ import annotations
 
@@ -189,11 +189,11 @@ SENTENCES = {
     "vmap": "Write one graph per example and dy.renew_cg(autobatching=True) here.",
     "where": "Write dy.cmult() with a mask of ones and zeros here.",
 }
-"""A name -> what to do, where that is not one function."""
+"""A name -> what to do, where the replacement is not a single function."""
 
 
 def hint(name: str) -> str:
-    """A sentence for the error, or nothing."""
+    """A sentence for the error; empty if there is none."""
     here = WRITTEN_HERE.get(name, "")
     if not here:
         return f" {SENTENCES[name]}" if name in SENTENCES else ""
@@ -201,13 +201,13 @@ def hint(name: str) -> str:
 
 
 def explain_name(error: BaseException) -> None:
-    """Adds that sentence to what Python says of a name that the package does not have: after many
-    expressions the package has no __getattr__ that says so itself."""
+    """Appends that sentence to Python's error about a name that the package does not have. After
+    many expressions the package has no __getattr__ that could do so."""
     if type(error) is not AttributeError or error.obj is not sys.modules[__package__]:
         return
     sentence = hint(error.name or "")
     if sentence:
-        error.obj = None  # else Python adds which of our names looks like that one
+        error.obj = None  # otherwise Python suggests one of our names that looks similar
         if not str(error).endswith(sentence):
             error.args = (f"{error}.{sentence}",)
 
@@ -334,7 +334,7 @@ ARGUMENTS_OF_TRAINERS = {
 
 
 def of_parallel(name: str) -> str:
-    """A sentence for the error of dy.parallel, or nothing."""
+    """A sentence for the error of dy.parallel; empty if there is none."""
     here = OF_PARALLEL.get(name, "")
     return f" {_sentence(here)}" if here else ""
 
@@ -344,8 +344,8 @@ def _sentence(here: str) -> str:
 
 
 class _Elsewhere:
-    """Stands in a class for an attribute that it does not have. Unlike a __getattr__ it costs
-    nothing at other attributes.
+    """A descriptor for an attribute that the class does not have; reading it raises the error with
+    the hint. Unlike a __getattr__ it costs nothing for other attributes.
 
     Objects of subclasses without __slots__ may have an attribute of that name.
     """
@@ -370,7 +370,7 @@ class _Elsewhere:
 
 
 def explain_arguments(cls: Any, arguments: dict[str, str]) -> None:
-    """Lets constructors of this class and those below say what is written in the place of these
+    """Makes constructors of this class and its subclasses say what to write instead of these
     arguments."""
 
     def new(kind: Any, *given: Any, **named: Any) -> Any:
@@ -385,7 +385,7 @@ def explain_arguments(cls: Any, arguments: dict[str, str]) -> None:
 
 
 def _names(thing: object) -> list[str]:
-    """What dir() shows: all but these."""
+    """What dir() shows: all names except those with hints."""
     classes = type(thing).__mro__
     found = (
         (name, next((vars(c)[name] for c in classes if name in vars(c)), None))
@@ -395,16 +395,16 @@ def _names(thing: object) -> list[str]:
 
 
 def explain(cls: Any, attributes: dict[str, str]) -> None:
-    """Lets the errors of a class say what is written in the place of these attributes."""
+    """Makes the errors of a class say what to write instead of these attributes."""
     for name, here in attributes.items():
         setattr(cls, name, _Elsewhere(name, here))
     cls.__dir__ = _names
 
 
 def name_as_users_do(things: Iterable[Any]) -> None:
-    """Lets what Python itself says of arguments that are missing, or not there, name the class that
-    a program has called: constructors that these classes inherit become theirs, and methods of
-    classes that users do not see, above and below these, lose the name of their class.
+    """Makes Python's own errors about arguments name the class that a program has called.
+    Constructors that these classes inherit become their own, and methods of private classes, above
+    and below these, lose the name of their class.
 
     >>> class _Shared:
     ...     def __init__(self, m): ...
@@ -432,8 +432,7 @@ def name_as_users_do(things: Iterable[Any]) -> None:
 
 
 def constructor_of(cls: type, inherited: FunctionType) -> FunctionType:
-    """A copy of a constructor that a class inherits, and of what it wraps, which has the name of
-    this class."""
+    """A copy of an inherited constructor, and of what it wraps, under the name of this class."""
     closure = inherited.__closure__ or ()
     wrapped: Any = getattr(inherited, "__wrapped__", None)
     if any(cell.cell_contents is wrapped for cell in closure):

@@ -1,4 +1,4 @@
-"""The objects of Python that nodes refer to, each by a number, while a graph keeps them."""
+"""The Python objects that nodes refer to, each by a number, as long as a graph keeps them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _numbers = itertools.count()
 
 
 def number_for(thing: Any) -> int:
-    """A number for this object, which is kept until let_go()."""
+    """A number for this object, valid until let_go()."""
     try:
         number = _spare.pop()
     except IndexError:
@@ -21,12 +21,12 @@ def number_for(thing: Any) -> int:
 
 
 def kept(number: int) -> Any:
-    """What is kept under this number."""
+    """The object with this number."""
     return _things[number]
 
 
 def let_go(kept_by_graph: dict[Any, int]) -> None:
-    """A graph keeps these no longer."""
+    """Releases all objects that a graph kept."""
     while kept_by_graph:
         _, number = kept_by_graph.popitem()
         del _things[number]

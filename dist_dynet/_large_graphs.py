@@ -6,11 +6,11 @@ from . import _manner
 from ._ffi import GRAPH_SHIFT, calls, lib
 
 INDEX = (1 << lib.DN_INDEX_BITS) - 1
-"""The bits of a handle that are its index."""
+"""Mask of the bits of a handle that are its index."""
 
 
 class _Large:
-    """From which index on a node is one too many, until that was said."""
+    """The node index from which on a graph is too large, until that has been reported."""
 
     index = 1_000_000
 
@@ -19,8 +19,8 @@ large = _Large()
 
 
 def note_large(handle: int) -> None:
-    """To be called with a handle whose index is `large.index` or more: warns of a graph that
-    grows, once in the life of the process."""
+    """Called with a handle whose index is `large.index` or more. Warns of a growing graph once per
+    process."""
     if handle >> GRAPH_SHIFT >= 1 << lib.DN_GRAPH_BITS:
         return  # a parameter's
     large.index = INDEX + 1

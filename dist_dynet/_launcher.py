@@ -1,6 +1,7 @@
-"""Which process of which job this is, read from the environment that mpirun or srun leaves behind.
+"""Which process of which job this is, according to the environment that mpirun or srun sets.
 
-It knows the launchers' variables. It never imports mpi4py: a serial run must not pay for MPI.
+This module knows the launchers' variables. It never imports mpi4py: a serial run must not pay for
+MPI.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 INSTALL = "pip install mpi4py mpich"
-"""What brings all that several ranks need, wherever this package came from."""
+"""Installs all that several ranks need, wherever this package came from."""
 
 
 class Launch(NamedTuple):
-    """What the launcher says: rank of size processes, local_rank-th on its host."""
+    """Rank `rank` of `size` processes, `local_rank` on its host."""
 
     rank: int
     size: int
@@ -23,21 +24,21 @@ class Launch(NamedTuple):
 
 
 RANK_VARIABLES = {"mpich": "PMI_RANK", "openmpi": "OMPI_COMM_WORLD_RANK", "slurm": "SLURM_PROCID"}
-"""Where each launcher tells a process its rank."""
+"""The variable in which each launcher passes a process its rank."""
 _MPICH, _OPENMPI, _SLURM = RANK_VARIABLES.values()
 _VARIABLES = (
     ("MPICH", _MPICH, "PMI_SIZE", "MPI_LOCALRANKID"),
     ("Open MPI", _OPENMPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
 )
-"""Launcher, and its names for rank, size and local rank."""
+"""Each launcher with its names for rank, size and local rank."""
 
 _CLAIM = "DIST_DYNET_RANK"
 
 
 def find(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """The launch of this process; None when it was started alone.
+    """The launch of this process; None if it was started alone.
 
-    A job of one process counts as alone: it has nobody to talk to.
+    A job of one process counts as alone: it has nobody to communicate with.
 
     >>> find({"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"})
     Launch(rank=1, size=4, local_rank=1, launcher='MPICH')
@@ -72,13 +73,13 @@ def _is_task(environment: Mapping[str, str]) -> bool:
 
 
 def is_connected(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether an MPI's launcher has started this process, or one that it comes from."""
+    """Whether this process, or one of its ancestors, was started by an MPI launcher."""
     return any(name in environment for name in ("PMIX_RANK", *(row[1] for row in _VARIABLES)))
 
 
 def refuse_lone_task(environment: Mapping[str, str] = os.environ) -> None:
-    """Not to be called in a rank: where srun has started several tasks, each would take itself for
-    the whole job.
+    """Raises if srun has started several tasks without MPI: each would take itself for the whole
+    job. Not to be called in a rank.
 
     Raises:
         RuntimeError: this is one of them.
@@ -94,17 +95,17 @@ def refuse_lone_task(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def claim() -> None:
-    """Says to the programs that this rank starts that they are not the rank. To be called in the
+    """Tells the programs that this rank starts that they are not the rank. To be called in the
     rank."""
     if "PMIX_NAMESPACE" in os.environ:
         os.environ[_CLAIM] = f"{os.environ['PMIX_NAMESPACE']} {os.getpid()}"
 
 
 def _is_rank(environment: Mapping[str, str]) -> bool:
-    """False in a program that a rank started.
+    """False in a program that was started by a rank.
 
-    It inherits MPICH's variables, but not the open descriptor they name; of a job of Open MPI or
-    Slurm it inherits all, and the rank's claim.
+    Such a program inherits MPICH's variables, but not the open descriptor that they name. Of Open
+    MPI and Slurm it inherits everything, including the rank's claim.
     """
     job, _, process = os.environ.get(_CLAIM, "").rpartition(" ")
     if (

@@ -1,8 +1,8 @@
-"""What is warned of, once, where a program may not do what its author means.
+"""Warnings, each given once, where a program may not do what its author means.
 
-A program that imports `dynet` (dist_dynet.compat) was written for DyNet, and means what DyNet does:
-there `manner.dynet` is true, and nothing of this is said. This module imports nothing of the
-package.
+A program that imports `dynet` (dist_dynet.compat) was written for DyNet and means what DyNet does:
+there `manner.dynet` is true, and none of these warnings is given. This module imports nothing of
+the package.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -41,9 +42,9 @@ def _is_size(value: Any) -> bool:
 
 def dims_in_a_tuple(second: str, of: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """For functions whose argument number `of` is dims, and whose next one is `second`: f(2, 3)
-    with two sizes and nothing more is warned of, once, since elsewhere it means dims (2, 3).
+    with two sizes and nothing else gives a warning, once, since elsewhere it means dims (2, 3).
 
-    Not for reshape(x, 2, 3): that many numbers are dims 2 and batch size 3, or an error.
+    Not for reshape(x, 2, 3): with that many numbers it is dims 2 and batch size 3, or an error.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -74,8 +75,16 @@ def dims_in_a_tuple(second: str, of: int = 0) -> Callable[[Callable[P, R]], Call
     return decorate
 
 
+def last_frame(error: BaseException) -> FrameType | None:
+    """The frame in which an exception was raised."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at.tb_frame if at is not None else None
+
+
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
-    """A warning whose line is the one outside of this package that led here."""
+    """Warns at the innermost line outside this package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame, level = frame.f_back, level + 1

@@ -17,7 +17,7 @@ _expression: Any = None
 
 
 class Node:
-    """The base of Expression: a handle, and what is told of each that is made."""
+    """The base of Expression: a handle, and a hook that is called for each new node."""
 
     __slots__ = ("_h",)
 
@@ -50,22 +50,22 @@ def current() -> int:
 
 
 def set_current(graph: int, /) -> None:
-    """Which graph is this thread's: that is decided in graph.py."""
+    """Sets this thread's graph; graph.py decides which one it is."""
     _current.graph = graph
 
 
 def watch(function: Callable[[], object] | None, /) -> None:
-    """The function to be called after each expression is made; None: no more."""
+    """Sets the function to be called after each expression is made; None removes it."""
     global _watch
     _watch = function
 
 
 def set_large(index: int, function: Callable[[int], object], /) -> None:
-    """Nothing: the functions that make nodes in Python ask by themselves."""
+    """Does nothing: the functions that make nodes in Python check the size themselves."""
 
 
 def set_many(n: int, function: Callable[[], object], /) -> None:
-    """Nothing: what is looked for is little beside what these functions do."""
+    """Does nothing: the lookup that it saves costs little beside these functions."""
 
 
 def accelerated(function: F, /) -> F:
@@ -74,7 +74,7 @@ def accelerated(function: F, /) -> F:
 
 
 Operation = FunctionType
-"""What operation() gives."""
+"""The type of what operation() returns."""
 
 
 def operation(
@@ -91,11 +91,11 @@ def operation(
 
 
 def bind(table: int, ops: dict[str, int], fail_in: Callable[..., Any], /) -> None:
-    """Nothing: C is called by cffi."""
+    """Does nothing: C is called through cffi."""
 
 
 def expression_class(cls: Any, /) -> None:
-    """Where operators go."""
+    """Sets the class that operators are added to."""
     global _expression
     _expression = cls
 
@@ -112,10 +112,10 @@ def operator(
 
 
 def subscript(index: str, cls: Any, slices: str, general: Callable[..., Any], /) -> None:
-    """Gives Expression its indices."""
+    """Gives Expression its subscripts."""
     _expression.__getitem__ = general
 
 
 def tables(of: Any, cls: Any, general: Callable[..., Any], /) -> None:
-    """Gives tables theirs."""
+    """Gives tables their subscripts."""
     of.__getitem__ = general

@@ -30,7 +30,7 @@ def _mix(a: int, b: int) -> int:
 def checked_place(
     stream: int | None, counter: int, samples: int | None
 ) -> tuple[int | None, int, int]:
-    """What ComputationGraph.draw_from() takes, as integers.
+    """The arguments of ComputationGraph.draw_from() as integers.
 
     Raises: TypeError, OverflowError as it does.
     """
@@ -50,21 +50,21 @@ def checked_place(
 
 
 def _unforeseen() -> int:
-    """A seed from the system, odd, so that it is not 0."""
+    """A seed from the system; odd, so that it is not 0."""
     return int.from_bytes(os.urandom(4), "little") >> 1 | 1
 
 
 class _State:
-    """What this process draws from."""
+    """The generators and counters of this process."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # a signal handler may draw in the midst of a draw
+        self.lock = threading.RLock()  # a signal handler may draw during a draw
         self.rank = 0
-        self.lineage = 0  # 0, or a number for this forked child
+        self.lineage = 0  # in a forked child a number of its own
         self.forks = 0
         self.threads = 0
         self.dynet_order = False
-        self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()  # to be told of new seeds
+        self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()  # to be reseeded
         self.seed = _unforeseen()
         self.generator: Any = ffi.gc(lib.dn_rng_new(self.seed), lib.dn_rng_free)
         self.draws: dict[int, int] = {}  # how often each thread has drawn from it
@@ -90,9 +90,9 @@ _WORDS = ffi.typeof(f"uint32_t[{lib.DN_RNG_STATE_WORDS}]")
 
 
 def reset_random_seed(seed: int) -> None:
-    """Starts all random draws anew from `seed`: initial parameters, dropout, noise, sampling.
+    """Restarts all random draws from `seed`: initial parameters, dropout, noise, sampling.
 
-    The same seed repeats the same draws. A seed of 0 takes one at random.
+    The same seed repeats the same draws. A seed of 0 is replaced by a random one.
 
     Raises:
         ValueError: the seed is below 0.
@@ -110,7 +110,7 @@ def reset_random_seed(seed: int) -> None:
 
 
 def generators_of_python() -> tuple[Any, ...]:
-    """The states of Python's and NumPy's own generators, from which programs draw beside these."""
+    """The states of Python's and NumPy's own generators, which programs also draw from."""
     import pickle  # here, as few programs need them
     import random
 
@@ -120,9 +120,9 @@ def generators_of_python() -> tuple[Any, ...]:
 
 
 def drawn() -> Any:
-    """Where the generator of initial values is, for put_back().
+    """The state of the generator of initial values, for put_back().
 
-    No context manager: Ctrl-C may come between its end and that of the block around it.
+    Not a context manager: Ctrl-C may come between its end and that of the block around it.
     """
     state = ffi.new(_WORDS)
     with _state.lock:
@@ -131,8 +131,8 @@ def drawn() -> Any:
 
 
 def put_back(before: Any) -> None:
-    """The generator of initial values is where it was when drawn() gave this; unless another thread
-    has drawn since, which must not draw the same again."""
+    """Resets the generator of initial values to a state given by drawn(), unless another thread has
+    drawn since, which must not draw the same again."""
     state, draws = before
     with _state.lock:
         if _state.draws_of_others() == draws:
@@ -140,53 +140,53 @@ def put_back(before: Any) -> None:
 
 
 def seed() -> int:
-    """What was last given to reset_random_seed(), or drawn at start."""
+    """The seed last given to reset_random_seed(), or drawn at the start."""
     return _state.seed
 
 
 def set_seed(seed: int, evaluations: int) -> None:
-    """Keys all graphs by this seed, their counters at 0, after so many evaluations; the generator
-    of initial values stays as it is."""
+    """Keys all graphs by this seed, with counters at 0, after so many evaluations. The generator of
+    initial values is not changed."""
     _state.seed, _state.evaluations = seed & _MASK, evaluations
     _state.tell()
 
 
 def evaluations() -> int:
-    """How many next_evaluation() has counted since the seed was set."""
+    """How many evaluations next_evaluation() has counted since the seed was set."""
     return _state.evaluations
 
 
 def next_evaluation() -> int:
-    """A number for an evaluation by all ranks, which all of them count."""
+    """A number for an evaluation by all ranks, each of which counts it."""
     with _state.lock:
         _state.evaluations += 1
         return _state.evaluations
 
 
 def generator() -> Any:
-    """The process's mt19937; hold lock() while drawing."""
+    """The process's mt19937. Hold lock() while drawing."""
     return _state.generator
 
 
 def use_dynet_order(on: bool) -> None:
-    """Whether everything that a program's numbers depend on is as in DyNet: one generator, drawn
-    from in the order of computation."""
+    """Whether all that a program's results depend on is as in DyNet: one generator, in the order of
+    computation."""
     if on != _state.dynet_order:
         _state.dynet_order = on
         _state.tell()
 
 
 def dynet_order() -> bool:
-    """Whether it is."""
+    """Whether use_dynet_order() is on."""
     return _state.dynet_order
 
 
 def node_generator(thread: int) -> Any:
-    """What the nodes of a thread's graph draw from, one after the other; NULL: their draws are
+    """The generator that the nodes of a thread's graph draw from in turn; NULL if their draws are
     keyed.
 
-    Threads beside the first keep keyed draws: what they drew from a common generator would depend
-    on who comes first.
+    Draws of other threads than the first stay keyed: with a common generator they would depend on
+    which thread comes first.
     """
     return _state.generator if _state.dynet_order and thread == 0 else ffi.NULL
 
@@ -198,19 +198,19 @@ def lock() -> threading.RLock:
 
 
 def on_reset(graph: Any) -> None:
-    """graph._seed() is to be called whenever its key changes."""
+    """Registers a graph, whose _seed() is called whenever its key changes."""
     _state.graphs.add(graph)
 
 
 def set_rank(rank: int) -> None:
-    """Gives this process the stream of its rank; called by dist_dynet.parallel."""
+    """Sets the stream of this process to that of its rank. Called by dist_dynet.parallel."""
     if rank != _state.rank:
         _state.rank = rank
         _state.tell()
 
 
 def new_thread() -> int:
-    """A number for a thread's graph: 0 for the first."""
+    """A number for a thread's graph; 0 for the first."""
     with _state.lock:
         _state.threads += 1
         return _state.threads - 1

@@ -1,5 +1,5 @@
-"""The state of all random draws, to be stored with a model, so that a resumed run draws what an
-uninterrupted one would."""
+"""The state of all random draws, to be stored with a model so that a resumed run draws the same as
+an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .graph import cg
 
 
 def random_state() -> dict[str, NDArray[Any]]:
-    """What set_random_state() needs to repeat the draws from here on, as arrays by name.
+    """All that set_random_state() needs to repeat the draws from here on, as arrays by name.
 
-    It holds the generator of initial values, the seed, how many graphs this thread has drawn for
-    since the seed was set, how often it has sampled outside of graphs (as softmax builders do), and
-    how many calls of parallel.evaluate() there were.
-    Rank and thread are not part of it: each keeps draws of its own.
+    It holds the generator of initial values, the seed, the number of graphs this thread has drawn
+    for since the seed was set, the number of samples outside graphs (as softmax builders draw), and
+    the number of parallel.evaluate() calls. Rank and thread are not part of it: each keeps its own
+    draws.
 
     >>> import dist_dynet as dy
     >>> state = dy.random_state()
@@ -47,11 +47,11 @@ def random_state() -> dict[str, NDArray[Any]]:
 
 
 def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
-    """Goes on drawing from a random_state().
+    """Continues drawing from a random_state().
 
     Raises:
-        TypeError: it is no state, as a dict is; nothing is changed then.
-        ValueError: it is another one; likewise.
+        TypeError: it is not a dict; then nothing is changed.
+        ValueError: it is not a random_state(); likewise.
 
     >>> import dist_dynet as dy
     >>> state = dy.random_state()
@@ -89,18 +89,18 @@ _COUNTS = "seed", "counter", "samples", "evaluations"
 
 
 def _counts(state: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
-    """Those of a random_state(); older files have neither samples nor evaluations."""
+    """The counts of a random_state(). Older files have neither samples nor evaluations."""
     seed, counter = int(state["seed"]), int(state["counter"])
     return seed, counter, int(state.get("samples", 0)), int(state.get("evaluations", 0))
 
 
 def _set(words: NDArray[Any], seed: int, counter: int, samples: int, evaluations: int) -> None:
-    """Sets all of a random_state().
+    """Sets everything in a random_state().
 
     Raises:
-        ValueError: the generator is never in this state; nothing is changed then.
+        ValueError: this is no state of the generator; then nothing is changed.
     """
-    graph = cg()  # made before the seed is told to all graphs
+    graph = cg()  # made before set_seed() reseeds all graphs
     with _random.lock():
         if lib.dn_rng_set_state(_random.generator(), ffi.from_buffer("uint32_t *", words)):
             raise ValueError("mt19937 is in no possible state")

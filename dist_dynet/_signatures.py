@@ -1,5 +1,5 @@
-"""What Python itself says of arguments that are missing, too many or unknown, with the arguments
-that there are: for errors that end a program, or are shown in a notebook."""
+"""Adds a function's signature to Python's own errors about missing, superfluous or unknown
+arguments, when the error ends a program or is shown in a notebook."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from ._manner import last_frame
 
 _COMPLAINT = re.compile(
     r"(?P<name>\w+(?:\.\w+)*)\(\) (?:"
@@ -18,7 +20,7 @@ _COMPLAINT = re.compile(
 
 
 def _of_package(name: str) -> Iterator[tuple[str, Any]]:
-    """The public things with this name, as users write it."""
+    """The public objects with this name, under the names that users write."""
     package: Any = sys.modules[__package__]
     for prefix in "", "parallel.", "schedules.", "training.":
         thing, path = package, prefix + name.removesuffix(".__init__")
@@ -33,22 +35,19 @@ def _of_package(name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _is_users_own(name: str, error: BaseException) -> bool:
-    """Whether the line that failed knows another thing by this name."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    if at is None:
+    """Whether the name means something else in the failing line."""
+    frame = last_frame(error)
+    if frame is None:
         return False
-    first = name.split(".")[0]
-    there = {**at.tb_frame.f_globals, **at.tb_frame.f_locals}.get(first)
+    there = {**frame.f_globals, **frame.f_locals}.get(name.split(".")[0])
     return callable(there) and not str(getattr(there, "__module__", "")).startswith(
         f"{__package__}."
     )
 
 
 def arguments_that_are(error: BaseException) -> str:
-    """A sentence with the arguments of the function that the error is about; nothing if it is about
-    none of this package's."""
+    """A sentence with the signature of the function that the error is about; empty if it is not
+    about one of this package."""
     complaint = _COMPLAINT.fullmatch(str(error)) if type(error) is TypeError else None
     if complaint is None or _is_users_own(complaint["name"], error):
         return ""
@@ -78,7 +77,7 @@ def arguments_that_are(error: BaseException) -> str:
 
 
 def explain(error: BaseException) -> None:
-    """Adds that sentence to the message."""
+    """Appends that sentence to the message."""
     sentence = arguments_that_are(error)
     if sentence:
         error.args = (f"{error}. {sentence}",)

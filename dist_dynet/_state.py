@@ -1,4 +1,4 @@
-"""Numbers of a state() that is given back."""
+"""Checked access to the numbers of a state() that is loaded."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 
 def check_state(state: object, what: str) -> None:
-    """Raises: TypeError: it is nothing that a state() gives. `what` begins the message."""
+    """Raises: TypeError: it is not the result of a state(). `what` begins the message."""
     if not isinstance(state, Mapping):
         raise TypeError(f"{what}: takes what state() gave; got {type(state).__name__}.")
 
 
 def number_in(state: Mapping[str, Any], name: str, what: str, *, nan: bool = False) -> float:
-    """The number of this name. `what` begins the message.
+    """The number of this name in a state. `what` begins the message.
 
     Args:
         state: what state() gave, or something else.
@@ -35,7 +35,8 @@ def number_in(state: Mapping[str, Any], name: str, what: str, *, nan: bool = Fal
 
 
 def count_in(state: Mapping[str, Any], name: str, what: str) -> int:
-    """The number of this name, a whole one that is not below 0; as number_in()."""
+    """The number of this name in a state, which must be a count: an integer, 0 or more. Otherwise
+    as number_in()."""
     number = number_in(state, name, what)
     if number < 0 or not number.is_integer():
         raise ValueError(f"{what}: {name!r} of a state must count from 0; got {number:g}.")

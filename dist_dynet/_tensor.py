@@ -1,5 +1,5 @@
-"""Tensor: a value that was read, with its largest entries and samples. It knows arrays, nothing of
-graphs."""
+"""Tensor: a value that was read, with its largest entries and samples. This module knows arrays and
+nothing of graphs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Tensor"]
 
 
 def _highest(log_p: NDArray[Any], u: NDArray[np.float64]) -> Any:
-    """The places along the last axis that are drawn with these probabilities, by these numbers from
-    (0, 1)."""
-    with np.errstate(divide="ignore"):  # u may be 0, which wins never
+    """Places along the last axis, drawn with these log probabilities by means of uniform numbers
+    u."""
+    with np.errstate(divide="ignore"):  # u may be 0, which never wins
         return (log_p - np.log(-np.log(u))).argmax(axis=-1)
 
 
@@ -44,7 +44,7 @@ class Tensor:
         _array: NDArray[Any] | None = None,
         _uniform: Callable[[int], NDArray[np.float64]] | None = None,
     ) -> None:
-        """`_array`: dims..., batch. `_uniform(n)`: n numbers drawn evenly from (0, 1)."""
+        """`_array`: dims..., batch. `_uniform(n)`: n numbers drawn uniformly from (0, 1)."""
         if not isinstance(_array, np.ndarray) or _uniform is None:
             raise TypeError("Tensor: cannot be made directly. Use Expression.tensor_value().")
         self._array, self._uniform = _array, _uniform
@@ -76,16 +76,16 @@ class Tensor:
         return self._array.item()
 
     def __index__(self) -> int:
-        """For names[t], E[t] and int(t): the one integer that it holds."""
+        """For names[t], E[t] and int(t): the single integer that it holds."""
         index: int = self._one("integer", "i")
         return index
 
     def __float__(self) -> float:
-        """For float(t): the one number that it holds."""
+        """For float(t): the single number that it holds."""
         return float(self._one("number", "if"))
 
     def __eq__(self, other: object) -> Any:
-        """Compares the numbers, as NumPy does; True or False if there is one."""
+        """Compares the numbers, as NumPy does; True or False for a single one."""
         if not isinstance(other, Tensor | int | float | np.number | np.ndarray | list | tuple):
             return NotImplemented
         equal = self.as_numpy() == np.asarray(other)
@@ -105,9 +105,9 @@ class Tensor:
         return dim, num
 
     def _vector(self, dim: int, num: int) -> tuple[NDArray[Any] | None, int]:
-        """In the usual case, one index along the numbers of a vector: these numbers, and the place
-        of the first that is the largest. Else None: also where there is no number above -inf, or
-        NaN among them, as that is then the largest to NumPy."""
+        """For the usual case of one index along a vector: its numbers, and the place of the first
+        largest one. Otherwise None; also if there is no number above -inf, or NaN among them, since
+        NumPy takes that for the largest."""
         array = self._array
         if type(dim) is int and dim == 0 and type(num) is int and num == 1 and array.ndim == 2:
             n, batch = array.shape
@@ -118,8 +118,8 @@ class Tensor:
         return None, -1
 
     def _largest(self, what: str, dim: int, num: int) -> NDArray[np.int64]:
-        """Indices of the num largest entries along dim, in falling order; of equal ones the first;
-        NaN is smaller than all numbers."""
+        """Indices of the num largest entries along dim, in decreasing order. Of equal ones the
+        first counts; NaN is less than all numbers."""
         numbers, place = self._vector(dim, num)
         if numbers is not None:
             return np.array([[place]], np.int64)
@@ -139,7 +139,7 @@ class Tensor:
         return np.take(np.argsort(-keys, axis=dim, kind="stable"), range(num), axis=dim)
 
     def argmax(self, dim: int = 0, num: int = 1) -> Tensor:
-        """The indices of the num largest entries along dim, in falling order: dim stays, with size
+        """The indices of the num largest entries along dim, in decreasing order; dim then has size
         num. Of equal entries the first counts.
 
         Raises:
@@ -153,7 +153,7 @@ class Tensor:
         return Tensor(self._largest("argmax", dim, num), self._uniform)
 
     def topk(self, dim: int = 0, num: int = 1) -> tuple[Tensor, Tensor]:
-        """The num largest entries along dim in falling order, and their indices: dim stays, with
+        """The num largest entries along dim in decreasing order, and their indices; dim then has
         size num.
 
         Raises:
@@ -170,9 +170,9 @@ class Tensor:
 
     def categorical_sample_log_prob(self, dim: int = 0, num: int = 1) -> Tensor:
         """Indices along dim drawn with probability exp(entry) / sum exp(entries), num of them,
-        independently: dim stays, with size num.
+        independently; dim then has size num.
 
-        As argmax(entry + g) with g = -log(-log u), u drawn evenly from (0, 1). reset_random_seed()
+        As argmax(entry + g) with g = -log(-log u), u uniform in (0, 1). reset_random_seed()
         repeats the draws.
 
         Raises:

@@ -1,8 +1,7 @@
-"""Tracebacks of programs without the frames of this package: the line that one looks for is the
-last line of one's own.
+"""Tracebacks without the frames of this package, so that their last line is one of the program.
 
-They are left out where a program ends by an exception, and in notebooks; never of what is caught,
-logged or debugged.
+Frames are left out when a program ends by an exception, and in notebooks; never of exceptions that
+are caught, logged or debugged.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ class _State:
 
 
 def full_tracebacks(on: bool = True) -> None:
-    """Shows the frames of this package in tracebacks, too; False: leaves them out, as at the start.
+    """Shows the frames of this package in tracebacks, too; False leaves them out, which is the
+    default.
 
-    As DIST_DYNET_TRACEBACKS=full in the environment. For faults of the package itself.
+    As DIST_DYNET_TRACEBACKS=full in the environment. For debugging the package itself.
 
     >>> import dist_dynet as dy
     >>> dy.full_tracebacks()
@@ -34,7 +34,7 @@ def full_tracebacks(on: bool = True) -> None:
 
 
 def without_package(traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames of this package; as it is if there are no others."""
+    """The traceback without the frames of this package; unchanged if there are no others."""
     frames = []
     at = traceback
     while at is not None:
@@ -50,8 +50,9 @@ def without_package(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def shorten(error: BaseException | None) -> None:
-    """Leaves the frames out of an exception's traceback, and out of those that led to it; names the
-    arguments of a function that was called with others, and what another toolkit's name is here."""
+    """Removes the package's frames from the traceback of an exception and of those that led to it.
+    Adds the signature of a function called with wrong arguments, and our name for that of another
+    toolkit."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -66,8 +67,8 @@ def shorten(error: BaseException | None) -> None:
 
 
 def install() -> None:
-    """For scripts by sys.excepthook, whose present one goes on; for IPython and notebooks by a
-    handler, if there is none."""
+    """For scripts, wraps the current sys.excepthook; for IPython and notebooks, sets a handler if
+    there is none."""
     before = sys.excepthook
 
     def hook(

@@ -1,4 +1,4 @@
-"""On-the-fly batching: its strategies by number, and what it has done in this thread's graph. Below
+"""On-the-fly batching: its strategies by number, and its statistics of this thread's graph. Below
 graph.py, so it knows no expression."""
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ AUTO: int = lib.DN_AUTOBATCH_AUTO
 
 
 def strategy(value: Any, what: str) -> int:
-    """The number of a strategy from True (the automatic choice), False, 0 to 3, or the text of one
-    of them.
+    """The number of a strategy given as True (the automatic choice), False, 0 to 3, or the text of
+    one of these.
 
     Raises:
         ValueError: anything else.
@@ -44,21 +44,21 @@ class AutobatchStats(NamedTuple):
     nodes: int
     """nodes computed since the graph began"""
     batches: int
-    """calls that computed them: a group of like nodes, or a node by itself, is one"""
+    """calls that computed them: each group of similar nodes, and each node by itself, is one"""
     gathers_copied: int
-    """inputs of groups that had to be copied to lie side by side"""
+    """inputs of groups that had to be copied to be adjacent in memory"""
     gathers_avoided: int
-    """inputs of groups that lay side by side already, or had been copied so for another group"""
+    """inputs of groups that were adjacent already, or had been copied for another group"""
     schedule_seconds: float
-    """time in which groups were found"""
+    """time spent finding groups"""
     execution_seconds: float
-    """time in which values were computed; backward is not in it"""
+    """time spent computing values, without backward"""
     least_batches: int
-    """a lower bound on `batches`, in any order; it is found when it is asked for"""
+    """a lower bound on `batches` for any order, computed when it is requested"""
 
 
 def autobatch_stats() -> AutobatchStats:
-    """What on-the-fly batching has done in the current graph of this thread; zeros where it is off.
+    """What on-the-fly batching has done in the current graph of this thread; zeros if it is off.
 
     >>> import dist_dynet as dy
     >>> W = dy.ParameterCollection().add_parameters((3, 3))

@@ -1,6 +1,6 @@
-"""check_gradient(): whether the gradients that backward() gives are those of the loss.
+"""check_gradient(): whether the gradients of backward() are those of the loss.
 
-It knows parameters and losses; it knows no operation. Whoever writes an operation or a builder can
+This module knows parameters and losses but no operation. Authors of an operation or a builder can
 call it on a loss made with it.
 """
 
@@ -27,7 +27,8 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Derivative:
-    """The derivative of the loss with respect to one number of a parameter, found in two ways."""
+    """The derivative of the loss with respect to one element of a parameter, computed in two
+    ways."""
 
     parameter: str
     index: tuple[int, ...]
@@ -35,7 +36,7 @@ class Derivative:
     backward: float
     differences: float
     excess: float
-    """How far the two are apart, in units of what is allowed."""
+    """The difference of the two, in units of what is allowed."""
 
     def __str__(self) -> str:
         index = ", ".join(map(str, self.index))
@@ -46,8 +47,8 @@ class Derivative:
 
 
 class GradientCheckError(AssertionError):
-    """Gradients that differ from differences. `worst`: the derivatives in question, worst first;
-    `compared`: how many were looked at."""
+    """Gradients differ from finite differences. `worst`: the derivatives in question, worst first;
+    `compared`: how many were checked."""
 
     def __init__(self, worst: list[Derivative], compared: int, tolerance: float) -> None:
         self.worst, self.compared, self.tolerance = worst, compared, tolerance
@@ -61,7 +62,7 @@ class GradientCheckError(AssertionError):
 
 
 class _Loss:
-    """Computes the loss again and again, with the same random draws each time."""
+    """Computes the loss repeatedly, with the same random draws each time."""
 
     def __init__(self, expr_or_fn: Expression | Callable[[], Expression]) -> None:
         if isinstance(expr_or_fn, Expression):
@@ -75,13 +76,13 @@ class _Loss:
                 "check_gradient: takes an expression or a function that builds one; got"
                 f" {type(expr_or_fn).__name__}."
             )
-        # Each computation raises the counter of draws by one: it is set so that an expression keeps
-        # the draws it has.
+        # Each computation increments the counter of draws, so it is reset: an expression keeps
+        # its draws.
         self._counter = (lib.dn_graph_counter(self._graph) - 1) & (1 << 64) - 1
         self._exact = True
 
     def expression(self) -> Expression:
-        """The loss, computed; products that are rounded have no derivative."""
+        """The loss, computed without rounding products, since rounded ones have no derivative."""
         if self._expression is not None:
             lib.dn_graph_exact(self._graph, self._exact)
         lib.dn_graph_set_counter(self._graph, self._counter)
@@ -105,7 +106,7 @@ class _Loss:
         return loss
 
     def end(self) -> None:
-        """From now on products are rounded as the graph has it."""
+        """Rounds products again as the graph is set to."""
         self._exact = False
         if self._expression is not None:
             lib.dn_graph_exact(self._graph, False)
@@ -138,14 +139,14 @@ def _listed(
 
 
 def _index(p: AnyParameter, i: int) -> tuple[int, ...]:
-    """Where number i of the storage stands in as_array()."""
+    """The index in as_array() of element i of the storage."""
     size = int(np.prod(p._dims))
     within = tuple(int(k) for k in np.unravel_index(i % size, p._dims, order="F"))
     return (i // size, *within) if isinstance(p, LookupParameters) else within
 
 
 def _chosen(p: AnyParameter, most: int, rng: np.random.Generator) -> list[int]:
-    """The numbers of the storage to look at: of a table those of the rows that have a gradient, and
+    """The elements of the storage to check: of a table those of the rows that have a gradient, and
     of one row that has none."""
     size = int(np.prod(p._dims))
     rows = np.arange(1)
@@ -162,7 +163,7 @@ def _chosen(p: AnyParameter, most: int, rng: np.random.Generator) -> list[int]:
 def _differences(
     loss: _Loss, p: AnyParameter, numbers: list[int], epsilon: float
 ) -> Iterator[tuple[float, float]]:
-    """(derivative by central differences, how wrong it may be by rounding) for these numbers of a
+    """(derivative by central differences, its possible rounding error) for these elements of a
     parameter."""
     storage = p.storage()
     for i in numbers:
@@ -189,18 +190,18 @@ def check_gradient(
     tolerance: float | None = None,
     max_entries: int = 1000,
 ) -> bool:
-    """Compares the gradients that backward() gives with central differences of the loss; True when
-    they agree.
+    """Compares the gradients of backward() with central differences of the loss. True if they
+    agree.
 
     For each number p of the parameters: |g - d| <= tolerance (1 + |d|), d = (loss(p + h) - loss(p -
-    h)) / 2h. The float build computes with 7 digits, so it can only see errors above tolerance =
+    h)) / 2h. The float build computes with 7 digits, so it can only detect errors above tolerance =
     1e-2 (h = 3e-3); the double build (DIST_DYNET_DTYPE=float64) has 1e-7 (h = 1e-5).
 
-    Values, gradients and random draws are afterwards as they were; only parameters that were not
-    given have got the gradient of one more backward().
-    With init(precision="bf16") the check computes in float32: a rounded product is a step, and
-    backward() gives the gradient of what was rounded.
-    Kinks (as of rectify at 0) within h of a value are reported: sample away from them.
+    Values, gradients and random draws are restored afterwards; only parameters that were not given
+    have received the gradient of one more backward(). With init(precision="bf16") the check
+    computes in float32: a rounded product is a step function, and backward() gives the gradient of
+    the function before rounding. Kinks (as of rectify at 0) within h of a value are reported:
+    sample away from them.
 
     Args:
         expr_or_fn: the loss, one number, which is computed again; or a function without arguments

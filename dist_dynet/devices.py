@@ -21,7 +21,7 @@ ERRMSG = "dist_dynet computes on CPUs; there is no GPU support."
 
 
 class DeviceInfo:
-    """What is known of a device: name (bytes, as in DyNet), id, type."""
+    """A device: name (bytes, as in DyNet), id, type."""
 
     def __init__(self, name: bytes = b"CPU", id: int = 0, type: int = -1) -> None:
         self.name, self.id, self.type = name, id, type
@@ -41,7 +41,7 @@ def available_devices() -> list[bytes]:
 
 
 def get_device_info(name: str | bytes) -> DeviceInfo:
-    """What is known of the device with this name.
+    """The device with this name.
 
     Raises:
         RuntimeError: there is no such device.

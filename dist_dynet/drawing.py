@@ -1,7 +1,7 @@
-"""Small graphs as SVG, for notebooks: without Graphviz, which draws files (inspection.py).
+"""Small graphs as SVG for notebooks, without Graphviz, which draws files (inspection.py).
 
-Each node stands in the row of its longest path from an input, near the middle of its inputs;
-inputs and parameters right above their first use.
+Each node stands in the row of its longest path from an input, near the middle of its inputs. Inputs
+and parameters stand right above their first use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .graph import ComputationGraph, graph_of
 from .inspection import Node, needed, node
 
 MOST_NODES = 100
-"""Larger graphs are not drawn: None is shown instead, which is the text of repr()."""
+"""Larger graphs are not drawn: the notebook then shows the text of repr()."""
 _CHARACTER, _HEIGHT, _GAP, _ROW = 6.6, 34, 12, 62
 _COLOURS = {"parameter": "#dbe9f6", "lookup": "#dbe9f6", "lookup_batch": "#dbe9f6"}
 _INPUT, _OTHER = "#e8f3e2", "#f7f7f7"
@@ -29,7 +29,7 @@ def _lines(n: Node) -> tuple[str, str]:
 
 
 def svg(nodes: Sequence[Node]) -> str:
-    """A picture of these nodes, whose inputs are among them or left out."""
+    """A picture of these nodes. Inputs that are not among them are left out."""
     depth: dict[int, int] = {}
     placed: set[int] = set()
     has_inputs = {n.index for n in nodes if n.inputs}
@@ -85,14 +85,15 @@ def svg(nodes: Sequence[Node]) -> str:
 
 
 def of_graph(graph: ComputationGraph) -> str | None:
-    """A whole graph; None: it is empty, or too large."""
+    """The picture of a whole graph; None if it is empty or too large."""
     if not 0 < len(graph) <= MOST_NODES:
         return None
     return svg([node(graph.expression(i)) for i in range(len(graph))])
 
 
 def of_expression(e: Expression) -> str | None:
-    """What an expression is computed from; None: too much, or it is stale."""
+    """The picture of all nodes that an expression is computed from; None if there are too many, or
+    it is stale."""
     try:
         graph = graph_of(e._node())
         indices = sorted(needed(e, MOST_NODES))

@@ -1,7 +1,6 @@
-"""Expression: a light handle on one node of a graph. Its value, its gradient, and the operators
-that are hung onto it.
+"""Expression: a handle on one node of a graph, with its value, its gradient, and operators.
 
-It knows graphs but no operation: the modules of `dist_dynet.ops` hang their operators onto
+This module knows graphs but no operation: the modules of `dist_dynet.ops` attach their operators to
 Expression when they are imported.
 """
 
@@ -44,14 +43,14 @@ _forward, _backward = lib.dn_forward, lib.dn_backward
 
 
 class Watcher(Protocol):
-    """Watches parameters' gradients while a backward goes on."""
+    """Watches parameters' gradients during a backward pass."""
 
     def look(self) -> None:
-        """A step of some backward, of any thread, has ended, and others follow."""
+        """Called after each step of a backward pass, of any thread, except the last."""
 
 
 watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
-"""All that want to be told."""
+"""All watchers to be called."""
 
 
 def _uniform(n: int) -> NDArray[np.float64]:
@@ -70,9 +69,9 @@ def _no_order(sign: str) -> Any:
 
 class Expression(calls.Node, AsArray):
     """A node of a graph. Made by inputs, parameters, functions and operators; computed when a value
-    is asked for.
+    is read.
 
-    `*` is the matrix product, cmult() the elementwise one; dims are column-major, the batch is
+    `*` is the matrix product, cmult() the elementwise one. Dims are column-major; the batch is
     separate and comes last in arrays.
 
     >>> import dist_dynet as dy
@@ -88,7 +87,7 @@ class Expression(calls.Node, AsArray):
     # NumPy must leave `array * expression` to us instead of looping over its elements.
     __array_ufunc__ = None
 
-    # the operators that the base has, and what operator() hangs on, for type checkers
+    # the operators of the base and those that operator() attaches, for type checkers
     if TYPE_CHECKING:
 
         def __add__(self, other: Any) -> Expression: ...
@@ -129,7 +128,7 @@ class Expression(calls.Node, AsArray):
         return dim_of(self)
 
     def _computed(self, recalculate: bool) -> tuple[Any, tuple[int, ...], int]:
-        """A pointer to the value, the sizes, the batch size."""
+        """A pointer to the value, the sizes, and the batch size."""
         if recalculate:
             forget(self)
         h, out = self._node(), ffi.new(DIM)
@@ -143,8 +142,8 @@ class Expression(calls.Node, AsArray):
         return values, tuple(out.d[0 : out.nd]), out.batch
 
     def forward(self, recalculate: bool = False) -> None:
-        """Computes the value; returns nothing. recalculate: forget all values of the graph first
-        (random draws are made anew).
+        """Computes the value and returns nothing. recalculate: forget all values of the graph
+        first, so that random draws are made anew.
 
         >>> import dist_dynet as dy
         >>> x = dy.scalarInput(3)
@@ -158,8 +157,8 @@ class Expression(calls.Node, AsArray):
         compute(self)
 
     def value(self, recalculate: bool = False) -> Any:
-        """The value: a float (one number), a list (vectors), or an array (two dims and more; batch
-        last). Of a known type: scalar_value(), vec_value(), npvalue().
+        """The value: a float for one number, a list for a vector, an array for two dims and more,
+        with the batch last. For a known type use scalar_value(), vec_value() or npvalue().
 
         Values are kept: a parameter changed after the first call is seen only with recalculate=True
         or in a new graph.
@@ -174,8 +173,8 @@ class Expression(calls.Node, AsArray):
         return value_of(self)
 
     def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
-        """The value as a float64 array: the dims, and the batch as last axis if there is one. One
-        number has shape (1,).
+        """The value as a float64 array: the dims, and the batch as last axis if there is one. A
+        single number has shape (1,).
 
         >>> import dist_dynet as dy
         >>> x = dy.inputTensor([[1, 2, 3], [4, 5, 6]], batched=True)
@@ -202,7 +201,7 @@ class Expression(calls.Node, AsArray):
         return list_of(self)
 
     def tensor_value(self, recalculate: bool = False) -> Tensor:
-        """The value as a Tensor, for its largest entries and for samples.
+        """The value as a Tensor, for its largest entries and for sampling.
 
         >>> import dist_dynet as dy
         >>> scores = dy.inputVector([0.1, 0.7, 0.2]).tensor_value()
@@ -215,7 +214,7 @@ class Expression(calls.Node, AsArray):
         return Tensor(np.frombuffer(numbers).reshape((*(dims or (1,)), batch), order="F"), _uniform)
 
     def scalar_value(self, recalculate: bool = False) -> float:
-        """The value of an expression that is one number.
+        """The value of an expression with one element.
 
         Raises:
             ValueError: it has more elements.
@@ -230,14 +229,14 @@ class Expression(calls.Node, AsArray):
         return scalar_of(self)
 
     def backward(self, full: bool = False) -> None:
-        """Adds the derivatives of this expression, one number, to the gradients of the parameters
-        it was computed from.
+        """Adds the derivatives of this expression, which has one element, to the gradients of the
+        parameters it was computed from.
 
-        full: also gives inputs and constants a gradient to be read with gradient().
+        full: also gives inputs and constants a gradient, which gradient() reads.
 
         Raises:
-            ValueError: the expression is not one number (sum_batches() or esum() it first).
-            RuntimeError: it is stale, or parameters were updated after it had been computed.
+            ValueError: the expression has several elements (sum_batches() or esum() it first).
+            RuntimeError: it is stale, or parameters were updated after it was computed.
 
         A call that began and then failed (no memory, an exception in an operation of your own,
         Ctrl-C) leaves the parameters of this graph without gradient, whatever earlier calls had
@@ -271,12 +270,12 @@ class Expression(calls.Node, AsArray):
         """The derivative of the expression that backward() was last called on with respect to this
         one, in the form of npvalue().
 
-        Zeros for nodes that lead to no parameter, unless it was backward(full=True).
+        Zeros for nodes that depend on no parameter, unless that was backward(full=True).
 
         Raises:
             RuntimeError: no backward() since the graph's values were computed (set() and
                 value(recalculate=True) forget them, and the gradients with them); this node was
-                made after the loss; of a parameter, its own gradient was written to since.
+                made after the loss; it is a parameter whose gradient was changed since.
 
         >>> import dist_dynet as dy
         >>> x = dy.inputVector([3, 4])
@@ -342,7 +341,7 @@ class Expression(calls.Node, AsArray):
 
 
 def expression(handle: int) -> Expression:
-    """An Expression for a handle that is known to be good."""
+    """An Expression for a handle that is known to be valid."""
     if handle & INDEX >= large.index:
         note_large(handle)
     e = Expression()
@@ -356,7 +355,7 @@ make_expressions_by(expression)
 
 @accelerated
 def expressions_from(handle: int, n: int) -> list[Expression]:
-    """Expressions for n handles that follow one another and are known to be good."""
+    """Expressions for n consecutive handles that are known to be valid."""
     return [expression(handle + i) for i in range(n)]
 
 
@@ -367,7 +366,7 @@ Numbers = tuple[Any, tuple[int, ...], int]
 
 
 def array_of(numbers: Any, dims: tuple[int, ...], batch: int) -> NDArray[np.float64]:
-    """These as an array."""
+    """Numbers as an array."""
     return shaped(np.frombuffer(numbers), dims, batch)
 
 
@@ -383,14 +382,14 @@ def dim_of(x: Expression) -> tuple[tuple[int, ...], int]:
 
 @accelerated
 def numbers_of(x: Expression) -> Numbers:
-    """The value."""
+    """The value as numbers."""
     values, dims, batch = x._computed(False)
     return view(values, batch * prod(dims)).astype(np.float64), dims, batch
 
 
 @accelerated
 def probabilities_of(x: Expression) -> Numbers:
-    """The value of a softmax, by dn_normalize() of csrc/dn_api.h."""
+    """The value of a softmax, normalised by dn_normalize() of csrc/dn_api.h."""
     numbers, dims, batch = numbers_of(x)
     h, dim, axis = x._node(), ffi.new(DIM), ffi.new("int *")
     lib.dn_node_dim(h, dim)
@@ -410,7 +409,7 @@ def list_of(x: Expression) -> list[float]:
 @accelerated
 def forget(x: Expression) -> None:
     """Forgets all values of its graph."""
-    dim_of(x)  # an error where it is of an earlier graph, which forgets nothing
+    dim_of(x)  # raises if it is of an earlier graph, which forgets nothing
     h = x._node()
     code = lib.dn_graph_invalidate(h >> GRAPH_SHIFT)
     if code < 0:
@@ -433,7 +432,7 @@ def _compute(h: int) -> None:
 
 @accelerated
 def scalar_of(x: Expression) -> float:
-    """The value of one number.
+    """The value of an expression with one element.
 
     Raises:
         ValueError: there are more elements.
@@ -449,7 +448,7 @@ def scalar_of(x: Expression) -> float:
 
 @accelerated
 def value_of(x: Expression) -> float | list[float] | NDArray[np.float64]:
-    """The value as value() gives it."""
+    """The value in the form of value()."""
     if len(dim_of(x)[0]) > 1:
         return array_of(*numbers_of(x))
     values, dims, batch = x._computed(False)
@@ -459,7 +458,7 @@ def value_of(x: Expression) -> float | list[float] | NDArray[np.float64]:
 
 @accelerated
 def gradient_of(x: Expression) -> Numbers:
-    """The gradient in the last backward."""
+    """The gradient of the last backward()."""
     h, (dims, batch) = x._node(), x.dim()
     out = np.empty(batch * prod(dims), DTYPE)
     code = lib.dn_gradient(h, pointer(out))
@@ -488,8 +487,8 @@ def resolved(h: int) -> int:
 
 
 def operator(name: str) -> Callable[[F], F]:
-    """Hangs a function onto Expression under this name: how operations bring their operators
-    along."""
+    """A decorator that attaches a function to Expression under this name: how operations define
+    their operators."""
 
     def attach(f: F) -> F:
         setattr(Expression, name, f)

@@ -1,7 +1,7 @@
-"""The graph layer: ComputationGraph, and which graph is a thread's current one.
+"""The graph layer: ComputationGraph, and the current graph of each thread.
 
 Nodes, values and gradients live on a tape in C. This module knows no operation, and of expressions
-only that a node's index has one: `expression.py`, above it, has the handles on nodes.
+only that each node index has one; `expression.py`, above it, has the handles of nodes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ComputationGraph:
             )
         self._kept: dict[Any, int] = {}
         _graphs[self.number] = self
-        # at exit threads may still compute with theirs
+        # at exit other threads may still compute with their graphs
         weakref.finalize(self, _free, self.number, self._kept).atexit = False
         lib.dn_graph_autobatch(self.number, _defaults.autobatch)
         self._thread = _random.new_thread() if _thread is None else _thread
@@ -78,8 +78,9 @@ class ComputationGraph:
         self._samples = 0
 
     def draw_from(self, stream: int | None, counter: int, samples: int | None = None) -> None:
-        """From now on draws have this stream, of a micro-batch, and counters from this one on;
-        None: the stream of rank and thread. samples: the counter of uniform(), if it is another.
+        """From now on draws have this stream (that of a micro-batch) and counters from `counter`
+        on. None: the stream of rank and thread. samples: the counter of uniform(), if it
+        differs.
 
         Raises:
             TypeError: one is not an integer.
@@ -100,7 +101,7 @@ class ComputationGraph:
         lib.dn_graph_set_counter(self.number, counter)
 
     def draws(self) -> tuple[int | None, int, int]:
-        """Where draws are, for draw_from(): stream, counter, counter of uniform().
+        """Stream, counter, and counter of uniform() of the next draws, for draw_from().
 
         >>> import dist_dynet as dy
         >>> before = dy.renew_cg().draws()
@@ -112,8 +113,8 @@ class ComputationGraph:
         return self._stream, int(lib.dn_graph_counter(self.number)), self._samples
 
     def uniform(self, n: int) -> NDArray[np.float64]:
-        """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones
-        at each call.
+        """Numbers drawn uniformly from (0, 1), for sampling from values outside the graph. Each
+        call draws new ones.
 
         Raises:
             ValueError: n is negative.
@@ -131,7 +132,7 @@ class ComputationGraph:
             lib.dn_rng_uniform(generator, n, 0, 1, ffi.from_buffer("float *", out) if n else NULL)
             return out.astype(np.float64)
         seed, stream = self._key()
-        # Draws of nodes have counters and node numbers far below these.
+        # the counters and node numbers of nodes are far below these
         draw = ffi.new("dn_rng_key *", (seed, stream, (1 << 63) + self._samples, (1 << 32) - 1))
         self._samples += 1
         lib.dn_draw_uniform(draw, 0, n, ffi.from_buffer("float *", out) if n else NULL)
@@ -165,7 +166,7 @@ class ComputationGraph:
         return self
 
     def version(self) -> int:
-        """The number of renewals of this graph.
+        """How often this graph was renewed.
 
         >>> import dist_dynet as dy
         >>> graph = dy.renew_cg()
@@ -208,7 +209,7 @@ class ComputationGraph:
         return int(lib.dn_graph_size(self.number))
 
     def __bool__(self) -> bool:
-        """True, also without nodes: `cg = cg or dy.renew_cg()` keeps a graph."""
+        """True, even without nodes, so that `cg = cg or dy.renew_cg()` keeps a graph."""
         return True
 
     if TYPE_CHECKING:  # attached by ops/inputs.py and inspection.py
@@ -239,8 +240,7 @@ class ComputationGraph:
         def print_graphviz(self) -> None: ...  # noqa: D102
 
     def memory(self) -> int:
-        """Bytes held for nodes, values and gradients; they are kept and used again by the next
-        graph.
+        """Bytes held for nodes, values and gradients. They are kept for the next graph.
 
         >>> import dist_dynet as dy
         >>> graph = dy.renew_cg()
@@ -251,8 +251,8 @@ class ComputationGraph:
         return int(lib.dn_graph_bytes(self.number))
 
     def keep(self, thing: Any) -> int:
-        """A number by which nodes of this graph refer to a Python object (see kept()); the graph
-        keeps it alive until it is renewed.
+        """A number by which nodes of this graph refer to a Python object (see kept()). The graph
+        keeps the object alive until it is renewed.
 
         >>> import dist_dynet as dy
         >>> from dist_dynet._kept import kept
@@ -289,19 +289,19 @@ class ComputationGraph:
         self.expression(index).forward(recalculate=True)
 
     def inc_forward(self, index: int) -> None:
-        """Computes what is not computed yet, up to this node."""
+        """Computes the nodes up to this one that are not computed yet."""
         self.expression(index).forward()
 
     def forward_scalar(self, index: int) -> float:
-        """The value of a node that is one number, all computed anew."""
+        """The value of a node with one element, recomputed."""
         return self.expression(index).scalar_value(recalculate=True)
 
     def inc_forward_scalar(self, index: int) -> float:
-        """The value of a node that is one number."""
+        """The value of a node with one element."""
         return self.expression(index).scalar_value()
 
     def forward_vec(self, index: int) -> list[float]:
-        """The value of a node as a flat list, all computed anew."""
+        """The value of a node as a flat list, recomputed."""
         return self.expression(index).vec_value(recalculate=True)
 
     def inc_forward_vec(self, index: int) -> list[float]:
@@ -309,7 +309,7 @@ class ComputationGraph:
         return self.expression(index).vec_value()
 
     def backward(self, index: int, full: bool = False) -> None:
-        """As Expression.backward() of this node."""
+        """As Expression.backward() of the node."""
         self.expression(index).backward(full)
 
 
@@ -325,8 +325,8 @@ _defaults = _Defaults()
 
 
 def set_default_autobatch(number: int) -> None:
-    """How graphs batch when renew_cg() does not say: a strategy's number. Counts from the next
-    renewal."""
+    """Sets the strategy, by number, for graphs whose renew_cg() names none. Takes effect at the
+    next renewal."""
     _defaults.autobatch = number
     for graph in list(_graphs.values()):
         lib.dn_graph_autobatch(graph.number, number)
@@ -338,7 +338,7 @@ def _free(number: int, kept_by_graph: dict[Any, int]) -> None:
 
 
 def graph_of(*handles: int) -> ComputationGraph:
-    """The graph of these nodes; the current one where there are only parameters."""
+    """The graph of these nodes; the current one if all are parameters."""
     number = min((h >> GRAPH_SHIFT for h in handles), default=-1)
     graph = _graphs.get(number)
     return cg() if graph is None else graph
@@ -351,7 +351,8 @@ _expression_of: Callable[[int], Expression]
 
 
 def make_expressions_by(make: Callable[[int], Expression]) -> None:
-    """What makes the expression of a handle: the layer above says so when it is imported."""
+    """Sets the function that makes the expression of a handle. Called by the layer above when it is
+    imported."""
     global _expression_of
     _expression_of = make
 
@@ -373,10 +374,11 @@ def cg() -> ComputationGraph:
 
 
 def trace(outer: ComputationGraph, run: Callable[[int], T]) -> T:
-    """run(graph), for a graph of this number that is the thread's current one meanwhile. `outer`
-    cannot be used, and no value be read.
+    """run(graph) with a new graph of this number as the thread's current one. Meanwhile `outer`
+    cannot be used, and no value can be read.
 
-    No context manager: Ctrl-C may come between any two calls, and none of what is set may stay.
+    Not a context manager: Ctrl-C may come between any two calls, and nothing that is set here may
+    stay.
     """
     before, graph = cg(), ComputationGraph(_token_of_this_module, outer._thread)
     try:
@@ -394,7 +396,7 @@ def trace(outer: ComputationGraph, run: Callable[[int], T]) -> T:
 
 @accelerated
 def renew_current() -> None:
-    """A new graph of the usual kind in the place of the current one."""
+    """A new graph with default settings in place of the current one."""
     cg().renew()
 
 
@@ -406,13 +408,13 @@ def checkpoint_current() -> None:
 
 @accelerated
 def revert_current() -> None:
-    """Takes the current graph back to its last mark."""
+    """Reverts the current graph to its last mark."""
     cg().revert()
 
 
 @accelerated
 def this_graph() -> int:
-    """What tells this thread's graph from all others, also from earlier ones."""
+    """A number that distinguishes this thread's graph from all others, including earlier ones."""
     graph = cg()
     return graph.version() << int(lib.DN_GRAPH_BITS) | int(graph.number)
 
@@ -422,14 +424,14 @@ def renew_cg(
     check_validity: bool = False,
     autobatching: bool | int | None = None,
 ) -> ComputationGraph:
-    """Starts a new graph; expressions of the old one become stale. Memory is kept and used again.
+    """Starts a new graph. Expressions of the old one become stale. Memory is reused.
 
     Args:
-        immediate_compute: compute each node when it is made, so that errors show at its line.
+        immediate_compute: compute each node when it is made, so that errors point at its line.
         check_validity: with immediate_compute, raise RuntimeError when a value is NaN or infinite.
-        autobatching: compute like nodes together; the same values and gradients, to rounding. False
-            or 0: no; 1: by depth; 2: by agenda; True or 3: by the shares of nodes that are ready,
-            where that promises to be faster; None: as init(autobatch=...) says.
+        autobatching: compute similar nodes together, which changes results by rounding only. False
+            or 0: no; 1: by depth; 2: by agenda; True or 3: by the fraction of ready nodes,
+            where that promises to be faster; None: as set by init(autobatch=...).
 
     Raises:
         ValueError: autobatching is none of these.
@@ -445,7 +447,7 @@ def renew_cg(
 
 
 def cg_version() -> int:
-    """The number of renewals of this thread's graph.
+    """How often this thread's graph was renewed.
 
     >>> import dist_dynet as dy
     >>> dy.renew_cg().version() == dy.cg_version()
@@ -455,8 +457,8 @@ def cg_version() -> int:
 
 
 def cg_checkpoint() -> None:
-    """Computes the graph and marks its end; marks form a stack. What is before the mark keeps its
-    values, random ones too, when cg_revert() comes back to it.
+    """Computes the graph and marks its end; marks form a stack. Nodes before the mark keep their
+    values, including random ones, when cg_revert() returns to it.
 
     >>> import dist_dynet as dy
     >>> _ = dy.renew_cg()
@@ -471,7 +473,8 @@ def cg_checkpoint() -> None:
 
 
 def cg_revert() -> None:
-    """Drops all nodes made since the last cg_checkpoint() and that mark. Without a mark: nothing.
+    """Drops all nodes made since the last cg_checkpoint(), and that mark. Does nothing without a
+    mark.
 
     >>> import dist_dynet as dy
     >>> _ = dy.renew_cg()

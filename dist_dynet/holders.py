@@ -1,4 +1,4 @@
-"""Holders of numbers that DyNet has around its settings."""
+"""DyNet's holders of numbers."""
 
 from __future__ import annotations
 

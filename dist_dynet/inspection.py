@@ -1,5 +1,5 @@
-"""Looking at a graph: its nodes as text, as DOT for Graphviz, as pictures. Only reads; knows nodes
-by name, dims and inputs."""
+"""Looking at a graph: its nodes as text, as DOT for Graphviz, as pictures. This module only reads,
+and knows nodes by name, dims and inputs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["draw_graph", "dump_cg", "print_graphviz", "print_text_graphviz"]
 
 NAMES = {number: name for name, number in OPS.items()}
 MOST_NUMBERS = 6
-"""So many indices of a node are shown."""
+"""How many indices of a node are shown."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """What is known of a node. `inputs` are indices; `detail` is the name of its parameter or
+    """The properties of a node. `inputs` are indices; `detail` is the name of its parameter or
     function, and indices."""
 
     index: int
@@ -80,7 +80,7 @@ def _detail(handle: int, op: str) -> str:
 
 
 def node(e: Expression) -> Node:
-    """What is known of the node of an expression."""
+    """The properties of the node of an expression."""
     h, (dims, batch) = e._node(), e.dim()
     code = lib.dn_node_op(h)
     if code < 0:
@@ -92,7 +92,7 @@ def node(e: Expression) -> Node:
 
 
 def nodes(graph: ComputationGraph | None = None) -> Iterator[Node]:
-    """All nodes of a graph, in the order they were made."""
+    """All nodes of a graph, in the order in which they were made."""
     graph = graph or cg()
     return (node(graph.expression(i)) for i in range(len(graph)))
 
@@ -113,7 +113,8 @@ def _quoted(text: str) -> str:
 
 
 def needed(e: Expression, most: int = sys.maxsize) -> set[int]:
-    """The indices of what an expression is computed from; of more than `most`, some more."""
+    """The indices of all nodes that an expression is computed from; the search stops after more
+    than `most`."""
     found: set[int] = set()
     graph, waiting = graph_of(e._node()), [e.index()]
     while waiting and len(found) <= most:
@@ -132,8 +133,8 @@ def dot(
     expression_names: dict[Expression, str] | None = None,
     what: str = "print_graphviz",
 ) -> str:
-    """The graph in the DOT language; with an expression, only what it is computed from. `what` is
-    the function that errors name.
+    """The graph in the DOT language; with an expression, only the nodes it is computed from. `what`
+    is the function that errors name.
 
     Raises:
         TypeError: expr is not an expression, or expression_names no dict of names.
@@ -184,11 +185,11 @@ def print_graphviz(
     lookup_names: dict[Any, str] | None = None,
     collapse_birnns: bool = False,
 ) -> None:
-    """As print_text_graphviz(), with the dims of nodes or without, and names of expressions.
+    """As print_text_graphviz(), optionally with the dims of nodes and names of expressions.
     draw_graph() writes it to a file.
 
-    compact, lookup_names and collapse_birnns are accepted for DyNet's sake and have no effect:
-    parameters and tables are shown by name.
+    compact, lookup_names and collapse_birnns are accepted for compatibility with DyNet and have no
+    effect: parameters and tables are shown by name.
 
     Raises:
         TypeError: expression_names is not a dict.
@@ -272,7 +273,7 @@ def draw_graph(
 
 
 def _write_file(path: str | PathLike[str], content: bytes) -> None:
-    """All of it or nothing, on whichever ranks ask for it."""
+    """Writes a file as a whole or not at all, on each rank that calls it."""
     with atomic_write(path, policy=OneProcess(), what="draw_graph") as file:
         file.write(content)
 
@@ -345,10 +346,10 @@ def dump_cg(
     show_gradients: bool = True,
     nan_check_only: bool = False,
 ) -> None:
-    """Writes all nodes of the current graph with their values and gradients, to a file or on
+    """Writes all nodes of the current graph with their values and gradients to a file, or to
     stdout.
 
-    Values are computed where they are not yet; gradients are those of the last backward().
+    Values are computed if necessary; gradients are those of the last backward().
 
     Args:
         filename: empty for stdout.

@@ -1,7 +1,7 @@
 """Where the time of this process goes: at each moment it is in one phase, and C keeps the sums.
 
-One thread is followed: the one that imports this, later the one that makes a DistributedTrainer. It
-knows neither trainers nor ranks.
+It follows one thread: the one that imports this module, later the one that makes a
+DistributedTrainer. It knows neither trainers nor ranks.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ PHASES: tuple[str, ...] = tuple(
     for number, name in sorted(ffi.typeof("dn_phase").elements.items())
     if number != lib.DN_PHASES
 )
-"""Their names, in the order of C's enumeration."""
+"""The names of the phases, in the order of C's enumeration."""
 
 switch = lib.dn_meter_switch
-"""switch(phase) goes over to a phase and returns the one before; switch(before) goes back."""
+"""switch(phase) enters a phase and returns the previous one; switch(previous) returns to it."""
 
 NONE = -1
-"""switch(NONE) stays in the phase that there is, and returns it."""
+"""switch(NONE) stays in the current phase and returns it."""
 
 wait = lib.dn_meter_wait
-"""wait() goes over to "agreement" in a process that is in "compute": whoever waits while nothing
-else is said of what it does, waits for other ranks."""
+"""wait() enters "agreement" if the process is in "compute": a rank that waits in no other phase
+waits for other ranks."""
 
 flush = lib.dn_meter_flush
-"""Writes what is held of a timeline, if there is one."""
+"""Writes the buffer of a timeline, if there is one."""
 
 hand_over = lib.dn_meter_hand_over
-"""hand_over(n) counts n bytes of gradients that go to other ranks."""
+"""hand_over(n) counts n bytes of gradients sent to other ranks."""
 
 
 class Reading(NamedTuple):
-    """What the meter shows: nanoseconds by phase since it began, and bytes of gradients handed over
-    to other ranks."""
+    """A reading of the meter: nanoseconds by phase since it began, and bytes of gradients handed
+    over."""
 
     nanoseconds: tuple[int, ...]
     bytes: int

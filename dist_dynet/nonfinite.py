@@ -1,8 +1,8 @@
 """The search for NaN and infinity: which node has the first one, and which line of the program made
 that node.
 
-While trace_nonfinite() is on, the making of expressions is watched, and their methods that compute
-and differentiate are replaced by ones that look; when it is off nothing is in the way.
+While trace_nonfinite() is on, new expressions are recorded, and the methods that compute and
+differentiate are replaced by checking ones. When it is off it costs nothing.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _notes_of(graph: int) -> _Notes:
 
 
 def _note(graph: int, place: Place | None) -> None:
-    """Every node of this graph that has no place yet was made here."""
+    """Records `place` for every node of this graph that has none yet."""
     places = _notes_of(graph).places
     for i in range(lib.dn_graph_size(graph) - 1, -1, -1):
         handle = lib.dn_graph_node(graph, i)
@@ -88,7 +88,7 @@ def _place(graph: ComputationGraph, index: int) -> Place | None:
 
 @dataclass(frozen=True)
 class NonFinite:
-    """A number that is not finite, where nothing before it was. str() says it as text.
+    """A number that is not finite although all before it are. str() describes it.
 
     >>> import dist_dynet as dy
     >>> _ = dy.renew_cg()
@@ -106,8 +106,8 @@ class NonFinite:
     place: Place | None
     """The line of the program that made the node, where trace_nonfinite() was on."""
     from_: tuple[tuple[inspection.Node, str, Place | None], ...]
-    """Where it came from. Of a value: the inputs and their values; of a gradient: the nodes that
-    sent it, and their gradients, in a message."""
+    """The sources. Of a value: the inputs and their values; of a gradient: the nodes that sent it,
+    and their gradients, as text."""
 
     def __str__(self) -> str:
         n = self.node
@@ -199,15 +199,15 @@ def _find(e: Expression, infinite: bool) -> NonFinite | None:
 
 
 def find_nonfinite(expr: Expression, infinite: bool = True) -> NonFinite | None:
-    """The first node, of those that expr is computed from, with NaN or infinity in its value; None:
-    all is finite.
+    """The first node with NaN or infinity in its value, among those that expr is computed from;
+    None if all are finite.
 
-    If all values are finite and backward() was called, the first node, from the end, with NaN or
+    If all values are finite and backward() was called, the first node from the end with NaN or
     infinity in its gradient.
 
     Args:
-        expr: is computed if need be.
-        infinite: False: infinities are meant (as in a mask of -inf), only NaN is looked for.
+        expr: is computed if necessary.
+        infinite: False: infinities are intended (as in a mask of -inf); only NaN is reported.
 
     Raises:
         TypeError: expr is not an expression.
@@ -236,7 +236,7 @@ _computed_plainly = Expression._computed
 
 
 def _is_on() -> bool:
-    """Whether there is a search; puts back what Ctrl-C at the end of one has left."""
+    """Whether a search is on. Restores what Ctrl-C at the end of one may have left."""
     if not _modes:
         with _lock:
             _switch()
@@ -262,7 +262,7 @@ def _checking_computed(self: Expression, recalculate: bool) -> Any:
 
 
 def _checking(name: str) -> Callable[..., Any]:
-    """The method that reads a value by a fast path, after the longer one has checked it."""
+    """A method that reads a value by a fast path, after the general one has checked it."""
 
     def checked(self: Expression, recalculate: bool = False) -> Any:
         self._computed(recalculate)
@@ -291,7 +291,7 @@ _plain = {name: getattr(Expression, name) for name in _REPLACEMENTS}
 
 
 def _switch() -> None:
-    """Gives Expression the methods that `_modes` asks for, whatever it has."""
+    """Gives Expression the methods that `_modes` asks for, whatever it has now."""
     global _infinite
     modes = list(_modes.values())
     _infinite = not modes or modes[-1]
@@ -302,20 +302,20 @@ def _switch() -> None:
 
 @contextmanager
 def trace_nonfinite(infinite: bool = True) -> Iterator[None]:
-    """While it is on, the first NaN or infinity is an error that names its node, and the line of
-    the program that made it.
+    """A context manager within which the first NaN or infinity is an error that names its node, and
+    the line of the program that made it.
 
-    Values are looked at when they are computed (value(), backward(), ...), gradients at the end of
-    backward(). For the search only: all is slower. It counts for all threads of the process; when
-    it is off it costs nothing.
+    Values are checked when they are computed (value(), backward(), ...), gradients at the end of
+    backward(). For debugging only: everything is slower. It applies to all threads of the process;
+    when it is off it costs nothing.
 
     Args:
-        infinite: False: infinities are meant (as in a mask of -inf), only NaN is an error.
+        infinite: False: infinities are intended (as in a mask of -inf); only NaN is an error.
 
     Raises:
-        NonFiniteError: from value() and its like, or from backward(). Before backward() raises for
+        NonFiniteError: from value() and the like, or from backward(). Before backward() raises for
             a value it has changed no gradient; when it raises for a gradient, those of the
-            parameters are spoilt: reset_gradients().
+            parameters are invalid: reset_gradients().
 
     >>> import dist_dynet as dy
     >>> with dy.trace_nonfinite():

@@ -1,4 +1,4 @@
-"""Where the time of a piece of a program goes: by operation, schedule and Python. dy.profile()."""
+"""Where a piece of a program spends its time, by operation, schedule and Python: dy.profile()."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .io.files import OneProcess, atomic_write
 __all__ = ["Profile", "ProfileRow", "profile"]
 
 MOST_CALLS = 1_000_000
-"""So many calls are kept, of 200 bytes each; later ones are counted alone."""
+"""How many calls are recorded, at 200 bytes each; further ones are only counted."""
 _NAMES = {**{number: name for name, number in OPS.items()}, lib.DN_PROFILE_WEIGHTS: "dW"}
 _AROUND = {
     lib.DN_PROFILE_FORWARD: "forward",
@@ -78,7 +78,7 @@ def _name(record: Any) -> str:
 
 
 class Profile:
-    """What a piece of a program spends its time with; made by profile(). It is of all threads.
+    """Where a piece of a program spends its time, in all threads. Made by profile().
 
     >>> import dist_dynet as dy
     >>> with dy.profile() as p:
@@ -154,7 +154,7 @@ class Profile:
         }
 
     def table(self, most: int = 20) -> str:
-        """The rows that take most, and the rest, as text.
+        """The rows that take most time, and the sum of the rest, as text.
 
         Raises:
             TypeError: most is not an integer.
@@ -249,7 +249,7 @@ def profile() -> Profile:
     """A context manager that measures what is computed in its block: time, calls, shapes and
     GFLOP/s of each operation, the schedule, backward and update around them, and Python.
 
-    It costs about 0.1 us a call while it runs and nothing otherwise. Times are the clock's.
+    It costs about 0.1 us per call while it is on and nothing otherwise. Times are wall-clock times.
 
     >>> import dist_dynet as dy
     >>> W = dy.ParameterCollection().add_parameters((3, 2))
@@ -265,8 +265,9 @@ def profile() -> Profile:
 
 
 def of_whole_program(file: str) -> None:
-    """Measures from now to the end of the process, prints the table on stderr and writes the file;
-    of a rank of several, with its number before the suffix. For `dist-dynet run --profile`."""
+    """Profiles from now to the end of the process, then prints the table on stderr and writes the
+    file. With several ranks its name gets the rank's number before the suffix. For `dist-dynet run
+    --profile`."""
     path, launch = Path(file), _launcher.find()
     if launch is not None:
         path = path.with_name(f"{path.stem}-{launch.rank}{path.suffix}")
@@ -278,7 +279,7 @@ def of_whole_program(file: str) -> None:
         if os.getpid() != process:  # a forked child
             return
         measured.__exit__(None, None, None)
-        try:  # first the file: nobody may read the table to its end
+        try:  # the file first: printing the table may fail, as with a closed pipe
             measured.save(path)
         except OSError as error:
             print(f"dist_dynet: profile: {path} cannot be written: {error}", file=sys.stderr)

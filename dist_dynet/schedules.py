@@ -1,5 +1,4 @@
-"""Learning-rate schedules: each sets trainer.learning_rate when it is made, and anew at each
-step().
+"""Learning-rate schedules: each sets trainer.learning_rate when it is made and at each step().
 
     schedule = dy.schedules.Cosine(trainer, steps=10_000, warmup=500)
     for batch in batches:
@@ -7,9 +6,9 @@ step().
         trainer.update()
         schedule.step()
 
-n counts the calls of step(); `base` is the trainer's learning rate when the schedule is made,
-unless given. A schedule's state is part of trainer.state(). A DistributedTrainer is given as it is,
-or its inner trainer; all ranks step alike.
+n counts the calls of step(); `base` is by default the trainer's learning rate when the schedule is
+made. A schedule's state is part of trainer.state(). A DistributedTrainer is passed as it is, or its
+inner trainer; all ranks step alike.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from .trainers.protocol import TrainerLike
 
 
 class _Schedule:
-    """What all schedules share: a rate that depends on n, after a linear warm-up."""
+    """The base of all schedules: a rate that depends on n, after a linear warm-up."""
 
     def __init__(self, trainer: TrainerLike, base: float | None = None, warmup: int = 0) -> None:
         warmup = whole(warmup, type(self).__name__, "warmup")
@@ -51,13 +50,13 @@ class _Schedule:
         return self._n
 
     def _settings(self) -> dict[str, float]:
-        """What it was given for good, by argument: all but the trainer, and base, which is part of
-        the state."""
+        """Its constant arguments by name: all but the trainer and base, which is part of the
+        state."""
         return {"warmup": self._warmup}
 
     @property
     def made(self) -> str:
-        """The class and what it was given, but for base: a run goes on with the same.
+        """The class and its arguments except base, to check that a run resumes with the same.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
@@ -68,11 +67,11 @@ class _Schedule:
         return f"{type(self).__name__}({settings})"
 
     def _factor(self, n: int) -> float:
-        """What base is multiplied by after the warm-up, n counted from its end."""
+        """The factor of base, n steps after the end of the warm-up."""
         raise NotImplementedError
 
     def rate(self) -> float:
-        """The present learning rate: base (n + 1) / (warmup + 1) during the warm-up, then as the
+        """The current learning rate: base (n + 1) / (warmup + 1) during the warm-up, then as the
         class says.
 
         >>> import dist_dynet as dy
@@ -90,7 +89,7 @@ class _Schedule:
         self._trainer.learning_rate = self.rate()
 
     def step(self) -> None:
-        """To be called after each update: sets the learning rate of the next.
+        """To be called after each update: sets the learning rate of the next one.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
@@ -103,7 +102,7 @@ class _Schedule:
         self._set()
 
     def state_dict(self) -> dict[str, float]:
-        """What load_state_dict() needs to go on from here.
+        """The numbers that load_state_dict() needs to continue from here.
 
         >>> import dist_dynet as dy
         >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
@@ -115,11 +114,11 @@ class _Schedule:
         return {"n": self._n, "base": self._base}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Goes on from a state_dict() of the same class; the other settings are those of this
+        """Continues from a state_dict() of the same class. The other settings are those of this
         object.
 
         Raises:
-            ValueError: it has not all numbers; nothing is changed then.
+            ValueError: it lacks a number; then nothing is changed.
             TypeError: it is not a dict.
 
         >>> import dist_dynet as dy
@@ -160,8 +159,8 @@ class Constant(_Schedule):
 
 
 class Linear(_Schedule):
-    """rate = base (1 - (1 - end) min(1, n / steps)): falls in a line to end * base in `steps` steps
-    after the warm-up.
+    """rate = base (1 - (1 - end) min(1, n / steps)): decreases linearly to end * base during
+    `steps` steps after the warm-up.
 
     Raises:
         ValueError: steps is below 1.
@@ -198,8 +197,8 @@ class Linear(_Schedule):
 
 
 class Cosine(Linear):
-    """rate = base (end + (1 - end) (1 + cos(pi min(1, n / steps))) / 2): falls along a half wave
-    (Loshchilov and Hutter 2017).
+    """rate = base (end + (1 - end) (1 + cos(pi min(1, n / steps))) / 2): decreases along a half
+    cosine wave (Loshchilov and Hutter 2017).
 
     >>> import dist_dynet as dy
     >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
@@ -216,7 +215,7 @@ class Cosine(Linear):
 
 
 class InverseSquareRoot(_Schedule):
-    """rate = base sqrt((warmup + 1) / (n + 1)): after a linear warm-up to base, falls as 1 /
+    """rate = base sqrt((warmup + 1) / (n + 1)): after a linear warm-up to base, decreases as 1 /
     sqrt(n) (Vaswani et al. 2017).
 
     >>> import dist_dynet as dy
@@ -237,16 +236,16 @@ class InverseSquareRoot(_Schedule):
 
 
 class Plateau(_Schedule):
-    """rate = base factor^k: multiplies the rate by `factor` whenever a measure has not got better
-    for more than `patience` steps.
+    """rate = base factor^k: multiplies the rate by `factor` whenever a measure has not improved for
+    more than `patience` steps.
 
     step(measure) is usually called once per epoch, with the loss on held-out data.
 
     Args:
         trainer: whose rate is set.
         factor: of each cut, in (0, 1).
-        patience: so many steps without a better measure are tolerated.
-        threshold: a measure is better if it is better than the best by more than this.
+        patience: how many steps without improvement are tolerated.
+        threshold: a measure has improved if it is better than the best by more than this.
         greatest_is_best: the measure is an accuracy or the like.
         least: the rate does not fall below.
         base: the rate at the start.
@@ -298,11 +297,11 @@ class Plateau(_Schedule):
         }
 
     def rate(self) -> float:
-        """The present learning rate."""
+        """The current learning rate."""
         return max(self._least, self._base * self._cut**self._cuts)
 
     def step(self, measure: float) -> None:  # type: ignore[override]
-        """To be called with each new measure; NaN counts as not better."""
+        """To be called with each new measure; NaN counts as no improvement."""
         score = self._sign * number_argument(measure, "Plateau.step: the measure")
         if score > self._best + self._threshold:
             self._best, self._bad = score, 0

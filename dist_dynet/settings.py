@@ -1,9 +1,9 @@
-"""Settings of this process (random seed, autobatching, ...), and what DyNet has around them.
+"""Settings of this process (random seed, autobatching, ...), and DyNet's functions for them.
 
-There is nothing to initialise: importing the package is enough, and settings may be changed at any
-time. At import these variables of the environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG,
+Nothing needs to be initialised: importing the package is enough, and settings may be changed at any
+time. At import these environment variables are read: DIST_DYNET_SEED, DIST_DYNET_RNG,
 DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY, DIST_DYNET_PRECISION, and by the FFI layer
-DIST_DYNET_THREADS (docs/settings.md). sys.argv is read by DynetParams.from_args() alone.
+DIST_DYNET_THREADS (docs/settings.md). Only DynetParams.from_args() reads sys.argv.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _said: set[str] = set()
 
 
 def say(what: str, text: str) -> None:
-    """A notice on stderr, once for each `what`."""
+    """Prints a notice on stderr, once for each `what`."""
     if what not in _said:
         _said.add(what)
         print(f"dist_dynet: {text}", file=sys.stderr)
@@ -52,7 +52,8 @@ def _number(
     read: Callable[[Any], float] = float,
     below: float = math.inf,
 ) -> float:
-    """read(value), 0 or more, of a number or its text; `takes` is what the error asks for.
+    """read(value), 0 or more, of a number or its text. `takes` says in the error what is
+    allowed.
 
     Raises:
         ValueError: it is no such number.
@@ -86,18 +87,18 @@ def init(
     precision: str | None = None,
     threads: int | None = None,
 ) -> None:
-    """Changes settings of this process; what is not given stays. It need not be called, and may be
-    called again.
+    """Changes settings of this process; those that are not given stay. It need not be called, and
+    may be called several times.
 
     Args:
-        shared_parameters: accepted for DyNet's sake; has no effect.
-        random_seed: as reset_random_seed(); 0 leaves the seed as it is, which was drawn at random
-            when the process began.
-        autobatch: what renew_cg() does when it is not told, in the same terms; 0 (no batching) at
+        shared_parameters: accepted for compatibility with DyNet; has no effect.
+        random_seed: as reset_random_seed(); 0 keeps the present seed, which was drawn at random
+            at the start of the process.
+        autobatch: the default of renew_cg(autobatching=...); 0 (no batching) at
             the start.
-        weight_decay: what new collections begin with; see ParameterCollection.set_weight_decay().
-        mem: accepted for DyNet's sake; memory is taken as it is needed.
-        profiling: accepted for DyNet's sake; has no effect.
+        weight_decay: of new collections; see ParameterCollection.set_weight_decay().
+        mem: accepted for compatibility with DyNet; memory is allocated as needed.
+        profiling: accepted for compatibility with DyNet; has no effect.
         rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's
             losses if the seed is the same. Every draw comes from one generator in the order of
             computation, DyNet's (threads beside the first keep keyed draws); all sequences of a
@@ -108,11 +109,11 @@ def init(
             for parameters with a precision of their own; sums, values, gradients and weights stay
             float32 (docs/precision.md). "float32": back to products that are not rounded. Graphs
             that have used a parameter already stay as they are.
-        threads: how many threads of this process compute at one thing, the caller's included; 1 at
-            the start. All numbers are the same for each number of threads.
+        threads: how many threads share one computation, the caller's included; 1 at
+            the start. Results do not depend on it.
 
     Raises:
-        ValueError: a value makes no sense; then nothing is changed.
+        ValueError: a value is invalid; then nothing is changed.
 
     >>> import dist_dynet as dy
     >>> dy.init(weight_decay=0.01)
@@ -139,15 +140,15 @@ def init(
 
 
 class _Setting(NamedTuple):
-    """A row of the table."""
+    """A row of the table of settings."""
 
     setter: str
     """The method of DynetParams that checks it."""
     sources: str
-    """What may give it beside a program: "option": --dynet-<name>; "config": from_config();
-    "variable": DIST_DYNET_<NAME>."""
+    """Where it may be set other than by a program: "option": --dynet-<name>; "config":
+    from_config(); "variable": DIST_DYNET_<NAME>."""
     put_in_force: Callable[[Any], None] | None = None
-    """None: it is accepted for DyNet's sake."""
+    """None: it is accepted for compatibility with DyNet."""
 
 
 _SETTINGS = {
@@ -173,14 +174,14 @@ _SETTINGS = {
     "gpu_mask": _Setting("set_gpu_mask", "config"),
     "devices": _Setting("_set_devices", "option"),
 }
-"""By name; those that given() has, in the order in which they are put in force."""
+"""By name. Those that given() has are in the order in which they are applied."""
 
 _INSTEAD = {"l2": " Its name today is --dynet-weight-decay.", "gpu-ids": " There is only the CPU."}
-"""What to say of options of old versions."""
+"""Hints for options of old versions."""
 
 
 class DynetParams:
-    """Settings to be put in force by init(); only those that were set.
+    """Settings to be applied by init(); only those that were set.
 
     >>> import dist_dynet as dy
     >>> settings = dy.DynetParams()
@@ -207,11 +208,11 @@ class DynetParams:
         return dict(self._values)
 
     def put(self, settings: Mapping[str, Any]) -> None:
-        """Takes what given() gave.
+        """Takes the result of given().
 
         Raises:
             TypeError: it is no dict.
-            ValueError: a name is unknown, or a value makes no sense; nothing is changed then.
+            ValueError: a name is unknown, or a value is invalid; then nothing is changed.
         """
         if not isinstance(settings, Mapping):
             raise TypeError(f"put: takes what given() gave; got {type(settings).__name__}.")
@@ -228,14 +229,14 @@ class DynetParams:
             raise
 
     def from_args(self, shared_parameters: Any = None) -> None:
-        """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N,
+        """Takes the --dynet-* options of sys.argv, which is not changed: --dynet-seed N,
         --dynet-autobatch 0/1/2/3, --dynet-weight-decay X.
 
-        --dynet-mem and --dynet-profiling are accepted and ignored. `-` and `_` are the same, and so
-        are `--dynet-seed 1` and `--dynet-seed=1`.
+        --dynet-mem and --dynet-profiling are accepted and ignored. `-` and `_` are equivalent, and
+        so are `--dynet-seed 1` and `--dynet-seed=1`.
 
         Raises:
-            ValueError: an option without a value, or with one that makes no sense.
+            ValueError: an option has no value, or an invalid one.
             RuntimeError: an option asks for a GPU.
 
         >>> import sys
@@ -277,7 +278,7 @@ class DynetParams:
         }
 
     def from_config(self, conf: Any) -> None:
-        """Takes the attributes, or the items of a dict, where there are.
+        """Takes the attributes of an object, or the items of a dict, that exist.
 
         Their names: mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus,
         gpu_mask.
@@ -288,13 +289,13 @@ class DynetParams:
                 setter(value)
 
     def init(self) -> None:
-        """Puts the settings in force. May be called again."""
+        """Applies the settings. May be called several times."""
         for name, row in _SETTINGS.items():
             if row.put_in_force and name in self._values:
                 row.put_in_force(self._values[name])
 
     def set_mem(self, mem: float | str, what: str = "set_mem") -> None:
-        """Accepted and ignored: memory is taken as it is needed.
+        """Accepted and ignored: memory is allocated as needed.
 
         Raises:
             ValueError: it is neither a number of MB nor text with four, of DyNet's four pools.
@@ -306,11 +307,11 @@ class DynetParams:
             _number(size, what, "numbers of MB, 0 or more")
 
     def set_random_seed(self, random_seed: int, what: str = "set_random_seed") -> None:
-        """0: the seed stays as it is."""
+        """Sets the seed; 0 keeps the present one."""
         self._values["seed"] = _whole(random_seed, what)
 
     def set_rng(self, rng: str, what: str = "set_rng") -> None:
-        """Which random numbers: "keyed" or "dynet", see init().
+        """Sets the order of random draws: "keyed" or "dynet", see init().
 
         Raises:
             ValueError: it is neither.
@@ -320,15 +321,15 @@ class DynetParams:
         self._values["rng"] = rng
 
     def set_threads(self, threads: int, what: str = "set_threads") -> None:
-        """How many threads compute at one thing, 1 or more: see init().
+        """How many threads share one computation, 1 or more: see init().
 
         Raises:
-            ValueError: it is not an integer from 1 to the greatest number.
+            ValueError: it is not an integer from 1 to the maximum.
         """
         self._values["threads"] = possible_threads(_whole(threads, what), what)
 
     def set_autobatch(self, autobatch: bool | int, what: str = "set_autobatch") -> None:
-        """How renew_cg() batches when it is not told: as its argument `autobatching`."""
+        """The default of renew_cg(autobatching=...), in the same terms."""
         self._values["autobatch"] = strategy(autobatch, what)
 
     def set_profiling(self, profiling: int, what: str = "set_profiling") -> None:
@@ -336,7 +337,7 @@ class DynetParams:
         _whole(profiling, what)
 
     def set_weight_decay(self, weight_decay: float, what: str = "set_weight_decay") -> None:
-        """What new collections begin with."""
+        """The weight decay of new collections."""
         self._values["weight_decay"] = _number(weight_decay, what, "a number in [0, 1)", below=1)
 
     def set_precision(self, precision: str, what: str = "set_precision") -> None:
@@ -393,8 +394,8 @@ def init_from_params(params: DynetParams) -> None:
 
 
 def parameter(*args: Any) -> Any:
-    """Returns its argument, or a tuple of several: parameters are expressions by themselves.
-    Deprecated, as in DyNet; says so once.
+    """Returns its argument, or a tuple of several: parameters are expressions already. Deprecated,
+    as in DyNet; warns once.
 
     >>> import dist_dynet as dy
     >>> W = dy.ParameterCollection().add_parameters((2, 2))
@@ -410,8 +411,8 @@ def parameter(*args: Any) -> Any:
 
 
 def const_parameter(*args: Expression) -> Expression | list[Expression]:
-    """The parameters as constants, which no gradient is sent to: nobackprop() of each; a list if
-    there are several.
+    """The parameters as constants, which receive no gradient: nobackprop() of each; a list if there
+    are several.
 
     >>> import dist_dynet as dy
     >>> W = dy.ParameterCollection().add_parameters(2, init=1)
@@ -426,10 +427,10 @@ def const_parameter(*args: Expression) -> Expression | list[Expression]:
 
 
 def from_environment() -> DynetParams:
-    """What the DIST_DYNET_* variables say.
+    """The settings of the DIST_DYNET_* variables.
 
     Raises:
-        ImportError: one has a value that makes no sense.
+        ImportError: one has an invalid value.
     """
     params = DynetParams()
     for setting, setter in params._setters("variable").items():

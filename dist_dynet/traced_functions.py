@@ -1,6 +1,6 @@
-"""@traced: functions of expressions that are traced once and make one node per call from then on.
+"""@traced: functions of expressions that are traced once and then make one node per call.
 
-csrc/program.h says what becomes of the traced nodes; this module knows signatures, and what a
+csrc/program.h describes what becomes of the traced nodes. This module knows signatures, and what a
 function may not do while it is traced.
 """
 
@@ -27,23 +27,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNTRACED: int = lib.DN_ERROR_UNTRACED
 _FIRST_PARAMETER = 1 << 62  # handles from here on, and negative ones, are no nodes
 MOST_TRACES = 256
-"""Of one function; what comes after them is called without a trace, as if it were not decorated."""
+"""Of one function; with further signatures it is called untraced, as if it were not decorated."""
 
 _ATTEMPTS = 8
-"""At tracing a function, beside other threads: these may draw random numbers meanwhile."""
+"""At tracing a function beside other threads, which may draw random numbers meanwhile."""
 
 _lock = threading.RLock()
 
 
 @accelerated
 def traced_call(function: int, *handles: int) -> int:
-    """What dn_traced_call() of csrc/dn_api.h returns."""
+    """Returns the result of dn_traced_call() of csrc/dn_api.h."""
     return lib.dn_traced_call(function, len(handles), handles)  # type: ignore[no-any-return]
 
 
 class _Variant:
-    """What a function returns for arguments of one form: C's part, which holds the programs for
-    their dims."""
+    """The traces of a function for arguments of one form: C's object, which holds a program for
+    each set of dims."""
 
     __slots__ = ("asks_modes", "c", "form", "handle", "is_pair", "kept", "outputs", "traces")
 
@@ -54,16 +54,17 @@ class _Variant:
         self.c = ffi.gc(c, lib.dn_traced_free)
         self.handle = lib.dn_traced_handle(self.c)
         self.outputs = 0
-        """How many; 0: not known yet."""
+        """The number of outputs; 0 until it is known."""
         self.form: Any = None
-        """What makes the result of a list of them; None: it is the only one itself."""
+        """Makes the result from the list of outputs; None if the result is a single expression."""
         self.is_pair = False
-        """Whether it is a tuple of two, as of trees and recurrent networks."""
+        """Whether it is a tuple of two, as in trees and recurrent networks."""
         self.kept: Any = None
-        """The arguments of the first call, whose identity the form may depend on."""
+        """The arguments of the first call, kept alive because the form may depend on their
+        identity."""
         self.traces = 0
         self.asks_modes = False
-        """Whether the function has read if a collection is trained or evaluated."""
+        """Whether the function reads whether a collection is in training or evaluation."""
 
 
 class TracedFunction:
@@ -86,8 +87,8 @@ class TracedFunction:
         self._name = name
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """That of an instance: traces belong to it, since what the function reads from it may
-        be its own."""
+        """The traced function of an instance: traces belong to it, since the function may read its
+        attributes."""
         if instance is None:
             return self
         try:
@@ -97,7 +98,7 @@ class TracedFunction:
                 f"{self._what()}: objects of {type(instance).__name__} cannot keep traces:"
                 " __slots__ leaves no __dict__."
             ) from None
-        # it was asked for by super()
+        # it was accessed by super()
         shadowed = getattr(type(instance), self._name, None) is not self
         name = f"{self.__qualname__} of {self._name}" if shadowed else self._name  # type: ignore[attr-defined]
         bound = known.get(name)
@@ -114,7 +115,7 @@ class TracedFunction:
         return f"<{self._what()}, traced {self.traces} times>"
 
     def _modes_change(self, any_of_them: bool) -> None:
-        """Forgets what the function did in another mode."""
+        """Forgets traces of another mode."""
         with _lock:
             gone = [f for f, v in self._variants.items() if any_of_them or v.asks_modes]
             for form in gone:
@@ -148,7 +149,7 @@ class TracedFunction:
         return _results(variant, h)
 
     def _general(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Arguments of any form, or not traced yet."""
+        """For arguments of any form, including untraced ones."""
         handles: list[int] = []
         key: list[Any] = []
         for a in args:
@@ -156,7 +157,7 @@ class TracedFunction:
         for option in options:  # in their order, which a function with **options may see
             key.append(option)
             self._flatten(options[option], handles, key)
-        if callback.tracing or not handles:  # the one within becomes part of the one around it
+        if callback.tracing or not handles:  # within another trace it becomes part of that
             return self._function(*self._instance, *args, **options)
         form = tuple(key)
         try:
@@ -188,9 +189,9 @@ class TracedFunction:
         return _results(variant, h)
 
     def _flatten(self, given: Any, handles: list[int], key: list[Any]) -> None:
-        """Appends the nodes in an argument to `handles`, and what it is besides to `key`."""
+        """Appends the nodes in an argument to `handles`, and everything else to `key`."""
         if isinstance(given, Expression):
-            # which raises an error for one made by hand
+            # _node() raises for one made by hand
             h: int = getattr(given, "_h", 0) or given._node()
             if 0 <= h < _FIRST_PARAMETER:
                 handles.append(h)
@@ -207,7 +208,7 @@ class TracedFunction:
     def _trace(
         self, variant: _Variant, handles: list[int], args: tuple[Any, ...], options: dict[str, Any]
     ) -> None:
-        """Adds a program to C's part."""
+        """Adds a program to C's object."""
         dims = [expression(h).dim() for h in handles]
         outer, reads = graph_of(*handles), switch.reads
         # not threading.active_count(): it takes a lock that all threads need to start
@@ -233,8 +234,8 @@ class TracedFunction:
         args: tuple[Any, ...],
         options: dict[str, Any],
     ) -> bool:
-        """Runs the function on a graph of its own; False, and nothing is added: somebody has drawn
-        from Python's or NumPy's generators."""
+        """Runs the function on a graph of its own. Returns False, without adding anything, if
+        Python's or NumPy's generators have been drawn from."""
         callback.tracing = self._what()
         before = _random.generators_of_python()
         given = [_placeholder(graph, d, batch) for d, batch in dims]
@@ -258,7 +259,7 @@ class TracedFunction:
         return True
 
     def _outputs(self, variant: _Variant, result: Any) -> list[Expression]:
-        """The expressions in what the function returned; its form is noted."""
+        """The expressions that the function returned; records their form."""
         several = isinstance(result, list | tuple)
         outputs = list(result) if several else [result]
         if not outputs or not all(isinstance(e, Expression) for e in outputs):
@@ -279,8 +280,8 @@ class TracedFunction:
 
 
 def _exact(given: Any) -> Any:
-    """What a hashable argument is in a form: with its type, and that of what it holds, as 0.0,
-    -0.0, 0 and False are equal. A NaN is like any other."""
+    """A hashable argument as part of the key: with its type and those of its parts, since 0.0,
+    -0.0, 0 and False are equal. All NaNs are alike."""
     kind = type(given)
     if isinstance(given, float):
         return kind, float.hex(given)
@@ -309,7 +310,7 @@ def _placeholder(graph: int, dims: tuple[int, ...], batch: int) -> Expression:
 
 
 def _replaced(given: Any, placeholders: Any) -> Any:
-    """The argument with its nodes replaced by the placeholders."""
+    """The argument with its nodes replaced by placeholders."""
     if isinstance(given, Expression):
         return next(placeholders) if 0 <= given._h < _FIRST_PARAMETER else given
     if type(given) in (list, tuple):
@@ -327,12 +328,13 @@ def _results(variant: _Variant, h: int) -> Any:
 
 
 def traced(function: F) -> F:
-    """y, ... = f(x, ...): a function of expressions, traced once, that makes one node per call.
+    """y, ... = f(x, ...): a function of expressions that is traced once and makes one node per
+    call.
 
-    The function runs once for each signature of its arguments; what it did is then repeated in C,
+    The function runs once for each signature of its arguments. What it did is then repeated in C,
     for all calls of the graph at once where the graph batches. Values and gradients are those of
-    the plain function. For what is called often and always does the same: the step of a recurrent
-    network, a node of a tree, a layer. Works for methods, too.
+    the plain function. For functions that are called often and always do the same: the step of a
+    recurrent network, a node of a tree, a layer. Works for methods, too.
 
     Args:
         function: takes expressions, lists and tuples of them, and whatever else is hashable;
@@ -377,4 +379,4 @@ def traced(function: F) -> F:
 
 
 cell = traced
-"""The former name of traced(); both stay."""
+"""The former name of traced(), which is kept."""

@@ -1,5 +1,5 @@
-"""What training loops share: a progress bar, metrics, the best model, early stopping, scores of
-entities.
+"""Helpers for training loops: a progress bar, metrics, the best model, early stopping, entity
+scores.
 
     run = dy.training.Run(trainer, "metrics.jsonl")
     best = dy.training.Best(model, "model.txt", patience=3)
@@ -9,7 +9,7 @@ entities.
             run.log(loss=loss.value())
         best.update(accuracy(dev))
 
-It shows, counts and keeps; what is computed, and when a loop ends, is the program's business.
+They show, count and keep; what is computed, and when the loop ends, is decided by the program.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def _added(every: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, tuple[float, float]]:
-    """Sums and weights by name, of all ranks together."""
+    """Sums and weights of all ranks together, by name."""
     result: dict[str, tuple[float, float]] = {}
     for sums in every:
         for name, (s, w) in sums.items():
@@ -50,12 +50,12 @@ def _added(every: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, tuple[fl
 
 
 def _size_of(batch: object) -> float:
-    """How many examples a batch has; what has no length is one."""
+    """How many examples a batch has; 1 for an object without length."""
     return float(len(batch)) if isinstance(batch, Sized) and getattr(batch, "ndim", 1) != 0 else 1.0
 
 
 def _pairs_in(state: Mapping[str, Any], what: str) -> dict[str, tuple[float, float]]:
-    """The sums of a Run's state.
+    """The sums in a Run's state.
 
     Raises:
         TypeError: it is no state.
@@ -70,11 +70,11 @@ def _pairs_in(state: Mapping[str, Any], what: str) -> dict[str, tuple[float, flo
 
 
 class Run:
-    """Shows and writes what a training run does: a progress bar on rank 0, lines of metrics, means
-    over ranks.
+    """Shows and records a training run: a progress bar on rank 0, lines of metrics, means over
+    ranks.
 
-    Lines are those of docs/metrics.md, with the learning rate, the norm of the gradients, what
-    log() was given, and `rate`: examples a second over all ranks, while batches are worked on.
+    The lines are those of docs/metrics.md, with the learning rate, the gradient norm, the values
+    given to log(), and `rate`: examples per second over all ranks, while batches are processed.
     `dist-dynet plot FILE` draws them.
 
     Args:
@@ -146,8 +146,8 @@ class Run:
                 self._report.write_to(Events(tensorboard), every)
 
     def epoch(self, batches: Iterable[T], description: str | None = None) -> Iterator[T]:
-        """The batches, while a bar shows how far they are. What means() has begins anew, unless
-        the loop resumes in the middle of `batches` (parallel.Checkpointer).
+        """Iterates over the batches while a bar shows the progress. means() restarts, unless the
+        loop resumes in the middle of `batches` (parallel.Checkpointer).
 
         Args:
             batches: anything to loop over; of parallel.shard() the number of the epoch and the
@@ -195,7 +195,7 @@ class Run:
             self._size, self._batch = getattr(self._batch, "n", self._size), None
 
     def log(self, weight: float | None = None, /, **values: float) -> None:
-        """Adds numbers of a batch, such as the loss, to means() and to the next line of metrics: to
+        """Adds numbers of a batch, such as the loss, to means() and to the next line of metrics. To
         be called before update(). They are means over the batch's examples: log sum / batch.n.
 
         Args:
@@ -221,7 +221,7 @@ class Run:
             self._sums[name] = sum_ + weight * float(value), weights + weight
 
     def means(self) -> dict[str, float]:
-        """The weighted means of what log() was given since the epoch began, over all ranks.
+        """The weighted means of the values given to log() since the epoch began, over all ranks.
         Collective.
 
         >>> import dist_dynet as dy
@@ -235,7 +235,7 @@ class Run:
         return {name: s / w if w else math.nan for name, (s, w) in sums.items()}
 
     def write(self, **values: float) -> None:
-        """Adds a line of metrics now, with these numbers: at the end of an epoch, say.
+        """Adds a line of metrics now, with these numbers: at the end of an epoch, for instance.
 
         >>> import json, pathlib, tempfile
         >>> import dist_dynet as dy
@@ -251,7 +251,7 @@ class Run:
             self._report.write()
 
     def _rate(self) -> dict[str, float]:
-        """For a line: since the last one."""
+        """The rate since the last line, for a line of metrics."""
         if not self._seconds:
             return {}
         rate = self._examples / self._seconds
@@ -271,7 +271,7 @@ class Run:
         return {"sums": sums, "attempt": self._attempt}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Resumes from a state(): lines of metrics count as those of the same run.
+        """Resumes from a state(): lines of metrics then count as those of the same run.
 
         Raises:
             ValueError: it is no such state; nothing is changed then.
@@ -290,7 +290,8 @@ class Run:
             self._report.attempt = self._attempt = max(self._attempt, self._report.attempt)
 
     def load_states(self, states: Sequence[Mapping[str, Any]], rank: int) -> None:
-        """As load_state(), from those of another number of ranks: rank 0 goes on with all sums.
+        """As load_state(), from the states of another number of ranks: rank 0 continues with all
+        sums.
 
         Raises:
             TypeError: they are no list of states; nothing is changed then.

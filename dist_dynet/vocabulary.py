@@ -1,6 +1,6 @@
-"""Vocabulary: names (words, characters, tags) and their numbers, the rows of a table.
+"""Vocabulary: names (words, characters, tags) and their numbers, which are rows of a table.
 
-It knows files of text and of word vectors, and neither collections nor graphs.
+This module knows files of text and of word vectors, but neither collections nor graphs.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def _listed(names: Any, what: str, which: str) -> list[Any]:
 
 
 class Vocabulary:
-    """Names and their numbers from 0 on: the unknown name, special ones, then the others, the most
-    frequent first; of those that are as frequent, the one that came first.
+    """Names and their numbers from 0 on: the unknown name, special names, then the others by
+    decreasing frequency; equally frequent ones in order of first occurrence.
 
     Args:
         names: as often as they occur, or a Counter of them.
@@ -110,11 +110,11 @@ class Vocabulary:
 
     def _set(self, unknown: str | None, names: list[str], counts: Counter[str]) -> None:
         self.unknown = unknown
-        """The name that stands for all others, number 0; None: there is none."""
+        """The name that stands for all others, number 0; None if there is none."""
         self.names = names
         """In the order of their numbers."""
         self.counts = Counter({name: counts[name] for name in names})
-        """How often each occurred, the unknown name included."""
+        """How often each occurred, including the unknown name."""
         self._numbers = {name: number for number, name in enumerate(names)}
         if unknown is not None:
             known = sum(self.counts.values()) - self.counts[unknown]
@@ -184,9 +184,9 @@ class Vocabulary:
     def ids_with_unknown(
         self, names: Iterable[str], rng: np.random.Generator, alpha: float = 0.25
     ) -> list[int]:
-        """The numbers of names, some of them made unknown, so that the unknown name is trained: a
-        name that occurred c times with the probability alpha / (alpha + c) (Kiperwasser and
-        Goldberg 2016).
+        """The numbers of names, with some replaced by the unknown name so that it is trained: a
+        name that occurred c times with probability alpha / (alpha + c) (Kiperwasser and Goldberg
+        2016).
 
         Raises:
             ValueError: there is no unknown name, or alpha is below 0 or infinite.
@@ -221,12 +221,12 @@ class Vocabulary:
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal vocabulary of; plain data, for specs of networks."""
+        """Plain data from which from_spec() makes an equal vocabulary, for specs of networks."""
         return self.unknown, self.names, [self.counts[name] for name in self.names]
 
     @classmethod
     def from_spec(cls, spec: Sequence[Any]) -> Vocabulary:
-        """A vocabulary of this spec.
+        """A vocabulary from its spec.
 
         Raises:
             ValueError: it is not the spec of one.
@@ -248,7 +248,7 @@ class Vocabulary:
         return made
 
     def save(self, name: FileName) -> None:
-        """Writes it as JSON, whole or not at all; with several ranks rank 0 does.
+        """Writes it as JSON, as a whole or not at all; with several ranks, on rank 0.
 
         Raises:
             RuntimeError: the file cannot be written.
@@ -271,7 +271,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, name: FileName) -> Vocabulary:
-        """What save() wrote.
+        """Reads a file written by save().
 
         Raises:
             RuntimeError: there is no such file, or it cannot be read.

@@ -1,5 +1,5 @@
-"""Attention as blocks with parameters: additive, dot-product, and with several heads. attention()
-is the operation without any."""
+"""Attention blocks with parameters: additive, dot-product, and multi-head. The operation without
+parameters is attention()."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Projections(Block):
 
     @property
     def spec(self) -> tuple[int, ...]:
-        """What from_spec() makes an equal block of."""
+        """The argument of from_spec() for an equal block."""
         return self.query_dim, self.key_dim, self.hidden_dim
 
     @classmethod
@@ -65,7 +65,7 @@ class _Projections(Block):
         return cls(query_dim, key_dim, hidden_dim, model)
 
     def project(self, keys: Expression) -> Expression:
-        """The matrix Wk keys, to be computed once where many queries look at the same keys.
+        """The matrix Wk keys, to be computed once if many queries use the same keys.
 
         Raises:
             TypeError: the keys are not an expression.
@@ -133,8 +133,8 @@ class AdditiveAttention(_Projections):
         Args:
             query: a vector (query,).
             keys: a matrix (key, n): n keys; a vector is one.
-            mask: (n,), an array's second axis being the batch: 0 for keys that do not count, such
-                as padding. Where it leaves none, all weights are 0.
+            mask: (n,), an array's second axis being the batch: 0 for keys to ignore, such
+                as padding. If all are ignored, all weights are 0.
             projected: project(keys), if it is there already.
 
         Raises:
@@ -169,7 +169,7 @@ class AdditiveAttention(_Projections):
         mask: _Mask = None,
         projected: Expression | None = None,
     ) -> Expression:
-        """The sum of the columns of values (of keys, if there are none), weighted by weights().
+        """The sum of the columns of values (by default of keys), weighted by weights().
 
         Raises:
             TypeError: the query or the keys are not an expression.
@@ -218,13 +218,13 @@ class DotAttention(_Projections):
         mask: _Mask = None,
         projected: Expression | None = None,
     ) -> Expression:
-        """A weight for each key; they sum to 1. Of several queries, a column for each.
+        """A weight for each key, which sum to 1. For several queries, a column for each.
 
         Args:
             query: a vector (query,), or a matrix (query, m) of m queries.
             keys: a matrix (key, n): n keys.
-            mask: (n,) or (n, m), the next axis of an array being the batch: 0 for keys that do not
-                count. Where it leaves none, all weights are 0.
+            mask: (n,) or (n, m), the next axis of an array being the batch: 0 for keys to
+                ignore. If all are ignored, all weights are 0.
             projected: project(keys), if it is there already.
 
         Raises:
@@ -252,8 +252,8 @@ class DotAttention(_Projections):
         mask: _Mask = None,
         projected: Expression | None = None,
     ) -> Expression:
-        """The sum of the columns of values (of keys, if there are none), weighted by weights(); as
-        one node after the projections.
+        """The sum of the columns of values (by default of keys), weighted by weights(): one node
+        after the projections.
 
         An array's third axis is the mask's batch: (n, 1, B) masks the padding of B sentences.
 
@@ -325,7 +325,7 @@ class MultiHeadAttention(Block):
 
     @property
     def spec(self) -> tuple[int, ...]:
-        """What from_spec() makes an equal block of."""
+        """The argument of from_spec() for an equal block."""
         return self.dim, self.heads, self.key_dim
 
     @classmethod
@@ -335,8 +335,8 @@ class MultiHeadAttention(Block):
         return cls(dim, heads, model, key_dim)
 
     def _split(self, x: Expression) -> Expression:
-        """(dim, n) x batch -> (dim / heads, n) x (heads batch): the heads of one batch element side
-        by side."""
+        """(dim, n) x batch -> (dim / heads, n) x (heads batch), with the heads of a batch element
+        adjacent."""
         (_, *more), batch = x.dim()
         n, size = more[0] if more else 1, self.dim // self.heads
         return reshape(
@@ -358,7 +358,7 @@ class MultiHeadAttention(Block):
             query: a vector (dim,), or a matrix (dim, m) of m queries.
             keys: a matrix (key_dim, n).
             values: a matrix (key_dim, n); None: the keys.
-            mask: (n,) or (n, m), 0 for keys that do not count; an array's third axis is the batch:
+            mask: (n,) or (n, m), 0 for keys to ignore; an array's third axis is the batch:
                 (n, 1, B) masks the padding of B sentences, and np.triu(np.ones((n, n))) lets each
                 position see itself and those before.
 

@@ -1,4 +1,4 @@
-"""Networks of networks: the bidirectional network, and states stacked by hand."""
+"""Combined networks: the bidirectional network, and manually stacked states."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 class BiRNNBuilder(Owner):
-    """A network that reads the sequence both ways; h is the forward h over the backward h, each of
-    half the size.
+    """A network that reads the sequence in both directions. h is the concatenation of the forward h
+    and the backward h, each of half the size.
 
     Args:
         num_layers: the number of layers, each fed with the h of the one below.
@@ -80,7 +80,7 @@ class BiRNNBuilder(Owner):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return self.num_layers, self.input_dim, self.hidden_dim, self.rnn_builder_factory, None
 
     @classmethod
@@ -90,7 +90,7 @@ class BiRNNBuilder(Owner):
         return cls(num_layers, input_dim, hidden_dim, model, factory, *rest)
 
     def set_dropout(self, p: float) -> None:
-        """The dropout rate of all layers and directions.
+        """Sets the dropout rate of all layers and directions.
 
         Raises:
             ValueError: a rate outside of [0, 1].
@@ -144,11 +144,11 @@ class BiRNNBuilder(Owner):
         mask: ArrayLike | None = None,
         lengths: Iterable[int] | None = None,
     ) -> list[tuple[RNNState, RNNState]]:
-        """(forward state, backward state) of the last layer at each position; arguments as of
+        """(forward state, backward state) of the last layer at each position. Arguments as of
         RNNState.add_inputs().
 
-        The backward state at a position has read all that follows: where padding follows, it begins
-        at the sentence's own end.
+        The backward state at a position has read all that follows. If padding follows, it begins at
+        the end of the sentence itself.
 
         >>> import dist_dynet as dy
         >>> network = dy.BiRNNBuilder(1, 2, 6, dy.ParameterCollection(), dy.VanillaLSTMBuilder)
@@ -172,7 +172,7 @@ class BiRNNBuilder(Owner):
         mask: ArrayLike | None = None,
         lengths: Iterable[int] | None = None,
     ) -> list[Expression]:
-        """The h of the last layer at each position; arguments as of RNNState.add_inputs().
+        """The h of the last layer at each position. Arguments as of RNNState.add_inputs().
 
         >>> import dist_dynet as dy
         >>> network = dy.BiRNNBuilder(2, 2, 6, dy.ParameterCollection(), dy.VanillaLSTMBuilder)
@@ -188,7 +188,7 @@ class BiRNNBuilder(Owner):
         self, x: Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
     ) -> tuple[Expression, tuple[RNNState, RNNState]]:
         """The h of the last layer at all positions as one matrix, and (forward state, backward
-        state) after all has been read.
+        state) at the end.
 
         Shape: (input size, steps) -> (h, steps); batches alike. Arguments as of
         RNNState.add_inputs().
@@ -208,7 +208,7 @@ class BiRNNBuilder(Owner):
     def transduce_packed(
         self, x: Expression, lengths: Iterable[int]
     ) -> tuple[Expression, tuple[RNNState, RNNState]]:
-        """The h of the last layer for sequences laid one after another as a batch of words, and
+        """The h of the last layer for sequences laid out one after another as a batch of words, and
         (forward state, backward state).
 
         Shape: (input size,) x (sum of lengths) -> (h,) x (sum of lengths); the states have a batch
@@ -241,7 +241,7 @@ def _inputs(
 
 def _both_ways(forward: Any, backward: Any, xs: Inputs) -> list[Expression]:
     f, b = forward.initial_state(), backward.initial_state()
-    if xs.plain:  # a list turned round costs nothing
+    if xs.plain:  # reversing a list costs nothing
         ahead, back = f.transduce(xs.inputs), b.transduce(xs.inputs[::-1])[::-1]
     else:
         ahead, back = f._step.outputs(f, xs), b._step.outputs(b, xs.backwards())
@@ -249,8 +249,8 @@ def _both_ways(forward: Any, backward: Any, xs: Inputs) -> list[Expression]:
 
 
 class StackedRNNState:
-    """States of several builders, one on top of the other: an input goes to the first, its output
-    to the second, and so on.
+    """States of several builders stacked on each other: an input goes to the first, its output to
+    the second, and so on.
 
     Args:
         states: from the lowest to the topmost.
@@ -297,8 +297,8 @@ class StackedRNNState:
         mask: ArrayLike | None = None,
         lengths: Iterable[int] | None = None,
     ) -> list[StackedRNNState]:
-        """The states after each of these inputs; each network runs over the whole sequence before
-        the next. Arguments as of RNNState.
+        """The states after each of these inputs. Each network processes the whole sequence before
+        the next. Arguments as of RNNState.add_inputs().
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -354,7 +354,7 @@ class StackedRNNState:
         return self.states[-1].output()
 
     def prev(self) -> StackedRNNState | None:
-        """The state before; None at the start.
+        """The previous state; None at the start.
 
         >>> import dist_dynet as dy
         >>> gru = dy.GRUBuilder(1, 2, 3, dy.ParameterCollection())

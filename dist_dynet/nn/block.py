@@ -1,5 +1,5 @@
-"""What all blocks share: a subcollection for their parameters, the name of the class, what
-from_spec() needs."""
+"""The base of all blocks: a subcollection for their parameters, the name of the class, and
+from_spec()."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .owner import Owner
 
 
 class Block(Owner):
-    """A piece of a network with parameters of its own, saved and loaded by dy.save() and dy.load()
-    like a builder.
+    """A part of a network with its own parameters, which dy.save() and dy.load() handle like a
+    builder.
 
-    A subclass names its subcollection, and says in `spec` what its constructor takes before the
-    collection.
+    A subclass names its subcollection. Its `spec` contains the arguments of its constructor that
+    precede the collection.
 
     >>> import dist_dynet as dy
     >>> crf = dy.CRF(dy.ParameterCollection(), 3)
@@ -31,14 +31,14 @@ class Block(Owner):
     def _begin(
         self, model: ParameterCollection, precision: str | None = None, **sizes: int
     ) -> None:
-        """Checks the sizes by their names and makes the subcollection."""
+        """Checks the sizes, given by name, and makes the subcollection."""
         if any(size < 1 for size in sizes.values()):
             given = ", ".join(f"{name}={size}" for name, size in sizes.items())
             raise ValueError(f"{self.whoami()}: sizes must be positive; got {given}.")
         self._begin_collection(model, self._subcollection, precision)
 
     def get_parameters(self) -> list[Parameters]:
-        """The parameters, in the order that the class describes.
+        """The parameters, in the order given by the class.
 
         >>> import dist_dynet as dy
         >>> linear = dy.Linear(2, 3, dy.ParameterCollection())
@@ -49,7 +49,7 @@ class Block(Owner):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal block of."""
+        """The argument of from_spec() for an equal block."""
         raise NotImplementedError
 
     @classmethod
@@ -59,5 +59,5 @@ class Block(Owner):
 
 
 def used(p: AnyParameter, update: bool) -> Expression:
-    """A parameter as an expression; a constant where it is not to be updated."""
+    """A parameter as an expression; a constant if it is not to be updated."""
     return p if update else parameter_node(p, False)

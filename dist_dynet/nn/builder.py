@@ -1,4 +1,4 @@
-"""What all recurrent builders share: sizes, parameters, dropout rates, and the start of
+"""The base of all recurrent builders: sizes, parameters, dropout rates, and the start of
 sequences."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _strategy, _OFF = lib.dn_graph_strategy, lib.DN_AUTOBATCH_OFF
 class RecurrentBuilder(Owner):
     """The base of recurrent builders: sizes, parameters, dropout rates, and the start of sequences.
 
-    A subclass names its subcollection, makes the parameters of a layer in `_layer`, and either
+    A subclass names its subcollection and makes the parameters of a layer in `_layer`. It either
     names the operation that computes a step and a whole sequence (`_op`), or composes a step in
     `_cell`.
 
@@ -41,17 +41,17 @@ class RecurrentBuilder(Owner):
     _subcollection: ClassVar[str]
     _has_cells: ClassVar[bool] = False
     _drops_each_step: ClassVar[bool] = False
-    """Whether dropout is drawn anew at each step, by _fresh_rate()."""
+    """Whether new dropout masks are drawn at each step, at the rate _fresh_rate()."""
     _mask_rates: ClassVar[tuple[str | None, ...]] = ("dropout_x", "dropout_h")
-    """The attributes that are the rates of the masks that a sequence holds: of the input, then of
-    parts of the state. None: drops nothing."""
+    """The attributes with the rates of the masks that a sequence holds: of the input, then of parts
+    of the state. None: nothing is dropped."""
     _fixed_weights: ClassVar[bool] = True
-    """Whether _node_weights() are the same in each sequence."""
+    """Whether _node_weights() are the same for each sequence."""
     _op: ClassVar[int]
     _roles: ClassVar[tuple[str, ...]] = ()
-    """What the formulas of the class call the parameters of a layer."""
+    """The names of a layer's parameters in the formulas of the class."""
     _start: RNNState | None = None
-    """Where the last sequence has begun; in which graph."""
+    """The start of the last sequence, in the graph `_graph`."""
     _graph: int = -1
     _last_step: Step | None = None
 
@@ -87,17 +87,17 @@ class RecurrentBuilder(Owner):
 
     @property
     def _cell_is_dynets(self) -> bool:
-        """Whether `_cell` is what `_op` computes, by DyNet's operations; csrc/python/composed.c has
-        it, too."""
+        """Whether `_cell` computes what `_op` does, by DyNet's operations; csrc/python/composed.c
+        does so, too."""
         return False
 
     def _composes(self) -> bool:
-        """Whether a step is composed by `_cell`, where it is not the operation `_op`."""
+        """Whether a step is composed by `_cell` instead of being one node of `_op`."""
         return not hasattr(self, "_op") or (self._cell_is_dynets and self._draws_in_order())
 
     def _draws_in_order(self) -> bool:
-        """Whether steps draw, in DyNet's order and with autobatching: then they are composed of
-        DyNet's operations, since the draws of others may come between these."""
+        """Whether steps draw in DyNet's order with autobatching. Then they are composed of DyNet's
+        operations, since the draws of other nodes may come between theirs."""
         if not _random.dynet_order():
             return False
         if _strategy(cg().number) == _OFF:
@@ -124,7 +124,7 @@ class RecurrentBuilder(Owner):
         return NodeStep(self, rates, self._table(handles_of_nodes), None, handles_of_nodes, *more)
 
     def _table(self, weights: list[list[int]], composed: bool = False) -> bytes:
-        """What csrc/python/states.c reads; empty: it leaves these layers to Python."""
+        """The data that csrc/python/states.c reads; empty if it leaves these layers to Python."""
         floats = self._floats()
         if len({*map(len, weights)}) != 1 or len(floats) > 4:
             return b""
@@ -149,20 +149,20 @@ class RecurrentBuilder(Owner):
         return bytes(ffi.buffer(table, ffi.sizeof(table[0])))
 
     def _node_weights(self, handles: list[list[int]]) -> list[list[int]]:
-        """The weights of each layer's node; the first is a parameter."""
+        """The weights of each layer's node. The first one is a parameter."""
         return handles
 
     def _floats(self) -> tuple[float, ...]:
-        """The numbers of a node."""
+        """The numeric arguments of a node."""
         return ()
 
     def _fresh_rate(self) -> float:
-        """The rate of dropout that is drawn anew at each step, for the input of each layer and for
-        the output."""
+        """The rate of dropout that is drawn at each step, for the input of each layer and for the
+        output."""
         return self.dropout_x if self._drops_each_step else 0.0
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:
-        """What `_cell` gets of a layer's parameters, once per sequence."""
+        """The weights for `_cell`, made once per sequence from a layer's parameters."""
         return parameters
 
     def _rates(self) -> tuple[float, ...]:
@@ -171,7 +171,7 @@ class RecurrentBuilder(Owner):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return self.layers, self.input_dim, self.hidden_dim
 
     @classmethod
@@ -181,7 +181,7 @@ class RecurrentBuilder(Owner):
         return cls(layers, input_dim, hidden_dim, model, *rest)
 
     def get_parameters(self) -> list[list[Parameters]]:
-        """The parameters of each layer, in the order that the class describes.
+        """The parameters of each layer, in the order given by the class.
 
         >>> import dist_dynet as dy
         >>> rnn = dy.SimpleRNNBuilder(2, 4, 3, dy.ParameterCollection())
@@ -197,7 +197,7 @@ class RecurrentBuilder(Owner):
         return step
 
     def get_parameter_expressions(self) -> list[list[Expression]]:
-        """The same as expressions of the current graph.
+        """The parameters of each layer as expressions of the current graph.
 
         Raises:
             ValueError: no initial_state() in this graph before.
@@ -239,10 +239,10 @@ class RecurrentBuilder(Owner):
         """Starts a sequence, with dropout masks of its own.
 
         Args:
-            vecs: nothing: zeros. Of an LSTM: c of each layer (h is zero then), or c of each layer,
+            vecs: None: zeros. Of an LSTM: c of each layer (h is then zero), or c of each layer,
                 then h of each layer. Of others: h of each layer.
             update: False: the parameters get no gradient.
-            share_masks: True: the masks are those of the sequence before, if it is of this graph.
+            share_masks: True: uses the masks of the previous sequence, if it is of this graph.
 
         Raises:
             ValueError: a wrong number of vectors.
@@ -273,7 +273,7 @@ class RecurrentBuilder(Owner):
             self._last_step = step if self._fixed_weights and step.table else None
         elif composes:
             for handle in chain.from_iterable(step.handles):
-                resolved(handle)  # as DyNet, which loads the parameters when a sequence begins
+                resolved(handle)  # DyNet loads the parameters when a sequence begins
         if in_order:
             step = self._in_order(step)
         elif share_masks and before is not None and self._graph == graph:
@@ -287,8 +287,8 @@ class RecurrentBuilder(Owner):
         return RNNState(step, masks, self._start, h or step.zeros(c or ()), c)
 
     def _in_order(self, step: Step) -> Step:
-        """As `step`, in DyNet's way: one sequence per graph, whose `update` the first call
-        decides."""
+        """The same step in DyNet's way: one sequence per graph, whose first call determines
+        `update`."""
         if self._start is not None and self._start._step.last:
             self._start._step.last[0] = None  # nothing that holds itself is left behind
         return tuple.__new__(type(step), (*step[:3], [None], *step[4:]))
@@ -296,7 +296,7 @@ class RecurrentBuilder(Owner):
     def initial_state_from_raw_vectors(
         self, vecs: Sequence[ArrayLike], update: bool = True
     ) -> RNNState:
-        """The same from lists of numbers or arrays.
+        """As initial_state(), from lists of numbers or arrays.
 
         >>> import dist_dynet as dy
         >>> gru = dy.GRUBuilder(1, 2, 3, dy.ParameterCollection())
@@ -308,8 +308,8 @@ class RecurrentBuilder(Owner):
 
 
 class TwoRates:
-    """What a builder has whose inputs and h have dropout rates of their own. It comes behind
-    RecurrentBuilder: programs take the first base class of one builder for that of all.
+    """Separate dropout rates for inputs and for h. Listed after RecurrentBuilder: programs take the
+    first base class of one builder for that of all.
 
     >>> import dist_dynet as dy
     >>> issubclass(dy.SimpleRNNBuilder, TwoRates), issubclass(dy.GRUBuilder, TwoRates)
@@ -337,7 +337,7 @@ class TwoRates:
         self.dropout_x, self.dropout_h = rates  # both or none
 
     def set_dropout_masks(self, batch_size: int = 1) -> None:
-        """Draws the masks of the sequence that the last initial_state() started, for this batch
+        """Draws the masks of the sequence started by the last initial_state(), for this batch
         size.
 
         Raises:

@@ -1,5 +1,5 @@
-"""The linear-chain conditional random field: tags of a sequence that are chosen together, not one
-by one."""
+"""The linear-chain conditional random field: the tags of a sequence are chosen jointly, not one by
+one."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class CRF(Block):
 
     @staticmethod
     def bio(tags: Sequence[str]) -> list[tuple[str | None, str]]:
-        """The pairs that never follow one another in BIO tags, for `forbidden`: I-x is neither
-        first, nor after another tag than B-x and I-x. Tags that begin otherwise are free.
+        """The pairs that never follow each other in BIO tags, for `forbidden`: I-x is neither first
+        nor after any tag but B-x and I-x. Tags without these prefixes are unrestricted.
 
         Raises:
             TypeError: a tag is not a text.
@@ -108,7 +108,7 @@ class CRF(Block):
         ]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_now": None}  # a copy has no expressions yet
+        return {**self.__dict__, "_now": None}  # expressions belong to the original
 
     def _number(self, tag: Tag) -> int:
         """The number of a tag."""
@@ -133,7 +133,7 @@ class CRF(Block):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal block of."""
+        """The argument of from_spec() for an equal block."""
         return self.names or self.tags, self.forbidden
 
     @classmethod
@@ -147,7 +147,7 @@ class CRF(Block):
     # ---- what the nodes get ------------------------------------------------------------
 
     def _masks(self) -> tuple[NDArray[np.float64], ...]:
-        """What A, start and stop are added to: -inf for what is forbidden."""
+        """The terms added to A, start and stop: -inf for what is forbidden."""
         n = self.tags
         pairs, start, stop = np.zeros((n, n)), np.zeros(n), np.zeros(n)
         for a, b in self.forbidden:
@@ -160,7 +160,7 @@ class CRF(Block):
         return pairs, start, stop
 
     def _transitions(self, update: bool) -> tuple[Expression, ...]:
-        """A, start and stop; the same expressions for all of a graph, so that its sequences can be
+        """A, start and stop: the same expressions throughout a graph, so that its sequences can be
         batched."""
         parameters = tuple(used(p, update) for p in self._parameters)
         if not self.forbidden:
@@ -170,7 +170,7 @@ class CRF(Block):
             try:
                 self._now[2][0].dim()
                 return self._now[2]
-            except RuntimeError:  # cg_revert() took them away
+            except RuntimeError:  # cg_revert() removed them
                 pass
         made = tuple(
             p + inputTensor(mask) for p, mask in zip(parameters, self._masks(), strict=True)
@@ -212,8 +212,8 @@ class CRF(Block):
     def _ints(
         self, emissions: Expression, rows: list[list[int]] | None, lengths: Sequence[int] | None
     ) -> list[int]:
-        """What the node takes for tags: those of one sequence after another (0 where any will do),
-        -1 beyond the ends."""
+        """The tags in the form of the node: those of one sequence after another (0 where any will
+        do), -1 beyond the ends."""
         if rows is None and lengths is None:
             return []
         (_, *more), batch = emissions.dim()
@@ -239,7 +239,7 @@ class CRF(Block):
         ]
 
     def _rows(self, tags: Sequence[Tag] | Sequence[Sequence[Tag]]) -> list[list[int]]:
-        """The numbers of tags: a list for each sequence."""
+        """The tags as numbers, a list for each sequence."""
         try:
             rows: list[Any] = [
                 row if isinstance(row, str | int | np.integer) else list(row) for row in tags
@@ -253,7 +253,7 @@ class CRF(Block):
         return [list(self._numbers(row)) for row in rows]
 
     def _numbers(self, row: list[Tag]) -> Sequence[int]:
-        """The numbers of these tags; those that are numbers already are looked at all at once."""
+        """The numbers of these tags. Tags that are numbers already are checked all at once."""
         if any(isinstance(tag, str) for tag in row):
             return [self._number(tag) for tag in row]
         numbers = indices(row, "CRF")  # type: ignore[arg-type]
@@ -336,11 +336,12 @@ class CRF(Block):
     def viterbi(
         self, emissions: Emissions, lengths: Sequence[int] | None = None, update: bool = True
     ) -> tuple[Any, Expression]:
-        """The best tag sequence and its score, computed at once; of a batch, a list of sequences.
+        """The best tag sequence and its score, which computes both; of a batch, a list of
+        sequences.
 
-        The score is an expression with a gradient, so that score - crf.score(emissions, tags) is
-        the loss of the structured perceptron. Of equal scores, the sequence that ends with the
-        lowest tag wins.
+        The score is an expression with a gradient, so score - crf.score(emissions, tags) is the
+        loss of the structured perceptron. Of equal scores, the sequence that ends with the lowest
+        tag wins.
 
         >>> import dist_dynet as dy
         >>> crf = dy.CRF(dy.ParameterCollection(), 2)
@@ -359,7 +360,7 @@ class CRF(Block):
 
     def decode(self, emissions: Emissions, lengths: Sequence[int] | None = None) -> Any:
         """The best tag sequence as a list, of names if the tags have names; of a batch, a list of
-        lists. An empty sentence has none.
+        lists. For an empty sentence an empty list.
 
         >>> import dist_dynet as dy
         >>> crf = dy.CRF(dy.ParameterCollection(), ["N", "V"])

@@ -1,5 +1,5 @@
-"""The hierarchical softmax: a word's probability as a product of choices on the way down a tree of
-clusters."""
+"""The hierarchical softmax: a word's probability is a product of choices on the path through a tree
+of clusters."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from ..params.collection import ParameterCollection
 from .softmax import SoftmaxBuilder, _by_groups, _draw, _Layer, _logits, _words
 
 _Leaves = list[tuple[list[str], list[int]]]
-"""The symbols on the way to a cluster, and its words."""
+"""The symbols of the path to a cluster, and its words."""
 
 
 class _Cluster:
-    """A node of the tree: either clusters below, by their symbols, or words."""
+    """A node of the tree, which has either child clusters, by their symbols, or words."""
 
-    __slots__ = ("below", "layer", "path", "words")
+    __slots__ = ("children", "layer", "path", "words")
 
     def __init__(self, path: str = "") -> None:
         self.path = path
-        self.below: dict[str, _Cluster] = {}
+        self.children: dict[str, _Cluster] = {}
         self.words: list[int] = []
         self.layer: _Layer | None = None
 
     def size(self) -> int:
         """The number of choices."""
-        return len(self.below) or len(self.words)
+        return len(self.children) or len(self.words)
 
 
 def _check(x: Expression) -> None:
@@ -52,7 +52,7 @@ def _check(x: Expression) -> None:
 
 
 def _read(cluster_file: FileName, dic: Mapping[str, int]) -> _Leaves:
-    """The clusters that have words, in the order in which the file names them first."""
+    """The clusters that have words, in order of first occurrence in the file."""
     leaves: dict[tuple[str, ...], list[int]] = {}
     from ..io.files import lines_of  # here, since few programs need it
 
@@ -77,18 +77,18 @@ def _read(cluster_file: FileName, dic: Mapping[str, int]) -> _Leaves:
 
 class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
     r"""Words in a tree of clusters (Morin and Bengio 2005): p(w | x) = product of softmax(W_k x +
-    b_k)_i over the clusters k on the way to w.
+    b_k)_i over the clusters k on the path to w.
 
     i is the branch taken, at the last cluster the word. A cluster of two branches has one row:
-    p(first) = logistic(W_k x + b_k). The loss of a word costs as many products as its way has
-    clusters, so with a balanced tree the logarithm of the number of words. Parameters, in the
+    p(first) = logistic(W_k x + b_k). The loss of a word costs as many products as its path has
+    clusters, which with a balanced tree is the logarithm of the number of words. Parameters, in the
     subcollection hierarchical-softmax-builder, of each cluster of more than one branch, a cluster
-    before those below it: W_k (branches, input_dim) and, with bias, b_k; for two branches (1,
+    before its children: W_k (branches, input_dim) and, with bias, b_k; for two branches (1,
     input_dim) and (1). Clusters and words have the order of the file.
 
     Args:
         input_dim: the size of x.
-        cluster_file: lines SYMBOLS<tab>WORD or SYMBOLS<tab>WORD<tab>COUNT, the symbols of the way
+        cluster_file: lines SYMBOLS<tab>WORD or SYMBOLS<tab>WORD<tab>COUNT, the symbols of the path
             from the root divided by blanks; what DyNet's C++ library reads. Brown clusters are one:
             `0 1 1<tab>the`.
         dic: the number of each word. Words of it that are not in the file have probability zero.
@@ -142,16 +142,16 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         self.leaves, self.num_words = leaves, words
         self._root = _Cluster()
         # of each word, where there is a choice, and which
-        self._ways: dict[int, list[tuple[_Cluster, int]]] = {}
+        self._routes: dict[int, list[tuple[_Cluster, int]]] = {}
         for path, members in leaves:
             self._place(path, members)
         super().__init__(input_dim, pc, bias, precision)
         for path, members in leaves:
-            way = self._way(path)
+            route = self._route(path)
             for k, word in enumerate(members):
-                self._ways[word] = [
+                self._routes[word] = [
                     (cluster, i)
-                    for cluster, i in [*way[:-1], (way[-1][0], k)]
+                    for cluster, i in [*route[:-1], (route[-1][0], k)]
                     if cluster.size() > 1
                 ]
         for cluster in self._clusters():
@@ -169,41 +169,42 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         for symbol in path:
             if cluster.words:
                 break
-            cluster = cluster.below.setdefault(symbol, _Cluster(f"{cluster.path}{symbol}/"))
-        if cluster.words or cluster.below:
+            cluster = cluster.children.setdefault(symbol, _Cluster(f"{cluster.path}{symbol}/"))
+        if cluster.words or cluster.children:
             raise ValueError(
                 "HierarchicalSoftmaxBuilder: a cluster has words or clusters; got both at"
                 f" {' '.join(path)!r:.100}."
             )
         cluster.words = members
         for word in members:
-            if word in self._ways or word < 0 or members.count(word) > 1:
+            if word in self._routes or word < 0 or members.count(word) > 1:
                 raise ValueError(
                     f"HierarchicalSoftmaxBuilder: a word has one place; got word {word} again at"
                     f" {' '.join(path)!r:.100}."
                 )
-            self._ways[word] = []
+            self._routes[word] = []
 
-    def _way(self, path: list[str]) -> list[tuple[_Cluster, int]]:
-        """The clusters from the root to the last one, and the branch taken at each but the last."""
-        way, cluster = [], self._root
+    def _route(self, path: list[str]) -> list[tuple[_Cluster, int]]:
+        """The clusters from the root to the last one, and the branch taken at each except the
+        last."""
+        route, cluster = [], self._root
         for symbol in path:
-            way.append((cluster, list(cluster.below).index(symbol)))
-            cluster = cluster.below[symbol]
-        return [*way, (cluster, 0)]
+            route.append((cluster, list(cluster.children).index(symbol)))
+            cluster = cluster.children[symbol]
+        return [*route, (cluster, 0)]
 
     def _clusters(self) -> list[_Cluster]:
-        """All, each before those below it."""
+        """All clusters, parents before children."""
         found, waiting = [], [self._root]
         while waiting:
             cluster = waiting.pop()
             found.append(cluster)
-            waiting += reversed(cluster.below.values())
+            waiting += reversed(cluster.children.values())
         return found
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return self.input_dim, self.leaves, self.num_words, self.bias
 
     @classmethod
@@ -218,7 +219,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
 
     def _decisions(self, c: int) -> list[tuple[_Cluster, int]]:
         try:
-            return self._ways[whole(c, "neg_log_softmax", "the index", "neg_log_softmax_batch")]
+            return self._routes[whole(c, "neg_log_softmax", "the index", "neg_log_softmax_batch")]
         except KeyError:
             raise ValueError(
                 f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}."
@@ -249,29 +250,32 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
     def neg_log_softmax_batch(
         self, x: Expression, c: Iterable[int], update: bool = True
     ) -> Expression:
-        """The same with one word per batch element; an unbatched x serves all words. Each cluster
-        of a level is computed once.
+        """The same with one word per batch element. An unbatched x is used for all words. Each
+        cluster of a level is computed once.
 
         Raises:
             ValueError: one of c is not a word of the file.
         """
         _check(x)
-        ways = [self._decisions(w) for w in c]
+        routes = [self._decisions(w) for w in c]
         levels = [
-            self._level(x, ways, level, update) for level in range(max(map(len, ways), default=0))
+            self._level(x, routes, level, update)
+            for level in range(max(map(len, routes), default=0))
         ]
-        return esum(levels) if levels else zeros(1, batch_size=len(ways))
+        return esum(levels) if levels else zeros(1, batch_size=len(routes))
 
     def _level(
-        self, x: Expression, ways: list[list[tuple[_Cluster, int]]], level: int, update: bool
+        self, x: Expression, routes: list[list[tuple[_Cluster, int]]], level: int, update: bool
     ) -> Expression:
-        """The losses of the decisions number `level` of all words; 0 for those that are at their
-        end."""
+        """The losses of the decisions at this level for all words; 0 for words whose path has
+        ended."""
 
         def losses(cluster: _Cluster, mine: Expression, where: list[int]) -> Expression:
-            return self._losses(cluster, mine, [ways[at][level][1] for at in where], update)
+            return self._losses(cluster, mine, [routes[at][level][1] for at in where], update)
 
-        return _by_groups(x, [way[level][0] if level < len(way) else None for way in ways], losses)
+        return _by_groups(
+            x, [route[level][0] if level < len(route) else None for route in routes], losses
+        )
 
     def sample(self, x: Expression) -> int:
         """A word drawn from p( . | x), for x without batch: branch by branch."""
@@ -283,7 +287,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
                 branch = _draw(concatenate([logits, zeros(1)]) if cluster.size() == 2 else logits)
             if cluster.words:
                 return cluster.words[branch]
-            cluster = list(cluster.below.values())[branch]
+            cluster = list(cluster.children.values())[branch]
 
     def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
         """The vector of log p(w | x) by word number; -inf for words without a place."""
@@ -301,12 +305,12 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
                 )
             if cluster.words:
                 rows.append(branches)
-            for k, below in enumerate(cluster.below.values()):
-                reached[below] = pick(branches, k)
-        if len(self._ways) < self.num_words:
+            for k, child in enumerate(cluster.children.values()):
+                reached[child] = pick(branches, k)
+        if len(self._routes) < self.num_words:
             rows.append(inputTensor(np.full((1, x.dim()[1]), -np.inf), batched=True))
         return select_rows(concatenate(rows), self._rows)
 
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
-        """The same as full_log_distribution(): its softmax is the distribution."""
+        """As full_log_distribution(), whose softmax is the distribution."""
         return self.full_log_distribution(x, update)

@@ -1,4 +1,5 @@
-"""Layers of feed-forward networks: the affine map, and several with a function between them."""
+"""Layers of feed-forward networks: the affine map, and a sequence of them with an activation in
+between."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ class Linear(Block):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal block of."""
+        """The argument of from_spec() for an equal block."""
         return self.input_dim, self.output_dim, self.bias
 
     @classmethod
@@ -77,7 +78,7 @@ class Linear(Block):
 
 
 class MLP(Block):
-    """Linear layers with a function between them: x_(k + 1) = f(W_k x_k + b_k), the last layer
+    """Linear layers with an activation in between: x_(k + 1) = f(W_k x_k + b_k), the last layer
     without f.
 
     Parameters, in the subcollection mlp: those of each Linear layer in turn.
@@ -86,7 +87,7 @@ class MLP(Block):
         sizes: of the input, of each hidden layer, of the output.
         model: where the parameters go.
         activation: f: an operation of one expression, or its name.
-        dropout: the rate at which what f gives is dropped; set_dropout() changes it.
+        dropout: the dropout rate of the output of f; set_dropout() changes it.
 
     Raises:
         ValueError: fewer than two sizes, one that is not positive, an operation that is not there,
@@ -139,7 +140,7 @@ class MLP(Block):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal block of."""
+        """The argument of from_spec() for an equal block."""
         return self.sizes, self.activation, self.dropout_rate
 
     @classmethod

@@ -1,7 +1,7 @@
-"""Other LSTMs: compact, sparse, and those with coupled gates and peepholes.
+"""Further LSTMs: compact, sparse, and with coupled gates and peepholes.
 
-Compact and sparse are the LSTM of rnn.py with other parameters; the coupled ones are operations of
-their own.
+Compact and sparse LSTMs are the LSTM of rnn.py with other parameters; the coupled ones are
+operations of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Optional = Expression | None
 
 
 class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
-    """The LSTM of VanillaLSTMBuilder, with forget_bias 1 and noise on its weights if wanted.
+    """The LSTM of VanillaLSTMBuilder with forget_bias 1 and optional noise on its weights.
 
     Parameters of each layer, in the subcollection compact-vanilla-lstm-builder: Wx (4h, input), Wh
     (4h, h), b (4h).
@@ -56,7 +56,7 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return self.layers, self.input_dim, self.hidden_dim
 
     def set_weightnoise(self, std: float) -> None:
@@ -162,7 +162,7 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
         ]
 
     def set_sparsity(self, sparsity: float) -> None:
-        """Prunes this share of all weights of Wx and Wh, those of smallest magnitude over all
+        """Prunes this fraction of all weights of Wx and Wh: those of smallest magnitude over all
         layers.
 
         Raises:
@@ -194,7 +194,7 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
     def _pruned(
         self, Wx: Expression, Wh: Expression, b: Expression, mask_x: Expression, mask_h: Expression
     ) -> list[int]:
-        # where frozen parameters gather gradients, as DyNet's do, masks have none
+        # masks get no gradient, even where frozen parameters do, as in DyNet
         return [cmult(Wx, nobackprop(mask_x))._h, cmult(Wh, nobackprop(mask_h))._h, b._h]
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:

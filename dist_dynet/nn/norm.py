@@ -45,7 +45,7 @@ class LayerNorm(Block):
 
     @property
     def spec(self) -> tuple[int, ...]:
-        """What from_spec() makes an equal block of."""
+        """The argument of from_spec() for an equal block."""
         return (self.dim,)
 
     @classmethod

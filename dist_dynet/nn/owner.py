@@ -1,4 +1,4 @@
-"""What builders and blocks have in common: a subcollection of their own, and a name."""
+"""The base of builders and blocks: a subcollection of their own, and a name."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class Owner:
-    """Has parameters in a subcollection, `_collection`. Constructors take `precision`, as
-    set_precision() does; None: that of the collection that they are given."""
+    """Has parameters in a subcollection, `_collection`. Constructors take `precision` as
+    set_precision() does; None means that of the collection they are given."""
 
     _collection: ParameterCollection
 
@@ -29,7 +29,7 @@ class Owner:
             cls.__init__ = all_or_nothing(make)  # type: ignore[method-assign]
 
     def _sizes(self, *given: Any) -> tuple[int, ...]:
-        """Sizes as integers; 2.5 is an error, not 2."""
+        """Sizes as integers. 2.5 is an error rather than 2."""
         return tuple(size(n, self.whoami()) for n in given)
 
     def _begin_collection(
@@ -49,7 +49,7 @@ class Owner:
         named_by_its_class(self._collection)
 
     def _rate(self, rate: float, what: str) -> float:
-        """A dropout rate; `what` is the method that takes it."""
+        """A checked dropout rate. `what` is the method that takes it."""
         rate = real(rate, what)
         if not 0 <= rate <= 1:
             raise ValueError(f"{what}: the rate must lie in [0, 1]; got {rate}.")
@@ -65,14 +65,14 @@ class Owner:
         return type(self).__name__
 
     def _dense(self, role: str, dim: int | tuple[int, ...], init: Any = None) -> Parameters:
-        """A new parameter; `role`: what the formulas of the class call it."""
+        """A new parameter. `role` is its name in the formulas of the class."""
         parameter = self._collection.add_parameters(dim, init=init)
         parameter._play(role)
         return parameter
 
     def set_precision(self, precision: str | None) -> None:
-        """Whether products with its matrices are rounded, whatever init() says: "float32" or
-        "bf16"; None: as that says. As ParameterCollection.set_precision() of its parameters.
+        """Whether products with its matrices are rounded, regardless of init(): "float32" or
+        "bf16"; None follows init(). As ParameterCollection.set_precision() of its parameters.
 
         Raises:
             ValueError: there is no such precision, or not with float64.
@@ -103,11 +103,11 @@ class Owner:
 
     @property
     def training(self) -> bool:
-        """Whether it drops what its rates say: see train()."""
+        """Whether dropout is on: see train()."""
         return self._collection.training
 
     def _drops(self) -> bool:
-        """The same, in the time of nothing where no collection was ever switched."""
+        """As training, but without cost if no collection was ever switched."""
         return not switch.used or self._collection.training
 
     def param_collection(self) -> ParameterCollection:

@@ -91,7 +91,7 @@ class VanillaLSTMBuilder(RecurrentBuilder, TwoRates):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return self.layers, self.input_dim, self.hidden_dim, self.ln_lstm, self.forget_bias
 
     def get_parameters(self) -> list[list[Parameters]]:
@@ -139,7 +139,8 @@ class VanillaLSTMBuilder(RecurrentBuilder, TwoRates):
         h: Expression | None,
         c: Expression | None,
     ) -> tuple[Expression, Expression]:
-        """A step of the layer-normalised LSTM, or by DyNet's operations, in its order."""
+        """A step of the layer-normalised LSTM, or one composed of DyNet's operations in its
+        order."""
         size = self.hidden_dim
         if not self.ln_lstm:
             Wx, Wh, b = weights[:3]

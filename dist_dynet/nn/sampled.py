@@ -1,5 +1,5 @@
-"""Output layers for large vocabularies, trained on a few sampled classes at a time: a step reads
-and changes their rows only."""
+"""Output layers for large vocabularies, trained on a few sampled classes at a time: a step only
+reads and changes their rows."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Sampler:
         return np.take(self._log, indices(classes, "log_probability"))
 
     def draw(self, n: int) -> list[int]:
-        """n classes, drawn by the current graph's generator: reset_random_seed() repeats them,
+        """n classes, drawn by the current graph's generator: reset_random_seed() repeats them, and
         ranks draw different ones.
 
         Raises:
@@ -102,7 +102,7 @@ class Sampler:
 
 
 class _SampledBuilder(SoftmaxBuilder):
-    """What both builders share: rows, the sampler, scores of candidates, and the exact
+    """The base of both builders: rows, the sampler, scores of candidates, and the exact
     distribution."""
 
     def __init__(
@@ -138,7 +138,7 @@ class _SampledBuilder(SoftmaxBuilder):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return (
             self.input_dim,
             self.num_classes,

@@ -1,7 +1,8 @@
-"""Sequences as users give them: a list, the columns of a matrix, or a batch of words laid side by
-side; with padding or without.
+"""Sequences in the forms that users give: a list, the columns of a matrix, or a batch of words laid
+out one sequence after another; with padding or without.
 
-Knows nothing of networks. What a sequence node is told of it is in csrc/ops/sequence.h.
+This module knows nothing of networks. csrc/ops/sequence.h describes the integers that a sequence
+node gets.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _PART = OPS["output_view"]
 
 
 class Inputs:
-    """x_1 ... x_T, and which of their batch elements are real.
+    """x_1 ... x_T, and which of their batch elements are not padding.
 
-    form: LIST, inputs are one expression for each step; MATRIX, one expression (k, T); PACKED, one
-    (k,), whose batch elements are the words of one sequence after another.
+    form: LIST, one expression for each step; MATRIX, one expression (k, T); PACKED, one expression
+    (k,) whose batch elements are the words of one sequence after another.
     """
 
     __slots__ = ("form", "inputs", "masked", "positions", "reverse", "steps")
@@ -44,13 +45,13 @@ class Inputs:
         reverse: bool = False,
     ) -> None:
         self.inputs, self.steps, self.form, self.reverse = inputs, steps, form, reverse
-        # none: all is real. Of each batch element the length; masked: of each position and element
-        # 0 or 1
+        # empty: no padding. The length of each batch element; if masked, for each position and
+        # element 0 or 1
         self.positions = positions
         self.masked = masked
 
     def ints(self, options: int) -> tuple[int, ...]:
-        """The integers of a node."""
+        """The integers of a sequence node."""
         return (
             self.steps,
             options | self.form | _MASK * self.masked | REVERSED * self.reverse,
@@ -69,29 +70,29 @@ class Inputs:
         )
 
     def backwards(self) -> Inputs:
-        """The same, to be read from the last position to the first."""
+        """The same inputs, to be read from the last position to the first."""
         return Inputs(
             self.inputs, self.steps, self.form, self.positions, self.masked, not self.reverse
         )
 
     @property
     def plain(self) -> bool:
-        """A list without padding, read forwards."""
+        """Whether it is a list without padding, read forwards."""
         return self.form == LIST and not self.positions and not self.reverse
 
     def batch_size(self) -> int:
-        """Of the sequences, as far as x and lengths tell."""
+        """The batch size of the sequences, as far as x and lengths tell."""
         if self.positions and not self.masked:
             return len(self.positions)
         batch: int = self.inputs[0].dim()[1]
         return batch
 
     def order(self) -> range:
-        """The positions as they are read."""
+        """The positions in the order in which they are read."""
         return range(self.steps)[::-1] if self.reverse else range(self.steps)
 
     def real(self) -> NDArray[np.bool_] | None:
-        """(steps, batch): which are real; None: all are."""
+        """(steps, batch): whether an element is not padding; None if there is no padding."""
         if not self.positions:
             return None
         if self.masked:
@@ -99,7 +100,7 @@ class Inputs:
         return np.arange(self.steps)[:, None] < np.array(self.positions)
 
     def listed(self) -> list[Expression]:
-        """One expression for each step, padding included."""
+        """One expression for each step, including padding."""
         if self.form == LIST:
             return self.inputs
         if self.form == MATRIX:
@@ -113,8 +114,8 @@ class Inputs:
         return [pick_batch_elems(self.inputs[0], at.tolist()) for at in words]
 
     def compacted(self, real: NDArray[np.bool_]) -> tuple[Inputs, list[list[int]]]:
-        """A list of what is real, read forwards, padding last; and for each position which of
-        (begin, steps...) x batch its states are."""
+        """The inputs without padding as a list, read forwards, with padding at the end; and for
+        each position where its states are in (begin, steps...) x batch."""
         order, batch, width = list(self.order()), real.shape[1], self.inputs[0].dim()[1]
         lengths = real.sum(0)
         words = np.zeros((max(lengths), batch), int)  # which of steps x batch; at padding any
@@ -135,7 +136,7 @@ class Inputs:
         )
 
     def joined(self, outputs: list[Expression]) -> Expression:
-        """One expression of the outputs, in the form of the inputs."""
+        """The outputs as one expression in the form of the inputs."""
         if self.form != PACKED:
             return concatenate_cols(outputs) if len(outputs) > 1 else outputs[0]
         batch = len(self.positions)
@@ -145,7 +146,7 @@ class Inputs:
         )
 
     def times(self, mask: Expression | None) -> Inputs:
-        """Each x multiplied by the mask, (k,)."""
+        """Each x multiplied by the mask (k,)."""
         if mask is None:
             return self
         if self.form == MATRIX and self.steps > 1:
@@ -197,7 +198,7 @@ def inputs_of(
     lengths: Iterable[int] | None,
     what: str,
 ) -> Inputs:
-    """The inputs from arguments of transduce() and its like.
+    """The inputs from the arguments of transduce() and the like.
 
     Raises:
         ValueError: a mask and lengths, or a mask of another shape or with other numbers than 0 and
@@ -236,7 +237,7 @@ def matrix_inputs(x: Expression, mask: ArrayLike | None, lengths: Iterable[int] 
 
 
 def packed_inputs(x: Expression, lengths: Iterable[int]) -> Inputs:
-    """The inputs from one sequence laid after another.
+    """The inputs from sequences laid out one after another.
 
     Raises:
         ValueError: no word at all.

@@ -68,7 +68,7 @@ class SimpleRNNBuilder(RecurrentBuilder, TwoRates):
         h: Expression | None,
         c: Expression | None,
     ) -> tuple[Expression, None]:
-        """A step by DyNet's operations, in its order."""
+        """A step composed of DyNet's operations in its order."""
         Wx, Wh, b = weights
         x = masked(x, masks[0])
         of_h = [] if h is None else [Wh, masked(h, masks[1])]

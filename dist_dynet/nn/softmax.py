@@ -1,4 +1,4 @@
-"""Output layers: distributions over many classes, computed from a vector by parameters of their
+"""Output layers: distributions over many classes, computed from a vector with parameters of their
 own."""
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _Layer = tuple[Parameters, Parameters | None]
 
 
 class SoftmaxBuilder(Owner):
-    """The base of output layers: what follows from full_logits(), unless a subclass has a shorter
-    way.
+    """The base of output layers: everything that follows from full_logits(). Subclasses override
+    what they can compute faster.
 
     >>> import dist_dynet as dy
     >>> issubclass(dy.StandardSoftmaxBuilder, dy.SoftmaxBuilder)
@@ -60,7 +60,7 @@ class SoftmaxBuilder(Owner):
         self._begin_collection(pc, self._subcollection, precision)
 
     def _new_layer(self, size: int, of: str = "") -> _Layer:
-        """W and b; `of`: which layer, as a path."""
+        """W and b. `of`: the path of the layer."""
         W = self._dense(f"{of}W", (size, self.input_dim))
         return W, self._dense(f"{of}b", size, 0) if self.bias else None
 
@@ -78,7 +78,7 @@ class SoftmaxBuilder(Owner):
     def neg_log_softmax_batch(
         self, x: Expression, c: Iterable[int], update: bool = True
     ) -> Expression:
-        """The same with one class per batch element; an unbatched x serves all classes.
+        """The same with one class per batch element. An unbatched x is used for all classes.
 
         >>> import dist_dynet as dy
         >>> output = dy.StandardSoftmaxBuilder(3, 4, dy.ParameterCollection())
@@ -130,7 +130,7 @@ def _draw(logits: Expression) -> int:
             f"sample: x must be without batch; got {logits.dim()[1]} batch elements. Pick one by"
             " pick_batch_elem()."
         )
-    # as DyNet does: one number, and along the distribution until it is used up
+    # as DyNet does: the first class whose cumulative probability exceeds a uniform number
     if _random.dynet_order():
         rest = cg().uniform(1)[0] - np.cumsum(softmax(logits).npvalue().ravel())
         return int(np.argmax(rest < 0)) if rest[-1] < 0 else len(rest) - 1
@@ -140,10 +140,10 @@ def _draw(logits: Expression) -> int:
 def _by_groups(
     x: Expression, keys: Sequence[Any], loss: Callable[[Any, Expression, list[int]], Expression]
 ) -> Expression:
-    """Losses in the order of the batch, of which each group of elements has its own: loss(key, x of
-    the group, which elements these are).
+    """Losses in the order of the batch, computed by groups of batch elements: loss(key, x of the
+    group, indices of its elements).
 
-    `keys` has one key for each element; None: its loss is 0.
+    `keys` has one key for each element; with None the loss is 0.
     """
     groups: dict[Any, list[int]] = {}
     for at, key in enumerate(keys):
@@ -205,7 +205,7 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return self.input_dim, self.num_classes, self.bias
 
     @classmethod
@@ -227,14 +227,14 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
 
 
 def _words(dic: Mapping[str, int], what: str) -> int:
-    """How many words a dict of words and their numbers has room for."""
+    """The number of words that a dict of words and their numbers has room for."""
     if not isinstance(dic, Mapping):
         raise TypeError(f"{what}: dic must be a dict of words; got {type(dic).__name__}.")
     return max(dic.values(), default=-1) + 1
 
 
 def _clusters(cluster_file: FileName, dic: Mapping[str, int]) -> list[tuple[str, list[int]]]:
-    """Name and word numbers of each class, in the order in which the file names them first."""
+    """Name and word numbers of each class, in order of first occurrence in the file."""
     clusters: dict[str, list[int]] = {}
     seen: set[int] = set()
     from ..io.files import lines_of  # here, since few programs need it
@@ -337,7 +337,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return self.input_dim, self.clusters, self.num_words, self.bias
 
     @classmethod
@@ -351,7 +351,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         return builder
 
     def _where(self, c: int) -> tuple[int, int]:
-        """Class of a word, and its number there."""
+        """The class of a word, and its number within that."""
         try:
             return self._place[whole(c, "neg_log_softmax", "the index", "neg_log_softmax_batch")]
         except KeyError:

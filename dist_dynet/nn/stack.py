@@ -1,5 +1,4 @@
-"""The stack LSTM (Dyer et al. 2015): a recurrent network that follows a stack, as parsers need
-it."""
+"""The stack LSTM (Dyer et al. 2015): a recurrent network that follows a stack, for parsers."""
 
 from __future__ import annotations
 
@@ -18,10 +17,10 @@ from .state import RNNState
 
 class Stack:
     """A stack of items, and the state of a network that has read them from the bottom up. Never
-    changed: push() and pop() return others.
+    changed: push() and pop() return other stacks.
 
-    All take the same time whatever the depth. Stacks share what they have in common, so keeping
-    one, as beam search does, costs nothing.
+    All operations take constant time. Stacks share common parts, so keeping one, as beam search
+    does, costs nothing.
 
     >>> import dist_dynet as dy
     >>> stacks = dy.StackLSTM(1, 2, 3, dy.ParameterCollection())
@@ -50,7 +49,7 @@ class Stack:
 
         Args:
             x: the input (input_dim,).
-            item: what top() is to return; x where it is None.
+            item: what top() returns; None: x.
 
         Raises:
             TypeError: x is not an expression.
@@ -100,8 +99,8 @@ class Stack:
         return self._item
 
     def summary(self) -> Expression:
-        """The network's output after the items, from the bottom up; of the empty stack, after
-        `empty` alone.
+        """The network's output after reading the items from the bottom up; of the empty stack,
+        after `empty` alone.
 
         >>> import dist_dynet as dy
         >>> stacks = dy.StackLSTM(1, 2, 3, dy.ParameterCollection())
@@ -196,7 +195,7 @@ class StackLSTM(Block):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal block of."""
+        """The argument of from_spec() for an equal block."""
         return self.layers, self.input_dim, self.hidden_dim, self.rnn_builder_factory
 
     @classmethod

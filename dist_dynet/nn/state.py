@@ -1,8 +1,8 @@
 """The state of a recurrent network.
 
-A state is what a network has after an input; states share what they have in common, so branching
-from any earlier one costs nothing. How a step is computed is the business of steps.py, whose
-methods this module calls and does not know.
+A state is what a network has after an input. States share common parts, so branching from an
+earlier one costs nothing. How a step is computed is left to steps.py, whose methods this module
+only calls.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Vectors = tuple[Expression, ...]
 
 
 def is_gone(e: Expression) -> bool:
-    """Whether a revert has taken back the node of an expression that a state keeps."""
+    """Whether cg_revert() has removed the node of an expression that a state keeps."""
     return bool(lib.dn_node_index(e._h) < 0)
 
 
 @accelerated
 class State:
-    """What a state holds, and a step from it. csrc/python/states.c has the same, faster.
+    """The content of a state, and a step from it. csrc/python/states.c has a faster equivalent.
 
-    Where an LSTM's c is not given it is an output of the node that h is of: for h number t of a
-    list of n the one with number n + t, made when it is asked for; without a list it follows h.
+    Unless it is given, an LSTM's c is another output of the node of h: for h number t of a list of
+    n it is output number n + t, made on demand; without a list it follows h.
     """
 
     __slots__ = ("_given_c", "_h", "_masks", "_n", "_output", "_prev", "_step", "_t")
@@ -65,14 +65,14 @@ class State:
         return self._given_c
 
     def _over_list(self, xs: Any, states: bool) -> Any:
-        """The outputs, or states, after each of a list of inputs; None: not handled here."""
+        """The outputs or states after each of a list of inputs; None if not handled here."""
 
     def add_input(self, x: Expression) -> RNNState:
         """The state after one more input."""
         return self._step.after(self, x)  # type: ignore[no-any-return]
 
     def output(self) -> Expression | None:
-        """The h of the top layer; None at the start without given vectors.
+        """The h of the top layer; None at a start without given vectors.
 
         Of a GRU with dropout: after dropout.
         """
@@ -100,7 +100,7 @@ class RNNState(State):
     def _same(self, memo: Any = None) -> Any:
         return self
 
-    __copy__: Any = _same  # a hypothesis of a beam may be copied with what it holds
+    __copy__: Any = _same  # a beam-search hypothesis may be copied together with its state
     __deepcopy__: Any = _same
 
     def __reduce__(self) -> Any:
@@ -119,7 +119,7 @@ class RNNState(State):
             mask: (steps, batch size) of ones and zeros: where it is 0, a batch element is padding.
             lengths: the number of inputs that each batch element has; what follows is padding.
 
-        At padding the state stays what it was: x is not read there, and no gradient comes from it.
+        At padding the state does not change: x is not read, and contributes no gradient.
 
         Raises:
             ValueError: a mask or lengths that do not fit, or both.
@@ -142,9 +142,9 @@ class RNNState(State):
         mask: ArrayLike | None = None,
         lengths: Iterable[int] | None = None,
     ) -> list[Expression]:
-        """The outputs after each of these inputs; arguments as of add_inputs().
+        """The outputs after each of these inputs. Arguments as of add_inputs().
 
-        At padding it is the output of the state that stays.
+        At padding it is the output of the unchanged state.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -168,7 +168,7 @@ class RNNState(State):
         """The outputs at all positions as one matrix, and the state at the end.
 
         Shape: (input size, steps) -> (h, steps); batches alike. Arguments as of add_inputs().
-        Nothing is cut or put together: an affine_transform() of the result is one product for all
+        Nothing is split or concatenated: an affine_transform() of the result is one product for all
         positions.
 
         Raises:
@@ -190,7 +190,10 @@ class RNNState(State):
     ) -> tuple[Expression, RNNState]:
         """The outputs for sequences of different lengths, and the states at their ends.
 
-        The sequences are laid one after another as a batch of words; nothing is padded.
+        The sequences are laid out one after another as a batch of words; nothing is padded. Shape:
+        (input size,) x (sum of lengths) -> (h,) x (sum of lengths); the state has a batch element
+        for each sequence.
+
         Shape: (input size,) x (sum of lengths) -> (h,) x (sum of lengths); the state has a batch
         element for each sequence.
 
@@ -210,7 +213,7 @@ class RNNState(State):
         return self._step.joined(self, xs)  # type: ignore[no-any-return]
 
     def h(self) -> Vectors:
-        """The h of each layer; empty at the start without given vectors.
+        """The h of each layer; empty at a start without given vectors.
 
         >>> import dist_dynet as dy
         >>> lstm = dy.VanillaLSTMBuilder(2, 2, 3, dy.ParameterCollection())
@@ -222,9 +225,9 @@ class RNNState(State):
         return self._h or ()
 
     def s(self) -> Vectors:
-        """All of the state: of an LSTM c of each layer, then h of each layer; of others h.
+        """The whole state: of an LSTM c of each layer, then h of each layer; of others h.
 
-        Empty at the start without given vectors.
+        Empty at a start without given vectors.
 
         >>> import dist_dynet as dy
         >>> lstm = dy.VanillaLSTMBuilder(2, 2, 3, dy.ParameterCollection())
@@ -236,7 +239,7 @@ class RNNState(State):
         return (self._c or ()) + (self._h or ())
 
     def prev(self) -> RNNState | None:
-        """The state before; None at the start.
+        """The previous state; None at the start.
 
         >>> import dist_dynet as dy
         >>> gru = dy.GRUBuilder(1, 2, 3, dy.ParameterCollection())
@@ -259,7 +262,7 @@ class RNNState(State):
         return self._step.builder
 
     def set_h(self, es: Sequence[Expression] | None = None) -> RNNState:
-        """A state with these h (one per layer); c stays.
+        """A state with these h (one per layer) and the same c.
 
         Raises:
             ValueError: a wrong number of vectors.
@@ -276,9 +279,9 @@ class RNNState(State):
         return self._step.with_vectors(self, h, None)  # type: ignore[no-any-return]
 
     def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
-        """A state with these parts.
+        """A state with these vectors.
 
-        Of an LSTM c of each layer, then h of each layer (with c alone, h stays); of others h.
+        Of an LSTM c of each layer, then h of each layer (with c alone, h is kept); of others h.
 
         Raises:
             ValueError: a wrong number of vectors.
@@ -312,7 +315,7 @@ def expressions(es: Iterable[Expression], what: str, *allowed: int) -> Vectors:
 
 
 def vectors(builder: Any, es: Iterable[Expression], what: str) -> tuple[Vectors, Vectors | None]:
-    """h, which may be empty where there is a c, and c."""
+    """h, which may be empty if there is a c, and c."""
     n = builder.layers
     if not builder._has_cells:
         return expressions(es, what, n), None

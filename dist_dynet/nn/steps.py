@@ -1,10 +1,11 @@
-"""How a recurrent network goes from state to state: by one node per layer, or by operations.
+"""How a recurrent network goes from state to state: by one node per layer, or by composed
+operations.
 
-A Step says what a step of a builder is made of, for all of its sequences; csrc/python/states.c
-reads it, too, and makes the same nodes in the same order. What belongs to a sequence are its masks
-of dropout: a list that its states share, empty until the first input tells the batch size, then
-with a tuple for each layer: masks of x, of h, of c, None for what is not dropped; or with one (),
-where nothing is.
+A Step describes what a step of a builder consists of, for all of its sequences.
+csrc/python/states.c reads it, too, and makes the same nodes in the same order. A sequence only has
+its dropout masks: a list that its states share. It is empty until the first input gives the batch
+size. Then it has a tuple of masks for each layer, of x, of h, of c, with None for what is not
+dropped; or a single () if nothing is dropped.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @functools.lru_cache(64)
-def _kept(rate: float) -> tuple[float, float]:
-    """The share of what is kept, and what that is multiplied by."""
+def _keep_rate_and_scale(rate: float) -> tuple[float, float]:
+    """The fraction of elements that are kept, and the factor they are multiplied by."""
     share = float(np.float32(1) - np.float32(rate))
     return share, 1 / share if share else 0.0
 
 
-def _whole(method: F) -> F:
-    """A method of a Step whose nodes, and masks, are taken back if it fails."""
+def _undone_on_error(method: F) -> F:
+    """A method of a Step whose nodes and masks are removed if it fails."""
 
     @functools.wraps(method)
     def called(self: Any, state: RNNState, given: Any) -> Any:
@@ -64,7 +65,7 @@ def _whole(method: F) -> F:
 
 
 class Step(NamedTuple):
-    """What a step is made of; csrc/python/states.c reads the first four."""
+    """What a step consists of. csrc/python/states.c reads the first four."""
 
     builder: Any
     rates: tuple[str | None, ...]  # names of the builder's rates, of each mask; None: drops nothing
@@ -78,9 +79,9 @@ class Step(NamedTuple):
     drops: bool  # False: nothing, whatever the rates are
 
     def composed(self) -> Step | None:
-        """What a step that draws is composed by, if the sequence began without dropout.
+        """The step that composes a step which draws, if the sequence began without dropout.
 
-        In DyNet's order, see RNNBuilder._draws_in_order().
+        In DyNet's order, see RecurrentBuilder._draws_in_order().
         """
         return None
 
@@ -90,18 +91,18 @@ class Step(NamedTuple):
         return rates if self.drops else (0.0,) * len(rates)
 
     def _fresh_rate(self) -> float:
-        """The rate of what is drawn anew at each step."""
+        """The rate of dropout that is drawn at each step."""
         return self.builder._fresh_rate() if self.drops else 0.0
 
     def _dropped(self, h: Expression) -> Expression:
-        """With the dropout that is drawn anew at each step."""
+        """h after dropout that is drawn at each step."""
         rate = self._fresh_rate()
         return dropout(h, rate) if rate else h
 
     def masks(self, state: RNNState, xs: Inputs) -> list[LayerMasks]:
         """The masks of each layer. The first input decides whether there are any.
 
-        In DyNet's order rates count at each step; the first that needs masks draws them.
+        In DyNet's order the rates matter at each step; the first step that needs masks draws them.
 
         Raises:
             TypeError: an input is not an expression.
@@ -110,7 +111,7 @@ class Step(NamedTuple):
             raise not_expression("add_input", *xs.inputs)
         masks, rates = state._masks, self._rates()
         drawn = next((mask for of in masks for mask in of if mask is not None), None)
-        if drawn is not None and is_gone(drawn):  # and with it all, which were drawn together
+        if drawn is not None and is_gone(drawn):  # all were drawn, and removed, together
             masks.clear()
         in_order = self.last is not None
         if not masks and any(rates):
@@ -124,7 +125,7 @@ class Step(NamedTuple):
         return [tuple(m if r else None for m, r in zip(of, rates, strict=True)) for of in masks]
 
     def draw(self, masks: list[LayerMasks], batch_size: int) -> None:
-        """Draws masks for this batch size; in DyNet's order all of them, if a rate is not 0."""
+        """Draws masks for this batch size. In DyNet's order all of them, if any rate is not 0."""
         b, rates = self.builder, self._rates()
         every = self.last is not None
         masks.clear()
@@ -132,13 +133,17 @@ class Step(NamedTuple):
             size, of_layer = b.hidden_dim if layer else b.input_dim, []
             for rate in rates:
                 used = rate or every
-                made = node("random_bernoulli", batch_size, size, *_kept(rate)) if used else None
+                made = (
+                    node("random_bernoulli", batch_size, size, *_keep_rate_and_scale(rate))
+                    if used
+                    else None
+                )
                 of_layer.append(made)
                 size = b.hidden_dim
             masks.append(tuple(of_layer))
 
     def cells(self, state: RNNState) -> Vectors:
-        """The c of each layer, which have no expressions yet."""
+        """The c of each layer, which has no expression yet."""
         t, n, cells = state._t, state._n, []
         for h in state._h or ():
             owner = h._h - t - 1
@@ -149,7 +154,7 @@ class Step(NamedTuple):
         return tuple(cells)
 
     def made(self, state: RNNState) -> RNNState:
-        """The state, which is noted as the last one."""
+        """The state, which is recorded as the last one."""
         if self.last is not None:
             self.last[0] = state
         return state
@@ -159,7 +164,8 @@ class Step(NamedTuple):
         return tuple(zeros(self.builder.hidden_dim, batch_size=e.dim()[1]) for e in like)
 
     def with_vectors(self, state: RNNState, h: Vectors, c: Vectors | None) -> RNNState:
-        """A state with these; what is not given is the state's, in DyNet's order the last one's."""
+        """A state with these vectors. Those that are not given are the state's, or in DyNet's order
+        those of the last state."""
         before = (self.last and self.last[0]) or state
         if self.has_cells:
             h = h or before._h or self.zeros(c or ())
@@ -187,7 +193,8 @@ class NodeStep(Step):
         parts: int,
         options: int = 0,
     ) -> int:
-        """The node of a layer: the handle of the first of its first `parts` outputs; 0: its own."""
+        """The node of a layer: the handle of the first of its first `parts` outputs; with 0 parts
+        its own."""
         handles = [*self.weights[layer]]
         if state._h:
             options |= lib.DN_SEQUENCE_STATE
@@ -207,7 +214,7 @@ class NodeStep(Step):
         return made
 
     def _layers(self, state: RNNState, xs: Inputs, parts: int) -> list[int]:
-        """The nodes of all layers, each over the h of the one below: their first outputs."""
+        """The nodes of all layers, each applied to the h of the one below: their first outputs."""
         made = []
         for layer, masks in enumerate(self.masks(state, xs)):
             made.append(self._node(layer, xs, state, masks, parts))
@@ -220,7 +227,7 @@ class NodeStep(Step):
         output = self._dropped(h[-1]) if h else None
         return RNNState(self, before._masks, before, h, c, output, t, n)
 
-    @_whole
+    @_undone_on_error
     def after(self, state: RNNState, x: Expression) -> RNNState:
         """The state after x."""
         if step := self.composed():
@@ -228,7 +235,7 @@ class NodeStep(Step):
         firsts = self._layers(state, Inputs([x], 1), 1 + self.has_cells)
         return self.made(self._state(state, tuple(map(expression, firsts))))
 
-    @_whole
+    @_undone_on_error
     def states(self, state: RNNState, xs: Inputs) -> list[RNNState]:
         """The state at each position."""
         if not xs.steps or not self.builder.layers:
@@ -245,7 +252,7 @@ class NodeStep(Step):
         self.made(state)
         return states
 
-    @_whole
+    @_undone_on_error
     def outputs(self, state: RNNState, xs: Inputs) -> list[Expression]:
         """The output at each position."""
         if not xs.steps or not self.builder.layers:
@@ -255,11 +262,11 @@ class NodeStep(Step):
         first = self._layers(state, xs, xs.steps)[-1]
         return [self._dropped(h) for h in expressions_from(first, xs.steps)]
 
-    @_whole
+    @_undone_on_error
     def joined(self, state: RNNState, xs: Inputs) -> tuple[Expression, RNNState]:
         """The outputs as one expression in the form of the inputs, and the last state.
 
-        The outputs are one piece of the last layer's memory.
+        The outputs are a contiguous part of the last layer's memory.
         """
         size, ends = self.builder.hidden_dim, []
         for layer, masks in enumerate(self.masks(state, xs)):
@@ -274,12 +281,12 @@ class NodeStep(Step):
 class CellStep(Step):
     """A step is the builder's `_cell(weights, masks, x, h, c)` for each layer.
 
-    It gives h and c (None: has none).
+    It returns h and c (None if there is no c).
     """
 
     __slots__ = ()
 
-    @_whole
+    @_undone_on_error
     def after(self, state: RNNState, x: Expression) -> RNNState:
         """The state after x."""
         h0, c0 = state._h, state._c
@@ -294,9 +301,10 @@ class CellStep(Step):
         output = self._dropped(x) if hs and self._fresh_rate() else None
         return self.made(RNNState(self, state._masks, state, tuple(hs), c, output))
 
-    @_whole
+    @_undone_on_error
     def states(self, state: RNNState, xs: Inputs) -> list[RNNState]:
-        """The state at each position; where a batch element is padding, its state stays."""
+        """The state at each position. Where a batch element is padding, its state does not
+        change."""
         real, inputs = xs.real(), xs.listed()
         xs = xs.replaced(inputs, LIST)
         if real is not None and (xs.masked or xs.reverse) and self.builder.layers:
@@ -312,10 +320,8 @@ class CellStep(Step):
         return states
 
     def _compacted(self, state: RNNState, xs: Inputs, real: Any) -> list[RNNState]:
-        """By the sequences of what is real, so that padding comes last.
-
-        Then the states are brought to their positions.
-        """
+        """Processes the sequences without padding, with padding moved to the end, then moves the
+        states to their positions."""
         compact, shown = xs.compacted(real)
         steps = self.states(state, compact)
         nothing = zeros(self.builder.hidden_dim, batch_size=real.shape[1])
@@ -350,13 +356,13 @@ class CellStep(Step):
         c = chosen(before._c, after._c) if self.has_cells else None
         return RNNState(self, before._masks, before, chosen(before._h, after._h), c)
 
-    @_whole
+    @_undone_on_error
     def outputs(self, state: RNNState, xs: Inputs) -> list[Expression]:
         """The output at each position."""
         states = self.states(state, xs) if self.builder.layers else ()
         return [s.output() for s in states]  # type: ignore[misc]
 
-    @_whole
+    @_undone_on_error
     def joined(self, state: RNNState, xs: Inputs) -> tuple[Expression, RNNState]:
         """The outputs as one expression in the form of the inputs, and the last state."""
         states = self.states(state, xs)

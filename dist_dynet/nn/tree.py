@@ -1,5 +1,5 @@
-"""TreeLSTMs (Tai, Socher and Manning 2015): a node's state from its input and the states of its
-children. A cell is one node of the graph."""
+"""TreeLSTMs (Tai, Socher and Manning 2015): a node's state is computed from its input and the
+states of its children. A cell is one node of the graph."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _CELL = OPS["tree_lstm"]
 
 @accelerated
 def tree_node(weights: bytes, n_ary: bool, x: int, *children: int) -> int:
-    """The handle of a cell's h, or a negative error, of handles: the six weights as bytes, x (0:
-    none), the h of the children."""
+    """The handle of a cell's h, or a negative error. Takes handles: the six weights as bytes, x (0
+    for none), and the h of the children."""
     handles = [
         *memoryview(weights).cast("q"),
         *((x,) if x else ()),
@@ -32,7 +32,7 @@ def tree_node(weights: bytes, n_ary: bool, x: int, *children: int) -> int:
 
 
 class TreeState:
-    """The state of a tree's node: h and c. Made by a builder's node(); never changed.
+    """The state of a tree node: h and c. Made by a builder's node(); never changed.
 
     >>> import dist_dynet as dy
     >>> tree = dy.ChildSumTreeLSTMBuilder(2, 3, dy.ParameterCollection())
@@ -44,7 +44,7 @@ class TreeState:
 
     __slots__ = ("_hidden",)
 
-    # the handle of h: an Expression is made when it is asked for. The next handle is that of c
+    # the handle of h; the next handle is that of c. Expressions are made on demand
     _hidden: int
 
     def output(self) -> Expression:
@@ -52,12 +52,12 @@ class TreeState:
         return expression(self._hidden)
 
     def s(self) -> tuple[Expression, Expression]:
-        """All of the state: c, then h."""
+        """The whole state: c, then h."""
         return expression(self._hidden + 1), expression(self._hidden)
 
 
 class _TreeBuilder(Block):
-    """What the builders share: parameters and the node of a cell."""
+    """The base of the builders: parameters, and the node of a cell."""
 
     _n_ary: ClassVar[bool]
 
@@ -93,7 +93,7 @@ class _TreeBuilder(Block):
         ((3,), 1)
         """
         try:
-            n = len(children)  # type: ignore[arg-type]  # what has no length is no frequent form
+            n = len(children)  # type: ignore[arg-type]  # without a length: the general case
             if n == 0:
                 h = tree_node(self._weights, self._n_ary, x._h)  # type: ignore[union-attr]
             elif n == self._quick:
@@ -111,7 +111,7 @@ class _TreeBuilder(Block):
         return state
 
     def _any_node(self, x: Expression | None, children: Iterable[TreeState | None]) -> TreeState:
-        """The state of a node with any number of children; or what is wrong with them."""
+        """The state of a node with any number of children; raises if they are not valid."""
         raise NotImplementedError
 
     def _build(
@@ -123,7 +123,7 @@ class _TreeBuilder(Block):
         forget_bias: float,
         precision: str | None,
     ) -> None:
-        """arity: how many children U and Uf see at once."""
+        """arity: the number of children that U and Uf take at once."""
         self.input_dim, self.hidden_dim = self._sizes(input_dim, hidden_dim)
         self.forget_bias = real(forget_bias, f"{self.whoami()}: forget_bias")
         self._begin(model, precision, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
@@ -136,16 +136,16 @@ class _TreeBuilder(Block):
             add("bf", n, self.forget_bias),
         )
         self._weights: Any = None
-        """Their handles as bytes; None: not there yet, as in a copy."""
+        """The handles of the parameters as bytes; None until they are needed, as in a copy."""
         self._quick = 2 if arity == 2 or not self._n_ary else -1
-        """How many children there is a call of its own for."""
+        """The number of children with a fast path."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_weights": None}
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return self.input_dim, self.hidden_dim, self.forget_bias
 
     @classmethod
@@ -268,7 +268,7 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return self.arity, *super().spec
 
     def _any_node(self, x: Expression | None, children: Iterable[TreeState | None]) -> TreeState:
@@ -320,5 +320,5 @@ class BinaryTreeLSTMBuilder(NaryTreeLSTMBuilder):
 
     @property
     def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
+        """The argument of from_spec() for an equal builder."""
         return self.input_dim, self.hidden_dim, self.forget_bias

@@ -1,4 +1,5 @@
-"""The nodes that inputs.py makes: leaves of numbers, and rows of tables, which can be set again."""
+"""The nodes that inputs.py makes: leaves of numbers, and rows of tables, whose content can be
+changed."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def vector(v: Any, what: str) -> NDArray[Any]:
 
 @accelerated
 def set_numbers(e: Expression, data: Any) -> None:
-    """Other numbers for an input, column-major; all computed values of the graph are forgotten."""
+    """Changes the numbers of an input, column-major; forgets all computed values of the graph."""
     flat = vector(data, "set") if isinstance(data, list | tuple) else floats(data, "set").ravel()
     code = lib.dn_input_set(e._h, len(flat), pointer(flat))
     if code < 0:
@@ -54,7 +55,7 @@ def set_numbers(e: Expression, data: Any) -> None:
 
 
 class _inputExpression(Expression):  # noqa: N801 - DyNet's name
-    """One number that can be set anew."""
+    """One number that can be changed."""
 
     __slots__ = ()
 
@@ -64,7 +65,7 @@ class _inputExpression(Expression):  # noqa: N801 - DyNet's name
 
 
 class _vecInputExpression(Expression):  # noqa: N801
-    """A vector that can be set anew."""
+    """A vector that can be changed."""
 
     __slots__ = ()
 
@@ -74,7 +75,7 @@ class _vecInputExpression(Expression):  # noqa: N801
 
 
 class _tensorInputExpression(Expression):  # noqa: N801
-    """A tensor; can be set anew when it was made with reusable_expr=True."""
+    """A tensor, which can be changed if it was made with reusable_expr=True."""
 
     __slots__ = ("_reusable",)
 
@@ -91,7 +92,7 @@ class _tensorInputExpression(Expression):  # noqa: N801
 
 
 class _sparseInputExpression(Expression):  # noqa: N801
-    """A tensor of which some numbers were given; cannot be set anew."""
+    """A tensor given by some of its numbers; cannot be changed."""
 
     __slots__ = ()
 
@@ -122,8 +123,8 @@ class _lookupBatchExpression(Expression):  # noqa: N801
 
 @accelerated
 def input_node(cls: type[E], what: str, values: Any, sizes: Any, batched: bool) -> E:
-    """An input of these numbers, column-major, in an array or list; or of one number, which all
-    elements are, 0 if there are several.
+    """An input of these numbers, column-major, in an array or list; or of a single number, which is
+    used for one element; several are then 0.
 
     sizes: None: a vector; an integer with one number; batched: the last one is the batch's.
     """
@@ -143,5 +144,6 @@ def input_node(cls: type[E], what: str, values: Any, sizes: Any, batched: bool) 
 
 
 def flat(array: Any, what: str, takes: str = "takes numbers") -> NDArray[Any]:
-    """The numbers in column-major order; what lies so in the build's type is not copied."""
+    """The numbers in column-major order. An array that already has this order and the build's type
+    is not copied."""
     return numbers(array, what, takes, "F").ravel(order="F")  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-"""How an operation's Python function becomes a node: node(), whose arguments are the node's inputs
-and attributes.
+"""How the Python function of an operation makes a node: node(), whose arguments are the node's
+inputs and attributes.
 
-This module knows the C calls; it knows no operation.
+This module knows the C calls but no operation.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def not_expression(what: str, *given: Any) -> TypeError:
 
 
 def has_handle(x: Any) -> bool:
-    """Whether it is an expression, and was not made by hand."""
+    """Whether it is an expression that stands for a node."""
     return isinstance(x, Expression) and hasattr(x, "_h")
 
 
 def make(cls: type[E], handle: int, *inputs: int, what: str = "") -> E:
-    """An expression of a class for what a C call with these inputs returned; raises what a negative
-    handle stands for, as fail() does."""
+    """An expression of this class for the result of a C call with these inputs. A negative handle
+    is raised as an error, as by fail()."""
     if handle < 0:
         fail(handle, *inputs, what=what)
     if handle & INDEX >= large.index:
@@ -130,7 +130,7 @@ _KINDS = {".": "f", "?": "b", "*": "l", "+": "m", "!": "t"}
 
 
 def _attribute(word: str, parameters: Sequence[str]) -> tuple[str, int, float]:
-    """An attribute as csrc/python/operation.c takes it: its kind, parameter and number."""
+    """An attribute in the form of csrc/python/operation.c: its kind, parameter and number."""
     name = word.rstrip(".?*+!0123456789")
     if name in ("", "-"):
         return "F" if "." in word else "I", -1, float(word)
@@ -141,11 +141,11 @@ def _attribute(word: str, parameters: Sequence[str]) -> tuple[str, int, float]:
 def operation(
     op: str, attributes: str = "", cls: type[Expression] | None = None
 ) -> Callable[[F], F]:
-    """Declares that the arguments of a function of users are those of one node: the operation's
-    inputs, and then what its attributes are made of.
+    """Declares that a public function makes a single node: its arguments are the operation's inputs
+    and the source of its attributes.
 
     csrc/python/operation.c then makes the node, of class `cls`, without a call in Python; the
-    function does whatever else can happen.
+    function handles all other cases.
 
     Args:
         op: the name of the operation.
@@ -170,13 +170,13 @@ def operation(
 
 @accelerated
 def leaf(op: str, what: str, dim: Any, batch_size: Any, *numbers: Any) -> Expression:
-    """A node of an operation without inputs, of these dims: constants and draws."""
+    """A node of an operation without inputs, with these dims: constants and draws."""
     batch_size, dims = whole(batch_size, what, "batch_size"), dims_of_node(dim, what)
     return node(op, batch_size, dims, *(real(number, what) for number in numbers), what=what)
 
 
 def _attributes(given: tuple[Attribute, ...]) -> tuple[list[int], list[float]]:
-    """The integers and the floats among them, in their order."""
+    """The integers and the floats among them, in order."""
     ints: list[int] = []
     floats: list[float] = []
     for a in (a for g in given for a in (g if isinstance(g, Sequence) else (g,))):
@@ -192,8 +192,8 @@ def _attributes(given: tuple[Attribute, ...]) -> tuple[list[int], list[float]]:
 def many_node(
     op: int, handles: list[int], ints: Sequence[int] = (), floats: Sequence[float] = ()
 ) -> int:
-    """A node of handles: its handle, or a negative error. Of parameters alone it is made in the
-    current graph."""
+    """Makes a node of these handles: returns its handle, or a negative error. If all are parameters
+    it is made in the current graph."""
     return node_with_views(op, 0, handles, ints, floats)
 
 
@@ -201,7 +201,7 @@ def node_with_views(
     op: int, parts: int, handles: list[int], ints: Sequence[int] = (), floats: Sequence[float] = ()
 ) -> int:
     """As many_node(), for an op with several outputs: the handle of the first of its first `parts`
-    outputs. The others' follow it."""
+    outputs, which are consecutive."""
     attributes = len(ints), ints or NULL, len(floats), floats or NULL
     h: int = _node_with_views(op, len(handles), handles, *attributes, parts)
     return (
@@ -212,8 +212,8 @@ def node_with_views(
 
 
 def set_ints(e: Expression, ints: Sequence[int]) -> None:
-    """Other integers for a node that looks rows or places up; all computed values of the graph are
-    forgotten."""
+    """Changes the integers of a node that looks up rows or places; forgets all computed values of
+    the graph."""
     code = lib.dn_ints_set(e._h, len(ints), ints)
     if code < 0:
         fail(code, e._h)

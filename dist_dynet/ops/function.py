@@ -1,7 +1,7 @@
-"""Operations of the user's own, written in Python over NumPy arrays.
+"""Operations defined by the user in Python, over NumPy arrays.
 
-The tape runs them through one callback, with Python's lock taken for the time of the call. This
-module knows how arrays go in and out; what the functions compute is the user's.
+The tape runs them through one callback, which holds Python's lock. This module only moves arrays in
+and out.
 """
 
 from __future__ import annotations
@@ -89,27 +89,29 @@ class _Function:
         )
 
     def run(self, call: Any) -> None:
-        """What the tape asks for: forward, or backward."""
+        """Runs forward or backward for the tape."""
         xs = [_copy(call.x[k]) for k in range(call.n)]
         many_batches = [call.x[k].dim.batch != 1 for k in range(call.n)]
-        batch = call.y.dim.batch
-        if not call.backward:
-            shape = _shape(call.y.dim)
-            if self._batched or batch == 1:
-                result = self._fit(
-                    self._forward(*xs), shape, "forward must return an array of shape"
-                )
-            else:
-                result = np.empty(shape, DTYPE)
-                for b in range(batch):
-                    one = self._forward(*_element(xs, many_batches, b))
-                    result[..., b] = self._fit(
-                        one, shape[:-1], "forward must return an array of shape"
-                    )
-            _write(call.y.value, result)
-            return
+        if call.backward:
+            self._run_backward(call, xs, many_batches)
+        else:
+            self._run_forward(call, xs, many_batches)
+
+    def _run_forward(self, call: Any, xs: list[Array], many_batches: list[bool]) -> None:
+        shape, batch = _shape(call.y.dim), call.y.dim.batch
+        rule = "forward must return an array of shape"
+        if self._batched or batch == 1:
+            result = self._fit(self._forward(*xs), shape, rule)
+        else:
+            result = np.empty(shape, DTYPE)
+            for b in range(batch):
+                one = self._forward(*_element(xs, many_batches, b))
+                result[..., b] = self._fit(one, shape[:-1], rule)
+        _write(call.y.value, result)
+
+    def _run_backward(self, call: Any, xs: list[Array], many_batches: list[bool]) -> None:
         assert self._backward is not None
-        y, dy = _copy(call.y), _copy(call.y, gradient=True)
+        y, dy, batch = _copy(call.y), _copy(call.y, gradient=True), call.y.dim.batch
         wanted = [call.x[k].gradient != ffi.NULL for k in range(call.n)]
         if self._batched or batch == 1:
             gradients = self._gradients(self._backward(xs, y, dy), xs, wanted, batch)
@@ -117,10 +119,8 @@ class _Function:
             gradients = [np.zeros_like(x) for x in xs]
             for b in range(batch):
                 element = _element(xs, many_batches, b)
-                parts = self._gradients(
-                    self._backward(element, y[..., b], dy[..., b]), element, wanted, 1
-                )
-                for k, part in enumerate(parts):
+                returned = self._backward(element, y[..., b], dy[..., b])
+                for k, part in enumerate(self._gradients(returned, element, wanted, 1)):
                     if many_batches[k]:
                         gradients[k][..., b] = part
                     else:
@@ -174,7 +174,7 @@ def _shape(dim: Any) -> tuple[int, ...]:
 
 
 def _copy(array: Any, gradient: bool = False) -> Array:
-    """A copy, so that what the user keeps or changes is not the tape's memory."""
+    """A copy, so that the user's function never holds the tape's memory."""
     shape = _shape(array.dim)
     memory = array.gradient if gradient else array.value
     copy: Array = view(memory, int(np.prod(shape))).reshape(shape, order="F").copy(order="F")
@@ -192,14 +192,14 @@ def _write(memory: Any, array: Array) -> None:
 
 
 def _keep(_: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Keeps an exception for the Python call that C will return to; Ctrl-C, too, may come anywhere
-    in _run()."""
+    """Keeps an exception for the Python call that C returns to. Ctrl-C may come anywhere in _run(),
+    too."""
     callback.raised = error.with_traceback(traceback)
 
 
 @ffi.def_extern(name="dn_python", error=lib.DN_ERROR_PYTHON, onerror=_keep)  # type: ignore[untyped-decorator]
 def _run(call: Any) -> int:
-    """C calls this for each forward and backward of such a node."""
+    """Called by C for each forward and backward of such a node."""
     outer = callback.running
     try:
         f = kept(call.id)

@@ -121,7 +121,7 @@ def random_normal(
 def random_uniform(
     dim: int | Sequence[int], left: float, right: float, batch_size: int = 1
 ) -> Expression:
-    """y_i drawn evenly from [left, right): dims x batch_size.
+    """y_i uniform in [left, right): dims x batch_size.
 
     >>> import dist_dynet as dy
     >>> all(2 <= y <= 3 for y in dy.random_uniform(10, 2, 3).value())
@@ -150,7 +150,7 @@ def random_bernoulli(
 def random_gumbel(
     dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, batch_size: int = 1
 ) -> Expression:
-    """y_i = mu - beta log(-log u_i), u_i drawn evenly from (0, 1): dims x batch_size.
+    """y_i = mu - beta log(-log u_i), u_i uniform in (0, 1): dims x batch_size.
 
     >>> import dist_dynet as dy
     >>> dy.random_gumbel((2, 3)).dim()

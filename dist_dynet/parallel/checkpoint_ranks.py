@@ -60,48 +60,56 @@ def collect(
         buffers[0][:] = np.frombuffer(mine, np.uint8)
     for ranks in here.host_ranks if here.size > 1 else ():
         first = ranks[0]
-        if me == first == 0:  # the bytes of this host need no forwarding
-            here.wait(
-                [
-                    comm.Irecv(buffers[rank][start:end], rank)
-                    for piece in _pieces(ranks[1:], sizes)
-                    for rank, start, end in piece
-                ],
-                what,
-            )
-        elif me in (0, first):
-            for piece in _pieces(ranks, sizes):
-                joined = np.empty(sum(end - start for _, start, end in piece), np.uint8)
-                places = _places(piece, joined)
-                if me == 0:
-                    here.wait([comm.Irecv(joined, first)], what)
-                    for (rank, start, end), place in zip(piece, places, strict=True):
-                        buffers[rank][start:end] = place
-                    continue
-                requests = []
-                for (rank, start, end), place in zip(piece, places, strict=True):
-                    if rank == me:
-                        place[:] = np.frombuffer(mine[start:end], np.uint8)
-                    else:
-                        requests.append(comm.Irecv(place, rank))
-                here.wait(requests, what)
-                here.wait([comm.Isend(joined, 0)], what)
+        # the bytes of rank 0's host need no forwarding
+        pieces = _pieces(ranks if first else ranks[1:], sizes)
+        parts = [part for piece in pieces for part in piece]
+        if me == first == 0:
+            here.wait([comm.Irecv(buffers[rank][i:j], rank) for rank, i, j in parts], what)
+        elif me == 0:
+            for piece in pieces:
+                _receive(here, comm, first, piece, buffers, what)
+        elif me == first:
+            for piece in pieces:
+                _forward(here, comm, mine, piece, what)
         elif me in ranks:
-            sent = _pieces(ranks if first else ranks[1:], sizes)
-            here.wait(
-                [
-                    comm.Isend(mine[start:end], first)
-                    for piece in sent
-                    for rank, start, end in piece
-                    if rank == me
-                ],
-                what,
-            )
+            here.wait([comm.Isend(mine[i:j], first) for rank, i, j in parts if rank == me], what)
 
 
-def _pieces(ranks: Sequence[int], sizes: Sequence[int]) -> list[list[tuple[int, int, int]]]:
-    """The bytes of these ranks side by side, cut into pieces: lists of (rank, from, to)."""
-    pieces: list[list[tuple[int, int, int]]] = []
+_Piece = list[tuple[int, int, int]]
+"""Parts of one message: (rank, begin, end) in the bytes of a rank."""
+
+
+def _receive(
+    here: World,
+    comm: Any,
+    first: int,
+    piece: _Piece,
+    buffers: list[NDArray[np.uint8]],
+    what: str,
+) -> None:
+    """Receives a message of the first rank of a host, and distributes it over the buffers."""
+    joined, places = _message(piece)
+    here.wait([comm.Irecv(joined, first)], what)
+    for (rank, start, end), place in zip(piece, places, strict=True):
+        buffers[rank][start:end] = place
+
+
+def _forward(here: World, comm: Any, mine: memoryview, piece: _Piece, what: str) -> None:
+    """Receives the parts of a message from the ranks of this host, and sends it to rank 0."""
+    joined, places = _message(piece)
+    requests = []
+    for (rank, start, end), place in zip(piece, places, strict=True):
+        if rank == here.rank:
+            place[:] = np.frombuffer(mine[start:end], np.uint8)
+        else:
+            requests.append(comm.Irecv(place, rank))
+    here.wait(requests, what)
+    here.wait([comm.Isend(joined, 0)], what)
+
+
+def _pieces(ranks: Sequence[int], sizes: Sequence[int]) -> list[_Piece]:
+    """The bytes of these ranks in order, divided into messages of limited size."""
+    pieces: list[_Piece] = []
     left = 0
     for rank in ranks:
         start = 0
@@ -116,12 +124,11 @@ def _pieces(ranks: Sequence[int], sizes: Sequence[int]) -> list[list[tuple[int, 
     return pieces
 
 
-def _places(
-    piece: list[tuple[int, int, int]], joined: NDArray[np.uint8]
-) -> list[NDArray[np.uint8]]:
-    """Where each part of a piece lies in the joined message."""
+def _message(piece: _Piece) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
+    """A buffer for a message, and the view of it for each part."""
     ends = np.cumsum([end - start for _, start, end in piece]).tolist()
-    return [
+    joined = np.empty(ends[-1], np.uint8)
+    return joined, [
         joined[to - (end - start) : to] for (_, start, end), to in zip(piece, ends, strict=True)
     ]
 
