@@ -194,10 +194,6 @@ def _search(e: Expression, gradients: bool, infinite: bool) -> NonFinite | None:
     )
 
 
-def _find(e: Expression, infinite: bool) -> NonFinite | None:
-    return _search(e, False, infinite) or _search(e, True, infinite)
-
-
 def find_nonfinite(expr: Expression, infinite: bool = True) -> NonFinite | None:
     """The first node with NaN or infinity in its value, among those that expr is computed from;
     None if all are finite.
@@ -223,7 +219,7 @@ def find_nonfinite(expr: Expression, infinite: bool = True) -> NonFinite | None:
     if not isinstance(expr, Expression):
         raise TypeError(f"find_nonfinite: takes an expression; got {type(expr).__name__}.")
     _computed_plainly(expr, False)
-    return _find(expr, infinite)
+    return _search(expr, False, infinite) or _search(expr, True, infinite)
 
 
 # ---- the mode --------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,12 +105,7 @@ class Profile:
         self._begin = lib.dn_meter_now()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         end = lib.dn_meter_now()
         self.lost = int(lib.dn_profile_end())
         at = ffi.new("dn_profiled **")

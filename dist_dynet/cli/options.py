@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -66,148 +66,117 @@ def _number(kind: type[int] | type[float], least: float, what: str) -> Callable[
 _count = _number(int, 1, "an integer, at least 1")
 _natural = _number(int, 0, "an integer, at least 0")
 _seconds = _number(float, 1e-3, "a number of seconds")
-_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    (
+
+
+def _option(name: str, **settings: Any) -> tuple[str, dict[str, Any]]:
+    return name, settings
+
+
+_OPTIONS = (
+    _option(
         "-n",
-        {
-            "dest": "ranks",
-            "type": _count,
-            "metavar": "N",
-            "help": "ranks; default: one for each place of --hosts, or task of the"
-            " allocation, else 1",
-        },
+        dest="ranks",
+        type=_count,
+        metavar="N",
+        help="ranks; default: one for each place of --hosts, or task of the allocation, else 1",
     ),
-    ("--hosts", {"metavar": "A:2,B:2", "help": "hosts, and how many ranks each takes (default 1)"}),
-    (
+    _option("--hosts", metavar="A:2,B:2", help="hosts, and how many ranks each takes (default 1)"),
+    _option(
         "--hostfile",
-        {
-            "type": Path,
-            "metavar": "FILE",
-            "help": "the same, a host per line: `a:2` or `a slots=2`",
-        },
+        type=Path,
+        metavar="FILE",
+        help="the same, a host per line: `a:2` or `a slots=2`",
     ),
-    (
+    _option(
         "--hosts-from",
-        {
-            "default": "",
-            "metavar": "COMMAND",
-            "help": "asked at each attempt: writes lines of a --hostfile; or a file, read anew",
-        },
+        default="",
+        metavar="COMMAND",
+        help="asked at each attempt: writes lines of a --hostfile; or a file, read anew",
     ),
-    (
+    _option(
         "--min-ranks",
-        {
-            "type": _count,
-            "metavar": "N",
-            "help": "start again with fewer ranks if there are fewer hosts, but with N at least",
-        },
+        type=_count,
+        metavar="N",
+        help="start again with fewer ranks if there are fewer hosts, but with N at least",
     ),
-    (
+    _option(
         "--max-restarts",
-        {
-            "type": _natural,
-            "default": 0,
-            "metavar": "K",
-            "help": "start a failed job again, at most K times (default 0)",
-        },
+        type=_natural,
+        default=0,
+        metavar="K",
+        help="start a failed job again, at most K times (default 0)",
     ),
-    (
+    _option(
         "--log-dir",
-        {
-            "type": Path,
-            "metavar": "DIR",
-            "help": "also write a file per attempt and rank: DIR/attempt-0/rank-3.log",
-        },
+        type=Path,
+        metavar="DIR",
+        help="also write a file per attempt and rank: DIR/attempt-0/rank-3.log",
     ),
-    (
+    _option(
         "--mpi",
-        {
-            "choices": ("mpich", "openmpi", "slurm"),
-            "help": "what starts the ranks; default: the mpirun of mpi4py's MPI",
-        },
+        choices=("mpich", "openmpi", "slurm"),
+        help="what starts the ranks; default: the mpirun of mpi4py's MPI",
     ),
-    (
+    _option(
         "--threads",
-        {
-            "type": _count,
-            "metavar": "T",
-            "help": "threads of each rank (default 1, or what the environment says)",
-        },
+        type=_count,
+        metavar="T",
+        help="threads of each rank (default 1, or what the environment says)",
     ),
-    (
+    _option(
         "--timeout",
-        {
-            "type": _seconds,
-            "metavar": "SECONDS",
-            "help": "how long a rank waits for ranks that are alive (DIST_DYNET_TIMEOUT)",
-        },
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long a rank waits for ranks that are alive (DIST_DYNET_TIMEOUT)",
     ),
-    (
+    _option(
         "--metrics",
-        {
-            "type": Path,
-            "metavar": "FILE",
-            "help": "rank 0 adds lines of JSON: times of all ranks, learning rate, loss ...",
-        },
+        type=Path,
+        metavar="FILE",
+        help="rank 0 adds lines of JSON: times of all ranks, learning rate, loss ...",
     ),
-    (
+    _option(
         "--metrics-every",
-        {
-            "type": _count,
-            "metavar": "K",
-            "help": "updates from one line, and look at who is waited for, to the next"
-            " (default 100)",
-        },
+        type=_count,
+        metavar="K",
+        help="updates from one line, and look at who is waited for, to the next (default 100)",
     ),
-    (
+    _option(
         "--timeline",
-        {
-            "type": Path,
-            "metavar": "FILE",
-            "help": "what each rank does when, in Chrome's trace format"
-            " (chrome://tracing, Perfetto)",
-        },
+        type=Path,
+        metavar="FILE",
+        help="what each rank does when, in Chrome's trace format (chrome://tracing, Perfetto)",
     ),
-    (
+    _option(
         "--profile",
-        {
-            "type": Path,
-            "metavar": "FILE",
-            "help": "time, calls and shapes of each operation: a table of rank 0 at the end, and a"
-            " file of each rank in Chrome's trace format",
-        },
+        type=Path,
+        metavar="FILE",
+        help="time, calls and shapes of each operation: a table of rank 0 at the end, and a"
+        " file of each rank in Chrome's trace format",
     ),
-    (
+    _option(
         "--launch-agent",
-        {
-            "default": "",
-            "metavar": "PROGRAM",
-            "help": "remote shell in place of ssh, called as `PROGRAM host command`",
-        },
+        default="",
+        metavar="PROGRAM",
+        help="remote shell in place of ssh, called as `PROGRAM host command`",
     ),
-    (
+    _option(
         "--interface",
-        {
-            "default": "",
-            "metavar": "NAME",
-            "help": "network interface that the hosts use, such as eth0",
-        },
+        default="",
+        metavar="NAME",
+        help="network interface that the hosts use, such as eth0",
     ),
-    (
+    _option(
         "--bind",
-        {
-            "action": argparse.BooleanOptionalAction,
-            "default": True,
-            "help": "give each rank a core of its own if there are enough (default)",
-        },
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="give each rank a core of its own if there are enough (default)",
     ),
-    (
-        "--quiet",
-        {"action": "store_true", "help": "do not show what the ranks write (with --log-dir)"},
+    _option(
+        "--quiet", action="store_true", help="do not show what the ranks write (with --log-dir)"
     ),
-    (
-        "--as-dynet",
-        {"action": "store_true", "help": "run a program that says `import dynet`, unchanged"},
+    _option(
+        "--as-dynet", action="store_true", help="run a program that says `import dynet`, unchanged"
     ),
 )
 """What comes before the script, in the order of --help."""
@@ -304,25 +273,16 @@ def parse(arguments: list[str]) -> Options:
         )
     if given.quiet and not given.log_dir:
         raise RefusedError("--quiet: what the ranks write would be lost. Give --log-dir, too.")
+    environment = os.environ.get
+    chosen = vars(given) | {
+        "ranks": most or (0 if given.hosts_from else _tasks(given.mpi)),
+        "hosts": hosts,
+        "launch_agent": given.launch_agent or environment("DIST_DYNET_LAUNCH_AGENT", ""),
+        "interface": given.interface or environment("DIST_DYNET_INTERFACE", ""),
+        "command": (sys.executable, *(_AS_DYNET if given.as_dynet else ()), *program),
+    }
     return Options(
-        ranks=most or (0 if given.hosts_from else _tasks(given.mpi)),
-        hosts=hosts,
-        hosts_from=given.hosts_from,
-        min_ranks=given.min_ranks,
-        max_restarts=given.max_restarts,
-        log_dir=given.log_dir,
-        quiet=given.quiet,
-        mpi=given.mpi,
-        bind=given.bind,
-        threads=given.threads,
-        timeout=given.timeout,
-        metrics=given.metrics,
-        metrics_every=given.metrics_every,
-        timeline=given.timeline,
-        profile=given.profile,
-        launch_agent=given.launch_agent or os.environ.get("DIST_DYNET_LAUNCH_AGENT", ""),
-        interface=given.interface or os.environ.get("DIST_DYNET_INTERFACE", ""),
-        command=(sys.executable, *(_AS_DYNET if given.as_dynet else ()), *program),
+        **{field.name: chosen[field.name] for field in fields(Options) if field.name in chosen}
     )
 
 

@@ -115,14 +115,10 @@ def _load_array(self: Parameters | LookupParameters, arr: Any) -> None:
         self.set_value(arr)
 
 
-def _is_list(components: Any) -> bool:
-    return isinstance(components, list | tuple)
-
-
 def _save(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def save(self: ParameterCollection, fname: Any, name: Any = "", append: bool = False) -> None:
-        if not _is_list(name):
+        if not isinstance(name, list | tuple):
             original(self, fname, name or "", append)
             return
         _old("ParameterCollection.save with a list", "dy.save(basename, objects)")

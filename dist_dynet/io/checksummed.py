@@ -33,7 +33,8 @@ _KINDS = {
     **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
 }
 """{NumPy's name of a dtype: that of safetensors}."""
-_DTYPES = {theirs: np.dtype(f"<{ours}") for ours, theirs in _KINDS.items()}
+DTYPES = {theirs: np.dtype(f"<{ours}") for ours, theirs in _KINDS.items()}
+"""{dtype of safetensors: that of NumPy}."""
 _MARK = f'"{CHECKSUM}":"'.encode()
 """What stands before the checksum. It occurs only once: within a text of the header each quotation
 mark is escaped."""
@@ -185,7 +186,7 @@ def _array(
     view: memoryview, dtype: str, shape: Sequence[int], data_offsets: Sequence[int]
 ) -> NDArray[Any]:
     start, end = data_offsets
-    return np.frombuffer(view[start:end], _DTYPES[dtype]).reshape(shape)
+    return np.frombuffer(view[start:end], DTYPES[dtype]).reshape(shape)
 
 
 def _text(checksum: int) -> bytes:

@@ -29,27 +29,13 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from ..params.root import Assignment, unchanged
 from ..trainers import Trainer
-from .checksummed import CHECKSUM, NO_CHECKSUM, OWN, TREE, is_whole, with_checksum
+from .checksummed import CHECKSUM, DTYPES, NO_CHECKSUM, OWN, TREE, is_whole, with_checksum
 from .files import atomic_write, unreadable
 
 _ARRAYS, _ARRAYS_ALONE = f"{OWN}arrays", f"{OWN}crc32"
 """Names of the metadata text with the checksums of all arrays: in a file with CHECKSUM, and in one
 without, as earlier versions wrote it."""
 _TRAINER, _RANDOM = "trainer:", "random:"
-_TYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U64": np.uint64,
-    "U32": np.uint32,
-    "U16": np.uint16,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
 _BLOCK = 1 << 20
 """Bytes to read at once for a checksum, so that they stay in the processor's cache."""
 Arrays = dict[str, NDArray[Any]]
@@ -331,7 +317,7 @@ class _File:
         self.entries: dict[str, _Entry] = {}
         for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             start, end = entry["data_offsets"]
-            if entry["dtype"] not in _TYPES:
+            if entry["dtype"] not in DTYPES:
                 _damaged(
                     self.name,
                     key,
@@ -339,7 +325,7 @@ class _File:
                     f"its type {entry['dtype']} is none that can be read",
                 )
             self.entries[key] = _Entry(
-                np.dtype(_TYPES[entry["dtype"]]),
+                DTYPES[entry["dtype"]],
                 tuple(entry["shape"]),
                 8 + length + start,
                 end - start,

@@ -3,8 +3,7 @@ parameters is attention()."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,6 +32,9 @@ _Mask = Expression | ArrayLike | None
 class _Projections(Block):
     """A block that compares Wq q with Wk k, for a query q and keys k."""
 
+    _arguments: ClassVar[tuple[str, ...]] = ("query_dim", "key_dim", "hidden_dim")
+    _before_model: ClassVar[int] = 3
+
     def __init__(
         self,
         query_dim: int,
@@ -52,17 +54,6 @@ class _Projections(Block):
         )
         self._Wq = self._dense("Wq", (self.hidden_dim, self.query_dim))
         self._Wk = self._dense("Wk", (self.hidden_dim, self.key_dim))
-
-    @property
-    def spec(self) -> tuple[int, ...]:
-        """The argument of from_spec() for an equal block."""
-        return self.query_dim, self.key_dim, self.hidden_dim
-
-    @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
-        """A block of this spec, with new parameters in `model`."""
-        query_dim, key_dim, hidden_dim = spec
-        return cls(query_dim, key_dim, hidden_dim, model)
 
     def project(self, keys: Expression) -> Expression:
         """The matrix Wk keys, to be computed once if many queries use the same keys.
@@ -299,6 +290,8 @@ class MultiHeadAttention(Block):
     """
 
     _subcollection: ClassVar[str] = "multi-head-attention"
+    _arguments: ClassVar[tuple[str, ...]] = ("dim", "heads", "key_dim")
+    _before_model: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -322,17 +315,6 @@ class MultiHeadAttention(Block):
         self._Wk = self._dense("Wk", (self.dim, self.key_dim))
         self._Wv = self._dense("Wv", (self.dim, self.key_dim))
         self._Wo = self._dense("Wo", (self.dim, self.dim))
-
-    @property
-    def spec(self) -> tuple[int, ...]:
-        """The argument of from_spec() for an equal block."""
-        return self.dim, self.heads, self.key_dim
-
-    @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> MultiHeadAttention:
-        """A block of this spec, with new parameters in `model`."""
-        dim, heads, key_dim = spec
-        return cls(dim, heads, model, key_dim)
 
     def _split(self, x: Expression) -> Expression:
         """(dim, n) x batch -> (dim / heads, n) x (heads batch), with the heads of a batch element

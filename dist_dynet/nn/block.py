@@ -4,7 +4,7 @@ from_spec()."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..expression import Expression
 from ..params.access import parameter_node
@@ -12,13 +12,15 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, Parameters
 from .owner import Owner
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Block(Owner):
     """A part of a network with its own parameters, which dy.save() and dy.load() handle like a
     builder.
 
-    A subclass names its subcollection. Its `spec` contains the arguments of its constructor that
-    precede the collection.
+    A subclass names its subcollection and its constructor's arguments.
 
     >>> import dist_dynet as dy
     >>> crf = dy.CRF(dy.ParameterCollection(), 3)
@@ -27,6 +29,10 @@ class Block(Owner):
     """
 
     _subcollection: ClassVar[str]
+    _arguments: ClassVar[tuple[str, ...]]
+    """The attributes with the constructor's arguments: the items of `spec`."""
+    _before_model: ClassVar[int]
+    """How many of them precede the collection."""
 
     def _begin(
         self, model: ParameterCollection, precision: str | None = None, **sizes: int
@@ -50,12 +56,14 @@ class Block(Owner):
     @property
     def spec(self) -> tuple[Any, ...]:
         """The argument of from_spec() for an equal block."""
-        raise NotImplementedError
+        return tuple(getattr(self, name) for name in self._arguments)
 
     @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Self:
         """A block of this spec, with new parameters in `model`."""
-        raise NotImplementedError
+        make: Any = cls
+        block: Self = make(*spec[: cls._before_model], model, *spec[cls._before_model :])
+        return block
 
 
 def used(p: AnyParameter, update: bool) -> Expression:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._file_names import FileName
-from .._integers import whole
 from ..expression import Expression
 from ..ops import (
     concatenate,
@@ -24,7 +23,7 @@ from ..ops import (
 )
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
-from .softmax import SoftmaxBuilder, _by_groups, _draw, _Layer, _logits, _words
+from .softmax import SoftmaxBuilder, _by_groups, _draw, _entry_of, _Layer, _logits, _words
 
 _Leaves = list[tuple[list[str], list[int]]]
 """The symbols of the path to a cluster, and its words."""
@@ -217,14 +216,6 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         builder._build(input_dim, leaves, words, model, bias)
         return builder
 
-    def _decisions(self, c: int) -> list[tuple[_Cluster, int]]:
-        try:
-            return self._routes[whole(c, "neg_log_softmax", "the index", "neg_log_softmax_batch")]
-        except KeyError:
-            raise ValueError(
-                f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}."
-            ) from None
-
     def _losses(
         self, cluster: _Cluster, x: Expression, branches: list[int], update: bool
     ) -> Expression:
@@ -243,7 +234,8 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
             ValueError: c is not a word of the file.
         """
         losses = [
-            self._losses(cluster, x, [branch], update) for cluster, branch in self._decisions(c)
+            self._losses(cluster, x, [branch], update)
+            for cluster, branch in _entry_of(c, self._routes)
         ]
         return esum(losses) if losses else zeros(1)
 
@@ -257,7 +249,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
             ValueError: one of c is not a word of the file.
         """
         _check(x)
-        routes = [self._decisions(w) for w in c]
+        routes = [_entry_of(w, self._routes) for w in c]
         levels = [
             self._level(x, routes, level, update)
             for level in range(max(map(len, routes), default=0))

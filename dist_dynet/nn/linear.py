@@ -36,6 +36,8 @@ class Linear(Block):
     """
 
     _subcollection: ClassVar[str] = "linear"
+    _arguments: ClassVar[tuple[str, ...]] = ("input_dim", "output_dim", "bias")
+    _before_model: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -51,17 +53,6 @@ class Linear(Block):
         self._begin(model, precision, input_dim=self.input_dim, output_dim=self.output_dim)
         self._W = self._dense("W", (self.output_dim, self.input_dim))
         self._b = self._dense("b", self.output_dim, 0) if self.bias else None
-
-    @property
-    def spec(self) -> tuple[Any, ...]:
-        """The argument of from_spec() for an equal block."""
-        return self.input_dim, self.output_dim, self.bias
-
-    @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Linear:
-        """A block of this spec, with new parameters in `model`."""
-        input_dim, output_dim, bias = spec
-        return cls(input_dim, output_dim, model, bias)
 
     def __call__(self, x: Expression, update: bool = True) -> Expression:
         """The result for a vector (input_dim,), or for each column of a matrix; with update=False
@@ -101,6 +92,8 @@ class MLP(Block):
     """
 
     _subcollection: ClassVar[str] = "mlp"
+    _arguments: ClassVar[tuple[str, ...]] = ("sizes", "activation", "dropout_rate")
+    _before_model: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -137,17 +130,6 @@ class MLP(Block):
         self._layers = [
             Linear(m, n, self._collection) for m, n in zip(self.sizes, self.sizes[1:], strict=False)
         ]
-
-    @property
-    def spec(self) -> tuple[Any, ...]:
-        """The argument of from_spec() for an equal block."""
-        return self.sizes, self.activation, self.dropout_rate
-
-    @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> MLP:
-        """A block of this spec, with new parameters in `model`."""
-        sizes, activation, rate = spec
-        return cls(sizes, model, activation, rate)
 
     def set_dropout(self, d: float) -> None:
         """The dropout rate of hidden layers.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..expression import Expression
 from ..ops import layer_norm, reshape
@@ -34,6 +33,8 @@ class LayerNorm(Block):
     """
 
     _subcollection: ClassVar[str] = "layer-norm"
+    _arguments: ClassVar[tuple[str, ...]] = ("dim",)
+    _before_model: ClassVar[int] = 1
 
     def __init__(
         self, dim: int, model: ParameterCollection, *, precision: str | None = None
@@ -42,17 +43,6 @@ class LayerNorm(Block):
         self._begin(model, precision, dim=self.dim)
         self._g = self._dense("g", self.dim, 1)
         self._b = self._dense("b", self.dim, 0)
-
-    @property
-    def spec(self) -> tuple[int, ...]:
-        """The argument of from_spec() for an equal block."""
-        return (self.dim,)
-
-    @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> LayerNorm:
-        """A block of this spec, with new parameters in `model`."""
-        (dim,) = spec
-        return cls(dim, model)
 
     def __call__(self, x: Expression, update: bool = True) -> Expression:
         """The result for a vector (dim,), or for each column of a matrix by itself; with

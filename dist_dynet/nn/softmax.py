@@ -4,7 +4,7 @@ own."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .owner import Owner
 
+T = TypeVar("T")
 _Layer = tuple[Parameters, Parameters | None]
 """A matrix and, with bias, a vector."""
 
@@ -233,6 +234,16 @@ def _words(dic: Mapping[str, int], what: str) -> int:
     return max(dic.values(), default=-1) + 1
 
 
+def _entry_of(c: int, entries: Mapping[int, T]) -> T:
+    """The entry of a word, given by its number."""
+    try:
+        return entries[whole(c, "neg_log_softmax", "the index", "neg_log_softmax_batch")]
+    except KeyError:
+        raise ValueError(
+            f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}."
+        ) from None
+
+
 def _clusters(cluster_file: FileName, dic: Mapping[str, int]) -> list[tuple[str, list[int]]]:
     """Name and word numbers of each class, in order of first occurrence in the file."""
     clusters: dict[str, list[int]] = {}
@@ -323,6 +334,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
             )
         super().__init__(input_dim, pc, bias, precision)
         self.clusters, self.num_words = clusters, words
+        # of each word: its class, and its number within that
         self._place = {
             w: (k, i) for k, (_, members) in enumerate(clusters) for i, w in enumerate(members)
         }
@@ -350,15 +362,6 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         builder._build(input_dim, clusters, words, model, bias)
         return builder
 
-    def _where(self, c: int) -> tuple[int, int]:
-        """The class of a word, and its number within that."""
-        try:
-            return self._place[whole(c, "neg_log_softmax", "the index", "neg_log_softmax_batch")]
-        except KeyError:
-            raise ValueError(
-                f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}."
-            ) from None
-
     def _class(self, classid: int) -> _Layer | None:
         classid = whole(classid, "subclass_logits", "classid")
         if not 0 <= classid < len(self._layers):
@@ -374,7 +377,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         Raises:
             ValueError: c is not a word of the file.
         """
-        k, i = self._where(c)
+        k, i = _entry_of(c, self._place)
         loss = pickneglogsoftmax(self.class_logits(x, update), k)
         return (
             loss
@@ -391,7 +394,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         Raises:
             ValueError: one of c is not a word of the file.
         """
-        places = [self._where(w) for w in c]
+        places = [_entry_of(w, self._place) for w in c]
         by_class = pickneglogsoftmax_batch(self.class_logits(x, update), [k for k, _ in places])
 
         def within(k: int, mine: Expression, where: list[int]) -> Expression:

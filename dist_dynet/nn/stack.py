@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from ..expression import Expression
@@ -160,6 +160,13 @@ class StackLSTM(Block):
     """
 
     _subcollection: ClassVar[str] = "stack-lstm"
+    _arguments: ClassVar[tuple[str, ...]] = (
+        "layers",
+        "input_dim",
+        "hidden_dim",
+        "rnn_builder_factory",
+    )
+    _before_model: ClassVar[int] = 3
 
     def __init__(
         self,
@@ -192,17 +199,6 @@ class StackLSTM(Block):
         self.builder = rnn_builder_factory(
             self.layers, self.input_dim, self.hidden_dim, self._collection
         )
-
-    @property
-    def spec(self) -> tuple[Any, ...]:
-        """The argument of from_spec() for an equal block."""
-        return self.layers, self.input_dim, self.hidden_dim, self.rnn_builder_factory
-
-    @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> StackLSTM:
-        """A block of this spec, with new parameters in `model`."""
-        layers, input_dim, hidden_dim, factory = spec
-        return cls(layers, input_dim, hidden_dim, model, factory)
 
     def get_parameters(self) -> list[Parameters]:
         """[empty]; those of the network are builder.get_parameters().

@@ -4,7 +4,7 @@ states of its children. A cell is one node of the graph."""
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from .._ffi import OPS, accelerated, fail
@@ -59,6 +59,8 @@ class TreeState:
 class _TreeBuilder(Block):
     """The base of the builders: parameters, and the node of a cell."""
 
+    _arguments: ClassVar[tuple[str, ...]] = ("input_dim", "hidden_dim", "forget_bias")
+    _before_model: ClassVar[int] = 2
     _n_ary: ClassVar[bool]
 
     def __init__(
@@ -142,17 +144,6 @@ class _TreeBuilder(Block):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_weights": None}
-
-    @property
-    def spec(self) -> tuple[Any, ...]:
-        """The argument of from_spec() for an equal builder."""
-        return self.input_dim, self.hidden_dim, self.forget_bias
-
-    @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
-        """A builder of this spec, with new parameters in `model`."""
-        *sizes, forget_bias = spec
-        return cls(*sizes, model, forget_bias)  # type: ignore[arg-type, call-arg]  # NaryTreeLSTMBuilder has one more
 
     def _state(self, x: Expression | None, children: list[Any]) -> TreeState:
         self._weights = self._weights or array("q", [p._h for p in self._parameters]).tobytes()
@@ -249,6 +240,8 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
     """
 
     _subcollection: ClassVar[str] = "nary-tree-lstm-builder"
+    _arguments: ClassVar[tuple[str, ...]] = ("arity", "input_dim", "hidden_dim", "forget_bias")
+    _before_model: ClassVar[int] = 3
     _n_ary: ClassVar[bool] = True
 
     def __init__(
@@ -265,11 +258,6 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
         if self.arity < 1:
             raise ValueError(f"{self.whoami()}: sizes must be positive; got arity={arity}.")
         self._build(self.arity, input_dim, hidden_dim, model, forget_bias, precision)
-
-    @property
-    def spec(self) -> tuple[Any, ...]:
-        """The argument of from_spec() for an equal builder."""
-        return self.arity, *super().spec
 
     def _any_node(self, x: Expression | None, children: Iterable[TreeState | None]) -> TreeState:
         given = _listed(children)
@@ -306,6 +294,8 @@ class BinaryTreeLSTMBuilder(NaryTreeLSTMBuilder):
     """
 
     _subcollection: ClassVar[str] = "binary-tree-lstm-builder"
+    _arguments: ClassVar[tuple[str, ...]] = ("input_dim", "hidden_dim", "forget_bias")
+    _before_model: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -317,8 +307,3 @@ class BinaryTreeLSTMBuilder(NaryTreeLSTMBuilder):
         precision: str | None = None,
     ) -> None:
         super().__init__(2, input_dim, hidden_dim, model, forget_bias, precision=precision)
-
-    @property
-    def spec(self) -> tuple[Any, ...]:
-        """The argument of from_spec() for an equal builder."""
-        return self.input_dim, self.hidden_dim, self.forget_bias

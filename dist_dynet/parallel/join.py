@@ -6,8 +6,6 @@ ended. Join decides when a rank is done; the trainer knows what an update is.
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from .message import Flag
 from .negotiation import Step
 from .trainer import DistributedTrainer
@@ -56,12 +54,7 @@ class Join:
         self._sync.joins += 1
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         trainer, sync = self._trainer, self._sync
         try:
             while kind is None and not self._is_over():

@@ -56,7 +56,7 @@ class DeferSignals:
             _show_handler()
         self._outer, _main.block = _main.block, self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if _main.block is self:
             _main.block = self._outer
             if self._outer is None:
