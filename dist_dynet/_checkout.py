@@ -31,7 +31,7 @@ def api_number(csrc: Path) -> int:
 
 def _version(folder: Path) -> str | None:
     try:
-        found = _VERSION.search((folder / "_version.py").read_text())
+        found = _VERSION.search((folder / "_version.py").read_text(encoding="utf-8"))
     except OSError:
         return None
     return found and found[1]

@@ -44,6 +44,11 @@ except ModuleNotFoundError as error:
         raise ImportError(
             f"dist_dynet: needs cffi, which {sys.executable} does not have. Run: pip install cffi"
         ) from error
+    if _archive := next((path for path in Path(__file__).parents if path.is_file()), None):
+        raise ImportError(
+            "dist_dynet: must lie in a folder, since extensions cannot be loaded from an archive;"
+            f" got {_archive}. Unpack it, and name its folder on PYTHONPATH."
+        ) from error
     raise ImportError(
         f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}."
         f" To compile them in place: pip install -e {Path(__file__).parents[1]}. If another version"

@@ -476,6 +476,22 @@ def test_mpi4py_that_finds_no_library_is_said(monkeypatch):
     assert str(refused.value).endswith(f"\nRun: {_launcher.INSTALL}")
 
 
+def test_lines_that_libraries_print_are_not_taken_for_mpi4pys(monkeypatch, tmp_path):
+    """As UCX writes its warnings to stdout, and sitecustomize what it likes, in any encoding."""
+    plain = mpi.library()
+    code = (
+        r"import atexit, os; os.write(1, b'UCX WARN \xff\n'); atexit.register(os.write, 1, b'2\n')"
+    )
+    (tmp_path / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert mpi.library() == plain and plain.name in mpi.NAMES.values()
+    monkeypatch.setattr(mpi, "_ASK", "pass")
+    with pytest.raises(RefusedError, match="cannot load its MPI library: it does not say which"):
+        mpi.library()
+    printing = program(tmp_path / "printing", r"printf 'HYDRA \377\n'")
+    assert mpi.kind_of(printing) == "mpich"
+
+
 # ---- info ------------------------------------------------------------------------------
 
 

@@ -171,6 +171,18 @@ def test_run_of_another_host_is_known_to_live_by_its_touches(tmp_path, capfd):
         assert Lease(tmp_path).claim()
 
 
+def test_process_of_any_name_is_seen_to_live():
+    """The system keeps 15 bytes of a script's name, of a letter its first byte, say."""
+    code = "open('/proc/self/comm', 'wb').write(b'\\xc3) Z'); print('named', flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"named\n"
+        assert lease._started(process.pid).isdecimal()
+        process.kill()
+        process.wait()
+        assert lease._started(process.pid) == ""
+
+
 def test_lease_that_names_nobody_is_taken_and_an_emptied_directory_claimed_again(tmp_path):
     (tmp_path / lease.NAME).write_text("{")
     mine = Lease(tmp_path)

@@ -4,6 +4,8 @@ ranks (mpi/left_behind.py).
 How long: half a minute.
 """
 
+import os
+
 import pytest
 from jobs import mpirun, needs_mpi
 from left_behind import ENVIRONMENT, TABLES
@@ -21,3 +23,23 @@ def test_nothing_stays(table):
 def test_nothing_stays_on_ranks():
     status, said, _ = mpirun(2, "left_behind.py", limit=300, **ENVIRONMENT)
     assert (status, said) == (0, "ok\n"), said
+
+
+SEGMENT = """
+import mmap, os, sys
+from dist_dynet.parallel._mpi import unlink_segments
+paths = [os.fsencode(sys.argv[1]) + b"/\\xff", b"/dev/shm/mpich_\\xff_%d" % os.getpid()]
+maps = []
+for path in paths:
+    with open(path, "xb+") as file:
+        file.truncate(1)
+        maps.append(mmap.mmap(file.fileno(), 1))
+unlink_segments()
+print([os.path.exists(path) for path in paths])
+"""
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs /dev/shm")
+def test_segments_of_mpich_go_whatever_else_is_mapped(tmp_path):
+    job = run_python("-c", SEGMENT, str(tmp_path))
+    assert job.stdout == "[True, False]\n", job.stderr

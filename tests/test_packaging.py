@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -336,20 +337,37 @@ def test_checkout_that_is_not_compiled_uses_the_installed_package(checkout):
     assert job.returncode == 0 and words in job.stderr, job.stderr
 
 
+IMPORT = """
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if not f.__module__.startswith('__editable__')]
+import dist_dynet
+"""
+"""Without the finders of an editable installation, which find extensions whatever comes first."""
+
+
 def test_checkout_of_another_version_says_how_to_compile(checkout):
     folder, run = checkout
     (folder / "dist_dynet" / "_version.py").write_text('__version__ = "0.0.9"\n')
-    finders = (
-        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if not"
-        " f.__module__.startswith('__editable__')]; import dist_dynet"
-    )
-    job = run("-c", finders)
+    job = run("-c", IMPORT)
     assert job.returncode == 1
     words = (
         f"must be compiled; got sources alone, in {folder / 'dist_dynet'}. To compile them in"
         f" place: pip install -e {folder}. "
     )
     assert words in job.stderr and "another version" in job.stderr, job.stderr
+
+
+def test_package_in_an_archive_says_that_it_must_lie_in_a_folder(tmp_path):
+    archive = tmp_path / "program.pyz"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for path in (PACKAGE / "dist_dynet").rglob("*.*"):
+            if "__pycache__" not in path.parts:
+                zipped.write(path, path.relative_to(PACKAGE))
+    job = run_python("-c", IMPORT, PYTHONPATH=str(archive))
+    assert job.returncode == 1 and job.stderr.endswith(
+        "ImportError: dist_dynet: must lie in a folder, since extensions cannot be loaded from an"
+        f" archive; got {archive}. Unpack it, and name its folder on PYTHONPATH.\n"
+    ), job.stderr
 
 
 def test_checkout_that_has_changed_since_it_was_compiled_says_so(checkout):

@@ -455,6 +455,30 @@ def test_files_that_users_keep_are_written_whole_or_not_at_all():
     assert found.keys() == WRITERS.keys(), "WRITERS of tests/test_structure.py names too many"
 
 
+def depends_on_the_locale(tree):
+    """Where the text of a file is read or written in an encoding that is not said."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and not any(k.arg == "encoding" for k in node.keywords):
+            of_path = isinstance(node.func, ast.Attribute)
+            name = node.func.attr if of_path else getattr(node.func, "id", "")
+            first, *_ = [*node.args[0 if of_path else 1 :], ast.Constant("r")]
+            mode = first.value if isinstance(first, ast.Constant) else None  # else no mode, or any
+            if name in {"read_text", "write_text"} or (
+                name == "open" and re.fullmatch("[rwax+t]+", str(mode))
+            ):
+                yield node.lineno
+
+
+def test_files_are_read_in_the_same_encoding_everywhere():
+    """Not in that of the locale, which is ASCII on many a host."""
+    found = {
+        path.relative_to(ROOT).as_posix(): lines
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if (lines := [*depends_on_the_locale(ast.parse(path.read_text()))])
+    }
+    assert not found, f"encoding= is missing in lines {found}"
+
+
 # ---- files that are mentioned ----------------------------------------------------------
 
 MENTION = re.compile(r"(?<![\w./$~>-])((?:[\w-]+/)+[\w-]+\.(?:py|c|h|md|sh))\b")

@@ -54,7 +54,8 @@ open."""
 def place() -> str:
     """Identifies the space of process ids: the boot of the machine, and the PID namespace."""
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123 - pathlib takes longer to import than the rest
+        # pathlib takes longer to import than the rest
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:  # noqa: PTH123
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
     except OSError:
         return ""
@@ -101,7 +102,8 @@ def raise_files(needed: int) -> int:
 
 def _lines_of(file: str) -> list[str]:
     try:
-        with open(file) as opened:  # noqa: PTH123 - as above
+        # names of groups and files may be of any bytes
+        with open(file, encoding="utf-8", errors="surrogateescape") as opened:  # noqa: PTH123
             return opened.read().splitlines()
     except OSError:
         return []

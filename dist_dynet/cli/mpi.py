@@ -30,8 +30,10 @@ _ASK = """
 import mpi4py
 mpi4py.rc.initialize = False
 from mpi4py import MPI
-print(mpi4py.__version__, MPI.get_vendor()[0], ".".join(map(str, MPI.get_vendor()[1])), sep="\\n")
+name, version = MPI.get_vendor()
+print("\\nmpi4py", mpi4py.__version__, name, ".".join(map(str, version)), sep="\\t", flush=True)
 """
+"""What is printed may stand among lines of the library's own: UCX writes its warnings to stdout."""
 _LOCAL_VARIABLES = re.compile(
     r"(HOST|HOSTNAME|PWD|OLDPWD|SHLVL|_|DISPLAY|TERM|TTY|SSH_.*|XDG_.*|DBUS_.*|SLURM_.*|PMI.*|PRTE_.*|OMPI_.*)$"
 )
@@ -61,27 +63,27 @@ def library() -> Library:
     """
     if importlib.util.find_spec("mpi4py") is None:
         raise RefusedError(f"mpi4py is not installed, and several ranks need it. Run: {INSTALL}")
-    asked = subprocess.run(
-        [sys.executable, "-c", _ASK], capture_output=True, text=True, check=False
-    )
+    asked = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, check=False)
+    said, complaints = (os.fsdecode(text) for text in (asked.stdout, asked.stderr))
     if asked.returncode:
-        reason = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = (complaints.strip().splitlines() or ["no reason given"])[-1]
         raise RefusedError(f"mpi4py cannot load its MPI library: {reason}\nRun: {INSTALL}")
-    return Library(*asked.stdout.splitlines())
+    found = re.search(r"^mpi4py\t(.*)\t(.*)\t(.*)$", said, re.MULTILINE)
+    if found is None:
+        raise RefusedError("mpi4py cannot load its MPI library: it does not say which that is.")
+    return Library(*found.groups())
 
 
 def kind_of(mpirun: Path | str) -> str:
     """mpich, openmpi, or "" for anything else."""
     try:
-        asked = subprocess.run(
-            [mpirun, "--version"], capture_output=True, text=True, check=False, timeout=30
-        )
+        asked = subprocess.run([mpirun, "--version"], capture_output=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     words = asked.stdout + asked.stderr
-    if re.search(r"Open MPI|OpenRTE|Open RTE", words):
+    if re.search(rb"Open MPI|OpenRTE|Open RTE", words):
         return "openmpi"
-    return "mpich" if "HYDRA" in words else ""
+    return "mpich" if b"HYDRA" in words else ""
 
 
 def mpiruns() -> list[Path]:

@@ -318,7 +318,7 @@ def read_hosts(source: str | Path, what: str) -> tuple[tuple[str, int], ...]:
     if isinstance(source, Path):
         what = f"{what} {source}"
         try:
-            source = source.read_text()
+            source = source.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RefusedError(f"{what.split()[0]}: cannot be read: {error}") from None
     lines = [line.partition("#")[0].strip() for line in source.splitlines()]

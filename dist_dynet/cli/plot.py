@@ -24,7 +24,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     """
     lines = []
     try:
-        for text in path.read_text().splitlines():
+        for text in path.read_text(encoding="utf-8").splitlines():
             try:
                 line = json.loads(text)
             except ValueError:

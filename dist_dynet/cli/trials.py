@@ -92,7 +92,7 @@ def run(options: Options, kind: Kind, updates: int, timed: int) -> Run:
         )
         status = run_here(asked)
         records = {
-            int(path.stem.removeprefix("rank-")): json.loads(path.read_text())
+            int(path.stem.removeprefix("rank-")): json.loads(path.read_text(encoding="utf-8"))
             for path in Path(folder).glob("rank-*.json")
         }
         count = len(records[0]["trainers"]) if 0 in records else 0

@@ -14,7 +14,7 @@ def identity() -> tuple[str, ...] | None:
     the namespaces of one kernel as one host.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return (
             socket.gethostname(),
             boot,

@@ -106,10 +106,11 @@ def unlink_segments() -> None:
     killed. Call it when all ranks of this host have passed MPI_Init: none opens it any more, and
     the memory is freed with the last process that maps it. Needed by MPICH before 5.0."""
     with suppress(OSError):  # no /proc
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            if segment := re.search(r" (/dev/shm/mpich_\S+)$", line):
-                with suppress(OSError):  # another rank was faster
-                    Path(segment[1]).unlink()
+        # names of files may be of any bytes
+        mapped = Path("/proc/self/maps").read_bytes()
+        for segment in re.findall(rb" (/dev/shm/mpich_\S+)$", mapped, re.MULTILINE):
+            with suppress(OSError):  # another rank was faster
+                Path(os.fsdecode(segment)).unlink()
 
 
 def finalize_mpi() -> None:

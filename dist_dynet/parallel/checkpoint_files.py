@@ -194,7 +194,7 @@ def report_progress(line: str) -> None:
     name = os.environ.get("DIST_DYNET_PROGRESS")
     if name:
         try:
-            with Path(name).open("a") as file:
+            with Path(name).open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
         except OSError as error:  # the checkpoint is there all the same
             report(

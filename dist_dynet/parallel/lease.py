@@ -72,7 +72,7 @@ class Owner:
             OSError: it cannot be read.
         """
         try:
-            return cls(**json.loads(path.read_text()))
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
@@ -175,7 +175,7 @@ class Lease:
         """The present time, and when the file was touched, both by the clock of the file system."""
         probe = self._path.with_name(f"{NAME}.{here.token}.tmp")
         try:
-            probe.write_text("")
+            probe.write_text("", encoding="utf-8")
             return probe.stat().st_mtime, self._path.stat().st_mtime
         except FileNotFoundError:
             return float("inf"), 0.0
@@ -187,7 +187,7 @@ class Lease:
         """Puts the file in place atomically, and keeps touching it."""
         draft = self._path.with_name(f"{NAME}.{here.token}.tmp")
         try:
-            draft.write_text(json.dumps(asdict(here)))
+            draft.write_text(json.dumps(asdict(here)), encoding="utf-8")
             draft.replace(self._path)
         finally:
             with suppress(OSError):
@@ -220,7 +220,7 @@ def _release(path: Path, owner: Owner, ended: threading.Event) -> None:
 def _machine() -> str:
     """Equal for processes whose numbers and start times can be compared; empty if unknown."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
@@ -229,10 +229,11 @@ def _machine() -> str:
 def _started(process: int) -> str:
     """When a process of this machine started; empty if it does not exist or is dead."""
     try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        # the name, in brackets, may be of any bytes
+        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return ""
-    return "" if fields[0] in "ZX" else fields[19]
+    return "" if fields[0] in b"ZX" else fields[19].decode()
 
 
 def _number(text: str | None) -> int:

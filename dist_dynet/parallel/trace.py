@@ -137,7 +137,7 @@ def merge(folder: Path) -> str:
             with suppress(ValueError):  # the rank died while it wrote its first line
                 parts.append(Part(path))
         if parts:
-            with draft.open("w") as file:
+            with draft.open("w", encoding="utf-8") as file:
                 words = write(file, parts)
             draft.replace(target)
     except BaseException:

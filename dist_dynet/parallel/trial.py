@@ -206,7 +206,7 @@ class Trial:
             "trainers": [watched.record() for watched in self._watched.values()],
         }
         unfinished = folder / f"rank-{rank}.part"
-        unfinished.write_text(json.dumps(record))
+        unfinished.write_text(json.dumps(record), encoding="utf-8")
         unfinished.rename(folder / f"rank-{rank}.json")
 
 

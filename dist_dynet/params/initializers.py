@@ -392,7 +392,7 @@ class FromFileInitializer(PyInitializer):
         [1.0, 2.0, 3.0, 4.0]
         """
         try:
-            numbers = np.array(self.path.read_text().split(), np.float32)
+            numbers = np.array(self.path.read_text(encoding="utf-8").split(), np.float32)
         except OSError as error:
             raise RuntimeError(
                 f"FromFileInitializer: cannot read {self.path}: {error.strerror}."
