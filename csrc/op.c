@@ -1,6 +1,7 @@
 /* What operations have in common: errors, dims, memory, the table of all of them. */
 #include "op.h"
 
+#include <locale.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -29,10 +30,17 @@ int dn_op_inputs(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->inpu
 
 int dn__fail(dn_shape *s, int error, const char *format, ...) {
     int n = snprintf(s->message, DN_MESSAGE, "%s: ", s->op);
+    /* numbers as programs write them, also where the locale has a comma in them */
+    locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+    locale_t before = plain ? uselocale(plain) : (locale_t)0;
     va_list args;
     va_start(args, format);
     vsnprintf(s->message + n, DN_MESSAGE - (size_t)n, format, args);
     va_end(args);
+    if (plain) {
+        uselocale(before);
+        freelocale(plain);
+    }
     return error;
 }
 

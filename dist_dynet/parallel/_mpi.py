@@ -3,12 +3,14 @@ for."""
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
+import locale
 import os
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ TIMEOUT = number("DIST_DYNET_TIMEOUT", 600)
 
 _LONGEST = 1e9
 """Longest time in seconds that a system timer accepts."""
+
+_ALL_LETTERS = 1 << locale.LC_CTYPE
+"""The category of newlocale() for what is a letter, and which is its capital."""
 
 _finalizes = False
 """Whether this module, not mpi4py, finalises MPI."""
@@ -55,12 +60,13 @@ def import_mpi(launch: Launch) -> Any:
         pmix = "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ  # and nothing else
         if alone and pmix and _starts_as_here(mpi4py.rc):
             mpi4py.rc.initialize = False
-        from mpi4py import MPI
+        with _plain_letters():
+            from mpi4py import MPI
 
-        if not MPI.Is_initialized():
-            if pmix:
-                _refuse_mpich(launch, MPI)
-            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+            if not MPI.Is_initialized():
+                if pmix:
+                    _refuse_mpich(launch, MPI)
+                MPI.Init_thread(MPI.THREAD_MULTIPLE)
     except ImportError as error:
         raise ImportError(
             f"dist_dynet.parallel: {launch.launcher} started this program as rank {launch.rank} of"
@@ -70,6 +76,22 @@ def import_mpi(launch: Launch) -> Any:
         if alone:
             faulthandler.cancel_dump_traceback_later()
     return MPI
+
+
+@contextmanager
+def _plain_letters() -> Iterator[None]:
+    """Gives this thread the letters of C, whatever the locale: UCX compares its own words without
+    regard to capitals, and where that of i has a dot (Turkish), it does not know them again."""
+    c = ctypes.CDLL(None)
+    c.newlocale.restype = c.uselocale.restype = ctypes.c_void_p
+    plain = ctypes.c_void_p(c.newlocale(_ALL_LETTERS, b"C", None))
+    before = ctypes.c_void_p(c.uselocale(plain))
+    try:
+        yield
+    finally:
+        c.uselocale(before)
+        if plain:
+            c.freelocale(plain)
 
 
 def _starts_as_here(rc: Any) -> bool:
