@@ -84,12 +84,19 @@ try_wheel() { # NAME COMMAND...: the README's program and TESTS with a Python th
     tail -n 1 "$WORK/$name-tests.log"
 }
 
-try_here() { # VERSION PYTHON: in a new environment that has no compiler
+# in a new environment that has no compiler
+try_here() { # NAME PYTHON [REQUIREMENTS...]
     local venv="$WORK/try-$1"
     "$2" -m venv --clear "$venv"
     local bare=(env -u CC -u PYTHONPATH "PATH=$venv/bin" /usr/bin/env -C "$SOURCES" "$venv/bin/python")
-    quietly "try-$1" "${bare[@]}" -m pip install --only-binary :all: "$WHEEL" pytest hypothesis
+    quietly "try-$1" "${bare[@]}" -m pip install --only-binary :all: "$WHEEL" pytest hypothesis "${@:3}"
     try_wheel "$1" "${bare[@]}"
+}
+
+# The oldest versions that pyproject.toml allows of what the wheel and its tests need.
+oldest() {
+    grep -oE '"(cffi|numpy|safetensors|scipy-openblas32|pytest|hypothesis)>=[0-9.]+"' "$SOURCES/pyproject.toml" |
+        tr -d '"' | sed 's/>=\(.*\)/==\1.*/' | sort -u
 }
 
 # apt, or apt-get, for the packages of Debian's next release, with lists of their own: neither the
@@ -208,6 +215,11 @@ if asked x86_64; then
     while read -r version python; do
         try_here "$version" "$python"
     done <<<"$found"
+    read -r version python <<<"$found"
+    if [ "$version" = 3.10 ]; then # later ones have no wheels of these
+        mapfile -t requirements < <(oldest)
+        try_here "$version-oldest" "$python" "${requirements[@]}"
+    fi
     if [ -z "${PYTHONS:-}" ] && command -v apt-get >/dev/null; then
         for version in $(debian_pythons amd64); do
             grep -q "^$version " <<<"$found" || try_debian "$version"
