@@ -498,9 +498,9 @@ def test_tables_of_rows_without_numbers_are_updated(name, sparse):
 
 @pytest.mark.parametrize("name", [name for name, row in TRAINERS.items() if not row.distributions])
 def test_dense_updates_of_tables_cost_what_those_of_a_matrix_cost(name):
-    m, of_matrix = dy.ParameterCollection(), dy.ParameterCollection()
-    table, matrix = m.add_lookup_parameters((200_000, 2)), of_matrix.add_parameters((2, 200_000))
-    trainers = {table: TRAINERS[name].make(m), matrix: TRAINERS[name].make(of_matrix)}
+    m, other = dy.ParameterCollection(), dy.ParameterCollection()
+    table, matrix = m.add_lookup_parameters((200_000, 2)), other.add_parameters((2, 200_000))
+    trainers = {table: TRAINERS[name].make(m), matrix: TRAINERS[name].make(other)}
     trainers[table].set_sparse_updates(False)
 
     def seconds(p):
@@ -510,7 +510,9 @@ def test_dense_updates_of_tables_cost_what_those_of_a_matrix_cost(name):
         trainers[p].update()
         return time.process_time() - start
 
-    assert min(seconds(table) for _ in range(9)) < 3 * min(seconds(matrix) for _ in range(9))
+    turns = [(seconds(table), seconds(matrix)) for _ in range(9)]  # on a busy machine, too
+    of_table, of_matrix = map(min, zip(*turns, strict=True))
+    assert of_table < 3 * of_matrix
 
 
 # ---- state -----------------------------------------------------------------------------
