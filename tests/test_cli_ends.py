@@ -28,6 +28,7 @@ from jobs import (
     start_launcher,
     started,
 )
+from processes import run_python
 
 from dist_dynet import cli
 from dist_dynet.cli import _relay, run
@@ -120,6 +121,30 @@ def test_relay_says_at_once_how_its_script_has_ended(tmp_path):
     finally:
         os.killpg(relay.pid, signal.SIGKILL)
         relay.communicate()
+
+
+@pytest.mark.parametrize("call", ["fork", "pipe"])
+def test_script_that_cannot_be_started_is_said_at_once(tmp_path, call):
+    """For want of processes (ulimit -u, or that of a container), or of descriptors."""
+    code = (
+        "import errno, os, sys; from dist_dynet.cli import _relay\n"
+        "relay = _relay.Relay(0, True)\n"
+        f"def {call}(): raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))\n"
+        f"os.{call} = {call}\n"
+        "os._exit(relay.run(sys.argv[2:], sys.argv[1]))"
+    )
+    relay = run_python("-c", code, str(tmp_path), "true")
+    begun, words, ended = (line.partition("\x1e0")[2] for line in relay.stderr.split("\n")[:-1])
+    assert (
+        relay.returncode == 126
+        and begun[0] == ended[0] == "m"
+        and words
+        == (
+            "ldist-dynet: the script cannot be started: Resource temporarily unavailable. See the"
+            " limits of processes and open files there: ulimit -a, pids.max of its control group."
+        )
+    ), relay.stderr
+    assert json.loads(ended[1:])["code"] == 126
 
 
 @pytest.mark.parametrize(("soft", "hard", "words"), [(64, 300, ""), (80, 80, "limit of 80 on ")])

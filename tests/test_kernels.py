@@ -123,7 +123,9 @@ def test_pow_is_accurate_to_1_ulp(exponent, rng):
     x[-1000:] = rng.choice(np.float32([0, -0.0, 1e-42, -1e-42, np.inf, -np.inf, np.nan]), 1000)
     with np.errstate(all="ignore"):
         # the derivative's power is rounded before the power is taken
-        powers = [np.power(x.astype(float), np.full(len(x), p, float)) for p in (e, e - 1)]
+        powers = [
+            np.power(x.astype(float), np.full(len(x), p, float)) for p in (e, e - np.float32(1))
+        ]
         rounded = [power.astype(np.float32) for power in powers]
         slope = np.float32(e) * rounded[1]
     X = dy.inputTensor(x)

@@ -385,21 +385,18 @@ class Relay:
 
     def run(self, command: list[str], folder: str) -> int:
         """Until the script has ended; its status."""
-        out, out_of_script = os.pipe()
-        err, err_of_script = os.pipe()
-        end, end_of_script = os.pipe()
-        process = self._process = start(
-            command, folder, self._source, out_of_script, err_of_script, end_of_script
-        )
+        try:
+            out, out_of_script = os.pipe()
+            err, err_of_script = os.pipe()
+            end, end_of_script = os.pipe()
+            process = self._process = start(
+                command, folder, self._source, out_of_script, err_of_script, end_of_script
+            )
+        except OSError as error:
+            return self._not_started(error)
         for descriptor in (out_of_script, err_of_script, end_of_script):
             os.close(descriptor)
-        self.mark(
-            process=process,
-            relay=os.getpid(),
-            host=socket.gethostname(),
-            place=place(),
-            files=self._files,
-        )
+        self._begun(process)
         lines = {out: Lines(self._pipes[1]), err: Lines(self._pipes[2])}
         code = self._forward(process, lines, end)
         for text in lines.values():
@@ -411,6 +408,20 @@ class Relay:
         if not code and self._leads and not self._told:
             release(self._guard)  # what the script has left behind may go on
         return code
+
+    def _begun(self, process: int) -> None:
+        host, files = socket.gethostname(), self._files
+        self.mark(process=process, relay=os.getpid(), host=host, place=place(), files=files)
+
+    def _not_started(self, error: OSError) -> int:
+        """The others would wait for this rank in MPI_Init."""
+        self._begun(os.getpid())
+        words = f"dist-dynet: the script cannot be started: {error.strerror}. See the limits of"
+        words += " processes and open files there: ulimit -a, pids.max of its control group."
+        self._pipes[2].put(LINE, words.encode())
+        self.mark(code=126, finished=False, told=self._told, no_memory=False)
+        time.sleep(0.1)  # as in run()
+        return 126
 
     def _forward(self, process: int, lines: dict[int, Lines], end: int) -> int:
         """Passes on output until the script has ended, and what is left of it then; the status."""
