@@ -6,12 +6,14 @@ The base of Expression, and which graph is a thread's. It knows no C.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 _watch: Callable[[], object] | None = None
 _expression: Any = None
 
@@ -58,6 +60,18 @@ def watch(function: Callable[[], object] | None, /) -> None:
     """Sets the function to be called after each expression is made; None removes it."""
     global _watch
     _watch = function
+
+
+def without_collector(function: Callable[..., T], /, *arguments: Any) -> T:
+    """Its result; the collector is off meanwhile. If another thread switches it off at this very
+    moment, it is on again afterwards."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return function(*arguments)
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def set_large(index: int, function: Callable[[int], object], /) -> None:

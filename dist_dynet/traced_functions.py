@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import _random
-from ._ffi import accelerated, callback, fail, fail_in, ffi, lib
+from ._ffi import accelerated, callback, calls, fail, fail_in, ffi, lib
 from .expression import Expression, expression, expressions_from
 from .graph import graph_of, trace
 from .params.modes import switch
@@ -39,6 +39,12 @@ _lock = threading.RLock()
 def traced_call(function: int, *handles: int) -> int:
     """Returns the result of dn_traced_call() of csrc/dn_api.h."""
     return lib.dn_traced_call(function, len(handles), handles)  # type: ignore[no-any-return]
+
+
+def several_threads() -> bool:
+    """Whether this process has more than one."""
+    # not threading.active_count(): it takes a lock that all threads need to start
+    return len(calls.without_collector(sys._current_frames)) > 1
 
 
 class _Variant:
@@ -211,8 +217,7 @@ class TracedFunction:
         """Adds a program to C's object."""
         dims = [expression(h).dim() for h in handles]
         outer, reads = graph_of(*handles), switch.reads
-        # not threading.active_count(): it takes a lock that all threads need to start
-        for _ in range(_ATTEMPTS if len(sys._current_frames()) > 1 else 1):
+        for _ in range(_ATTEMPTS if several_threads() else 1):
             try:
                 if trace(outer, lambda graph: self._traced(graph, variant, dims, args, options)):
                     self.traces += 1

@@ -36,6 +36,7 @@ NOT_FAST_PATHS = {
     "watch": "is for a search for NaN",
     "set_large": "is for graphs that grow",
     "set_many": "is for names of the module",
+    "without_collector": "is for frames of other threads",
     "Node.__pos__": "returns its argument",
 }
 """Functions of the extension, each with the reason."""

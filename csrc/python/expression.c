@@ -303,6 +303,24 @@ static PyObject *set_many(PyObject *module, PyObject *const *args, Py_ssize_t n_
     Py_RETURN_NONE;
 }
 
+/* without_collector(function, *arguments): its result; the collector is off meanwhile. Of a
+   function of C's that runs no Python: no thread but this one runs until it returns. Frames of
+   other threads must be read so. Python 3.11 makes their objects when they are asked for, which may
+   collect garbage, and this lets other threads run; their frames end, and are read all the same. */
+static PyObject *without_collector(PyObject *module, PyObject *args) {
+    (void)module;
+    const Py_ssize_t n = PyTuple_Size(args);
+    PyObject *function = n > 0 ? PyTuple_GetItem(args, 0) : NULL;
+    if (!function) return PyErr_Format(PyExc_TypeError, "without_collector: takes a function.");
+    PyObject *arguments = PyTuple_GetSlice(args, 1, n);
+    if (!arguments) return NULL;
+    const int was_on = PyGC_Disable();
+    PyObject *result = PyObject_CallObject(function, arguments);
+    if (was_on) PyGC_Enable();
+    Py_DECREF(arguments);
+    return result;
+}
+
 static PyObject *get_current(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     return PyLong_FromLong(dn__current);
@@ -317,5 +335,6 @@ PyMethodDef dn__base_functions[] = {
     {"watch", set_watch, METH_O, NULL},
     {"set_large", DN_FAST(set_large)},
     {"set_many", DN_FAST(set_many)},
+    {"without_collector", without_collector, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

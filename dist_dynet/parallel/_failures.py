@@ -29,7 +29,7 @@ from . import _alive
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi, unlink_segments
 from ._places import Places, Whereabouts, boards, find_hosts
 from ._rank_names import FEW, format_ranks
-from ._user_line import user_line
+from ._user_line import line_of_thread, user_line
 from ._world import Answer, Place, World, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
@@ -278,8 +278,7 @@ class Watchdog(threading.Thread):
     # ---- what it publishes and asks ----
 
     def _here(self) -> Whereabouts:
-        frame = sys._current_frames().get(threading.main_thread().ident or 0)
-        line = user_line(frame) if frame and not self._leaving else ""
+        line = "" if self._leaving else line_of_thread(threading.main_thread().ident or 0)
         place = self._world.place
         if place:
             return Whereabouts(f"waits in {place.what}", self._waited(place), place.ranks, line)
