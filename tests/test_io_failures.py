@@ -417,7 +417,7 @@ class Recorder:
     def __init__(self, writes):
         self._writes, self.errors = writes, []
 
-    def writes(self):
+    def writes(self, paths):
         return self._writes
 
     def keeps_gradients(self):

@@ -26,9 +26,9 @@ BUFFER = 1 << 20
 class Policy(Protocol):
     """Which processes write, and what happens when a file is complete."""
 
-    def writes(self) -> bool:
-        """Whether this process writes. Otherwise what it would write is discarded. Called once at
-        the beginning of a save."""
+    def writes(self, paths: Sequence[FileName]) -> bool:
+        """Whether this process writes these. Otherwise what it would write is discarded. Called
+        once at the beginning of a save."""
 
     def keeps_gradients(self) -> bool:
         """Whether the gradients of this process belong to the program and into its files. Called
@@ -45,7 +45,7 @@ class Policy(Protocol):
 class OneProcess:
     """The policy of a single process."""
 
-    def writes(self) -> bool:
+    def writes(self, paths: Sequence[FileName]) -> bool:
         """Yes."""
         return True
 
@@ -254,7 +254,7 @@ def atomic_writes(
             block pass through. The old files are whole.
     """
     policy = policy or _policy
-    writes = policy.writes()
+    writes = policy.writes(paths)
     drafts: list[_Draft] = []
     failure: BaseException | None = None
     try:

@@ -8,8 +8,12 @@ warning. This module knows nothing about file formats.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from .._file_names import FileName
 from .._manner import warn
 from ._mpi import TIMEOUT
 from ._world import World
@@ -17,6 +21,8 @@ from ._world import World
 _PATIENCE = 10.0
 """Seconds that another rank waits for rank 0 to begin a save."""
 
+_Note = tuple[str | None, list[str]]
+"""What has failed, and the names of the files."""
 _Place = tuple[int, int]
 """Number of collective operations so far, and number of saves since the last one: equal on all
 ranks that call save(). It identifies notes of saves that rank 0 made alone, which are discarded."""
@@ -28,12 +34,14 @@ class RankZeroWrites:
     def __init__(self, world: World) -> None:
         self._world, self._comm = world, world.duplicate()
         self._at: _Place = (0, 0)
-        self._has_warned = False
-        self._notes: dict[tuple[str, _Place], str | None] = {}
+        self._has_warned = self._says_names = False
+        self._paths: list[str] = []
+        self._notes: dict[tuple[str, _Place], _Note] = {}
         self._sent: list[Any] = []
 
-    def writes(self) -> bool:
-        """Whether this rank writes. Notifies the others that a save has begun."""
+    def writes(self, paths: Sequence[FileName]) -> bool:
+        """Whether this rank writes these. Notifies the others that a save has begun."""
+        self._paths = [str(path) for path in paths]
         collective, saves = self._at
         now = self._world.collectives
         self._at = (now, saves + 1 if collective == now else 1)
@@ -64,34 +72,49 @@ class RankZeroWrites:
             self._follow()
 
     def _follow(self) -> None:
-        self._notes = {key: text for key, text in self._notes.items() if key[1] >= self._at}
+        self._notes = {key: note for key, note in self._notes.items() if key[1] >= self._at}
         if not self._wait_for("begun", _PATIENCE) or not self._wait_for("done", TIMEOUT):
             warn(
                 f"{self._world.name} save: rank 0 did not save at this place of the program, so"
                 " nothing was written. Call save() on all ranks."
             )
             return
-        failure = self._notes.pop(("done", self._at))
+        failure, paths = self._notes.pop(("done", self._at))
         if failure is not None:
             raise RuntimeError(f"{self._world.name} rank 0 reports: {failure}")
+        for written, here in zip(paths, self._paths, strict=False):
+            if written != here and not (self._says_names or _is_file(here)):
+                self._says_names = True
+                warn(
+                    f"{self._world.name} save: rank 0 writes for all, to '{written}'; nothing was"
+                    f" written to '{here}'. Give save() one name on all ranks, in a folder that all"
+                    " of them see."
+                )
 
     def _tell(self, kind: str, text: str | None) -> None:
         self._sent = [request for request in self._sent if not request.Test()]
         self._sent += [
-            self._comm.isend((kind, self._at, text), rank) for rank in range(1, self._world.size)
+            self._comm.isend((kind, self._at, (text, self._paths)), rank)
+            for rank in range(1, self._world.size)
         ]
 
     def _wait_for(self, kind: str, limit: float) -> bool:
         end = time.monotonic() + limit
         while (kind, self._at) not in self._notes:
             if self._comm.iprobe(source=0):
-                kind_heard, place, text = self._comm.recv(source=0)
-                self._notes[kind_heard, place] = text
+                kind_heard, place, note = self._comm.recv(source=0)
+                self._notes[kind_heard, place] = note
             elif time.monotonic() > end:
                 return False
             else:
                 time.sleep(1e-3)
         return True
+
+
+def _is_file(path: str) -> bool:
+    with suppress(OSError, ValueError):
+        return Path(path).exists()
+    return False
 
 
 def install(world: World) -> None:

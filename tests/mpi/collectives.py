@@ -139,6 +139,20 @@ assert not list(folder.glob(".*")), list(folder.glob(".*"))
 with pytest.raises(RuntimeError, match="could not write"):
     model.save(str(folder / "no" / "such" / "folder.txt"))
 
+# a name of each rank's own: the others say once that nothing was written to theirs
+parallel.barrier()
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    model.save(str(folder / "of0.txt") if rank == 0 else folder / ".." / folder.name / "of0.txt")
+    for _ in range(2):
+        model.save(str(folder / f"of{rank}.txt"))
+assert [w.category for w in said] == [RuntimeWarning] * (rank > 0), said
+assert all(
+    "rank 0 writes for all" in str(w.message) and f"of{rank}.txt'" in str(w.message) for w in said
+)
+parallel.barrier()
+assert [p.name for p in folder.glob("of*")] == ["of0.txt"]
+
 # gradients that wait are each rank's own part: they stay out of files, and rank 0 says so, once
 parallel.barrier()
 dy.renew_cg()
