@@ -10,6 +10,7 @@ import gc
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import PurePosixPath
 from zlib import crc32
@@ -124,6 +125,14 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if not marks[item] & without]
     # first what takes long, so that no process waits at the end for another one
     items.sort(key=lambda item: "slow" not in marks[item] and item.path.name not in ONE_WORKER)
+
+
+@pytest.fixture
+def ctrl_c_raises():
+    """Also in a process that was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -162,14 +162,6 @@ INTERRUPTED = {
 
 
 @pytest.fixture
-def ctrl_c_raises():
-    """Also in a process that was started in the background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture
 def no_waiting():
     """Ends a test that waits for a lock."""
 

@@ -403,9 +403,9 @@ class DistributedTrainer(TrainerWrapper):
                 " accumulate=k for several steps."
             )
         passes, before = self.sync.passes, self.sync.passes.silent
-        passes.silent = True
-        self._set_overlap()
-        try:
+        try:  # Ctrl-C may come at any call
+            passes.silent = True
+            self._set_overlap()
             yield
         finally:
             passes.silent = before

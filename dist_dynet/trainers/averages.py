@@ -218,11 +218,18 @@ class MovingAverage(FollowsTrainer):
         >>> w.as_array().tolist()
         [2.0]
         """
-        self.swap_in()
-        try:
+        before = self._weights
+        try:  # Ctrl-C may come at any call, also between that of swap_in() and the block
+            self.swap_in()
             yield
         finally:
-            self.swap_out()
+            if self._weights is not before:
+                try:
+                    self.swap_out()
+                except BaseException:
+                    if self._weights is not None:
+                        self.swap_out()
+                    raise
 
     # ---- state -------------------------------------------------------------------------
 
