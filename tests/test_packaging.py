@@ -86,6 +86,36 @@ def test_extensions_are_built_for_the_stable_abi(module):
     ]
 
 
+def test_results_that_live_for_ever_are_counted():
+    """With the headers of Python 3.12 and 3.13 Py_RETURN_NONE counts no reference, whatever the
+    limited API: before Python 3.12, such a wheel would free None in the midst of a run."""
+    for path in sorted((ROOT / "csrc" / "python").glob("*.[ch]")):
+        found = re.findall(r"\bPy_RETURN_\w+|return Py_(?:None|True|False)\b", path.read_text())
+        assert not found, f"{path.name}: {found}: write return Py_NewRef(Py_None)"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="None is not counted from Python 3.12 on")
+def test_none_has_all_its_references_after_many_steps():
+    code = """
+import sys
+import dist_dynet as dy
+m = dy.ParameterCollection()
+W, trainer = m.add_parameters((2, 2)), dy.SimpleSGDTrainer(m)
+def steps(n):
+    for _ in range(n):
+        dy.renew_cg()
+        x = dy.inputVector([1, 2])
+        x.set([3, 4])
+        loss = dy.sum_elems(W * x)
+        loss.forward()
+        loss.backward()
+        trainer.update()
+    return sys.getrefcount(None)
+print(steps(1000) - steps(10))
+"""
+    assert abs(int(output_of(code))) < 200
+
+
 def test_all_packages_are_listed(project):
     folders = {p.parent.relative_to(ROOT) for p in (ROOT / "dist_dynet").rglob("*.py")}
     # package data

@@ -236,7 +236,7 @@ static PyObject *bind(PyObject *module, PyObject *const *args, Py_ssize_t n_args
     dn__ops = args[1], fail_in = args[2];
     Py_INCREF(dn__ops); /* for the life of the process */
     Py_INCREF(fail_in);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* expression_class(cls): what nodes are made as */
@@ -252,7 +252,7 @@ static PyObject *expression_class(PyObject *module, PyObject *cls) {
     }
     Py_INCREF(cls);
     dn__expression_type = (PyTypeObject *)cls;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *set_current(PyObject *module, PyObject *graph) {
@@ -260,7 +260,7 @@ static PyObject *set_current(PyObject *module, PyObject *graph) {
     const long number = PyLong_AsLong(graph);
     if (number == -1 && PyErr_Occurred()) return NULL;
     dn__current = (int)number;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* The function to be called after each expression is made, without arguments; None: no more. */
@@ -271,7 +271,7 @@ static PyObject *set_watch(PyObject *module, PyObject *function) {
     watch = function == Py_None ? NULL : function;
     unnoticed = watch ? 0 : large;
     Py_XDECREF(before);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* set_large(index, function): function(handle) is called for each node from this index on */
@@ -286,7 +286,7 @@ static PyObject *set_large(PyObject *module, PyObject *const *args, Py_ssize_t n
     large = index, on_large = args[1];
     unnoticed = watch ? 0 : large;
     Py_XDECREF(before);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* set_many(n, function): function() is called when n more expressions were made */
@@ -300,7 +300,7 @@ static PyObject *set_many(PyObject *module, PyObject *const *args, Py_ssize_t n_
     Py_INCREF(args[1]);
     many = made + n, on_many = args[1];
     Py_XDECREF(before);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* without_collector(function, *arguments): its result; the collector is off meanwhile. Of a

@@ -186,7 +186,7 @@ static PyObject *set_operator(PyObject *module, PyObject *args) {
     Py_INCREF(reflected);
     operators[k].op = dn__op(op), operators[k].general = general,
     operators[k].reflected = reflected;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* subscript(op of an index, its class, op of slices, general) */
@@ -204,7 +204,7 @@ static PyObject *set_subscript(PyObject *module, PyObject *args) {
     Py_INCREF(general);
     subscripts.index = dn__op(index), subscripts.slice = dn__op(slice),
     subscripts.cls = (PyTypeObject *)cls, subscripts.general = general;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* tables(their class, that of rows, general) */
@@ -221,7 +221,7 @@ static PyObject *set_tables(PyObject *module, PyObject *args) {
     Py_INCREF(cls);
     Py_INCREF(general);
     tables.type = (PyTypeObject *)type, tables.cls = (PyTypeObject *)cls, tables.general = general;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyMethodDef functions[] = {

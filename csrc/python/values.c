@@ -19,7 +19,7 @@ static PyObject *set_numbers(PyObject *self, PyObject *const *args, Py_ssize_t n
     if (a >= 0 && (x = dn__numbers(args[1], few, &n))) code = dn__calls->input_set_numbers(a, n, x);
     if (x != few) free(x);
     if (code) return dn__general(self, args, n_args, names);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* numbers of a value that are read at once to be made a list of; more take their time anyway */
@@ -34,7 +34,7 @@ static int fast_numbers(PyObject *x, dn_dim *dim, int capacity, double *out) {
 static PyObject *compute_node(PyObject *self, PyObject *x) {
     const int64_t a = node_of(x);
     if (a < 0 || dn__calls->fast_forward(a)) return general(self, x);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* forget(x) */
@@ -44,7 +44,7 @@ static PyObject *forget(PyObject *self, PyObject *x) {
     if (a < 0 || dn__calls->node_dim(a, &dim) ||
         dn__calls->graph_invalidate((int)(a >> (DN_INDEX_BITS + DN_EPOCH_BITS))))
         return general(self, x);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* scalar_of(x) */
@@ -161,7 +161,7 @@ static PyObject *set_row(PyObject *self, PyObject *const *args, Py_ssize_t n_arg
         code = dn__calls->fast_row_set(a, row, n, x);
     if (x != few) free(x);
     if (code) return dn__general(self, args, n_args, names);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* dim_of(x): ((sizes), batch size) */
@@ -185,7 +185,7 @@ static PyObject *renew_current(PyObject *self, PyObject *unused) {
     (void)unused;
     if (dn__current < 0 || dn__calls->renew(dn__current))
         return PyObject_CallFunctionObjArgs(self, NULL);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* checkpoint_current() and revert_current(), of the current graph */
@@ -195,13 +195,13 @@ static PyObject *checkpoint_current(PyObject *self, PyObject *unused) {
     if (graph < 0 || (n && dn__calls->fast_forward(dn__calls->graph_node(graph, n - 1))) ||
         dn__calls->graph_checkpoint(graph))
         return PyObject_CallFunctionObjArgs(self, NULL);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 static PyObject *revert_current(PyObject *self, PyObject *unused) {
     (void)unused;
     if (dn__current < 0 || dn__calls->graph_revert(dn__current))
         return PyObject_CallFunctionObjArgs(self, NULL);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* this_graph() */
