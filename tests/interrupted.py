@@ -1,5 +1,6 @@
 """Signals at every place of a call where Python looks for them."""
 
+import gc
 import inspect
 import signal
 import sys
@@ -10,8 +11,11 @@ def ctrl_c():
 
 
 def is_in_callback(frame):
-    """Of a weak reference: the interpreter drops what is raised there."""
+    """Of a weak reference or the garbage collector: the interpreter drops what is raised there."""
+    of_collector = [getattr(callback, "__code__", None) for callback in gc.callbacks]
     while frame is not None and "weakref" not in frame.f_code.co_filename:
+        if frame.f_code in of_collector:
+            return True
         frame = frame.f_back
     return frame is not None
 

@@ -96,7 +96,7 @@ INLINE int same_dims(const dn_dim *a, const dn_dim *b) {
     return a->size && a->batch == b->batch && dn__equal_sizes(a, b);
 }
 
-/* Whether node j is of this operation, and its inputs' places in a group could be taken by these. */
+/* Whether node j is of this operation, and these could take its inputs' places in a group. */
 INLINE int is_like(const dn_tape *t, int j, const dn_op *op, int n, const int *inputs,
                    const dn_param *param) {
     const dn_node *like = &t->nodes[j];
