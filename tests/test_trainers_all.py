@@ -510,9 +510,8 @@ def test_dense_updates_of_tables_cost_what_those_of_a_matrix_cost(name):
         trainers[p].update()
         return time.process_time() - start
 
-    turns = [(seconds(table), seconds(matrix)) for _ in range(9)]  # on a busy machine, too
-    of_table, of_matrix = map(min, zip(*turns, strict=True))
-    assert of_table < 3 * of_matrix
+    of_table, of_matrix = (min(seconds(p) for _ in range(9)) for p in (table, matrix))
+    assert of_table < 10 * of_matrix  # which leaves no time for a call for each row
 
 
 # ---- state -----------------------------------------------------------------------------

@@ -88,8 +88,8 @@ INLINE int infer_dims(dn_tape *t, const dn_op *op, int n, const int *inputs, int
 /* ---- nodes like earlier ones ---------------------------------------------------------- */
 
 /* Programs make the same sequences of nodes again and again, one for each example. So a node is
- * mostly like the one that follows what the last node was like, and has its sizes: to confirm that
- * takes a third of the time of dims(). */
+ * mostly like the one that follows what the last node was like. To compare the two takes fewer
+ * instructions than dims(), and tells the schedule that they have one signature. */
 
 /* Whether values have the same sizes and batch, and are not empty. */
 INLINE int same_dims(const dn_dim *a, const dn_dim *b) {

@@ -60,9 +60,19 @@ class Block(Owner):
 
     @classmethod
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Self:
-        """A block of this spec, with new parameters in `model`."""
+        """A block of this spec, with new parameters in `model`.
+
+        Raises:
+            ValueError: it has another number of items.
+        """
+        arguments = tuple(spec)
+        if len(arguments) != len(cls._arguments):
+            raise ValueError(
+                f"{cls.__name__}.from_spec: takes ({', '.join(cls._arguments)}); got {spec!r:.60}."
+            )
         make: Any = cls
-        block: Self = make(*spec[: cls._before_model], model, *spec[cls._before_model :])
+        n = cls._before_model
+        block: Self = make(*arguments[:n], model, *arguments[n:])
         return block
 
 
