@@ -4,14 +4,14 @@ call the one of its base class is reported when an object is made, not at its fi
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from ._manner import PACKAGE, last_frame
+from ._weak import WeakSet
 
-_seen: weakref.WeakSet[type] = weakref.WeakSet()
+_seen: WeakSet[type] = WeakSet()
 
 
 def requires_init(cls: Any, attribute: str) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from typing import Any
 
 from ._ffi import ffi, lib
 from ._integers import integer_argument
+from ._weak import WeakSet
 
 _MASK = (1 << 64) - 1
 
@@ -64,7 +64,7 @@ class _State:
         self.forks = 0
         self.threads = 0
         self.dynet_order = False
-        self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()  # to be reseeded
+        self.graphs: WeakSet[Any] = WeakSet()  # to be reseeded
         self.seed = _unforeseen()
         self.generator: Any = ffi.gc(lib.dn_rng_new(self.seed), lib.dn_rng_free)
         self.draws: dict[int, int] = {}  # how often each thread has drawn from it

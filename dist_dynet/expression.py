@@ -6,7 +6,6 @@ Expression when they are imported.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
@@ -34,6 +33,7 @@ from ._ffi import (
 )
 from ._large_graphs import INDEX, large, note_large
 from ._tensor import Tensor
+from ._weak import WeakSet
 from .graph import cg, current_graph, make_expressions_by
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,7 +49,7 @@ class Watcher(Protocol):
         """Called after each step of a backward pass, of any thread, except the last."""
 
 
-watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+watchers: WeakSet[Watcher] = WeakSet()
 """All watchers to be called."""
 
 

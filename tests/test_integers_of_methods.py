@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 import pytest
-from table_methods import METHODS, OTHER, SETTINGS
+from table_methods import METHODS, OTHER, SETTINGS, call_of
 from test_integers import BAD, GOOD
 
 import dist_dynet as dy
@@ -70,12 +70,6 @@ def test_integers_each_annotated_argument_of_a_method_has_a_row():
     assert not stale, f"OTHER of tests/table_methods.py names {stale}, which are not there"
 
 
-def _call(name, table, tmp_path):
-    """A row's call, made for the folder where it needs one, and its integer."""
-    call, n = table[name]
-    return (call(tmp_path) if inspect.signature(call).parameters.keys() == {"tmp"} else call), n
-
-
 @pytest.fixture(autouse=True)
 def _same_draws():
     dy.reset_random_seed(7)
@@ -84,7 +78,7 @@ def _same_draws():
 
 @pytest.mark.parametrize("name", [*METHODS, *SETTINGS])
 def test_integers_of_all_types_are_the_same(name, tmp_path):
-    call, n = _call(name, {**METHODS, **SETTINGS}, tmp_path)
+    call, n = call_of(name, {**METHODS, **SETTINGS}, tmp_path)
     wanted = call(n).npvalue()
     for kind in GOOD:
         np.testing.assert_array_equal(
@@ -101,7 +95,7 @@ MAY_BE_NONE = (
 
 @pytest.mark.parametrize("name", METHODS)
 def test_integers_nothing_else_is_taken(name, tmp_path):
-    call, _ = _call(name, METHODS, tmp_path)
+    call, _ = call_of(name, METHODS, tmp_path)
     for bad in BAD:
         if bad is None and name in MAY_BE_NONE:
             continue
@@ -112,7 +106,7 @@ def test_integers_nothing_else_is_taken(name, tmp_path):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_refuse_what_makes_no_sense(name, tmp_path):
-    call, _ = _call(name, SETTINGS, tmp_path)
+    call, _ = call_of(name, SETTINGS, tmp_path)
     for bad in (2.5, float("nan"), "x", -1, np.array([0.5]), 1j, [[1]]):
         with pytest.raises(ValueError, match=r"^\w+: (autobatching: )?takes "):
             call(bad)

@@ -5,13 +5,18 @@ How long: about twenty seconds.
 """
 
 import contextlib
+import gc
 import signal
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from interrupted import ctrl_c, interrupted_at
 from processes import output_of
 from table_followers import follow_all, gaps
+from table_methods import METHODS, call_of
+from table_trainers import TRAINERS
 from test_graph import close
 
 import dist_dynet as dy
@@ -117,6 +122,37 @@ for add in (lambda: m.add_parameters(200_000_000, init="normal"), lambda: m.add_
 print(m.parameters_list(), m.lookup_parameters_list(), m.add_parameters(2).name())
 """  # noqa: E501
     assert output_of(code) == "[] [] /_0\n"
+
+
+# ---- ends of objects -------------------------------------------------------------------
+
+
+def test_no_code_of_python_runs_at_the_end_of_an_object(tmp_path):
+    # what is raised there is ignored: a Ctrl-C that comes just then would be lost. Whole graphs,
+    # of threads and of functions while they are traced, are too few to matter
+    calls = set()
+
+    def look(frame, event, function):
+        code = frame.f_code
+        is_callback = code.co_name.lstrip("_") == "remove" and "weakref" in code.co_filename
+        is_finalizer = code.co_name == "__call__" and "weakref" in code.co_filename
+        if event == "call" and (is_callback or is_finalizer or code.co_name == "__del__"):
+            calls.add((row, code.co_filename, code.co_name))
+
+    gc.collect()
+    uses = {row: partial(*call_of(row, METHODS, tmp_path)) for row in METHODS}
+    for name, of in TRAINERS.items():
+        uses[name] = partial(of.make, dy.ParameterCollection())
+    uses["storage"] = lambda: [dy.ParameterCollection().add_parameters(2).storage() for _ in "ab"]
+    for row, use in uses.items():  # noqa: B007
+        dy.renew_cg()
+        try:
+            sys.setprofile(look)
+            use()
+            gc.collect()
+        finally:
+            sys.setprofile(None)
+    assert not calls, "use dist_dynet/_weak.py instead"
 
 
 # ---- any place -------------------------------------------------------------------------

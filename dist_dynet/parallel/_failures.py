@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 import traceback
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -25,6 +24,7 @@ from typing import Any, ClassVar, NoReturn
 from .. import _launcher
 from .._environment import number
 from .._tracebacks import shorten
+from .._weak import WeakSet
 from . import _alive
 from ._mpi import TIMEOUT, finalize_mpi, import_mpi, unlink_segments
 from ._places import Places, Whereabouts, boards, find_hosts
@@ -39,7 +39,7 @@ rank left early."""
 SILENCE = number("DIST_DYNET_SILENCE", 8)
 """Seconds of waiting before the watchdog asks the other ranks."""
 
-_unfinished: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_unfinished: WeakSet[threading.Thread] = WeakSet()
 """Threads that must finish before this rank ends the job."""
 
 _exit = os._exit

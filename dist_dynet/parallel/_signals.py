@@ -10,9 +10,10 @@ from __future__ import annotations
 import atexit
 import signal
 import threading
-import weakref
 from types import FrameType
 from typing import Any, Protocol
+
+from .._weak import WeakSet
 
 
 class Markable(Protocol):
@@ -22,7 +23,7 @@ class Markable(Protocol):
         """Sets a mark and returns. Called in the main thread, between any two bytecodes."""
 
 
-_marked: weakref.WeakSet[Any] = weakref.WeakSet()
+_marked: WeakSet[Any] = WeakSet()
 _previous: Any = None
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from .. import _launcher, meter
 from .._environment import number
 from .._ffi import lib
+from .._weak import WeakSet
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.stats import slowest
@@ -300,7 +301,7 @@ class JsonLinesFile:
 
 _reports: weakref.WeakValueDictionary[int, Report] = weakref.WeakValueDictionary()
 """By the id of the trainer, whose hooks keep the report alive."""
-_ending: weakref.WeakSet[Report] = weakref.WeakSet()
+_ending: WeakSet[Report] = WeakSet()
 """Reports that end with the process."""
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 import sys
-import weakref
 from functools import partial
 from typing import Any
 
 from .._ffi import lib
 from .._manner import PACKAGE, manner, warn
+from .._weak import WeakSet
 from ..params.collection import has_gradients, root_of
 from ..params.root import Root, Watch, nobody
 from ..trainers import Trainer
@@ -58,7 +58,7 @@ class OwnGradients(Watch):
     and what it did then. Calls from within the package do not count."""
 
     def __init__(self, root: Root, is_main: bool, stash: Stash) -> None:
-        self.trainers: weakref.WeakSet[Trainer] = weakref.WeakSet()
+        self.trainers: WeakSet[Trainer] = WeakSet()
         self._c, self._is_main, self._stash = root.c, is_main, stash
         self._tells = False  # it notifies rank 0 in the next update
         self._read: list[int] | None = None  # updates of the trainers when gradients were read
@@ -193,7 +193,7 @@ class _Alone(Watch):
 
 
 _alone = _Alone()
-_all: weakref.WeakSet[OwnGradients] = weakref.WeakSet()
+_all: WeakSet[OwnGradients] = WeakSet()
 
 
 def watch_unwatched(here: World) -> None:

@@ -10,10 +10,10 @@ import atexit
 import queue
 import threading
 import time
-import weakref
 from functools import cache
 
 from .._ffi import lib
+from .._weak import WeakSet
 from ..params.root import Root
 from ._world import World
 from .compression import ErrorFeedback
@@ -239,7 +239,7 @@ class ExchangeThread(threading.Thread):
                 time.sleep(_NAP)
 
 
-_threads: weakref.WeakSet[ExchangeThread] = weakref.WeakSet()
+_threads: WeakSet[ExchangeThread] = WeakSet()
 _unfinished: set[Round] = set()
 """Rounds opened in backward that no update() has taken over: the program may end without one."""
 

@@ -3,9 +3,10 @@ collection of their parameters."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
+
+from .._weak import WeakSet
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,7 +29,7 @@ class _Switch:
     """How often a mode was read."""
 
     def __init__(self) -> None:
-        self.followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+        self.followers: WeakSet[Follower] = WeakSet()
 
     def turn(self, to_evaluation: bool) -> None:
         """Called when a collection is switched."""

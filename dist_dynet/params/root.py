@@ -11,7 +11,6 @@ program's own objects with parameters) still refer to the same parameters afterw
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from .. import _random
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, view
+from .._weak import AnyReference, WeakSet
 
 _ASSIGNMENTS, _COPIED = ffi.typeof("dn_assignment[]"), ffi.typeof("dn_copied[]")
 
@@ -87,7 +87,7 @@ class Root:
         self.made_within: dict[str, bool] = {}
         """Names of parameters and collections that were made while loops were running. True: only a
         number tells it from others, the program has not named it."""
-        self._lent: weakref.WeakValueDictionary[int, NDArray[Any]] = weakref.WeakValueDictionary()
+        self._lent: set[AnyReference[NDArray[Any]]] = set()
         self.names: dict[int, str] = {}
         """The name of each parameter, by handle."""
         self.own_gradients: Watch = nobody
@@ -145,7 +145,7 @@ class Root:
     def lend(self, values: NDArray[Any]) -> NDArray[Any]:
         """Notes that the program holds these values and may write them."""
         if values.size:
-            self._lent[id(values)] = values
+            self._lent.add(AnyReference(values, self._lent.discard))
         return values
 
     def is_lent(self) -> bool:
@@ -268,7 +268,7 @@ def rebuilt_root(
     return root
 
 
-_roots: weakref.WeakSet[Root] = weakref.WeakSet()
+_roots: WeakSet[Root] = WeakSet()
 
 
 def use_dynet_order(on: bool) -> None:
