@@ -110,6 +110,17 @@ def test_no_collection_is_refused_by_the_name_of_the_class(net):
         net.make(dy.parallel.shard([], 1))
 
 
+@every_net
+def test_inputs_of_another_size_are_refused_in_its_words(net, rng):
+    _, built = made(net)
+    name = type(built).__name__
+    for k, (rows, *more) in enumerate(net.inputs):
+        arrays = inputs(net, rng, 1)
+        arrays[k] = rng.normal(size=(rows + 1, *more, 1))
+        with pytest.raises(ValueError, match=rf"^{name}: |: this network's |: the state must be "):
+            value_of(net, built, arrays)
+
+
 STARTS = {"mask-x": 1, "mask-h": 1, "A": 0, "start": 0, "stop": 0}
 """{role in the formulas: where it starts}; biases, b..., at 0 and gains, g..., at 1."""
 
@@ -284,7 +295,7 @@ def test_what_is_no_expression_is_refused_by_name(rng):
         methods = {name: noted(name, method) for name, method in public_methods(built).items()}
         built.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__, **methods})
         value_of(net, built, inputs(net, rng, 2))
-        for name, (method, of, args, keywords) in calls.items():
+        for name, (method, of, args, keywords) in [*calls.items()]:
             for k in (k for k, x in enumerate(args) if isinstance(x, dy.Expression)):
                 try:
                     method(of, *args[:k], 3, *args[k + 1 :], **keywords)

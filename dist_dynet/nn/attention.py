@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from .._integers import numbers
 from ..expression import Expression
 from ..ops import (
-    affine_transform,
     attention,
     colwise_add,
     inputTensor,
@@ -22,8 +21,8 @@ from ..ops import (
     tanh,
     transpose,
 )
-from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
+from ..params.parameters import Parameters
 from .block import Block
 
 _Mask = Expression | ArrayLike | None
@@ -69,9 +68,11 @@ class _Projections(Block):
         >>> projected.dim(), attention.attend(dy.zeros(3), keys, projected=projected).dim()
         (((4, 5), 1), ((2,), 1))
         """
-        if not isinstance(keys, Expression):
-            raise not_expression("project", keys)
-        return self._Wk * keys
+        return self._affine(self._Wk, None, keys, self.key_dim, "keys")
+
+    def _project_query(self, query: Expression, b: Parameters | None = None) -> Expression:
+        """Wq query + b."""
+        return self._affine(self._Wq, b, query, self.query_dim, "query")
 
 
 class AdditiveAttention(_Projections):
@@ -139,14 +140,8 @@ class AdditiveAttention(_Projections):
         >>> attention.weights(dy.zeros(3), dy.ones((2, 4)), mask=[1, 1, 0, 0]).value()
         [0.5, 0.5, 0.0, 0.0]
         """
-        if not isinstance(query, Expression):
-            raise not_expression("weights", query)
-        hidden = tanh(
-            colwise_add(
-                self.project(keys) if projected is None else projected,
-                affine_transform([self._b, self._Wq, query]),
-            )
-        )
+        k = self.project(keys) if projected is None else projected
+        hidden = tanh(colwise_add(k, self._project_query(query, self._b)))
         scores = self._v * hidden
         (_, *n), batch = scores.dim()
         scores = reshape(scores, tuple(n) or (1,), batch)
@@ -229,10 +224,8 @@ class DotAttention(_Projections):
         >>> attention.weights(dy.zeros(3), dy.ones((2, 4)), mask=[1, 1, 0, 0]).value()
         [0.5, 0.5, 0.0, 0.0]
         """
-        if not isinstance(query, Expression):
-            raise not_expression("weights", query)
         k = self.project(keys) if projected is None else projected
-        scores = transpose(k) * (self._Wq * query) * self.hidden_dim**-0.5
+        scores = transpose(k) * self._project_query(query) * self.hidden_dim**-0.5
         return softmax(scores) if mask is None else masked_softmax(scores, mask)
 
     def attend(
@@ -258,10 +251,9 @@ class DotAttention(_Projections):
         >>> round(attention.attend(dy.zeros(3), keys, values).value(), 4)
         6.0
         """
-        if not isinstance(query, Expression):
-            raise not_expression("attend", query)
         k = self.project(keys) if projected is None else projected
-        return attention(self._Wq * query, k, keys if values is None else values, mask)
+        q = self._project_query(query)
+        return attention(q, k, keys if values is None else values, mask)
 
 
 class MultiHeadAttention(Block):
@@ -346,18 +338,14 @@ class MultiHeadAttention(Block):
 
         Shape: that of the query.
         """
-        for e in (query, keys, keys if values is None else values):
-            if not isinstance(e, Expression):
-                raise not_expression("MultiHeadAttention", e)
+        values = keys if values is None else values
+        q = self._affine(self._Wq, None, query, self.dim, "query")
+        k = self._affine(self._Wk, None, keys, self.key_dim, "keys")
+        v = self._affine(self._Wv, None, values, self.key_dim, "values")
         if mask is not None and not isinstance(mask, Expression):
             array = np.asarray(numbers(mask, "MultiHeadAttention"))
             mask = inputTensor(array, batched=array.ndim > 2)
-        projected = [
-            self._Wq * query,
-            self._Wk * keys,
-            self._Wv * (keys if values is None else values),
-        ]
-        sizes = [e.dim()[1] for e in (*projected, *([] if mask is None else [mask]))]
+        sizes = [e.dim()[1] for e in (q, k, v, *([] if mask is None else [mask]))]
         batch = max(sizes)
         if not all(size in (1, batch) for size in sizes):
             raise ValueError(
@@ -366,7 +354,7 @@ class MultiHeadAttention(Block):
             )
         q, k, v = (
             self._split(e if e.dim()[1] == batch else pick_batch_elems(e, [0] * batch))
-            for e in projected
+            for e in (q, k, v)
         )
         if mask is not None and mask.dim()[1] > 1:
             mask = pick_batch_elems(mask, [b for b in range(batch) for _ in range(self.heads)])

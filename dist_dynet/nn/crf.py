@@ -13,7 +13,7 @@ from .._integers import indices
 from ..expression import Expression
 from ..graph import this_graph
 from ..ops import concatenate_cols, inputTensor
-from ..ops._nodes import listed, node, not_expression
+from ..ops._nodes import listed, node
 from ..params.collection import ParameterCollection
 from .block import Block, used
 
@@ -180,6 +180,7 @@ class CRF(Block):
 
     def _matrix(self, emissions: Emissions) -> Expression:
         if isinstance(emissions, Expression):
+            self._check_rows(emissions, self.tags, "emissions")
             return emissions
         if isinstance(emissions, Sequence) and not emissions:
             raise ValueError(
@@ -187,8 +188,8 @@ class CRF(Block):
                 " sentence out."
             )
         xs = listed(emissions, "CRF")
-        if not all(isinstance(x, Expression) for x in xs):
-            raise not_expression("CRF", *xs)
+        for x in xs:
+            self._check_rows(x, self.tags, "emissions")
         return concatenate_cols(xs)
 
     def _node(

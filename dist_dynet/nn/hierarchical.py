@@ -21,9 +21,8 @@ from ..ops import (
     select_rows,
     zeros,
 )
-from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
-from .softmax import SoftmaxBuilder, _by_groups, _draw, _entry_of, _Layer, _logits, _words
+from .softmax import SoftmaxBuilder, _by_groups, _draw, _entry_of, _Layer, _words
 
 _Leaves = list[tuple[list[str], list[int]]]
 """The symbols of the path to a cluster, and its words."""
@@ -43,11 +42,6 @@ class _Cluster:
     def size(self) -> int:
         """The number of choices."""
         return len(self.children) or len(self.words)
-
-
-def _check(x: Expression) -> None:
-    if not isinstance(x, Expression):
-        raise not_expression("HierarchicalSoftmaxBuilder", x)
 
 
 def _read(cluster_file: FileName, dic: Mapping[str, int]) -> _Leaves:
@@ -221,7 +215,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
     ) -> Expression:
         """-log p(branch | cluster, x), one branch per batch element."""
         assert cluster.layer is not None
-        logits = _logits(cluster.layer, x, update)
+        logits = self._logits(cluster.layer, x, update)
         if cluster.size() > 2:
             return pickneglogsoftmax_batch(logits, branches)
         signs = inputTensor(np.array([[1.0 - 2 * branch for branch in branches]]), batched=True)
@@ -248,7 +242,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         Raises:
             ValueError: one of c is not a word of the file.
         """
-        _check(x)
+        self._check_rows(x, self.input_dim)
         routes = [_entry_of(w, self._routes) for w in c]
         levels = [
             self._level(x, routes, level, update)
@@ -275,7 +269,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         while True:
             branch = 0
             if cluster.layer is not None:
-                logits = _logits(cluster.layer, x, False)
+                logits = self._logits(cluster.layer, x, False)
                 branch = _draw(concatenate([logits, zeros(1)]) if cluster.size() == 2 else logits)
             if cluster.words:
                 return cluster.words[branch]
@@ -283,12 +277,12 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
 
     def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
         """The vector of log p(w | x) by word number; -inf for words without a place."""
-        _check(x)
+        self._check_rows(x, self.input_dim)
         reached, rows = {self._root: zeros(1, batch_size=x.dim()[1])}, []
         for cluster in self._clusters():
             branches = reached.pop(cluster)
             if cluster.layer is not None:
-                logits = _logits(cluster.layer, x, update)
+                logits = self._logits(cluster.layer, x, update)
                 two = cluster.size() == 2
                 branches = branches + (
                     concatenate([log_sigmoid(logits), log_sigmoid(-logits)])

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 from .. import ops
 from ..expression import Expression
-from ..ops import affine_transform, dropout, reshape
-from ..ops._nodes import not_expression
+from ..ops import dropout, reshape
 from ..params.collection import ParameterCollection
 from .block import Block, used
 
@@ -57,12 +56,10 @@ class Linear(Block):
     def __call__(self, x: Expression, update: bool = True) -> Expression:
         """The result for a vector (input_dim,), or for each column of a matrix; with update=False
         the parameters get no gradient."""
-        if not isinstance(x, Expression):
-            raise not_expression("Linear", x)
-        W = used(self._W, update)
-        if self._b is None:
-            return W * x
-        y = affine_transform([used(self._b, update), W, x])
+        b = None if self._b is None else used(self._b, update)
+        y = self._affine(used(self._W, update), b, x, self.input_dim)
+        if b is None:
+            return y
         dims, batch = x.dim()
         # affine_transform, as DyNet's, gives a vector
         return y if len(dims) < 2 or dims[1] != 1 else reshape(y, (self.output_dim, 1), batch)
@@ -146,8 +143,13 @@ class MLP(Block):
     def __call__(self, x: Expression, update: bool = True) -> Expression:
         """The result for a vector (sizes[0],), or for each column of a matrix; with update=False
         the parameters get no gradient."""
-        for layer in self._layers[:-1]:
-            x = self._f(layer(x, update))
-            if self.dropout_rate and self._drops():
-                x = dropout(x, self.dropout_rate)
-        return self._layers[-1](x, update)
+        y = x
+        try:
+            for layer in self._layers[:-1]:
+                y = self._f(layer(y, update))
+                if self.dropout_rate and self._drops():
+                    y = dropout(y, self.dropout_rate)
+            return self._layers[-1](y, update)
+        except Exception:
+            self._check_rows(x, self.sizes[0])
+            raise

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from ..expression import Expression
 from ..ops import layer_norm, reshape
-from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
 from .block import Block, used
 
@@ -47,11 +46,13 @@ class LayerNorm(Block):
     def __call__(self, x: Expression, update: bool = True) -> Expression:
         """The result for a vector (dim,), or for each column of a matrix by itself; with
         update=False the parameters get no gradient."""
-        if not isinstance(x, Expression):
-            raise not_expression("LayerNorm", x)
         g, b = used(self._g, update), used(self._b, update)
-        dims, batch = x.dim()
-        if len(dims) != 2 or dims[1] == 1:
-            return layer_norm(x, g, b)
-        rows, columns = dims
-        return reshape(layer_norm(reshape(x, (rows,), columns * batch), g, b), dims, batch)
+        try:
+            dims, batch = x.dim()
+            if len(dims) != 2 or dims[1] == 1:
+                return layer_norm(x, g, b)
+            rows, columns = dims
+            return reshape(layer_norm(reshape(x, (rows,), columns * batch), g, b), dims, batch)
+        except Exception:
+            self._check_rows(x, self.dim)
+            raise

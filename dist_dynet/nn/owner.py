@@ -6,14 +6,19 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .._integers import real
+from ..expression import Expression
+from ..ops import affine_transform, matmul
+from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection, named_by_its_class
 from ..params.dims import size
 from ..params.modes import switch
-from ..params.parameters import Parameters
+from ..params.parameters import AnyParameter, Parameters
 from ..params.undo import all_or_nothing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_Weight = AnyParameter | Expression
 
 
 class Owner:
@@ -47,6 +52,32 @@ class Owner:
             )
         self._collection = model.add_subcollection(name, precision)
         named_by_its_class(self._collection)
+
+    def _affine(
+        self, W: _Weight, b: _Weight | None, x: Expression, rows: int, name: str = "x"
+    ) -> Expression:
+        """W x + b for an input of this many rows. An error is that of _check_rows()."""
+        try:
+            return matmul(W, x) if b is None else affine_transform([b, W, x])
+        except Exception:
+            self._check_rows(x, rows, name)
+            raise
+
+    def _check_rows(self, x: Any, rows: int, name: str = "x") -> None:
+        """Checks an input: a vector of this many rows, or a matrix of such columns. Where calls are
+        frequent it is called only once an operation has failed, to say whose input that was.
+
+        Raises:
+            TypeError: it is not an expression.
+            ValueError: it has another number of rows.
+        """
+        if not isinstance(x, Expression):
+            raise not_expression(self.whoami(), x) from None
+        dims = x.dim()[0]
+        if dims[0] != rows:
+            raise ValueError(
+                f"{self.whoami()}: {name} must have {rows} rows; got dim {dims}."
+            ) from None
 
     def _rate(self, rate: float, what: str) -> float:
         """A checked dropout rate. `what` is the method that takes it."""

@@ -24,7 +24,6 @@ from ..ops import (
     sum_elems,
     transpose,
 )
-from ..ops._nodes import not_expression
 from ..params import ConstInitializer, UniformInitializer
 from ..params.collection import ParameterCollection
 from .block import used
@@ -155,6 +154,15 @@ class _SampledBuilder(SoftmaxBuilder):
 
     # ---- the loss of training ----------------------------------------------------------
 
+    def _checked(self, classes: Iterable[int]) -> Sequence[int]:
+        numbers = indices(classes, self.whoami())
+        for k in numbers:
+            if not 0 <= k < self.num_classes:
+                raise ValueError(
+                    f"{self.whoami()}: classes run from 0 to {self.num_classes - 1}; got {k}."
+                )
+        return numbers
+
     def _candidates(
         self,
         x: Expression,
@@ -168,13 +176,10 @@ class _SampledBuilder(SoftmaxBuilder):
 
         Where a negative is the class itself: -inf, unless keep_hits.
         """
-        if not isinstance(x, Expression):
-            raise not_expression(self.whoami(), x)
-        classes = indices(c, self.whoami())
+        self._check_rows(x, self.input_dim)
+        classes = self._checked(c)
         sampled = (
-            self.sampler.draw(self.num_samples)
-            if negatives is None
-            else indices(negatives, self.whoami())
+            self.sampler.draw(self.num_samples) if negatives is None else self._checked(negatives)
         )
         if not classes or not sampled:
             raise ValueError(
@@ -243,8 +248,7 @@ class _SampledBuilder(SoftmaxBuilder):
         >>> output.full_logits(dy.zeros(3, batch_size=2)).dim()
         ((100,), 2)
         """
-        if not isinstance(x, Expression):
-            raise not_expression(self.whoami(), x)
+        self._check_rows(x, self.input_dim)
         W = used(self._W, update)
         scores = transpose(W) * x if x.dim()[1] > 1 else reshape(transpose(x) * W, self.num_classes)
         return (

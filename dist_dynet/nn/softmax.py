@@ -14,7 +14,6 @@ from .._integers import whole
 from ..expression import Expression
 from ..graph import cg
 from ..ops import (
-    affine_transform,
     concatenate,
     concatenate_to_batch,
     inputTensor,
@@ -27,7 +26,6 @@ from ..ops import (
     softmax,
     zeros,
 )
-from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .owner import Owner
@@ -115,13 +113,11 @@ class SoftmaxBuilder(Owner):
         """A vector whose softmax is the distribution over all classes."""
         raise NotImplementedError
 
-
-def _logits(layer: _Layer, x: Expression, update: bool) -> Expression:
-    if not isinstance(x, Expression):
-        raise not_expression("softmax builder", x)
-    W, b = layer
-    weights = W if update else W.expr()
-    return weights * x if b is None else affine_transform([b if update else b.expr(), weights, x])
+    def _logits(self, layer: _Layer, x: Expression, update: bool) -> Expression:
+        W, b = layer
+        if update:
+            return self._affine(W, b, x, self.input_dim)
+        return self._affine(W.expr(), None if b is None else b.expr(), x, self.input_dim)
 
 
 def _draw(logits: Expression) -> int:
@@ -224,7 +220,7 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
         >>> output.full_logits(dy.zeros(3)).value()
         [0.0, 0.0, 0.0, 0.0]
         """
-        return _logits(self._layer, x, update)
+        return self._logits(self._layer, x, update)
 
 
 def _words(dic: Mapping[str, int], what: str) -> int:
@@ -442,7 +438,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         >>> output.class_logits(dy.zeros(3)).value()
         [0.0, 0.0]
         """
-        return _logits(self._class_layer, x, update)
+        return self._logits(self._class_layer, x, update)
 
     def class_log_distribution(self, x: Expression, update: bool = True) -> Expression:
         r"""The vector of log p(class | x).
@@ -477,9 +473,8 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         [0.0, 0.0]
         """
         layer = self._class(classid)
-        if not isinstance(x, Expression):
-            raise not_expression("subclass_logits", x)
-        return zeros(1, batch_size=x.dim()[1]) if layer is None else _logits(layer, x, update)
+        self._check_rows(x, self.input_dim)
+        return zeros(1, batch_size=x.dim()[1]) if layer is None else self._logits(layer, x, update)
 
     def subclass_log_distribution(
         self, x: Expression, classid: int, update: bool = True
