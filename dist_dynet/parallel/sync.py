@@ -154,64 +154,100 @@ class Sync:
         problem: str,
         chosen: Sequence[AnyParameter] | None,
     ) -> tuple[bool, bool]:
-        over, what, model = bool(flags & Flag.ENDED), "", self.model
         self._foresees = self._sums = False
         self.is_not_finite = False
         if not (problem and self.weighted):  # otherwise the ranks refuse it together
             self.hooks.prepare()  # no rank of the host writes values yet
-        follow_up, stage = None, lib.DN_FOLLOW_UP_AGREE
-        if self.negotiation is not None:
-            follow_up = self._foresee(chosen)
-            negotiated = self._negotiate(weight, step, flags, problem, follow_up)
-            over, what = negotiated.over, negotiated.what
-            if follow_up is not None:
-                stage = follow_up.stage
-            if stage == lib.DN_FOLLOW_UP_AGREE:
-                self._sum(negotiated)
-            elif stage < lib.DN_FOLLOW_UP_UPDATE:
-                self._fail(follow_up)
-        elif weight == 0:
-            self._trainer.collection.reset_gradients()
+        over, what, follow_up = self._exchange(weight, step, flags, problem, chosen)
         if self.reproducible is not None:
-            problem = self.reproducible.sum(what, self.weighted, self.passes.stash.changes())
-            if problem:
-                self._is_unfinished = False
-                raise RuntimeError(f"{self.here.name} {what}: {problem}")
-            if self.passes.is_last():
-                self.passes.restore()
+            self._sum_reproducibly(what)
         if (over and not self.hooks.waits()) or (
             self.reproducible is not None and not self.passes.is_last()
         ):
             self._is_unfinished = False
             self._conclude(False)
             return False, over
-        updated = True
-        if stage != lib.DN_FOLLOW_UP_DONE:
-            switch(lib.DN_UPDATE)
-            try:
-                if follow_up is None or stage == lib.DN_FOLLOW_UP_AGREE:
-                    updated = self._apply(chosen)
-                else:
-                    updated = self.hooks.fail(follow_up.error, self.hooks.members())
-            except RuntimeError:  # gradients are not finite, on all ranks
-                if model is not None:
-                    model.complete()
-                    model.end(what)
-                self._end_passes(False)
-                self._keep_sums(chosen, bool(flags & Flag.WEIGHED))
-                if chosen is None:  # as in one process, a new accumulation begins
-                    self.hooks.gathered = 0
-                self.is_not_finite = not over
-                raise
-            if model is not None:
-                model.end(what)
-        elif model is not None:
-            model.ended()
-        self._end_passes(updated)
+        try:
+            updated = self._update(chosen, follow_up, what)
+        except RuntimeError:  # gradients are not finite, on all ranks
+            self._keep_sums(chosen, bool(flags & Flag.WEIGHED))
+            if chosen is None:  # as in one process, a new accumulation begins
+                self.hooks.gathered = 0
+            self.is_not_finite = not over
+            raise
         self.sources.clear()
         if updated:
             self.hooks.done()
         return updated, over
+
+    def _exchange(
+        self,
+        weight: float,
+        step: Step,
+        flags: int,
+        problem: str,
+        chosen: Sequence[AnyParameter] | None,
+    ) -> tuple[bool, str, Any]:
+        """Agrees with the other ranks and sums gradients. Returns whether all ranks have run out of
+        data, the name of the collective operation, and the dn_follow_up * that may have done the
+        rest of the update, or None."""
+        if self.negotiation is None:
+            if weight == 0:
+                self._trainer.collection.reset_gradients()
+            return bool(flags & Flag.ENDED), "", None
+        follow_up = self._foresee(chosen)
+        negotiated = self._negotiate(weight, step, flags, problem, follow_up)
+        stage = lib.DN_FOLLOW_UP_AGREE if follow_up is None else follow_up.stage
+        if stage == lib.DN_FOLLOW_UP_AGREE:
+            self._sum(negotiated)
+            follow_up = None
+        elif stage < lib.DN_FOLLOW_UP_UPDATE:
+            self._fail(follow_up)
+        return negotiated.over, negotiated.what, follow_up
+
+    def _sum_reproducibly(self, what: str) -> None:
+        """Sums what reproducible=True has kept of the passes.
+
+        Raises:
+            RuntimeError: on all ranks, what they do differs.
+        """
+        assert self.reproducible is not None
+        problem = self.reproducible.sum(what, self.weighted, self.passes.stash.changes())
+        if problem:
+            self._is_unfinished = False
+            raise RuntimeError(f"{self.here.name} {what}: {problem}")
+        if self.passes.is_last():
+            self.passes.restore()
+
+    def _update(self, chosen: Sequence[AnyParameter] | None, follow_up: Any, what: str) -> bool:
+        """Updates parameters with the sums, unless the follow-up has done so. Returns whether they
+        were updated.
+
+        Raises:
+            RuntimeError: on all ranks, gradients are not finite.
+        """
+        model = self.model
+        if follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_DONE:
+            if model is not None:
+                model.ended()
+            self._end_passes(True)
+            return True
+        switch(lib.DN_UPDATE)
+        try:
+            if follow_up is None:
+                updated = self._apply(chosen)
+            else:
+                updated = self.hooks.fail(follow_up.error, self.hooks.members())
+        except RuntimeError:
+            if model is not None:
+                model.complete()
+                model.end(what)
+            self._end_passes(False)
+            raise
+        if model is not None:
+            model.end(what)
+        self._end_passes(updated)
+        return updated
 
     def _conclude(self, updated: bool) -> None:
         """Notes whether what was sent was used by an update."""
