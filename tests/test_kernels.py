@@ -191,6 +191,7 @@ def check_infinities(rng, m, k, n):
 LARGE = [(256, 128, n) for n in (1, 2, 3, 16, 17, 64, 65, 128, 129)] + [
     (515, 300, n) for n in (1, 4, 33)
 ]
+LARGE += [(2, 1027, 5), (5, 530, 70), (9, 400, 16), (12, 1040, 64), (17, 521, 64), (20, 128, 100)]
 LARGE += [(97, 1025, 3), (1030, 33, 40), (129, 700, 20), (1041, 520, 25), (2100, 260, 9)]
 
 
@@ -210,6 +211,19 @@ def test_infinities_stay_where_they_are(n, rng):
 
 def test_matrix_products_of_all_sizes():
     assert check_products(range(1, 131)) is None
+
+
+@pytest.mark.parametrize("m", [1, 2, 5, 8, 12, 20, 40])
+@pytest.mark.parametrize("n", [1, 3, 16, 70])
+def test_gradients_of_matrices_add_up(m, n, rng):
+    dy.renew_cg()
+    W = dy.inputTensor(rng.normal(size=(m, 100)))
+    xs, c = rng.normal(size=(3, 100, n)), rng.normal(size=(m, n))
+    x1, x2, x3 = map(dy.inputTensor, xs)
+    y = dy.affine_transform([dy.zeros(m), W, x1, W, x2, W, x3])  # one product after the other
+    dy.dot_product(y, dy.inputTensor(c)).backward(full=True)
+    expected = c @ xs.sum(axis=0).T
+    np.testing.assert_allclose(W.gradient().reshape(m, 100), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.skipif(

@@ -152,10 +152,6 @@ class VanillaLSTMBuilder(RecurrentBuilder, TwoRates):
             new = cmult(i, g) if c is None else cmult(f, c) + cmult(i, g)
             return cmult(o, tanh(new)), new
         Wx, Wh, b, gain_h, shift_h, gain_x, shift_x, gain_c, shift_c = weights
-        self._check_rows(x, Wx.dim()[0][1])
-        for name, given in (("h", h), ("c", c)):
-            if given is not None:
-                self._check_rows(given, size, name)
         before = layer_norm(Wx * masked(x, masks[0]), gain_x, shift_x) + b
         if h is not None:
             before = before + layer_norm(Wh * masked(h, masks[1]), gain_h, shift_h)

@@ -286,6 +286,16 @@ class CellStep(Step):
 
     __slots__ = ()
 
+    def _check_sizes(
+        self, layer: int, x: Expression, h: Expression | None, c: Expression | None
+    ) -> None:
+        """Checks what a layer is given, once an operation of its cell has failed."""
+        builder = self.builder
+        builder._check_rows(x, builder.hidden_dim if layer else builder.input_dim)
+        for name, given in (("h", h), ("c", c)):
+            if given is not None:
+                builder._check_rows(given, builder.hidden_dim, name)
+
     @_undone_on_error
     def after(self, state: RNNState, x: Expression) -> RNNState:
         """The state after x."""
@@ -294,7 +304,11 @@ class CellStep(Step):
         for layer, masks in enumerate(self.masks(state, Inputs([x], 1))):
             before = h0[layer] if h0 else None, c0[layer] if c0 else None
             masks, x = masks or (None,) * len(self.rates), self._dropped(x)
-            x, c = self.builder._cell(self.weights[layer], masks, x, *before)
+            try:
+                x, c = self.builder._cell(self.weights[layer], masks, x, *before)
+            except Exception:
+                self._check_sizes(layer, x, *before)
+                raise
             hs.append(x)
             cs.append(c)
         c = tuple(cs) if self.has_cells else None
