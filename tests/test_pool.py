@@ -143,6 +143,7 @@ drawn = np.random.default_rng(7)
 SHAPES += [tuple(map(int, np.exp(drawn.uniform(0, np.log(700), 3)))) for _ in range(100)]
 SHAPES += [tuple(map(int, drawn.uniform(50, 300, 3))) for _ in range(100)]
 SHAPES += [(m, k, n) for m in (2, 5, 10, 20) for k in (73, 100, 600) for n in (70, 700)]
+SHAPES += [(m, k, n) for k in (2, 5, 10, 20) for m in (40, 100, 600) for n in (70, 700)]
 SHAPES += [(300, 64, n) for n in range(60, 160)]  # about as many columns as a piece has
 dy.init(threads=1)
 whole = [product(*s) for s in SHAPES]

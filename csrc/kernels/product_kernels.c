@@ -77,7 +77,7 @@ struct small_n {
     int mm_columns, dx_columns, dw_columns; /* the greatest n at which they beat BLAS */
     int at_any_n;                           /* they do at any n, of a W that stays in L2 */
     int transposed_rows;                    /* the greatest m at which dx transposes W */
-    int narrow_rows;                        /* the greatest m at which W x and dW do */
+    int narrow_rows; /* the greatest m at which W x and dW do, and k at which dx never does */
     product_fn *mm, *dx, *dw;
 };
 #define LANES(bytes) ((bytes) / (int)sizeof(dn_real))
@@ -280,9 +280,14 @@ static int is_small_n_mm(int m, int k, int n) {
     if (n > small_n.mm_columns && !stays_in_l2(m, k)) return 0;
     return blas_packs(m, k, n) || !(has_dear_tail(m) || (n <= 3 && m <= 512));
 }
+/* Few columns of W, which would fill parts of vectors. */
+static int is_narrow_dx(int m, int k) {
+    const int lanes = small_n.lanes;
+    return k <= small_n.narrow_rows && k % lanes && m >= (k < lanes ? lanes : 8 * lanes);
+}
 static int is_small_n_dx(int m, int k, int n) {
     if (m < small_n.lanes) return 0;
-    if (!gemm || n == 1) return 1;
+    if (!gemm || n == 1 || is_narrow_dx(m, k)) return 1;
     if (n > small_n.dx_columns) return 0;
     /* without packing BLAS takes k n <= 1,200 only; sums across lanes make short columns slow
      * here */
@@ -292,7 +297,7 @@ static int is_small_n_dx(int m, int k, int n) {
  * kernels that do not pack; from two vectors on they are as fast. */
 static int is_transposed_dx(int m, int k, int n) {
     const int most = small_n.transposed_rows;
-    if (m > most || k < small_n.lanes) return 0;
+    if (m > most || k < small_n.lanes || is_narrow_dx(m, k)) return 0;
     if (m < 2 * small_n.lanes) return n >= 4;
     return (double)k * n > 1200 && n >= (8 * m <= 3 * most ? 16 : 32 * m <= 25 * most ? 32 : 64);
 }
