@@ -25,12 +25,12 @@
 enum {
     ROW_BLOCK = 512,
     MOST_IN_L2 = 1 << 17, /* numbers of a matrix that stays in L2, and leaves room there */
-    /* rows of W that dx transposes; four doubles at a time, as AVX2 does, is too slow */
+    /* rows of W that dx transposes; of many, four doubles at a time, as AVX2 does, is too slow */
     ROWS_BY_AVX512 = 256,
-    ROWS_BY_AVX2 = sizeof(dn_real) == sizeof(float) ? 128 : 0,
-    /* of W, or dy, where they would fill parts of vectors, and columns do not */
-    MOST_NARROW = 20,
-    NARROW_BY_AVX2 = sizeof(dn_real) == sizeof(float) ? MOST_NARROW : 0
+    ROWS_BY_AVX2 = sizeof(dn_real) == sizeof(float) ? 128 : 10,
+    /* A W of so few rows, or columns, is narrow: they would fill parts of vectors. */
+    NARROW_BY_AVX2 = sizeof(dn_real) == sizeof(float) ? 20 : 9,
+    MOST_NARROW = NARROW_BY_AVX2
 };
 
 /* The columns of a matrix lie in the same places of L1, where those that are packed stay. */
@@ -77,7 +77,7 @@ struct small_n {
     int mm_columns, dx_columns, dw_columns; /* the greatest n at which they beat BLAS */
     int at_any_n;                           /* they do at any n, of a W that stays in L2 */
     int transposed_rows;                    /* the greatest m at which dx transposes W */
-    int narrow_rows; /* the greatest m at which W x and dW do, and k at which dx never does */
+    int narrow;                             /* the most rows or columns of a narrow W */
     product_fn *mm, *dx, *dw;
 };
 #define LANES(bytes) ((bytes) / (int)sizeof(dn_real))
@@ -123,7 +123,7 @@ void dn__set_blas(void *gemm_address, void *gemv_address) {
                                    .dw_columns = 8,
                                    .at_any_n = 1,
                                    .transposed_rows = ROWS_BY_AVX2,
-                                   .narrow_rows = NARROW_BY_AVX2,
+                                   .narrow = NARROW_BY_AVX2,
                                    .mm = small_n_mm_avx2,
                                    .dx = small_n_dx_avx2,
                                    .dw = small_n_dw_avx2};
@@ -259,17 +259,16 @@ static int stays_in_l2(int m, int k) { return small_n.at_any_n && (int64_t)m * k
 /* A tile of AVX-512 has four lines of each column, and need not find them again. */
 static int aliases(int ld) { return small_n.lanes < LANES(64) && ALIASES(ld); }
 
-/* Few rows, of which at most half a vector is left over by full ones. */
+/* Between one vector and narrow, where full vectors leave over half a one or less. */
 static int is_transposed_mm(int m, int k, int n) {
     const int lanes = small_n.lanes;
-    if (n == 1 || m > small_n.narrow_rows || k < lanes) return 0;
+    if (n == 1 || m > small_n.narrow || k < lanes) return 0;
     if (m < lanes) return 1;
     const int full = m / lanes, rest = m % lanes;
-    return rest && rest <= lanes / 2 && n >= (full == 1 ? 16 : 64) &&
-           (double)k * n >= 6400.0 * full;
+    return rest && rest <= lanes / 2 && n >= (full == 1 ? 16 : 64) && (double)k * n >= 500.0 * m;
 }
 static int is_transposed_dw(int m, int k, int n) {
-    if (n < 16 || m > small_n.narrow_rows || k < small_n.lanes || m % small_n.lanes == 0) return 0;
+    if (n < 16 || m > small_n.narrow || k < small_n.lanes || m % small_n.lanes == 0) return 0;
     return n >= (m < 2 * small_n.lanes ? 16 : 64);
 }
 
@@ -280,10 +279,10 @@ static int is_small_n_mm(int m, int k, int n) {
     if (n > small_n.mm_columns && !stays_in_l2(m, k)) return 0;
     return blas_packs(m, k, n) || !(has_dear_tail(m) || (n <= 3 && m <= 512));
 }
-/* Few columns of W, which would fill parts of vectors. */
+/* Few columns of W, for which transposed_dx fills parts of vectors, and BLAS, too. */
 static int is_narrow_dx(int m, int k) {
     const int lanes = small_n.lanes;
-    return k <= small_n.narrow_rows && k % lanes && m >= (k < lanes ? lanes : 8 * lanes);
+    return k <= small_n.narrow && k % lanes && m >= (k < lanes ? lanes : 8 * lanes);
 }
 static int is_small_n_dx(int m, int k, int n) {
     if (m < small_n.lanes) return 0;
