@@ -192,9 +192,10 @@ static void small_n_dw(int m, int k, int n, const dn_real *dy, int lddy, const d
  * across the lanes of vectors, for which short columns of W do not make up. */
 void dn__transposed_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy,
                        dn_real beta, dn_real *dx, int lddx) {
-    enum { COLUMNS = LANES(256), ROWS = 128, IN_L1 = COLUMNS * ROWS }; /* of a block of W */
-    dn_real block[IN_L1 / 4 * 7] __attribute__((aligned(64)));
-    const int wanted = IN_L1 / (m < ROWS ? m : ROWS) / COLUMNS * COLUMNS, most = wanted / 4 * 7;
+    enum { COLUMNS = LANES(256), ROWS = 128, HALF_OF_L1 = COLUMNS * 64 }; /* of a block of W */
+    dn_real block[COLUMNS * ROWS / 4 * 7] __attribute__((aligned(64)));
+    const int fit = HALF_OF_L1 / m / COLUMNS * COLUMNS, wanted = fit > COLUMNS ? fit : COLUMNS,
+              most = wanted / 4 * 7;
     for (int j = 0, columns; j < k; j += columns) {
         columns = k - j <= most ? k - j : wanted;
         for (int i = 0, rows; i < m; i += rows) {
