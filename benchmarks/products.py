@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402 - after the number of threads is set
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = ["1024x16x256", "1024x64x256", "10000x400x256", "512x64x784", "1024x1x256", "10000x1x256"]
 PRODUCTS = ["W x", "W' dy", "dy x'"]
-KERNELS = "matrix", "parallel", "product_kernels", "reduce", "strided"
+KERNELS = "matrix", "parallel", "reduce", "strided"
 """The files of csrc/kernels that products in float32 need."""
 SECONDS = 0.02
 """The least time of one measurement."""

@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include "../dn_real.h"
 
-/* ---- BLAS (kernels/product_kernels.c): set once, before any other call --------------- */
+/* ---- BLAS (kernels/matrix.c): set once when the extension is loaded, before any other call  */
 /* addresses of cblas_sgemm, cblas_sgemv (cblas_d... in the double build), 32-bit integers; all
  * NULL: plain C loops */
 void dn__set_blas(void *gemm, void *gemv);

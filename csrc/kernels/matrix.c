@@ -1,4 +1,4 @@
-/* Matrix products: each by the kernel that is the fastest for its shape (product_kernels.c), in
+/* Matrix products: each by the kernel that is the fastest for its shape (product_kernels.h), in
  * pieces by several threads. */
 #include <pthread.h>
 #include <stdlib.h>
@@ -8,6 +8,12 @@
 #include "math.h"
 #include "parallel.h"
 #include "product_kernels.h"
+
+void dn__set_blas(void *gemm_address, void *gemv_address) {
+    gemm = (gemm_fn *)gemm_address;
+    gemv = (gemv_fn *)gemv_address;
+    choose_kernels();
+}
 
 /* ---- in pieces, by several threads ---------------------------------------------------- */
 /* Rows or columns of the result are cut, never the sums. The kernel is that of the whole product,
@@ -71,7 +77,7 @@ static struct blas_cuts {
 } blas_cuts;
 
 static int is_blas(product_fn *kernel) {
-    return kernel == dn__blas_mm || kernel == dn__blas_dx || kernel == dn__blas_dw;
+    return kernel == blas_mm || kernel == blas_dx || kernel == blas_dw;
 }
 
 static void in_pieces_of_blas(product *p, int form) {
@@ -98,7 +104,7 @@ static void in_pieces_of_blas(product *p, int form) {
 
 static void in_pieces(product *p, int form) {
     int rows = p->size[rows_at(form)], columns = p->size[columns_at(form)];
-    size_t row_unit = form == DX && p->kernel != dn__transposed_dx ? 8 : 64, column_unit = 24;
+    size_t row_unit = form == DX && p->kernel != transposed_dx ? 8 : 64, column_unit = 24;
     /* of dW columns where it can be: an update then finds in each cache what was written there */
     int by_rows = (size_t)columns < 2 * column_unit ||
                   (rows / 64 >= columns / 24 && (form != DW || (size_t)columns < 8 * column_unit));
@@ -133,7 +139,7 @@ DN_INLINE void multiply(product_fn *kernel, int form, int m, int k, int n, const
 /* Multiplies at once and in pieces, and compares. */
 static int agrees(int form, int columns, const int *size, size_t unit, const dn_real *a,
                   const dn_real *b, dn_real *whole, dn_real *cut) {
-    static product_fn *const kernels[] = {dn__blas_mm, dn__blas_dx, dn__blas_dw};
+    static product_fn *const kernels[] = {blas_mm, blas_dx, blas_dw};
     int m = size[0], k = size[1], n = size[2], rows = size[rows_at(form)];
     product p = {.kernel = kernels[form],
                  .size = {m, k, n},
@@ -156,7 +162,7 @@ static int agrees(int form, int columns, const int *size, size_t unit, const dn_
 static void check_blas(void) {
     enum { M = 341, K = 430, N = 205, LONG = 2 * BLAS_GEMV_ROWS + 37 }; /* none fits the tiles */
     enum { MOST = LONG * 60 };
-    dn_real *memory = dn__has_blas() ? malloc(sizeof *memory * MOST * 4) : NULL;
+    dn_real *memory = gemm ? malloc(sizeof *memory * MOST * 4) : NULL;
     if (!memory) return; /* nothing is cut */
     for (uint32_t i = 0, draw = 1; i < MOST * 2; i++) {
         draw = draw * 1664525u + 1013904223u;
@@ -185,7 +191,7 @@ void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, in
     if (m == 1 && ldw == 1 && n == 1) *y = dn__dot((size_t)k, w, x) + (beta == 0 ? 0 : *y);
     else if (m == 1 && ldw == 1 && ldy == 1) /* y' = x' w' */
         dn__mm_dx(k, n, 1, x, ldx, w, k, beta, y, n);
-    else multiply(dn__mm_kernel(m, k, n), MM, m, k, n, w, ldw, x, ldx, beta, y, ldy);
+    else multiply(mm_kernel(m, k, n), MM, m, k, n, w, ldw, x, ldx, beta, y, ldy);
 }
 
 void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy,
@@ -193,15 +199,19 @@ void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy
     if (k == 0 || n == 0) return;
     if (m == 1 && ldw == 1 && (lddy == 1 || n == 1)) /* dx = w' dy is an outer product */
         dn__mm_dw(k, n, 1, w, k, dy, n, beta, dx, lddx);
-    else multiply(dn__dx_kernel(m, k, n), DX, m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
+    else multiply(dx_kernel(m, k, n), DX, m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
 }
 
-int dn__cuts_dw(int m) { return m > 1 && (!dn__has_blas() || blas_cuts.columns[DW]); }
+int dn__is_better_transposed(int m, int k, int n) {
+    return k >= small_n.lanes && n > 1 && stays_in_l2(m, k);
+}
+
+int dn__cuts_dw(int m) { return m > 1 && (!gemm || blas_cuts.columns[DW]); }
 
 void dn__mm_dw_part(int m, int k, int part, int n, const dn_real *dy, int lddy, const dn_real *x,
                     int ldx, dn_real beta, dn_real *dw, int lddw) {
     if (part == k || n == 0) dn__mm_dw(m, part, n, dy, lddy, x, ldx, beta, dw, lddw);
-    else multiply(dn__dw_kernel(m, k, n, lddw), DW, m, part, n, dy, lddy, x, ldx, beta, dw, lddw);
+    else multiply(dw_kernel(m, k, n, lddw), DW, m, part, n, dy, lddy, x, ldx, beta, dw, lddw);
 }
 
 void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
@@ -210,5 +220,5 @@ void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *
     if (n == 0 && beta == 0) dn__zero_matrix(m, k, dw, lddw);
     else if (m == 1 && n > 1 && lddy == 1 && (lddw == 1 || k == 1)) /* dW' = x dy' */
         dn__mm(k, n, 1, x, ldx, dy, n, beta, dw, k);
-    else multiply(dn__dw_kernel(m, k, n, lddw), DW, m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
+    else multiply(dw_kernel(m, k, n, lddw), DW, m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
 }

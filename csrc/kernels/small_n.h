@@ -1,5 +1,5 @@
 /* Register-blocked matrix products for few columns (n up to about 64), without packing. A template:
- * product_kernels.c includes it once for each instruction set, with ISA (suffix of the names) and
+ * product_kernels.h includes it once for each instruction set, with ISA (suffix of the names) and
  * VECTOR_BYTES (16, 32 or 64) defined.
  *   small_n_mm:  y  = W x    sums of outer products, a column of W with a row of x
  *   small_n_dw:  dW = dy x'  sums of outer products, a column of dy with a column of x
