@@ -121,6 +121,18 @@ def test_inputs_of_another_size_are_refused_in_its_words(net, rng):
             value_of(net, built, arrays)
 
 
+def test_stale_inputs_of_blocks_are_one_error():
+    m = dy.ParameterCollection()
+    dy.renew_cg()
+    x = dy.zeros(3)
+    dy.renew_cg()
+    blocks = dy.Linear(3, 4, m), dy.MLP([3, 5, 4], m), dy.LayerNorm(3, m)
+    for use in (*blocks, dy.StandardSoftmaxBuilder(3, 4, m).full_logits):
+        with pytest.raises(RuntimeError, match=r"^Stale Expression") as caught:
+            use(x)
+        assert caught.value.__context__ is None
+
+
 STARTS = {"mask-x": 1, "mask-h": 1, "A": 0, "start": 0, "stop": 0}
 """{role in the formulas: where it starts}; biases, b..., at 0 and gains, g..., at 1."""
 

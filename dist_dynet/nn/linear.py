@@ -11,6 +11,7 @@ from ..expression import Expression
 from ..ops import dropout, reshape
 from ..params.collection import ParameterCollection
 from .block import Block, used
+from .owner import REFUSALS
 
 
 class Linear(Block):
@@ -150,6 +151,6 @@ class MLP(Block):
                 if self.dropout_rate and self._drops():
                     y = dropout(y, self.dropout_rate)
             return self._layers[-1](y, update)
-        except Exception:
+        except REFUSALS:
             self._check_rows(x, self.sizes[0])
             raise

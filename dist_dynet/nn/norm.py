@@ -8,6 +8,7 @@ from ..expression import Expression
 from ..ops import layer_norm, reshape
 from ..params.collection import ParameterCollection
 from .block import Block, used
+from .owner import REFUSALS
 
 
 class LayerNorm(Block):
@@ -53,6 +54,6 @@ class LayerNorm(Block):
                 return layer_norm(x, g, b)
             rows, columns = dims
             return reshape(layer_norm(reshape(x, (rows,), columns * batch), g, b), dims, batch)
-        except Exception:
+        except REFUSALS:
             self._check_rows(x, self.dim)
             raise

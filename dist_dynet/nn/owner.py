@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _Weight = AnyParameter | Expression
+REFUSALS = AssertionError, AttributeError, TypeError, ValueError
+"""What an operation raises whose inputs do not fit; a stale expression is another error."""
 
 
 class Owner:
@@ -59,7 +61,7 @@ class Owner:
         """W x + b for an input of this many rows. An error is that of _check_rows()."""
         try:
             return matmul(W, x) if b is None else affine_transform([b, W, x])
-        except Exception:
+        except REFUSALS:
             self._check_rows(x, rows, name)
             raise
 

@@ -28,6 +28,7 @@ from ..ops import (
     zeros,
 )
 from ..ops._nodes import has_handle, node, node_with_views, not_expression
+from .owner import REFUSALS
 from .sequences import BY_ELEMENT, LIST, Inputs
 from .state import RNNState, Vectors, is_gone
 
@@ -306,7 +307,7 @@ class CellStep(Step):
             masks, x = masks or (None,) * len(self.rates), self._dropped(x)
             try:
                 x, c = self.builder._cell(self.weights[layer], masks, x, *before)
-            except Exception:
+            except REFUSALS:
                 self._check_sizes(layer, x, *before)
                 raise
             hs.append(x)
