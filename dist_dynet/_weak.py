@@ -4,7 +4,7 @@ collections do: Python ignores what is raised there, so a Ctrl-C that arrives ju
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -16,10 +16,8 @@ class WeakSet(Generic[T]):
 
     __slots__ = ("_references",)
 
-    def __init__(self, members: Iterable[T] = ()) -> None:
+    def __init__(self) -> None:
         self._references: set[weakref.ref[Any]] = set()
-        for member in members:
-            self.add(member)
 
     def add(self, member: T) -> None:
         self._references.add(weakref.ref(member, self._references.discard))

@@ -40,7 +40,7 @@ static void product_piece(const void *context, int i) {
 
 /* With one column W comes from memory, and each of its numbers is used once. */
 static double work_of(const int *size) {
-    return (double)size[0] * size[1] * size[2] * (double)sizeof(dn_real) /
+    return products(size[0], size[1], size[2]) * (double)sizeof(dn_real) /
            (size[2] == 1 ? 64 : 192);
 }
 

@@ -28,8 +28,7 @@ enum {
     ROWS_BY_AVX512 = 256,
     ROWS_BY_AVX2 = sizeof(dn_real) == sizeof(float) ? 128 : 10,
     /* A W of so few rows, or columns, is narrow: they would fill parts of vectors. */
-    NARROW_BY_AVX2 = sizeof(dn_real) == sizeof(float) ? 20 : 9,
-    MOST_NARROW = NARROW_BY_AVX2
+    NARROW_BY_AVX2 = sizeof(dn_real) == sizeof(float) ? 20 : 9
 };
 
 /* The columns of a matrix lie in the same places of L1, where those that are packed stay. */
@@ -37,8 +36,8 @@ enum {
 
 /* ---- the kernels of small_n.h, for each instruction set ------------------------------- */
 /* target_clones would compile them for the vector length of the default; so each length is compiled
- * for its instruction set, and dn__set_blas chooses. They take and return vectors inline only: no
- * ABI for GCC to warn about. */
+ * for its instruction set, and choose_kernels() takes one. They take and return vectors inline
+ * only: no ABI for GCC to warn about. */
 #pragma GCC diagnostic ignored "-Wpsabi"
 #if defined(DN_TARGET_CLONES) && !defined(__clang__)
 #define CHOOSE_ISA
@@ -216,7 +215,7 @@ static int next_of_block(int left) { return left < BLOCK + small_n.lanes ? left 
 /* y = W x by dot products of the columns of W', which is made block by block. */
 static void transposed_mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, int ldx,
                           dn_real beta, dn_real *y, int ldy) {
-    dn_real block[MOST_NARROW * MOST_OF_BLOCK] __attribute__((aligned(64)));
+    dn_real block[NARROW_BY_AVX2 * MOST_OF_BLOCK] __attribute__((aligned(64)));
     for (int j = 0, rows; j < k; j += rows) {
         rows = next_of_block(k - j);
         dn__transpose_plane((size_t)m, (size_t)rows, w + (size_t)j * (size_t)ldw, (size_t)ldw, 0,
@@ -228,7 +227,7 @@ static void transposed_mm(int m, int k, int n, const dn_real *w, int ldw, const 
 /* dW' = x dy', which is transposed block by block. */
 static void transposed_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x,
                           int ldx, dn_real beta, dn_real *dw, int lddw) {
-    dn_real block[MOST_NARROW * MOST_OF_BLOCK] __attribute__((aligned(64)));
+    dn_real block[NARROW_BY_AVX2 * MOST_OF_BLOCK] __attribute__((aligned(64)));
     for (int j = 0, columns; j < k; j += columns) {
         columns = next_of_block(k - j);
         small_n_dw(columns, m, n, x + j, ldx, dy, lddy, 0, block, columns);
@@ -271,7 +270,7 @@ static int is_transposed_mm(int m, int k, int n) {
 }
 static int is_transposed_dw(int m, int k, int n) {
     if (n < 16 || m > small_n.narrow || k < small_n.lanes || m % small_n.lanes == 0) return 0;
-    return n >= (m < 2 * small_n.lanes ? 16 : 64);
+    return n >= 64 || m < 2 * small_n.lanes;
 }
 
 static int is_small_n_mm(int m, int k, int n) {

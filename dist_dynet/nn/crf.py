@@ -16,6 +16,7 @@ from ..ops import concatenate_cols, inputTensor
 from ..ops._nodes import listed, node
 from ..params.collection import ParameterCollection
 from .block import Block, used
+from .owner import REFUSALS
 
 _CRF, _VITERBI = "crf", "crf_viterbi"
 
@@ -119,10 +120,7 @@ class CRF(Block):
                     f" {tag!r:.100}."
                 )
             return self._by_name[tag]
-        (number,) = indices([tag], "CRF")
-        if not 0 <= number < self.tags:
-            raise ValueError(f"CRF: tags run from 0 to {self.tags - 1}; got {number}.")
-        return number
+        return self._indices([tag], self.tags, "tags")[0]
 
     def _pair(self, pair: tuple[Tag | None, Tag | None]) -> tuple[int, int]:
         """The numbers of a forbidden pair, -1 for None."""
@@ -188,9 +186,14 @@ class CRF(Block):
                 " sentence out."
             )
         xs = listed(emissions, "CRF")
-        for x in xs:
-            self._check_rows(x, self.tags, "emissions")
-        return concatenate_cols(xs)
+        try:
+            matrix = concatenate_cols(xs)
+        except REFUSALS:
+            for x in xs:
+                self._check_rows(x, self.tags, "emissions")
+            raise
+        self._check_rows(matrix, self.tags, "emissions")
+        return matrix
 
     def _node(
         self,
@@ -257,13 +260,7 @@ class CRF(Block):
         """The numbers of these tags. Tags that are numbers already are checked all at once."""
         if any(isinstance(tag, str) for tag in row):
             return [self._number(tag) for tag in row]
-        numbers = indices(row, "CRF")  # type: ignore[arg-type]
-        if numbers and not 0 <= min(numbers) <= max(numbers) < self.tags:
-            raise ValueError(
-                f"CRF: tags run from 0 to {self.tags - 1}; got"
-                f" {next(k for k in numbers if not 0 <= k < self.tags)}."
-            )
-        return numbers
+        return self._indices(row, self.tags, "tags")  # type: ignore[arg-type]
 
     # ---- losses and scores -------------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from .._integers import real
+from .._integers import indices, real
 from ..expression import Expression
 from ..ops import affine_transform, matmul
 from ..ops._nodes import not_expression
@@ -80,6 +81,19 @@ class Owner:
             raise ValueError(
                 f"{self.whoami()}: {name} must have {rows} rows; got dim {dims}."
             ) from None
+
+    def _indices(self, values: Iterable[int], n: int, what: str) -> Sequence[int]:
+        """Integers from 0 to n - 1.
+
+        Raises:
+            TypeError: they are no integers.
+            ValueError: one is outside.
+        """
+        numbers = indices(values, self.whoami())
+        if numbers and not 0 <= min(numbers) <= max(numbers) < n:
+            wrong = next(k for k in numbers if not 0 <= k < n)
+            raise ValueError(f"{self.whoami()}: {what} run from 0 to {n - 1}; got {wrong}.")
+        return numbers
 
     def _rate(self, rate: float, what: str) -> float:
         """A checked dropout rate. `what` is the method that takes it."""

@@ -154,15 +154,6 @@ class _SampledBuilder(SoftmaxBuilder):
 
     # ---- the loss of training ----------------------------------------------------------
 
-    def _checked(self, classes: Iterable[int]) -> Sequence[int]:
-        numbers = indices(classes, self.whoami())
-        for k in numbers:
-            if not 0 <= k < self.num_classes:
-                raise ValueError(
-                    f"{self.whoami()}: classes run from 0 to {self.num_classes - 1}; got {k}."
-                )
-        return numbers
-
     def _candidates(
         self,
         x: Expression,
@@ -177,9 +168,11 @@ class _SampledBuilder(SoftmaxBuilder):
         Where a negative is the class itself: -inf, unless keep_hits.
         """
         self._check_rows(x, self.input_dim)
-        classes = self._checked(c)
+        classes = self._indices(c, self.num_classes, "classes")
         sampled = (
-            self.sampler.draw(self.num_samples) if negatives is None else self._checked(negatives)
+            self.sampler.draw(self.num_samples)
+            if negatives is None
+            else self._indices(negatives, self.num_classes, "classes")
         )
         if not classes or not sampled:
             raise ValueError(

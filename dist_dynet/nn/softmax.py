@@ -473,8 +473,10 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         [0.0, 0.0]
         """
         layer = self._class(classid)
+        if layer is not None:
+            return self._logits(layer, x, update)
         self._check_rows(x, self.input_dim)
-        return zeros(1, batch_size=x.dim()[1]) if layer is None else self._logits(layer, x, update)
+        return zeros(1, batch_size=x.dim()[1])
 
     def subclass_log_distribution(
         self, x: Expression, classid: int, update: bool = True
