@@ -28,7 +28,7 @@ def work(megabytes: float, rounds: int) -> None:
     import dist_dynet as dy
     from dist_dynet import parallel
     from dist_dynet._ffi import DTYPE
-    from dist_dynet.parallel.negotiation import Step
+    from dist_dynet.parallel.agreement.negotiation import Step
     from dist_dynet.trainers.state import Settings
 
     here = parallel.trainer.world()

@@ -123,7 +123,7 @@ def left_over(way, sentences, share, used):
     then on; so do those of `used` rows, from the end on."""
     from dist_dynet._ffi import lib
     from dist_dynet.expression import watchers
-    from dist_dynet.parallel.structure import Structure
+    from dist_dynet.parallel.agreement.structure import Structure
 
     structure, seen = Structure(way.m), []
     handles = structure.handles[: len(structure.dense)]

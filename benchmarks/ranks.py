@@ -158,9 +158,9 @@ class Meeting:
 
     def __init__(self, trainer, rank, ranks):
         from dist_dynet._ffi import ffi, lib
-        from dist_dynet.parallel import _session, memory
+        from dist_dynet.parallel.processes import memory, session
 
-        here, everyone = _session.world(), range(ranks)
+        here, everyone = session.world(), range(ranks)
         ((self._memory, starts),) = memory.map_together(
             here, here.comm, everyone, ranks, None, lambda _: [64], "barrier"
         )

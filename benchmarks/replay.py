@@ -60,8 +60,9 @@ from timed import Costs
 import dist_dynet as dy
 from dist_dynet._ffi import ffi, lib
 from dist_dynet.expression import watchers
-from dist_dynet.parallel import overlap, sampling, shared_model
-from dist_dynet.parallel.structure import Structure
+from dist_dynet.parallel.agreement.structure import Structure
+from dist_dynet.parallel.data import sampling
+from dist_dynet.parallel.exchange import overlap, shared_model
 from dist_dynet.trainers.hooks import Hooks
 
 # ---- what is measured ------------------------------------------------------------------
@@ -176,8 +177,8 @@ class Measured:
 
 
 class Window:
-    """A model of which a rank may write its share, as parallel/shared_model.py opens it: by
-    whichever thread runs."""
+    """A model of which a rank may write its share, as parallel/exchange/shared_model.py opens it:
+    by whichever thread runs."""
 
     def __init__(self, root, trainer, ranks):
         self.ranks, self._root, self._trainer = ranks, root, Hooks(trainer).c

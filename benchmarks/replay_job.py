@@ -15,19 +15,19 @@ from timed import Clock, Links, TimedLibrary, requests_on, timed_here
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE, NULL, ffi, lib, pointer
-from dist_dynet.parallel import (
+from dist_dynet.parallel.agreement import negotiation
+from dist_dynet.parallel.agreement.negotiation import Step
+from dist_dynet.parallel.agreement.structure import Structure
+from dist_dynet.parallel.exchange import (
     host_transport,
     hybrid,
     layout,
-    negotiation,
     overlap,
     rounds,
     row_messages,
     windows,
 )
-from dist_dynet.parallel.negotiation import Step
-from dist_dynet.parallel.structure import Structure
-from dist_dynet.parallel.wire import Hosts
+from dist_dynet.parallel.exchange.wire import Hosts
 from dist_dynet.trainers.state import Settings
 
 

@@ -363,7 +363,7 @@ typedef struct dn_rank_message {
     dn_reading meter;        /* this rank's, of when the message is written; not read before */
     int64_t structure, step; /* hashes of the parameters, and of what the gradients belong to */
     double settings[7];      /* of the trainer: Settings of trainers/state.py */
-    int64_t flags;           /* Flag of parallel/message.py */
+    int64_t flags;           /* Flag of parallel/agreement/message.py */
 } dn_rank_message;
 /* what a message says of a parameter: a sum of these, and DN_PRECISION_IS times its precision */
 enum dn_param_state {

@@ -28,7 +28,7 @@ from ._events import Events
 from ._file_names import FileName, file_path
 from ._integers import integer_argument, number_argument
 from ._state import check_state, count_in
-from .parallel.metrics import EVERY, JsonLinesFile, report_on
+from .parallel.update.metrics import EVERY, JsonLinesFile, report_on
 from .parallel.wrapper import TrainerWrapper
 from .trainers import Trainer, TrainerLike
 

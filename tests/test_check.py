@@ -13,7 +13,7 @@ from jobs import PROGRAMS, environment_of, needs_mpi
 from dist_dynet.cli import comparison, pace, trials
 from dist_dynet.cli._messages import RefusedError
 from dist_dynet.cli.check import parse_check
-from dist_dynet.parallel.batches import Description, ShardSettings
+from dist_dynet.parallel.batches.batches import Description, ShardSettings
 
 PROGRAM = str(PROGRAMS / "trial.py")
 

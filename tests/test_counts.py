@@ -13,22 +13,16 @@ from counted import Comm, Network, here_of
 
 import dist_dynet as dy
 from dist_dynet._ffi import ffi, lib
-from dist_dynet.parallel import (
-    _failures,
-    by_host,
-    checkpoint_ranks,
-    host_transport,
-    memory,
-    row_messages,
-    windows,
-)
-from dist_dynet.parallel._places import Board, Places, Whereabouts
-from dist_dynet.parallel.layout import Layout
-from dist_dynet.parallel.message import Flag, MessageLayout
-from dist_dynet.parallel.recursive_halving import FEWEST, steps
-from dist_dynet.parallel.rows import RowsBetweenHosts
-from dist_dynet.parallel.structure import Structure
-from dist_dynet.parallel.wire import PIECE, Hosts, Piece, Sum
+from dist_dynet.parallel.agreement.message import Flag, MessageLayout
+from dist_dynet.parallel.agreement.structure import Structure
+from dist_dynet.parallel.checkpoints import ranks as checkpoint_ranks
+from dist_dynet.parallel.exchange import by_host, host_transport, row_messages, windows
+from dist_dynet.parallel.exchange.layout import Layout
+from dist_dynet.parallel.exchange.recursive_halving import FEWEST, steps
+from dist_dynet.parallel.exchange.rows import RowsBetweenHosts
+from dist_dynet.parallel.exchange.wire import PIECE, Hosts, Piece, Sum
+from dist_dynet.parallel.processes import failures, memory
+from dist_dynet.parallel.processes.places import Board, Places, Whereabouts
 
 
 def hosts_of(hosts, ranks, rank=0):
@@ -142,7 +136,7 @@ def test_a_rank_sends_each_other_host_at_most_two_messages_for_each_piece(hosts)
     """The sum is that in the order of hosts, whatever the pieces are."""
     network, size = Network(hosts), 70_000
     rng = np.random.default_rng(1)
-    given = rng.normal(size=(hosts, size)).astype(dy.parallel.layout.DTYPE)
+    given = rng.normal(size=(hosts, size)).astype(dy.parallel.exchange.layout.DTYPE)
 
     def work(rank, comm, here):
         mine, of = given[rank].copy(), Hosts([[r] for r in range(hosts)], rank, 0)
@@ -295,7 +289,11 @@ def test_groups_that_join_send_as_few_bytes_as_can_be_to_few_hosts(hosts, most):
 @pytest.mark.parametrize("hosts", [8, 11, 16])
 def test_many_hosts_get_the_same_bits_however_an_array_is_cut(hosts):
     """So a parameter's sum does not depend on which others are used."""
-    given = np.random.default_rng(2).normal(size=(hosts, 3000)).astype(dy.parallel.layout.DTYPE)
+    given = (
+        np.random.default_rng(2)
+        .normal(size=(hosts, 3000))
+        .astype(dy.parallel.exchange.layout.DTYPE)
+    )
 
     def summed(*cuts):
         network = Network(hosts)
@@ -373,13 +371,13 @@ class Job:
                 self.now += 1e-6
                 places.say(Whereabouts("waits", waited, range(self.network.size), f" at {rank}"))
                 places.turn()
-        self.now += _failures._TICK
+        self.now += failures._TICK
 
     def ask(self, ranks):
         """All of these want to know where the others are; what each is told after the time of an
         answer."""
         asked = {rank: self.places[rank].ask() for rank in ranks}
-        for _ in range(int(_failures._ANSWER / _failures._TICK) + 1):
+        for _ in range(int(failures._ANSWER / failures._TICK) + 1):
             self.tick(9.0)
         return {rank: self.places[rank].answers_since(since) for rank, since in asked.items()}
 
@@ -478,10 +476,10 @@ def test_what_is_said_of_many_ranks_is_short():
         r: Whereabouts("waits in a barrier", 9.0, range(900), " at x.py:1") for r in range(900)
     }
     there[7] = Whereabouts("computes", 0.0, (), " at x.py:2")
-    assert _failures._format_answers(there) == (
+    assert failures._format_answers(there) == (
         "\nranks 0 to 6 and 8 to 899: waits in a barrier at x.py:1\nrank 7: computes at x.py:2"
     )
     few = {r: there[r] for r in (0, 7)}
-    assert _failures._format_answers(few) == (
+    assert failures._format_answers(few) == (
         "\nrank 0 waits in a barrier at x.py:1\nrank 7 computes at x.py:2"
     )

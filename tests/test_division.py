@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import dist_dynet as dy
-from dist_dynet.parallel import sampling
-from dist_dynet.parallel.division import assign, bucketed, divide, total_of
+from dist_dynet.parallel.batches.division import assign, bucketed, divide, total_of
+from dist_dynet.parallel.data import sampling
 
 RNG = np.random.default_rng(5)
 

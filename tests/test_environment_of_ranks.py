@@ -9,7 +9,7 @@ import pytest
 from jobs import mpirun, needs_mpi
 from processes import PACKAGE
 
-from dist_dynet.parallel import environment
+from dist_dynet.parallel.processes import environment
 
 pytestmark = [pytest.mark.mpi, needs_mpi]
 
@@ -47,7 +47,10 @@ def test_another_version_of_the_package_is_an_error(name):
 
 
 def test_precision_is_that_of_the_process():
-    program = "from dist_dynet.parallel.environment import describe; print(describe()['precision'])"
+    program = (
+        "from dist_dynet.parallel.processes import environment;"
+        " print(environment.describe()['precision'])"
+    )
     for precision in ("float32", "bf16"):
         environment = {
             **os.environ,
@@ -67,7 +70,9 @@ def test_everything_that_trainers_are_given_is_compared():
 
 
 def test_indicator_tells_seeds():
-    program = "from dist_dynet.parallel.environment import hash_indicator; print(hash_indicator())"
+    program = (
+        "from dist_dynet.parallel.processes import environment; print(environment.hash_indicator())"
+    )
     environments = [
         {**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": seed} for seed in "001"
     ]

@@ -13,8 +13,9 @@ from table_exchanges import LAYOUTS
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel import engines, trainer
-from dist_dynet.parallel.compression import CODES
+from dist_dynet.parallel import trainer
+from dist_dynet.parallel.exchange import engines
+from dist_dynet.parallel.exchange.compression import CODES
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +27,7 @@ def exchange_gaps(names):
         f"{name}: no row in tests/table_exchanges.py" for name in sorted({*names} - LAYOUTS.keys())
     ]
     unknown = sorted(LAYOUTS.keys() - {*names})
-    where = "and is not in Engine of dist_dynet/parallel/engines.py"
+    where = "and is not in Engine of dist_dynet/parallel/exchange/engines.py"
     said += [f"{name}: has a row in tests/table_exchanges.py, {where}" for name in unknown]
     return "\n".join(said) or None
 
@@ -56,7 +57,7 @@ def test_document_names_every_exchange():
 
 
 def test_every_compression_is_typed_and_documented():
-    file, names = "dist_dynet/parallel/engines.py", {*get_args(engines.Compression)}
+    file, names = "dist_dynet/parallel/exchange/engines.py", {*get_args(engines.Compression)}
     assert names == {*CODES}, f"{file}: Compression must name those of CODES, {[*CODES]}"
     text = (ROOT / "docs" / "parallel.md").read_text()
     missing = [name for name in CODES if f'compression="{name}"' not in text]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from processes import PACKAGE
 
-from dist_dynet.parallel.fingerprint import Sighting, fingerprint, stable_fingerprint
+from dist_dynet.parallel.data.fingerprint import Sighting, fingerprint, stable_fingerprint
 
 Pair = namedtuple("Pair", "words tags")
 
@@ -136,8 +136,8 @@ def test_every_process_finds_the_same():
 def test_numbering_by_a_set_is_notified_apart():
     words = [f"w{i}" for i in range(50)]
     program = (
-        "from dist_dynet.parallel.fingerprint import fingerprint; print(fingerprint([{w: i for i,"
-        f" w in enumerate(set({words}))}}]))"
+        "from dist_dynet.parallel.data.fingerprint import fingerprint;"
+        f" print(fingerprint([{{w: i for i, w in enumerate(set({words}))}}]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
     numbers = {

@@ -10,7 +10,7 @@ from processes import passing_tests
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE, ffi, lib, pointer
 from dist_dynet.expression import watchers
-from dist_dynet.parallel.compression import CODES
+from dist_dynet.parallel.exchange.compression import CODES
 
 
 def watched(m, loss, watch=lib.DN_HOOK_ARMED):

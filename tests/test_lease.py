@@ -19,8 +19,8 @@ from checkpoints import model_of, names, train
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel import lease
-from dist_dynet.parallel.lease import Lease, LostLeaseError, Owner
+from dist_dynet.parallel.checkpoints import lease
+from dist_dynet.parallel.checkpoints.lease import Lease, LostLeaseError, Owner
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*hashed strings differently")
 

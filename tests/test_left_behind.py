@@ -27,7 +27,7 @@ def test_nothing_stays_on_ranks():
 
 SEGMENT = """
 import mmap, os, sys
-from dist_dynet.parallel._mpi import unlink_segments
+from dist_dynet.parallel.processes.mpi import unlink_segments
 paths = [os.fsencode(sys.argv[1]) + b"/\\xff", b"/dev/shm/mpich_\\xff_%d" % os.getpid()]
 maps = []
 for path in paths:

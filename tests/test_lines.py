@@ -9,7 +9,7 @@ from test_structure import modules
 
 CODE = """
 import gc, os, sys, threading, time
-from dist_dynet.parallel._user_line import line_of_thread
+from dist_dynet.parallel.processes.user_line import line_of_thread
 from dist_dynet.traced_functions import several_threads
 
 main, places, several = threading.main_thread().ident, set(), set()

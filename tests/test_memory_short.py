@@ -73,12 +73,12 @@ def test_thread_that_does_not_start_leaves_nothing_open(shim):
     code = """
 import os
 from memory_short import fail_from, watch_the_package
-from dist_dynet.parallel import _alive
+from dist_dynet.parallel.processes import alive
 watch_the_package()
 before = len(os.listdir("/proc/self/fd"))
 for n in 1, 2:
     fail_from(n, True)
-    assert not _alive.answer().ports
+    assert not alive.answer().ports
     fail_from(0, False)
 print(len(os.listdir("/proc/self/fd")) - before)
 """

@@ -10,8 +10,8 @@ import pytest
 import dist_dynet as dy
 from dist_dynet import meter, parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel import metrics
-from dist_dynet.parallel.message import METER_READING
+from dist_dynet.parallel.agreement.message import METER_READING
+from dist_dynet.parallel.update import metrics
 from dist_dynet.trainers.stats import slowest
 
 SECOND = 10**9

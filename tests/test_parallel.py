@@ -19,9 +19,9 @@ from table_trainers import TRAINERS
 
 import dist_dynet as dy
 from dist_dynet import _launcher, parallel
-from dist_dynet.parallel import watched_list
-from dist_dynet.parallel.division import divide
-from dist_dynet.parallel.exchange import merge_ranges
+from dist_dynet.parallel.batches import watched_list
+from dist_dynet.parallel.batches.division import divide
+from dist_dynet.parallel.exchange.exchange import merge_ranges
 
 # ---- one process -----------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ def test_import_under_a_launcher_installs_the_hooks_and_starts_no_mpi():
         " sys.modules)"
     )
     ranks = run_python(code, PMI_RANK="0", PMI_SIZE="2").stdout
-    assert ranks == "dist_dynet.parallel._failures False False\n"
+    assert ranks == "dist_dynet.parallel.processes.failures False False\n"
     assert run_python(code).stdout == "dist_dynet._tracebacks True False\n"
 
 
@@ -131,7 +131,8 @@ PMIX = {
 def test_plugin_of_srun_for_another_mpi_is_named(library, variables, plugin):
     said = in_world_of(
         library,
-        "print(os.environ.get('PMIX_SECURITY_MODE'), flush=True); dy.parallel._failures._exit(0)",
+        "print(os.environ.get('PMIX_SECURITY_MODE'), flush=True);"
+        " dy.parallel.processes.failures._exit(0)",
         **variables,
     ).stdout
     assert (

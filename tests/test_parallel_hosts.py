@@ -13,10 +13,10 @@ from jobs import holds, mpirun, needs_mpi
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE
-from dist_dynet.parallel.compression import CODES, ErrorFeedback
-from dist_dynet.parallel.layout import Layout
-from dist_dynet.parallel.structure import Structure
-from dist_dynet.parallel.wire import Hosts, Piece, Sum, cut
+from dist_dynet.parallel.agreement.structure import Structure
+from dist_dynet.parallel.exchange.compression import CODES, ErrorFeedback
+from dist_dynet.parallel.exchange.layout import Layout
+from dist_dynet.parallel.exchange.wire import Hosts, Piece, Sum, cut
 
 TOGETHER = (
     "sums_are_those_of_one_process",
@@ -152,7 +152,10 @@ def test_compression_keeps_what_it_takes_away(code, rng):
         and not compression.residual[60:].any()
         and compression.residual[10:60].any()
     )
-    rows, file = rng.normal(size=(3, 300)).astype(DTYPE), "dist_dynet/parallel/compression.py"
+    rows, file = (
+        rng.normal(size=(3, 300)).astype(DTYPE),
+        "dist_dynet/parallel/exchange/compression.py",
+    )
     rows[1, 7] = np.inf
     residual, kept = np.zeros_like(rows), rows.copy()
     items = np.zeros((3, CODES[code].items(300)), CODES[code].dtype)

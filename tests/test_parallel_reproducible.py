@@ -17,10 +17,10 @@ import dist_dynet as dy
 from dist_dynet import _random, parallel
 from dist_dynet._ffi import DTYPE
 from dist_dynet._manner import manner
-from dist_dynet.parallel import micro_draws
-from dist_dynet.parallel.division import deal, spread
-from dist_dynet.parallel.reproducible import FlatLayout, Node, Tree
-from dist_dynet.parallel.structure import Structure
+from dist_dynet.parallel.agreement.structure import Structure
+from dist_dynet.parallel.batches import micro_draws
+from dist_dynet.parallel.batches.division import deal, spread
+from dist_dynet.parallel.update.reproducible import FlatLayout, Node, Tree
 
 # ---- the tree --------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from checkpoints import equal, model_of, train, values
 
 import dist_dynet as dy
 from dist_dynet.io.checksummed import DamagedError, add_checksum, verify_checksum
-from dist_dynet.parallel import _rng_streams, compression
+from dist_dynet.parallel.exchange import compression
+from dist_dynet.parallel.processes import rng_streams
 from dist_dynet.params.stored import load_stored, stored
 
 
@@ -140,15 +141,15 @@ def test_draws_continue_and_derived_ones_differ():
 
     random.gauss(0, 1)
     np.random.randn(1)  # the other number of each pair is kept
-    state = verify_checksum(add_checksum(_rng_streams.rng_states()))
+    state = verify_checksum(add_checksum(rng_streams.rng_states()))
     first = some()
-    _rng_streams.set_rng_streams(state)
+    rng_streams.set_rng_streams(state)
     assert some() == first
     derived = []
     for rank in (1, 2):
-        _rng_streams.resume_rng_streams(state, rank, 1)
+        rng_streams.resume_rng_streams(state, rank, 1)
         derived.append(some())
-    _rng_streams.resume_rng_streams(state, 1, 1)
+    rng_streams.resume_rng_streams(state, 1, 1)
     assert some() == derived[0] != derived[1] and first != derived[0]
 
 

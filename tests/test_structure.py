@@ -399,23 +399,65 @@ def test_private_uses_are_seen():
     assert sorted(private_uses(text)) == ["line 1: _b", "line 5: _h", "line 5: _j"]
 
 
+PARALLEL = PACKAGE / "parallel"
+
+
 @pytest.mark.parametrize(
-    "path", sorted((PACKAGE / "parallel").glob("*.py")), ids=lambda path: path.name
+    "path",
+    sorted(PARALLEL.rglob("*.py")),
+    ids=lambda path: path.relative_to(PARALLEL).as_posix(),
 )
 def test_data_parallel_training_uses_what_others_offer(path):
     uses = private_uses(path.read_text())
     assert not uses, (
-        f"parallel/{path.name} uses private members of other modules: {uses}. Offer a hook where"
-        " they belong"
+        f"{path.relative_to(PACKAGE)} uses private members of other modules: {uses}. Offer a hook"
+        " where they belong"
     )
 
 
-def test_the_map_of_parallel_names_its_modules_once():
-    text = ast.get_docstring(ast.parse((PACKAGE / "parallel" / "__init__.py").read_text()))
-    listed = re.findall(r"\w+", text[text.index("In reading order") :])
-    modules = {p.stem for p in (PACKAGE / "parallel").glob("*.py")} - {"__init__"}
-    unlike = {name: listed.count(name) for name in modules if listed.count(name) != 1}
-    file = "dist_dynet/parallel/__init__.py"
+PARALLEL_LAYERS = (
+    "processes",
+    "batches",
+    "agreement",
+    "exchange",
+    "update",
+    "data",
+    "",
+    "checkpoints",
+)
+"""The folders of dist_dynet/parallel, each of which knows only those before it; "": the modules
+beside them."""
+
+
+def test_folders_of_parallel_know_those_below_them():
+    def layer(name):
+        inner = name.removeprefix("dist_dynet.parallel.")
+        return PARALLEL_LAYERS.index(inner.rpartition(".")[0])
+
+    edges = {
+        one: {two for two in others if two.startswith("dist_dynet.parallel.")}
+        for one, others in imports().items()
+        if one.startswith("dist_dynet.parallel.")
+    }
+    assert sum(map(len, edges.values())) > 100
+    above = [(a, b) for a, others in edges.items() for b in others if layer(b) > layer(a)]
+    assert not above, f"import what lies above them: {above}"
+
+
+def folders_of_parallel():
+    return sorted(path.parent for path in PARALLEL.rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("folder", folders_of_parallel(), ids=lambda path: path.name)
+def test_maps_of_parallel_name_their_modules_once(folder):
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    begin = "beside them:" if folder == PARALLEL else ":"
+    listed = re.findall(r"\w+", text[text.index(begin) :])
+    names = {p.stem for p in folder.glob("*.py")} | {
+        p.name for p in folders_of_parallel() if p.parent == folder
+    }
+    unlike = {name: listed.count(name) for name in names - {"__init__"} if listed.count(name) != 1}
+    file = (folder / "__init__.py").relative_to(ROOT)
     assert not unlike, f"{file}: must name each module once; got {unlike}"
 
 
@@ -423,11 +465,11 @@ WRITERS = {
     "cli/output": "logs of ranks, which grow",
     "cli/plot": "a drawing, made anew from what is read",
     "io/files": "writes files whole or not at all, for all others",
-    "parallel/checkpoint_files": "lines for the launcher",
-    "parallel/lease": "a draft that is linked into place",
-    "parallel/timeline": "parts of a file that is written when all are there",
-    "parallel/trace": "a draft that is renamed",
-    "parallel/trial": "files of one process for its parent, in a folder of theirs",
+    "parallel/checkpoints/files": "lines for the launcher",
+    "parallel/checkpoints/lease": "a draft that is linked into place",
+    "parallel/processes/timeline": "parts of a file that is written when all are there",
+    "parallel/processes/trace": "a draft that is renamed",
+    "parallel/processes/trial": "files of one process for its parent, in a folder of theirs",
 }
 """{module: why it may write files by itself}."""
 WRITES = {"write_text", "write_bytes", "savefig", "save_file", "savez", "savez_compressed"}

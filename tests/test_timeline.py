@@ -14,7 +14,7 @@ from jobs import HERE_MPI, launch, mpirun, needs_mpi
 from dist_dynet import meter
 from dist_dynet._ffi import lib
 from dist_dynet.cli import main, plot
-from dist_dynet.parallel import trace
+from dist_dynet.parallel.processes import trace
 
 MS = 10**6
 

@@ -12,7 +12,7 @@ from jobs import mpirun, needs_mpi
 import dist_dynet as dy
 from dist_dynet import training
 from dist_dynet.cli import plot
-from dist_dynet.parallel import metrics
+from dist_dynet.parallel.update import metrics
 
 
 def made():

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 from counted import Comm, Network, Request, Status, here_of
 
-from dist_dynet.parallel._world import _LONGEST_NAP, _SHORTEST_NAP, _SPIN
+from dist_dynet.parallel.processes.world import _LONGEST_NAP, _SHORTEST_NAP, _SPIN
 
 _time = time.thread_time
 

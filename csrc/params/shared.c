@@ -5,7 +5,7 @@
  * window alone, in which all of them update: each the numbers that it owns. Outside of it memory is
  * read only by agreement, not by the system: whoever wants to write calls dn__detach before, by
  * which this process gets a copy of its own, at the same address once more. That another rank's
- * values are still the same is then for the ranks to find out (parallel/shared_model.py).
+ * values are still the same is then for the ranks to find out (parallel/exchange/shared_model.py).
  *
  * Owners follow from places alone, so that nobody need agree on them: a dense parameter's piece
  * belongs to the rank of the place in the chunk where it begins, a row to that of its number. */

@@ -38,7 +38,7 @@ progress bar; a record."""
 
 MISSING, LEFT = 75, 76
 """Status of a rank that waits for one that gives no answer, and of a rank that ended with status 0
-but not through the end of its program (os._exit(0)); as in dist_dynet/parallel/_failures.py."""
+but not through the end of its program (os._exit(0)); as in parallel/processes/failures.py."""
 
 _PIECE, _MOST = 1500, 4000
 """Bytes of text in a frame, and bytes in a write: POSIX promises 4096 in one piece."""

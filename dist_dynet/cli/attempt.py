@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..parallel._rank_names import format_ranks
+from ..parallel.processes.rank_names import format_ranks
 from . import _relay, shm
 from ._messages import print_message
 from .mpi import has_input, own_input

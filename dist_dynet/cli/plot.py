@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..meter import PHASES
-from ..parallel.metrics import RESERVED
+from ..parallel.update.metrics import RESERVED
 from ._messages import RefusedError, print_message
 
 _INSTALL = "plot: needs matplotlib: pip install matplotlib"

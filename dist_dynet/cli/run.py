@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from .. import _launcher
-from ..parallel import trace
+from ..parallel.processes import trace
 from . import _relay, shm
 from ._messages import RefusedError, print_message
 from .attempt import Job, Outcome

@@ -1,7 +1,7 @@
 """Whether /dev/shm has room for what MPI keeps there. Containers often give it 64 MB, and a write
 where there is no room kills the process (SIGBUS, or SIGSEGV in a library that catches it).
 
-Gradients do not lie there (dist_dynet/parallel/memory.py).
+Gradients do not lie there (dist_dynet/parallel/processes/memory.py).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..parallel import trace
+from ..parallel.processes import trace
 from ._messages import print_message
 
 

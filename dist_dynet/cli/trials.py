@@ -1,6 +1,6 @@
 """Runs of a script that end after a few updates, and their records: for `dist-dynet check`.
 
-dist_dynet/parallel/trial.py decides what is written during them, and when they end.
+dist_dynet/parallel/processes/trial.py decides what is written during them, and when they end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..parallel.trial import VARIABLE
+from ..parallel.processes.trial import VARIABLE
 from .options import Options
 from .run import run_here
 

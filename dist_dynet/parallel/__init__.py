@@ -4,21 +4,17 @@ together.
     trainer = dy.parallel.DistributedTrainer(dy.AdamTrainer(m))
     for batch in dy.parallel.shard(data, batch_size=32): ...
 
-Without a launcher everything works with one process, and mpi4py is not imported. In reading order:
+Without a launcher everything works with one process, and mpi4py is not imported. The folders, each
+of which knows only those before it, and the modules beside them:
 
-- being one of several processes: _hosts, _user_line, _rank_names, _mpi, _world, _session,
-  _places, _alive, _failures, _saving, _signals, _rng_streams, environment
-- one update: structure, message, meters, pass_weights, negotiation, exchange, sync, gradients,
-  pass_changes, accumulation, own_gradients, wrapper, trainer
-- which batch an update belongs to: watched_list, batch_reads, batches, sources
-- variants of an update: join, anchor, averaging, local_sgd, reproducible, micro_draws
-- how sums are made; engines chooses. On one host: memory, plan, shm_comm, shared, backoff,
-  shared_model. Between hosts: layout, wire, recursive_halving, by_host, windows, compression,
-  rounds, overlap, row_messages, rows, rows_compressed, host_transport, hybrid
-- data and collective operations: division, fingerprint, data_marks, shard_settings, sampling,
-  evaluation, collectives
-- checkpoints: lease, checkpoint_files, checkpoint_parts, checkpoint_ranks, autosave, checkpoint
-- where the time goes: metrics, timeline, trace, and trial for `dist-dynet check`
+- processes: being one of several
+- batches: which one gradients belong to
+- agreement: what ranks must know of one another before they add up
+- exchange: how sums are made, on one host and between hosts
+- update: that of all ranks
+- data: its parts, evaluation, collective operations
+- wrapper, trainer, join, anchor, averaging, local_sgd: what users train with
+- checkpoints: what a run is resumed from
 """
 
 from typing import TYPE_CHECKING, Any
@@ -26,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 from .._derived import requires_init
 from .._described import counted, describe, of_shard
 from .._hints import name_as_users_do, of_parallel
-from . import _failures, _session, metrics, timeline, trial
-from .batches import Batch
-from .checkpoint import Checkpointer
-from .collectives import (
+from .batches.batches import Batch
+from .checkpoints.checkpointer import Checkpointer
+from .data.collectives import (
     all_reduce,
     assert_in_sync,
     barrier,
@@ -40,11 +35,13 @@ from .collectives import (
     rank,
     world_size,
 )
-from .evaluation import evaluate
+from .data.evaluation import evaluate
+from .data.sampling import Shard, shard
 from .join import Join
 from .local_sgd import LocalSGD
-from .sampling import Shard, shard
+from .processes import failures, session, timeline, trial
 from .trainer import DistributedTrainer
+from .update import metrics
 
 __all__ = [
     "Batch",
@@ -96,8 +93,8 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-_failures.install()
-_session.warn_of_separate_ranks()
+failures.install()
+session.warn_of_separate_ranks()
 trial.install()
 metrics.follow_all_trainers()
 timeline.record_from_first_trainer()

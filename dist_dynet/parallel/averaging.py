@@ -20,16 +20,16 @@ from ..trainers import CyclicalSGDTrainer, MovingAverage, Trainer
 from ..trainers.following import followers_of
 from ..trainers.hooks import Hooks
 from ..trainers.state import Settings
-from ._rank_names import format_ranks
-from ._world import World, hash_of
-from .accumulation import pass_of_unusual_batch
+from .agreement.negotiation import Step
+from .agreement.structure import Structure
 from .anchor import Anchor, Difference, Mark
-from .batches import Batch, Description
-from .collectives import all_reduce, gather
-from .division import checked_weight
-from .negotiation import Step
-from .structure import Structure
-from .sync import Sync
+from .batches.batches import Batch, Description
+from .batches.division import checked_weight
+from .data.collectives import all_reduce, gather
+from .processes.rank_names import format_ranks
+from .processes.world import World, hash_of
+from .update.accumulation import pass_of_unusual_batch
+from .update.sync import Sync
 
 Moments = Literal["local", "average", "reset"]
 

@@ -6,8 +6,8 @@ ended. Join decides when a rank is done; the trainer knows what an update is.
 
 from __future__ import annotations
 
-from .message import Flag
-from .negotiation import Step
+from .agreement.message import Flag
+from .agreement.negotiation import Step
 from .trainer import DistributedTrainer
 
 

@@ -21,7 +21,7 @@ from .._state import check_state
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
 from ..trainers.deferred_signals import DeferSignals
 from ..trainers.hooks import Hooks
-from . import own_gradients
+from .agreement.structure import broadcast_state
 from .anchor import Anchor
 from .averaging import (
     AfterAverage,
@@ -38,13 +38,13 @@ from .averaging import (
     used,
     weigh_rows,
 )
-from .batches import Batch, update_called
-from .engines import Compression, Engine
+from .batches.batches import Batch, update_called
+from .exchange.engines import Compression, Engine
 from .join import Join
-from .metrics import show_in_place
-from .structure import broadcast_state
-from .sync import Sync
 from .trainer import DistributedTrainer
+from .update import own_gradients
+from .update.metrics import show_in_place
+from .update.sync import Sync
 from .wrapper import TrainerWrapper
 
 Rows = Literal["all", "touched"]

@@ -19,21 +19,21 @@ from .._hints import OF_TRAINERS, explain
 from .._state import check_state
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
-from . import _saving, environment, metrics, own_gradients, trial
-from ._session import world
-from ._world import hash_of
-from .accumulation import Pass, pass_of_unusual_batch, refuse_micro_batch, share
-from .batches import Batch, update_called
-from .compression import CODES
-from .division import checked_weight
-from .engines import ENGINES, Compression, Engine, check_choice, choose, ranks_of_host
-from .hybrid import HybridExchange
-from .message import Flag
-from .negotiation import Negotiation
-from .reproducible import ReproducibleSum
-from .shared_model import DEFAULT, SharedModel
-from .structure import broadcast_state
-from .sync import Sync
+from .agreement.message import Flag
+from .agreement.negotiation import Negotiation
+from .agreement.structure import broadcast_state
+from .batches.batches import Batch, update_called
+from .batches.division import checked_weight
+from .exchange.compression import CODES
+from .exchange.engines import ENGINES, Compression, Engine, check_choice, choose, ranks_of_host
+from .exchange.hybrid import HybridExchange
+from .exchange.shared_model import DEFAULT, SharedModel
+from .processes import environment, saving, session, trial
+from .processes.world import hash_of
+from .update import metrics, own_gradients
+from .update.accumulation import Pass, pass_of_unusual_batch, refuse_micro_batch, share
+from .update.reproducible import ReproducibleSum
+from .update.sync import Sync
 from .wrapper import TrainerWrapper, check_trainer
 
 Average = Literal["mean", "weighted", "sum"]
@@ -134,11 +134,11 @@ class DistributedTrainer(TrainerWrapper):
         self._inner, self._average = trainer, average
         if accumulate != 1:
             trainer.set_accumulation(accumulate)
-        self._world = here = world(comm).with_timeout(timeout)
+        self._world = here = session.world(comm).with_timeout(timeout)
         self._unbatched = Pass(None, 1.0, float(here.size), False)
         shared_model = DEFAULT if shared_model is None else bool(shared_model)
         if comm is not None:
-            _saving.install(here)
+            saving.install(here)
         comm = here.lend(self) if here.size > 1 else None
         micro_sum = ReproducibleSum(here, comm, trainer.collection) if reproducible else None
         self.sync = Sync(here, trainer, average != "sum", micro_sum)

@@ -9,8 +9,8 @@ from ..params.collection import ParameterCollection
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.stats import Stats
-from .metrics import added, seconds_of
-from .sync import Sync
+from .update.metrics import added, seconds_of
+from .update.sync import Sync
 
 
 def check_trainer(trainer: object) -> None:

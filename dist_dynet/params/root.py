@@ -71,7 +71,7 @@ class _Nobody(Watch):
 nobody = _Nobody()
 
 loops_at_work: list[Any] = []
-"""Loops over shard() whose batch the program works on; see parallel/batches.py."""
+"""Loops over shard() whose batch the program works on; see parallel/batches/batches.py."""
 
 
 class Root:

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 from dist_dynet import parallel
-from dist_dynet.parallel import _session, engines
+from dist_dynet.parallel.exchange import engines
+from dist_dynet.parallel.processes import session
 
 layout, program = sys.argv[1:3]
 host = engines._host()
 engines._host = lambda: (layout[parallel.rank()], *host)
 if len(layout) > 1:
-    _session.world().layout = [
+    session.world().layout = [
         [r for r, name in enumerate(layout) if name == host] for host in dict.fromkeys(layout)
     ]
 sys.argv[:] = sys.argv[2:]

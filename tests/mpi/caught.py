@@ -22,7 +22,7 @@ from mpi4py import MPI
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel import engines
+from dist_dynet.parallel.exchange import engines
 from dist_dynet.trainers.hooks import Hooks
 
 engine, *whats = sys.argv[1:]
@@ -77,7 +77,7 @@ def interrupted():
     """Ctrl-C comes when this rank, 0, waits for the others, which come_later()."""
 
     def interrupt():
-        while parallel.collectives.world().place is None:
+        while parallel.data.collectives.world().place is None:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 

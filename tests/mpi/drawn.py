@@ -22,7 +22,7 @@ from drawn_model import Stored, TrainedModel, cost, costs, few, tokens
 
 import dist_dynet as dy
 from dist_dynet import parallel as package
-from dist_dynet.parallel import batches
+from dist_dynet.parallel.batches import batches
 
 __all__ = [
     "State",

@@ -5,7 +5,7 @@ import sys
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel import environment
+from dist_dynet.parallel.processes import environment
 
 own = environment.describe()
 if len(sys.argv) > 1 and parallel.rank() == 1:

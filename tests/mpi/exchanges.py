@@ -13,7 +13,7 @@ import numpy as np
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE_NAME
-from dist_dynet.parallel import rows as between_hosts
+from dist_dynet.parallel.exchange import rows as between_hosts
 
 engine = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
@@ -96,7 +96,7 @@ def check(average):
             error = np.abs(p.as_array() - expected[name]).max()
             assert error <= TOLERANCE, (
                 f"{engine}, {average}, step {step}: {name} differs by {error}, see"
-                " dist_dynet.parallel.engines"
+                " dist_dynet.parallel.exchange.engines"
             )
     parallel.assert_in_sync(model)
 

@@ -12,8 +12,8 @@ import numpy as np
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel import engines
-from dist_dynet.parallel._session import world
+from dist_dynet.parallel.exchange import engines
+from dist_dynet.parallel.processes.session import world
 from dist_dynet.trainers.hooks import Hooks
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -19,10 +19,11 @@ from alike import model_of, step
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel import engines, memory, overlap, rounds
-from dist_dynet.parallel._world import World
-from dist_dynet.parallel.compression import CODES
-from dist_dynet.parallel.hybrid import HybridExchange
+from dist_dynet.parallel.exchange import engines, overlap, rounds
+from dist_dynet.parallel.exchange.compression import CODES
+from dist_dynet.parallel.exchange.hybrid import HybridExchange
+from dist_dynet.parallel.processes import memory
+from dist_dynet.parallel.processes.world import World
 
 rank, size = parallel.rank(), parallel.world_size()
 

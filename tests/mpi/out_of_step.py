@@ -37,7 +37,7 @@ WAYS = {  # what fails on rank 1: its exception there, and elsewhere
     ),
     "gather": (
         lambda: parallel.gather((lambda: 1) if bad else 1),
-        (AttributeError, TypeError, parallel.collectives.pickle.PicklingError),
+        (AttributeError, TypeError, parallel.data.collectives.pickle.PicklingError),
         RuntimeError,
     ),
     "evaluate: results": (lambda: parallel.evaluate(broken, range(4)), TypeError, RuntimeError),
@@ -132,7 +132,7 @@ if bad:
         parallel.evaluate(interrupted, range(4))
     with pytest.raises(RuntimeError, match="evaluate was interrupted, so that this rank is out of"):
         parallel.all_reduce(1)
-    parallel.collectives.world().mark_out_of_step("")  # as if it had not been
+    parallel.data.collectives.world().mark_out_of_step("")  # as if it had not been
     parallel.gather(((4, 0, 0), b"", "left"))
 else:
     with pytest.raises(RuntimeError, match="on rank 1 it has raised left"):

@@ -29,7 +29,7 @@ import numpy as np
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel import engines
+from dist_dynet.parallel.exchange import engines
 
 folder = Path(sys.argv[1])
 options = {

@@ -15,7 +15,7 @@ import numpy as np
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel import engines
+from dist_dynet.parallel.exchange import engines
 
 rank, size = parallel.rank(), parallel.world_size()
 KINDS = (dy.SimpleSGDTrainer, dy.MomentumSGDTrainer, dy.CyclicalSGDTrainer)

@@ -17,8 +17,9 @@ from forked import in_a_child
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel import engines, memory, shared
-from dist_dynet.parallel._world import World
+from dist_dynet.parallel.exchange import engines, shared
+from dist_dynet.parallel.processes import memory
+from dist_dynet.parallel.processes.world import World
 
 rank, size = parallel.rank(), parallel.world_size()
 

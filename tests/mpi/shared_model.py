@@ -20,8 +20,8 @@ from forked import in_a_child
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE, ffi, lib
-from dist_dynet.parallel import memory
-from dist_dynet.parallel.shared import SharedExchange
+from dist_dynet.parallel.exchange.shared import SharedExchange
+from dist_dynet.parallel.processes import memory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import table_trainers

@@ -14,7 +14,7 @@ import numpy as np
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import ffi, lib
-from dist_dynet.parallel.division import divide
+from dist_dynet.parallel.batches.division import divide
 from dist_dynet.params.collection import handles_of, root_of
 
 WAIT = 60

@@ -11,7 +11,7 @@ from alike import distributed, model_of, run, step
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel.negotiation import AsPlanned, Step
+from dist_dynet.parallel.agreement.negotiation import AsPlanned, Step
 from dist_dynet.trainers.state import Settings
 
 rank, size = parallel.rank(), parallel.world_size()

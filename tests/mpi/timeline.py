@@ -13,8 +13,8 @@ import time
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel import timeline
-from dist_dynet.parallel._session import world
+from dist_dynet.parallel.processes import timeline
+from dist_dynet.parallel.processes.session import world
 
 what, folder = sys.argv[1:]
 rank = parallel.rank()

@@ -1,0 +1,223 @@
+"""Which batch the gradients of a collection come from, as each update asks.
+
+Backward passes between the time when a loop yields a batch and when it is asked for the next one
+belong to that batch, as long as only one loop runs and does something with each batch before it
+asks for the next. Otherwise (lists of batches, loops that read ahead, several loops at once) only
+the program knows: the answer says so, and what to write. Nothing here communicates.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from ..._ffi import lib
+from ...params.collection import ParameterCollection, has_gradients, root_of
+from . import batch_reads
+from .batches import SEVERAL, Batch, Loop, present_batch, process
+
+_UNKNOWN = (
+    ", so that it is not known which batch the gradients come from."
+    " Write trainer.update(batch), with the batch of shard() that the gradients come from, or"
+    " trainer.update(n), with this rank's number of examples, once for every batch."
+)
+
+_SEVERAL = (
+    "the gradients come from several batches of shard(). Call update() after each batch"
+    " (accumulate=k gathers k of them), or forget the gradients of a batch that was left by"
+    " reset_gradients()."
+)
+_ANOTHER = (
+    "the gradients come from another batch of shard() than the one that update() was given."
+    " Name the one that they come from."
+)
+
+_MIXED = (
+    "before it made the loss, the program has looked into another batch of shard(), too, of which"
+    " this rank has another share: no one weight is right for both. Call backward() and"
+    ' update(batch) for each by itself; or take average="sum", and divide the sum of the losses'
+    " over each batch by its total. If the loss is that of one batch alone, write"
+    " trainer.update(len(batch))."
+)
+_INSIDE = (
+    "update() was called inside of a loop over the examples of a batch, of which each rank has"
+    " some: the ranks would make other updates than one process does. Call it once behind that"
+    " loop, with the gradients of the whole batch."
+)
+_IN_PART = (
+    "update() was called when the program had looked at a part of the batch alone, as by"
+    " batch[i : i + k], of which each rank has some: the ranks would make other updates than one"
+    " process does. Call it once for the whole batch, whose parts' gradients add up; for smaller"
+    " updates give shard() another batch_size."
+)
+
+
+class Sources:
+    """The batches that the gradients of a collection come from.
+
+    Args:
+        m: the collection.
+        is_last: returns whether the update comes with the present pass.
+    """
+
+    def __init__(self, m: ParameterCollection, is_last: Callable[[], bool]) -> None:
+        self._m, self._root, self._is_last = m, root_of(m), is_last
+        self._in_part: Batch[Any] | None = None  # the batch of the passes before this one
+        self._passes = lib.dn_store_passes(self._root.c)
+        self._batches: list[Batch[Any] | None] = []
+        # the loop that gradients came from last; its last batch without examples that no update
+        # has used; the one before it, which was used
+        self._loop: weakref.ref[Loop] | None = None
+        self._empty: Batch[Any] | None = None
+        self._used: weakref.ref[Batch[Any]] | None = None
+        self._last: weakref.ref[Batch[Any]] | None = None  # the batch that gradients came from last
+        process.made += 1
+        self._serial = process.made
+        process.sources.append(weakref.ref(self, process.sources.remove))
+
+    def look(self, batch: Batch[Any] | None) -> None:
+        """Assigns the backward passes since the last look to this batch."""
+        passes = lib.dn_store_passes(self._root.c)
+        if passes != self._passes:
+            self._passes = passes
+            if not self._batches or not any(batch is known for known in self._batches):
+                self._batches.append(batch)
+                self._last = None if batch is None else weakref.ref(batch)
+                self._follow(batch)
+        elif batch is not None and not len(batch):
+            is_used = self._used is not None and self._used() is batch
+            if self._loop is not None and self._loop() is batch.loop and not is_used:
+                self._empty = batch
+
+    def _follow(self, batch: Batch[Any] | None) -> None:
+        if batch is not None and batch.loop is not None:
+            self._loop = weakref.ref(batch.loop)
+            self._empty = None if len(batch) else batch
+
+    def begin(self) -> None:
+        """Called when a loop yields another batch."""
+        if self._batches and not has_gradients(self._m):
+            self._batches.clear()  # an update has used them, or the program has dropped them
+
+    def find(self, named: object = None) -> tuple[Batch[Any] | None, str]:
+        """The one batch that the gradients come from, None if there is none; and a message if that
+        cannot be known.
+
+        Args:
+            named: what the program names itself; then the batch is None.
+        """
+        present = present_batch() if process.loops else None
+        self.look(present)
+        if process.unclaimed or process.new or process.idle:
+            process.claim()
+        inside = self._inside(present)
+        if named is not present and isinstance(named, Batch):
+            inside = inside or self._inside(named)
+        if named is not None or inside:
+            return None, inside
+        if len(self._batches) > 1:
+            return None, _SEVERAL
+        # a loop that has ended may have left gradients for this update, on ranks with examples
+        if self._batches:
+            batch = self._batches[0]
+        else:
+            batch = self._empty if present is None else present
+            self._follow(batch)
+        doubt = self._doubt(batch)
+        if not doubt:
+            return batch, ""
+        return None, doubt + _UNKNOWN
+
+    def _inside(self, batch: Batch[Any] | None) -> str:
+        """Why an update is refused if the program is in the middle of a batch's examples, or has
+        read only a part of them; empty if it is not."""
+        before, self._in_part = self._in_part, None
+        if before is not None and before is not batch and before.reading.is_in_part(len(before)):
+            before.reading.end()
+            return _IN_PART
+        if batch is None or batch is SEVERAL or len(batch.ranks or ()) < 2:
+            return ""
+        part, size = batch.reading, len(batch)
+        words = _INSIDE if part.is_under_way(size) else ""
+        if not words and part.is_in_part(size):
+            if not self._is_last():  # each pass may be of a part of the batch
+                self._in_part = batch
+                return ""
+            words = _IN_PART
+        part.end()
+        return words
+
+    def contradict(self, named: Batch[Any], by_share: bool = True) -> str:
+        """Why the gradients that find() has looked at do not come from the batch that the program
+        names, or not from it alone; empty if that is not certain.
+
+        Args:
+            named: the batch.
+            by_share: accept other batches of which this rank has the same share.
+        """
+        others = [b for b in self._batches if b is not None and b is not named]
+        if others and not any(self._doubt(b) for b in others):
+            if by_share and all(_share_alike(b, named) for b in others):
+                return ""
+            return _SEVERAL if len(self._batches) > 1 else _ANOTHER
+        alike = all(_share_alike(b, named) for b in batch_reads.others_read(named, self._root))
+        return "" if alike else _MIXED
+
+    def _doubt(self, batch: Batch[Any] | None) -> str:
+        """Why gradients that seem to come from this batch may come from another one; empty if they
+        do not."""
+        if batch is SEVERAL:
+            return "several loops over shard() are under way"
+        if batch is None:
+            loops, me = (*process.loops, *process.asking), threading.get_ident()
+            if loops and any(loop.thread != me and self._serial <= loop.claimed for loop in loops):
+                return "a loop over shard() is under way in another thread"
+            if self._serial <= process.claimed:
+                return (
+                    "a loop over shard() has gone past batches without a backward pass, as"
+                    " list(shard(...)) does"
+                )
+        elif batch.loop is not None:
+            if batch.loop.runs_ahead:
+                return (
+                    "the loop over shard() has gone past a batch without a backward pass, as loops"
+                    " do that read ahead or leave out a batch"
+                )
+            if process.idle and process.holds_batches(self._serial):
+                return (
+                    "there are batches of shard() that nothing was done with yet, as"
+                    " list(shard(...)) gives them"
+                )
+        if process.readers and threading.get_ident() in process.readers:
+            return (
+                "the program has looked into a batch of shard() that is not the loop's present one"
+            )
+        return ""
+
+    def is_idle(self, batch: Batch[Any]) -> bool:
+        """Whether there was no backward pass since the last update when find() looked, nor one of
+        this batch before it, as when its parts are passes of an accumulation."""
+        return not self._batches and (self._last is None or self._last() is not batch)
+
+    def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:
+        """While a thread runs backward: the batch that it belongs to, and whether that is
+        certain."""
+        loops = process.loops
+        mine = [loop.present for loop in loops if loop.thread == thread]
+        batch = mine[0] if mine else None
+        return batch, not self._batches and len(mine) == len(loops) <= 1 and not self._doubt(batch)
+
+    def clear(self) -> None:
+        """Called when the gradients were used."""
+        self._passes = lib.dn_store_passes(self._root.c)
+        self._batches.clear()
+        if self._empty is not None:
+            self._used, self._empty = weakref.ref(self._empty), None
+
+
+def _share_alike(a: Batch[Any], b: Batch[Any]) -> bool:
+    """Whether this rank has the same share of both batches, so that one weight is right for
+    both."""
+    return a.total is not None and b.total is not None and a.n * b.total == b.n * a.total

@@ -1,0 +1,1 @@
+"""Checkpoints of a run: lease, files, ranks, parts, autosave, checkpointer."""

@@ -1,0 +1,1 @@
+"""Data and collective operations: fingerprint, data_marks, sampling, collectives, evaluation."""
