@@ -295,12 +295,12 @@ typedef struct dn_profiled {
     dn_dim y, x[DN_PROFILED_INPUTS];
     int64_t multiplications, begin, end, within;
 } dn_profiled;
-/* All threads' calls that begin from here on are noted, at most so many; DN_ERROR_STATE: they are
- * already. */
-int dn_profile_begin(int64_t most);
+/* All threads' calls that begin from here on are noted, at most so many, for this owner, any number
+ * but 0; DN_ERROR_STATE: they are already. */
+int dn_profile_begin(int64_t most, int64_t owner);
 /* Calls that end later are not noted. Returns how many were too many, or had no memory. Then the
- * others can be read. */
-int64_t dn_profile_end(void);
+ * others can be read. DN_ERROR_STATE: it is not this owner's profile, or none; nothing is done. */
+int64_t dn_profile_end(int64_t owner);
 int dn_profile_read(const dn_profiled **);
 void dn_profile_free(void);
 

@@ -23,6 +23,7 @@ static struct {
     int n, capacity;
     int64_t most, lost;
     int64_t since; /* calls that began earlier belong to no profile, or to the last one */
+    int64_t owner; /* 0: there is no profile */
 } kept = {.lock = PTHREAD_MUTEX_INITIALIZER, .since = INT64_MAX};
 
 /* Of this thread: nanoseconds of calls that have ended within the one that is open. */
@@ -118,31 +119,44 @@ void dn__profile_close_weights(int64_t begin, int m, int k, int n, int nodes) {
     keep(&record);
 }
 
-int dn_profile_begin(int64_t most) {
-    if (__atomic_load_n(&dn__profiling, __ATOMIC_RELAXED)) return DN_ERROR_STATE;
-    pthread_mutex_lock(&kept.lock);
-    kept.n = 0, kept.lost = 0, kept.most = most < INT32_MAX ? most : INT32_MAX;
-    kept.since = dn_meter_now();
-    pthread_mutex_unlock(&kept.lock);
+/* Of operations: with the lock, as two threads may begin at once. */
+static void time_calls(void) {
     for (int op = 0; op < DN_OP_COUNT; op++) {
         originals[op] = *rows[op];
         rows[op]->forward = timed[op].forward;
         rows[op]->backward = timed[op].backward;
     }
     __atomic_store_n(&dn__profiling, 1, __ATOMIC_RELEASE);
-    return 0;
 }
 
-int64_t dn_profile_end(void) {
-    if (!__atomic_load_n(&dn__profiling, __ATOMIC_RELAXED)) return 0;
+static void leave_calls(void) {
     __atomic_store_n(&dn__profiling, 0, __ATOMIC_RELEASE);
     for (int op = 0; op < DN_OP_COUNT; op++) {
         rows[op]->forward = originals[op].forward;
         rows[op]->backward = originals[op].backward;
     }
+}
+
+int dn_profile_begin(int64_t most, int64_t owner) {
     pthread_mutex_lock(&kept.lock);
-    kept.since = INT64_MAX; /* a call that is still open must not write while records are read */
-    const int64_t lost = kept.lost;
+    const int is_free = !kept.owner;
+    if (is_free) {
+        kept.n = 0, kept.lost = 0, kept.most = most < INT32_MAX ? most : INT32_MAX;
+        kept.since = dn_meter_now(), kept.owner = owner;
+        time_calls();
+    }
+    pthread_mutex_unlock(&kept.lock);
+    return is_free ? 0 : DN_ERROR_STATE;
+}
+
+int64_t dn_profile_end(int64_t owner) {
+    pthread_mutex_lock(&kept.lock);
+    const int64_t lost = kept.owner == owner ? kept.lost : DN_ERROR_STATE;
+    if (kept.owner == owner) {
+        leave_calls();
+        kept.since = INT64_MAX; /* a call that is still open must not write while these are read */
+        kept.owner = 0;
+    }
     pthread_mutex_unlock(&kept.lock);
     return lost;
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +41,7 @@ _RECORD = np.dtype(
     align=True,
 )
 _INPUTS: int = lib.DN_PROFILED_INPUTS
+_owners = itertools.count(1)
 
 
 class ProfileRow(NamedTuple):
@@ -77,7 +80,7 @@ def _name(record: Any) -> str:
 
 
 class Profile:
-    """Where a piece of a program spends its time, in all threads. Made by profile().
+    """Where a piece of a program spends its time, in all threads: what profile() gives.
 
     >>> import dist_dynet as dy
     >>> with dy.profile() as p:
@@ -98,24 +101,31 @@ class Profile:
         """calls that were too many to be kept"""
         self._records: Any = np.empty(0, _RECORD)
         self._begin = 0
+        self._owner = next(_owners)
 
-    def __enter__(self) -> Profile:
-        if lib.dn_profile_begin(MOST_CALLS) < 0:
+    def _start(self) -> None:
+        if lib.dn_profile_begin(MOST_CALLS, self._owner) < 0:
             raise RuntimeError("profile: there is a profile already. One runs at a time.")
         self._begin = lib.dn_meter_now()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def _read(self, lost: int) -> None:
+        """After its end, which has given `lost`. Does nothing if it has not started."""
         end = lib.dn_meter_now()
-        self.lost = int(lib.dn_profile_end())
-        at = ffi.new("dn_profiled **")
-        n = lib.dn_profile_read(at)
-        size = ffi.sizeof("dn_profiled")
-        if size != _RECORD.itemsize:
-            raise RuntimeError(f"profile: records of C have {size} bytes, not {_RECORD.itemsize}.")
-        if n:
-            self._records = np.frombuffer(bytes(ffi.buffer(at[0], n * size)), _RECORD)
-        lib.dn_profile_free()
+        if lost < 0:
+            return
+        self.lost = lost
+        try:
+            at = ffi.new("dn_profiled **")
+            n = lib.dn_profile_read(at)
+            size = ffi.sizeof("dn_profiled")
+            if size != _RECORD.itemsize:
+                raise RuntimeError(
+                    f"profile: records of C have {size} bytes, not {_RECORD.itemsize}."
+                )
+            if n:
+                self._records = np.frombuffer(bytes(ffi.buffer(at[0], n * size)), _RECORD)
+        finally:
+            lib.dn_profile_free()
         self.seconds = (end - self._begin) * 1e-9
         self._sum()
 
@@ -239,7 +249,8 @@ class Profile:
         yield trace_events.tail({"seconds": self.seconds, **self.around})
 
 
-def profile() -> Profile:
+@contextmanager
+def profile() -> Iterator[Profile]:
     """A context manager that measures what is computed in its block: time, calls, shapes and
     GFLOP/s of each operation, the schedule, backward and update around them, and Python.
 
@@ -255,7 +266,13 @@ def profile() -> Profile:
     >>> print(p.table())  # doctest: +SKIP
     >>> p.save("trace.json")  # doctest: +SKIP
     """
-    return Profile()
+    measured = Profile()
+    try:  # Ctrl-C may come at any call, also between that of _start() and the block
+        measured._start()
+        yield measured
+    finally:  # by a call of C, before which it cannot come
+        lost = lib.dn_profile_end(measured._owner)
+        measured._read(lost)
 
 
 def of_whole_program(file: str) -> None:
@@ -266,13 +283,13 @@ def of_whole_program(file: str) -> None:
     if launch is not None:
         path = path.with_name(f"{path.stem}-{launch.rank}{path.suffix}")
     measured = Profile()
-    measured.__enter__()
+    measured._start()
     process = os.getpid()
 
     def end() -> None:
         if os.getpid() != process:  # a forked child
             return
-        measured.__exit__(None, None, None)
+        measured._read(lib.dn_profile_end(measured._owner))
         try:  # the file first: printing the table may fail, as with a closed pipe
             measured.save(path)
         except OSError as error:

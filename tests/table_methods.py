@@ -553,7 +553,7 @@ METHODS = {
         lambda n: (e := dy.lookup_batch(_table(), [0, 1]), e.set([n, 1]), e)[2],
         2,
     ),
-    "Profile.table.most": (lambda n: _numbers(len(dy.profile().table(n))), 3),
+    "Profile.table.most": (lambda n: _numbers(len(dy.Profile().table(n))), 3),
     "Vocabulary.__init__.max_size": (
         lambda n: _numbers(len(dy.Vocabulary("abc", max_size=n))),
         2,

@@ -43,6 +43,16 @@ def without_nonfinite(model):
         model.w.as_array()
 
 
+def profiled(model):
+    with dy.profile() as model.profile:
+        model.w.as_array()
+
+
+def joined(model):
+    with dy.parallel.Join(model.trainer):
+        model.w.as_array()
+
+
 def values_are_back(model):
     assert not model.average.is_in and model.w.as_array().tolist() == model.values
 
@@ -56,10 +66,22 @@ def infinities_pass(model):
     assert dy.log(dy.scalarInput(0)).value() == -float("inf")
 
 
+def no_profile(model):
+    with dy.profile() as profile:
+        dy.exp(dy.scalarInput(0)).value()
+    assert [row.name for row in profile.rows] == ["exp"]
+
+
+def outside_join(model):
+    assert not model.trainer.sync.joins
+
+
 CONTEXTS = {
     with_averages: values_are_back,
     without_exchange: updates_at_once,
     without_nonfinite: infinities_pass,
+    profiled: no_profile,
+    joined: outside_join,
 }
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+from processes import output_of
 from processes import PACKAGE, run_python
 
 import dist_dynet as dy
@@ -141,16 +142,17 @@ def test_profile_is_over_when_it_is_over(model):
 
 
 def test_a_call_belongs_to_the_profile_in_which_it_began_and_ended():
-    first, second = dy.profile(), dy.profile()
+    one, other, profiles = dy.profile(), dy.profile(), []
 
     def forward(x):
-        first.__exit__(None, None, None)
-        second.__enter__()
+        one.__exit__(None, None, None)
+        profiles.append(other.__enter__())
         return x
 
-    first.__enter__()
+    profiles.append(one.__enter__())
     dy.tanh(dy.function(forward, None, 1)(dy.inputVector([1]))).value()
-    second.__exit__(None, None, None)
+    other.__exit__(None, None, None)
+    first, second = profiles
     assert [row.name for row in first.rows] == []
     assert [row.name for row in second.rows] == ["tanh"]
     assert second.around["schedule"] == 0
@@ -161,11 +163,11 @@ def test_records_are_not_written_while_they_are_read():
     at, kept = ffi.new("dn_profiled **"), []
 
     def forward(x):
-        lib.dn_profile_end()
+        assert lib.dn_profile_end(7) == 0
         kept.append(lib.dn_profile_read(at))
         return x
 
-    assert lib.dn_profile_begin(100) == 0
+    assert lib.dn_profile_begin(100, 7) == 0
     dy.function(forward, None, 1)(dy.inputVector([1])).value()
     kept.append(lib.dn_profile_read(at))
     lib.dn_profile_free()
@@ -179,6 +181,26 @@ def test_profile_ends_with_an_exception_and_runs_once():
         1 / 0  # noqa: B018
     with dy.profile():
         pass
+
+
+def test_threads_that_begin_at_once_have_one_profile_at_a_time():
+    code = """
+        import sys, threading, time, dist_dynet as dy
+        sys.setswitchinterval(1e-6)
+        end = time.monotonic() + 1
+        def profile():
+            while time.monotonic() < end:
+                try:
+                    with dy.profile(): pass
+                except RuntimeError as error: assert "One runs at a time" in str(error)
+        threads = [threading.Thread(target=profile) for _ in range(2)]
+        for t in threads: t.start()
+        x = dy.scalarInput(0)
+        while time.monotonic() < end: assert dy.exp(x).value() == 1
+        for t in threads: t.join()
+        print("done")
+    """
+    assert output_of("\n".join(line[8:] for line in code.splitlines())) == "done\n"
 
 
 def test_profile_is_of_all_threads(model):

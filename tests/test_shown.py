@@ -111,7 +111,7 @@ MADE = {
         r"ParameterCollection /linear/: 2 parameters, 9 numbers",
     ),
     "Parameters": (lambda path: model().add_parameters((2, 3)), r"Parameter /_0 \(2, 3\)"),
-    "Profile": (lambda path: dy.profile(), r"Profile: 0 calls of operations in 0 s"),
+    "Profile": (lambda path: dy.Profile(), r"Profile: 0 calls of operations in 0 s"),
     "ProfileRow": (
         lambda path: dy.ProfileRow("tanh", "(2,) -> (2,)", 1, 1, 0.1, None),
         r"ProfileRow\(name='tanh', .*\)",

@@ -6,6 +6,10 @@ ended. Join decides when a rank is done; the trainer knows what an update is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
 from .agreement.message import Flag
 from .agreement.negotiation import Step
 from .trainer import DistributedTrainer
@@ -47,72 +51,84 @@ class Join:
                 " shard(); got such a trainer."
             )
         self._trainer, self._sync = trainer, trainer.sync
-        self._calls = 0
+        self._block: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> Join:
-        self._calls = self._sync.calls
-        self._sync.joins += 1
+        # Ctrl-C may come before anything here: what this holds ends with it
+        self._block = _joined(self._trainer)
+        self._block.__enter__()
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        trainer, sync = self._trainer, self._sync
-        try:
-            while kind is None and not self._is_over():
-                pass
-        finally:
-            sync.joins -= 1
-        if kind is not None:
-            return
+    def __exit__(self, *error: Any) -> None:
+        if self._block is not None:
+            self._block.__exit__(*error)
+            self._block = None
+
+
+@contextmanager
+def _joined(trainer: DistributedTrainer) -> Iterator[None]:
+    """The block of a Join; an object of its own, so that it ends with whoever holds it."""
+    sync, this = trainer.sync, object()
+    calls = sync.calls
+    try:
+        sync.joins.add(this)
+        yield
+        while not _is_over(trainer):
+            pass
+    finally:
+        sync.joins.discard(this)
+    sync.forget_gradients()
+    here, schedule = sync.here, sync.hooks.schedule
+    if here.size == 1:
+        return
+    mine = (
+        sync.calls - calls,
+        trainer.learning_rate,
+        schedule.state_dict() if schedule else {},
+    )
+    what = here.collective("end of Join")
+    with here.uninterrupted(what):
+        every = here.gather(here.comm, mine, what)
+    calls, rate, state = max(every, key=lambda told: told[0])
+    if calls > mine[0]:
+        if schedule and state:
+            schedule.load_state_dict(state)
+        trainer.learning_rate = rate
+
+
+def _is_over(trainer: DistributedTrainer) -> bool:
+    """As _take_part(). If gradients are not finite, the ranks that have called update() decide:
+    they may catch the error and go on."""
+    try:
+        return _take_part(trainer)
+    except RuntimeError:
+        if not trainer.sync.is_not_finite:
+            raise
+        trainer.sync.forget_gradients()
+        return False
+
+
+def _take_part(trainer: DistributedTrainer) -> bool:
+    """Takes part in one pass of the others after this rank has run out of data. Returns whether all
+    ranks have.
+
+    An accumulation that the end cuts short counts as the mean of its passes.
+    """
+    sync, passes, hooks = trainer.sync, trainer.sync.passes, trainer.sync.hooks
+    if sync.negotiation is None or not sync.weighted:
+        begun = hooks.gathered
+        passes.complete(begun if sync.weighted and begun < trainer.accumulation else 0)
+        return sync.step(float(passes.passes > 0), Step(), Flag.ENDED)[1]
+    _, of_any, of_all = sync.negotiation.gather_weights(0.0, Flag.JOIN | Flag.ENDED)
+    over = bool(of_all & Flag.ENDED)
+    if not over:
         sync.forget_gradients()
-        here, schedule = sync.here, sync.hooks.schedule
-        if here.size == 1:
-            return
-        mine = (
-            sync.calls - self._calls,
-            trainer.learning_rate,
-            schedule.state_dict() if schedule else {},
-        )
-        what = here.collective("end of Join")
-        with here.uninterrupted(what):
-            every = here.gather(here.comm, mine, what)
-        calls, rate, state = max(every, key=lambda told: told[0])
-        if calls > mine[0]:
-            if schedule and state:
-                schedule.load_state_dict(state)
-            trainer.learning_rate = rate
-
-    def _is_over(self) -> bool:
-        """As _take_part(). If gradients are not finite, the ranks that have called update() decide:
-        they may catch the error and go on."""
-        try:
-            return self._take_part()
-        except RuntimeError:
-            if not self._sync.is_not_finite:
-                raise
-            self._sync.forget_gradients()
+        if not of_any & Flag.LAST:
+            passes.count(bool(of_any & Flag.SILENT))
             return False
-
-    def _take_part(self) -> bool:
-        """Takes part in one pass of the others after this rank has run out of data. Returns whether
-        all ranks have.
-
-        An accumulation that the end cuts short counts as the mean of its passes.
-        """
-        sync, passes, hooks = self._sync, self._sync.passes, self._sync.hooks
-        if sync.negotiation is None or not sync.weighted:
-            begun = hooks.gathered
-            passes.complete(begun if sync.weighted and begun < self._trainer.accumulation else 0)
-            return sync.step(float(passes.passes > 0), Step(), Flag.ENDED)[1]
-        _, of_any, of_all = sync.negotiation.gather_weights(0.0, Flag.JOIN | Flag.ENDED)
-        over = bool(of_all & Flag.ENDED)
-        if not over:
-            sync.forget_gradients()
-            if not of_any & Flag.LAST:
-                passes.count(bool(of_any & Flag.SILENT))
-                return False
-            passes.passes += 1
-        elif not hooks.gathered:
-            return True
-        passes.complete(hooks.gathered if over else 0)
-        sync.step(1.0, Step(), Flag.ENDED | Flag.WEIGHED)
-        return over
+        passes.passes += 1
+    elif not hooks.gathered:
+        return True
+    passes.complete(hooks.gathered if over else 0)
+    sync.step(1.0, Step(), Flag.ENDED | Flag.WEIGHED)
+    return over

@@ -210,7 +210,7 @@ class DistributedTrainer(TrainerWrapper):
             if sync.reproducible is not None:
                 updated = self._update_reproducibly(this, sync.reproducible)
             elif waits or self._inner.accumulation > 1:
-                with passes.watched(sync.joins > 0):
+                with passes.watched(bool(sync.joins)):
                     updated = self._gather(this)
             else:  # nearly always
                 n = this.n if sync.weighted else 1.0
@@ -284,7 +284,7 @@ class DistributedTrainer(TrainerWrapper):
         factor = 1.0
         if sync.weighted:
             flags = Flag.LAST * is_last | Flag.SILENT * passes.silent
-            factor, problem = share(this, sync.negotiation, flags, is_last, sync.joins > 0)
+            factor, problem = share(this, sync.negotiation, flags, is_last, bool(sync.joins))
             if problem and not is_last:
                 passes.stay(problem)
                 return sync.wait()

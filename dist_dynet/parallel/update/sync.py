@@ -66,7 +66,7 @@ class Sync:
         self._left_out = 0
         # gradients of the last step were not finite, and some ranks still have data
         self.is_not_finite = False
-        self.joins = 0  # how many Joins it is inside
+        self.joins: set[object] = set()  # the Joins that it is inside
         self._trainer = trainer
         self._follow_up = ffi.new("dn_follow_up *", {"trainer": self.hooks.c})
         # an update has begun and not ended: stays True after an exception that other ranks do not
