@@ -7,8 +7,7 @@ import sys
 import threading
 
 import pytest
-from processes import output_of
-from processes import PACKAGE, run_python
+from processes import PACKAGE, output_of, run_python
 
 import dist_dynet as dy
 from dist_dynet._ffi import ffi, lib

@@ -89,7 +89,7 @@ int dn__is_node_class(PyTypeObject *cls) {
     Py_INCREF(cls);
     kept[at].cls = cls;
     kept[at].spares = dn__expression_type && is_like_expression(cls);
-    PyErr_Clear();
+    PyErr_Clear(); /* for lack of memory: no code of the program's has run */
     dn__last_class = cls;
     Py_XDECREF(before);
     return 1;

@@ -114,6 +114,14 @@ static inline int counted(Py_ssize_t n, Py_ssize_t wanted) {
     return n == wanted;
 }
 
+/* Drops an exception of this class, which the function in Python raises anew, with its message; 0:
+ * it is another one, such as that of a signal's handler or of a program's own class, and stays. */
+static inline int drops(PyObject *kind) {
+    const int is_it = PyErr_ExceptionMatches(kind);
+    if (is_it) PyErr_Clear();
+    return is_it;
+}
+
 /* An integer that fits an int; 0: it is none, or does not fit. */
 static inline int as_int(PyObject *o, int *out) {
     if (!PyLong_Check(o)) return 0;
@@ -133,7 +141,7 @@ static inline int as_double(PyObject *o, double *out) {
     if (!PyLong_CheckExact(o)) return 0;
     *out = PyLong_AsDouble(o);
     if (*out != -1 || !PyErr_Occurred()) return 1;
-    PyErr_Clear();
+    PyErr_Clear(); /* an OverflowError: of an integer of Python's own there is no other */
     return 0;
 }
 

@@ -108,14 +108,12 @@ static int index_of(PyObject *x, PyObject *index, int *i) {
     return *i >= 0;
 }
 
-/* The range of a slice of a dim of this size; 0: it is something else. */
+/* The range of a slice of a dim of this size; 0: it is something else; -1: an exception is set. */
 static int range_of(int size, PyObject *slice, int range[3]) {
     Py_ssize_t start, stop, step;
     if (!PySlice_Check(slice)) return 0;
-    if (PySlice_Unpack(slice, &start, &stop, &step)) {
-        PyErr_Clear();
-        return 0;
-    }
+    if (PySlice_Unpack(slice, &start, &stop, &step)) /* no integers, or a step of 0 */
+        return drops(PyExc_TypeError) || drops(PyExc_ValueError) ? 0 : -1;
     if (step < 1 || step > INT32_MAX) return 0;
     PySlice_AdjustIndices(size, &start, &stop, step);
     range[0] = (int)start, range[1] = (int)(stop < start ? start : stop), range[2] = (int)step;
@@ -123,16 +121,17 @@ static int range_of(int size, PyObject *slice, int range[3]) {
 }
 
 /* The integers of a node for a slice of the first dim, or a tuple of slices, one of each dim from
- * the first on; how many, 0: it is something else. */
+ * the first on; how many, 0: it is something else; -1: an exception is set. */
 static int ranges_of(PyObject *x, PyObject *index, int ints[4 * DN_MAX_DIMS]) {
     dn_dim dims;
     const int is_tuple = PyTuple_CheckExact(index);
     const Py_ssize_t n = is_tuple ? PyTuple_Size(index) : 1;
     if (!(is_tuple || PySlice_Check(index)) || !find_dims(x, &dims) || n > dims.nd) return 0;
     for (int i = 0; i < n; i++) {
+        PyObject *const slice = is_tuple ? PyTuple_GetItem(index, i) : index;
+        const int is_range = range_of(dims.d[i], slice, &ints[4 * i + 1]);
+        if (is_range <= 0) return is_range;
         ints[4 * i] = i;
-        if (!range_of(dims.d[i], is_tuple ? PyTuple_GetItem(index, i) : index, &ints[4 * i + 1]))
-            return 0;
     }
     return 4 * (int)n;
 }
@@ -153,14 +152,15 @@ static PyObject *subscript(PyObject *x, PyObject *index) {
     if (tables.type && PyType_IsSubtype(Py_TYPE(x), tables.type)) return row_of(x, index);
     int64_t a = handle_of(x), handle = NOT_HANDLED;
     PyTypeObject *cls = dn__expression_type;
-    int ints[4 * DN_MAX_DIMS], n;
+    int ints[4 * DN_MAX_DIMS], n = 0;
     if (!subscripts.general) return PyErr_Format(PyExc_RuntimeError, "indices have no operation");
     ints[0] = 0; /* the first dim */
     if (a >= 0 && index_of(x, index, &ints[1])) {
         handle = dn__node(subscripts.index, 1, &a, 2, ints, 0, NULL, 0);
         cls = subscripts.cls;
-    } else if (a >= 0 && (n = ranges_of(x, index, ints)))
+    } else if (a >= 0 && (n = ranges_of(x, index, ints)) > 0)
         handle = dn__node(subscripts.slice, 1, &a, n, ints, 0, NULL, 0);
+    if (n < 0) return NULL;
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
     return handle >= 0 ? dn__new_node(cls, handle)
                        : PyObject_CallFunctionObjArgs(subscripts.general, x, index, NULL);

@@ -71,13 +71,12 @@ static PyObject *get_c(PyObject *self, void *unused) {
 /* The rates of the masks that there are, and of what is drawn anew at each step; 0: not used. */
 typedef struct { double masks[MOST_MASKS], fresh; } Rates;
 
-/* A rate of the builder; negative: not handled. */
+/* A rate of the builder; negative: not handled, or an exception is set, such as of a property. */
 static double rate_of(const State *s, PyObject *name) {
     double rate = -1;
     if (name == Py_None) return 0;
     PyObject *found = PyObject_GetAttr(field(s, BUILDER), name);
-    if (!found) PyErr_Clear();
-    else if (!as_double(found, &rate)) rate = -1;
+    if (found && !as_double(found, &rate)) rate = -1;
     Py_XDECREF(found);
     return rate;
 }
@@ -337,6 +336,7 @@ static PyObject *output(PyObject *self, PyObject *unused);
 /* In DyNet's order a list makes states, and draws anew at each of them. */
 static PyObject *in_order(State *s, int n, int64_t *xs, int as_states) {
     const int fresh = s->table->drops_each_step && rate_of(s, item(field(s, RATES), 0)) != 0;
+    if (PyErr_Occurred()) return NULL;
     PyObject *list = s->table->composed || fresh ? step_by_step(s, n, xs) : at_once(s, n, xs, 1);
     if (list) note_last(s, PyList_GetItem(list, n - 1));
     for (int t = 0; list && !as_states && t < n; t++) {
