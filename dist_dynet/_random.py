@@ -12,6 +12,7 @@ import os
 import threading
 from typing import Any
 
+from ._deferred_signals import DeferSignals
 from ._ffi import ffi, lib
 from ._integers import integer_argument
 from ._weak import WeakSet
@@ -75,10 +76,11 @@ class _State:
         return {thread: n for thread, n in self.draws.items() if thread != me}
 
     def reset(self, seed: int) -> None:
-        with self.lock:
-            self.seed, self.evaluations = seed & _MASK, 0
-            lib.dn_rng_seed(self.generator, seed & 0xFFFFFFFF)
-        self.tell()
+        with DeferSignals():
+            with self.lock:
+                self.seed, self.evaluations = seed & _MASK, 0
+                lib.dn_rng_seed(self.generator, seed & 0xFFFFFFFF)
+            self.tell()  # their seeds, too, or none of it
 
     def tell(self) -> None:
         for graph in list(self.graphs):

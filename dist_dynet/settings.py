@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import _random
+from ._deferred_signals import DeferSignals
 from ._environment import warn_of_misspelt
 from ._ffi import possible_threads
 from ._ffi import set_threads as use_threads
@@ -290,9 +291,10 @@ class DynetParams:
 
     def init(self) -> None:
         """Applies the settings. May be called several times."""
-        for name, row in _SETTINGS.items():
-            if row.put_in_force and name in self._values:
-                row.put_in_force(self._values[name])
+        with DeferSignals():  # all of them or none
+            for name, row in _SETTINGS.items():
+                if row.put_in_force and name in self._values:
+                    row.put_in_force(self._values[name])
 
     def set_mem(self, mem: float | str, what: str = "set_mem") -> None:
         """Accepted and ignored: memory is allocated as needed.

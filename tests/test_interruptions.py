@@ -6,6 +6,7 @@ How long: about twenty seconds.
 
 import contextlib
 import gc
+import os
 import signal
 import sys
 from functools import partial
@@ -235,7 +236,8 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path):
         except RuntimeError:  # such as of expressions of a graph that the handler has closed
             return True
 
-    place = 0
+    use(m)
+    place, descriptors = 0, os.listdir("/proc/self/fd")
     while interrupted():
         # there are thousands in a checkpoint, and each costs a file twice where it is saved again
         place += 1 if handler == "Ctrl-C" and use != INTERRUPTED["checkpoint"] else 1 + place // 9
@@ -249,6 +251,7 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path):
         assert W.grad_as_array().tolist() == [[0, 1, 2]] * 3 and (W.as_array() == 1).all(), place
         m.trainer.update()
         assert not list(tmp_path.glob(".*")), place
+        assert len(os.listdir("/proc/self/fd")) == len(descriptors), place
         assert dy.log(dy.scalarInput(0)).value() == -np.inf, place  # nothing searches
         assert meter.switch(meter.NONE) == lib.DN_COMPUTE, place
     assert place > 20

@@ -125,6 +125,77 @@ def test_ctrl_c_leaves_random_draws_where_they_were():
     assert place > 5
 
 
+SETTINGS = {
+    "restart": lambda m, trainer: trainer.restart(0.5),
+    "learning_rate": lambda m, trainer: setattr(trainer, "learning_rate", 0.5),
+    "set_clip_threshold": lambda m, trainer: trainer.set_clip_threshold(0.1),
+    "set_accumulation": lambda m, trainer: trainer.set_accumulation(2),
+    "reset_gradients": lambda m, trainer: m.reset_gradients(),
+    "reset_random_seed": lambda m, trainer: dy.reset_random_seed(5),
+    "init": lambda m, trainer: dy.init(random_seed=5, weight_decay=0.1),
+}
+"""name: change(collection, trainer)"""
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_ctrl_c_leaves_what_is_set_as_it_was_or_sets_all_of_it(name):
+    change = SETTINGS[name]
+
+    def trained():
+        dy.renew_cg()
+        dy.init(random_seed=3, weight_decay=0)
+        m = model(1)
+        trainer = dy.MomentumSGDTrainer(m, 0.25)
+        trainer.set_clip_threshold(0)
+        for _ in range(2):
+            trainer.update()
+            for p in [*m.parameters_list(), *m.lookup_parameters_list()]:
+                p.set_gradient(np.full(p.shape(), 3))
+        return m, trainer
+
+    def state(m, trainer):
+        """What there is, and what later updates make of it."""
+        found = [contents(m), trainer.state(), dy.random_state()]
+        found += [dy.ParameterCollection().get_weight_decay(), trainer.learning_rate]
+        found += [trainer.accumulation, trainer.get_clip_threshold()]
+        found.append(dy.random_normal(3).npvalue())
+        for _ in range(2):
+            m.parameters_list()[0].set_gradient(np.ones((2, 3)))
+            trainer.update()
+            found += [contents(m), trainer.state()]
+        return found
+
+    given = trained()
+    before = state(*given)
+    given = trained()
+    change(*given)
+    after, place = state(*given), 0
+    assert not equal(after, before)
+    while True:
+        given = trained()
+        if not interrupted_at(place, lambda given=given: change(*given)):
+            break
+        now = state(*given)
+        assert equal(now, before) or equal(now, after), place
+        place += 1
+    dy.init(weight_decay=0)
+    assert place > 2
+
+
+@pytest.mark.parametrize("rate", [float("nan"), "x", [0.1, 0.2], 1j])
+def test_restart_with_a_wrong_rate_changes_nothing(rate):
+    m = dy.ParameterCollection()
+    w, trainer = m.add_parameters(2, init=0, name="w"), dy.MomentumSGDTrainer(m, 0.5)
+    w.set_gradient([1, 2])
+    trainer.update()
+    before = trainer.state()
+    with pytest.raises(
+        (TypeError, ValueError), match="restart: the learning rate must be a number"
+    ):
+        trainer.restart(rate)
+    assert equal(trainer.state(), before) and "v:/w" in before
+
+
 def state_of_model(m, trainer):
     return contents(m), trainer.state(), dy.random_state()
 

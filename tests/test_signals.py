@@ -9,7 +9,7 @@ from threading import get_ident
 
 import pytest
 
-from dist_dynet.trainers.deferred_signals import DeferSignals, run_pending_handlers
+from dist_dynet._deferred_signals import DeferSignals, run_pending_handlers
 
 NUMBERS = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGALRM),

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from .._deferred_signals import DeferSignals
 from .._file_names import FileName, file_path
 
 BUFFER = 1 << 20
@@ -195,7 +196,8 @@ def _publish(drafts: Sequence[_Draft]) -> None:
     for draft in drafts:
         draft.forget_before()
     for parent in {draft.target.parent for draft in drafts}:
-        with suppress(OSError):  # names are in place; some file systems cannot flush a folder
+        # names are in place; some file systems cannot flush a folder
+        with suppress(OSError), DeferSignals():
             folder = os.open(parent, os.O_RDONLY)
             try:
                 os.fsync(folder)

@@ -15,11 +15,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .._deferred_signals import DeferSignals
 from .._hints import OF_TRAINERS, explain
 from .._integers import real, whole
 from .._state import check_state
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
-from ..trainers.deferred_signals import DeferSignals
 from ..trainers.hooks import Hooks
 from .agreement.structure import broadcast_state
 from .anchor import Anchor

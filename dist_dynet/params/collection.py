@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._deferred_signals import DeferSignals
 from .._ffi import lib
 from .._integers import numbers, real
 from .._manner import dims_in_a_tuple
@@ -411,8 +412,9 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         >>> w.has_gradient()
         False
         """
-        for p in members_of(self):
-            p.clear_gradient()
+        with DeferSignals():
+            for p in members_of(self):
+                p.clear_gradient()
 
 
 Model = ParameterCollection

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._deferred_signals import DeferSignals
 from .._ffi import DTYPE, lib, pointer
 from .._integers import whole
 from .._state import count_in, number_in
 from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter
 from ..params.root import Assignment
-from .deferred_signals import DeferSignals
 from .following import FollowsTrainer
 from .protocol import TrainerLike
 

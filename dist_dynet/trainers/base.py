@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from numpy.typing import NDArray
 
 from .. import meter
+from .._deferred_signals import DeferSignals
 from .._ffi import NULL, ffi, lib
 from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .arguments import Schedule, chosen, number
-from .deferred_signals import DeferSignals
 from .followers import WithFollowers
+from .settings import SETTINGS
 from .stats import WithStats
 
 if TYPE_CHECKING:
     from .state import Settings
 
 _update = lib.dn_trainer_update
-_SETTINGS = ffi.typeof("dn_settings *")
 _NO_CONSTANTS = (0.0,) * 4
 
 
@@ -120,7 +120,7 @@ class Trainer(WithFollowers, WithStats):
         self._decay = m._weight_decay
         self._known_settings: Settings | None = None  # state.Settings.of() of the present ones
         rate = number(learning_rate, f"{type(self).__name__}: the learning rate")
-        self._settings = c = ffi.new(_SETTINGS)
+        self._settings = c = ffi.new(SETTINGS)
         c.rate, c.share, c.clip, c.decay, c.sparse = rate, 1, 5, 1 - self._decay, 1
         lib.dn_trainer_set(self._c, c)
         self._set_plain()
@@ -381,6 +381,10 @@ class Trainer(WithFollowers, WithStats):
         """Sets the moments to zero, and the learning rate if given. The count of updates continues,
         as in DyNet.
 
+        Raises:
+            TypeError: the learning rate is not a number; nothing is changed then.
+            ValueError: it is NaN; likewise.
+
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
         >>> w = m.add_parameters(1, init=0, name="w")
@@ -391,9 +395,10 @@ class Trainer(WithFollowers, WithStats):
         >>> "v:/w" in trainer.state(), trainer.learning_rate, trainer.updates
         (False, 0.25, 1)
         """
-        lib.dn_trainer_restart(self._c)
-        if learning_rate is not None:
-            self.learning_rate = learning_rate
+        with DeferSignals():
+            if learning_rate is not None:
+                self._set(rate=number(learning_rate, "restart: the learning rate"))
+            lib.dn_trainer_restart(self._c)
 
     # ---- state -------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from .._deferred_signals import DeferSignals
 from .._ffi import lib
 from .arguments import Follower
-from .deferred_signals import DeferSignals
 from .settings import WithSettings
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from .._deferred_signals import DeferSignals
 from ..params.collection import ParameterCollection
 from .base import Trainer
-from .deferred_signals import DeferSignals
 from .hooks import Hooks
 from .protocol import TrainerLike
 

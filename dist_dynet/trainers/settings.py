@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._ffi import lib
+from .._deferred_signals import DeferSignals
+from .._ffi import ffi, lib
 from .._integers import whole
 from .arguments import number
 
 if TYPE_CHECKING:
     from .state import Settings
+
+
+SETTINGS = ffi.typeof("dn_settings *")
 
 
 class WithSettings:
@@ -27,10 +31,12 @@ class WithSettings:
         raise NotImplementedError
 
     def _set(self, **settings: float) -> None:
+        changed = ffi.new(SETTINGS, self._settings[0])
         for name, value in settings.items():
-            setattr(self._settings, name, value)
-        self._known_settings = None
-        lib.dn_trainer_set(self._c, self._settings)
+            setattr(changed, name, value)
+        # Ctrl-C can come neither in between nor before the call: C has what Python says
+        self._settings, self._known_settings = changed, None
+        lib.dn_trainer_set(self._c, changed)
 
     @property
     def learning_rate(self) -> float:
@@ -160,9 +166,10 @@ class WithSettings:
         k = whole(k, "set_accumulation", "k")
         if k < 1:
             raise ValueError(f"set_accumulation: k must be 1 or more; got {k}.")
-        self._accumulation, self._gathered = k, 0
-        self._set_plain()
-        self._set(share=1 / k)
+        with DeferSignals():
+            self._set(share=1 / k)
+            self._accumulation, self._gathered = k, 0
+            self._set_plain()
 
     @property
     def accumulation(self) -> int:

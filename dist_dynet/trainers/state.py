@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._deferred_signals import DeferSignals
 from .._ffi import lib, view
 from .._state import count_in, number_in
-from .deferred_signals import DeferSignals
 from .hooks import Hooks
 
 if TYPE_CHECKING:

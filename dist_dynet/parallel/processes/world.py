@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import meter
+from ..._deferred_signals import DeferSignals, run_pending_handlers
 from ..._launcher import Launch
 from ..._version import __version__
 from ...trainers.arguments import number
-from ...trainers.deferred_signals import DeferSignals, run_pending_handlers
 from .mpi import TIMEOUT, abandoned, import_mpi, remedy, unlink_segments
 from .rank_names import FEW, format_ranks
 from .user_line import user_line

@@ -12,11 +12,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..._deferred_signals import DeferSignals
 from ..._ffi import ffi, lib
 from ...meter import NONE, switch
 from ...params.parameters import AnyParameter
 from ...trainers import Trainer
-from ...trainers.deferred_signals import DeferSignals
 from ...trainers.hooks import Hooks
 from ...trainers.state import Settings
 from ..agreement.message import Flag

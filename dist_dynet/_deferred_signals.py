@@ -10,7 +10,7 @@ from importlib import import_module
 from threading import get_ident
 from typing import Any
 
-from .._ffi import lib
+from ._ffi import lib
 
 _c: Any = import_module("_signal")
 """signal.getsignal() looks numbers up in an enumeration, which takes 30 times as long, and may fail
