@@ -3,12 +3,13 @@ under way."""
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable
 from importlib import import_module
 from threading import get_ident
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ._ffi import lib
 
@@ -17,8 +18,16 @@ _c: Any = import_module("_signal")
 if memory is short."""
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
 def _never() -> bool:
     return False
+
+
+def _always() -> bool:
+    return True
 
 
 class DeferSignals:
@@ -69,6 +78,18 @@ class DeferSignals:
             block = block._outer
             if block is None:
                 _main.release()
+
+
+def deferring_signals(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: a call is one block of DeferSignals, which may be left in a wait for other
+    processes unless a block within it says no."""
+
+    @functools.wraps(function)
+    def deferring(*args: P.args, **named: P.kwargs) -> R:
+        with DeferSignals(may_leave=_always):
+            return function(*args, **named)
+
+    return deferring
 
 
 class _Main:

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from ._deferred_signals import DeferSignals
 from ._integers import number_argument, whole
 from ._state import count_in, number_in
 from .trainers.arguments import number
@@ -98,8 +99,9 @@ class _Schedule:
         >>> trainer.learning_rate, schedule.steps_done
         (0.75, 1)
         """
-        self._n += 1
-        self._set()
+        with DeferSignals():
+            self._n += 1
+            self._set()
 
     def state_dict(self) -> dict[str, float]:
         """The numbers that load_state_dict() needs to continue from here.
@@ -133,8 +135,9 @@ class _Schedule:
                 f"{type(self).__name__}.load_state_dict: takes a state_dict(); got"
                 f" {type(state).__name__}."
             )
-        self._restore(state, f"{type(self).__name__}.load_state_dict")
-        self._set()
+        with DeferSignals():
+            self._restore(state, f"{type(self).__name__}.load_state_dict")
+            self._set()
 
     def _restore(self, state: Mapping[str, float], what: str) -> None:
         base = number_in(state, "base", what)
@@ -303,13 +306,14 @@ class Plateau(_Schedule):
     def step(self, measure: float) -> None:  # type: ignore[override]
         """To be called with each new measure; NaN counts as no improvement."""
         score = self._sign * number_argument(measure, "Plateau.step: the measure")
-        if score > self._best + self._threshold:
-            self._best, self._bad = score, 0
-        else:
-            self._bad += 1
-            if self._bad > self._patience:
-                self._cuts, self._bad = self._cuts + 1, 0
-        super().step()
+        with DeferSignals():
+            if score > self._best + self._threshold:
+                self._best, self._bad = score, 0
+            else:
+                self._bad += 1
+                if self._bad > self._patience:
+                    self._cuts, self._bad = self._cuts + 1, 0
+            super().step()
 
     def state_dict(self) -> dict[str, float]:
         """As in the other schedules."""

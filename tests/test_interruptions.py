@@ -6,10 +6,10 @@ How long: about twenty seconds.
 
 import contextlib
 import gc
-import os
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,6 +193,7 @@ INTERRUPTED = {
     "safetensors": lambda m: dy.save_safetensors(m, m.folder / "safetensors", m.trainer),
     "objects": lambda m: dy.save(m.folder / "objects", m.parameters_list()),
     "checkpoint": lambda m: m.checkpointer.save(),
+    "resumed run": lambda m: m.checkpointer.resume(),
     "search": searched,
     "parameters": grown,
 }
@@ -223,6 +224,7 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path):
     batches = dy.parallel.shard([1], batch_size=1)
     m.checkpointer = dy.parallel.Checkpointer(tmp_path / "run", m, m.trainer, batches)
     m.trainer.update()
+    m.checkpointer.save()
 
     def handle():
         if handler == "Ctrl-C":
@@ -237,7 +239,7 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path):
             return True
 
     use(m)
-    place, descriptors = 0, os.listdir("/proc/self/fd")
+    place, descriptors = 0, len(list(Path("/proc/self/fd").iterdir()))
     while interrupted():
         # there are thousands in a checkpoint, and each costs a file twice where it is saved again
         place += 1 if handler == "Ctrl-C" and use != INTERRUPTED["checkpoint"] else 1 + place // 9
@@ -251,7 +253,7 @@ def test_signal_at_any_place_leaves_all_usable(use, handler, tmp_path):
         assert W.grad_as_array().tolist() == [[0, 1, 2]] * 3 and (W.as_array() == 1).all(), place
         m.trainer.update()
         assert not list(tmp_path.glob(".*")), place
-        assert len(os.listdir("/proc/self/fd")) == len(descriptors), place
+        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors, place
         assert dy.log(dy.scalarInput(0)).value() == -np.inf, place  # nothing searches
         assert meter.switch(meter.NONE) == lib.DN_COMPUTE, place
     assert place > 20

@@ -125,6 +125,10 @@ def test_ctrl_c_leaves_random_draws_where_they_were():
     assert place > 5
 
 
+class Scheduled(dy.MomentumSGDTrainer):
+    """A trainer that has attributes."""
+
+
 SETTINGS = {
     "restart": lambda m, trainer: trainer.restart(0.5),
     "learning_rate": lambda m, trainer: setattr(trainer, "learning_rate", 0.5),
@@ -132,6 +136,8 @@ SETTINGS = {
     "set_accumulation": lambda m, trainer: trainer.set_accumulation(2),
     "reset_gradients": lambda m, trainer: m.reset_gradients(),
     "reset_random_seed": lambda m, trainer: dy.reset_random_seed(5),
+    "a schedule": lambda m, trainer: trainer.schedule.step(),
+    "a plateau": lambda m, trainer: trainer.plateau.step(1),
     "init": lambda m, trainer: dy.init(random_seed=5, weight_decay=0.1),
 }
 """name: change(collection, trainer)"""
@@ -145,7 +151,9 @@ def test_ctrl_c_leaves_what_is_set_as_it_was_or_sets_all_of_it(name):
         dy.renew_cg()
         dy.init(random_seed=3, weight_decay=0)
         m = model(1)
-        trainer = dy.MomentumSGDTrainer(m, 0.25)
+        trainer = Scheduled(m, 0.25)
+        trainer.schedule = dy.schedules.Linear(trainer, 4)
+        trainer.plateau = dy.schedules.Plateau(trainer, patience=0)
         trainer.set_clip_threshold(0)
         for _ in range(2):
             trainer.update()
@@ -158,6 +166,7 @@ def test_ctrl_c_leaves_what_is_set_as_it_was_or_sets_all_of_it(name):
         found = [contents(m), trainer.state(), dy.random_state()]
         found += [dy.ParameterCollection().get_weight_decay(), trainer.learning_rate]
         found += [trainer.accumulation, trainer.get_clip_threshold()]
+        found += [trainer.schedule.state_dict(), trainer.plateau.state_dict()]
         found.append(dy.random_normal(3).npvalue())
         for _ in range(2):
             m.parameters_list()[0].set_gradient(np.ones((2, 3)))
@@ -194,6 +203,73 @@ def test_restart_with_a_wrong_rate_changes_nothing(rate):
     ):
         trainer.restart(rate)
     assert equal(trainer.state(), before) and "v:/w" in before
+
+
+def test_ctrl_c_in_an_evaluation_leaves_the_draws_of_training():
+    def draws():
+        return dy.renew_cg().draws()[0], dy.random_normal(3).value()
+
+    def evaluation():
+        dy.parallel.evaluate(lambda x: x, [1, 2])
+
+    dy.reset_random_seed(3)
+    expected, place, more = draws(), 0, True
+    while more:
+        dy.reset_random_seed(3)
+        more = interrupted_at(place, evaluation)
+        assert draws() == expected, place
+        place += 1
+    assert place > 50
+
+
+def averaged(m):
+    trainer = dy.SimpleSGDTrainer(m, 1)
+    dy.MovingAverage(trainer)
+    return trainer
+
+
+ACCUMULATING = {
+    "plain": lambda m: dy.SimpleSGDTrainer(m, 1),
+    "averaged": averaged,
+    "mean": lambda m: dy.parallel.DistributedTrainer(averaged(m)),
+    "weighted": lambda m: dy.parallel.DistributedTrainer(averaged(m), average="weighted"),
+}
+
+
+@pytest.mark.parametrize("kind", ACCUMULATING)
+def test_ctrl_c_in_an_accumulation_counts_a_pass_or_does_not(kind):
+    def passes(interrupted=-1, place=0):
+        """Whether Ctrl-C came within a pass, and what there is after each pass."""
+        m = dy.ParameterCollection()
+        w, trainer = m.add_parameters(1, init=0), ACCUMULATING[kind](m)
+        trainer.set_accumulation(2)
+        sync, came, found = getattr(trainer, "sync", None), False, []
+
+        def update():
+            return trainer.update(2) if kind == "weighted" else trainer.update()
+
+        def counted():
+            return trainer.updates, sync.hooks.gathered if sync else trainer._gathered
+
+        for number in range(6):
+            dy.renew_cg()
+            (w.expr(True) * (number + 1)).backward()
+            before = counted()
+            if number == interrupted:
+                came = interrupted_at(place, update)
+            if counted() == before:
+                update()
+            found.append((counted(), w.as_array()[0]))
+        return came, found
+
+    expected = passes()[1]
+    assert expected[-1][0] == (3, 0)
+    for number in range(2, 4):
+        place, more = 0, True
+        while more:
+            more, found = passes(number, place)
+            assert found == expected, (number, place)
+            place += 1
 
 
 def state_of_model(m, trainer):

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .._deferred_signals import deferring_signals
 from .._hints import OF_TRAINERS, explain
 from .._state import check_state
 from ..params.parameters import LookupParameters, Parameters
@@ -177,6 +178,7 @@ class DistributedTrainer(TrainerWrapper):
         if watching is not None:
             watching.watch(trainer, self.sync, average, checks)
 
+    @deferring_signals
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
         """Averages the gradients over the ranks, then updates as the wrapped trainer does. Call it
         on all ranks.
@@ -257,9 +259,7 @@ class DistributedTrainer(TrainerWrapper):
             )
             if self._world.size == 1:
                 raise ValueError(problem)
-        if not counts:
-            problem = ""  # whatever it is, it is all there is
-        if problem:
+        if problem and counts:  # otherwise, whatever it is, it is all there is
             return self._unbatched._replace(problem=problem)
         if batch is None:
             return self._unbatched
@@ -270,8 +270,7 @@ class DistributedTrainer(TrainerWrapper):
     def _end_pass(self, this: Pass) -> None:
         """The pass was used: another one begins."""
         update_called(this.batch)
-        if self.sync.wire is not None:
-            self._set_overlap()
+        self._set_overlap()
 
     # ---- several passes ----------------------------------------------------------------
 
@@ -417,6 +416,7 @@ class DistributedTrainer(TrainerWrapper):
         self._inner.set_accumulation(k)
         self._set_overlap()
 
+    @deferring_signals
     def update_subset(
         self,
         updated_params: Sequence[int | Parameters],

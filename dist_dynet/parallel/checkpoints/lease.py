@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..._deferred_signals import DeferSignals
 from ..processes.failures import report
 
 BEAT = 10.0
@@ -193,11 +194,14 @@ class Lease:
             with suppress(OSError):
                 draft.unlink()
         if self._process != here.process:
-            self._process, ended = here.process, threading.Event()
-            weakref.finalize(self, _release, self._path, here, ended)
-            threading.Thread(
+            ended = threading.Event()
+            thread = threading.Thread(
                 target=_touch, args=(self._path, here, ended), name="dist_dynet lease", daemon=True
-            ).start()
+            )
+            with DeferSignals():  # last: what fails is tried again by the next save
+                thread.start()
+                weakref.finalize(self, _release, self._path, here, ended)
+                self._process = here.process
 
 
 def _touch(path: Path, owner: Owner, ended: threading.Event) -> None:

@@ -9,11 +9,12 @@ import mmap
 import os
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._deferred_signals import DeferSignals
 from ..processes.memory import reserve
 from ..processes.world import World
 
@@ -137,16 +138,20 @@ class HostBuffer:
     """A buffer that the other ranks of a host can map."""
 
     def __init__(self, size: int) -> None:
-        self._descriptor, self._mapped = reserve(size)
-        self.view = memoryview(self._mapped)
+        self._file: BinaryIO | None = None
+        with DeferSignals():
+            descriptor, mapped = reserve(size)
+            if descriptor >= 0:  # as a file it ends with the buffer, wherever Ctrl-C comes
+                self._file = open(descriptor, "rb", 0)  # noqa: PTH123, SIM115
+        self.view = memoryview(mapped)
         """The bytes; only the rank that made the buffer writes them."""
-        self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}" if self._descriptor >= 0 else ""
+        self.path = f"/proc/{os.getpid()}/fd/{descriptor}" if descriptor >= 0 else ""
 
     def close(self) -> None:
         """No other rank will map the buffer from now on."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
 
 def distribute(

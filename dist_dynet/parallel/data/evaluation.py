@@ -85,7 +85,8 @@ def evaluate(
     except BaseException:
         here.mark_out_of_step("evaluate")
         raise
-    outside.ends(None)
+    finally:
+        outside.ends(None)
     if here.size == 1 and failure is None:
         return values
     every = gather((said, mine, failure and f"{type(failure).__name__}: {failure}"), comm)
@@ -111,7 +112,11 @@ def _computed(
             graph.draw_from(_EXAMPLES + i, number << _GRAPHS_BITS)
             values.append(fn(examples[i]))
     finally:
-        graph.draw_from(*before)
+        try:
+            graph.draw_from(*before)
+        except BaseException:  # Ctrl-C
+            graph.draw_from(*before)
+            raise
     return values
 
 

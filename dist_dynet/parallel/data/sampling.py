@@ -388,8 +388,8 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
     def __init__(self, shard_: Shard[T], loop: Loop) -> None:
         self._shard, self._loop = shard_, loop
         self._steps = shard_._steps(loop)
-        self._begun = self._ended = False
         self._outside = Outside()
+        self._begun = self._ended = False  # last: what has no _ended has no loop to end
 
     def __next__(self) -> Batch[T]:
         if self._ended:

@@ -115,6 +115,10 @@ def reserve(size: int) -> tuple[int, mmap.mmap]:
         if descriptor >= 0:
             os.close(descriptor)
         return -1, mmap.mmap(-1, size)
+    except BaseException:
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise
 
 
 def _nameless_file() -> int:
