@@ -5,9 +5,11 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ._ffi import DTYPE, shaped, view
+from ._manner import manner
 
 
 class AsArray:
@@ -43,6 +45,12 @@ class AsArray:
     if not TYPE_CHECKING:  # checkers would take `array * x` for an array
 
         def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+            # Programs for DyNet keep expressions in arrays: np.array([E[w] for w in words]) is an
+            # array of objects, whose elements go on in the graph.
+            if manner.dynet and (dtype is None or np.dtype(dtype) == object):
+                holder = np.empty((), object)
+                holder[()] = self
+                return holder
             return self._as_array(dtype, copy)
 
     def __dlpack__(self, *, max_version: Any = None, copy: bool | None = None, **more: Any) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PROGRAMS = [
     "attention", "batched_draws", "batched_tagger", "beam", "classify", "crf_tagger", "draws", "float_sizes", "graph_parser", "idioms",
-    "inflection", "leftovers", "masks", "mixing", "other_toolkits", "padded_batches", "parts_of_models", "populated", "reverts", "rnnlm", "saliency", "saved_layers",
+    "inflection", "leftovers", "masks", "mixing", "object_arrays", "other_toolkits", "padded_batches", "parts_of_models", "populated", "reverts", "rnnlm", "saliency", "saved_layers",
     "static_network", "transition_parser", "treelstm", "vae", "xor",
 ]  # fmt: skip
 SEED = 1
