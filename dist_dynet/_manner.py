@@ -36,6 +36,16 @@ class _Manner:
 manner = _Manner()
 
 
+def class_name(thing: object) -> str:
+    """What whoami() gives: the name of a thing's class; for DyNet, of the class of this package
+    that it derives from."""
+    cls = type(thing)
+    if manner.dynet:
+        package = __name__.partition(".")[0] + "."
+        cls = next((c for c in cls.__mro__ if c.__module__.startswith(package)), cls)
+    return cls.__name__
+
+
 def _is_size(value: Any) -> bool:
     return type(value) is int or isinstance(value, np.integer)
 

@@ -122,6 +122,7 @@ def test_star_import_gives_dynets_names_old_ones_included_and_no_others(tmp_path
     old = {
         "Saveable",
         "average_cols",
+        "concat_to_batch",
         "conv1d_narrow",
         "conv1d_wide",
         "cwise_multiply",
@@ -184,6 +185,22 @@ def test_types_that_programs_touch(installed, tmp_path):
             wrong()
 
 
+def test_whoami_of_derived_classes_names_the_class_of_dynet(installed):
+    d, m = installed, installed.Model()
+    for name, *arguments in [
+        ("SimpleRNNBuilder", 1, 2, 4, m),
+        ("GRUBuilder", 1, 2, 4, m),
+        ("LSTMBuilder", 1, 2, 4, m),
+        ("CompactVanillaLSTMBuilder", 1, 2, 4, m),
+        ("FastLSTMBuilder", 1, 2, 4, m),
+        ("BiRNNBuilder", 1, 2, 4, m, d.GRUBuilder),
+        ("AdamTrainer", m),
+    ]:
+        cls = getattr(d, name)
+        mine = type("Mine", (type("Between", (cls,), {}),), {})
+        assert mine(*arguments).whoami() == cls(*arguments).whoami() == cls.__name__
+
+
 def test_old_names_work_with_one_notice(tmp_path):
     text = """
 import dynet as dy
@@ -216,6 +233,7 @@ print(type(m2) is dy.Model, m2.parameter_count(), V.as_array().tolist() == W.as_
 x, y = dy.inputMatrix([1, 2, 3, 4, 5, 6], (2, 3)), dy.matInput(2, 2)
 y.set([1, 0, 5, 1])
 print(x.npvalue().tolist(), (y * x).npvalue().tolist(), dy.__file__ == __import__("_dynet").__file__)
+print(dy.concat_to_batch([dy.ones(2), dy.zeros(2)]).npvalue().tolist(), m.pl())
 """  # noqa: E501
     path = program(
         tmp_path,
@@ -234,6 +252,7 @@ print(x.npvalue().tolist(), (y * x).npvalue().tolist(), dy.__file__ == __import_
     assert (
         lines[7] == "[[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]] [[11.0, 23.0, 35.0], [2.0, 4.0, 6.0]] True"
     )
+    assert lines[8] == "[[1.0, 0.0], [1.0, 0.0]] 4"
     said = result.stderr.splitlines()
     assert len(said) == len(set(said)) and all(line.startswith("dist_dynet: ") for line in said)
     assert sum("edecay" in line for line in said) == 1

@@ -73,6 +73,12 @@ def conv1d_wide(x: Expression, f: Expression) -> Expression:
     return conv1d_narrow(ops.concatenate_cols([*margin, x, *margin]), f)
 
 
+def concat_to_batch(xs: Sequence[Expression]) -> Expression:
+    """As concatenate_to_batch()."""
+    _old("concat_to_batch", "concatenate_to_batch(xs)")
+    return ops.concatenate_to_batch(xs)
+
+
 def matInput(d1: int, d2: int) -> Expression:  # noqa: N802 - DyNet's name
     """A matrix of zeros, whose set() takes a flat column-major list."""
     _old("matInput", "inputTensor(array, reusable_expr=True)")
@@ -97,6 +103,7 @@ FUNCTIONS: tuple[Callable[..., Any], ...] = (
     average_cols,
     conv1d_narrow,
     conv1d_wide,
+    concat_to_batch,
     matInput,
     inputMatrix,
     parameter,
@@ -158,6 +165,12 @@ def _load_all(self: ParameterCollection, fname: Any) -> None:
     """Reads what save_all() wrote."""
     _old("ParameterCollection.load_all", "populate(fname)")
     self.populate(fname)
+
+
+def _pl(self: ParameterCollection) -> int:
+    """The number of parameters, lookup tables not counted."""
+    _old("ParameterCollection.pl", "len(m.parameters_list())")
+    return len(self.parameters_list())
 
 
 _epoch_decays: WeakKeyDictionary[Any, dict[str, float]] = WeakKeyDictionary()
@@ -226,6 +239,7 @@ def attach_methods() -> None:
     _put(collection, "from_file", classmethod(_from_file))
     _put(collection, "save_all", _save_all)
     _put(collection, "load_all", _load_all)
+    _put(collection, "pl", _pl)
     parameters: Sequence[type] = (Parameters, LookupParameters)
     for cls in parameters:
         _put(cls, "load_array", _load_array)

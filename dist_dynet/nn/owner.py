@@ -7,6 +7,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .._integers import indices, real
+from .._manner import class_name
 from ..expression import Expression
 from ..ops import affine_transform, matmul
 from ..ops._nodes import not_expression
@@ -109,7 +110,7 @@ class Owner:
         >>> dy.GRUBuilder(1, 2, 3, dy.ParameterCollection()).whoami()
         'GRUBuilder'
         """
-        return type(self).__name__
+        return class_name(self)
 
     def _dense(self, role: str, dim: int | tuple[int, ...], init: Any = None) -> Parameters:
         """A new parameter. `role` is its name in the formulas of the class."""

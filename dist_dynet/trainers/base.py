@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .. import meter
 from .._deferred_signals import DeferSignals
 from .._ffi import NULL, ffi, lib
+from .._manner import class_name
 from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .arguments import Schedule, chosen, number
@@ -488,4 +489,4 @@ class Trainer(WithFollowers, WithStats):
         >>> dy.AdamTrainer(dy.ParameterCollection()).whoami()
         'AdamTrainer'
         """
-        return type(self).__name__
+        return class_name(self)
