@@ -5,6 +5,7 @@ import itertools
 import queue
 import threading
 import time
+from functools import partial
 
 import numpy as np
 from drawn import ahead
@@ -330,3 +331,52 @@ def test_name_of_an_earlier_batch():
         assert "another batch" in str(error) or "see the message there" in str(error), error
     else:  # all ranks have the same shares of all batches
         expect(a, *EPOCH)
+
+
+def test_gradients_of_an_evaluation():
+    """evaluate() gives each rank a part of the data: right for sums, else refused, with the name of
+    a batch, too; gradients that are dropped are no part of it."""
+
+    def passes(a, drop=False):
+        def one(x):
+            if drop:
+                a.m.reset_gradients()
+            dy.renew_cg()
+            error = dy.squared_distance(a.w * float(x[2]), dy.inputTensor(x[:2]))
+            (error / len(DATA)).backward()
+            return error.value()
+
+        return parallel.evaluate(one, list(DATA))
+
+    a = Model(average="sum")
+    passes(a)
+    a.trainer.update()
+    expect(a, [DATA])
+
+    def alone(a):
+        passes(a)
+        a.trainer.update()
+
+    def beside(a, named=False):
+        batch = next(iter(a.shard))
+        a.backward(batch)
+        passes(a)
+        a.trainer.update(*[batch] * named)
+
+    for wrong in alone, beside, partial(beside, named=True):
+        b = Model()
+        try:
+            wrong(b)
+        except RuntimeError as error:
+            assert parallel.world_size() > 1
+            assert "evaluate()" in str(error) or "see the message there" in str(error), error
+            expect(b)
+        else:
+            assert parallel.world_size() == 1
+
+    c = Model()
+    for batch in c.shard:
+        passes(c, drop=True)
+        c.m.reset_gradients()
+        c.step(batch)
+    expect(c, *EPOCH)

@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..._ffi import lib
-from ...params.collection import ParameterCollection, has_gradients, root_of
+from ...params.collection import ParameterCollection
+from ...params.collection import handles_of
+from ...params.collection import has_gradients
+from ...params.collection import members_of
+from ...params.collection import root_of
 from . import batch_reads
 from .batches import SEVERAL, Batch, Loop, present_batch, process
+from ..update.gradients import marks_of
 
 _UNKNOWN = (
     ", so that it is not known which batch the gradients come from."
@@ -52,6 +58,32 @@ _IN_PART = (
     " process does. Call it once for the whole batch, whose parts' gradients add up; for smaller"
     " updates give shard() another batch_size."
 )
+_EVALUATED = (
+    "gradients come from evaluate(), which gives each rank a part of the examples: no average over"
+    ' the ranks is what one process has. Take average="sum", and divide the losses by the number of'
+    " all examples, or write a loop over shard(). If they are not needed, call reset_gradients()"
+    " after evaluate()."
+)
+
+_OF_EVALUATION = Batch[Any]((), 0, 0, 0, 0)
+"""Stands for the examples of evaluate()."""
+
+
+@contextmanager
+def within_evaluation(ranks: int) -> Iterator[None]:
+    """Backward passes inside of the block are those of evaluate() on so many ranks, not of a
+    batch."""
+    if ranks == 1:
+        yield
+        return
+    batch = present_batch()
+    for sources in process.living():
+        sources.look(batch)
+    try:
+        yield
+    finally:
+        for sources in process.living():
+            sources.look(_OF_EVALUATION)
 
 
 class Sources:
@@ -73,6 +105,8 @@ class Sources:
         self._empty: Batch[Any] | None = None
         self._used: weakref.ref[Batch[Any]] | None = None
         self._last: weakref.ref[Batch[Any]] | None = None  # the batch that gradients came from last
+        # handles of parameters with gradients of evaluate(), and how often each was cleared before
+        self._evaluated: tuple[list[Any], Any] = [], None
         process.made += 1
         self._serial = process.made
         process.sources.append(weakref.ref(self, process.sources.remove))
@@ -82,7 +116,9 @@ class Sources:
         passes = lib.dn_store_passes(self._root.c)
         if passes != self._passes:
             self._passes = passes
-            if not self._batches or not any(batch is known for known in self._batches):
+            if batch is _OF_EVALUATION and not self._keeps_evaluated():
+                self._batches.clear()
+            elif not self._batches or not any(batch is known for known in self._batches):
                 self._batches.append(batch)
                 self._last = None if batch is None else weakref.ref(batch)
                 self._follow(batch)
@@ -90,6 +126,23 @@ class Sources:
             is_used = self._used is not None and self._used() is batch
             if self._loop is not None and self._loop() is batch.loop and not is_used:
                 self._empty = batch
+
+    def _keeps_evaluated(self) -> bool:
+        """Whether the program has not dropped all gradients by the end of evaluate()."""
+        handles = [h for h in handles_of(members_of(self._m)) if not lib.dn_param_empty(h)]
+        self._evaluated = handles, marks_of(handles)[0]
+        return bool(handles)
+
+    def _has_evaluated(self) -> bool:
+        """Whether some of the gradients are those of evaluate(): the program has not dropped
+        them."""
+        if not any(batch is _OF_EVALUATION for batch in self._batches):
+            return False
+        handles, clears = self._evaluated
+        if (marks_of(handles)[0] == clears).any():
+            return True
+        self._batches = [batch for batch in self._batches if batch is not _OF_EVALUATION]
+        return False
 
     def _follow(self, batch: Batch[Any] | None) -> None:
         if batch is not None and batch.loop is not None:
@@ -115,6 +168,8 @@ class Sources:
         inside = self._inside(present)
         if named is not present and isinstance(named, Batch):
             inside = inside or self._inside(named)
+        if self._has_evaluated() and not inside and (named is None or isinstance(named, Batch)):
+            return None, _EVALUATED
         if named is not None or inside:
             return None, inside
         if len(self._batches) > 1:

@@ -22,6 +22,8 @@ from ..processes.session import world
 from ..processes.world import World, hash_of
 from .collectives import gather
 from .fingerprint import is_sequence, stable_fingerprint
+from ..batches.micro_draws import Outside
+from ..batches.sources import within_evaluation
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,7 +79,7 @@ def evaluate(
         of = assign(Numbers(cost, examples, "cost", kept=True).all(), here.size)
         if here.size > 1:
             said = len(examples), stable_fingerprint(examples), hash_of(of.tobytes().hex())
-        with here.no_collectives("evaluate()"):
+        with here.no_collectives("evaluate()"), within_evaluation(here.size):
             values = _computed(fn, examples, np.flatnonzero(of == here.rank).tolist(), number)
         mine = pickle.dumps(values) if here.size > 1 else b""
     except Exception as error:
