@@ -328,6 +328,43 @@ def test_draws_that_depend_on_the_number_of_ranks_are_warned_of(monkeypatch):
     manner.said.discard("draws in micro-batches")
 
 
+def test_what_a_step_does_for_each_micro_batch_is_warned_of():
+    """How many of them a rank has depends on the number of ranks."""
+
+    def said(within=lambda trainer, batch: None, behind=lambda trainer, batch: None, micro=2):
+        manner.said -= {"reduced in micro-batches", "rates of micro-batches"}
+        w, trainer = new_trainer(reproducible=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for batch in parallel.shard(range(6), 3, micro_batches=micro, cost=None):
+                dy.renew_cg()
+                if batch:
+                    w.backward()
+                within(trainer, batch)
+                updated = trainer.update()
+                assert updated == batch.ends_step
+                behind(trainer, batch)
+            parallel.all_reduce(1)
+            trainer.learning_rate = 0.01
+        assert all(warning.filename == __file__ for warning in caught)
+        return " ".join(str(warning.message).split(":")[0] for warning in caught)
+
+    def reduce(trainer, batch):
+        parallel.all_reduce(len(batch))
+
+    def decay(trainer, batch):
+        trainer.learning_rate *= 0.9
+
+    def at_its_end(act):
+        return lambda trainer, batch: act(trainer, batch) if batch.ends_step else None
+
+    assert said(reduce) == said(behind=reduce) == "all_reduce"
+    assert said(decay) == said(behind=decay) == "update"
+    assert said(at_its_end(reduce), at_its_end(reduce)) == said(behind=at_its_end(decay)) == ""
+    assert said(reduce, decay, micro=1) == said() == ""
+    manner.said -= {"reduced in micro-batches", "rates of micro-batches"}
+
+
 def test_gradients_of_a_refused_step_belong_to_no_micro_batch():
     w, trainer = new_trainer(reproducible=True)
     trainer.set_clip_threshold(5)

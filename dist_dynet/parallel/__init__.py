@@ -8,7 +8,7 @@ Without a launcher everything works with one process, and mpi4py is not imported
 of which knows only those before it, and the modules beside them:
 
 - processes: being one of several
-- batches: which one gradients belong to
+- batches: those of a shard, and the loops over them
 - agreement: what ranks must know of one another before they add up
 - exchange: how sums are made, on one host and between hosts
 - update: that of all ranks

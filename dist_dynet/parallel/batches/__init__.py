@@ -1,5 +1,5 @@
-"""Which batch an update belongs to, and which part of it is a rank's.
+"""Batches: what part of one is a rank's, and which of them a loop is at.
 
-In reading order: watched_list, batch_reads, division, shard_settings, micro_draws, batches,
-sources.
+In reading order: watched_list, batch_reads, division, shard_settings, micro_draws, micro_calls,
+batches.
 """

@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from ...params.collection import ParameterCollection
 from ...trainers.arguments import number
 from ..agreement.structure import Structure
+from ..batches.batches import present_batch
+from ..batches.micro_calls import warn_of_reduced
 from ..exchange import by_host
 from ..processes.session import world
 from ..processes.world import World, hash_of
@@ -158,6 +160,9 @@ def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any
     if failure is not None:
         raise failure
     own_gradients.averaged()
+    batch = present_batch()
+    if batch is not None and batch.part is not None:
+        warn_of_reduced(batch.part, here.rank == 0)
     if op == "mean":
         array = array / here.size
     return array.item() if array.ndim == 0 and not isinstance(value, np.ndarray) else array

@@ -20,10 +20,9 @@ from ..batches.division import Cost, Numbers, assign
 from ..batches.micro_draws import Outside
 from ..processes.session import world
 from ..processes.world import World, hash_of
+from ..update.sources import within_evaluation
 from .collectives import gather
 from .fingerprint import is_sequence, stable_fingerprint
-from ..batches.micro_draws import Outside
-from ..batches.sources import within_evaluation
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -22,7 +22,7 @@ from ...trainers.state import Settings
 from ..agreement.message import Flag
 from ..agreement.negotiation import AsPlanned, Negotiated, Negotiation, Step
 from ..batches.batches import present_batch
-from ..batches.sources import Sources
+from ..batches.micro_calls import Rates
 from ..exchange.engines import Exchange
 from ..exchange.hybrid import HybridExchange
 from ..exchange.plan import check
@@ -32,6 +32,7 @@ from ..processes.world import World
 from . import own_gradients
 from .accumulation import Accumulation, Pass
 from .reproducible import ReproducibleSum
+from .sources import Sources
 
 
 class Sync:
@@ -61,6 +62,7 @@ class Sync:
         self.inner_settings: tuple[float, ...] = ()
         self.may_differ = False
         self.calls = 0  # of update()
+        self._rates = Rates()  # of micro-batches
         # a bit for each pass since the last exchange in which this rank had examples but made no
         # backward pass
         self._left_out = 0
@@ -77,6 +79,8 @@ class Sync:
     def begin(self, this: Pass) -> None:
         """Called when update() is called for this pass."""
         self.calls += 1
+        if self.reproducible is not None and this.batch is not None and this.batch.part is not None:
+            self._rates.look(this.batch.part, self._trainer.learning_rate, self.here.rank == 0)
         if this.n <= 0 or not self.weighted or self.reproducible is not None:
             return
         batch = present_batch() if this.batch is None and this.named else this.batch

@@ -15,14 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..._ffi import lib
-from ...params.collection import ParameterCollection
-from ...params.collection import handles_of
-from ...params.collection import has_gradients
-from ...params.collection import members_of
-from ...params.collection import root_of
-from . import batch_reads
-from .batches import SEVERAL, Batch, Loop, present_batch, process
-from ..update.gradients import marks_of
+from ...params.collection import ParameterCollection, handles_of, has_gradients, members_of, root_of
+from ..batches import batch_reads
+from ..batches.batches import SEVERAL, Batch, Loop, present_batch, process
+from .gradients import marks_of
 
 _UNKNOWN = (
     ", so that it is not known which batch the gradients come from."
