@@ -33,7 +33,7 @@ DN_INLINE void short_runs(size_t run, size_t count, const dn_real *x, size_t x_s
         for (size_t o = 0; o < count; o++, x += x_step, y += y_step) TWO_VECTORS(Quad, 4);
     else
         for (size_t o = 0; o < count; o++, x += x_step, y += y_step)
-            for (size_t i = 0; i < run; i++) y[i] = x[i] + (add ? y[i] : 0);
+            for (size_t i = 0; i < run; i++) y[i] = add ? x[i] + y[i] : x[i];
 }
 DN_MULTIVERSION static void copy_short(size_t run, size_t count, const dn_real *x, size_t x_step,
                                        dn_real *y, size_t y_step) {
@@ -127,7 +127,7 @@ static void transpose_rest(size_t rows, size_t cols, const dn_real *x, size_t ld
                            dn_real *y, size_t ldy) {
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < cols; c++)
-            y[c + r * ldy] = x[r + c * ldx] + (beta == 0 ? 0 : y[c + r * ldy]);
+            y[c + r * ldy] = beta == 0 ? x[r + c * ldx] : x[r + c * ldx] + y[c + r * ldy];
 }
 
 /* In tiles, so that the lines that the strided side touches stay in L1. */

@@ -24,10 +24,12 @@ static struct {
     PyObject *general, *reflected;
 } operators[OPERATORS];
 
+/* What changes no number that it is added to: 0.0 would make -0.0 to 0.0. */
+static const double NO_SHIFT = -0.0;
 /* x <operator> number, or number <operator> x, as a x + b; 0: it is not of that form. */
 static int as_scale_shift(int k, int is_reflected, double number, double *a, double *b) {
     *a = k == MULTIPLY ? number : k == DIVIDE ? 1 / number : k == SUBTRACT && is_reflected ? -1 : 1;
-    *b = k == ADD ? number : k == SUBTRACT ? (is_reflected ? number : -number) : 0;
+    *b = k == ADD ? number : k == SUBTRACT ? (is_reflected ? number : -number) : NO_SHIFT;
     return k == DIVIDE ? !is_reflected && number != 0 : k != POWER;
 }
 
@@ -76,7 +78,7 @@ static PyObject *negative(PyObject *x) {
     if (!operators[NEGATE].general)
         return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
     const int64_t given = ((Node *)x)->handle,
-                  handle = given < 0 ? NOT_HANDLED : scaled(given, -1, 0);
+                  handle = given < 0 ? NOT_HANDLED : scaled(given, -1, NO_SHIFT);
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
     return handle >= 0 ? dn__new_node(dn__expression_type, handle)
                        : PyObject_CallFunctionObjArgs(operators[NEGATE].general, x, NULL);

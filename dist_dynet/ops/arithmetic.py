@@ -27,12 +27,13 @@ def _number(y: Any) -> float | None:
     return None
 
 
-def _scale_shift(x: Expression, a: float, b: float) -> Expression:
+def _scale_shift(x: Expression, a: float, b: float = -0.0) -> Expression:
+    """a x + b; -0.0 is what changes nothing when it is added, 0.0 would make -0.0 to 0.0."""
     return node("scale_shift", x, a, b, what="arithmetic")
 
 
 def _over_number(x: Expression, n: float) -> Expression:
-    return _scale_shift(x, 1 / n, 0.0) if n else cdiv(x, scalarInput(0))
+    return _scale_shift(x, 1 / n) if n else cdiv(x, scalarInput(0))
 
 
 _Ways = tuple[
@@ -166,12 +167,12 @@ _OPERATORS: tuple[tuple[str, str, _Ways, _Ways], ...] = (
     (
         "__mul__",
         "matmul",
-        (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: x * y),
-        (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: y * x),
+        (lambda x, n: _scale_shift(x, n), lambda x, y: x * y),
+        (lambda x, n: _scale_shift(x, n), lambda x, y: y * x),
     ),
     ("__truediv__", "cdiv", (_over_number, None), (lambda x, n: cdiv(scalarInput(n), x), None)),
     ("__pow__", "pow", (lambda x, n: pow(x, scalarInput(n)), None), (None, None)),
 )
 for _name, _op, _straight, _reflected in _OPERATORS:
     calls.operator(_name, _op, _operator(_op, _straight, False), _operator(_op, _reflected, True))
-calls.operator("__neg__", "scale_shift", lambda x: _scale_shift(x, -1.0, 0.0), None)
+calls.operator("__neg__", "scale_shift", lambda x: _scale_shift(x, -1.0), None)
