@@ -88,8 +88,9 @@ def of_owner(owner: Any) -> str:
     evaluation."""
     names = [n for n in ("dropout_x", "dropout_h", "dropout_rate") if getattr(owner, n, 0)]
     rates = [f"{n.removesuffix('_rate')}={getattr(owner, n):g}" for n in names]
-    size = counted(owner.param_collection().parameter_count(), "number")
-    return ": " + ", ".join([size, *rates, *([] if owner.training else ["in evaluation"])])
+    m = owner.param_collection()
+    size = counted(m.parameter_count(), "number")
+    return ": " + ", ".join([size, *rates, *([] if m._trains() else ["in evaluation"])])
 
 
 def of_collection(m: Any) -> str:
@@ -97,7 +98,7 @@ def of_collection(m: Any) -> str:
     parameters, tables = m._parameters, m._lookups
     parts = [counted(len(parameters), "parameter"), counted(len(tables), "table")]
     of = [*parts[: 1 + bool(tables)], counted(m.parameter_count(), "number")]
-    return f" {m.name()}: {', '.join(of)}{'' if m.training else ', in evaluation'}"
+    return f" {m.name()}: {', '.join(of)}{'' if m._trains() else ', in evaluation'}"
 
 
 def of_trainer(trainer: Any) -> str:

@@ -201,6 +201,49 @@ def test_whoami_of_derived_classes_names_the_class_of_dynet(installed):
         assert mine(*arguments).whoami() == cls(*arguments).whoami() == cls.__name__
 
 
+def test_derived_classes_have_attributes_whose_names_dynet_leaves_free(installed):
+    d = installed
+
+    class Tagger(d.Model):
+        def __init__(self):
+            super().__init__()
+            self.training = False
+            self.lstm = d.LSTMBuilder(1, 2, 40, self)
+
+    class Lstm(d.VanillaLSTMBuilder):
+        def __init__(self, layers, x, h, model):
+            super().__init__(layers, x, h, model)
+            self.training = False
+
+    class Both(d.BiRNNBuilder):
+        def __init__(self, layers, x, h, model, factory, depth=2):
+            d.BiRNNBuilder.__init__(self, layers, x, h, model, factory)
+            self.training, self.depth = False, depth
+            self.spec = layers, x, h, factory, depth
+
+        @classmethod
+        def from_spec(cls, spec, model):
+            return cls(*spec[:3], model, *spec[3:])
+
+    m = Tagger()
+    for network in m.lstm, Lstm(1, 2, 40, m), Both(1, 2, 80, m, d.LSTMBuilder):
+        network.set_dropout(0.5)
+        values = []
+        for _ in range(2):
+            d.renew_cg()
+            begun = network if isinstance(network, Both) else network.initial_state()
+            values.append(begun.transduce([d.inputVector([1, 2])] * 2)[-1].npvalue())
+        assert (values[0] != values[1]).any()  # they drop, whatever `training` is
+    assert m.training is network.training is False
+    network.model.add_parameters(3)
+    assert network.model.name() == "/birnn/"
+    again = Both.from_spec(Both(1, 2, 4, m, d.GRUBuilder, depth=5).spec, d.Model())
+    assert (again.depth, again.spec[4]) == (5, 5)
+    assert d.BiRNNBuilder(1, 2, 4, m, d.GRUBuilder).spec[:3] == (1, 2, 4)
+    network.model = m
+    assert network.model is m and network.param_collection().name() == "/birnn/"
+
+
 def test_old_names_work_with_one_notice(tmp_path):
     text = """
 import dynet as dy

@@ -18,6 +18,7 @@ from ..expression import Expression
 from ..params import LookupParameters, ParameterCollection, Parameters
 from ..settings import say
 from . import _saveable
+from ._free_names import FREE_NAMES, FreeName
 
 _TRAINER_ARGUMENTS = {
     "e0": "learning_rate",
@@ -243,6 +244,8 @@ def attach_methods() -> None:
     parameters: Sequence[type] = (Parameters, LookupParameters)
     for cls in parameters:
         _put(cls, "load_array", _load_array)
+    for owner, name, of in FREE_NAMES:
+        _put(owner, name, FreeName(name, of))
     base: Any = trainers.Trainer
     _put(base, "update", _update(base.update))
     _put(base, "update_epoch", _update_epoch)

@@ -267,7 +267,7 @@ class RecurrentBuilder(Owner):
             or step.update is not update
             or step.floats != self._floats()
             or isinstance(step, CellStep) is not composes
-            or (switch.used and step.drops is not self.training)
+            or (switch.used and step.drops is not self._drops())
         ):
             step = self._new_step(bool(update))
             self._last_step = step if self._fixed_weights and step.table else None

@@ -152,11 +152,11 @@ class Owner:
     @property
     def training(self) -> bool:
         """Whether dropout is on: see train()."""
-        return self._collection.training
+        return self._collection._trains()
 
     def _drops(self) -> bool:
         """As training, but without cost if no collection was ever switched."""
-        return not switch.used or self._collection.training
+        return not switch.used or self._collection._trains()
 
     def param_collection(self) -> ParameterCollection:
         """The subcollection of its parameters.
