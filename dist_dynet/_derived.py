@@ -1,5 +1,9 @@
 """Checks of classes that a program derives from those of this package. An `__init__` that does not
-call the one of its base class is reported when an object is made, not at its first use."""
+call the one of its base class is reported when an object is made, not at its first use.
+
+DyNet makes what is its own before `__init__`, from the arguments of the call (Cython's
+`__cinit__`). So do classes that a program for DyNet derives, if they do not do so themselves.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,21 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from ._manner import PACKAGE, last_frame
+from ._manner import PACKAGE, last_frame, manner
 from ._weak import WeakSet
 
 _seen: WeakSet[type] = WeakSet()
+
+
+class _Call:
+    """A call of a derived class in a program for DyNet."""
+
+    def __init__(self, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.given, self.named, self.is_made = given, named, False
+
+
+_calls: dict[int, _Call] = {}
+"""By the id of the object, while its `__init__` runs."""
 
 
 def requires_init(cls: Any, attribute: str) -> None:
@@ -61,8 +76,10 @@ def _above(kind: type, cls: type) -> type | None:
 def _checked(kind: Any, above: type, attribute: str) -> Any:
     """Its constructor, followed by a check that the object has the attribute."""
     make = kind.__init__
+    if manner.dynet and getattr(above, "_is_made_before_init", True):
+        make = _as_in_dynet(make, above)
 
-    @wraps(make)
+    @wraps(kind.__init__)
     def init(self: Any, *given: Any, **named: Any) -> None:
         try:
             make(self, *given, **named)
@@ -75,6 +92,55 @@ def _checked(kind: Any, above: type, attribute: str) -> Any:
 
     init.is_checked = True  # type: ignore[attr-defined]
     return init
+
+
+def _as_in_dynet(make: Any, above: Any) -> Any:
+    """The constructor `make`, before which the object is made by that of the class above, unless
+    `make` calls one or their arguments differ; its super().__init__() needs no arguments."""
+    names = getattr(getattr(inspect.unwrap(make), "__code__", None), "co_names", ("__init__",))
+    calls = not {"__init__", "__post_init__"}.isdisjoint(names)
+    if not hasattr(vars(above).get("__init__"), "takes_those_of_the_call"):
+        above.__init__ = _with_those_of_the_call(above.__init__)
+
+    def init(self: Any, *given: Any, **named: Any) -> None:
+        if id(self) in _calls:  # by super() of a class derived from this one
+            make(self, *given, **named)
+            return
+        call = _calls[id(self)] = _Call(given, named)
+        try:
+            if not calls and _fits(above.__init__, given, named):
+                above.__init__(self, *given, **named)
+                call.is_made = True
+            make(self, *given, **named)
+        finally:
+            del _calls[id(self)]
+
+    return init
+
+
+def _with_those_of_the_call(original: Any) -> Any:
+    """A constructor that uses the arguments of the object's call if it has none of its own, and
+    does nothing if the object is made already."""
+
+    @wraps(original)
+    def init(self: Any, *given: Any, **named: Any) -> None:
+        if call := _calls.get(id(self)):
+            if call.is_made:
+                return
+            if not given and not named and not _fits(original, (), {}):
+                given, named = call.given, call.named
+        original(self, *given, **named)
+
+    init.takes_those_of_the_call = True  # type: ignore[attr-defined]
+    return init
+
+
+def _fits(make: Any, given: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    try:
+        inspect.signature(make).bind(None, *given, **named)
+    except TypeError:
+        return False
+    return True
 
 
 def _has(thing: Any, attribute: str) -> bool:

@@ -244,6 +244,61 @@ def test_derived_classes_have_attributes_whose_names_dynet_leaves_free(installed
     assert network.model is m and network.param_collection().name() == "/birnn/"
 
 
+def test_derived_classes_are_made_before_their_init(installed):
+    d = installed
+
+    class Holder(d.ParameterCollection):
+        def __init__(self):
+            self.W = self.add_parameters((2, 3))
+            self.inner = d.ParameterCollection()
+
+    class Counting(d.AdamTrainer):
+        def __init__(self, m, alpha=0.001):
+            self.n, self.given = 0, alpha
+
+        def update(self):
+            self.n += 1
+            d.AdamTrainer.update(self)
+
+    class Bare(d.SimpleSGDTrainer):
+        def __init__(self, m, learning_rate=0.1):
+            super().__init__()
+            self.n = 0
+
+    class Gru(d.GRUBuilder):
+        def __init__(self, layers, x, h, model):
+            self.start = model.add_parameters(h)
+
+    class Simple(d.SimpleRNNBuilder):
+        def __init__(self, layers, x, h, model):
+            self.depth = layers
+            super().__init__()
+
+    class Later(Gru):
+        def __init__(self, layers, x, h, model):
+            self.begin(layers, x, h, model)
+
+        def begin(self, *given):
+            d.GRUBuilder.__init__(self, *given)
+
+    m = Holder()
+    assert [p.name() for p in m.parameters_list()] == ["/_0"]
+    trainer = Counting(m, alpha=0.25)
+    trainer.update()
+    assert (trainer.n, trainer.given, trainer.learning_rate) == (1, 0.25, 0.25)
+    assert Bare(m, 0.5).learning_rate == Bare(m, learning_rate=0.5).learning_rate == 0.5
+    for cls, n in (Gru, 10), (Simple, 3), (Later, 9):
+        m = d.Model()
+        network = cls(1, 2, 4, m)
+        d.renew_cg()
+        assert network.initial_state().add_input(d.ones(2)).output().dim() == ((4,), 1)
+        assert len(m.parameters_list()) == n
+    with pytest.raises(TypeError, match="Both: its __init__ must call that of BiRNNBuilder"):
+        type("Both", (d.BiRNNBuilder,), {"__init__": lambda *_: None})(1, 2, 4, m, d.GRUBuilder)
+    with pytest.raises(TypeError, match="Other: its __init__ must call that of GRUBuilder"):
+        type("Other", (d.GRUBuilder,), {"__init__": lambda *_: None})(m)
+
+
 def test_old_names_work_with_one_notice(tmp_path):
     text = """
 import dynet as dy

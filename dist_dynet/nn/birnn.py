@@ -40,6 +40,8 @@ class BiRNNBuilder(Owner):
     [((6,), 1), ((6,), 1)]
     """
 
+    _is_made_before_init = False  # DyNet's, too, is a class of Python
+
     def __init__(
         self,
         num_layers: int,
