@@ -76,7 +76,7 @@ def _above(kind: type, cls: type) -> type | None:
 def _checked(kind: Any, above: type, attribute: str) -> Any:
     """Its constructor, followed by a check that the object has the attribute."""
     make = kind.__init__
-    if manner.dynet and getattr(above, "_is_made_before_init", True):
+    if manner.dynet and not getattr(above, "_is_python_in_dynet", False):
         make = _as_in_dynet(make, above)
 
     @wraps(kind.__init__)

@@ -170,6 +170,71 @@ def test_subclasses_of_builders_are_loaded(tmp_path):
         )
 
 
+class Passing(dy.BiRNNBuilder):
+    """One that takes whatever the builder takes."""
+
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.made = True
+
+
+class Naming(dy.BiRNNBuilder):
+    """One that names the builder's arguments, and one more."""
+
+    def __init__(
+        self,
+        num_layers,
+        input_dim,
+        hidden_dim,
+        model,
+        rnn_builder_factory,
+        builder_layers=None,
+        n=1,
+    ):
+        super().__init__(
+            num_layers, input_dim, hidden_dim, model, rnn_builder_factory, builder_layers
+        )
+        self.made = n
+
+
+class Needing(dy.BiRNNBuilder):
+    """One that cannot be made of the builder's arguments."""
+
+    def __init__(self, *given, n):
+        super().__init__(*given)
+        self.made = n
+
+
+class Choosing(dy.BiRNNBuilder):
+    """One with fewer arguments."""
+
+    def __init__(self, num_layers, input_dim, hidden_dim, model):
+        super().__init__(num_layers, input_dim, hidden_dim, model, dy.GRUBuilder)
+
+
+class Turning(dy.BiRNNBuilder):
+    """One with the same arguments in another order."""
+
+    def __init__(self, num_layers, input_dim, hidden_dim, rnn_builder_factory, model, *rest):
+        super().__init__(num_layers, input_dim, hidden_dim, model, rnn_builder_factory, *rest)
+
+
+def test_subclasses_of_birnn_builder_are_loaded_if_they_take_its_arguments(tmp_path):
+    """As in DyNet, where the others cannot be loaded."""
+    m = dy.ParameterCollection()
+    made = [
+        Passing(1, 2, 4, m, dy.GRUBuilder),
+        Naming(1, 2, 4, m, dy.GRUBuilder),
+        Needing(1, 2, 4, m, dy.GRUBuilder, n=1),
+        Choosing(1, 2, 4, m),
+        Turning(1, 2, 4, dy.GRUBuilder, m),
+    ]
+    save(tmp_path / "x", made)
+    loaded = load(tmp_path / "x", dy.ParameterCollection())
+    assert [type(thing) for thing in loaded] == [Passing, Naming, *[dy.BiRNNBuilder] * 3]
+    assert loaded[0].made is True and loaded[1].made == 1
+
+
 class Projected(dy.VanillaLSTMBuilder):
     """One with a parameter of its own."""
 

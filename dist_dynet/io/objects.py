@@ -17,6 +17,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from importlib import import_module
+from inspect import Parameter
 from pathlib import Path
 from types import FunctionType
 from typing import Any, ClassVar, cast
@@ -202,7 +203,8 @@ def _path(basename: FileName, suffix: str, what: str) -> Path:
 
 def _stored_class(cls: Any) -> Any:
     """The class whose from_spec() fits. A subclass of a builder that has its own __init__ but no
-    from_spec is stored as that builder."""
+    from_spec is stored as that builder; one of BiRNNBuilder that takes the same arguments is not,
+    as in DyNet."""
     own = list(
         itertools.takewhile(
             lambda c: c.__module__.partition(".")[0] != _PACKAGE, inspect.getmro(cls)
@@ -210,7 +212,26 @@ def _stored_class(cls: Any) -> Any:
     )
     if any("from_spec" in vars(c) for c in own) or not any("__init__" in vars(c) for c in own):
         return cls
-    return inspect.getmro(cls)[len(own)]
+    above = inspect.getmro(cls)[len(own)]
+    same = getattr(above, "_is_python_in_dynet", False) and _takes_those_of(above, cls)
+    return cls if same else above
+
+
+def _takes_those_of(above: Any, cls: Any) -> bool:
+    """Whether the constructor takes the arguments of the one above by position, by their names or
+    by a star."""
+    theirs, mine = (inspect.signature(c).parameters.values() for c in (above, cls))
+    by_place = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    wanted = [p.name for p in theirs if p.kind in by_place]
+    names = [p.name for p in mine if p.kind in by_place][: len(wanted)]
+    has_star = any(p.kind is p.VAR_POSITIONAL for p in mine)
+    stars = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    needed = {p.name for p in mine if p.default is p.empty and p.kind not in stars}
+    return (
+        names == wanted[: len(names)]
+        and (has_star or len(names) == len(wanted))
+        and needed <= set(wanted)
+    )
 
 
 def collection_of(thing: Any, what: str) -> ParameterCollection:

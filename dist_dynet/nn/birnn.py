@@ -40,7 +40,8 @@ class BiRNNBuilder(Owner):
     [((6,), 1), ((6,), 1)]
     """
 
-    _is_made_before_init = False  # DyNet's, too, is a class of Python
+    _is_python_in_dynet = True
+    """So its objects are made by `__init__`, and those of subclasses loaded as such."""
 
     def __init__(
         self,
