@@ -107,6 +107,18 @@ def indices(values: Iterable[int], what: str) -> Sequence[int]:
     return [_of_32_bits(n, what, "the index") for n in found]
 
 
+def items_of(values: Any, what: str, takes: str) -> list[Any]:
+    """The items of any iterable, as a list, for the function `what`, which takes `takes`.
+
+    Raises: TypeError if it is no iterable.
+    """
+    try:
+        items = iter(values)
+    except TypeError:
+        raise TypeError(f"{what}: takes {takes}; got {values!r:.60}.") from None
+    return list(items)
+
+
 def one_or_more(values: int | Iterable[int], what: str) -> Sequence[int]:
     """As indices(); also takes a single integer."""
     return indices([values] if is_one(values) else values, what)  # type: ignore[list-item, arg-type]

@@ -76,11 +76,13 @@ class _State:
         return {thread: n for thread, n in self.draws.items() if thread != me}
 
     def reset(self, seed: int) -> None:
+        graphs = list(self.graphs)
         with DeferSignals():
             with self.lock:
                 self.seed, self.evaluations = seed & _MASK, 0
                 lib.dn_rng_seed(self.generator, seed & 0xFFFFFFFF)
-            self.tell()  # their seeds, too, or none of it
+            for graph in graphs:  # their seeds, too, or none of it
+                graph._seed()
 
     def tell(self) -> None:
         for graph in list(self.graphs):

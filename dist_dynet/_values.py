@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._integers import items_of
 from ._large_graphs import INDEX
 from .expression import Expression
 
 
 def _computed(exps: Iterable[Expression], recalculate: bool, what: str) -> list[Expression]:
     """A list of these expressions, all of which are computed in one pass."""
-    exps = list(exps)
+    exps = items_of(exps, what, "a list of expressions")
     for e in exps:
         if not isinstance(e, Expression):
             raise TypeError(f"{what}: takes a list of expressions; got {type(e).__name__} in it.")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._ffi import DTYPE, DTYPE_NAME, GRAPH_SHIFT, lib
-from ._integers import whole
+from ._integers import items_of, number_argument, whole
 from .expression import Expression
 from .graph import cg, renew_cg
 from .params.collection import ParameterCollection, members_of
@@ -123,7 +123,7 @@ def _listed(
     elif isinstance(parameters, AnyParameter):
         chosen = [parameters]
     else:
-        chosen = list(parameters)
+        chosen = items_of(parameters, "check_gradient", "a collection, or parameters")
     for p in chosen:
         if not isinstance(p, AnyParameter):
             raise TypeError(
@@ -229,8 +229,10 @@ def check_gradient(
     """
     if (max_entries := whole(max_entries, "check_gradient", "max_entries")) < 1:
         raise ValueError(f"check_gradient: max_entries must be 1 or more; got {max_entries}.")
-    epsilon = EPSILON if epsilon is None else float(epsilon)
-    tolerance = TOLERANCE if tolerance is None else float(tolerance)
+    epsilon = number_argument(EPSILON if epsilon is None else epsilon, "check_gradient: epsilon")
+    tolerance = number_argument(
+        TOLERANCE if tolerance is None else tolerance, "check_gradient: tolerance"
+    )
     chosen, loss = _listed(parameters), _Loss(expr_or_fn)
     rng = np.random.default_rng(0)
     before = [p._flat_gradient() if p.has_gradient() else None for p in chosen]

@@ -50,7 +50,7 @@ def get_device_info(name: str | bytes) -> DeviceInfo:
     >>> dy.get_device_info("CPU")
     DeviceInfo(name=b'CPU', id=0, type=-1)
     """
-    if name not in ("CPU", b"CPU"):
+    if not isinstance(name, str | bytes) or name not in ("CPU", b"CPU"):
         raise RuntimeError(f"get_device_info: there is no device {name!r}, only CPU.")
     return DeviceInfo()
 

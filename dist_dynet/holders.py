@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._integers import whole
+from ._integers import items_of, real, whole
 
 __all__ = ["FloatValue", "FloatVectorValue", "UnsignedValue", "UnsignedVectorValue"]
 
@@ -70,7 +70,7 @@ class FloatValue:
         >>> holder.get()
         4.0
         """
-        self._value = float(val)
+        self._value = real(val, "FloatValue")
 
 
 class UnsignedVectorValue:
@@ -102,7 +102,8 @@ class UnsignedVectorValue:
         >>> holder.get()
         [3, 4, 5]
         """
-        self._values = [_unsigned(v, "UnsignedVectorValue") for v in newval]
+        items = items_of(newval, "UnsignedVectorValue", "a list of integers")
+        self._values = [_unsigned(v, "UnsignedVectorValue") for v in items]
 
     def size(self) -> int:
         """How many there are.
@@ -143,7 +144,8 @@ class FloatVectorValue:
         >>> holder.get()
         [3.0, 4.0, 5.0]
         """
-        self._values = [float(v) for v in newval]
+        items = items_of(newval, "FloatVectorValue", "a list of numbers")
+        self._values = [real(v, "FloatVectorValue") for v in items]
 
     def size(self) -> int:
         """How many there are.

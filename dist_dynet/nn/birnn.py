@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
+from .._integers import items_of
 from ..expression import Expression
 from ..ops import concatenate
 from ..ops._nodes import listed
@@ -272,7 +273,7 @@ class StackedRNNState:
     __slots__ = ("_prev", "states")
 
     def __init__(self, states: Iterable[RNNState], prev: StackedRNNState | None = None) -> None:
-        self.states: list[RNNState] = list(states)
+        self.states: list[RNNState] = items_of(states, "StackedRNNState", "a list of states")
         if not self.states:
             raise ValueError("StackedRNNState: takes at least one state; got none.")
         self._prev = prev

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _random
 from .._ffi import ffi, lib
-from .._integers import whole
+from .._integers import items_of, numbers, whole
 from ..expression import Expression, expression, resolved
 from ..graph import cg, this_graph
 from ..ops import inputTensor
@@ -304,7 +303,9 @@ class RecurrentBuilder(Owner):
         >>> gru.initial_state_from_raw_vectors([[1, 2, 3]]).h()[0].value()
         [1.0, 2.0, 3.0]
         """
-        return self.initial_state([inputTensor(np.asarray(v, float)) for v in vecs], update)
+        what = "initial_state_from_raw_vectors"
+        several = items_of(vecs, what, "a list of lists of numbers, one for each state")
+        return self.initial_state([inputTensor(numbers(v, what)) for v in several], update)
 
 
 class TwoRates:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .._integers import indices
+from .._integers import indices, items_of
 from ..expression import Expression
 from ..graph import this_graph
 from ..ops import concatenate_cols, inputTensor
@@ -124,7 +124,10 @@ class CRF(Block):
 
     def _pair(self, pair: tuple[Tag | None, Tag | None]) -> tuple[int, int]:
         """The numbers of a forbidden pair, -1 for None."""
-        a, b = pair
+        tags = items_of(pair, "CRF", "forbidden pairs of tags")
+        if len(tags) != 2:
+            raise ValueError(f"CRF: takes forbidden pairs of tags; got {pair!r:.60}.")
+        a, b = tags
         if a is None and b is None:
             raise ValueError("CRF: a forbidden pair must have a tag; got (None, None).")
         return -1 if a is None else self._number(a), -1 if b is None else self._number(b)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._ffi import OPS
+from .._integers import number_argument
 from ..expression import Expression
 from ..ops import (
     affine_transform,
@@ -75,7 +76,8 @@ class VanillaLSTMBuilder(RecurrentBuilder, TwoRates):
         *,
         precision: str | None = None,
     ) -> None:
-        self.forget_bias, self.ln_lstm = float(forget_bias), bool(ln_lstm)
+        bias = number_argument(forget_bias, f"{type(self).__name__}: forget_bias")
+        self.forget_bias, self.ln_lstm = bias, bool(ln_lstm)
         super().__init__(layers, input_dim, hidden_dim, model, precision=precision)
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:

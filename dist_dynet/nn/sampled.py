@@ -64,7 +64,10 @@ class Sampler:
             )
             self.distribution: str | list[float] = distribution
         else:
-            weights = np.asarray(distribution, float)
+            try:
+                weights = np.asarray(distribution, float)
+            except (TypeError, ValueError):  # no numbers
+                weights = np.empty(0)
             if weights.shape != (n,) or not (np.isfinite(weights).all() and (weights > 0).all()):
                 raise ValueError(
                     f"Sampler: distribution must have a positive number for each of {n} classes;"

@@ -78,7 +78,7 @@ def check_device(device: str, what: str) -> None:
     Raises:
         ValueError: it is another one.
     """
-    if device not in ("", "CPU"):
+    if not isinstance(device, str) or device not in ("", "CPU"):
         raise ValueError(
             f"{what}: everything is computed on the CPU; got device = {device!r}. Leave it out."
         )

@@ -3,15 +3,15 @@ root, and an expression in every graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, shaped
-from .._integers import floats, integer_argument, listed_if_few, numbers, real
+from .._integers import floats, integer_argument, items_of, listed_if_few, numbers, real
 from .._manner import manner
 from ..expression import Expression
 from .access import parameter_node, set_row, stored
@@ -192,7 +192,8 @@ class LookupParameters(_ParameterBase):
             outside = (numbers < 0) | (numbers >= self._rows)
             first = int(numbers[outside.argmax()]) if outside.any() else None
         else:
-            several = [integer_argument(i, what, "row") for i in cast(Iterable[Any], rows)]
+            items = items_of(rows, what, "a list of rows")
+            several = [integer_argument(i, what, "row") for i in items]
             first = next((i for i in several if not 0 <= i < self._rows), None)
             numbers = np.array(several if first is None else [], np.int32)
         if first is not None:

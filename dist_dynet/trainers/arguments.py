@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from .._integers import integer_argument, number_argument
+from .._integers import integer_argument, items_of, number_argument
 from ..params.parameters import LookupParameters, Parameters
 
 _PARAMETERS = Parameters | LookupParameters
@@ -55,7 +55,7 @@ def chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[Any
         TypeError: a position is not an integer.
     """
     positions = set()
-    for w in wanted:
+    for w in items_of(wanted, "update_subset", f"a list of parameters or positions as {what}"):
         at = (
             next((i for i, p in enumerate(members) if p is w), -1)
             if isinstance(w, _PARAMETERS)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .._deferred_signals import DeferSignals
 from .._ffi import DTYPE, lib, pointer
-from .._integers import whole
+from .._integers import number_argument, whole
 from .._state import count_in, number_in
 from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter
@@ -66,6 +66,7 @@ class MovingAverage(FollowsTrainer):
         every: int = 1,
         bias_correction: bool = True,
     ) -> None:
+        decay = None if decay is None else number_argument(decay, "MovingAverage: decay")
         if decay is not None and not 0 <= decay < 1:
             raise ValueError(f"MovingAverage: decay must lie in [0, 1), or be None; got {decay}.")
         every = whole(every, "MovingAverage", "every")

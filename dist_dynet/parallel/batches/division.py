@@ -168,7 +168,7 @@ class Numbers:
     Raises:
         ValueError: an array that does not have a number for each example; one that is negative,
             infinite or NaN.
-        TypeError: what the function returns is no number.
+        TypeError: what the function returns is no number, or the array does not hold numbers.
     """
 
     def __init__(self, given: Cost | None, data: Any, name: str, kept: bool) -> None:
@@ -179,7 +179,14 @@ class Numbers:
         self._known: NDArray[np.bool_] = np.empty(0, bool)
         self._missing = 0
         if given is not None and not callable(given):
-            self._given = compact(self._checked(np.array(given, np.float64)))
+            try:
+                array = np.array(given, np.float64)
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"shard: {name} must be a function or hold a number for each example; got"
+                    f" {given!r:.60}."
+                ) from None
+            self._given = compact(self._checked(array))
             self._check()
 
     @property

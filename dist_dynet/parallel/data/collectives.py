@@ -170,9 +170,13 @@ def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any
 
 def _as_numbers(value: ArrayLike, op: str) -> NDArray[Any]:
     """A new array, of a dtype that MPI can reduce and that can hold the result."""
-    if op not in (operations := get_args(Operation)):
+    operations = get_args(Operation)
+    if not isinstance(op, str) or op not in operations:
         raise ValueError(f"all_reduce: op must be one of {', '.join(operations)}; got {op!r}.")
-    array = np.array(value, order="C")
+    try:
+        array = np.array(value, order="C")
+    except ValueError as error:  # lists of different lengths
+        raise TypeError(f"all_reduce: takes numbers and arrays of numbers; {error}.") from None
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
     if array.dtype.kind not in "iuf":
