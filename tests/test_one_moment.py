@@ -222,34 +222,32 @@ def test_ctrl_c_in_an_evaluation_leaves_the_draws_of_training():
     assert place > 50
 
 
-def averaged(m):
-    trainer = dy.SimpleSGDTrainer(m, 1)
-    dy.MovingAverage(trainer)
-    return trainer
-
-
 ACCUMULATING = {
-    "plain": lambda m: dy.SimpleSGDTrainer(m, 1),
-    "averaged": averaged,
-    "mean": lambda m: dy.parallel.DistributedTrainer(averaged(m)),
-    "weighted": lambda m: dy.parallel.DistributedTrainer(averaged(m), average="weighted"),
+    "plain": lambda trainer: trainer,
+    "mean": dy.parallel.DistributedTrainer,
+    "weighted": lambda trainer: dy.parallel.DistributedTrainer(trainer, average="weighted"),
+    "LocalSGD": lambda trainer: dy.parallel.LocalSGD(trainer, every=2),
 }
 
 
+@pytest.mark.parametrize("follows", [False, True])
 @pytest.mark.parametrize("kind", ACCUMULATING)
-def test_ctrl_c_in_an_accumulation_counts_a_pass_or_does_not(kind):
+def test_ctrl_c_in_an_accumulation_counts_a_pass_or_does_not(kind, follows):
     def passes(interrupted=-1, place=0):
         """Whether Ctrl-C came within a pass, and what there is after each pass."""
         m = dy.ParameterCollection()
-        w, trainer = m.add_parameters(1, init=0), ACCUMULATING[kind](m)
-        trainer.set_accumulation(2)
-        sync, came, found = getattr(trainer, "sync", None), False, []
+        w, trainer = m.add_parameters(1, init=0), ACCUMULATING[kind](dy.SimpleSGDTrainer(m, 1))
+        average, came, found = dy.MovingAverage(trainer) if follows else None, False, []
+        if kind != "LocalSGD":
+            trainer.set_accumulation(2)
 
         def update():
             return trainer.update(2) if kind == "weighted" else trainer.update()
 
         def counted():
-            return trainer.updates, sync.hooks.gathered if sync else trainer._gathered
+            if kind == "LocalSGD":
+                return trainer.updates, trainer.position
+            return trainer.updates, getattr(trainer, "inner", trainer)._gathered
 
         for number in range(6):
             dy.renew_cg()
@@ -259,16 +257,16 @@ def test_ctrl_c_in_an_accumulation_counts_a_pass_or_does_not(kind):
                 came = interrupted_at(place, update)
             if counted() == before:
                 update()
-            found.append((counted(), w.as_array()[0]))
+            found.append((counted(), w.as_array()[0], average.state() if follows else {}))
         return came, found
 
     expected = passes()[1]
-    assert expected[-1][0] == (3, 0)
+    assert expected[-1][0] == (6 if kind == "LocalSGD" else 3, 0)
     for number in range(2, 4):
         place, more = 0, True
         while more:
             more, found = passes(number, place)
-            assert found == expected, (number, place)
+            assert equal(found, expected), (number, place)
             place += 1
 
 

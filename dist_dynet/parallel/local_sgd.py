@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .._deferred_signals import DeferSignals
+from .._deferred_signals import DeferSignals, deferring_signals
 from .._hints import OF_TRAINERS, explain
 from .._integers import real, whole
 from .._state import check_state
@@ -226,6 +226,7 @@ class LocalSGD(TrainerWrapper):
         """Number of calls of update() since the last average."""
         return self._position
 
+    @deferring_signals
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
         """Updates this rank's parameters as the wrapped trainer does; every k-th call averages. A
         batch without examples changes nothing but counts as a call: its gradients, such as those of
