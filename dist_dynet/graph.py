@@ -125,7 +125,8 @@ class ComputationGraph:
         >>> len(u), bool((0 < u).all() and (u < 1).all())
         (1000, True)
         """
-        n = whole(n, "uniform", "n")
+        if (n := whole(n, "uniform", "n")) < 0:
+            raise ValueError(f"uniform: n must be 0 or more; got {n}.")
         out = np.empty(n, np.float32)
         generator = _random.node_generator(self._thread)
         if generator != NULL:

@@ -46,6 +46,18 @@ CALLS = {
     "SparseLSTMBuilder: forget_bias must be a number": lambda w, x: dy.SparseLSTMBuilder(
         1, 2, 2, w.m, forget_bias=[x]
     ),
+    "CRF: takes forbidden pairs": lambda w, x: dy.CRF(w.m, 3, x),
+    "CRF: each tag must have a name": lambda w, x: dy.CRF(w.m, [["a"], ["b"]]),
+    "one_hot: takes one size": lambda w, x: dy.one_hot((2, 3), 1),
+    "hinge_dim: takes a list of indices": lambda w, x: dy.hinge_dim(w.W, np.array(1)),
+    "uniform: n must be 0 or more": lambda w, x: dy.cg().uniform(-1),
+    "NormalInitializer: var must be a number": lambda w, x: dy.NormalInitializer(var="a"),
+    "NormalInitializer: mean must be a number": lambda w, x: dy.NormalInitializer([x]),
+    "UniformInitializer: scale must be a number": lambda w, x: dy.UniformInitializer([x]),
+    "GlorotInitializer: gain must be a number": lambda w, x: dy.GlorotInitializer(gain=[x]),
+    "HeInitializer: gain must be a number": lambda w, x: dy.HeInitializer([x]),
+    "SaxeInitializer: scale must be a number": lambda w, x: dy.SaxeInitializer([x]),
+    "ConstInitializer: c must be a number": lambda w, x: dy.ConstInitializer([x]),
     "Sampler: distribution must have a positive number": lambda w, x: dy.Sampler(3, object()),
     "rows_grad_as_array: takes a list of rows": lambda w, x: w.E.rows_grad_as_array(x),
     "add_gradients: takes a list of rows": lambda w, x: w.E.add_gradients(x, np.ones((1, 2))),
@@ -72,6 +84,15 @@ def test_errors_name_the_function_and_what_it_takes(message):
             CALLS[message](w, nothing)
         assert str(caught.value).startswith(message)
         assert list(w.m.named_parameters()) == before
+
+
+def test_scalar_value_of_several_numbers_draws_nothing_anew():
+    x = dy.random_normal(3)
+    values, state = x.value(), dy.random_state()
+    with pytest.raises(ValueError, match="scalar_value"):
+        x.scalar_value(recalculate=True)
+    assert x.value() == values
+    assert all(np.array_equal(dy.random_state()[name], a) for name, a in state.items())
 
 
 def test_iterables_of_any_kind_are_taken():

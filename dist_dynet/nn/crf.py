@@ -72,12 +72,13 @@ class CRF(Block):
         )
         self.names: list[str] | None = list(tags) if named else None  # type: ignore[arg-type]
         (self.tags,) = self._sizes(tags if self.names is None else len(self.names))
-        self._by_name = {name: k for k, name in enumerate(self.names or ())}
-        if self.names is not None and (
-            len(self._by_name) < self.tags or not all(isinstance(name, str) for name in self.names)
-        ):
+        are_texts = all(isinstance(name, str) for name in self.names or ())
+        self._by_name = {name: k for k, name in enumerate(self.names or ()) if are_texts}
+        if self.names is not None and len(self._by_name) < self.tags:
             raise ValueError(f"CRF: each tag must have a name of its own; got {self.names!r:.200}.")
-        self.forbidden = sorted({self._pair(pair) for pair in forbidden})
+        self.forbidden = sorted(
+            {self._pair(pair) for pair in items_of(forbidden, "CRF", "forbidden pairs of tags")}
+        )
         self._begin(model, precision, tags=self.tags)
         add, n = self._dense, self.tags
         self._parameters = add("A", (n, n), 0), add("start", n, 0), add("stop", n, 0)

@@ -294,7 +294,9 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     """
     if device:
         check_device(device, "one_hot")
-    (d,) = as_dims(d, "one_hot")
+    if len(dims := as_dims(d, "one_hot")) != 1:
+        raise ValueError(f"one_hot: takes one size, the number of classes; got {dims}.")
+    d = dims[0]
     rows = one_or_more(idx, "one_hot")
     for i in rows:
         if not 0 <= i < d:

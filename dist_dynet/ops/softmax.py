@@ -61,7 +61,7 @@ def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[
     """One list of indices for all batch elements, or a list of lists, one for each."""
     if isinstance(values, list) and values and type(values[0]) is int:  # nearly always
         return [indices(values, what)]
-    if not isinstance(values, Iterable):
+    if not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
         raise TypeError(
             f"{what}: takes a list of indices, or one for each batch element; got {values!r:.60}."
         )

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from .. import _random
 from .._ffi import declines, ffi, lib
 from .._file_names import file_path
-from .._integers import numbers
+from .._integers import number_argument, numbers
 
 Values = NDArray[np.float32]
 """Flat, in storage order."""
@@ -129,7 +129,8 @@ class GlorotInitializer(_Drawn):
     """
 
     def __init__(self, is_lookup: bool = False, gain: float = 1.0) -> None:
-        self.is_lookup, self.gain = is_lookup, gain
+        self.is_lookup = is_lookup
+        self.gain = number_argument(gain, "GlorotInitializer: gain")
 
     def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
         nd = len(dims) - bool(self.is_lookup and is_lookup)
@@ -155,7 +156,7 @@ class UniformInitializer(_Drawn):
     """
 
     def __init__(self, scale: float) -> None:
-        self.scale = scale
+        self.scale = number_argument(scale, "UniformInitializer: scale")
 
     def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
         scale = float(self.scale)
@@ -175,6 +176,8 @@ class NormalInitializer(_Drawn):
     """
 
     def __init__(self, mean: float = 0, var: float = 1) -> None:
+        mean = number_argument(mean, "NormalInitializer: mean")
+        var = number_argument(var, "NormalInitializer: var")
         if not var >= 0:
             raise ValueError(f"NormalInitializer: the variance must not be negative; got {var}.")
         self.mean, self.var = mean, var
@@ -201,7 +204,7 @@ class HeInitializer(_Drawn):
     """
 
     def __init__(self, gain: float = 1.0) -> None:
-        self.gain = gain
+        self.gain = number_argument(gain, "HeInitializer: gain")
 
     def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
         if is_lookup:
@@ -224,7 +227,7 @@ class ConstInitializer(_Drawn):
     """
 
     def __init__(self, c: float) -> None:
-        self.c = c
+        self.c = number_argument(c, "ConstInitializer: c")
 
     def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
         return _CONSTANT, float(self.c), 0.0
@@ -329,7 +332,7 @@ class SaxeInitializer(PyInitializer):
     """
 
     def __init__(self, scale: float = 1.0) -> None:
-        self.scale = scale
+        self.scale = number_argument(scale, "SaxeInitializer: scale")
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
         """The flat values, in storage order.
