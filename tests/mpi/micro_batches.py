@@ -71,6 +71,21 @@ for batch in list(batches):
     state = batches.state()
     assert len(set(parallel.gather((state["epoch"], state["position"])))) == 1
 
+# what has no example counts nowhere, as a term of the loss may, on ranks with a turn too many, too
+for average, value in ("mean", 0), ("sum", -1):
+    other = dy.ParameterCollection()
+    v, rows = other.add_parameters(2, init=1), other.add_lookup_parameters((2, 1), init=1)
+    decayed = parallel.DistributedTrainer(
+        dy.SimpleSGDTrainer(other, 1), average=average, reproducible=True
+    )
+    decayed.set_clip_threshold(0)
+    for _ in parallel.shard(range(2), batch_size=2, micro_batches=2 * size - 1):
+        dy.renew_cg()
+        (dy.sum_elems(v) + rows[0]).backward()
+        decayed.update()
+    assert v.as_array().tolist() == [value] * 2, v.as_array()
+    assert rows.as_array().ravel().tolist() == [value, 1], rows.as_array()
+
 # frozen on one rank: named as in other exchanges
 w.set_updated(rank != 1)
 for _ in parallel.shard(range(2 * size), batch_size=2 * size, micro_batches=size):

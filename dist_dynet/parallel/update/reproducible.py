@@ -147,7 +147,8 @@ class ReproducibleSum:
         self._pool += [node.dense for node in self._tree.nodes if node.dense is not None]
 
     def keep(self, part: Part, weight: float, factor: float) -> None:
-        """Moves the gradient of a micro-batch, times factor, out of the collection.
+        """Moves the gradient of a micro-batch, times factor, out of the collection. Where this rank
+        has none in its turn, the gradient is that of no example, and is dropped.
 
         Raises:
             RuntimeError: parameters were added between two micro-batches of a step; draws come from
@@ -156,6 +157,8 @@ class ReproducibleSum:
         if part.number is not None:
             part.draws.warn_of_others(self._here.rank == 0)
             self._keep(part.number, weight, factor)
+        else:
+            self._m.reset_gradients()
         self._part = part
 
     def _keep(self, number: int, weight: float, factor: float) -> None:
