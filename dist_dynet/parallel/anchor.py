@@ -67,6 +67,11 @@ class Anchor:
         self.is_foreign = False
         self.mark()
 
+    def is_present(self) -> bool:
+        """Whether nothing has changed since remember(): the present values are the anchor."""
+        same = self._root.version() == self._version and not self.written and not self._loaded
+        return same and counts_of(self.collection) == self._counts and not self._changed()
+
     def state(self, is_first: bool) -> dict[str, NDArray[Any]]:
         """By name of a parameter: its value "now", its value "then", after the last average, and,
         where the program has written it, the value "written" before the first update since then and

@@ -448,15 +448,17 @@ class LocalSGD(TrainerWrapper):
         """What this rank needs to go on: the wrapped trainer's state as "inner:...", with several
         ranks the parameters as they are, "now:/w", and after the last average, "then:/w", where the
         program has written them, "written:/w" and "late:/w" (Anchor.state()), and what was counted
-        since then. It differs from rank to rank."""
+        since then. It differs from rank to rank. Right after an average it has no parameters: these
+        are the model's."""
         self.sync.hooks.catch_up()
         kept = {f"inner:{name}": values for name, values in self._inner.state().items()}
-        if self.sync.here.size > 1:
+        if self.sync.here.size > 1 and not (self._is_first and self._anchor.is_present()):
             kept |= self._anchor.state(self._is_first)
         return {**kept, "since": np.array([self._position, self._n])}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Resumes from a state() of this rank.
+        """Resumes from a state() of this rank: with its parameters, if it was taken between two
+        averages of several ranks.
 
         Raises:
             ValueError: it is of another class or another model; nothing is changed then.
@@ -468,6 +470,8 @@ class LocalSGD(TrainerWrapper):
         anchor, kept = self._anchor, self._anchor.kept_in(state)
         inner = {name[6:]: a for name, a in state.items() if name.startswith("inner:")}
         self._inner.load_state(inner)
+        if self.sync.here.size > 1 and not kept and not since[0]:  # there is nothing else in it
+            return
         self._begin()
         self._position, self._n = int(since[0]), float(since[1])
         if self.sync.here.size > 1:

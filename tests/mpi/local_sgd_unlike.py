@@ -392,6 +392,22 @@ def test_what_was_written_after_the_last_update_is_resumed():
         everywhere(p, 6)
 
 
+def test_a_state_right_after_an_average_leaves_the_model_alone():
+    """It has moments, settings and a schedule, as in one process; in the middle of a round, too."""
+    w, trainer = one(every=1)
+    step(trainer, w, rank + 1)
+    v, other = one(init=7, every=1)
+    other.load_state(trainer.state())
+    everywhere(v, 7)
+    step(other, v, rank + 1)
+    everywhere(v, 5.5)
+    u, third = one(init=3, every=2)
+    step(third, u, rank + 1)
+    third.load_state(other.state())
+    step(third, u, rank + 1)
+    everywhere(u, 0)
+
+
 def test_rows_of_a_state_that_are_none_are_refused():
     w, trainer = one(every=9)
     step(trainer, w)
