@@ -32,7 +32,7 @@ from .exchange.shared_model import DEFAULT, SharedModel
 from .processes import environment, saving, session, trial
 from .processes.world import hash_of
 from .update import metrics, own_gradients
-from .update.accumulation import Pass, pass_of_unusual_batch, refuse_micro_batch, share
+from .update.accumulation import Pass, counted, pass_of_unusual_batch, refuse_micro_batch, share
 from .update.reproducible import ReproducibleSum
 from .update.sync import Sync
 from .wrapper import TrainerWrapper, check_trainer
@@ -233,7 +233,7 @@ class DistributedTrainer(TrainerWrapper):
             if here.size > 1 and self.sync.weighted and self.sync.reproducible is None:
                 problem = problem or self.sync.sources.contradict(weight)
             total = weight.n if here.size == 1 else weight.total
-            return Pass(weight, weight.n, total, True, problem)
+            return Pass(weight, counted(weight), total, True, problem)
         if weight is not None:
             if self._average == "sum":
                 self.sync.mark_out_of_step()
@@ -265,7 +265,7 @@ class DistributedTrainer(TrainerWrapper):
             return self._unbatched
         if batch.problem or batch.ranks is not here.members:
             return pass_of_unusual_batch(batch, here, False, counts)
-        return Pass(batch, batch.n, batch.total, False)
+        return Pass(batch, counted(batch), batch.total, False)
 
     def _end_pass(self, this: Pass) -> None:
         """The pass was used: another one begins."""
@@ -367,7 +367,7 @@ class DistributedTrainer(TrainerWrapper):
         odd = batch is not None and (batch.problem or batch.ranks is not self._world.members)
         lacks = self._average == "weighted" and (batch is None or not batch.is_weighted)
         known = certain and not odd and not lacks
-        return (1.0 if batch is None else batch.n) if known else None
+        return (1.0 if batch is None else counted(batch)) if known else None
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 from least_squares import DATA, EPOCH, SIZE, Model, descend, expect, steps
+from mpi4py import MPI
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -140,6 +141,30 @@ def test_tokens():
             a.backward(batch)
             a.trainer.update(*([len(batch)] if way == "number" else []))
         expect(a, *EPOCH)
+
+
+def test_examples_of_weight_zero():
+    """Their rows are used, though a rank may have no other examples: Adam moves them on."""
+
+    def trained(comm, **options):
+        m = dy.ParameterCollection()
+        table = m.add_lookup_parameters((len(DATA), 2), init=0.5)
+        trainer = parallel.DistributedTrainer(dy.AdamTrainer(m, 0.1), comm=comm, **options)
+        for epoch in range(3):
+            weights = (np.arange(len(DATA)) + epoch) % 3 > 0
+            for batch in parallel.shard(
+                range(len(DATA)), SIZE, epoch=epoch, comm=comm, weight=weights
+            ):
+                dy.renew_cg()
+                if batch:
+                    losses = [dy.squared_norm(table[i]) * float(weights[i]) for i in batch]
+                    (dy.esum(losses) / (batch.n or 1)).backward()
+                trainer.update()
+        return table.as_array()
+
+    for options in {}, {"accumulate": 2}, {"exchange": "mpi"}:
+        whole, divided = trained(MPI.COMM_SELF, **options), trained(None, **options)
+        assert np.allclose(divided, whole, rtol=1e-9, atol=1e-9), (options, divided - whole)
 
 
 def test_n_of_batches_with_examples():

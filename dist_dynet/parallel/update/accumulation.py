@@ -49,6 +49,19 @@ class Pass(NamedTuple):
         return Step(self.batch.description if self.batch is not None else (), passes, subset)
 
 
+_NEXT_TO_NOTHING = 2.0**-60
+"""So small a share of the sum of all weights that it is lost when that is rounded."""
+
+
+def counted(batch: Batch[Any]) -> float:
+    """How much the gradients of this batch of shard() count in the average: its n. Where that is 0,
+    though it has examples, it is next to nothing instead: their gradients, zeros, say which
+    parameters and rows were used, and trainers with moments move these, as in one process."""
+    if batch.n == 0 and len(batch) and batch.total is not None:
+        return batch.total * _NEXT_TO_NOTHING
+    return batch.n
+
+
 def pass_of_unusual_batch(batch: Batch[Any], here: World, named: bool, counts: bool) -> Pass:
     """The pass of a batch that was changed in place, or whose shard() is over other ranks than the
     trainer's.
@@ -118,7 +131,10 @@ def share(
     if negotiation is not None and is_last:
         of_earlier = negotiation.wrong_weights_problem()
         problem = problem or of_earlier
-    return (this.n / total if total else 0.0), problem
+    if total:
+        return this.n / total, problem
+    has_examples = this.batch is not None and len(this.batch) > 0
+    return (_NEXT_TO_NOTHING if has_examples else 0.0), problem
 
 
 class Accumulation:

@@ -81,7 +81,8 @@ class Sync:
         self.calls += 1
         if self.reproducible is not None and this.batch is not None and this.batch.part is not None:
             self._rates.look(this.batch.part, self._trainer.learning_rate, self.here.rank == 0)
-        if this.n <= 0 or not self.weighted or self.reproducible is not None:
+        counts = this.n > 0 and (this.batch is None or this.batch.n > 0)
+        if not counts or not self.weighted or self.reproducible is not None:
             return
         batch = present_batch() if this.batch is None and this.named else this.batch
         if batch is not None and self.sources.is_idle(batch):
