@@ -110,6 +110,13 @@ FAILURES = {
             r" in gradient exchange .*\n)?.*All ranks must make the same calls in the same order"
         ),
     ),
+    "beside Join": (
+        75,
+        (
+            r"waits in weights of a pass inside of Join, before update \d+ .*\n(.*\n)*.*All ranks"
+            r" must make .*Inside of Join only update\(\) of its trainer"
+        ),
+    ),
     "frozen": (1, '"/W" is frozen on rank 1, but not on all'),
     "missing parameter": (
         1,

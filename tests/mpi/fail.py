@@ -104,6 +104,11 @@ for i in range(10):
         if rank == 1:
             time.sleep(60)
         parallel.barrier(timeout=1)
+if how == "beside Join":
+    with parallel.Join(trainer):
+        for _ in range(1 + rank):
+            step()
+            parallel.all_reduce(1)
 if how == "extra" and rank == 0:
     step()
 if how == "alone" and rank == 0:

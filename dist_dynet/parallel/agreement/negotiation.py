@@ -19,6 +19,7 @@ from ...trainers import Trainer
 from ...trainers.hooks import Hooks
 from ...trainers.state import Settings
 from ..batches.batches import Description
+from ..processes.failures import IN_JOIN
 from ..processes.rank_names import format_ranks
 from ..processes.world import World, hash_of
 from .message import Flag, MessageLayout, flags_of_any
@@ -386,8 +387,8 @@ class Negotiation:
         return self._passes.problem()
 
     def _begin_pass(self, flags: int) -> str:
-        kind = f"weights of a pass of set_accumulation({self._trainer.accumulation}), before update"
-        self._begin_collective(kind, flags, 1)
+        how = IN_JOIN if flags & Flag.JOIN else f"of set_accumulation({self._trainer.accumulation})"
+        self._begin_collective(f"weights of a pass {how}, before update", flags, 1)
         return self._named()
 
     def _refuse_unknown(self, every: NDArray[Any], problem: str, what: str) -> None:

@@ -47,6 +47,14 @@ _exit = os._exit
 
 _FINISHING = 60.0
 _ANSWER, _GRACE, _TICK = 2.0, min(3.0, SILENCE), 0.25
+IN_JOIN = "inside of Join"
+"""Part of the name of collective operations there."""
+
+_OF_JOIN = (
+    " Inside of Join only update() of its trainer may be called by all: those that have ended take"
+    " part in nothing else. Call others, and other trainers' update(), behind the block of Join."
+)
+
 _PERIOD = max(_ANSWER + _TICK, SILENCE / 2)
 """Seconds between two questions. Periods are aligned for all ranks of a host, so that one message
 asks for all of them."""
@@ -374,11 +382,12 @@ class Watchdog(threading.Thread):
             places = "".join(
                 f"\n{self._as_text(r)} {answer.state}{answer.line}" for r, answer in others.items()
             )
+            joined = _OF_JOIN if IN_JOIN in here + places else ""
             self._end(
                 MISSING,
                 "the ranks wait for one another in different places; this one"
                 f" {here}{mine.line}{places}\nAll ranks must make the same calls in the same order,"
-                " also those whose results only one of them needs.",
+                f" also those whose results only one of them needs.{joined}",
             )
 
     def _alive(self, ranks: Iterable[int]) -> set[int]:
