@@ -121,6 +121,8 @@ void dn_param_mark_filled(dn_param *);
 /* Copies a dense parameter's gradient, or a whole table's (zeros where there is none). */
 void dn_param_copy_gradient(dn_param *, dn_real *out);
 void dn_param_clear_gradient(dn_param *); /* back to empty */
+/* Its numbers become zeros, whatever they are; it, and each row, counts as used as before. */
+void dn_param_zero_gradient(dn_param *);
 void dn_param_scale_gradient(dn_param *, dn_real by);
 /* How often each gradient was cleared so far, and the product of all that it was scaled by. */
 void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales);

@@ -123,10 +123,25 @@ void dn_param_copy_gradient(dn_param *p, dn_real *out) {
                (size_t)p->row_size * sizeof *out);
 }
 
+/* Of a table: those of the rows that have one. */
+static dn_real *gradient_numbers(const dn_param *p, size_t *n) {
+    *n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
+    return p->rows ? p->block : p->store->chunks[p->chunk].grads + p->offset;
+}
+
+void dn_param_zero_gradient(dn_param *p) {
+    DN_HOLD(p->store);
+    size_t n;
+    dn_real *g = gradient_numbers(p, &n);
+    if (!dn__param_is_empty(p)) dn__fill(n, 0, g);
+    p->changes++;
+    p->written++;
+}
+
 void dn_param_scale_gradient(dn_param *p, dn_real by) {
     DN_HOLD(p->store);
-    dn_real *g = p->rows ? p->block : p->store->chunks[p->chunk].grads + p->offset;
-    size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
+    size_t n;
+    dn_real *g = gradient_numbers(p, &n);
     if (!dn__param_is_empty(p)) dn__axpy(n, by, g, 0, g);
     p->changes++;
     p->written++;

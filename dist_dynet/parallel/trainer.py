@@ -24,7 +24,6 @@ from .agreement.message import Flag
 from .agreement.negotiation import Negotiation
 from .agreement.structure import broadcast_state
 from .batches.batches import Batch, update_called
-from .batches.division import checked_weight
 from .exchange.compression import CODES
 from .exchange.engines import ENGINES, Compression, Engine, check_choice, choose, ranks_of_host
 from .exchange.hybrid import HybridExchange
@@ -32,7 +31,13 @@ from .exchange.shared_model import DEFAULT, SharedModel
 from .processes import environment, saving, session, trial
 from .processes.world import hash_of
 from .update import metrics, own_gradients
-from .update.accumulation import Pass, counted, pass_of_unusual_batch, refuse_micro_batch, share
+from .update.accumulation import (
+    Pass,
+    has_weightless,
+    refuse_micro_batch,
+    share,
+)
+from .update.passes import find_pass
 from .update.reproducible import ReproducibleSum
 from .update.sync import Sync
 from .wrapper import TrainerWrapper, check_trainer
@@ -107,7 +112,7 @@ class DistributedTrainer(TrainerWrapper):
     [1.4]
     """
 
-    __slots__ = ("__weakref__", "_average", "_unbatched", "_world", "sync")
+    __slots__ = ("__weakref__", "_average", "_world", "sync")
 
     def __init__(
         self,
@@ -136,7 +141,6 @@ class DistributedTrainer(TrainerWrapper):
         if accumulate != 1:
             trainer.set_accumulation(accumulate)
         self._world = here = session.world(comm).with_timeout(timeout)
-        self._unbatched = Pass(None, 1.0, float(here.size), False)
         shared_model = DEFAULT if shared_model is None else bool(shared_model)
         if comm is not None:
             saving.install(here)
@@ -224,48 +228,7 @@ class DistributedTrainer(TrainerWrapper):
         return updated
 
     def _find_pass(self, weight: Batch[Any] | float | None) -> Pass:
-        """Which batch the gradients come from, and how much they count."""
-        batch, problem = self.sync.sources.find(weight)
-        here, counts = self._world, self._world.size > 1 or self.sync.reproducible is not None
-        if isinstance(weight, Batch):
-            if weight.problem or weight.ranks is not here.members:
-                return pass_of_unusual_batch(weight, here, True, counts)
-            if here.size > 1 and self.sync.weighted and self.sync.reproducible is None:
-                problem = problem or self.sync.sources.contradict(weight)
-            total = weight.n if here.size == 1 else weight.total
-            return Pass(weight, counted(weight), total, True, problem)
-        if weight is not None:
-            if self._average == "sum":
-                self.sync.mark_out_of_step()
-                raise ValueError(
-                    f'update: with average="sum" nothing is weighted; got weight {weight!r:.60}.'
-                    " Leave it out."
-                )
-            try:
-                n = checked_weight(weight, "update: the weight")
-            except (TypeError, ValueError) as error:
-                if here.size == 1:
-                    raise
-                return Pass(None, 0.0, None, True, f"{error}"[len("update: ") :])
-            if self.sync.reproducible is not None:
-                batch, problem = self.sync.sources.find()  # which micro-batch it is
-            return Pass(batch, n, n if self._world.size == 1 else None, True, problem)
-        weighs = batch is not None and (batch.is_weighted or batch.n == 0)
-        if self._average == "weighted" and not problem and not weighs:
-            problem = (
-                'update: average="weighted" needs a weight; got none, and no batch of shard() that'
-                " has one. Write update(weight), set batch.n before backward, or use shard(...,"
-                " weight=len)."
-            )
-            if self._world.size == 1:
-                raise ValueError(problem)
-        if problem and counts:  # otherwise, whatever it is, it is all there is
-            return self._unbatched._replace(problem=problem)
-        if batch is None:
-            return self._unbatched
-        if batch.problem or batch.ranks is not here.members:
-            return pass_of_unusual_batch(batch, here, False, counts)
-        return Pass(batch, counted(batch), batch.total, False)
+        return find_pass(self.sync, self._average, weight)
 
     def _end_pass(self, this: Pass) -> None:
         """The pass was used: another one begins."""
@@ -366,8 +329,8 @@ class DistributedTrainer(TrainerWrapper):
         batch, certain = self.sync.sources.peek(thread)
         odd = batch is not None and (batch.problem or batch.ranks is not self._world.members)
         lacks = self._average == "weighted" and (batch is None or not batch.is_weighted)
-        known = certain and not odd and not lacks
-        return (1.0 if batch is None else counted(batch)) if known else None
+        known = certain and not odd and not lacks and not has_weightless(batch)
+        return (1.0 if batch is None else batch.n) if known else None
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

@@ -146,7 +146,7 @@ def test_tokens():
 def test_examples_of_weight_zero():
     """Their rows are used, though a rank may have no other examples: Adam moves them on."""
 
-    def trained(comm, **options):
+    def trained(comm, if_none, **options):
         m = dy.ParameterCollection()
         table = m.add_lookup_parameters((len(DATA), 2), init=0.5)
         trainer = parallel.DistributedTrainer(dy.AdamTrainer(m, 0.1), comm=comm, **options)
@@ -158,13 +158,26 @@ def test_examples_of_weight_zero():
                 dy.renew_cg()
                 if batch:
                     losses = [dy.squared_norm(table[i]) * float(weights[i]) for i in batch]
-                    (dy.esum(losses) / (batch.n or 1)).backward()
+                    alone = if_none if batch.total else 1  # of the whole step it is 1
+                    (dy.esum(losses) / (batch.n or alone)).backward()
                 trainer.update()
         return table.as_array()
 
-    for options in {}, {"accumulate": 2}, {"exchange": "mpi"}:
-        whole, divided = trained(MPI.COMM_SELF, **options), trained(None, **options)
-        assert np.allclose(divided, whole, rtol=1e-9, atol=1e-9), (options, divided - whole)
+    for if_none in 1, 0:  # 0/0 on a rank whose examples all have weight 0
+        for options in {}, {"accumulate": 2}, {"exchange": "mpi"}:
+            whole, divided = (trained(comm, if_none, **options) for comm in (MPI.COMM_SELF, None))
+            assert np.allclose(divided, whole, rtol=1e-9, atol=1e-9), (options, divided - whole)
+
+
+def test_examples_of_weight_zero_count_in_sums():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1, init=1.0)
+    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 0.1), average="sum")
+    for batch in parallel.shard(range(8), 8, weight=[1.0, *[0.0] * 7]):
+        dy.renew_cg()
+        dy.esum([w * (0.1 * i) for i in batch]).backward()
+        trainer.update()
+    assert abs(float(w.as_array()[0]) - (1 - 0.1 * 0.1 * sum(range(8)))) < 1e-6
 
 
 def test_n_of_batches_with_examples():

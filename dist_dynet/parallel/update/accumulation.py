@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._ffi import DTYPE
-from ...params.collection import ParameterCollection, handles_of, root_of
+from ..._ffi import DTYPE, lib
+from ...params.collection import ParameterCollection, handles_of, members_of, root_of
 from ...params.parameters import AnyParameter
 from ...params.root import Root
 from ...trainers import Trainer
@@ -53,13 +53,21 @@ _NEXT_TO_NOTHING = 2.0**-60
 """So small a share of the sum of all weights that it is lost when that is rounded."""
 
 
-def counted(batch: Batch[Any]) -> float:
-    """How much the gradients of this batch of shard() count in the average: its n. Where that is 0,
-    though it has examples, it is next to nothing instead: their gradients, zeros, say which
-    parameters and rows were used, and trainers with moments move these, as in one process."""
-    if batch.n == 0 and len(batch) and batch.total is not None:
-        return batch.total * _NEXT_TO_NOTHING
-    return batch.n
+def has_weightless(batch: Batch[Any] | None) -> bool:
+    """Whether it has examples, all of weight 0 by shard(weight=), and others have a weight."""
+    return batch is not None and batch.n == 0 and len(batch) > 0 and bool(batch.total)
+
+
+def counted(batch: Batch[Any], m: ParameterCollection) -> float:
+    """How much the gradients of this batch of shard() count in the average: its n. If that is 0,
+    though it has examples, they become zeros, as 0/0 may be among them, and count next to nothing:
+    so they say which parameters and rows were used, and trainers with moments move these, as in one
+    process."""
+    if not has_weightless(batch):
+        return batch.n
+    for handle in handles_of(members_of(m)):
+        lib.dn_param_zero_gradient(handle)
+    return float(batch.total or 0) * _NEXT_TO_NOTHING
 
 
 def pass_of_unusual_batch(batch: Batch[Any], here: World, named: bool, counts: bool) -> Pass:

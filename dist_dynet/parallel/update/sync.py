@@ -51,7 +51,8 @@ class Sync:
         self.here, self.weighted, self.reproducible = here, weighted, reproducible
         self.hooks = Hooks(trainer)
         self.passes = Accumulation(trainer)
-        self.sources = Sources(trainer.collection, self.passes.is_last)
+        self.collection = trainer.collection
+        self.sources = Sources(self.collection, self.passes.is_last)
         self.negotiation: Negotiation | None = None  # as the exchange: only with several ranks
         self.exchange: Exchange | None = None
         # the exchange, if it is one between hosts, which sends during backward and compresses
@@ -105,7 +106,7 @@ class Sync:
     def forget_gradients(self) -> None:
         """Drops the gradients since the last pass; those of earlier passes stay."""
         with self.passes.stash.unseen():
-            self._trainer.collection.reset_gradients()
+            self.collection.reset_gradients()
 
     def mark_out_of_step(self) -> None:
         """Notes that this rank skips an update that the others may make. Further ones are
@@ -198,7 +199,7 @@ class Sync:
         rest of the update, or None."""
         if self.negotiation is None:
             if weight == 0:
-                self._trainer.collection.reset_gradients()
+                self.collection.reset_gradients()
             return bool(flags & Flag.ENDED), "", None
         follow_up = self._foresee(chosen)
         negotiated = self._negotiate(weight, step, flags, problem, follow_up)
