@@ -307,15 +307,27 @@ def test_values_drawn_in_place_are_those_of_the_initialiser(init, n):
     np.testing.assert_array_equal(drawn[0][1], drawn[1][1])
 
 
-@pytest.mark.parametrize(
-    "init", [dy.UniformInitializer("x"), dy.NormalInitializer("x"), dy.ConstInitializer("x")]
-)
-def test_a_parameter_without_values_is_not_made(init):
+class Valueless(dy.PyInitializer):
+    """Its `values` raises, or gives what are no values of two numbers."""
+
+    def __init__(self, given):
+        self._given = given
+
+    def values(self, dims, is_lookup):
+        if self._given is None:
+            raise ValueError("no values")
+        return self._given
+
+
+@pytest.mark.parametrize("given", [None, "x", [1.0], [[1.0, 2.0]], [1.0] * 3])
+def test_a_parameter_without_values_is_not_made(given):
     m = dy.ParameterCollection()
-    with pytest.raises((TypeError, ValueError)):
-        m.add_parameters(2, init=init)
-    assert m.parameters_list() == [] and m._root.made == []
+    for add in m.add_parameters, m.add_lookup_parameters:
+        with pytest.raises((TypeError, ValueError), match=r"no values|^Valueless\.values: "):
+            add((2, 1), init=Valueless(given))
+    assert m.parameters_list() == m.lookup_parameters_list() == [] and m._root.made == []
     assert m.add_parameters(2).name() == "/_0"
+    assert m.add_parameters(2, init=Valueless(0.5)).as_array().tolist() == [0.5, 0.5]
 
 
 def test_more_chunks_than_a_few_keep_their_parameters():

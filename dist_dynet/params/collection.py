@@ -8,6 +8,7 @@ imported names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -201,7 +202,7 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         draw = initializers.in_place(initializer, dims, False)
 
         def made(full_name: str) -> Parameters:
-            values = initializer.values(dims, False) if draw is None else None
+            values = _values_of(initializer, dims, False) if draw is None else None
             parameter = Parameters(self._root, full_name, dims, 0)
             if draw is not None:
                 initializers.begin(parameter._c, draw)
@@ -258,7 +259,7 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         check_name(name)
         storage_dims = (*dims[1:], dims[0])
         initializer = initializers.make(init, dims, scale, mean, std)
-        return self._add_lookup(dims, lambda: initializer.values(storage_dims, True), name)
+        return self._add_lookup(dims, lambda: _values_of(initializer, storage_dims, True), name)
 
     def _add_lookup(
         self, dims: tuple[int, ...], values: Callable[[], NDArray[Any]], name: str
@@ -415,6 +416,23 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         with DeferSignals():
             for p in members_of(self):
                 p.clear_gradient()
+
+
+def _values_of(init: Any, dims: tuple[int, ...], is_lookup: bool) -> NDArray[Any]:
+    """What an initializer gives, before there is a parameter for it.
+
+    Raises:
+        ValueError: there are more or fewer than the parameter has, and not just one.
+        TypeError: they are no numbers.
+    """
+    what, size = f"{type(init).__name__}.values", prod(dims)
+    values: NDArray[Any] = numbers(init.values(dims, is_lookup), what)
+    if values.ndim and values.shape != (size,):
+        raise ValueError(
+            f"{what}: must give {size} numbers in a row for dims {dims}; got an array of shape"
+            f" {values.shape}."
+        )
+    return values
 
 
 Model = ParameterCollection

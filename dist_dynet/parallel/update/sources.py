@@ -82,6 +82,15 @@ def within_evaluation(ranks: int) -> Iterator[None]:
             sources.look(_OF_EVALUATION)
 
 
+def _is_among(batch: Batch[Any] | None, batches: list[Batch[Any] | None]) -> bool:
+    """Equal lists are not the same batch. No generator: Python 3.13 crashes where it has no memory
+    for one."""
+    for known in batches:  # noqa: SIM110
+        if batch is known:
+            return True
+    return False
+
+
 class Sources:
     """The batches that the gradients of a collection come from.
 
@@ -114,7 +123,7 @@ class Sources:
             self._passes = passes
             if batch is _OF_EVALUATION and not self._keeps_evaluated():
                 self._batches.clear()
-            elif not self._batches or not any(batch is known for known in self._batches):
+            elif not _is_among(batch, self._batches):
                 self._batches.append(batch)
                 self._last = None if batch is None else weakref.ref(batch)
                 self._follow(batch)
@@ -132,12 +141,13 @@ class Sources:
     def _has_evaluated(self) -> bool:
         """Whether some of the gradients are those of evaluate(): the program has not dropped
         them."""
-        if not any(batch is _OF_EVALUATION for batch in self._batches):
-            return False
         handles, clears = self._evaluated
-        if (marks_of(handles)[0] == clears).any():
+        if not handles:
+            return False
+        if _is_among(_OF_EVALUATION, self._batches) and (marks_of(handles)[0] == clears).any():
             return True
         self._batches = [batch for batch in self._batches if batch is not _OF_EVALUATION]
+        self._evaluated = [], None
         return False
 
     def _follow(self, batch: Batch[Any] | None) -> None:
