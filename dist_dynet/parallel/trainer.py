@@ -31,12 +31,7 @@ from .exchange.shared_model import DEFAULT, SharedModel
 from .processes import environment, saving, session, trial
 from .processes.world import hash_of
 from .update import metrics, own_gradients
-from .update.accumulation import (
-    Pass,
-    has_weightless,
-    refuse_micro_batch,
-    share,
-)
+from .update.accumulation import Pass, has_weightless, refuse_micro_batch, share
 from .update.passes import find_pass
 from .update.reproducible import ReproducibleSum
 from .update.sync import Sync

@@ -21,7 +21,6 @@ def find_pass(sync: Sync, average: str, weight: Batch[Any] | float | None) -> Pa
     """
     batch, problem = sync.sources.find(weight)
     here, counts = sync.here, sync.here.size > 1 or sync.reproducible is not None
-    unbatched = Pass(None, 1.0, float(here.size), False)
     if isinstance(weight, Batch):
         if weight.problem or weight.ranks is not here.members:
             return pass_of_unusual_batch(weight, here, True, counts)
@@ -54,10 +53,10 @@ def find_pass(sync: Sync, average: str, weight: Batch[Any] | float | None) -> Pa
         )
         if here.size == 1:
             raise ValueError(problem)
-    if problem and counts:  # otherwise, whatever it is, it is all there is
-        return unbatched._replace(problem=problem)
-    if batch is None:
-        return unbatched
+    if not counts:
+        problem = ""  # whatever it is, it is all there is
+    if problem or batch is None:
+        return Pass(None, 1.0, float(here.size), False, problem)
     if batch.problem or batch.ranks is not here.members:
         return pass_of_unusual_batch(batch, here, False, counts)
     return Pass(batch, _counted(sync, batch), batch.total, False)
