@@ -53,8 +53,12 @@ def integer_argument(value: Any, what: str, name: str, hint: str = "") -> int:
         raise TypeError(f"{what}: {name} must be an integer; got {value!r:.60}.{hint}") from None
 
 
+def _fits(n: int) -> bool:
+    return -(1 << 31) <= n < 1 << 31
+
+
 def _of_32_bits(n: int, what: str, name: str) -> int:
-    if not -(1 << 31) <= n < 1 << 31:
+    if not _fits(n):
         raise OverflowError(f"{what}: {name} must have at most 31 bits; got {n}.")
     return n
 
@@ -95,6 +99,8 @@ def indices(values: Iterable[int], what: str) -> Sequence[int]:
     items: Any = values
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
         items = values.tolist()
+        if items and values.dtype.kind != "f" and _fits(min(items)) and _fits(max(items)):
+            return items  # type: ignore[no-any-return]
     try:
         if isinstance(values, np.ndarray) and values.ndim != 1:
             raise TypeError(f"{values.ndim} dims")

@@ -230,6 +230,7 @@ OF_ONE_NODE = {
     "lstm_gates": lambda f: f(x(0.5, 0.25, 0.75, 0.125)),
     "matmul": lambda f: f(square(), x()),
     "pick_batch_elem": lambda f: f(dy.inputTensor([[1.0, 2.0], [3.0, 4.0]], batched=True), 1),
+    "pickneglogsoftmax_batch": lambda f: [f(x(), [1, 0]), f(x(), (0, 1)), f(x(), [0] * 40)],
     "pickneglogsoftmax": lambda f: f(x(), 1),
     "pow": lambda f: f(x(0.5, 0.25), dy.scalarInput(2)),
     "weight_norm": lambda f: f(square(), dy.scalarInput(2)),
@@ -272,7 +273,7 @@ OF_ONE_NODE = {
     "transpose": lambda f: [f(matrix()), f(matrix(), [1, 0]), f(matrix(), (0, 1))],
     "log_softmax": lambda f: [f(x()), f(matrix(), None, 1), f(x(), [1]), f(x(), (0, 1), 0)],
     "hinge": lambda f: [f(x(), 1), f(x(), 0, 2)],
-    "hinge_batch": lambda f: [f(x(), [1, 0]), f(x(), (0, 0), 2)],
+    "hinge_batch": lambda f: [f(x(), [1, 0]), f(x(), (0, 0), 2), f(x(), [1] * 40)],
     "hinge_dim": lambda f: [f(matrix(), [1, 0, 0]), f(matrix(), (2, 1), 1, 0.5)],
     "poisson_loss": lambda f: [f(x(0.5), 2), f(x(0.5), [2, 3])],
     **dict.fromkeys(

@@ -221,6 +221,53 @@ def test_both_paths_make_the_same_node(name):
     np.testing.assert_array_equal(a.npvalue(), b.npvalue())
 
 
+# longer than what a call keeps beside it
+MANY = [i % 7 for i in range(100)]
+OF_MANY = {
+    "pickneglogsoftmax_batch": lambda x, v: dy.pickneglogsoftmax_batch(x, v),
+    "hinge_batch": lambda x, v: dy.hinge_batch(x, v, 0.5),
+    "hinge_dim": lambda x, v: dy.hinge_dim(dy.concatenate_cols([x] * len(v)), v),
+    "pick_batch": lambda x, v: dy.pick_batch(x, v),
+    "pick_batch_elems": lambda x, v: dy.pick_batch_elems(
+        dy.concatenate_to_batch([x * k for k in range(7)]), v
+    ),
+    "select_rows": lambda x, v: dy.select_rows(x, v),
+    "select_cols": lambda x, v: dy.select_cols(dy.transpose(x), v),
+}
+
+
+@pytest.mark.parametrize("name", OF_MANY)
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 100])
+def test_long_lists_of_indices_are_taken_as_short_ones(name, n):
+    dy.renew_cg()
+    x = dy.inputVector([0.5, 2.0, -1.0, 1.5, 0.25, 3.0, 0.75])
+    made = [
+        OF_MANY[name](x, given).npvalue()
+        for given in (
+            MANY[:n],
+            tuple(MANY[:n]),
+            np.array(MANY[:n]),
+            np.array(MANY[:n], np.uint8),
+            np.array(MANY[:n], np.float32),
+            list(np.array(MANY[:n])),
+        )
+    ]
+    for other in made[1:]:
+        np.testing.assert_array_equal(other, made[0])
+
+
+@pytest.mark.parametrize("wrong", [7, -9, 2**31, 2**40, -(2**40)])
+@pytest.mark.parametrize("name", OF_MANY)
+def test_an_index_that_is_wrong_is_found_in_a_long_list(name, wrong):
+    x = dy.inputVector([0.5, 2.0, -1.0, 1.5, 0.25, 3.0, 0.75])
+    texts = set()
+    for given in ([*MANY, wrong], np.array([*MANY, wrong])):
+        with pytest.raises((ValueError, OverflowError, IndexError)) as error:
+            OF_MANY[name](x, given).value()
+        texts.add(str(error.value))
+    assert len(texts) == 1 and texts.pop().startswith(f"{name}: ")
+
+
 def test_lists_are_taken_only_where_they_belong():
     x = dy.inputTensor([[[1, 2], [3, 4]]], batched=True)
     for call in (

@@ -319,6 +319,29 @@ def test_sums_keep_their_digits(n, rng):
     ) <= 4 * eps * (np.abs(x) @ np.abs(y))
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 15, 16, 31, 63, 64, 65, 300])
+def test_sums_over_rows_of_any_number(rows, rng):
+    """Forward and backward, of a dim and of folded rows; a column's sum has the same bits whatever
+    stands beside it."""
+    for cols in (1, 2, 15, 16, 17, 50):
+        x = rng.normal(size=(rows, cols)).astype(DTYPE)
+        dy.renew_cg()
+        X = dy.inputTensor(x)
+        y, folded = dy.sum_dim(X, [0]), dy.fold_rows(X, rows)
+        weights = rng.normal(size=cols).astype(DTYPE)
+        loss = dy.dot_product(y, dy.inputTensor(weights))
+        (loss + dy.dot_product(dy.transpose(folded), dy.inputTensor(weights))).backward(full=True)
+        exact, size = x.astype(float).sum(0), np.abs(x).sum(0)
+        assert (np.abs(y.npvalue() - exact) <= size * np.finfo(DTYPE).eps * 8).all(), cols
+        np.testing.assert_array_equal(folded.npvalue().ravel(), y.npvalue())
+        np.testing.assert_array_equal(
+            X.gradient(), np.tile(2 * weights, (rows, 1)).reshape(x.shape)
+        )
+        for c in (0, cols - 1):
+            alone = dy.sum_dim(dy.inputTensor(x[:, c : c + 1]), [0])
+            assert alone.value() == y.npvalue().ravel()[c], (rows, cols, c)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (16, 16), (17, 33), (40, 7), (3, 100)])
 def test_transpose_of_many_shapes(shape, rng):
     x = rng.normal(size=(*shape, 3)).astype(DTYPE)

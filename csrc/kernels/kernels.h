@@ -196,6 +196,10 @@ dn_real dn__dot(size_t n, const dn_real *x, const dn_real *y);
 dn_real dn__max(size_t n, const dn_real *x);
 /* y (rows) = sum over the columns of x (rows x cols, dense) + beta y */
 void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y);
+/* y (cols) = sum over the rows of x (rows x cols, dense) + beta y; the order depends on rows alone.
+ * And its gradient: each column of x = its y + beta x. */
+void dn__sum_each_column(size_t rows, size_t cols, const dn_real *x, dn_real beta, dn_real *y);
+void dn__spread_over_columns(size_t rows, size_t cols, const dn_real *y, dn_real beta, dn_real *x);
 
 /* ---- exact sums of squares (kernels/exact.c): the same in any order ------------------- */
 enum { DN_EXACT_DIGITS = 68 };

@@ -94,6 +94,82 @@ void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real
     dn__parallel_ranges((size_t)rows, 0.1 * cols, 64, sum_rows_of_columns, &s);
 }
 
+/* ---- columns by themselves ------------------------------------------------------------ */
+
+/* Two to four rows: vectors are made of numbers of neighbouring columns. */
+DN_INLINE void sum_few(size_t rows, size_t cols, const dn_real *x, dn_real beta, dn_real *y) {
+    DN_SIMD for (size_t c = 0; c < cols; c++) {
+        dn_real sum = x[c * rows];
+        for (size_t r = 1; r < rows; r++) sum += x[c * rows + r];
+        y[c] = beta == 0 ? sum : sum + beta * y[c];
+    }
+}
+DN_INLINE void spread_few(size_t rows, size_t cols, const dn_real *y, dn_real beta, dn_real *x) {
+    DN_SIMD for (size_t c = 0; c < cols; c++)
+        for (size_t r = 0; r < rows; r++)
+            x[c * rows + r] = beta == 0 ? y[c] : y[c] + beta * x[c * rows + r];
+}
+#define FEW_ROWS(f, from, to) \
+    switch (rows) { \
+    case 1: f(1, cols, from, beta, to); return; \
+    case 2: f(2, cols, from, beta, to); return; \
+    case 3: f(3, cols, from, beta, to); return; \
+    case 4: f(4, cols, from, beta, to); return; \
+    default: break; \
+    }
+
+/* Columns too short for a vector's sum to pay: SIDE of them at a time become rows. */
+enum { SIDE = 16, SHORT_COLUMN = 64 };
+static void sum_short(size_t rows, size_t cols, const dn_real *x, dn_real beta, dn_real *y) {
+    dn_real turned[SHORT_COLUMN * SIDE];
+    for (size_t c = 0; c < cols; c += SIDE) {
+        const size_t n = cols - c < SIDE ? cols - c : SIDE;
+        dn__transpose_plane(rows, n, x + c * rows, rows, 0, turned, n);
+        sum_of_columns(n, n, (int)rows, turned, beta, y + c);
+    }
+}
+DN_MULTIVERSION static void sum_each(size_t rows, size_t cols, const dn_real *x, dn_real beta,
+                                     dn_real *y) {
+    FEW_ROWS(sum_few, x, y)
+    if (rows < SHORT_COLUMN) sum_short(rows, cols, x, beta, y);
+    else
+        for (size_t c = 0; c < cols; c++)
+            y[c] = dn__sum(rows, x + c * rows) + (beta == 0 ? 0 : beta * y[c]);
+}
+DN_MULTIVERSION static void spread_each(size_t rows, size_t cols, const dn_real *y, dn_real beta,
+                                        dn_real *x) {
+    FEW_ROWS(spread_few, y, x)
+    for (size_t c = 0; c < cols; c++, x += rows) {
+        const dn_real number = y[c];
+        if (beta == 0) DN_SIMD
+            for (size_t r = 0; r < rows; r++) x[r] = number;
+        else DN_SIMD
+            for (size_t r = 0; r < rows; r++) x[r] = number + beta * x[r];
+    }
+}
+
+typedef struct columns_alone {
+    size_t rows;
+    const dn_real *from;
+    dn_real beta, *to;
+} columns_alone;
+static void sum_columns_alone(const void *context, size_t from, size_t cols) {
+    const columns_alone *s = context;
+    sum_each(s->rows, cols, s->from + from * s->rows, s->beta, s->to + from);
+}
+static void spread_columns_alone(const void *context, size_t from, size_t cols) {
+    const columns_alone *s = context;
+    spread_each(s->rows, cols, s->from + from, s->beta, s->to + from * s->rows);
+}
+void dn__sum_each_column(size_t rows, size_t cols, const dn_real *x, dn_real beta, dn_real *y) {
+    const columns_alone s = {rows, x, beta, y};
+    dn__parallel_ranges(cols, 0.2 * (double)rows, 1, sum_columns_alone, &s);
+}
+void dn__spread_over_columns(size_t rows, size_t cols, const dn_real *y, dn_real beta, dn_real *x) {
+    const columns_alone s = {rows, y, beta, x};
+    dn__parallel_ranges(cols, 0.1 * (double)rows, 1, spread_columns_alone, &s);
+}
+
 DN_MULTIVERSION void dn__power(size_t n, dn_real a, unsigned r, const dn_real *x, dn_real *y) {
     enum { PART = 256 };
     dn_real square[PART], product[PART];

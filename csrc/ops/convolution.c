@@ -417,18 +417,9 @@ static int fold_rows_dims(dn_shape *s) {
     return dn__set_dims(s, x->nd < 2 ? 2 : x->nd, sizes, x->batch);
 }
 static void fold_rows_forward(dn_call *c) {
-    size_t n = (size_t)c->ints[0];
-    for (size_t i = 0; i < c->total; i++) {
-        const dn_real *x = c->x[0].v + i * n;
-        dn_real sum = x[0];
-        for (size_t j = 1; j < n; j++) sum += x[j];
-        c->y[i] = sum;
-    }
+    dn__sum_each_column((size_t)c->ints[0], c->total, c->x[0].v, 0, c->y);
 }
 static void fold_rows_backward(dn_call *c) {
-    size_t n = (size_t)c->ints[0];
     dn_grad g = dn__dx(c, 0);
-    for (size_t i = 0; g.dx && i < c->total; i++)
-        for (size_t j = 0; j < n; j++)
-            g.dx[i * n + j] = c->dy[i] + (g.beta == 0 ? 0 : g.dx[i * n + j]);
+    if (g.dx) dn__spread_over_columns((size_t)c->ints[0], c->total, c->dy, g.beta, g.dx);
 }

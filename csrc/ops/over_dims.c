@@ -55,8 +55,8 @@ static int over_dims(dn_shape *s, int with_batch) {
 
 /* ---- walking x ------------------------------------------------------------------------ */
 
-/* x in memory order, in tiles of rows x cols. reduced: the rows become one number (cols is 1); else
- * each row of the tile does. */
+/* x in memory order, in tiles of rows x cols. reduced: each column becomes one number; else each
+ * row does. */
 typedef struct tile {
     size_t rows, cols;
     int reduced;
@@ -71,8 +71,8 @@ typedef struct work {
     dn_real beta;
 } work;
 
-/* Neighbouring dims of one kind are one; the first, with a reduced one behind it, is the tile;
- * `steps` moves y along the others. */
+/* Neighbouring dims of one kind are one; the first two are the tile; `step` moves y along the
+ * others. */
 static void for_tiles(const dn_call *c, int with_batch, const work *w,
                       void (*f)(const work *, const tile *)) {
     const dn_dim *x = c->x[0].dim;
@@ -93,9 +93,8 @@ static void for_tiles(const dn_call *c, int with_batch, const work *w,
         }
         if (!goes) y_step *= size;
     }
-    tile t = {nd ? n[0] : 1, 1, nd && kind[0], 0, 0};
-    int from = 1;
-    if (nd > 1 && !kind[0]) t.cols = n[from++];
+    tile t = {nd ? n[0] : 1, nd > 1 ? n[1] : 1, nd && kind[0], 0, 0};
+    const int from = 2;
     size_t at[DN_MAX_DIMS + 1] = {0};
     for (;;) {
         f(w, &t);
@@ -111,62 +110,39 @@ static void for_tiles(const dn_call *c, int with_batch, const work *w,
     }
 }
 
-enum { SHORT = 16 }; /* for fewer rows a call costs more than the sum */
-
 /* y += sum x */
 static void add_tile(const work *w, const tile *t) {
-    const dn_real *x = w->x + t->x;
-    dn_real sum = 0;
-    if (!t->reduced) {
-        dn__sum_columns((int)t->rows, (int)t->cols, x, 1, w->to_y + t->y);
-        return;
-    }
-    if (t->rows >= SHORT) sum = dn__sum(t->rows, x);
-    else
-        for (size_t i = 0; i < t->rows; i++) sum += x[i];
-    w->to_y[t->y] += sum;
+    if (t->reduced) dn__sum_each_column(t->rows, t->cols, w->x + t->x, 1, w->to_y + t->y);
+    else dn__sum_columns((int)t->rows, (int)t->cols, w->x + t->x, 1, w->to_y + t->y);
 }
-/* y += sum x^2 */
-static void add_squares_tile(const work *w, const tile *t) {
-    const dn_real *x = w->x + t->x;
-    dn_real sum = 0;
-    if (!t->reduced) {
-        for (size_t i = 0; i < t->cols; i++)
-            dn__mul_add(t->rows, x + i * t->rows, x + i * t->rows, 1, w->to_y + t->y);
-        return;
-    }
-    if (t->rows >= SHORT) sum = dn__dot(t->rows, x, x);
-    else
-        for (size_t i = 0; i < t->rows; i++) sum += x[i] * x[i];
-    w->to_y[t->y] += sum;
-}
+/* The columns of a tile: where in x one begins, and in y its number (reduced) or numbers. */
+#define FOR_COLUMNS(t, x, y) \
+    for (size_t x = (t)->x, y = (t)->y; x < (t)->x + (t)->rows * (t)->cols; \
+         x += (t)->rows, y += (size_t)(t)->reduced)
 /* x' = x - y */
 static void subtract_tile(const work *w, const tile *t) {
-    for (size_t i = t->x; i < t->x + t->rows * t->cols; i += t->rows) {
-        if (t->reduced) dn__affine(t->rows, 1, -w->y[t->y], w->x + i, w->to_x + i);
-        else dn__sub(t->rows, w->x + i, w->y + t->y, w->to_x + i);
+    FOR_COLUMNS(t, x, y) {
+        if (t->reduced) dn__affine(t->rows, 1, -w->y[y], w->x + x, w->to_x + x);
+        else dn__sub(t->rows, w->x + x, w->y + y, w->to_x + x);
     }
 }
 /* x' = y + beta x' */
 static void spread_tile(const work *w, const tile *t) {
-    for (size_t i = t->x; i < t->x + t->rows * t->cols; i += t->rows) {
-        if (!t->reduced) dn__axpy(t->rows, 1, w->y + t->y, w->beta, w->to_x + i);
-        else if (w->beta == 0) dn__fill(t->rows, w->y[t->y], w->to_x + i);
-        else dn__affine(t->rows, 1, w->y[t->y], w->to_x + i, w->to_x + i);
-    }
+    if (t->reduced) dn__spread_over_columns(t->rows, t->cols, w->y + t->y, w->beta, w->to_x + t->x);
+    else FOR_COLUMNS(t, x, y) dn__axpy(t->rows, 1, w->y + y, w->beta, w->to_x + x);
 }
 /* x' = x y + beta x' */
 static void multiply_tile(const work *w, const tile *t) {
-    for (size_t i = t->x; i < t->x + t->rows * t->cols; i += t->rows) {
-        if (t->reduced) dn__axpy(t->rows, w->y[t->y], w->x + i, w->beta, w->to_x + i);
-        else dn__mul_add(t->rows, w->x + i, w->y + t->y, w->beta, w->to_x + i);
+    FOR_COLUMNS(t, x, y) {
+        if (t->reduced) dn__axpy(t->rows, w->y[y], w->x + x, w->beta, w->to_x + x);
+        else dn__mul_add(t->rows, w->x + x, w->y + y, w->beta, w->to_x + x);
     }
 }
 /* x' = y ((x - y2) - y3) + beta x' */
 static void centered_tile(const work *w, const tile *t) {
-    for (size_t i = t->x; i < t->x + t->rows * t->cols; i += t->rows)
-        dn__centered(t->rows, !t->reduced, w->y + t->y, w->y2 + t->y, w->y3 + t->y, w->x + i,
-                     w->beta, w->to_x + i);
+    FOR_COLUMNS(t, x, y)
+    dn__centered(t->rows, !t->reduced, w->y + y, w->y2 + y, w->y3 + y, w->x + x, w->beta,
+                 w->to_x + x);
 }
 
 /* ---- the four ------------------------------------------------------------------------- */
@@ -188,15 +164,14 @@ static void divide_by_count(size_t total, double n, dn_real *y) {
     if (n != 1)
         for (size_t i = 0; i < total; i++) y[i] /= (dn_real)n;
 }
-/* to_y = sum of f over x / n, where f is add_tile or add_squares_tile */
-static void reduce(const dn_call *c, int with_batch, double n, const dn_real *x, dn_real *to_y,
-                   void (*f)(const work *, const tile *)) {
+/* to_y = sum of x / n */
+static void reduce(const dn_call *c, int with_batch, double n, const dn_real *x, dn_real *to_y) {
     dn__fill(c->total, 0, to_y);
-    for_tiles(c, with_batch, &(work){.x = x, .to_y = to_y}, f);
+    for_tiles(c, with_batch, &(work){.x = x, .to_y = to_y}, add_tile);
     divide_by_count(c->total, n, to_y);
 }
 static void sums_forward(dn_call *c, int with_batch, double n) {
-    reduce(c, with_batch, n, c->x[0].v, c->y, add_tile);
+    reduce(c, with_batch, n, c->x[0].v, c->y);
 }
 
 /* dx = dy / n */
@@ -220,7 +195,7 @@ static void moment_forward(dn_call *c, int with_batch) {
     dn_real *power = dn__scratch(c, size);
     if (!power) return;
     dn__power(size, 1, (unsigned)c->ints[ORDER], c->x[0].v, power);
-    reduce(c, with_batch, n, power, c->y, add_tile);
+    reduce(c, with_batch, n, power, c->y);
 }
 /* dx = dy r x^(r-1) / n */
 static void moment_backward(dn_call *c, int with_batch) {
@@ -251,12 +226,13 @@ static void std_forward(dn_call *c, int with_batch) {
             *centered = dn__scratch(c, dn__elements(c->x[0].dim));
     double count = count_of(c, with_batch), n = divisor_of(c, with_batch);
     if (!centered) return;
-    reduce(c, with_batch, count, x, mean, add_tile);
+    reduce(c, with_batch, count, x, mean);
     for_tiles(c, with_batch, &(work){.x = x, .y = mean, .to_x = centered}, subtract_tile);
-    reduce(c, with_batch, count, centered, correction, add_tile);
+    reduce(c, with_batch, count, centered, correction);
     for_tiles(c, with_batch, &(work){.x = centered, .y = correction, .to_x = centered},
               subtract_tile);
-    reduce(c, with_batch, n, centered, c->y, add_squares_tile);
+    dn__square(dn__elements(c->x[0].dim), centered, centered);
+    reduce(c, with_batch, n, centered, c->y);
     for (size_t i = 0; i < c->total; i++) {
         double variance = c->y[i];
         if (n != count) {

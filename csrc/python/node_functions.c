@@ -77,10 +77,10 @@ typedef struct {
 
 /* An argument, or an item of a list; 0: it is none of the three. */
 static int take_argument(Given *g, PyObject *o) {
+    if (PyLong_Check(o)) return as_int(o, &g->ints[g->n_ints++]);
     if (is_node(o)) return (g->handles[g->n++] = ((Node *)o)->handle) >= 0;
-    if (PyFloat_Check(o)) g->floats[g->n_floats++] = PyFloat_AsDouble(o);
-    else if (as_int(o, &g->ints[g->n_ints])) g->n_ints++;
-    else return 0;
+    if (!PyFloat_Check(o)) return 0;
+    g->floats[g->n_floats++] = PyFloat_AsDouble(o);
     return 1;
 }
 
@@ -198,7 +198,7 @@ static PyObject *strided_node(PyObject *self, PyObject *const *args, Py_ssize_t 
                               PyObject *names) {
     int ints[4 * (DN_MAX_DIMS + 1)];
     dn_dim d;
-    int64_t x = n_args == 4 && !names ? handle_of(args[0]) : -1, handle = NOT_HANDLED;
+    int64_t x = n_args == 4 && !names ? node_of(args[0]) : -1, handle = NOT_HANDLED;
     Py_ssize_t n = 0;
     for (int k = 1; x >= 0 && k < 4; k++) n = length(args[k]) > n ? length(args[k]) : n;
     int good = x >= 0 && !dn__calls->node_dim(x, &d) && n <= d.nd + 1;

@@ -6,6 +6,8 @@
 #include "expression.h"
 
 #include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
 #include <structmember.h>
 
 /* So since Python 3.9; the stable ABI has the names of it since 3.12. */
@@ -15,7 +17,7 @@ enum { HAS_VECTOR_CALL = 1 << 11 };
 enum {
     MOST_INPUTS = 32,
     MOST_PARAMETERS = MOST_INPUTS - 2,
-    MOST_INTS = 32,
+    FEW_INTS = 32,
     MOST_FLOATS = 4,
     MOST_ATTRIBUTES = 8
 };
@@ -54,19 +56,31 @@ static int take_listed(PyObject *list, int64_t *handles) {
     return (int)n;
 }
 
+/* memory: NULL: the integers are few, and lie here. */
 typedef struct {
-    int ints[MOST_INTS + MOST_ATTRIBUTES], n_ints, n_floats;
+    int *ints, n_ints, n_floats, few[FEW_INTS + MOST_ATTRIBUTES], *memory;
     double floats[MOST_FLOATS];
 } Attributes;
 
 static int take_integer(PyObject *value, Attributes *to) {
-    return to->n_ints < MOST_INTS && PyLong_CheckExact(value) &&
-           as_int(value, &to->ints[to->n_ints++]);
+    return PyLong_CheckExact(value) && as_int(value, &to->ints[to->n_ints++]);
+}
+
+/* Space for a list of n integers, besides one for each attribute; 0: there is no memory. */
+static int reserve_ints(Attributes *to, Py_ssize_t n) {
+    if (n > INT32_MAX - to->n_ints - MOST_ATTRIBUTES) return 0;
+    const size_t most = (size_t)(to->n_ints + n) + MOST_ATTRIBUTES;
+    if (most <= FEW_INTS + MOST_ATTRIBUTES) return 1;
+    int *ints = realloc(to->memory, most * sizeof *ints);
+    if (!ints) return 0;
+    if (!to->memory) memcpy(ints, to->few, (size_t)to->n_ints * sizeof *ints);
+    to->ints = to->memory = ints;
+    return 1;
 }
 
 static int take_integers(const Attribute *a, PyObject *list, Attributes *to) {
     const Py_ssize_t n = length(list);
-    if (!n || (a->number > 0 && n != (Py_ssize_t)a->number)) return 0;
+    if (!n || (a->number > 0 && n != (Py_ssize_t)a->number) || !reserve_ints(to, n)) return 0;
     for (Py_ssize_t i = 0; i < n; i++)
         if (!take_integer(item(list, i), to)) return 0;
     return 1;
@@ -95,10 +109,21 @@ static PyObject *argument(const Operation *o, PyObject *const *args, Py_ssize_t 
                  : PyTuple_GetItem(o->defaults, i - o->n_parameters + PyTuple_Size(o->defaults));
 }
 
+static int take_attributes(const Operation *o, PyObject *const *args, Py_ssize_t n,
+                           Attributes *to) {
+    to->n_ints = to->n_floats = 0;
+    to->ints = to->few, to->memory = NULL;
+    for (int k = 0; k < o->n_attributes; k++) {
+        const Attribute *a = &o->attributes[k];
+        PyObject *value = a->parameter < 0 ? NULL : argument(o, args, n, a->parameter);
+        if (!take_attribute(a, value, to)) return 0;
+    }
+    return 1;
+}
+
 static int64_t node_of_arguments(const Operation *o, PyObject *const *args, Py_ssize_t n) {
-    int64_t handles[MOST_INPUTS];
+    int64_t handles[MOST_INPUTS], handle = NOT_HANDLED;
     Attributes to;
-    to.n_ints = to.n_floats = 0;
     int n_inputs = o->n_inputs;
     if (n > o->n_parameters || n < o->n_parameters - PyTuple_Size(o->defaults)) return NOT_HANDLED;
     if (n_inputs < 0) n_inputs = take_listed(args[0], handles);
@@ -106,16 +131,14 @@ static int64_t node_of_arguments(const Operation *o, PyObject *const *args, Py_s
     if (!n_inputs && o->n_inputs) return NOT_HANDLED;
     for (int i = 0; i < n; i++)
         if (!(o->named >> i & 1) && args[i] != argument(o, NULL, 0, i)) return NOT_HANDLED;
-    for (int k = 0; k < o->n_attributes; k++) {
-        const Attribute *a = &o->attributes[k];
-        PyObject *value = a->parameter < 0 ? NULL : argument(o, args, n, a->parameter);
-        if (!take_attribute(a, value, &to)) return NOT_HANDLED;
-    }
-    if (o->n_inputs)
-        return dn__node(o->op, n_inputs, handles, to.n_ints, to.ints, to.n_floats, to.floats, 0);
+    const int taken = take_attributes(o, args, n, &to);
+    if (taken && o->n_inputs)
+        handle = dn__node(o->op, n_inputs, handles, to.n_ints, to.ints, to.n_floats, to.floats, 0);
     /* f(2, 3) of dims is a matter of its own: _manner.py */
-    if (dn__current < 0 || (n == 2 && PyLong_Check(args[0]))) return NOT_HANDLED;
-    return dn__calls->leaf(dn__current, o->op, to.n_ints, to.ints, to.n_floats, to.floats);
+    else if (taken && dn__current >= 0 && !(n == 2 && PyLong_Check(args[0])))
+        handle = dn__calls->leaf(dn__current, o->op, to.n_ints, to.ints, to.n_floats, to.floats);
+    free(to.memory);
+    return handle;
 }
 
 /* The parameter of this name; negative: there is none. */

@@ -181,6 +181,7 @@ def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     )
 
 
+@operation("pickneglogsoftmax", "vs*")
 def pickneglogsoftmax_batch(x: Expression, vs: Sequence[int]) -> Expression:
     """The same with one class per batch element; an unbatched x serves all classes.
 
