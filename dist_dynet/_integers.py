@@ -1,8 +1,8 @@
 """The one rule of what counts as an integer, a float, or a list of them. Sizes, indices, dims,
 counts and rates obey it in every call.
 
-csrc/python/numbers.c converts Python's own integers of 32 bits and floats, and hands everything
-else to the functions here.
+csrc/python/numbers.c converts Python's and NumPy's integers of 32 bits and floats, and hands
+everything else to the functions here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from ._ffi import DTYPE, accelerated, calls
+
+calls.number_classes(np.integer, np.float32, np.ndarray)
 
 
 def integer(value: Any) -> int:
@@ -53,12 +55,8 @@ def integer_argument(value: Any, what: str, name: str, hint: str = "") -> int:
         raise TypeError(f"{what}: {name} must be an integer; got {value!r:.60}.{hint}") from None
 
 
-def _fits(n: int) -> bool:
-    return -(1 << 31) <= n < 1 << 31
-
-
 def _of_32_bits(n: int, what: str, name: str) -> int:
-    if not _fits(n):
+    if not -(1 << 31) <= n < 1 << 31:
         raise OverflowError(f"{what}: {name} must have at most 31 bits; got {n}.")
     return n
 
@@ -99,18 +97,19 @@ def indices(values: Iterable[int], what: str) -> Sequence[int]:
     items: Any = values
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
         items = values.tolist()
-        if items and values.dtype.kind != "f" and _fits(min(items)) and _fits(max(items)):
-            return items  # type: ignore[no-any-return]
     try:
         if isinstance(values, np.ndarray) and values.ndim != 1:
             raise TypeError(f"{values.ndim} dims")
-        found = [integer(v) for v in items]
+        found = [v if type(v) is int else integer(v) for v in items]
     except TypeError:
         raise TypeError(
             f"{what}: indices must be integers{'' if _is_flat(values) else ' in one flat list'};"
             f" got {values!r}."
         ) from None
-    return [_of_32_bits(n, what, "the index") for n in found]
+    if found:
+        for extreme in (min(found), max(found)):
+            _of_32_bits(extreme, what, "the index")
+    return found
 
 
 def items_of(values: Any, what: str, takes: str) -> list[Any]:

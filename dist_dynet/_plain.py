@@ -108,6 +108,10 @@ def bind(table: int, ops: dict[str, int], fail_in: Callable[..., Any], /) -> Non
     """Does nothing: C is called through cffi."""
 
 
+def number_classes(integer: type, single: type, array: type, /) -> None:
+    """Does nothing: functions in Python take all numbers."""
+
+
 def expression_class(cls: Any, /) -> None:
     """Sets the class that operators are added to."""
     global _expression

@@ -28,6 +28,7 @@ NOT_FAST_PATHS = {
     "bind": "tells the extension where C is",
     "current": "which graph is the thread's",
     "expression_class": "tells the extension what nodes are",
+    "number_classes": "tells the extension what NumPy's numbers are",
     "operation": "is what functions of one node are replaced by",
     "operator": "gives operators their operations, once",
     "set_current": "which graph is the thread's",
@@ -273,7 +274,7 @@ OF_ONE_NODE = {
     "transpose": lambda f: [f(matrix()), f(matrix(), [1, 0]), f(matrix(), (0, 1))],
     "log_softmax": lambda f: [f(x()), f(matrix(), None, 1), f(x(), [1]), f(x(), (0, 1), 0)],
     "hinge": lambda f: [f(x(), 1), f(x(), 0, 2)],
-    "hinge_batch": lambda f: [f(x(), [1, 0]), f(x(), (0, 0), 2), f(x(), [1] * 40)],
+    "hinge_batch": lambda f: [f(x(), [1, 0]), f(x(), range(2), 2), f(x(), [1] * 40)],
     "hinge_dim": lambda f: [f(matrix(), [1, 0, 0]), f(matrix(), (2, 1), 1, 0.5)],
     "poisson_loss": lambda f: [f(x(0.5), 2), f(x(0.5), [2, 3])],
     **dict.fromkeys(
@@ -287,8 +288,27 @@ do."""
 
 OPERATIONS = {**vars(dy), "lstm_gates": lstm_gates}
 
+
+def by_numpy(argument):
+    """An argument with NumPy's integers, floats and arrays in place of Python's."""
+    if isinstance(argument, list | tuple) and argument and type(argument[0]) is int:
+        return np.array(argument)
+    return {int: np.int64, float: np.float32}.get(type(argument), lambda same: same)(argument)
+
+
+def with_numpy(function, *arguments, **named):
+    return function(
+        *map(by_numpy, arguments), **{name: by_numpy(argument) for name, argument in named.items()}
+    )
+
+
+def of_one_node(name):
+    function = OPERATIONS[name]
+    return [OF_ONE_NODE[name](function), OF_ONE_NODE[name](partial(with_numpy, function))]
+
+
 USES = {
-    **{name: Use(name, partial(use, OPERATIONS[name])) for name, use in OF_ONE_NODE.items()},
+    **{name: Use(name, partial(of_one_node, name)) for name in OF_ONE_NODE},
     **replaced(
         as_dims=lambda: dy.zeros((2, 2)),
         begin_backward=lambda: [
@@ -351,16 +371,20 @@ USES = {
         parameter_node=lambda: [W.expr(), W.expr(True)],
         resolved=lambda: W.index(),
         revert_current=reverted,
-        row=lambda: dy.lookup(TABLE, 2),
-        rows=lambda: dy.lookup_batch(TABLE, [2, 1]),
+        row=lambda: [dy.lookup(TABLE, 2), TABLE[np.uint8(2)]],
+        rows=lambda: [
+            dy.lookup_batch(TABLE, given)
+            for given in ([2, 1], [np.int64(2)], np.array([2, 1]), range(3), [3] * 100)
+        ],
         scalar_of=lambda: dy.scalarInput(3).scalar_value(),
         set_numbers=set_anew,
         strided_node=lambda: [
-            dy.strided_select(matrix(), strides, starts, stops)
+            dy.strided_select(of, strides, starts, stops)
+            for of in (matrix(), W)
             for strides, starts, stops in (
                 ([2], [], []),
-                ([1, 2], (1, 0), (2, 3)),
-                ([], [1, 3, 0], [0]),
+                ([1, np.int64(2)], (1, 0), (2, 2)),
+                ([], [1, 2, 0], [0]),
                 ([], [], []),
             )
         ],

@@ -160,20 +160,23 @@ def test_nodes_of_parameters_are_one_for_each_kind():
 # takes)
 FACTORIES = {
     "reshape": (lambda x: dy.reshape(x, (3, 2)), lambda x: dy.reshape(x, [3.0, 2.0])),
-    "transpose": (lambda x: dy.transpose(x, [1, 0]), lambda x: dy.transpose(x, np.array([1, 0]))),
+    "transpose": (
+        lambda x: dy.transpose(x, [1, 0]),
+        lambda x: dy.transpose(x, np.array([1.0, 0.0])),
+    ),
     "sum_dim": (lambda x: dy.sum_dim(x, [0]), lambda x: dy.sum_dim(x, iter([0]))),
     "mean_dim, n": (
         lambda x: dy.mean_dim(x, 1, False, 2),
-        lambda x: dy.mean_dim(x, np.array([1]), False, np.int64(2)),
+        lambda x: dy.mean_dim(x, np.array([1.0]), False, np.array(2)),
     ),
     "moment_dim": (
         lambda x: dy.moment_dim(x, (0, 1), 3),
-        lambda x: dy.moment_dim(x, {0, 1}, np.int64(3)),
+        lambda x: dy.moment_dim(x, {0, 1}, np.array(3)),
     ),
-    "std_dim": (lambda x: dy.std_dim(x, [1]), lambda x: dy.std_dim(x, np.int64(1))),
+    "std_dim": (lambda x: dy.std_dim(x, [1]), lambda x: dy.std_dim(x, np.array(1))),
     "pick_range": (
         lambda x: dy.pick_range(x, 1, 3, 1),
-        lambda x: dy.pick_range(x, 1.0, np.int64(3), np.int64(1)),
+        lambda x: dy.pick_range(x, 1.0, np.array(3), np.array(1)),
     ),
     "strided_select": (
         lambda x: dy.strided_select(x, [1, 2], [0, 0], [2, 3]),
@@ -181,33 +184,33 @@ FACTORIES = {
     ),
     "dropout_dim": (
         lambda x: dy.dropout_dim(x, 1, 0.0),
-        lambda x: dy.dropout_dim(x, np.int64(1), np.float32(0)),
+        lambda x: dy.dropout_dim(x, np.array(1), np.array(0)),
     ),
     "hinge": (
         lambda x: dy.hinge(x[0], 1, 2.0),
-        lambda x: dy.hinge(x[0], np.int64(1), np.float32(2)),
+        lambda x: dy.hinge(x[0], np.array(1), np.array(2)),
     ),
     "cross_entropy": (
         lambda x: dy.cross_entropy(x[0], 1, 0.5),
-        lambda x: dy.cross_entropy(x[0], [1], np.float32(0.5)),
+        lambda x: dy.cross_entropy(x[0], [1], np.array(0.5)),
     ),
     "poisson_loss": (
         lambda x: dy.poisson_loss(x[0][0], 3),
-        lambda x: dy.poisson_loss(x[0][0], np.array([3])),
+        lambda x: dy.poisson_loss(x[0][0], np.array([3.0])),
     ),
     "huber_distance": (
         lambda x: dy.huber_distance(x[0], x[1], 0.5),
-        lambda x: dy.huber_distance(x[0], x[1], np.float32(0.5)),
+        lambda x: dy.huber_distance(x[0], x[1], np.array(0.5)),
     ),
     "pairwise_rank_loss": (
         lambda x: dy.pairwise_rank_loss(x[0], x[1], 0.5),
-        lambda x: dy.pairwise_rank_loss(x[0], x[1], np.float32(0.5)),
+        lambda x: dy.pairwise_rank_loss(x[0], x[1], np.array(0.5)),
     ),
     "constant": (
         lambda x: dy.constant((2, 1), 3),
-        lambda x: dy.constant(np.array([2, 1]), np.float32(3), np.int64(1)),
+        lambda x: dy.constant(np.array([2.0, 1.0]), np.array(3), np.array(1)),
     ),
-    "zeros": (lambda x: dy.zeros(3, batch_size=2), lambda x: dy.zeros([3.0], np.int64(2))),
+    "zeros": (lambda x: dy.zeros(3, batch_size=2), lambda x: dy.zeros([3.0], np.array(2))),
 }
 
 

@@ -1,5 +1,5 @@
 /* What the files of the Python extension _expression share: the layout of its objects, the way into
- * C, and how arguments are read. */
+ * C, and how arguments other than numbers are read. */
 #pragma once
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -59,13 +59,6 @@ int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, i
 int64_t dn__node2(int op, int64_t a, int64_t b);
 int64_t dn__node1_float(int op, int64_t a, double r, double s);
 
-/* numbers.c */
-/* so many numbers or handles lie on the stack; more in memory */
-enum { DN_FEW = 64 };
-/* The numbers of a list or tuple of Python's own numbers, in `few` (DN_FEW of them) or in memory to
- * be freed; NULL: it is none, or there is no memory. */
-double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
-
 /* composed.c */
 /* What a step of a layer is made of; h_mask: negative: none. */
 typedef struct {
@@ -120,29 +113,6 @@ static inline int drops(PyObject *kind) {
     const int is_it = PyErr_ExceptionMatches(kind);
     if (is_it) PyErr_Clear();
     return is_it;
-}
-
-/* An integer that fits an int; 0: it is none, or does not fit. */
-static inline int as_int(PyObject *o, int *out) {
-    if (!PyLong_Check(o)) return 0;
-    int overflow;
-    long value = PyLong_AsLongAndOverflow(o, &overflow);
-    *out = (int)value;
-    return !overflow && value == *out;
-}
-
-/* A number of Python's own, or NumPy's float64, which is a float, as a double; 0: it is none, or
- * too large. */
-static inline int as_double(PyObject *o, double *out) {
-    if (PyFloat_Check(o)) {
-        *out = PyFloat_AsDouble(o);
-        return 1;
-    }
-    if (!PyLong_CheckExact(o)) return 0;
-    *out = PyLong_AsDouble(o);
-    if (*out != -1 || !PyErr_Occurred()) return 1;
-    PyErr_Clear(); /* an OverflowError: of an integer of Python's own there is no other */
-    return 0;
 }
 
 /* A handle, as Python holds it; 0: it is no integer of 64 bits. */

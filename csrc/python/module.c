@@ -11,7 +11,7 @@
  * what an integer and a float is, node_functions.c the functions that make nodes, operation.c those
  * that users call for one node, states.c the steps of recurrent networks, composed.c those in
  * DyNet's operations, values.c what reads values. */
-#include "expression.h"
+#include "numbers.h"
 
 #include <string.h>
 
@@ -105,7 +105,7 @@ static int find_dims(PyObject *x, dn_dim *dims) {
 /* An index of the first dim, from its end if it is negative; 0: it is something else. */
 static int index_of(PyObject *x, PyObject *index, int *i) {
     dn_dim dims;
-    if (!PyLong_CheckExact(index) || !as_int(index, i)) return 0;
+    if (!is_integer(index) || !as_int(index, i)) return 0;
     if (*i < 0) *i += find_dims(x, &dims) && dims.nd ? dims.d[0] : 0;
     return *i >= 0;
 }
@@ -265,8 +265,8 @@ PyMODINIT_FUNC PyInit__expression(void) {
     PyObject *module = PyModule_Create(&definition);
     dn__node_type = (PyTypeObject *)PyType_FromSpec(&node_spec);
     if (!module || !dn__node_type || PyModule_AddFunctions(module, dn__base_functions) ||
-        dn__add_states(module) || dn__add_operations(module) ||
-        PyModule_AddObject(module, "Node", (PyObject *)dn__node_type))
+        PyModule_AddFunctions(module, dn__number_functions) || dn__add_states(module) ||
+        dn__add_operations(module) || PyModule_AddObject(module, "Node", (PyObject *)dn__node_type))
         return NULL;
     Py_INCREF(dn__node_type); /* one reference is the module's, one ours */
     return module;

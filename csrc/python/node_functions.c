@@ -1,6 +1,6 @@
 /* The functions that make nodes: of expressions, from attributes alone, inputs, rows of tables.
  * They stand for those of the same name in dist_dynet/ops (expression.h: accelerated). */
-#include "expression.h"
+#include "numbers.h"
 
 #include <stdlib.h>
 
@@ -77,9 +77,8 @@ typedef struct {
 
 /* An argument, or an item of a list; 0: it is none of the three. */
 static int take_argument(Given *g, PyObject *o) {
-    if (PyLong_Check(o)) return as_int(o, &g->ints[g->n_ints++]);
-    if (is_node(o)) return (g->handles[g->n++] = ((Node *)o)->handle) >= 0;
-    if (!PyFloat_Check(o)) return 0;
+    if (!PyLong_Check(o) && is_node(o)) return (g->handles[g->n++] = ((Node *)o)->handle) >= 0;
+    if (!PyFloat_Check(o)) return as_int(o, &g->ints[g->n_ints++]);
     g->floats[g->n_floats++] = PyFloat_AsDouble(o);
     return 1;
 }
@@ -190,7 +189,7 @@ static PyObject *listed(PyObject *self, PyObject *const *args, Py_ssize_t n, PyO
 static int entry(PyObject *list, Py_ssize_t i, int otherwise, int *out) {
     *out = otherwise;
     if (!PyList_CheckExact(list) && !PyTuple_CheckExact(list)) return 0;
-    return i >= length(list) || (PyLong_CheckExact(item(list, i)) && as_int(item(list, i), out));
+    return i >= length(list) || (is_integer(item(list, i)) && as_int(item(list, i), out));
 }
 
 /* strided_node(x, strides, from, to) */
@@ -258,7 +257,7 @@ static PyObject *consecutive(PyObject *self, PyObject *const *args, Py_ssize_t n
 
 /* The sizes of an input: an integer or several; how many, 0: not handled. */
 static int sizes_of(PyObject *from, int sizes[DN_MAX_DIMS + 1]) {
-    if (PyLong_CheckExact(from)) return as_int(from, sizes);
+    if (is_integer(from)) return as_int(from, sizes);
     const Py_ssize_t n = length(from);
     for (Py_ssize_t i = 0; i < n && i <= DN_MAX_DIMS; i++)
         if (!as_int(item(from, i), &sizes[i])) return 0;
@@ -331,13 +330,13 @@ static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObje
 
 /* rows(cls, table, rows) */
 static PyObject *row_nodes(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
-    Given g = {0};
+    int few[DN_FEW], n_rows = 0;
     const int64_t table =
         n == 3 && !names && dn__current >= 0 && is_class(args[0]) ? handle_of(args[1]) : -1;
-    int64_t handle = NOT_HANDLED;
-    if (table >= 0 && length(args[2]) && take_all(&g, args + 2, 1, 0) && !g.n && !g.n_floats)
-        handle = dn__calls->lookup_batch(dn__current, table, g.n_ints, g.ints);
-    free(g.memory);
+    int *indices = table >= 0 ? dn__ints(args[2], few, &n_rows) : NULL;
+    const int64_t handle =
+        indices ? dn__calls->lookup_batch(dn__current, table, n_rows, indices) : NOT_HANDLED;
+    if (indices != few) free(indices);
     return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle)
                        : dn__general(self, args, n, names);
 }

@@ -1,9 +1,60 @@
-/* What an integer, a float and a list of them are, where they are Python's own and of 32 bits: all
- * else, True and False too, is for the functions of these names in dist_dynet/_integers.py, which
- * say the rule. */
-#include "expression.h"
+/* What an integer, a float and a list of them are, where they are Python's own or NumPy's and of 32
+ * bits: all else, True and False too, is for the functions of these names in
+ * dist_dynet/_integers.py, which say the rule. */
+#include "numbers.h"
 
 #include <stdlib.h>
+
+/* NumPy's classes of integers, of floats of 32 bits and of arrays; NULL: not known yet. */
+static PyTypeObject *numpy_integer, *numpy_single, *numpy_array;
+
+/* number_classes(integer, single, array) */
+static PyObject *number_classes(PyObject *module, PyObject *args) {
+    (void)module;
+    PyTypeObject **const classes[] = {&numpy_integer, &numpy_single, &numpy_array};
+    PyObject *given[3];
+    if (!PyArg_ParseTuple(args, "O!O!O!", &PyType_Type, &given[0], &PyType_Type, &given[1],
+                          &PyType_Type, &given[2]))
+        return NULL;
+    for (int i = 0; i < 3; i++) /* for the life of the process */
+        *classes[i] = (PyTypeObject *)Py_NewRef(given[i]);
+    return Py_NewRef(Py_None);
+}
+
+PyObject *dn__as_list(PyObject *from) {
+    if (PyList_CheckExact(from) || PyTuple_CheckExact(from)) return Py_NewRef(from);
+    PyObject *list = NULL;
+    if (Py_IS_TYPE(from, &PyRange_Type)) list = PySequence_List(from);
+    else if (numpy_array && Py_IS_TYPE(from, numpy_array))
+        list = PyObject_CallMethod(from, "tolist", NULL);
+    else return NULL;
+    if (!list) PyErr_Clear(); /* for lack of memory: no code of a program's has run */
+    return list;
+}
+
+/* NumPy's own classes are not made on the heap, so that no code of a program's runs below. */
+int dn__is_numpy_integer(PyObject *o) {
+    PyTypeObject *const cls = Py_TYPE(o);
+    return numpy_integer && !(PyType_GetFlags(cls) & Py_TPFLAGS_HEAPTYPE) &&
+           PyType_IsSubtype(cls, numpy_integer);
+}
+
+int dn__numpy_int(PyObject *o, int *out) {
+    if (!dn__is_numpy_integer(o)) return 0;
+    PyObject *number = PyNumber_Index(o);
+    if (!number) PyErr_Clear(); /* a difference of times is one of them, and has no value */
+    const int fits = number && as_int(number, out);
+    Py_XDECREF(number);
+    return fits;
+}
+
+int dn__numpy_double(PyObject *o, double *out) {
+    int integer;
+    if (numpy_single && Py_IS_TYPE(o, numpy_single)) *out = PyFloat_AsDouble(o);
+    else if (dn__numpy_int(o, &integer)) *out = integer;
+    else return 0;
+    return 1;
+}
 
 double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
     if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
@@ -19,13 +70,25 @@ double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
     return out;
 }
 
+int *dn__ints(PyObject *from, int *few, int *n) {
+    PyObject *list = dn__as_list(from);
+    const Py_ssize_t size = list ? length(list) : 0;
+    int *out = size > INT32_MAX ? NULL : size <= DN_FEW ? few : malloc((size_t)size * sizeof *out);
+    Py_ssize_t i = 0;
+    while (out && i < size && is_integer(item(list, i)) && as_int(item(list, i), &out[i])) i++;
+    Py_XDECREF(list);
+    *n = (int)size;
+    if (size && i == size) return out;
+    if (out != few) free(out);
+    return NULL;
+}
+
 /* whole(value, function, name, ...) */
 static PyObject *fast_whole(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int i;
-    if (!n || !PyLong_CheckExact(args[0]) || !as_int(args[0], &i))
+    if (!n || !is_integer(args[0]) || !as_int(args[0], &i))
         return dn__general(self, args, n, names);
-    Py_INCREF(args[0]);
-    return args[0];
+    return PyLong_CheckExact(args[0]) ? Py_NewRef(args[0]) : PyLong_FromLong(i);
 }
 
 /* real(value, function) */
@@ -48,12 +111,25 @@ static int all_ints(PyObject *from, int least) {
     return i == n && (n || PyList_CheckExact(from) || PyTuple_CheckExact(from));
 }
 
+/* What dn__ints() gives as a list; NULL: it is none, or an exception is set. */
+static PyObject *list_of_ints(PyObject *from) {
+    int few[DN_FEW], n = 0, *ints = dn__ints(from, few, &n);
+    PyObject *list = ints ? PyList_New(n) : NULL;
+    for (int i = 0; list && i < n; i++) {
+        PyObject *number = PyLong_FromLong(ints[i]);
+        if (number) PyList_SetItem(list, i, number);
+        else Py_CLEAR(list);
+    }
+    if (ints != few) free(ints);
+    return list;
+}
+
 /* indices(values, function) */
 static PyObject *fast_indices(PyObject *self, PyObject *const *args, Py_ssize_t n,
                               PyObject *names) {
-    if (!n || !all_ints(args[0], INT32_MIN)) return dn__general(self, args, n, names);
-    Py_INCREF(args[0]);
-    return args[0];
+    if (n && all_ints(args[0], INT32_MIN)) return Py_NewRef(args[0]);
+    PyObject *list = n ? list_of_ints(args[0]) : NULL;
+    return list || PyErr_Occurred() ? list : dn__general(self, args, n, names);
 }
 
 /* as_dims(dims, function) */
@@ -67,6 +143,11 @@ static PyObject *fast_dims(PyObject *self, PyObject *const *args, Py_ssize_t n, 
     Py_INCREF(dims);
     return dims;
 }
+
+PyMethodDef dn__number_functions[] = {
+    {"number_classes", number_classes, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
 
 PyMethodDef dn__fast_numbers[] = {
     {"whole", DN_FAST_NAMED(fast_whole)},

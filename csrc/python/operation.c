@@ -3,7 +3,7 @@
  * what the node does.
  * Each stands for a function in Python, calls that one for all that it does not take, and is that
  * one for whoever looks at it: its attributes, its class too, are that function's. */
-#include "expression.h"
+#include "numbers.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -63,7 +63,7 @@ typedef struct {
 } Attributes;
 
 static int take_integer(PyObject *value, Attributes *to) {
-    return PyLong_CheckExact(value) && as_int(value, &to->ints[to->n_ints++]);
+    return is_integer(value) && as_int(value, &to->ints[to->n_ints++]);
 }
 
 /* Space for a list of n integers, besides one for each attribute; 0: there is no memory. */
@@ -78,12 +78,13 @@ static int reserve_ints(Attributes *to, Py_ssize_t n) {
     return 1;
 }
 
-static int take_integers(const Attribute *a, PyObject *list, Attributes *to) {
-    const Py_ssize_t n = length(list);
-    if (!n || (a->number > 0 && n != (Py_ssize_t)a->number) || !reserve_ints(to, n)) return 0;
-    for (Py_ssize_t i = 0; i < n; i++)
-        if (!take_integer(item(list, i), to)) return 0;
-    return 1;
+static int take_integers(const Attribute *a, PyObject *from, Attributes *to) {
+    PyObject *list = dn__as_list(from);
+    const Py_ssize_t n = list ? length(list) : 0;
+    int good = n && (a->number <= 0 || n == (Py_ssize_t)a->number) && reserve_ints(to, n);
+    for (Py_ssize_t i = 0; good && i < n; i++) good = take_integer(item(list, i), to);
+    Py_XDECREF(list);
+    return good;
 }
 
 /* 0: the value is for the function. */
@@ -91,7 +92,7 @@ static int take_attribute(const Attribute *a, PyObject *value, Attributes *to) {
     switch (a->kind) {
     case INTEGER: return take_integer(value, to);
     case ONE_OR_MORE:
-        return PyLong_CheckExact(value) ? take_integer(value, to) : take_integers(a, value, to);
+        return is_integer(value) ? take_integer(value, to) : take_integers(a, value, to);
     case LIST: return take_integers(a, value, to);
     case IS_TRUE: return value == Py_True;
     case TRUTH:
@@ -107,6 +108,12 @@ static int take_attribute(const Attribute *a, PyObject *value, Attributes *to) {
 static PyObject *argument(const Operation *o, PyObject *const *args, Py_ssize_t n, int i) {
     return i < n ? args[i]
                  : PyTuple_GetItem(o->defaults, i - o->n_parameters + PyTuple_Size(o->defaults));
+}
+
+static int is_equal(PyObject *value, PyObject *otherwise) {
+    int a, b;
+    return value == otherwise || (is_integer(value) && PyLong_CheckExact(otherwise) &&
+                                  as_int(value, &a) && as_int(otherwise, &b) && a == b);
 }
 
 static int take_attributes(const Operation *o, PyObject *const *args, Py_ssize_t n,
@@ -130,12 +137,12 @@ static int64_t node_of_arguments(const Operation *o, PyObject *const *args, Py_s
     else if (!take_inputs(args, n_inputs, handles)) return NOT_HANDLED;
     if (!n_inputs && o->n_inputs) return NOT_HANDLED;
     for (int i = 0; i < n; i++)
-        if (!(o->named >> i & 1) && args[i] != argument(o, NULL, 0, i)) return NOT_HANDLED;
+        if (!(o->named >> i & 1) && !is_equal(args[i], argument(o, NULL, 0, i))) return NOT_HANDLED;
     const int taken = take_attributes(o, args, n, &to);
     if (taken && o->n_inputs)
         handle = dn__node(o->op, n_inputs, handles, to.n_ints, to.ints, to.n_floats, to.floats, 0);
     /* f(2, 3) of dims is a matter of its own: _manner.py */
-    else if (taken && dn__current >= 0 && !(n == 2 && PyLong_Check(args[0])))
+    else if (taken && dn__current >= 0 && !(n == 2 && is_integer(args[0])))
         handle = dn__calls->leaf(dn__current, o->op, to.n_ints, to.ints, to.n_floats, to.floats);
     free(to.memory);
     return handle;

@@ -3,7 +3,7 @@
  * What a step is made of is said by a Step (dist_dynet/nn/steps.py), whose methods make the same
  * nodes in Python; here are steps and lists of a network whose layers are nodes, or DyNet's
  * operations. Whatever else can happen, errors included, goes to those methods. */
-#include "expression.h"
+#include "numbers.h"
 
 #include <stddef.h>
 #include <stdlib.h>

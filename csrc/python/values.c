@@ -1,7 +1,7 @@
 /* Values in and out, of numbers that fit on the stack, by the fast calls of csrc/graph/values.c
  * and csrc/graph/gradient.c. They stand for the functions of the same name in expression.py,
  * graph.py, parameters.py and ops/inputs.py. */
-#include "expression.h"
+#include "numbers.h"
 
 #include <stdlib.h>
 
