@@ -177,7 +177,7 @@ BAD = (
     "1",
     None,
     np.bool_(True),
-    np.timedelta64(1),
+    np.timedelta64(1, "s"),
     np.array([0.5]),
     1j,
     np.float32(0.5),

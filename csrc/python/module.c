@@ -115,7 +115,10 @@ static int range_of(int size, PyObject *slice, int range[3]) {
     Py_ssize_t start, stop, step;
     if (!PySlice_Check(slice)) return 0;
     if (PySlice_Unpack(slice, &start, &stop, &step)) /* no integers, or a step of 0 */
-        return drops(PyExc_TypeError) || drops(PyExc_ValueError) ? 0 : -1;
+        return drops(PyExc_TypeError) || drops(PyExc_ValueError) ||
+                       drops(PyExc_DeprecationWarning) /* of truth values of older NumPys */
+                   ? 0
+                   : -1;
     if (step < 1 || step > INT32_MAX) return 0;
     PySlice_AdjustIndices(size, &start, &stop, step);
     range[0] = (int)start, range[1] = (int)(stop < start ? start : stop), range[2] = (int)step;
