@@ -259,6 +259,15 @@ def test_long_lists_of_indices_are_taken_as_short_ones(name, n):
         np.testing.assert_array_equal(other, made[0])
 
 
+@pytest.mark.parametrize("name", OF_MANY)
+@pytest.mark.parametrize("dtype", ["m8[ns]", "M8[ns]", "m8[s]", "bool", "complex64", "U1"], ids=str)
+def test_arrays_of_other_things_are_no_indices(name, dtype):
+    x = dy.inputVector([0.5, 2.0, -1.0, 1.5, 0.25, 3.0, 0.75])
+    for given in (np.array([1, 0]).astype(dtype), list(np.array([1, 0]).astype(dtype))):
+        with pytest.raises(TypeError, match=f"^{name}: .*integers"):
+            OF_MANY[name](x, given)
+
+
 @pytest.mark.parametrize("wrong", [7, -9, 2**31, 2**40, -(2**40)])
 @pytest.mark.parametrize("name", OF_MANY)
 def test_an_index_that_is_wrong_is_found_in_a_long_list(name, wrong):

@@ -21,13 +21,23 @@ static PyObject *number_classes(PyObject *module, PyObject *args) {
     return Py_NewRef(Py_None);
 }
 
+/* Whether an array's items are integers; those of times look like some when they are listed. */
+static int has_integers(PyObject *array) {
+    PyObject *dtype = PyObject_GetAttrString(array, "dtype"),
+             *kind = dtype ? PyObject_GetAttrString(dtype, "kind") : NULL;
+    const int are = kind && (!PyUnicode_CompareWithASCIIString(kind, "i") ||
+                             !PyUnicode_CompareWithASCIIString(kind, "u"));
+    Py_XDECREF(dtype);
+    Py_XDECREF(kind);
+    return are;
+}
+
 PyObject *dn__as_list(PyObject *from) {
     if (PyList_CheckExact(from) || PyTuple_CheckExact(from)) return Py_NewRef(from);
     PyObject *list = NULL;
     if (Py_IS_TYPE(from, &PyRange_Type)) list = PySequence_List(from);
-    else if (numpy_array && Py_IS_TYPE(from, numpy_array))
-        list = PyObject_CallMethod(from, "tolist", NULL);
-    else return NULL;
+    else if (!numpy_array || !Py_IS_TYPE(from, numpy_array)) return NULL;
+    else if (has_integers(from)) list = PyObject_CallMethod(from, "tolist", NULL);
     if (!list) PyErr_Clear(); /* for lack of memory: no code of a program's has run */
     return list;
 }

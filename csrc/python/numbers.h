@@ -10,8 +10,8 @@ extern PyMethodDef dn__number_functions[];
 int dn__is_numpy_integer(PyObject *);
 int dn__numpy_int(PyObject *, int *out);
 int dn__numpy_double(PyObject *, double *out);
-/* A list or tuple itself, or the list of a range or of a NumPy array: a new reference. NULL: it
- * is none, or there is no memory; no exception is set. */
+/* A list or tuple itself, or the list of a range or of a NumPy array of integers: a new
+ * reference. NULL: it is none, or there is no memory; no exception is set. */
 PyObject *dn__as_list(PyObject *);
 /* so many numbers or handles lie on the stack; more in memory */
 enum { DN_FEW = 64 };
