@@ -342,6 +342,46 @@ def test_sums_over_rows_of_any_number(rows, rng):
             assert alone.value() == y.npvalue().ravel()[c], (rows, cols, c)
 
 
+def windows_of(x, ksize, stride, is_valid):
+    """(output, the places of its window in x, in the order of memory) of each output, columns
+    first."""
+    sizes, before = [], []
+    for size, k, step in zip(x.shape, ksize, stride, strict=True):
+        out = -(-(size - k + 1) // step) if is_valid else -(-size // step)
+        sizes.append(out)
+        before.append(0 if is_valid else max((out - 1) * step + k - size, 0) // 2)
+    for column in range(sizes[1]):
+        for row in range(sizes[0]):
+            spans = [
+                range(max(o * step - b, 0), min(o * step - b + k, size))
+                for o, step, b, k, size in zip(
+                    (row, column), stride, before, ksize, x.shape, strict=True
+                )
+            ]
+            yield (row, column), [(r, c) for c in spans[1] for r in spans[0]]
+
+
+@pytest.mark.parametrize("is_valid", [True, False])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1), (1, 4)])
+@pytest.mark.parametrize("shape", [(1, 9), (7, 5), (24, 3), (75, 4), (140, 2)])
+def test_greatest_numbers_of_many_windows(shape, stride, is_valid, rng):
+    """Of equal ones the first in memory, of several NaN too."""
+    for ksize in {(1, 1), (min(2, shape[0]), 2), (min(3, shape[0]), 1), shape}:
+        x = rng.integers(0, 4, shape).astype(DTYPE)
+        x[rng.random(shape) < 0.05] = np.nan
+        dy.renew_cg()
+        X = dy.inputTensor(x.reshape(*shape, 1))
+        y = dy.maxpooling2d(X, ksize, stride, is_valid)
+        found, want = y.npvalue().reshape(y.dim()[0][:2]), np.zeros(shape)
+        for place, window in windows_of(x, ksize, stride, is_valid):
+            numbers = [x[at] for at in window]
+            assert found[place] == max(numbers) or np.isnan(found[place])
+            assert np.isnan(found[place]) == np.isnan(numbers).any()
+            want[window[int(np.argmax(numbers))]] += 1
+        dy.sum_elems(y).backward(full=True)
+        np.testing.assert_array_equal(X.gradient().reshape(shape), want)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (16, 16), (17, 33), (40, 7), (3, 100)])
 def test_transpose_of_many_shapes(shape, rng):
     x = rng.normal(size=(*shape, 3)).astype(DTYPE)

@@ -33,7 +33,54 @@ DN_MULTIVERSION void dn__pass_not_greater(size_t n, const dn_real *x, const dn_r
 DN_MULTIVERSION void dn__fold_max(size_t n, const dn_real *x, int32_t k, dn_real *best,
                                   int32_t *which){FOLD(>)}
 DN_MULTIVERSION static void fold_min(size_t n, const dn_real *x, int32_t k, dn_real *best,
-                                     int32_t *which){FOLD(<)}
+                                     int32_t *which) {
+    FOLD(<)
+}
+
+static void max_of_window(int rows, int cols, size_t ld, const dn_real *x, int32_t at,
+                          dn_real *best, int32_t *which) {
+    dn_real greatest = *x;
+    size_t place = 0;
+    for (size_t c = 0; c < (size_t)cols; c++)
+        for (size_t i = c * ld; i < c * ld + (size_t)rows; i++)
+            if (x[i] > greatest || (IS_NAN(x[i]) && !IS_NAN(greatest))) greatest = x[place = i];
+    *best = greatest;
+    *which = at + (int32_t)place;
+}
+/* The numbers of one place in each of m windows; all of them are taken where they are the first. */
+DN_INLINE void take_greater(size_t m, size_t step, int are_first, const dn_real *number, int32_t at,
+                            dn_real *best, int32_t *which) {
+    DN_SIMD for (size_t i = 0; i < m; i++) {
+        const int new = are_first | (number[i] > best[i]) | (IS_NAN(number[i]) & !IS_NAN(best[i]));
+        best[i] = new ? number[i] : best[i];
+        which[i] = new ? at + (int32_t)(i * step) : which[i];
+    }
+}
+/* Numbers that are apart are put side by side first: vectors compare them, and read none behind the
+ * last one. */
+enum { MANY_WINDOWS = 8, WINDOWS_AT_ONCE = 64 };
+DN_MULTIVERSION static void max_of_many_windows(size_t n, size_t step, int rows, int cols,
+                                                size_t ld, const dn_real *x, int32_t at,
+                                                dn_real *best, int32_t *which) {
+    dn_real beside[WINDOWS_AT_ONCE];
+    for (int c = 0; c < cols; c++)
+        for (int r = 0; r < rows; r++) {
+            const size_t from = (size_t)c * ld + (size_t)r;
+            for (size_t i = 0; i < n && step != 1; i++) beside[i] = x[from + i * step];
+            take_greater(n, step, !c && !r, step == 1 ? x + from : beside, at + (int32_t)from, best,
+                         which);
+        }
+}
+void dn__max_of_windows(size_t n, size_t step, int rows, int cols, size_t ld, const dn_real *x,
+                        int32_t at, dn_real *best, int32_t *which) {
+    for (size_t i = 0, m; i < n; i += m) {
+        const dn_real *from = x + i * step;
+        const int32_t place = at + (int32_t)(i * step);
+        m = n - i < MANY_WINDOWS ? 1 : n - i < WINDOWS_AT_ONCE ? n - i : WINDOWS_AT_ONCE;
+        if (m == 1) max_of_window(rows, cols, ld, from, place, best + i, which + i);
+        else max_of_many_windows(m, step, rows, cols, ld, from, place, best + i, which + i);
+    }
+}
 
 DN_MULTIVERSION void dn__pass_which(size_t n, const int32_t *which, int32_t k, const dn_real *dz,
                                     dn_real beta, dn_real *dx) {

@@ -242,6 +242,11 @@ void dn__max_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *
                         int32_t *which);
 void dn__min_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *best,
                         int32_t *which);
+/* Of n windows of rows x cols in a plane with columns of ld numbers, each `step` rows below the one
+ * before, the first at x: the greatest number, and the first place it is at in the order of memory,
+ * x being at place `at`. */
+void dn__max_of_windows(size_t n, size_t step, int rows, int cols, size_t ld, const dn_real *x,
+                        int32_t at, dn_real *best, int32_t *which);
 /* log sum exp over several arrays, max being their maximum: sum += exp(x - max), and with log_sum =
  * log(sum) dx = dy exp(x - max - log_sum) + beta dx (where x is -inf: 0) */
 void dn__add_exp(size_t n, const dn_real *x, const dn_real *max, dn_real *sum);

@@ -286,6 +286,12 @@ static void clip_window(const windows *w, int dim, int o, int *from, int *to) {
     *to = w->window[dim] < w->in[dim] - start ? start + w->window[dim] : w->in[dim];
     *from = start < 0 ? 0 : start;
 }
+/* How many outputs from this row on see whole windows, or one, which is cut. */
+static int rows_at_once(const windows *w, int row) {
+    const int start = row * w->stride[0] - w->before[0], room = w->in[0] - w->window[0] - start;
+    if (start < 0 || room < 0) return 1;
+    return room / w->stride[0] + 1 < w->out[0] - row ? room / w->stride[0] + 1 : w->out[0] - row;
+}
 static void maxpooling2d_forward(dn_call *c) {
     windows w = pool_windows(c->x[0].dim, c->ints);
     place_windows(&w, c->ints[4]);
@@ -298,20 +304,12 @@ static void maxpooling2d_forward(dn_call *c) {
         for (int column = 0; column < w.out[1]; column++) {
             int w0, w1, h0, h1;
             clip_window(&w, 1, column, &w0, &w1);
-            for (int row = 0; row < w.out[0]; row++) {
+            for (int row = 0, n; row < w.out[0]; row += n, y += n, from += n) {
+                n = rows_at_once(&w, row);
                 clip_window(&w, 0, row, &h0, &h1);
-                int best = w0 * w.in[0] + h0;
-                dn_real max = x[best];
-                for (int i = w0; i < w1; i++)
-                    for (int j = h0; j < h1; j++) {
-                        dn_real value = x[i * w.in[0] + j];
-                        if (value > max || (value != value && max == max)) { /* nan wins */
-                            max = value;
-                            best = i * w.in[0] + j;
-                        }
-                    }
-                *y++ = max;
-                *from++ = best;
+                const int at = w0 * w.in[0] + h0;
+                dn__max_of_windows((size_t)n, (size_t)w.stride[0], h1 - h0, w1 - w0,
+                                   (size_t)w.in[0], x + at, at, y, from);
             }
         }
     }
