@@ -7,14 +7,14 @@ one rank does by itself has no counterpart in one process; "bits", as "equal", t
 
 import re
 
-from rank_local import LocalPrograms
+from rank_idioms import IDIOMS, IdiomPrograms
 from rank_loops import AMBIGUOUS, SIMPLE
 from rank_writer import RULES, Program
 
 __all__ = ["PROGRAMS", "Program", "drawn"]
 
 
-class _Programs(LocalPrograms):
+class _Programs(IdiomPrograms):
     """What a program is about, by the names in PROGRAMS."""
 
     def one(self):
@@ -173,9 +173,7 @@ class _Programs(LocalPrograms):
                 t.naming = "" if t.naming == "number" else t.naming
             t.subset = False
             self.line(f"t{t.name}.set_accumulation(1)")
-        if any("weight=cost" in text for _, text in self.lines):
-            counts = r", weight=cost(s\(\w+\.data\))?"
-            self.lines = [(d, re.sub(counts, "", text)) for d, text in self.lines]
+        self.unweighted()
         forgets = self.chance(0.6)
         if not forgets:  # two batches' gradients in one update
             a.naming = b.naming = ""
@@ -392,6 +390,7 @@ PROGRAMS = {
     "ends": 0.5,
     "resumed": 3,
     "local_resumed": 1,
+    **IDIOMS,
 }
 
 

@@ -35,9 +35,11 @@ __all__ = [
     "average",
     "bar",
     "begin",
+    "blend",
     "broadcast_parameters",
     "checkpoints",
     "contextlib",
+    "copied",
     "cost",
     "costs",
     "dist",
@@ -45,17 +47,24 @@ __all__ = [
     "end_of_body",
     "few",
     "file",
+    "follow",
+    "forever",
     "hard",
     "in_thread",
     "itertools",
     "join",
+    "labelled",
     "local",
+    "moved",
     "moving_average",
     "np",
     "note",
     "parallel",
+    "put",
     "raised",
+    "random",
     "rank",
+    "renewed",
     "scores",
     "shard",
     "tokens",
@@ -354,7 +363,59 @@ def shard(*data, micro_batches=None, **options):
     return simulated.Parts(State.threads, whole, partial(setattr, State, "batch"), **divided)
 
 
+# ---- what programs do with values ------------------------------------------------------
+
+
+def labelled(task, batch):
+    """The batch with what this task says of its examples."""
+    dy.renew_cg()
+    return [(x, rows, task.output(x, rows[0]).npvalue()) for x, rows, _ in batch]
+
+
+def copied(task):
+    """Its values."""
+    return [p.as_array().copy() for p in (task.W, task.b, task.E)]
+
+
+def put(task, values):
+    """Such a copy in place of its values."""
+    task.W.set_value(values[0])
+    task.b.set_value(values[1])
+    task.E.init_from_array(values[2])
+
+
+def blend(task, other, share):
+    """Values of a target network: so much nearer to those of another one."""
+    both = zip(copied(task), copied(other), strict=True)
+    put(task, [(1 - share) * mine + share * theirs for mine, theirs in both])
+
+
+def moved(task, before, ways, share):
+    """By how much values have gone, added to ways."""
+    way = [share * (old - new) for old, new in zip(before[:2], copied(task)[:2], strict=True)]
+    return way if ways is None else [a + b for a, b in zip(ways, way, strict=True)]
+
+
+def follow(task, ways):
+    """Such ways as gradients."""
+    task.W.set_gradient(ways[0])
+    task.b.set_gradient(ways[1])
+
+
+def renewed(task):
+    """A new table in place of the old one, with its rows, as when a vocabulary grows."""
+    old = task.E.as_array()
+    task.E = task.m.add_lookup_parameters(old.shape)
+    task.E.init_from_array(old)
+
+
 # ---- loops -----------------------------------------------------------------------------
+
+
+def forever(batches):
+    """One epoch after the other."""
+    while True:
+        yield from batches
 
 
 def ahead(batches, count=1):

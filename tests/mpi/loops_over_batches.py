@@ -275,17 +275,48 @@ def test_again_by_every_method():
 
 
 def test_gradients_of_two_batches():
-    """Refused, with the name of one of them, too: unless this rank has the same share of both."""
-    for named in False, True:
-        a = Model()
-        try:
-            for number, batch in enumerate(a.shard):
-                a.backward(batch)
-                if number:
-                    a.trainer.update(*[batch] * named)
-        except RuntimeError as error:
-            assert "several batches" in str(error) or "see the message there" in str(error), error
-        expect(a)
+    """Refused, with the name or the number of one of them, too: unless this rank has the same share
+    of both."""
+    for named in "", "batch", "number":
+        for size, seed in itertools.product((2, 3, SIZE), range(3)):
+            a = Model()
+            a.shard = parallel.shard(list(DATA), size, seed=seed, cost=lambda x: 9 * (x[0] > 0.5))
+            try:
+                for number, batch in enumerate(a.shard):
+                    a.backward(batch)
+                    if number:
+                        given = {"": (), "batch": (batch,), "number": (len(batch),)}
+                        a.trainer.update(*given[named])
+                        break
+            except RuntimeError as error:
+                words = "several batches", "another batch", "unlike steps", "see the message there"
+                assert any(text in str(error) for text in words), error
+                expect(a)
+            else:  # if shares are equal by chance
+                order = np.random.default_rng((seed, 0)).permutation(len(DATA))
+                expect(a, [DATA[order[:size]], DATA[order[size : 2 * size]]])
+
+
+def test_the_number_of_examples_of_two_batches():
+    """That of the mean over both; and of a batch that is behind the present one."""
+    a, n = Model(), 0
+    for batch in a.shard:
+        for example in batch:
+            a.backward([example])
+        n += len(batch)
+        if batch.step:
+            a.w.scale_gradient(1 / max(n, 1))
+            a.trainer.update(n)
+            break
+    expect(a, [np.concatenate(steps()[:2])])
+    b, before = Model(), 0
+    for batch in b.shard:
+        if batch.step:
+            b.trainer.update(before)
+        b.backward(batch)
+        before = len(batch)
+    b.trainer.update(before)
+    expect(b, *EPOCH)
 
 
 def test_what_a_loop_leaves_to_an_update_behind_it():

@@ -43,6 +43,8 @@ def find_pass(sync: Sync, average: str, weight: Batch[Any] | float | None) -> Pa
             return Pass(None, 0.0, None, True, f"{error}"[len("update: ") :])
         if sync.reproducible is not None:
             batch, problem = sync.sources.find()  # which micro-batch it is
+        elif here.size > 1:
+            problem = problem or sync.sources.contradict_number(n)
         return Pass(batch, n, n if here.size == 1 else None, True, problem)
     weighs = batch is not None and (batch.is_weighted or batch.n == 0)
     if average == "weighted" and not problem and not weighs:

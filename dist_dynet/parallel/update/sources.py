@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isclose
 from typing import Any
 
 from ..._ffi import lib
@@ -226,6 +227,21 @@ class Sources:
         alike = all(_share_alike(b, named) for b in batch_reads.others_read(named, self._root))
         return "" if alike else _MIXED
 
+    def contradict_number(self, n: float) -> str:
+        """Why gradients that find() has looked at are not those of n examples, or of so much
+        weight; empty if that is not certain."""
+        known = [batch for batch in self._batches if batch is not None]
+        present = present_batch()
+        if not known or any(self._doubt(batch) for batch in known):
+            return ""
+        if isclose(n, sum(batch.n for batch in known)) or _all_alike(known):
+            return ""
+        if len(known) > 1:
+            return _SEVERAL
+        if present is None or present is known[0] or present.loop is not known[0].loop:
+            return ""
+        return _ANOTHER if n in (0, present.n) else ""
+
     def _doubt(self, batch: Batch[Any] | None) -> str:
         """Why gradients that seem to come from this batch may come from another one; empty if they
         do not."""
@@ -276,6 +292,11 @@ class Sources:
         self._batches.clear()
         if self._empty is not None:
             self._used, self._empty = weakref.ref(self._empty), None
+
+
+def _all_alike(batches: list[Batch[Any]]) -> bool:
+    """Whether there are several, and this rank has the same share of all."""
+    return len(batches) > 1 and all(_share_alike(batch, batches[0]) for batch in batches)
 
 
 def _share_alike(a: Batch[Any], b: Batch[Any]) -> bool:
