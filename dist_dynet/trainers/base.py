@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _update = lib.dn_trainer_update
 _NO_CONSTANTS = (0.0,) * 4
+_observers: list[Callable[[Trainer], object]] = []
 
 
 class Trainer(WithFollowers, WithStats):
@@ -69,6 +70,8 @@ class Trainer(WithFollowers, WithStats):
     """Names of the moments, for state(): one for each that the rule keeps in C."""
     _on_new: ClassVar[list[Callable[[Trainer], object]]] = []
     """Called with each new trainer."""
+    _on_update: ClassVar[list[Callable[[Trainer], object]]] = _observers
+    """Called with each trainer when its update() is called, which those of several ranks do not."""
 
     def __init_subclass__(cls) -> None:
         """Notes whether the class takes part in updates. Refuses a class whose state() would miss a
@@ -248,6 +251,8 @@ class Trainer(WithFollowers, WithStats):
         >>> w.as_array().tolist(), w.has_gradient()
         ([0.5], False)
         """
+        for observer in _observers:
+            observer(self)
         if self._is_plain and self._collection._weight_decay == self._decay:  # nearly always
             code = _update(self._c)
             if code < 0:
@@ -361,6 +366,8 @@ class Trainer(WithFollowers, WithStats):
         >>> v.as_array().tolist(), w.as_array().tolist(), v.has_gradient()
         ([0.0], [-1.0], True)
         """
+        for observer in _observers:
+            observer(self)
         self._apply(self._chosen(updated_params, updated_lookups))
 
     def _chosen(

@@ -437,7 +437,7 @@ def warn_of_alone(ranks: int, what: str) -> None:
             f"shard: the examples are divided among {ranks} ranks, and {what}, so that each rank"
             " trains a model of its own on its part. Write trainer ="
             " dy.parallel.DistributedTrainer(trainer), and call update() of that, unless the"
-            " program averages gradients itself. This is said once."
+            " program averages gradients itself, or takes these steps back. This is said once."
         )
 
 

@@ -21,6 +21,7 @@ from ..._weak import WeakSet
 from ...params.collection import has_gradients, root_of
 from ...params.root import Root, Watch, nobody
 from ...trainers import Trainer
+from ...trainers.hooks import Hooks
 from ..agreement.message import Flag
 from ..agreement.negotiation import Negotiation
 from ..batches.batches import passes_of_thread, warn_of_alone, works_on_part
@@ -59,6 +60,8 @@ class OwnGradients(Watch):
 
     def __init__(self, root: Root, is_main: bool, stash: Stash) -> None:
         self.trainers: WeakSet[Trainer] = WeakSet()
+        self.spread: WeakSet[Trainer] = WeakSet()
+        """Also those whose values, not gradients, are averaged."""
         self._c, self._is_main, self._stash = root.c, is_main, stash
         self._tells = False  # it notifies rank 0 in the next update
         self._read: list[int] | None = None  # updates of the trainers when gradients were read
@@ -163,12 +166,13 @@ def left_out_flags(passes: int) -> int:
 
 
 class _Alone(Watch):
-    """Of parameters that no trainer of several ranks has: whether the program moves them by itself
-    along the gradients of this rank's part of a batch."""
+    """Of parameters that no trainer of several ranks has: whether the program moves them, by itself
+    or with a trainer of one process, along the gradients of this rank's part of a batch."""
 
     def __init__(self) -> None:
         self.ranks = 0
         self._passes: int | None = None  # when gradients of a part were read
+        self._averaged = 0  # backward passes when the ranks exchanged something
 
     def read(self, parameter: Any) -> None:
         """The gradient of this one was read."""
@@ -187,9 +191,32 @@ class _Alone(Watch):
                 " averages them",
             )
 
+    def updates(self, trainer: Trainer) -> None:
+        """The update() of this trainer of one process is called."""
+        if "shard" in manner.said or not works_on_part() or _is_spread(trainer):
+            return
+        if sys._getframe(2).f_code.co_filename.startswith(PACKAGE):  # as LocalSGD does
+            return
+        if passes_of_thread() > self._averaged and has_gradients(trainer.collection):
+            warn_of_alone(
+                self.ranks,
+                "this update() is that of a trainer of one process, whose gradients are"
+                " this rank's own",
+            )
+
     def averaged(self) -> None:
         """What comes now may be computed from averages."""
         self._passes = None
+        if self.ranks:
+            self._averaged = passes_of_thread()
+
+
+def _is_spread(trainer: Trainer) -> bool:
+    """Whether a trainer of several ranks has all of these parameters: it compares what the program
+    has made of them."""
+    own, name = root_of(trainer.collection).own_gradients, trainer.collection.name()
+    spread = own.spread if isinstance(own, OwnGradients) else ()
+    return any(name.startswith(other.collection.name()) for other in spread)  # "/a/b/" is in "/a/"
 
 
 _alone = _Alone()
@@ -199,6 +226,8 @@ _all: WeakSet[OwnGradients] = WeakSet()
 def watch_unwatched(here: World) -> None:
     """From now on rank 0 looks at parameters that no trainer of several ranks has."""
     if here.size > 1 and here.rank == 0:
+        if not _alone.ranks:
+            Hooks.on_update(Trainer, _alone.updates)
         _alone.ranks, nobody.told = here.size, _alone
 
 
@@ -212,6 +241,7 @@ def watch(here: World, trainer: Trainer, negotiation: Negotiation | None, stash:
     if negotiation is None:  # one process, whose gradients are the average
         return
     own.trainers.add(trainer)
+    own.spread.add(trainer)
     negotiation.asks.append(partial(own.flags, trainer))
     negotiation.on_flags.append(own.on_flags)
 
