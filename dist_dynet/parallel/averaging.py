@@ -25,7 +25,7 @@ from .agreement.structure import Structure
 from .anchor import Anchor, Difference, Mark
 from .batches.batches import Batch, Description
 from .batches.division import checked_weight
-from .data.collectives import all_reduce, gather
+from .data.collectives import all_reduce, gathered
 from .processes.rank_names import format_ranks
 from .processes.world import World, hash_of
 from .update.accumulation import pass_of_unusual_batch
@@ -251,7 +251,7 @@ def weigh_rows(
     """Scales the rows of tables so that only ranks that have changed a row count in its mean."""
     none = np.empty(0, np.int64), np.empty(0)
     mine = [np.asarray(came.get(table, none)[0], np.uint32) for table in tables]
-    every = gather((n, mine), here.comm)
+    every = gathered((n, mine), here.comm)
     total = sum(weight for weight, _ in every)
     for k, table in enumerate(tables):
         if table not in came:
@@ -331,7 +331,7 @@ def _average_moments(inner: Trainer, here: World) -> None:
     # what names no parameter is of the schedule, say
     mine = {name: array for name, array in state.items() if name.partition(":")[2] in named}
     shapes: dict[str, tuple[int, ...]] = {}
-    for theirs in gather({name: array.shape for name, array in mine.items()}, here.comm):
+    for theirs in gathered({name: array.shape for name, array in mine.items()}, here.comm):
         shapes |= theirs
     for name in sorted(shapes):
         array = mine.get(name, np.zeros(shapes[name]))

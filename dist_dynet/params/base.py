@@ -111,6 +111,7 @@ class _ParameterBase(Expression):
         >>> W.storage().tolist(), W.as_array().tolist()
         ([9.0, 3.0, 2.0, 4.0], [[9.0, 2.0], [3.0, 4.0]])
         """
+        self._root.writes(False)
         self._root.detach()
         return self._root.lend(self._root.values(self._c))
 
@@ -125,7 +126,7 @@ class _ParameterBase(Expression):
         >>> (2 * w).value()
         [6.0, 8.0]
         """
-        self._root.own_gradients.written()
+        self._root.writes(True)
         self._root.changed([self._c])
 
     def _values(self, first: int = 0, n: int | None = None) -> NDArray[Any]:
@@ -141,7 +142,7 @@ class _ParameterBase(Expression):
 
     def _change(self, change: Callable[..., int], *given: Any) -> None:
         """Changes values atomically, by a call of C."""
-        self._root.own_gradients.written()
+        self._root.writes(True)
         refuse(change(self._c, *given))
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from ..expression import Expression
 from .access import parameter_node, set_row, stored
 from .base import _ParameterBase
 from .precision import check_precision, name_of_precision
-from .root import Root
+from .root import Root, on_write
 
 if TYPE_CHECKING:
     from ..ops._input_nodes import _lookupBatchExpression, _lookupExpression
@@ -230,6 +230,8 @@ class LookupParameters(_ParameterBase):
         >>> E.as_array().tolist()
         [[0.0, 0.0], [5.0, 6.0], [0.0, 0.0]]
         """
+        if on_write:
+            self._root.writes(True)
         set_row(self, i, listed_if_few(row) if type(row) is np.ndarray else row)
 
     def init_from_array(self, arr: ArrayLike) -> None:

@@ -11,7 +11,7 @@ program's own objects with parameters) still refer to the same parameters afterw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -69,6 +69,10 @@ class _Nobody(Watch):
 
 
 nobody = _Nobody()
+
+on_write: list[Callable[[Root, bool], object]] = []
+"""Called with a root before values are written into it, and whether that is one parameter, which a
+method of it writes."""
 
 loops_at_work: list[Any] = []
 """Loops over shard() whose batch the program works on; see parallel/batches/batches.py."""
@@ -175,6 +179,9 @@ class Root:
             RuntimeError: several processes are inside of an update.
         """
         kept: list[NDArray[Any]] = []
+        assignments = list(assignments)
+        if any(a.values is not None for a in assignments):
+            self.writes(False)
 
         def stored(array: NDArray[Any] | None) -> Any:
             if array is None:
@@ -198,6 +205,11 @@ class Root:
         ]
         to_copy = ffi.new(_COPIED, memory) if memory else NULL
         refuse(lib.dn_store_write(self.c, len(given), given, len(memory), to_copy))
+
+    def writes(self, is_one: bool) -> None:
+        """Called before values are written, of one parameter by a method of it or of several."""
+        for callback in on_write:
+            callback(self, is_one)
 
     def changed(self, params: Sequence[Any]) -> None:
         """Call this after values of these parameters of C were written from outside."""

@@ -66,6 +66,14 @@ def sharpness_in_memory(batch):
     w.changed()
 
 
+def sharpness_of_a_row(batch):
+    before = table.row_as_array(batch[0])
+    table.init_row(batch[0], before + 0.05 * table.rows_grad_as_array([batch[0]])[0])
+    m.reset_gradients()
+    loss(batch).backward()
+    table.init_row(batch[0], before)
+
+
 def update_by_hand(batch):
     for _ in range(2):
         w.set_value(w.as_array() - 0.1 * w.grad_as_array())
@@ -168,6 +176,7 @@ for body, what in (
     (as_expression, "scale_gradient: the gradients were read before"),
     (sharpness, "backward: it was called at values that were written"),
     (sharpness_in_memory, "backward: it was called at values that were written"),
+    (sharpness_of_a_row, "backward: it was called at values that were written"),
     (update_by_hand, "backward: it was called at values that were written"),
 ):
     said = said_by(body)

@@ -109,7 +109,38 @@ def trained(
     return model, scores
 
 
-def checksum(model, scores):
+def in_turn():
+    """Two models, each used for the loss of the other, one after the other on each step; the
+    model."""
+    dy.reset_random_seed(3)
+    model = dy.ParameterCollection()
+    parts = [model.add_subcollection(name) for name in ("first", "second")]
+    E, V = parts[0].add_lookup_parameters((40, 6)), parts[1].add_parameters((3, 6))
+    trainers = [
+        parallel.DistributedTrainer(dy.AdamTrainer(part), exchange=engine, reproducible=True)
+        for part in parts
+    ]
+
+    def backward(batch, which):
+        dy.renew_cg()
+        scores = [(V * dy.dropout(E[x[0]], 0.3), x[0] % 3) for x in batch]
+        dy.average([dy.pickneglogsoftmax(s, y) * (2 * which - 1) for s, y in scores]).backward()
+        parts[1 - which].reset_gradients()
+
+    step = []
+    for batch in parallel.shard(DATA, 12, seed=2, micro_batches=8):
+        step.append(batch)
+        if batch.ends_step:
+            for which in range(2):
+                for part in step:
+                    if part:
+                        backward(part, which)
+                    trainers[which].update(part)
+            step.clear()
+    return model
+
+
+def checksum(model, scores=()):
     values = [
         p.as_array().tobytes() for p in (*model.parameters_list(), *model.lookup_parameters_list())
     ]
@@ -135,3 +166,6 @@ for name, options in WAYS.items():
     result = checksum(*trained(**options))
     if rank == 0:
         print(name, result, flush=True)
+result = checksum(in_turn())
+if rank == 0:
+    print("in turn", result)

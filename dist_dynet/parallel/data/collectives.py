@@ -82,6 +82,12 @@ def gather(obj: T, comm: Any = None) -> list[T]:
     >>> parallel.gather("a")
     ['a']
     """
+    _warn_within_steps("gather", world(comm))
+    return gathered(obj, comm)
+
+
+def gathered(obj: T, comm: Any = None) -> list[T]:
+    """As gather(), for the package's own use."""
     here = world(comm)
     if here.size == 1:
         return [obj]
@@ -100,6 +106,11 @@ def gather(obj: T, comm: Any = None) -> list[T]:
             )
     own_gradients.averaged()
     return [pickle.loads(b) for b in every]
+
+
+def _warn_within_steps(what: str, here: World) -> None:
+    batch = present_batch()
+    warn_of_reduced(what, None if batch is None else batch.part, here.rank == 0)
 
 
 _FAILED = b"failed "
@@ -160,9 +171,7 @@ def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any
     if failure is not None:
         raise failure
     own_gradients.averaged()
-    batch = present_batch()
-    if batch is not None and batch.part is not None:
-        warn_of_reduced(batch.part, here.rank == 0)
+    _warn_within_steps("all_reduce", here)
     if op == "mean":
         array = array / here.size
     return array.item() if array.ndim == 0 and not isinstance(value, np.ndarray) else array

@@ -21,7 +21,7 @@ from ..batches.micro_draws import Outside
 from ..processes.session import world
 from ..processes.world import World, hash_of
 from ..update.sources import within_evaluation
-from .collectives import gather
+from .collectives import gathered
 from .fingerprint import is_sequence, stable_fingerprint
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ def evaluate(
         outside.ends(None)
     if here.size == 1 and failure is None:
         return values
-    every = gather((said, mine, failure and f"{type(failure).__name__}: {failure}"), comm)
+    every = gathered((said, mine, failure and f"{type(failure).__name__}: {failure}"), comm)
     if failure is not None:
         raise failure
     _compare(here, said, every)

@@ -19,7 +19,7 @@ from ..._ffi import lib
 from ..._manner import PACKAGE, manner, warn
 from ..._weak import WeakSet
 from ...params.collection import has_gradients, root_of
-from ...params.root import Root, Watch, nobody
+from ...params.root import Root, Watch, nobody, on_write
 from ...trainers import Trainer
 from ...trainers.hooks import Hooks
 from ..agreement.message import Flag
@@ -28,7 +28,8 @@ from ..batches.batches import passes_of_thread, warn_of_alone, works_on_part
 from ..processes.world import World
 from .accumulation import Stash
 
-_OF_PARAMETERS = PACKAGE + "params" + os.sep
+_BETWEEN = (PACKAGE + "params" + os.sep, __file__)
+"""Whose frames lie between a call of a method of a parameter and this module."""
 _DIFFERS = (
     " What depends on their norm or direction differs between the ranks, which then do not end"
     " where one process ends"
@@ -226,6 +227,7 @@ _all: WeakSet[OwnGradients] = WeakSet()
 def watch_unwatched(here: World) -> None:
     """From now on rank 0 looks at parameters that no trainer of several ranks has."""
     if here.size > 1 and here.rank == 0:
+        _watch_writes()
         if not _alone.ranks:
             Hooks.on_update(Trainer, _alone.updates)
         _alone.ranks, nobody.told = here.size, _alone
@@ -237,6 +239,7 @@ def watch(here: World, trainer: Trainer, negotiation: Negotiation | None, stash:
     own = root.own_gradients
     if not isinstance(own, OwnGradients):
         root.own_gradients = own = OwnGradients(root, here.rank == 0, stash)
+        _watch_writes()
         _all.add(own)
     if negotiation is None:  # one process, whose gradients are the average
         return
@@ -244,6 +247,16 @@ def watch(here: World, trainer: Trainer, negotiation: Negotiation | None, stash:
     own.spread.add(trainer)
     negotiation.asks.append(partial(own.flags, trainer))
     negotiation.on_flags.append(own.on_flags)
+
+
+def _watch_writes() -> None:
+    if _on_write not in on_write:
+        on_write.append(_on_write)
+
+
+def _on_write(root: Root, is_one: bool) -> None:
+    if is_one:
+        root.own_gradients.written()
 
 
 def leave(trainer: Trainer) -> None:
@@ -263,6 +276,6 @@ def averaged() -> None:
 def _is_own_call() -> bool:
     """Whether the method of a parameter that has called this was called from within the package."""
     frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OF_PARAMETERS):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         frame = frame.f_back
     return frame.f_code.co_filename.startswith(PACKAGE)

@@ -22,7 +22,6 @@ from ...trainers.state import Settings
 from ..agreement.message import Flag
 from ..agreement.negotiation import AsPlanned, Negotiated, Negotiation, Step
 from ..batches.batches import present_batch
-from ..batches.micro_calls import Rates
 from ..exchange.engines import Exchange
 from ..exchange.hybrid import HybridExchange
 from ..exchange.plan import check
@@ -31,6 +30,7 @@ from ..exchange.shared_model import SharedModel, refuse_written
 from ..processes.world import World
 from . import own_gradients
 from .accumulation import Accumulation, Pass
+from .micro_steps import MicroSteps
 from .reproducible import ReproducibleSum
 from .sources import Sources
 
@@ -63,7 +63,7 @@ class Sync:
         self.inner_settings: tuple[float, ...] = ()
         self.may_differ = False
         self.calls = 0  # of update()
-        self._rates = Rates()  # of micro-batches
+        self._steps = MicroSteps(trainer, here.rank == 0) if reproducible is not None else None
         # a bit for each pass since the last exchange in which this rank had examples but made no
         # backward pass
         self._left_out = 0
@@ -80,8 +80,8 @@ class Sync:
     def begin(self, this: Pass) -> None:
         """Called when update() is called for this pass."""
         self.calls += 1
-        if self.reproducible is not None and this.batch is not None and this.batch.part is not None:
-            self._rates.look(this.batch.part, self._trainer.learning_rate, self.here.rank == 0)
+        if self._steps is not None and this.batch is not None and this.batch.part is not None:
+            self._steps.look(this.batch, this.batch.part)
         counts = this.n > 0 and (this.batch is None or this.batch.n > 0)
         if not counts or not self.weighted or self.reproducible is not None:
             return
