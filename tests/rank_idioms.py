@@ -283,6 +283,8 @@ class IdiomPrograms(LocalPrograms):
         how = f", {t.how!r}"
         if way in ("every k", "no_sync"):
             self.may_refuse()
+            if t.how == "tokens" and t.naming == "number" and way == "every k":
+                t.naming = "batch"  # their number may be that of all examples by chance
             with self.block(f"for {b} in {t.shard}:"):
                 if t.n_is_set:
                     self.line(f"{b}.n = tokens({b})")
@@ -472,6 +474,89 @@ class IdiomPrograms(LocalPrograms):
             self.line(f"ga.against({name}, {x}{', ' + repr('sum') if t.how == 'sum' else ''})")
         self.line(f"update({trainer}{self.named(t, x)})")
 
+    # ---- the same bits for every number of ranks ---------------------------------------
+
+    def micro_acts(self):
+        """What is done once a step: where update() says so, or in a loop over the step's parts."""
+        if self.chance(0.4):
+            return self.micro_turns()
+        t = self.micro_task("a", 0)
+        self.line(f"z = Task({self.seed}, 0)")
+        acts = [
+            "blend(z, a, 0.5)",
+            "a.W.scale(0.9)",
+            "a.b.clip_inplace(-0.3, 0.3)",
+            "a.E.init_row(0, [0, 0, 0])",
+            "ta.learning_rate *= 0.9",
+            "ta.restart()",
+            "ta.set_clip_threshold(0.2)",
+            "a.E.set_updated(ta.updates % 2)",
+            "a.m.set_weight_decay(0.02)",
+            "best = min([best, (sum(scores(a)), copied(a))], key=lambda one: one[0])",
+            "put(a, best[1])",
+            "a.add()",
+            "parallel.all_reduce(1.0); parallel.gather(1)",
+            "seen = parallel.all_reduce(seen)",
+        ]
+        self.line("best, seen = (float('inf'), copied(a)), 0")
+        labels = self.pick(["", "labelled(z, {b})"])
+        how = "" if t.how == "mean" else f", {t.how!r}"
+        for _ in range(self.pick([1, 2])):
+            b = self.new("b")
+            with self.block(f"for {b} in {t.shard}:"):
+                self.line(f"seen += len({b})")
+                if labels:
+                    self.line(f"a.backward({labels.format(b=b)}{how})")
+                else:
+                    self.backward(t, b)
+                if self.chance(0.5):
+                    with self.block(f"if update(ta{self.named(t, b)}):"):
+                        self.micro_act(acts)
+                else:
+                    self.update(t, b)
+                    with self.block(f"if {b}.ends_step:"):
+                        self.micro_act(acts)
+        return None
+
+    def micro_task(self, name, number, average=""):
+        """One that is trained in micro-batches."""
+        average = average or self.pick(["mean", "sum"])
+        t = self.task(name, number, micro=self.pick([1, 2, 3, 4]), average=average)
+        self.unscheduled(t)
+        t.subset, t.average_of, t.best = False, "", ""
+        self.lines = [x for x in self.lines if not x[1].startswith(("ema", "best"))]
+        self.line(f"t{name}.set_accumulation(1)")
+        self.law, self.quiet, self.waits = "bits", True, False
+        if self.chance(0.4):
+            self.line(f"{name}.dropout = 0.3")
+            self.plain = False
+        return t
+
+    def micro_act(self, acts):
+        """Some of these, now and then."""
+        with self.block(f"if ta.updates % {self.pick([1, 1, 2, 3])} == 0:"):
+            for text in self.rng.sample(acts, self.pick([1, 2])):
+                self.line(text)
+
+    def micro_turns(self):
+        """Two models that are trained in turn, on all parts of a step."""
+        average = self.pick(["mean", "sum"])
+        a, b = (self.micro_task(name, k, average) for k, name in enumerate("ab"))
+        a.naming = b.naming = "batch"
+        for t in (a, b):
+            t.how = average
+        self.unweighted()
+        x, held = self.new("x"), self.pick(["reset", "values"])
+        how = "" if average == "mean" else ", 'sum'"
+        self.line("step = []")
+        with self.block(f"for {x} in {a.shard}:"):
+            self.line(f"step.append({x})")
+            with self.block(f"if {x}.ends_step:"):
+                for t, other in ((a, b), (b, a)) * self.pick([1, 2]):
+                    with self.block("for part in step:"):
+                        self.turn(t, other, "part", how, held)
+                self.line("step.clear()")
+
     # ---- averages of models that go apart ----------------------------------------------
 
     def local_idioms(self):
@@ -525,4 +610,5 @@ IDIOMS = {
     "players": 3,
     "tasks": 3,
     "local_idioms": 2,
+    "micro_acts": 3,
 }

@@ -297,6 +297,26 @@ def test_gradients_of_two_batches():
                 expect(a, [DATA[order[:size]], DATA[order[size : 2 * size]]])
 
 
+def test_a_number_of_tokens_of_one_of_two_batches():
+    """Of which each rank has the same share of examples, and another one of tokens."""
+    lengths = [1, 9, 7, 5]
+    a = Model(average="weighted")
+    try:
+        for batch in parallel.shard(range(4), 2, shuffle=False, cost=None):
+            dy.renew_cg()
+            tokens = sum(lengths[k] for k in batch)
+            if batch:
+                losses = [dy.sum_elems(a.w) * float((k + 1) * lengths[k]) for k in batch]
+                (dy.esum(losses) / tokens).backward()
+            if batch.step:
+                a.trainer.update(tokens)
+    except RuntimeError as error:
+        assert "several batches" in str(error) or "see the message there" in str(error), error
+        expect(a)
+    else:
+        assert parallel.world_size() == 1
+
+
 def test_the_number_of_examples_of_two_batches():
     """That of the mean over both; and of a batch that is behind the present one."""
     a, n = Model(), 0

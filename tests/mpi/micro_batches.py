@@ -62,6 +62,23 @@ for i, _ in enumerate(parallel.shard(range(4), batch_size=2, micro_batches=2 * s
         break
     trainer.update()
 
+# new parameters where some ranks have no micro-batch
+grown = dy.ParameterCollection()
+grows = parallel.DistributedTrainer(dy.SimpleSGDTrainer(grown, 1), reproducible=True)
+grows.set_clip_threshold(0)
+for count, batch in enumerate(parallel.shard(range(3), batch_size=1, micro_batches=1), 1):
+    grown.add_parameters(2, init=0, name=f"w{count}")
+    grown.add_lookup_parameters((2, 2), init=0, name=f"t{count}")
+    if batch:
+        dy.renew_cg()
+        every = *grown.parameters_list(), *(t[1] for t in grown.lookup_parameters_list())
+        dy.esum([dy.sum_elems(x) for x in every]).backward()
+    assert grows.update()
+    assert [p.as_array().sum() for p in grown.parameters_list()] == [
+        -2 * k for k in range(count, 0, -1)
+    ]
+parallel.assert_in_sync(grown)
+
 # a loop that has read ahead is at one place on all ranks, though most have empty batches only
 batches = parallel.shard(range(2), batch_size=1, micro_batches=2 * size)
 for batch in list(batches):

@@ -154,12 +154,24 @@ class ReproducibleSum:
             RuntimeError: parameters were added between two micro-batches of a step; draws come from
                 one generator, as in DyNet.
         """
+        if not self._layout.structure.fits(self._m):
+            self._adopt()
         if part.number is not None:
             part.draws.warn_of_others(self._here.rank == 0)
             self._keep(part.number, weight, factor)
         else:
             self._m.reset_gradients()
         self._part = part
+
+    def _adopt(self) -> None:
+        if self._weights:
+            raise RuntimeError(
+                "update: parameters were added within a step of several micro-batches. Add them"
+                " between two steps."
+            )
+        self._layout = FlatLayout(Structure(self._m))
+        self._pool.clear()
+        self.clear()
 
     def _keep(self, number: int, weight: float, factor: float) -> None:
         if _random.dynet_order():
@@ -168,15 +180,6 @@ class ReproducibleSum:
                 " DyNet's order of draws, in which each depends on all before it. Leave one of the"
                 " two out."
             )
-        if not self._layout.structure.fits(self._m):
-            if self._weights:
-                raise RuntimeError(
-                    "update: parameters were added within a step of several micro-batches. Add them"
-                    " between two steps."
-                )
-            self._layout = FlatLayout(Structure(self._m))
-            self._pool.clear()
-            self.clear()
         self._weights[number] = weight
         self._tree.push(take_out(self._layout, number, factor if weight > 0 else 0.0, self._pool))
 

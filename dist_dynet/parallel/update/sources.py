@@ -234,7 +234,8 @@ class Sources:
         present = present_batch()
         if not known or any(self._doubt(batch) for batch in known):
             return ""
-        if isclose(n, sum(batch.n for batch in known)) or _all_alike(known):
+        is_of_one = any(isclose(n, batch.n) for batch in known)  # else it counts something else
+        if isclose(n, sum(batch.n for batch in known)) or (is_of_one and _all_alike(known)):
             return ""
         if len(known) > 1:
             return _SEVERAL
