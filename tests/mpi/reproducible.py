@@ -109,9 +109,9 @@ def trained(
     return model, scores
 
 
-def in_turn():
+def in_turn(looks_first, listed=False):
     """Two models, each used for the loss of the other, one after the other on each step; the
-    model."""
+    model. A graph begins before or after a look at the batch, in which its draws begin."""
     dy.reset_random_seed(3)
     model = dy.ParameterCollection()
     parts = [model.add_subcollection(name) for name in ("first", "second")]
@@ -122,19 +122,23 @@ def in_turn():
     ]
 
     def backward(batch, which):
-        dy.renew_cg()
+        if not looks_first:
+            dy.renew_cg()
+        if not batch:
+            return
+        if looks_first:
+            dy.renew_cg()
         scores = [(V * dy.dropout(E[x[0]], 0.3), x[0] % 3) for x in batch]
         dy.average([dy.pickneglogsoftmax(s, y) * (2 * which - 1) for s, y in scores]).backward()
         parts[1 - which].reset_gradients()
 
-    step = []
-    for batch in parallel.shard(DATA, 12, seed=2, micro_batches=8):
+    step, shard = [], parallel.shard(DATA, 12, seed=2, micro_batches=8)
+    for batch in list(shard) if listed else shard:
         step.append(batch)
         if batch.ends_step:
             for which in range(2):
                 for part in step:
-                    if part:
-                        backward(part, which)
+                    backward(part, which)
                     trainers[which].update(part)
             step.clear()
     return model
@@ -166,6 +170,8 @@ for name, options in WAYS.items():
     result = checksum(*trained(**options))
     if rank == 0:
         print(name, result, flush=True)
-result = checksum(in_turn())
+results = {
+    checksum(in_turn(looks_first, listed)) for looks_first in (True, False) for listed in (1, 0)
+}
 if rank == 0:
-    print("in turn", result)
+    print("in turn", *results)

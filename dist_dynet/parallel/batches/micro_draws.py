@@ -13,12 +13,27 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
+from ..._ffi import lib
 from ..._manner import manner, warn
 from ..._random import generators_of_python
 from ...graph import ComputationGraph, cg
 
 _present: WeakValueDictionary[int, MicroDraws] = WeakValueDictionary()
 """For each graph, by its number, the micro-batch that it draws for."""
+
+
+_epochs: dict[int, int] = {}
+"""By the number of a graph: its epoch when it last began or ended to draw for a micro-batch."""
+
+
+def _epoch_of(graph: ComputationGraph) -> int:
+    """What changes when a graph is renewed."""
+    return int(lib.dn_thread_work(graph.number).epoch)
+
+
+def _is_begun(graph: ComputationGraph) -> bool:
+    """Whether it was renewed since then, and nothing has come into it: for what comes now."""
+    return not len(graph) and _epochs.get(graph.number) != _epoch_of(graph)
 
 
 class MicroDraws:
@@ -40,25 +55,31 @@ class MicroDraws:
         self.is_over = False
         """Nothing more is expected of it: its gradients were used, or its loop has gone on."""
 
-    def begin(self) -> None:
-        """Makes the graph of this thread draw for this micro-batch, from where it was."""
+    def begin(self, is_read: bool = True) -> None:
+        """Makes the graph of this thread draw for this micro-batch, from where it was. is_read: the
+        program looks at it, perhaps after it has begun its graph; False: its loop yields it."""
         graph = cg()
         before = _present.get(graph.number)
         if before is not self:
+            begun = int(is_read and _is_begun(graph))
             if before is not None:
-                before.hold(graph)
+                before.hold(graph, begun)
             _present[graph.number] = self
-            self.resume(graph)
+            self.resume(graph, begun)
         self.is_over = False
 
-    def hold(self, graph: ComputationGraph) -> None:
-        """Saves its position: others draw from now on."""
-        self._place = graph.draws()
+    def hold(self, graph: ComputationGraph, begun: int = 0) -> None:
+        """Saves its position: others draw from now on, the last so many graphs included."""
+        stream, counter, samples = graph.draws()
+        self._place = stream, counter - begun, samples
+        _epochs[graph.number] = _epoch_of(graph)
         self._rest()
 
-    def resume(self, graph: ComputationGraph) -> None:
-        """Draws from the saved position."""
-        graph.draw_from(*self._place)
+    def resume(self, graph: ComputationGraph, begun: int = 0) -> None:
+        """Draws from the saved position; so many graphs of it have begun before."""
+        stream, counter, samples = self._place
+        graph.draw_from(stream, counter + begun, samples)
+        _epochs[graph.number] = _epoch_of(graph)
         if self._others is None:
             self._others = self._look()
 
@@ -124,7 +145,7 @@ class Outside:
                 present.hold(graph)
         self._mine = mine
         if mine is not None:
-            mine.begin()
+            mine.begin(is_read=False)
 
     def ends(self, counter: int | None) -> None:
         """Called when the loop has ended; counter: for draws after it, if it had micro-batches."""
@@ -140,6 +161,7 @@ class Outside:
         elif counter is not None:
             _present.pop(graph.number, None)
             graph.draw_from(None, counter)
+            _epochs[graph.number] = _epoch_of(graph)
 
 
 @dataclass(frozen=True)
