@@ -95,9 +95,18 @@ static int of_all_sizes(const dn_tape *t, const dn_node *node) {
     return op->inputs == 1 && !node->n_ints &&
            dn__equal_sizes(&node->dim, &t->nodes[t->args[node->args]].dim);
 }
+/* It has one for vectors that are joined as a vector and as columns, too: only what is joined
+ * counts, without its batch. */
+static int join_alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
+    for (int k = 0; k < a->n_args; k++)
+        if (!dn__equal_sizes(&t->nodes[t->args[a->args + k]].dim,
+                             &t->nodes[t->args[b->args + k]].dim))
+            return 0;
+    return 1;
+}
 static int one_in_dynet(const dn_tape *t, const dn_node *a, const dn_node *b) {
     return (a->op == b->op || (is_sum(a->op) && is_sum(b->op))) && a->n_args == b->n_args &&
-           dn__equal_floats(t, a, b);
+           (a->op == dn_ops[DN_OP_concatenate] ? join_alike(t, a, b) : dn__equal_floats(t, a, b));
 }
 void dn__dynet_averages(dn_agenda *s) {
     const dn_tape *t = s->t;
@@ -105,8 +114,9 @@ void dn__dynet_averages(dn_agenda *s) {
         dn_signature *g = &s->signatures[i];
         const dn_node *node = &t->nodes[g->node];
         int64_t depths = 0, count = 0;
+        const int joins = of_all_sizes(t, node) || node->op == dn_ops[DN_OP_concatenate];
         int same = i; /* the first that is one with it */
-        for (int k = 0; of_all_sizes(t, node) && k < s->n_signatures; k++) {
+        for (int k = 0; joins && k < s->n_signatures; k++) {
             const dn_signature *other = &s->signatures[k];
             if (!one_in_dynet(t, node, &t->nodes[other->node])) continue;
             if (k < same) same = k;

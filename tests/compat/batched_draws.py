@@ -421,8 +421,26 @@ def convolutions(m):
     return losses
 
 
+def pairs_of_vectors(m):
+    """Pairs joined as one vector and as two columns, at unequal depths: to DyNet both are alike."""
+    E, W, V = m.add_lookup_parameters((7, 4)), m.add_parameters((4, 8)), m.add_parameters((3, 4))
+
+    def losses():
+        for words in SENTENCES:
+            h = E[words[0]]
+            for w in words:
+                x = dy.dropout(E[w], 0.3)
+                best = dy.max_dim(dy.concatenate_cols([h, x]), 1)
+                h = dy.tanh(W * dy.concatenate([dy.dropout(h, 0.2), best]))
+                yield dy.pickneglogsoftmax(V * dy.dropout(dy.sum_dim(dy.concatenate_cols([h, best]), [1]), 0.5), w % 3)
+            both = dy.pick_range(dy.concatenate([dy.tanh(E[words[0]]), E[words[-1]]]), 1, 5)
+            yield dy.squared_norm(dy.dropout(both, 0.3)) + dy.squared_norm(dy.noise(dy.max_dim(dy.concatenate_cols([E[0], E[1]]), 1), 0.2))
+
+    return losses
+
+
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine, convolutions):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine, convolutions, pairs_of_vectors):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
