@@ -8,8 +8,10 @@ DyNet makes what is its own before `__init__`, from the arguments of the call (C
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from functools import wraps
+from types import MethodType
 from typing import Any
 
 from ._manner import PACKAGE, last_frame, manner
@@ -55,6 +57,25 @@ def requires_init(cls: Any, attribute: str) -> None:
 
     new.__signature__ = inspect.signature(cls.__init__)  # type: ignore[attr-defined]
     cls.__new__ = staticmethod(new)
+    if sys.version_info < (3, 11, 5):  # inspect asks it whichever __init__ a derived class has
+        cls.__signature__ = _Signature()
+
+
+class _Signature:
+    """What a class takes: what the nearest `__init__` does, as inspect of later Pythons says; None
+    where a `__new__` of the program is nearer, or its metaclass decides: inspect asks them."""
+
+    def __get__(self, thing: Any, kind: Any) -> inspect.Signature | None:
+        if thing is not None:  # what an object that can be called takes is another question
+            raise AttributeError("__signature__")
+        if type(kind).__call__ is not type.__call__:
+            return None
+        for cls in kind.__mro__:
+            if "__init__" in vars(cls):
+                return inspect.signature(MethodType(cls.__init__, kind))
+            if "__new__" in vars(cls):
+                return None
+        return None
 
 
 def _is_of_program(make: Callable[..., None]) -> bool:

@@ -50,6 +50,43 @@ def test_help_shows_what_a_class_takes():
             assert list(inspect.signature(of).parameters.values()) == takes, cls
 
 
+def test_help_shows_what_a_class_of_a_program_takes():
+    class New(dy.Linear):
+        def __new__(cls, size, more=2):
+            return super().__new__(cls)
+
+        def __init__(self, size, more=2):
+            super().__init__(size, size, dy.ParameterCollection())
+
+    class Calls(type):
+        def __call__(cls, size):
+            return None
+
+    class Both(New):
+        def __init__(self, both):
+            super().__init__(both)
+
+    class Called(dy.Linear, metaclass=Calls):
+        pass
+
+    class Any(dy.Linear):
+        def __init__(*given):
+            pass
+
+    below = type("Below", (New,), {})
+    takes = {New: "(size, more=2)", below: "(size, more=2)", Both: "(both)", Any: "(*given)"}
+    for cls, expected in {**takes, Called: "(size)", Data: "(size: int = 2) -> None"}.items():
+        assert str(inspect.signature(cls)) == expected, cls
+    linear = New(2)
+    called = str(inspect.signature(dy.Linear.__call__)).replace("self, ", "")
+    assert str(inspect.signature(linear)) == called
+
+
+@dataclasses.dataclass
+class Data(dy.ParameterCollection):
+    size: int = 2
+
+
 class Forgetful:
     def __init__(self):
         pass
@@ -66,10 +103,6 @@ def test_what_is_used_before_it_is_made_is_told_so_but_not_mistakes_of_the_progr
         def __init__(self):
             self.w = self.add_parameters(2)
             super().__init__()
-
-    @dataclasses.dataclass
-    class Data(dy.ParameterCollection):
-        size: int = 2
 
     class Builder(dy.LSTMBuilder):
         def __init__(self, m):
