@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -150,16 +151,24 @@ class Best:
             with unchanged({m._root for m in collections}, "training.Best"):
                 self._kept = [[p._shaped(p._values()) for p in members_of(m)] for m in collections]
             return
-        self._file.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # save() says what is wrong with the folder, on all ranks
+            self._file.parent.mkdir(parents=True, exist_ok=True)
         if self._is_collection:
             self._objects[0].save(self._file)
         else:
             save(self._file, self._objects)
 
-    def _fits(self) -> bool:
-        """Whether the model has the parameters that were kept."""
-        now = [[p.shape() for p in members_of(m)] for m in self._collections()]
-        return now == [[array.shape for array in arrays] for arrays in self._kept]
+    def _check(self, kept: list[list[tuple[int, ...]]]) -> None:
+        """Makes sure that the model has the parameters that were kept, of these shapes.
+
+        Raises:
+            RuntimeError: it has others.
+        """
+        if kept != [_shapes(m) for m in self._collections()]:
+            raise RuntimeError(
+                "training.Best.restore: the model must have the parameters of the best; some were"
+                " added since then. Give update() a score of the model as it is before."
+            )
 
     def restore(self) -> None:
         """Gives the parameters their best values. Gradients are not changed.
@@ -181,11 +190,7 @@ class Best:
         if self.score is None:
             raise RuntimeError("training.Best.restore: there was no score yet.")
         if self._file is None:
-            if not self._fits():
-                raise RuntimeError(
-                    "training.Best.restore: the model must have the parameters of the best; some"
-                    " were added since then. Give update() a score of the model as it is before."
-                )
+            self._check([[array.shape for array in arrays] for arrays in self._kept])
             for arrays, now in zip(self._kept, self._collections(), strict=True):
                 now._root.write(
                     Assignment(p._c, _flat(p, array))
@@ -199,10 +204,11 @@ class Best:
         else:
             from .io import load
 
-            for now, kept in zip(
-                self._collections(), load(self._file, ParameterCollection()), strict=True
-            ):
-                now.copy_from(kept.param_collection())
+            objects = load(self._file, ParameterCollection())
+            kept = [thing.param_collection() for thing in objects]
+            self._check([_shapes(m) for m in kept])
+            for now, m in zip(self._collections(), kept, strict=True):
+                now.copy_from(m)
 
     def state(self) -> dict[str, Any]:
         """For Checkpointer.add(): the scores, and the best values unless they are in a file.
@@ -250,6 +256,10 @@ class Best:
             )
         kept = [list(arrays) for arrays in kept]
         self.score, self.number, self.count, self._kept = known, number, count, kept
+
+
+def _shapes(m: ParameterCollection) -> list[tuple[int, ...]]:
+    return [p.shape() for p in members_of(m)]
 
 
 def _flat(p: AnyParameter, array: NDArray[Any]) -> NDArray[Any]:

@@ -14,9 +14,12 @@ They show, count and keep; what is computed, and when the loop ends, is decided 
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from . import parallel
@@ -28,7 +31,7 @@ from ._events import Events
 from ._file_names import FileName, file_path
 from ._integers import integer_argument, number_argument
 from ._state import check_state, count_in
-from .parallel.update.metrics import EVERY, JsonLinesFile, report_on
+from .parallel.update.metrics import EVERY, JsonLinesFile, Sink, report_on
 from .parallel.wrapper import TrainerWrapper
 from .trainers import Trainer, TrainerLike
 
@@ -69,6 +72,32 @@ def _pairs_in(state: Mapping[str, Any], what: str) -> dict[str, tuple[float, flo
         raise ValueError(f"{what}: the state must have pairs 'sums'; got {pairs!r}.") from error
 
 
+def _sinks(metrics: FileName | None, tensorboard: FileName | None) -> list[Sink]:
+    """What lines of metrics are written to, of those that are given."""
+    sinks: list[Sink] = []
+    if metrics is not None:
+        file = file_path(metrics, "Run").absolute()
+        with _folder_of("metrics", file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        sinks.append(JsonLinesFile(str(file)))
+    if tensorboard is not None:
+        with _folder_of("tensorboard", file_path(tensorboard, "Run")):
+            sinks.append(Events(tensorboard))
+    return sinks
+
+
+@contextmanager
+def _folder_of(argument: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        words = (
+            f"training.Run: the folder of {argument}= must be one that can be made and written to;"
+            f" got: {error.strerror}. Give {argument}= another"
+        )
+        raise OSError(error.errno or errno.EIO, words, str(folder)) from error
+
+
 class Run:
     """Shows and records a training run: a progress bar on rank 0, lines of metrics, means over
     ranks.
@@ -90,6 +119,7 @@ class Run:
         ModuleNotFoundError: tensorboard is given, and tensorboardX is not installed.
         TypeError: not a trainer, or every is no number.
         ValueError: every is not 1 or more.
+        OSError: a folder cannot be made.
 
     >>> import json, tempfile
     >>> from pathlib import Path
@@ -134,16 +164,12 @@ class Run:
         self._size, self._examples, self._seconds = 1.0, 0.0, 0.0
         self._attempt = 0
         inner = trainer if isinstance(trainer, Trainer) else trainer.inner
-        wanted = metrics is not None or tensorboard is not None
-        self._report = report_on(inner) if wanted and parallel.is_main() else None
+        sinks = _sinks(metrics, tensorboard) if parallel.is_main() else []
+        self._report = report_on(inner) if sinks else None
         if self._report is not None:
             self._report.further = self._rate
-            if metrics is not None:
-                file = file_path(metrics, "Run").absolute()
-                file.parent.mkdir(parents=True, exist_ok=True)
-                self._report.write_to(JsonLinesFile(str(file)), every)
-            if tensorboard is not None:
-                self._report.write_to(Events(tensorboard), every)
+            for sink in sinks:
+                self._report.write_to(sink, every)
 
     def epoch(self, batches: Iterable[T], description: str | None = None) -> Iterator[T]:
         """Iterates over the batches while a bar shows the progress. means() restarts, unless the

@@ -119,6 +119,26 @@ def test_large_files_are_written_beside_training_by_default(tmp_path, monkeypatc
     assert threads.index("dist_dynet checkpoint") > threads.index("MainThread")
 
 
+def test_file_whose_thread_does_not_start_is_written_at_once(tmp_path, monkeypatch):
+    m = model_of()
+    trainer = dy.AdamTrainer(m)
+    checkpointer = parallel.Checkpointer(tmp_path, m, trainer, every=1, background=True)
+    checkpointer.resume()
+    start = threading.Thread.start
+
+    def refuses(thread):
+        if thread.name == "dist_dynet checkpoint":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuses)
+        train(m, trainer)
+        assert names(tmp_path) == ["1:0", "2:1"]
+    train(m, trainer)
+    assert checkpointer.save() and names(tmp_path) == ["2:1", "3:2", "4:2"]
+
+
 @pytest.mark.parametrize("last", ["", "raise ValueError('at the end')"])
 def test_end_of_the_program_waits_for_the_file(last, tmp_path):
     code = f"""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import sys
 import time
 
@@ -115,6 +116,38 @@ def test_events_are_those_of_the_lines(tmp_path):
     for line in lines_of(tmp_path / "m.jsonl"):
         for name in ("loss", "learning_rate", "gradient_norm", "rate", "wall"):
             assert found[line["update"], name] == np.float32(line[name])
+
+
+@pytest.mark.parametrize("of", ["metrics", "tensorboard"])
+def test_a_run_that_cannot_write_says_so_and_changes_nothing(tmp_path, of):
+    m, w = made()
+    trainer, good = dy.SimpleSGDTrainer(m), tmp_path / "m.jsonl"
+    (tmp_path / "file").touch()
+    report = metrics.report_on(trainer)
+    before = report.further, list(report._sinks), report._every
+    for bad in tmp_path / "file" / "folder" / "m", "/proc/none/m":
+        words = rf"Run: the folder of {of}= must be one that .*; got: .* Give {of}= another: "
+        with pytest.raises(OSError, match=words):
+            training.Run(trainer, **{"metrics": good, of: bad}, every=1)
+        assert (report.further, report._sinks, report._every) == before
+    training.Run(trainer, good, every=1)
+    for _ in range(3):
+        step(w, trainer)
+    assert [line["update"] for line in lines_of(good)] == [2, 3]
+
+
+def test_a_line_that_does_not_fit_on_the_disk_is_not_begun(tmp_path):
+    file = metrics.JsonLinesFile(str(tmp_path / "m.jsonl"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file({"a": 1})
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            file({"b": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    file({"c": 3})
+    assert lines_of(tmp_path / "m.jsonl") == [{"a": 1}, {"c": 3}]
 
 
 def test_two_runs_of_one_second_have_their_own_events(tmp_path):
@@ -306,6 +339,31 @@ def test_a_best_that_cannot_be_kept_is_none(tmp_path):
     (tmp_path / "model").rmdir()
     assert (best.score, best.number, best.count) == (0.5, 1, 1)
     assert best.update(0.6) and best.number == 2
+
+
+def test_the_best_of_a_folder_that_cannot_be_made_is_none(tmp_path):
+    m, _ = made()
+    (tmp_path / "file").touch()
+    for file in tmp_path / "file" / "model", "/proc/none/model":
+        best = training.Best(m, file)
+        with pytest.raises(RuntimeError, match=r"^save: could not write .* Check the folder"):
+            best.update(1)
+        assert (best.score, best.count) == (None, 0)
+
+
+def test_a_file_of_objects_that_fit_no_more_restores_none_of_them(tmp_path):
+    m, others = dy.ParameterCollection(), dy.ParameterCollection()
+    layers = [dy.Linear(2, 1, m), dy.Linear(1, 2, others)]
+    best = training.Best(layers, tmp_path / "model")
+    best.update(1)
+    every = [*m.parameters_list(), *others.parameters_list()]
+    for p in every:
+        p.set_value(p.as_array() + 1)
+    before = [p.as_array() for p in every]
+    layers[1].param_collection().add_parameters(1)
+    with pytest.raises(RuntimeError, match=r"some were added since then\. Give update"):
+        best.restore()
+    assert all(map(np.array_equal, before, [p.as_array() for p in every]))
 
 
 class NoCollection:

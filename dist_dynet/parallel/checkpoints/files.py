@@ -60,8 +60,8 @@ class CheckpointFiles:
     def write_in_background(
         self, content: Copied, step: int, failed: Callable[[Exception], object]
     ) -> None:
-        """As write(), in a thread, after the previous thread has finished. Exceptions are passed to
-        `failed`, in that thread."""
+        """As write(), in a thread, after the previous thread has finished; at once where no thread
+        can be started. Exceptions are passed to `failed`, in that thread."""
 
         def work() -> None:
             try:
@@ -73,7 +73,11 @@ class CheckpointFiles:
         # not a daemon: the end of the program waits for it
         self._thread = threading.Thread(target=work, name="dist_dynet checkpoint")
         finish_before_abort(self._thread)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # too many threads
+            self._thread = None
+            work()
 
     def wait(self) -> None:
         """Waits for the thread, if there is one."""

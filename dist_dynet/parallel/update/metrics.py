@@ -16,6 +16,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -279,7 +280,7 @@ def _summary(values: Sequence[float], members: Sequence[int]) -> dict[str, float
 
 
 class JsonLinesFile:
-    """Appends lines of JSON to a file, each in a single write."""
+    """Appends lines of JSON to a file, each in a single write, as a whole or not at all."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -290,9 +291,17 @@ class JsonLinesFile:
     def __call__(self, line: dict[str, Any]) -> None:
         """Appends one line."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        file = os.open(self._name, flags, 0o666)
+        text = (json.dumps(line, allow_nan=False) + "\n").encode()
+        file, done = os.open(self._name, flags, 0o666), 0
         try:
-            os.write(file, (json.dumps(line, allow_nan=False) + "\n").encode())
+            while done < len(text):
+                done += os.write(file, text[done:])
+        except OSError:  # a full disk takes the beginning of a line
+            with suppress(OSError):
+                end = os.lseek(file, 0, os.SEEK_CUR)
+                if done and os.fstat(file).st_size == end:
+                    os.ftruncate(file, end - done)
+            raise
         finally:
             os.close(file)
 
