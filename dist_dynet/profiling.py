@@ -292,7 +292,7 @@ def of_whole_program(file: str) -> None:
         measured._read(lib.dn_profile_end(measured._owner))
         try:  # the file first: printing the table may fail, as with a closed pipe
             measured.save(path)
-        except OSError as error:
+        except RuntimeError as error:
             print(f"dist_dynet: profile: {path} cannot be written: {error}", file=sys.stderr)
         if launch is None or launch.rank == 0:
             print(f"dist_dynet: profile\n{measured.table()}", file=sys.stderr)

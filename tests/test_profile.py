@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -259,6 +260,15 @@ def test_profile_of_a_rank_has_its_number(launcher, name, tmp_path):
     code = f"from dist_dynet import profiling; profiling.of_whole_program({file!r})"
     ran = run_python("-c", code, **launcher)
     assert [p.name for p in tmp_path.iterdir()] == [name], ran.stderr
+
+
+@pytest.mark.parametrize("file", ["/dev/full", "/proc/none/p.json", "/"])
+def test_a_profile_that_cannot_be_written_is_shown(file):
+    code = "import dist_dynet as dy; dy.tanh(dy.inputVector([1, 2])).value()"
+    ran = run_python("-c", code, DIST_DYNET_PROFILE=file)
+    assert ran.returncode == 0 and "Traceback" not in ran.stderr, ran.stderr
+    assert re.search(rf"^dist_dynet: profile: {file} cannot be written: ", ran.stderr, re.M)
+    assert re.search(r"^tanh ", ran.stderr, re.M)
 
 
 def test_file_is_written_where_nobody_reads_the_table(tmp_path):

@@ -4,9 +4,11 @@ metrics. How long: fifteen seconds."""
 import collections
 import json
 import os
+import re
 import struct
 import sys
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from jobs import HERE_MPI, launch, mpirun, needs_mpi
@@ -14,7 +16,7 @@ from jobs import HERE_MPI, launch, mpirun, needs_mpi
 from dist_dynet import meter
 from dist_dynet._ffi import lib
 from dist_dynet.cli import main, plot
-from dist_dynet.parallel.processes import trace
+from dist_dynet.parallel.processes import failures, trace
 
 MS = 10**6
 
@@ -206,6 +208,35 @@ def test_plain_mpirun_with_other_ways_to_exchange(tmp_path):
     status, output, _ = mpirun(2, "timeline.py", "run", tmp_path / "checkpoints", **settings)
     assert status == 0, output
     check_run(file, 2, output)
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("full", r"\[rank 0/2 on .*\] timeline: cannot be written: .*\. Its parts are left\.$"),
+        ("elsewhere", r"t\.json has 1 of 2 ranks; parts of others may be"),
+    ],
+)
+def test_what_cannot_be_recorded_disturbs_no_job(tmp_path, what, words):
+    file = tmp_path / "t.json"
+    status, output, _ = mpirun(
+        2, "timeline.py", what, tmp_path / "checkpoints", DIST_DYNET_TIMELINE=str(file)
+    )
+    assert status == 0 and "Traceback" not in output, output
+    assert re.search(words, output, re.M), output
+
+
+def test_an_end_of_the_job_that_fails_ends_mpi_all_the_same(monkeypatch):
+    ended = []
+    monkeypatch.setattr(failures, "finalize_mpi", lambda: ended.append(os._exit))
+    monkeypatch.setattr(failures._State, "process", os.getpid())
+    monkeypatch.setattr(failures._State, "on_leave", [lambda: 1 / 0])
+    comm = SimpleNamespace(Ibarrier=lambda: SimpleNamespace(Test=lambda: True))
+    with pytest.raises(ZeroDivisionError):
+        failures._leave(comm)
+    assert len(ended) == 1
 
 
 @pytest.mark.mpi

@@ -1,22 +1,34 @@
 """A run with all phases: timeline.py WHAT FOLDER. Rank 0 prints its sums as JSON.
 
 WHAT is "run"; "killed": rank 1 is killed in its first attempt; "clocks": ranks compare their clocks
-as if each ran on a host of its own.
+as if each ran on a host of its own; "full": the disk is, at the end; "elsewhere": rank 1 is on a host
+where it may not write.
 """
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
 
 import dist_dynet as dy
-from dist_dynet import parallel
+from dist_dynet import _launcher, parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel.processes import timeline
+from dist_dynet.parallel.processes import timeline, trace
 from dist_dynet.parallel.processes.session import world
 
 what, folder = sys.argv[1:]
+
+
+def refuse(*_):
+    raise PermissionError(13, "Permission denied")
+
+
+if what == "elsewhere" and _launcher.find().rank == 1:
+    trace.open_part = refuse
+    timeline.Recording.check_folder = lambda self, mark: setattr(self, "_sees_first", False)
+
 rank = parallel.rank()
 
 if what == "clocks":
@@ -47,3 +59,5 @@ parallel.evaluate(float, range(10))
 if rank == 0:
     stats = trainer.stats()
     print(json.dumps({"seconds": stats.seconds, "updates": stats.updates}))
+if what == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))

@@ -217,12 +217,14 @@ def _leave(comm: Any) -> None:
                 " together."
             )
             abort(LEFT)
-    for callback in _State.on_leave:
-        callback()
-    if watchdog:
-        watchdog.stop()
-    os._exit = _exit
-    finalize_mpi()
+    try:
+        for callback in _State.on_leave:
+            callback()
+    finally:
+        if watchdog:
+            watchdog.stop()
+        os._exit = _exit
+        finalize_mpi()
 
 
 # ---- the watchdog ----------------------------------------------------------------------

@@ -11,6 +11,7 @@ import atexit
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,11 @@ class Recording:
         ranks."""
         if self._ended or os.getpid() != self._process:
             return
-        if self._comm is not None:
-            trace.write_sync(self._part, *compare_clocks(self._here, self._comm)[:2])
+        clocks = compare_clocks(self._here, self._comm) if self._comm is not None else None
         self._end()
-        if self._comm is not None:
+        if clocks is not None:
+            with suppress(OSError):  # last: half of it spoils no span
+                trace.write_sync(self._part, *clocks[:2])
             self._bring()
         if self._here.rank == 0:
             self._merge()
@@ -84,16 +86,27 @@ class Recording:
 
     def _bring(self) -> None:
         """Sends parts that rank 0 does not see to it. Once it has them all, all are complete."""
-        name = f"rank-{self._here.rank}"
-        mine = None if self._sees_first else (self._folder / name).read_bytes()
-        every = self._comm.gather(mine)
+        file, mine = self._folder / f"rank-{self._here.rank}", None
+        if not self._sees_first:
+            with suppress(OSError):  # this rank has said that it would be missing
+                mine = file.read_bytes()
+        every, failure = self._comm.gather(mine), ""
         if self._here.rank == 0:
-            for rank, part in enumerate(every):
-                if part is not None:
-                    (self._folder / f"rank-{rank}").write_bytes(part)
-        if mine is not None:
-            (self._folder / name).unlink()
-            self._folder.rmdir()
+            try:
+                for rank, part in enumerate(every):
+                    if part is not None:
+                        (self._folder / f"rank-{rank}").write_bytes(part)
+            except OSError as error:
+                failure = str(error)
+        failure = self._comm.bcast(failure)
+        if failure and self._here.rank == 0:
+            failures.report(
+                f"timeline: parts of other hosts cannot be written: {failure}. They are left there."
+            )
+        if mine is not None and not failure:
+            with suppress(OSError):
+                file.unlink()
+                self._folder.rmdir()
 
     def _merge(self) -> None:
         try:
@@ -169,15 +182,16 @@ def begin(here: World) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         part = trace.open_part(path, here.rank, _head(here, clock_error_ns=error_))
+        trace.write_sync(part, local, ahead)
     except OSError as error:
         failures.report(f"timeline: {error}. This rank will be missing.")
         part = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    trace.write_sync(part, local, ahead)
     recording = Recording(path, part, here, comm)
     recording.check_folder(mark)
     comm.Barrier()
     if here.rank == 0:
-        (path / mark).unlink()
+        with suppress(OSError):
+            (path / mark).unlink()
     failures.at_end_of_job(recording.leave, recording.abort)
 
 

@@ -68,16 +68,29 @@ def reserve(file: Path) -> Path:
 
 
 def open_part(folder: Path, rank: int, head: dict[str, Any]) -> int:
-    """A descriptor for the records of a rank, after the head was written."""
+    """A descriptor for the records of a rank, after the head was written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path = folder / f"rank-{rank}"
     part = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    os.write(part, json.dumps({"rank": rank, **head}).encode() + b"\n")
+    _write(part, json.dumps({"rank": rank, **head}).encode() + b"\n")
     return part
 
 
 def write_sync(part: int, local: int, ahead: int) -> None:
-    """Adds a comparison with the clock of the first rank."""
-    os.write(part, _RECORD.pack(local, ahead, SYNC))
+    """Adds a comparison with the clock of the first rank.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _write(part, _RECORD.pack(local, ahead, SYNC))
+
+
+def _write(part: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(part, content) :]
 
 
 class Span(NamedTuple):
@@ -144,10 +157,11 @@ def merge(folder: Path) -> str:
         draft.unlink(missing_ok=True)
         (folder / "merging").rmdir()
         raise
-    for path in folder.glob("rank-*"):
-        path.unlink()
-    (folder / "merging").rmdir()
-    folder.rmdir()
+    with suppress(OSError):  # a file server keeps what ranks still have open, under other names
+        for path in folder.glob("rank-*"):
+            path.unlink()
+        (folder / "merging").rmdir()
+        folder.rmdir()
     return f"timeline: {target} has {words}" if parts else ""
 
 
