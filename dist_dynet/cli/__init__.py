@@ -48,11 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or between jobs, which handle Ctrl-C themselves
         return 130
     except OSError as error:
-        if error.filename is not None or error.errno not in (*_FULL, errno.EPIPE):
-            raise
-        if error.errno != errno.EPIPE:  # the reader has enough, as `| head`
-            from ._messages import print_message
+        from ._messages import print_message, reason_of
 
+        if error.filename is not None or error.errno not in (*_FULL, errno.EPIPE):
+            print_message(f"cannot go on: {reason_of(error)}")
+            return 1
+        if error.errno != errno.EPIPE:  # the reader has enough, as `| head`
             print_message(f"standard output cannot be written: {error.strerror}.")
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)  # Python would complain once more at its end

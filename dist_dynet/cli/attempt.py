@@ -22,7 +22,7 @@ from typing import Any
 
 from ..parallel.processes.rank_names import format_ranks
 from . import _relay, shm
-from ._messages import print_message
+from ._messages import RefusedError, print_message, reason_of
 from .mpi import has_input, own_input
 from .output import Frames, Logs, Screen
 
@@ -31,7 +31,7 @@ GRACE, TERM = 2.0, 5.0
 seconds that all have to end after SIGTERM."""
 START = 120.0
 """Seconds after the first rank within which all others have to start: MPICH starts ranks one by
-one as ssh comes through."""
+one as ssh comes through. On this host alone they count from the beginning."""
 _DRAIN = 2.0
 """Seconds to wait for output after the end of mpirun, if something still holds its pipes open."""
 _NO_ROOM = (signal.SIGBUS, signal.SIGSEGV)
@@ -193,15 +193,19 @@ class Attempt:
         _relay.raise_files(self._files)  # mpirun opens some for each rank, too
         source = own_input() if job.is_here else ""
         stdin = subprocess.DEVNULL if source or not has_input() else None
-        self._process = subprocess.Popen(
-            [*job.launcher, *job.relay],
-            env={**job.environment, **variables, **({_relay.STDIN: source} if source else {})},
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=_kill_with(os.getpid()),
-        )
+        self._is_here = job.is_here
+        try:
+            self._process = subprocess.Popen(
+                [*job.launcher, *job.relay],
+                env={**job.environment, **variables, **({_relay.STDIN: source} if source else {})},
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=_kill_with(os.getpid()),
+            )
+        except OSError as error:
+            raise RefusedError(f"{self._launcher} cannot be started: {reason_of(error)}") from None
 
     # ---- what comes in
 
@@ -296,6 +300,8 @@ class Attempt:
             selector.register(self._process.stderr, selectors.EVENT_READ, 2)
             selector.register(self._signals.awake, selectors.EVENT_READ, 0)
             limits = _Limits()
+            if self._is_here:
+                limits.set("start", START)
             while len(selector.get_map()) > 1:
                 for key, _ in selector.select(limits.left()):
                     if key.data == 0:
@@ -318,7 +324,7 @@ class Attempt:
             limits.set("words", GRACE)
         if received:
             limits.set("words", 0)
-        if self.ranks and self._missing():
+        if (self.ranks or self._is_here) and self._missing():
             limits.set("start", START)
             if limits.over("start"):
                 self._late = True
@@ -348,8 +354,8 @@ class Attempt:
         if self._late and missing:
             return Outcome(
                 1,
-                f"{format_ranks(missing)} did not start within {START:g} s of the others."
-                f" {self._advice}".rstrip(),
+                f"{format_ranks(missing)} did not start within {START:g} s"
+                f"{' of the others' if self.ranks else ''}. {self._advice}".rstrip(),
                 missing=True,
             )
         for stream, text in self._held:

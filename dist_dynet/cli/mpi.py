@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .._launcher import INSTALL
 from . import _relay
-from ._messages import RefusedError
+from ._messages import SHORTAGES, RefusedError
 from .options import Options
 
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI", "slurm": "Slurm"}
@@ -78,7 +78,11 @@ def kind_of(mpirun: Path | str) -> str:
     """mpich, openmpi, or "" for anything else."""
     try:
         asked = subprocess.run([mpirun, "--version"], capture_output=True, check=False, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError as error:
+        if error.errno in SHORTAGES:  # says nothing about it
+            raise
+        return ""
+    except subprocess.TimeoutExpired:
         return ""
     words = asked.stdout + asked.stderr
     if re.search(rb"Open MPI|OpenRTE|Open RTE", words):

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ._messages import RefusedError, print_message
+from ._messages import RefusedError, print_message, temporary_files
 from .attempt import Attempt, Job, Outcome, Signals
 from .output import Logs, Screen
 
@@ -69,7 +69,8 @@ def run_attempts(
     Raises:
         RefusedError: there is no first job.
     """
-    temporary = tempfile.TemporaryDirectory(prefix="dist-dynet-", ignore_cleanup_errors=True)
+    with temporary_files():
+        temporary = tempfile.TemporaryDirectory(prefix="dist-dynet-", ignore_cleanup_errors=True)
     with temporary as folder, Signals() as signals:
         # set by the user where rank 0 is on another host than the launcher
         path = Path(os.environ.get("DIST_DYNET_PROGRESS") or Path(folder) / "progress")
@@ -79,7 +80,9 @@ def run_attempts(
             logs = Logs(log_dir / f"attempt-{number}") if log_dir else None
             variables = {"DIST_DYNET_ATTEMPT": str(number), "DIST_DYNET_PROGRESS": str(path)}
             try:
-                job = next_job(outcome, tempfile.mkdtemp(dir=folder))
+                with temporary_files():
+                    own = tempfile.mkdtemp(dir=folder)
+                job = next_job(outcome, own)
                 outcome = Attempt(job, variables, signals, screen, logs).run()
                 ended()
             except RefusedError as refusal:

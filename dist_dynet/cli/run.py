@@ -12,7 +12,7 @@ from pathlib import Path
 from .. import _launcher
 from ..parallel.processes import trace
 from . import _relay, shm
-from ._messages import RefusedError, print_message
+from ._messages import LIMITS, RefusedError, print_message
 from .attempt import Job, Outcome
 from .hosts import Hosts
 from .mpi import (
@@ -129,7 +129,7 @@ def _advice(launcher: Launcher, options: Options) -> str:
             " SLURM_OVERCOMMIT=1."
         )
     if not options.hosts:
-        return ""
+        return LIMITS
     folder = shlex.quote(os.getcwd())  # noqa: PTH109 - a text
     there = f"cd {folder} && {sys.executable} -c 'import dist_dynet'"
     there = shlex.quote(there) if any(mark in there for mark in '$`"\\!') else f'"{there}"'

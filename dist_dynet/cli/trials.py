@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..parallel.processes.trial import VARIABLE
+from ._messages import temporary_files
 from .options import Options
 from .run import run_here
 
@@ -76,7 +77,9 @@ def run(options: Options, kind: Kind, updates: int, timed: int) -> Run:
     Raises:
         RefusedError: nothing was started.
     """
-    with tempfile.TemporaryDirectory(prefix="dist-dynet-check-") as folder:
+    with temporary_files():
+        temporary = tempfile.TemporaryDirectory(prefix="dist-dynet-check-")
+    with temporary as folder:
         variables = {
             VARIABLE: f"{updates}:{timed}:{kind.stream}:{folder}",
             "DIST_DYNET_SEED": os.environ.get("DIST_DYNET_SEED") or "1",

@@ -1,8 +1,8 @@
 """A run with all phases: timeline.py WHAT FOLDER. Rank 0 prints its sums as JSON.
 
 WHAT is "run"; "killed": rank 1 is killed in its first attempt; "clocks": ranks compare their clocks
-as if each ran on a host of its own; "full": the disk is, at the end; "elsewhere": rank 1 is on a host
-where it may not write.
+as if each ran on a host of its own; "full": the disk is, at the end; "elsewhere": rank 1 is on a
+host where it may not write.
 """
 
 import json
