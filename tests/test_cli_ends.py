@@ -281,6 +281,31 @@ def test_control_c_on_a_terminal_ends_everything(python):
     assert len(processes) == 4 and all_gone(processes), said
 
 
+IN_START = """
+import mmap, os, signal, sys, time
+rank = int(os.environ.get("PMI_RANK") or os.environ.get("OMPI_COMM_WORLD_RANK"))
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, 4096)
+mapped = mmap.mmap(file, 4096)
+mapped[rank] = 1
+while mapped[0] + mapped[1] < 2:
+    time.sleep(0.01)
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(60)
+"""
+"""As ranks do in MPI_Init, whose segment has a name until all ranks have opened it."""
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs /dev/shm")
+def test_rank_that_is_killed_while_mpi_starts_leaves_no_segment(python, tmp_path):
+    segment = Path(f"/dev/shm/mpich_shm_test_{os.getpid()}_0")
+    script = tmp_path / "script.py"
+    script.write_text(IN_START)
+    job = launch(python, "run", "-n", 2, script, segment)
+    assert job.returncode and not segment.exists(), job.stderr
+
+
 def test_killed_mpirun_is_named_and_nothing_is_left(python):
     job = start_launcher(python, "run", "-n", 2, SCRIPT, "-", "sleep")
     for _ in range(2):

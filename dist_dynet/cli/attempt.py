@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..parallel.processes.mpi import segments_of
 from ..parallel.processes.rank_names import format_ranks
 from . import _relay, shm
 from ._messages import RefusedError, print_message, reason_of
@@ -190,6 +191,7 @@ class Attempt:
         self._frames = Frames(screen, logs, self._mark, self._own)
         self._files = _relay.files_for(job.ranks)
         self._said_files = False
+        self._segments: set[Path] = set()
         _relay.raise_files(self._files)  # mpirun opens some for each rank, too
         source = own_input() if job.is_here else ""
         stdin = subprocess.DEVNULL if source or not has_input() else None
@@ -226,6 +228,15 @@ class Attempt:
             rank.code, rank.finished, rank.told = record["code"], record["finished"], record["told"]
             rank.no_memory = record["no_memory"]
             self._ended.append(rank)
+            if rank.failed:
+                self._find_segments()
+
+    def _find_segments(self) -> None:
+        """Finds what MPI has in /dev/shm: while MPI starts it has a name, which would outlive
+        ranks that are killed."""
+        for rank in self.ranks.values():
+            if rank.handles and rank.code is None:
+                self._segments.update(segments_of(rank.process))
 
     def _look_at_files(self, record: dict[str, Any]) -> None:
         """Reports, once, a host that does not let a rank open as many files as MPI may need."""
@@ -256,6 +267,7 @@ class Attempt:
 
     def _kill(self) -> None:
         """Kills what is left, by group, handle or session; on other hosts broken pipes do so."""
+        self._find_segments()
         for rank in self.ranks.values():
             if rank.group and rank.handles:
                 with suppress(OSError):
@@ -289,6 +301,9 @@ class Attempt:
             for rank in self.ranks.values():
                 for handle in rank.handles:
                     os.close(handle)
+            for segment in self._segments:
+                with suppress(OSError):  # all ranks had started, or a rank has ended well
+                    segment.unlink()
             if self._logs:
                 self._logs.close()
         return replace(self._outcome(), started=not self._missing())

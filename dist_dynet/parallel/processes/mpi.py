@@ -127,12 +127,20 @@ def unlink_segments() -> None:
     """Unlinks MPICH's segment in /dev/shm, which would otherwise stay allocated if a rank is
     killed. Call it when all ranks of this host have passed MPI_Init: none opens it any more, and
     the memory is freed with the last process that maps it. Needed by MPICH before 5.0."""
-    with suppress(OSError):  # no /proc
-        # names of files may be of any bytes
-        mapped = Path("/proc/self/maps").read_bytes()
-        for segment in re.findall(rb" (/dev/shm/mpich_\S+)$", mapped, re.MULTILINE):
-            with suppress(OSError):  # another rank was faster
-                Path(os.fsdecode(segment)).unlink()
+    for segment in segments_of("self"):
+        with suppress(OSError):  # another rank was faster
+            segment.unlink()
+
+
+def segments_of(process: int | str) -> list[Path]:
+    """MPICH's segments in /dev/shm that a process maps; none where it has ended."""
+    try:
+        mapped = Path(f"/proc/{process}/maps").read_bytes()
+    except OSError:
+        return []
+    # names of files may be of any bytes
+    found = re.findall(rb" (/dev/shm/mpich_\S+)$", mapped, re.MULTILINE)
+    return [Path(os.fsdecode(segment)) for segment in found]
 
 
 def finalize_mpi() -> None:
