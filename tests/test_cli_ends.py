@@ -227,6 +227,14 @@ def test_signal_that_comes_when_all_is_done_spoils_nothing(python):
     assert len(re.findall(words, job.stderr, re.M)) == 2, job.stderr
 
 
+def test_rank_that_is_killed_when_all_is_done_ends_no_other_one(python):
+    """MPICH takes leave of its mpirun at the very end of a process."""
+    job = launch(python, "run", "-n", 3, "late.py")
+    assert job.returncode == 0, job.stderr
+    words = r"dist-dynet: rank 1 \(.*\) had finished when it was killed by SIGKILL\.\n"
+    assert re.fullmatch(words, job.stderr), job.stderr
+
+
 ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 
 

@@ -282,6 +282,21 @@ def start(command: list[str], folder: str, source: str, out: int, err: int, end:
     os._exit(127)
 
 
+def take_leave() -> None:
+    """Tells mpirun that this rank has ended well, as MPICH does at the very end of a process: for a
+    script that was killed shortly before. MPICH's mpirun would kill the other ranks."""
+    descriptor = os.environ.get("PMI_FD", "")
+    if not descriptor.isdigit():
+        return
+    try:
+        os.write(int(descriptor), b"cmd=finalize\n")
+        poll = select.poll()
+        poll.register(int(descriptor), select.POLLIN)
+        poll.poll(1000)  # for its answer
+    except OSError:  # MPICH has done so
+        pass
+
+
 class Pmi:
     """A proxy between a script and Slurm's process manager, through which the ranks of MPICH
     exchange their addresses.
@@ -464,6 +479,8 @@ class Relay:
             finished = False
         no_memory = code == -signal.SIGKILL and oom_kills() > self._oom_kills
         self.mark(code=code, finished=finished, told=self._told, no_memory=no_memory)
+        if code < 0 and finished and self._group_of_its_own:
+            take_leave()
         if code <= 0 and finished:
             return 0
         return 128 - code if code < 0 else code or LEFT

@@ -345,6 +345,7 @@ class Attempt:
                 self._late = True
                 limits.set("words", 0)
         if limits.over("words") and limits.set("term", TERM):
+            self._find_segments()
             self._send(signal.SIGTERM)
         if (limits.over("term") or received > 1) and limits.set("kill", _DRAIN):
             self._kill()
