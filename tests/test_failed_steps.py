@@ -69,6 +69,46 @@ def test_failed_call_leaves_nothing(of, start, graph):
         _random.use_dynet_order(False)
 
 
+STARTED_WITH = {
+    "numbers": lambda builder, x, stale: builder.initial_state([1, 2]),
+    "nothing": lambda builder, x, stale: builder.initial_state([]),
+    "too many": lambda builder, x, stale: builder.initial_state([x] * 5),
+    "stale": lambda builder, x, stale: builder.initial_state([stale] * 2),
+    "raw": lambda builder, x, stale: builder.initial_state_from_raw_vectors([[1, 2, 3]] * 5),
+    "text": lambda builder, x, stale: builder.initial_state_from_raw_vectors([[1, 2, 3], "a"]),
+}
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("of", BUILDERS)
+def test_failed_start_leaves_nothing(of, graph):
+    def outputs(start):
+        dy.reset_random_seed(1)
+        builder = of(2, 3, 3, dy.ParameterCollection())
+        builder.set_dropout(0.5)
+        dy.renew_cg(**GRAPHS[graph])
+        stale = dy.zeros(3)
+        dy.renew_cg(**GRAPHS[graph])
+        x = dy.inputVector([1, 2, 3])
+        of_before = builder.initial_state().add_input(x)
+        if start is not None:
+            size = len(dy.cg())
+            with pytest.raises((ValueError, TypeError, RuntimeError)):
+                start(builder, x, stale)
+            assert len(dy.cg()) == size
+        states = of_before, *(builder.initial_state(share_masks=s) for s in (True, False))
+        return [s.add_input(x).output().npvalue() for s in states]
+
+    try:
+        _random.use_dynet_order(graph == "dynet")
+        want = outputs(None)
+        for name, start in STARTED_WITH.items():
+            for got, w in zip(outputs(start), want, strict=True):
+                np.testing.assert_array_equal(got, w, err_msg=name)
+    finally:
+        _random.use_dynet_order(False)
+
+
 def test_nodes_of_before_stay_as_they_are():
     m = dy.ParameterCollection()
     builder, w = dy.VanillaLSTMBuilder(1, 3, 3, m), m.add_parameters((3, 3), init=0.5)

@@ -19,7 +19,7 @@ from ..params.collection import ParameterCollection
 from ..params.modes import switch
 from ..params.parameters import Parameters
 from .owner import Owner
-from .state import RNNState, vectors
+from .state import RNNState, check_number, numbers_of_vectors, vectors
 from .steps import CellStep, NodeStep, Step
 
 _strategy, _OFF = lib.dn_graph_strategy, lib.DN_AUTOBATCH_OFF
@@ -253,6 +253,11 @@ class RecurrentBuilder(Owner):
         >>> zeros.s(), [v.value() for v in given.s()]
         ((), [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
         """
+        if vecs is not None:  # a call that fails starts nothing
+            h, c = vectors(self, vecs, "initial_state")
+            vecs = (*(c or ()), *h)
+            for vector in vecs:
+                vector.dim()  # of the present graph
         graph = this_graph()
         before, masks, step = self._start, [], self._last_step
         in_order = _random.dynet_order()
@@ -282,7 +287,6 @@ class RecurrentBuilder(Owner):
             return self._start
         if in_order:
             return self._start.set_s(vecs)
-        h, c = vectors(self, vecs, "initial_state")
         return RNNState(step, masks, self._start, h or step.zeros(c or ()), c)
 
     def _in_order(self, step: Step) -> Step:
@@ -305,7 +309,9 @@ class RecurrentBuilder(Owner):
         """
         what = "initial_state_from_raw_vectors"
         several = items_of(vecs, what, "a list of lists of numbers, one for each state")
-        return self.initial_state([inputTensor(numbers(v, what)) for v in several], update)
+        arrays = [numbers(v, what) for v in several]
+        check_number(len(arrays), what, *numbers_of_vectors(self))
+        return self.initial_state([inputTensor(array) for array in arrays], update)
 
 
 class TwoRates:

@@ -308,19 +308,31 @@ def expressions(es: Iterable[Expression], what: str, *allowed: int) -> Vectors:
     for e in given:
         if not isinstance(e, Expression):
             raise not_expression(what, *listed(given, what))
-    if len(given) not in allowed:
-        numbers = " or ".join(map(str, allowed))
-        raise ValueError(f"{what}: takes {numbers} expressions for these layers; got {len(given)}.")
+    check_number(len(given), what, *allowed)
     return given
+
+
+def check_number(given: int, what: str, *allowed: int) -> None:
+    """Makes sure that so many vectors are allowed.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if given not in allowed:
+        numbers = " or ".join(map(str, allowed))
+        raise ValueError(f"{what}: takes {numbers} expressions for these layers; got {given}.")
+
+
+def numbers_of_vectors(builder: Any) -> tuple[int, ...]:
+    """How many vectors a state of this builder may have."""
+    n = builder.layers
+    return (n, 2 * n) if builder._has_cells else (n,)
 
 
 def vectors(builder: Any, es: Iterable[Expression], what: str) -> tuple[Vectors, Vectors | None]:
     """h, which may be empty if there is a c, and c."""
-    n = builder.layers
-    if not builder._has_cells:
-        return expressions(es, what, n), None
-    given = expressions(es, what, n, 2 * n)
-    return given[n:], given[:n]
+    given, n = expressions(es, what, *numbers_of_vectors(builder)), builder.layers
+    return (given[n:], given[:n]) if builder._has_cells else (given, None)
 
 
 def masked(x: Expression, mask: Expression | None) -> Expression:
