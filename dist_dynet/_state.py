@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ._integers import integer_argument
 
 
 def check_state(state: object, what: str) -> None:
     """Raises: TypeError: it is not the result of a state(). `what` begins the message."""
     if not isinstance(state, Mapping):
         raise TypeError(f"{what}: takes what state() gave; got {type(state).__name__}.")
+
+
+def check_states(states: object, rank: Any, what: str) -> int:
+    """The rank, as an integer.
+
+    Raises:
+        TypeError: it is none, or these are no results of state().
+    """
+    if not isinstance(states, Sequence) or not states:
+        raise TypeError(f"{what}: takes a list of what state() gave; got {states!r:.60}.")
+    for state in states:
+        check_state(state, what)
+    return integer_argument(rank, what, "rank")
 
 
 def number_in(state: Mapping[str, Any], name: str, what: str, *, nan: bool = False) -> float:

@@ -29,8 +29,8 @@ from ._derived import requires_init
 from ._entities import entities, entity_scores
 from ._events import Events
 from ._file_names import FileName, file_path
-from ._integers import integer_argument, number_argument
-from ._state import check_state, count_in
+from ._integers import number_argument
+from ._state import check_state, check_states, count_in
 from .parallel.update.metrics import EVERY, JsonLinesFile, Sink, report_on
 from .parallel.wrapper import TrainerWrapper
 from .trainers import Trainer, TrainerLike
@@ -331,9 +331,7 @@ class Run:
         {'loss': 2.0}
         """
         what = "training.Run.load_states"
-        if not isinstance(states, Sequence) or not states:
-            raise TypeError(f"{what}: takes a list of what state() gave; got {states!r:.60}.")
-        rank = integer_argument(rank, what, "rank")
+        rank = check_states(states, rank, what)
         pairs = [_pairs_in(state, what) for state in states]
         self.load_state({**states[0], "sums": _added(pairs) if rank == 0 else {}})
 

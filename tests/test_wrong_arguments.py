@@ -269,3 +269,34 @@ def test_wrong_arguments_work_or_are_errors_of_ours(name, tmp_path, monkeypatch,
                     w = None
     dy.set_random_state(draws)
     assert not faults, "\n".join(faults)
+
+
+BUILT = [
+    *(dy.BiRNNBuilder, dy.VanillaLSTMBuilder, dy.GRUBuilder, dy.CRF, dy.Linear, dy.SampledSoftmax),
+    *(dy.StandardSoftmaxBuilder, dy.ClassFactoredSoftmaxBuilder, dy.HierarchicalSoftmaxBuilder),
+]
+ITEMS = {
+    "spec": {cls.__name__: cls.from_spec for cls in BUILT},
+    "more": {
+        "neg_log_softmax_batch": lambda wrong, m: dy.StandardSoftmaxBuilder(
+            2, 3, m
+        ).neg_log_softmax_batch(dy.zeros(2), wrong),
+        "CRF.bio": lambda wrong, m: dy.CRF.bio(wrong),
+        "CRF.from_spec": lambda wrong, m: dy.CRF.from_spec((3, wrong), m),
+        "LocalSGD.load_states": lambda wrong, m: dy.parallel.LocalSGD(
+            dy.SimpleSGDTrainer(m)
+        ).load_states(wrong, 0),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ITEMS)
+def test_items_that_are_none_are_errors_of_ours(kind):
+    for name, call in ITEMS[kind].items():
+        for wrong in (None, 2, np.array(1), Nothing(), *([[3]] if kind == "spec" else [])):
+            m = dy.ParameterCollection()
+            with pytest.raises((TypeError, ValueError)) as caught:
+                call(wrong, m)
+            words = f"{name}.from_spec: takes (" if kind == "spec" else f"{name}: "
+            assert str(caught.value).startswith(words), (name, wrong, caught.value)
+            assert kind != "spec" or not m.parameters_list()

@@ -13,7 +13,7 @@ from ..ops import concatenate
 from ..ops._nodes import listed
 from ..ops.shape import concatenate_pairs
 from ..params.collection import ParameterCollection
-from .owner import Owner
+from .owner import Owner, items_of_spec
 from .sequences import LIST, Inputs, inputs_of, matrix_inputs, packed_inputs
 from .state import RNNState
 
@@ -90,7 +90,8 @@ class BiRNNBuilder(Owner):
     @classmethod
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> BiRNNBuilder:
         """A builder of this spec, with new parameters in `model`."""
-        num_layers, input_dim, hidden_dim, factory, *rest = spec
+        names = "num_layers, input_dim, hidden_dim, rnn_builder_factory"
+        num_layers, input_dim, hidden_dim, factory, *rest = items_of_spec(cls, spec, names, 1)
         return cls(num_layers, input_dim, hidden_dim, model, factory, *rest)
 
     def set_dropout(self, p: float) -> None:

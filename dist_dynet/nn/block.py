@@ -10,7 +10,7 @@ from ..expression import Expression
 from ..params.access import parameter_node
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, Parameters
-from .owner import Owner
+from .owner import Owner, items_of_spec
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -65,11 +65,7 @@ class Block(Owner):
         Raises:
             ValueError: it has another number of items.
         """
-        arguments = tuple(spec)
-        if len(arguments) != len(cls._arguments):
-            raise ValueError(
-                f"{cls.__name__}.from_spec: takes ({', '.join(cls._arguments)}); got {spec!r:.60}."
-            )
+        arguments = items_of_spec(cls, spec, ", ".join(cls._arguments))
         make: Any = cls
         n = cls._before_model
         block: Self = make(*arguments[:n], model, *arguments[n:])

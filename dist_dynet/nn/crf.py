@@ -16,7 +16,7 @@ from ..ops import concatenate_cols, inputTensor
 from ..ops._nodes import listed, node
 from ..params.collection import ParameterCollection
 from .block import Block, used
-from .owner import REFUSALS
+from .owner import REFUSALS, items_of_spec
 
 _CRF, _VITERBI = "crf", "crf_viterbi"
 
@@ -98,6 +98,7 @@ class CRF(Block):
         [(None, 'I-PER'), ('O', 'I-PER')]
         >>> crf = dy.CRF(dy.ParameterCollection(), tags, forbidden=dy.CRF.bio(tags))
         """
+        tags = items_of(tags, "CRF.bio", "a list of tags")
         for tag in tags:
             if not isinstance(tag, str):
                 raise TypeError(f"CRF.bio: tags must be texts; got {tag!r:.60}.")
@@ -141,10 +142,15 @@ class CRF(Block):
     @classmethod
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> CRF:
         """A block of this spec, with new parameters in `model`."""
-        tags, forbidden = spec
-        return cls(
-            model, tags, [(None if a < 0 else a, None if b < 0 else b) for a, b in forbidden]
-        )
+        tags, forbidden = items_of_spec(cls, spec, "tags, forbidden")
+        try:
+            pairs = [(None if a < 0 else a, None if b < 0 else b) for a, b in forbidden]
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{cls.__name__}.from_spec: forbidden must be pairs of numbers; got"
+                f" {forbidden!r:.60}."
+            ) from None
+        return cls(model, tags, pairs)
 
     # ---- what the nodes get ------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from ..ops import (
     zeros,
 )
 from ..params.collection import ParameterCollection
+from .owner import items_of_spec
 from .softmax import SoftmaxBuilder, _by_groups, _draw, _entry_of, _Layer, _words
 
 _Leaves = list[tuple[list[str], list[int]]]
@@ -206,7 +207,8 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
     ) -> HierarchicalSoftmaxBuilder:
         """A builder of this spec, with new parameters in `model`."""
         builder = cls.__new__(cls)
-        input_dim, leaves, words, bias = spec
+        names = "input_dim, leaves, words, bias"
+        input_dim, leaves, words, bias = items_of_spec(cls, spec, names)
         builder._build(input_dim, leaves, words, model, bias)
         return builder
 

@@ -25,6 +25,24 @@ REFUSALS = AssertionError, AttributeError, TypeError, ValueError
 """What an operation raises whose inputs do not fit; a stale expression is another error."""
 
 
+def items_of_spec(cls: type, spec: Sequence[Any], names: str, more: int = 0) -> tuple[Any, ...]:
+    """The items of a spec, which has one for each of the names and up to so many more.
+
+    Raises:
+        ValueError: it has not.
+    """
+    try:
+        items = tuple(spec)
+    except TypeError:  # nothing that has items
+        items = ()
+    least = names.count(",") + 1
+    if not least <= len(items) <= least + more:
+        raise ValueError(
+            f"{cls.__name__}.from_spec: takes ({names}{', ...' if more else ''}); got {spec!r:.60}."
+        )
+    return items
+
+
 class Owner:
     """Has parameters in a subcollection, `_collection`. Constructors take `precision` as
     set_precision() does; None means that of the collection they are given."""

@@ -27,6 +27,7 @@ from ..ops import (
 from ..params import ConstInitializer, UniformInitializer
 from ..params.collection import ParameterCollection
 from .block import used
+from .owner import items_of_spec
 from .softmax import SoftmaxBuilder
 
 
@@ -152,7 +153,8 @@ class _SampledBuilder(SoftmaxBuilder):
     @classmethod
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
         """A builder of this spec, with new parameters in `model`."""
-        input_dim, num_classes, *rest = spec
+        names = "input_dim, num_classes"
+        input_dim, num_classes, *rest = items_of_spec(cls, spec, names, 9)
         return cls(input_dim, num_classes, model, *rest)
 
     # ---- the loss of training ----------------------------------------------------------

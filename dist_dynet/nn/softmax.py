@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _random
 from .._file_names import FileName
-from .._integers import whole
+from .._integers import items_of, whole
 from ..expression import Expression
 from ..graph import cg
 from ..ops import (
@@ -28,7 +28,7 @@ from ..ops import (
 )
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
-from .owner import Owner
+from .owner import Owner, items_of_spec
 
 T = TypeVar("T")
 _Layer = tuple[Parameters, Parameters | None]
@@ -85,7 +85,8 @@ class SoftmaxBuilder(Owner):
         >>> output.neg_log_softmax_batch(dy.zeros(3), [2, 0]).npvalue().round(4).tolist()
         [[1.3863, 1.3863]]
         """
-        return pickneglogsoftmax_batch(self.full_logits(x, update), list(c))
+        classes = items_of(c, "neg_log_softmax_batch", "a list of classes")
+        return pickneglogsoftmax_batch(self.full_logits(x, update), classes)
 
     def sample(self, x: Expression) -> int:
         """A class drawn from p( . | x), for x without batch.
@@ -208,7 +209,7 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
     @classmethod
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> StandardSoftmaxBuilder:
         """A builder of this spec, with new parameters in `model`."""
-        input_dim, num_classes, bias = spec
+        input_dim, num_classes, bias = items_of_spec(cls, spec, "input_dim, num_classes, bias")
         return cls(input_dim, num_classes, model, bias)
 
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
@@ -354,7 +355,8 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     ) -> ClassFactoredSoftmaxBuilder:
         """A builder of this spec, with new parameters in `model`."""
         builder = cls.__new__(cls)
-        input_dim, clusters, words, bias = spec
+        names = "input_dim, clusters, words, bias"
+        input_dim, clusters, words, bias = items_of_spec(cls, spec, names)
         builder._build(input_dim, clusters, words, model, bias)
         return builder
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .._deferred_signals import DeferSignals, deferring_signals
 from .._hints import OF_TRAINERS, explain
 from .._integers import real, whole
-from .._state import check_state
+from .._state import check_state, check_states
 from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
 from ..trainers.hooks import Hooks
 from .agreement.structure import broadcast_state
@@ -491,7 +491,8 @@ class LocalSGD(TrainerWrapper):
         >>> trainer.learning_rate
         0.5
         """
-        self.load_state(states[rank if rank < len(states) else 0])
+        rank = check_states(states, rank, "LocalSGD.load_states")
+        self.load_state(states[rank if 0 <= rank < len(states) else 0])
 
 
 explain(LocalSGD, OF_TRAINERS)
