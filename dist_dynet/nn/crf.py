@@ -141,7 +141,11 @@ class CRF(Block):
 
     @classmethod
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> CRF:
-        """A block of this spec, with new parameters in `model`."""
+        """A block of this spec, with new parameters in `model`.
+
+        Raises:
+            ValueError: it has another number of items, or `forbidden` are no pairs of numbers.
+        """
         tags, forbidden = items_of_spec(cls, spec, "tags, forbidden")
         try:
             pairs = [(None if a < 0 else a, None if b < 0 else b) for a, b in forbidden]

@@ -87,7 +87,11 @@ def gather(obj: T, comm: Any = None) -> list[T]:
 
 
 def gathered(obj: T, comm: Any = None) -> list[T]:
-    """As gather(), for the package's own use."""
+    """As gather(), for the package's own use.
+
+    Raises:
+        RuntimeError: the object of another rank cannot be pickled.
+    """
     here = world(comm)
     if here.size == 1:
         return [obj]
