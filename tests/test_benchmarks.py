@@ -394,6 +394,14 @@ def test_autobatch_prints_each_strategy():
     assert re.search(r"\boff\b", table) and re.search(r"\bauto\b", table), table
 
 
+def test_calls_prints_a_line_for_each():
+    table = printed("calls.py", "--match", "pick", "--rounds", "1", "--most", "0")
+    times = rf"{NUMBER}(?: {NUMBER} {NUMBER})?"
+    names = ["pick NumPy's 3", "pickneglogsoftmax_batch 64, array", "pick_range (100,) x 32"]
+    for name in names:
+        assert re.search(rf"^{re.escape(name)} +{times} *$", table, re.M), table
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_products_prints_each_way():
