@@ -30,7 +30,7 @@ static inline int is_integer(PyObject *o) {
 
 /* An integer that fits an int; 0: it is none, or does not fit. */
 static inline int as_int(PyObject *o, int *out) {
-    if (!PyLong_Check(o)) return dn__numpy_int(o, out);
+    if (!PyLong_CheckExact(o) && !PyLong_Check(o)) return dn__numpy_int(o, out);
     int overflow;
     long value = PyLong_AsLongAndOverflow(o, &overflow);
     *out = (int)value;
@@ -39,11 +39,11 @@ static inline int as_int(PyObject *o, int *out) {
 
 /* A number of Python's own or of NumPy's as a double; 0: it is none, or too large. */
 static inline int as_double(PyObject *o, double *out) {
-    if (PyFloat_Check(o)) {
+    if (!PyLong_CheckExact(o)) {
+        if (!PyFloat_Check(o)) return dn__numpy_double(o, out);
         *out = PyFloat_AsDouble(o);
         return 1;
     }
-    if (!PyLong_CheckExact(o)) return dn__numpy_double(o, out);
     *out = PyLong_AsDouble(o);
     if (*out != -1 || !PyErr_Occurred()) return 1;
     PyErr_Clear(); /* an OverflowError: of an integer of Python's own there is no other */
