@@ -42,11 +42,17 @@ PyObject *dn__as_list(PyObject *from) {
     return list;
 }
 
-/* NumPy's own classes are not made on the heap, so that no code of a program's runs below. */
+/* NumPy's own classes are not made on the heap, so that no code of a program's runs below. The one
+ * that was there last is mostly that of all numbers of a program. */
 int dn__is_numpy_integer(PyObject *o) {
+    static PyTypeObject *last;
     PyTypeObject *const cls = Py_TYPE(o);
-    return numpy_integer && !(PyType_GetFlags(cls) & Py_TPFLAGS_HEAPTYPE) &&
-           PyType_IsSubtype(cls, numpy_integer);
+    if (cls == last) return 1;
+    if (!numpy_integer || PyType_GetFlags(cls) & Py_TPFLAGS_HEAPTYPE ||
+        !PyType_IsSubtype(cls, numpy_integer))
+        return 0;
+    last = cls;
+    return 1;
 }
 
 int dn__numpy_int(PyObject *o, int *out) {
