@@ -12,6 +12,22 @@ ROUND_ROBIN = (
     "drawn",  # the next task is drawn, alike on all ranks
     "planned",  # all steps of both, in a drawn order
 )
+CALLS = (
+    "all(map({f}, {s}))",
+    "any(not {f}(x) for x in {s})",
+    "sum({f}(x) for x in {s})",
+    "[{f}(x) for x in {s}]",
+    "max(map({f}, {s}), default=0)",
+    "dict(enumerate(map({f}, {s})))",
+    "[*itertools.accumulate({s}, lambda n, x: n + {f}(x), initial=0)]",
+    "[*itertools.takewhile({f}, {s})]",
+    "[*itertools.filterfalse({f}, {s})]",
+    "[*itertools.starmap({f}, zip({s}))]",
+    "next((x for x in {s} if not {f}(x)), None)",
+    "sorted({s}, key={f})",
+    "in_pool({f}, {s})",
+)
+"""Of a function that trains on a batch."""
 
 
 class IdiomPrograms(LocalPrograms):
@@ -197,7 +213,10 @@ class IdiomPrograms(LocalPrograms):
         for _ in range(self.pick([1, 2])):
             b, k = self.new("b"), self.pick([0, 1, 2])
             way = self.pick(
-                ["stop", "raise", "continue", "forever", "nested", "else", "next", "zip", "return"]
+                [
+                    *("stop", "raise", "continue", "forever", "nested", "else", "next", "zip"),
+                    *("return", "call", "call", "passes"),
+                ]
             )
             if way == "stop":
                 with self.block(f"for {b} in {t.shard}:"):
@@ -250,6 +269,7 @@ class IdiomPrograms(LocalPrograms):
                         self.update(t, b)
                 self.may_refuse()
             elif way == "next":
+                self.may_refuse()  # of what begins while that loop has not ended
                 self.line(f"it = iter({t.shard})")
                 with self.block(f"for _ in range({k + 2}):"):
                     with self.block("try:"):
@@ -263,6 +283,18 @@ class IdiomPrograms(LocalPrograms):
                     self.step(t, b)
                 if self.chance(0.5):
                     self.line("del it")
+            elif way == "call":
+                with self.block(f"def train{b}({b}):"):
+                    self.step(t, b)
+                    self.line("return True")
+                self.may_refuse()
+                self.line(self.pick(CALLS).format(f=f"train{b}", s=t.shard))
+            elif way == "passes":  # of one batch, each with its update, while the loss is large
+                with self.block(f"for {b} in {t.shard}:"), self.block(f"for _ in range({k + 1}):"):
+                    self.step(t, b)
+                    self.line(f"loss = parallel.all_reduce(a.score({b}))")
+                    with self.block("if loss < 1:"):
+                        self.line("break")
             elif way == "zip":
                 with self.block(f"for number, {b} in zip(itertools.count(), {t.shard}):"):
                     self.step(t, b)
@@ -474,6 +506,39 @@ class IdiomPrograms(LocalPrograms):
             self.line(f"ga.against({name}, {x}{', ' + repr('sum') if t.how == 'sum' else ''})")
         self.line(f"update({trainer}{self.named(t, x)})")
 
+    def local_players(self):
+        """Two models that are trained in turn, of which each has a LocalSGD."""
+        self.local = self.threads = True
+        below = self.chance(0.5)
+        if below:
+            self.line("root = dy.ParameterCollection()")
+        for k, name in enumerate("ab"):
+            m = f"root.add_subcollection('{name}')" if below else None
+            self.line(f"{name} = Task({self.seed}, {k}, {m})")
+            rule = self.pick(RULES).format(m=f"{name}.m")
+            moments = self.pick(["", ", moments='average'", ", momentum=0.5"])
+            self.line(f"t{name} = local(dy.{rule}, every={self.pick([1, 2, 3])}{moments})")
+            if self.chance(0.3):
+                self.line(f"t{name}.set_clip_threshold(0.5)")
+        self.shard("sa", "a.data")
+        turns, named = [("a", "b"), ("b", "a")], self.pick(["", ", {x}", ", len({x})"])
+        if self.chance(0.3):
+            turns.insert(0, turns[0])
+        for _ in range(self.pick([1, 2, 3])):
+            x = self.new("x")
+            with self.block(f"for {x} in sa:"):
+                for name, other in turns:
+                    self.line(f"{name}.against({other}, {x})")
+                    self.line(f"{other}.m.reset_gradients()")
+                    self.line(f"update(t{name}{named.format(x=x)}, noted=False)")
+                if self.chance(0.2):
+                    self.line("note(what='own')")
+            self.line("ta.average()")
+            self.line("average(tb)")
+            if self.chance(0.4):
+                act = ["ta.learning_rate *= 0.5", "b.W.scale(0.9)", "a.add()", "tb.restart()"]
+                self.line(self.pick([*act, "blend(b, a, 0.5)", "b.W.set_updated(False)"]))
+
     # ---- the same bits for every number of ranks ---------------------------------------
 
     def micro_acts(self):
@@ -610,5 +675,6 @@ IDIOMS = {
     "players": 3,
     "tasks": 3,
     "local_idioms": 2,
+    "local_players": 2,
     "micro_acts": 3,
 }

@@ -13,6 +13,7 @@ import random
 import tempfile
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +51,7 @@ __all__ = [
     "follow",
     "forever",
     "hard",
+    "in_pool",
     "in_thread",
     "itertools",
     "join",
@@ -439,6 +441,12 @@ def in_thread(batches):
 
     threading.Thread(target=read, daemon=True).start()
     yield from iter(waiting.get, None)
+
+
+def in_pool(train, batches):
+    """Each in a thread of a pool of one, which is given all of them at once."""
+    with ThreadPoolExecutor(1) as pool:
+        return [*pool.map(train, batches)]
 
 
 def bar(trainer, batches):
