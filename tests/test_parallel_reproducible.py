@@ -474,7 +474,7 @@ def test_values_that_change_within_a_step_are_warned_of(tmp_path):
     }
     said = []
     for name, write in (writes | harmless).items():
-        for place in ("turn", "end of step", "last"):
+        for place in ("turn", "end of step", "last", "before update"):
             if name == "padding":  # it is zero from the beginning
                 write()
             with caught_once([]) as messages:
@@ -483,6 +483,8 @@ def test_values_that_change_within_a_step_are_warned_of(tmp_path):
                     if place == "last" and batch.ends_step:
                         write()
                     dy.sum_elems(w + table[1]).backward()
+                    if place == "before update":
+                        write()
                     trainer.update()
                     if place == "turn" or (place == "end of step" and batch.ends_step):
                         write()
@@ -490,6 +492,29 @@ def test_values_that_change_within_a_step_are_warned_of(tmp_path):
             assert len(messages) == is_within, (name, place, messages)
             assert all("were written" in m and f" at {Path(__file__).name}:" in m for m in messages)
             said += messages
+
+
+def test_a_write_that_is_undone_by_each_update_is_warned_of():
+    """The first micro-batch of a step is computed without it, the others with it."""
+    for before, others in itertools.product((True, False), repeat=2):
+        model, other = dy.ParameterCollection(), dy.ParameterCollection()
+        w, v = model.add_parameters(1, init=1), other.add_parameters(1, init=1)
+        trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), reproducible=True)
+        beside = dy.SimpleSGDTrainer(other)
+        with caught_once([]) as messages:
+            for batch in parallel.shard(range(12), 4, micro_batches=4):
+                dy.renew_cg()
+                (w * -1).backward()
+                if before:
+                    w.clip_inplace(-1, 1)
+                if trainer.update() and not before:
+                    w.clip_inplace(-1, 1)
+                if others and batch.ends_step:  # a pass of another model between two steps
+                    dy.renew_cg()
+                    v.backward()
+                    beside.update()
+                    w.scale(2)
+        assert len(messages) == before, (before, others, messages)
 
 
 def test_trainers_that_take_turns_within_a_step_are_warned_of():

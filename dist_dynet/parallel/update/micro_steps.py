@@ -68,24 +68,22 @@ class MicroSteps:
         self._changed = False  # they were, when the last of two micro-batches came
         self._begun = 0  # when the present step had its first micro-batch
         self._end: _End | None = None
-        self.writes: dict[Root, _Write] = {}
-        """Since the first micro-batch of the present step."""
-        self.is_under_way = False
-        """Whether a step has begun and has not ended."""
+        self._is_under_way = False  # between the first update() of a step and its last
+        self._passes = passes_of_thread()  # backward passes when the last step ended
+        self._writes: dict[Root, _Write] = {}  # since the first backward pass of the present step
         if not _all:
             _watch()
         _all.add(self)
 
     def look(self, batch: Batch[Any], part: Part) -> None:
         """Called at each update() of a micro-batch."""
-        now = next(_clock)
+        now, passes = next(_clock), passes_of_thread()
         if not part.turn:
             self._begun = now
-            self.writes.clear()
+            self._forget_writes_before(passes)
         self._look_at_settings(part)
-        passes = passes_of_thread()
-        if any(self._is_other(root, write, passes) for root, write in self.writes.items()):
-            line = next(iter(self.writes.values())).line
+        if any(self._is_other(root, write, passes) for root, write in self._writes.items()):
+            line = next(iter(self._writes.values())).line
             self._say(
                 "values within a step",
                 f"values were written between the micro-batches of a step,{line}, so that the later"
@@ -101,11 +99,25 @@ class MicroSteps:
                 " through it with one trainer, then with the other, by update(batch). It does no"
                 " harm if neither model is used for the loss of the other.",
             )
-        self.is_under_way = not part.is_last
+        self._is_under_way = not part.is_last
         if part.is_last:
             own = lib.dn_store_passes(self._root.c)
             self._end = _End(now, weakref.ref(part.loop), batch.step, passes, own)
-            self.writes.clear()
+            self._passes = passes
+            self._writes.clear()
+
+    def note(self, root: Root, passes: int) -> None:
+        """Called before values of this root are written."""
+        if not self._is_under_way:
+            self._forget_writes_before(passes)
+        if root not in self._writes and (self._is_under_way or passes > self._passes):
+            line = user_line(sys._getframe(2))
+            self._writes[root] = _Write(_checksums(root), passes, line)
+
+    def _forget_writes_before(self, passes: int) -> None:
+        """Forgets those that came before so many passes: the last may be a step's first."""
+        for root in [root for root, write in self._writes.items() if write.passes < passes]:
+            del self._writes[root]
 
     def _look_at_settings(self, part: Part) -> None:
         before, self._known = self._known, dict(self._settings())
@@ -165,10 +177,9 @@ def _note(root: Root, is_one: bool = False) -> None:
     """Called before values of this root are written, or updated by a trainer of one process."""
     if _VALUES in manner.said:
         return
+    passes = passes_of_thread()
     for steps in _all:
-        if steps.is_under_way and root not in steps.writes:
-            line = user_line(sys._getframe(1))
-            steps.writes[root] = _Write(_checksums(root), passes_of_thread(), line)
+        steps.note(root, passes)
 
 
 def _checksums(root: Root) -> list[int]:
