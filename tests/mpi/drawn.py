@@ -77,6 +77,10 @@ __all__ = [
 ]
 
 
+WITHIN_STEPS = "update: with reproducible=True (the|set_|skip_|what|values|another)"
+"""How warnings begin of what is done for each micro-batch."""
+
+
 class RefusedError(Exception):
     """An update was refused, and has left everything as it was."""
 
@@ -490,6 +494,7 @@ def run(source, plain=False, ranks=0, threads=0, kill=0, folder=""):
     forget_loops()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", WITHIN_STEPS)  # these programs are right
         if not threads:
             return _run(source, None, plain, ranks, kill, folder)
         among = simulated.Ranks(threads)
