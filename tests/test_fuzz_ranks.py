@@ -1,7 +1,7 @@
 """The fuzzer of training on ranks finds nothing in some programs of one seed, it finds what is
 wrong, and its programs have all that dist_dynet.parallel offers.
 
-How long: 30 s. `python tests/fuzz_ranks.py --seconds 600` runs as long as it
+How long: a minute. `python tests/fuzz_ranks.py --seconds 600` runs as long as it
 is told.
 """
 
