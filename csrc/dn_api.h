@@ -202,6 +202,9 @@ typedef struct dn_traced dn_traced;
      * this index */ \
     X(int, graph_size, (int graph), (graph)) \
     X(int, graph_strategy, (int graph), (graph)) \
+    /* whether its random nodes draw from a generator in the order of DyNet's agenda: what is one \
+     * node here and several in DyNet counts for that order */ \
+    X(int, graph_follows_agenda, (int graph), (graph)) \
     X(int64_t, graph_node, (int graph, int index), (graph, index)) \
     /* A call failed that has made the nodes from n on, which nobody has. They are as if never \
      * made, so that later draws are those without it; unless others are computed with them */ \

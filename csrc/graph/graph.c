@@ -212,6 +212,11 @@ void dn_graph_autobatch(int graph, int strategy) {
 
 int dn_graph_strategy(int graph) { return dn__graph_tape(graph)->schedule->autobatch; }
 
+int dn_graph_follows_agenda(int graph) {
+    const dn_tape *t = dn__graph_tape(graph);
+    return t->workspace.rng.generator && t->schedule->autobatch != DN_AUTOBATCH_OFF;
+}
+
 void dn_graph_hold(int graph) { dn__graph_tape(graph)->holds = 1; }
 
 int64_t dn_graph_version(int graph) { return dn__graph_tape(graph)->version; }

@@ -47,13 +47,19 @@ static int64_t to_power(int64_t x, double number) {
     return handle;
 }
 
+/* Differences are several nodes in DyNet; Python composes them where that matters. */
+static int is_composed(int k) {
+    return k == SUBTRACT && dn__current >= 0 && dn__calls->graph_follows_agenda(dn__current);
+}
+
 static PyObject *operate(int k, PyObject *left, PyObject *right) {
     const int64_t x = handle_of(left), y = handle_of(right);
     int64_t handle = NOT_HANDLED;
     double number, a, b;
     if (!operators[k].general)
         return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
-    if (x >= 0 && y >= 0) handle = dn__node2(operators[k].op, x, y);
+    if (is_composed(k)) handle = NOT_HANDLED;
+    else if (x >= 0 && y >= 0) handle = dn__node2(operators[k].op, x, y);
     else if (x >= 0 && as_double(right, &number) && as_scale_shift(k, 0, number, &a, &b))
         handle = scaled(x, a, b);
     else if (y >= 0 && as_double(left, &number) && as_scale_shift(k, 1, number, &a, &b))

@@ -1,5 +1,7 @@
 /* The order in which DyNet's agenda computes nodes, for the sake of the generator that they draw
  * from. Only here are operations known by their names: those that DyNet treats by themselves. */
+#include <math.h>
+
 #include "agenda.h"
 
 /* What DyNet computes by itself. */
@@ -59,11 +61,19 @@ static int is_convolution(const dn_op *op) {
     return op == dn_ops[DN_OP_conv2d] || op == dn_ops[DN_OP_conv2d_bias];
 }
 
+/* n - x; of -x and of products with a number, -0.0 is added */
+static int is_number_minus(const dn_tape *t, const dn_node *node) {
+    if (node->op != dn_ops[DN_OP_scale_shift]) return 0;
+    const double *floats = t->floats + node->floats;
+    return floats[0] == -1 && (floats[1] != 0 || !signbit(floats[1]));
+}
+
 int dn__dynet_batches(const dn_tape *t, const dn_node *node) {
     const dn_op *op = node->op;
     if (op->flags & DN_RANDOM) return op == dn_ops[DN_OP_dropout];
     if (!(op->flags & DN_BATCHES) || op->flags & (DN_VIEW | DN_LEAF)) return 0;
     if (op == dn_ops[DN_OP_matmul] || is_convolution(op)) return node->dim.batch == 1;
+    if (is_number_minus(t, node)) return 0;
     for (size_t i = 0; i < sizeof alone / sizeof *alone; i++)
         if (op == dn_ops[alone[i]]) return 0;
     for (int k = 0; is_number_by_number(op) && k < node->n_args; k++) {
@@ -105,8 +115,9 @@ static int join_alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
     return 1;
 }
 static int one_in_dynet(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    return (a->op == b->op || (is_sum(a->op) && is_sum(b->op))) && a->n_args == b->n_args &&
-           (a->op == dn_ops[DN_OP_concatenate] ? join_alike(t, a, b) : dn__equal_floats(t, a, b));
+    if (a->n_args != b->n_args || (a->op != b->op && !(is_sum(a->op) && is_sum(b->op)))) return 0;
+    if (a->op == dn_ops[DN_OP_concatenate]) return join_alike(t, a, b);
+    return of_all_sizes(t, a) && dn__equal_floats(t, a, b);
 }
 void dn__dynet_averages(dn_agenda *s) {
     const dn_tape *t = s->t;
@@ -125,7 +136,7 @@ void dn__dynet_averages(dn_agenda *s) {
         }
         if (count) g->average = (double)depths / (double)count;
         g->one = same;
-        const int last = node->op == dn_ops[DN_OP_matmul] ||
+        const int last = node->op == dn_ops[DN_OP_matmul] || node->op == dn_ops[DN_OP_transpose] ||
                          node->op == dn_ops[DN_OP_affine_transform] || is_convolution(node->op);
         g->tie = last ? (int64_t)s->n * s->n + i : (int64_t)(s->n - 1 - same) * s->n + i;
     }

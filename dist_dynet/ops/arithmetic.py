@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import _random
-from .._ffi import calls
+from .._ffi import calls, lib
 from ..expression import Expression
+from ..graph import current_graph
 from ._nodes import has_handle, listed, node, operation
 from .inputs import inputTensor, scalarInput
 
@@ -32,6 +33,26 @@ def _scale_shift(x: Expression, a: float, b: float = -0.0) -> Expression:
     return node("scale_shift", x, a, b, what="arithmetic")
 
 
+def _difference(x: Expression, y: Expression) -> Expression:
+    """x - y; x + -y, as in DyNet, where random nodes draw in the order of its agenda."""
+    graph = current_graph()
+    if not lib.dn_graph_follows_agenda(graph):
+        return node("subtract", x, y)
+    size = lib.dn_graph_size(graph)
+    try:
+        return node("add", x, _scale_shift(y, -1.0), what="subtract")
+    except BaseException:
+        lib.dn_take_back(graph, size)
+        raise
+
+
+def _minus_number(x: Expression, n: float) -> Expression:
+    """x - n; -(n - x), as in DyNet, where random nodes draw in the order of its agenda."""
+    if lib.dn_graph_follows_agenda(current_graph()):
+        return _scale_shift(_scale_shift(x, -1.0, n), -1.0)
+    return _scale_shift(x, 1.0, -n)
+
+
 def _over_number(x: Expression, n: float) -> Expression:
     return _scale_shift(x, 1 / n) if n else cdiv(x, scalarInput(0))
 
@@ -49,7 +70,8 @@ def _operator(op: str, ways: _Ways, is_reflected: bool) -> Callable[[Any, Any], 
 
     def operate(x: Any, y: Any) -> Any:
         if has_handle(x) and has_handle(y):
-            return node(op, y, x) if is_reflected else node(op, x, y)
+            x, y = (y, x) if is_reflected else (x, y)
+            return _difference(x, y) if op == "subtract" else node(op, x, y)
         n = _number(y)
         if n is not None:
             return of_number(x, n) if of_number else NotImplemented
@@ -161,7 +183,7 @@ _OPERATORS: tuple[tuple[str, str, _Ways, _Ways], ...] = (
     (
         "__sub__",
         "subtract",
-        (lambda x, n: _scale_shift(x, 1.0, -n), lambda x, y: x - y),
+        (_minus_number, lambda x, y: x - y),
         (lambda x, n: _scale_shift(x, -1.0, n), lambda x, y: y - x),
     ),
     (

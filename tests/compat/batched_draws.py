@@ -439,8 +439,42 @@ def pairs_of_vectors(m):
     return losses
 
 
+def differences(m):
+    """Of two expressions and of one and a number: in DyNet a negation and a sum, the negation of number minus expression."""
+    E = m.add_lookup_parameters((7, 4))
+
+    def losses():
+        for of in (lambda x, y: x - 1, lambda x, y: x - y, lambda x, y: -x, lambda x, y: dy.tanh(x - y) - 0.5):
+            for x in (E[1], dy.tanh(E[2]), dy.square(dy.tanh(E[3]))):
+                seen, low = dy.dropout(dy.dropout(x, 0.3), 0.3), of(dy.tanh(x), x)
+                for y in (dy.tanh(low), dy.dropout(low, 0.3), dy.dropout(seen + x, 0.3)):
+                    yield dy.squared_norm(y)
+
+    return losses
+
+
+def transposed(m):
+    """DyNet defers transposes, as it does products."""
+    W, U = m.add_parameters((3, 3)), m.add_parameters((3, 3))
+
+    def turned(x, W):
+        return dy.reshape(dy.transpose(dy.transpose(x) * W), (3,))
+
+    def losses():
+        x = dy.inputVector([1, -2, 3])
+        twice = dy.cmult(x, dy.scalarInput(2))
+        once = dy.dropout(twice, 0.3)
+        _ = dy.cmult(once, dy.scalarInput(2))
+        y = turned(x, W)
+        first, _, third, _ = (dy.dropout(e, 0.3) for e in (x, twice, y, once))
+        z = turned(x, U)
+        return [dy.squared_norm(e) for e in (first, third, z, dy.dropout(y, 0.3))]
+
+    return losses
+
+
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine, convolutions, pairs_of_vectors):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine, convolutions, pairs_of_vectors, differences, transposed):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
