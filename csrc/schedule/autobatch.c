@@ -250,6 +250,13 @@ static int is_no_gain(const dn_agenda *s) {
            s->batches > (int64_t)WIDE_BATCH * n;
 }
 
+/* Whether node i comes before all that is computed: a leaf; but where the order of draws counts,
+ * what draws has its turn. */
+static int comes_first(const dn_agenda *s, int i) {
+    return s->sign[i] == DN_LEAF_NODE &&
+           !(s->as_dynet && s->t->nodes[s->first + i].op->flags & DN_RANDOM);
+}
+
 /* The order begins with what is there without being computed, and with what waits for nothing. */
 static void begin_order(dn_agenda *s) {
     dn_tape *t = s->t;
@@ -259,7 +266,7 @@ static void begin_order(dn_agenda *s) {
     }
     for (int i = 0; i < s->n; i++) {
         const int leaf = s->sign[i] == DN_LEAF_NODE;
-        if (leaf) t->schedule->order[t->schedule->n.order++] = s->first + i;
+        if (comes_first(s, i)) t->schedule->order[t->schedule->n.order++] = s->first + i;
         if (!s->waits[i] && s->sign[i] != DN_IN_CHAIN &&
             (!leaf || (s->as_dynet && dn__dynet_leaf_alone(s, i))))
             make_ready(s, i);
@@ -273,8 +280,7 @@ static int extend_order(dn_agenda *s) {
         if (s->not_batchable >= 0) {
             int i = s->not_batchable;
             s->not_batchable = s->next_ready[i];
-            if (s->sign[i] != DN_LEAF_NODE)
-                t->schedule->order[t->schedule->n.order++] = s->first + i;
+            if (!comes_first(s, i)) t->schedule->order[t->schedule->n.order++] = s->first + i;
             done(s, i);
             work--;
             continue;

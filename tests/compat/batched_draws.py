@@ -473,8 +473,22 @@ def transposed(m):
     return losses
 
 
+def later(m):
+    """In a graph that goes on: what draws for a value that is there, and what draws for none, take turns as they were made."""
+    E, V = m.add_lookup_parameters((7, 4)), m.add_parameters((3, 4))
+
+    def losses():
+        xs = [dy.tanh(E[w]) for w in range(3)]
+        dy.esum(xs).value()
+        for k, x in enumerate(xs):
+            y = dy.noise(x, 0.1) + dy.random_normal(4, stddev=0.2) + dy.dropout(x, 0.3)
+            yield dy.pickneglogsoftmax(V * y, k)
+
+    return losses
+
+
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine, convolutions, pairs_of_vectors, differences, transposed):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine, convolutions, pairs_of_vectors, differences, transposed, later):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
