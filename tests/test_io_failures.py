@@ -391,6 +391,19 @@ def test_links_and_permissions_are_kept(tmp_path):
     m.populate(path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the rights of root")
+def test_owner_and_group_are_kept(tmp_path):
+    """So that they can still read what root has saved."""
+    path = tmp_path / "m"
+    path.touch()
+    path.chmod(0o640)
+    os.chown(path, 12, 34)
+    for append in False, True:
+        small().save(path, append=append)
+        found = path.stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12, 34, 0o640)
+
+
 def test_save_killed_at_any_time_leaves_a_whole_file(tmp_path):
     path = tmp_path / "m"
     program = (

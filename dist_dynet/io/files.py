@@ -105,7 +105,11 @@ class _Draft:
         )
         self.file = temporary.open("x+b", BUFFER)
         if exists:
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            before = target.stat()
+            for owner, group in (-1, before.st_gid), (before.st_uid, -1):
+                with suppress(OSError):  # not everybody may
+                    os.chown(temporary, owner, group)
+            temporary.chmod(stat.S_IMODE(before.st_mode))
             if append:
                 with target.open("rb") as old:
                     shutil.copyfileobj(old, self.file, BUFFER)
