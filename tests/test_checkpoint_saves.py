@@ -1,5 +1,6 @@
 """Checkpointer in one process: saves that fail, and saves that are written beside training."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -13,6 +14,7 @@ from checkpoints import equal, model_of, names, train, values
 
 import dist_dynet as dy
 from dist_dynet import parallel
+from dist_dynet.parallel.checkpoints import lease
 
 
 @pytest.fixture
@@ -164,6 +166,35 @@ assert not any("step" in name for name in os.listdir({str(tmp_path)!r}) if name[
     )
     assert (run.returncode == 0) == (not last) and ("at the end" in run.stderr) == bool(last)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000001-step-1.safetensors"]
+
+
+def test_file_server_that_fails_behind_the_file_is_no_failure_of_it(tmp_path, monkeypatch):
+    m = model_of()
+    trainer = dy.AdamTrainer(m)
+    checkpointer = parallel.Checkpointer(tmp_path, m, trainer)
+    checkpointer.save()
+    train(m, trainer)
+
+    def broken(*_):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpointer._files, "_outlived", broken)
+        assert checkpointer.save() and checkpointer.step == 1
+    assert names(tmp_path) == ["1:0", "2:1"]
+    fsync = os.fsync
+
+    def last(descriptor):  # of the folder, when the file has its name
+        fsync(descriptor)
+        if names(tmp_path)[-1] == "3:2":
+            monkeypatch.setattr(lease.Owner, "read", broken)
+
+    monkeypatch.setattr(os, "fsync", last)
+    train(m, trainer)
+    words = r"must be one that this run can read and write; got: Stale file handle\. Allow that"
+    with pytest.raises(OSError, match=words):
+        checkpointer.save()
+    assert names(tmp_path) == ["1:0", "2:1", "3:2"]
 
 
 def test_lost_answer_to_a_rename_that_was_done_is_no_failure(tmp_path, monkeypatch):

@@ -102,14 +102,16 @@ class CheckpointFiles:
             )
             raise OSError(cause.errno or errno.EIO, words, str(path)) from cause
         try:
-            self._lease.check()
+            with self._in_directory():
+                self._lease.check()
         except RuntimeError:  # another run has taken over at this moment
             path.unlink(missing_ok=True)
             raise
         self.written = step
-        for old in self._outlived():
-            with suppress(OSError):  # the next save tries again
-                old.unlink()
+        with suppress(OSError):  # the next save tries again
+            for old in self._outlived():
+                with suppress(OSError):
+                    old.unlink()
         report_progress(f"{step}")
 
     def newest(self) -> tuple[str, HostBuffer | None]:
