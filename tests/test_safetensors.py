@@ -52,6 +52,27 @@ def one_step(m, trainer):
     trainer.update()
 
 
+def test_file_that_is_replaced_while_it_is_read_is_read_to_its_end(tmp_path, monkeypatch):
+    import safetensors
+
+    path, m = tmp_path / "m", dy.ParameterCollection()
+    w = m.add_parameters((3, 2), init=1)
+    dy.save_safetensors(m, path)
+    w.set_value(np.full((3, 2), 2))
+    before = safetensors.safe_open
+
+    def replaces(*given, **named):
+        monkeypatch.setattr(safetensors, "safe_open", before)
+        dy.save_safetensors(m, path)  # another process does
+        return before(*given, **named)
+
+    monkeypatch.setattr(safetensors, "safe_open", replaces)
+    dy.load_safetensors(m, path)
+    assert w.as_array().tolist() == [[1, 1]] * 3
+    dy.load_safetensors(m, path)
+    assert w.as_array().tolist() == [[2, 2]] * 3
+
+
 def test_round_trip(tmp_path):
     m, n = model(), model()
     path = tmp_path / "a.safetensors"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import zlib
 from collections.abc import Mapping
 from math import prod
@@ -277,7 +278,8 @@ class _Entry(NamedTuple):
 
 
 class _File:
-    """A file open for reading, whose header has been checked.
+    """A file open for reading, whose header has been checked. It is opened once, since another
+    process may save to the name meanwhile.
 
     Its numbers are read twice, first for the checksums: a model only changes after everything has
     been found to be right.
@@ -287,19 +289,33 @@ class _File:
     """
 
     def __init__(self, path: FileName) -> None:
-        import safetensors  # here, since few programs need it
-
         path = file_path(path, "load_safetensors")
         self.name = os.fspath(path)
         try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                first = file.read(8)
-                length = int.from_bytes(first, "little")
-                head = file.read(length) if 8 + length <= size else b""
-            if not path.is_file():
+            self._file = path.open("rb")
+        except OSError as error:
+            raise unreadable(self.name, error) from error
+        try:
+            self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+        self._buffer = memoryview(bytearray(_BLOCK))
+
+    def _read_header(self) -> None:
+        import safetensors  # here, since few programs need it
+
+        try:
+            status, first = os.fstat(self._file.fileno()), b""
+            if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a file")
-            with safetensors.safe_open(self.name, framework="numpy"):
+            size, first = status.st_size, self._file.read(8)
+            length = int.from_bytes(first, "little")
+            head = self._file.read(length) if 8 + length <= size else b""
+            same = f"/proc/self/fd/{self._file.fileno()}"
+            with safetensors.safe_open(
+                same if Path(same).exists() else self.name, framework="numpy"
+            ):
                 header = json.loads(head)
         except OSError as error:
             raise unreadable(self.name, error) from error
@@ -330,8 +346,6 @@ class _File:
                 8 + length + start,
                 end - start,
             )
-        self._file = Path(path).open("rb")  # noqa: SIM115 - closed by __exit__
-        self._buffer = memoryview(bytearray(_BLOCK))
 
     def __enter__(self) -> _File:
         return self
