@@ -487,8 +487,22 @@ def later(m):
     return losses
 
 
+def contracted(m):
+    T, B = m.add_parameters((3, 3, 3)), m.add_parameters((3, 3))
+
+    def losses():
+        x = dy.inputVector([1, -2, 3])
+        for k in range(3):
+            y = dy.tanh(x * (k + 1))
+            z = dy.contract3d_1d_bias(T, dy.dropout(y, 0.2), B)
+            for e in (dy.tanh(y), z, dy.dropout(dy.tanh(dy.contract3d_1d_bias(T, y, B)), 0.3), y):
+                yield dy.squared_norm(dy.dropout(e, 0.3))
+
+    return losses
+
+
 def main():
-    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine, convolutions, pairs_of_vectors, differences, transposed, later):
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental, gru, gru_tagger, decoder, branches, leaves, constants, by_themselves, ranges, sums, in_parts, by_hand_and_alone, switched_late, biaffine, convolutions, pairs_of_vectors, differences, transposed, later, contracted):
         dy.reset_random_seed(5)
         m = dy.ParameterCollection()
         losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
