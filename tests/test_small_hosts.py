@@ -79,16 +79,16 @@ def test_rank_that_shm_may_have_killed_is_named_with_its_size(python):
 
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit (util-linux)")
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [(24, r"mpirun ended .*; ranks did not start\."), (8, r"cannot go on: Too many open files\.")],
-)
-def test_too_few_descriptors_end_a_job_with_words(python, files, words):
+@pytest.mark.parametrize("files", [8, 24])
+def test_too_few_descriptors_end_a_job_with_words(python, files):
+    """Who lacks the first one depends on what else is open."""
     few = ["prlimit", f"--nofile={files}"]
     job = launch(python, "run", "-n", 4, SCRIPT, "-", "nothing", before=few)
     assert job.returncode and "Traceback" not in job.stderr
-    words = rf"^dist-dynet: {words} See the limits of processes and open files: ulimit -a"
-    assert re.search(words, job.stderr, re.M), job.stderr
+    started = r"(?:cannot go on|run: mpirun cannot be started): Too many open files\."
+    words = rf"(?:{started}|mpirun ended .*; ranks did not start\.)"
+    limits = "See the limits of processes and open files: ulimit -a"
+    assert re.search(rf"^dist-dynet: {words} {limits}", job.stderr, re.M), job.stderr
 
 
 def refuse(*_, **__):
