@@ -75,7 +75,11 @@ def library() -> Library:
 
 
 def kind_of(mpirun: Path | str) -> str:
-    """mpich, openmpi, or "" for anything else."""
+    """mpich, openmpi, or "" for anything else.
+
+    Raises:
+        OSError: the system lacks processes, open files or memory for it.
+    """
     try:
         asked = subprocess.run([mpirun, "--version"], capture_output=True, check=False, timeout=30)
     except OSError as error:
@@ -85,6 +89,9 @@ def kind_of(mpirun: Path | str) -> str:
     except subprocess.TimeoutExpired:
         return ""
     words = asked.stdout + asked.stderr
+    for lack in SHORTAGES if asked.returncode else ():
+        if os.strerror(lack).encode() in words:
+            raise OSError(lack, os.strerror(lack))
     if re.search(rb"Open MPI|OpenRTE|Open RTE", words):
         return "openmpi"
     return "mpich" if b"HYDRA" in words else ""
