@@ -96,7 +96,7 @@ void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real
 
 /* ---- columns by themselves ------------------------------------------------------------ */
 
-/* Two to four rows: vectors are made of numbers of neighbouring columns. */
+/* One to four rows: vectors are made of numbers of neighbouring columns. */
 DN_INLINE void sum_few(size_t rows, size_t cols, const dn_real *x, dn_real beta, dn_real *y) {
     DN_SIMD for (size_t c = 0; c < cols; c++) {
         dn_real sum = x[c * rows];

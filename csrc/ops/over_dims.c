@@ -94,12 +94,11 @@ static void for_tiles(const dn_call *c, int with_batch, const work *w,
         if (!goes) y_step *= size;
     }
     tile t = {nd ? n[0] : 1, nd > 1 ? n[1] : 1, nd && kind[0], 0, 0};
-    const int from = 2;
     size_t at[DN_MAX_DIMS + 1] = {0};
     for (;;) {
         f(w, &t);
         t.x += t.rows * t.cols;
-        int i = from;
+        int i = 2;
         for (; i < nd; i++) {
             t.y += step[i];
             if (++at[i] < n[i]) break;

@@ -111,7 +111,7 @@ static int find_dims(PyObject *x, dn_dim *dims) {
 /* An index of the first dim, from its end if it is negative; 0: it is something else. */
 static int index_of(PyObject *x, PyObject *index, int *i) {
     dn_dim dims;
-    if (!is_integer(index) || !as_int(index, i)) return 0;
+    if (!as_index(index, i)) return 0;
     if (*i < 0) *i += find_dims(x, &dims) && dims.nd ? dims.d[0] : 0;
     return *i >= 0;
 }

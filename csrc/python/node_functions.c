@@ -189,7 +189,7 @@ static PyObject *listed(PyObject *self, PyObject *const *args, Py_ssize_t n, PyO
 static int entry(PyObject *list, Py_ssize_t i, int otherwise, int *out) {
     *out = otherwise;
     if (!PyList_CheckExact(list) && !PyTuple_CheckExact(list)) return 0;
-    return i >= length(list) || (is_integer(item(list, i)) && as_int(item(list, i), out));
+    return i >= length(list) || as_index(item(list, i), out);
 }
 
 /* strided_node(x, strides, from, to) */

@@ -91,7 +91,7 @@ int *dn__ints(PyObject *from, int *few, int *n) {
     const Py_ssize_t size = list ? length(list) : 0;
     int *out = size > INT32_MAX ? NULL : size <= DN_FEW ? few : malloc((size_t)size * sizeof *out);
     Py_ssize_t i = 0;
-    while (out && i < size && is_integer(item(list, i)) && as_int(item(list, i), &out[i])) i++;
+    while (out && i < size && as_index(item(list, i), &out[i])) i++;
     Py_XDECREF(list);
     *n = (int)size;
     if (size && i == size) return out;
@@ -102,8 +102,7 @@ int *dn__ints(PyObject *from, int *few, int *n) {
 /* whole(value, function, name, ...) */
 static PyObject *fast_whole(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int i;
-    if (!n || !is_integer(args[0]) || !as_int(args[0], &i))
-        return dn__general(self, args, n, names);
+    if (!n || !as_index(args[0], &i)) return dn__general(self, args, n, names);
     return PyLong_CheckExact(args[0]) ? Py_NewRef(args[0]) : PyLong_FromLong(i);
 }
 

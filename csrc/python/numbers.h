@@ -37,6 +37,9 @@ static inline int as_int(PyObject *o, int *out) {
     return !overflow && value == *out;
 }
 
+/* The same of an integer that is no truth value. */
+static inline int as_index(PyObject *o, int *out) { return is_integer(o) && as_int(o, out); }
+
 /* A number of Python's own or of NumPy's as a double; 0: it is none, or too large. */
 static inline int as_double(PyObject *o, double *out) {
     if (!PyLong_CheckExact(o)) {

@@ -63,7 +63,7 @@ typedef struct {
 } Attributes;
 
 static int take_integer(PyObject *value, Attributes *to) {
-    return is_integer(value) && as_int(value, &to->ints[to->n_ints++]);
+    return as_index(value, &to->ints[to->n_ints++]);
 }
 
 /* Space for a list of n integers, besides one for each attribute; 0: there is no memory. */
@@ -112,8 +112,7 @@ static PyObject *argument(const Operation *o, PyObject *const *args, Py_ssize_t 
 
 static int is_equal(PyObject *value, PyObject *otherwise) {
     int a, b;
-    return value == otherwise || (is_integer(value) && PyLong_CheckExact(otherwise) &&
-                                  as_int(value, &a) && as_int(otherwise, &b) && a == b);
+    return value == otherwise || (as_index(value, &a) && as_index(otherwise, &b) && a == b);
 }
 
 static int take_attributes(const Operation *o, PyObject *const *args, Py_ssize_t n,

@@ -18,15 +18,11 @@ from ..ops import inputTensor
 from ..params.collection import ParameterCollection
 from ..params.modes import switch
 from ..params.parameters import Parameters
-from .owner import Owner, items_of_spec
+from .owner import MORE_OF_SPEC, Owner, items_of_spec
 from .state import RNNState, check_number, numbers_of_vectors, vectors
 from .steps import CellStep, NodeStep, Step
 
 _strategy, _OFF = lib.dn_graph_strategy, lib.DN_AUTOBATCH_OFF
-
-
-_MORE = 9
-"""Of a spec, the most items that a builder may have beside the sizes."""
 
 
 class RecurrentBuilder(Owner):
@@ -181,7 +177,7 @@ class RecurrentBuilder(Owner):
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
         """A builder of this spec, with new parameters in `model`."""
         names = "layers, input_dim, hidden_dim"
-        layers, input_dim, hidden_dim, *rest = items_of_spec(cls, spec, names, _MORE)
+        layers, input_dim, hidden_dim, *rest = items_of_spec(cls, spec, names, MORE_OF_SPEC)
         return cls(layers, input_dim, hidden_dim, model, *rest)
 
     def get_parameters(self) -> list[list[Parameters]]:

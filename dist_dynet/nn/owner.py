@@ -25,6 +25,10 @@ REFUSALS = AssertionError, AttributeError, TypeError, ValueError
 """What an operation raises whose inputs do not fit; a stale expression is another error."""
 
 
+MORE_OF_SPEC = 9
+"""The most items that a builder's spec may have beside the sizes."""
+
+
 def items_of_spec(cls: type, spec: Sequence[Any], names: str, more: int = 0) -> tuple[Any, ...]:
     """The items of a spec, which has one for each of the names and up to so many more.
 

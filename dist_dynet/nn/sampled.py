@@ -27,7 +27,7 @@ from ..ops import (
 from ..params import ConstInitializer, UniformInitializer
 from ..params.collection import ParameterCollection
 from .block import used
-from .owner import items_of_spec
+from .owner import MORE_OF_SPEC, items_of_spec
 from .softmax import SoftmaxBuilder
 
 
@@ -154,7 +154,7 @@ class _SampledBuilder(SoftmaxBuilder):
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
         """A builder of this spec, with new parameters in `model`."""
         names = "input_dim, num_classes"
-        input_dim, num_classes, *rest = items_of_spec(cls, spec, names, 9)
+        input_dim, num_classes, *rest = items_of_spec(cls, spec, names, MORE_OF_SPEC)
         return cls(input_dim, num_classes, model, *rest)
 
     # ---- the loss of training ----------------------------------------------------------
