@@ -121,7 +121,7 @@ class Job:
                     )
         return found
 
-    def end(self, limit=60):
+    def end(self, limit=120):
         """Status, what was written to both streams, and seconds, when the job is over;
         AssertionError if it is not, or leaves something."""
         try:
@@ -159,7 +159,7 @@ def need_namespace_hosts(*options):
         [*map(str, (NAMESPACE_HOSTS, *options)), "true"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     if tried.returncode == 77:
@@ -193,7 +193,7 @@ def start(ranks, program, *arguments, mpi=HERE_MPI, **environment):
     )
 
 
-def mpirun(ranks, program, *arguments, mpi=HERE_MPI, limit=60, **environment):
+def mpirun(ranks, program, *arguments, mpi=HERE_MPI, limit=120, **environment):
     """Runs a program of tests/mpi with mpirun; (status, what it wrote, seconds). On a busy machine
     ranks wait for one another, of which nothing is said."""
     environment = {"DIST_DYNET_METRICS_EVERY": "inf", **environment}

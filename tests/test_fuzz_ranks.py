@@ -1,7 +1,7 @@
 """The fuzzer of training on ranks finds nothing in some programs of one seed, it finds what is
 wrong, and its programs have all that dist_dynet.parallel offers.
 
-How long: a minute. `python tests/fuzz_ranks.py --seconds 600` runs as long as it
+How long: half a minute. `python tests/fuzz_ranks.py --seconds 600` runs as long as it
 is told.
 """
 
@@ -97,11 +97,11 @@ def test_one_seed_draws_the_same_programs():
 
 @pytest.mark.slow
 def test_programs_of_one_seed_end_where_one_process_ends(tmp_path):
-    kinds = [k for k in PROGRAMS for _ in range(3 if PROGRAMS[k] > 2 else 2) if k != "ends"]
+    kinds = [k for k in PROGRAMS for _ in range(2 if PROGRAMS[k] > 2 else 1) if k != "ends"]
     programs = [drawn(*numbered) for numbered in enumerate(kinds)]  # each seed has its own folder
     found, refused = check(programs, JOBS, tmp_path / "run")
     assert not found, "\n".join(finding.printed() for finding in found)
-    assert 5 < refused < 2 * len(programs)
+    assert 1 < refused < 2 * len(programs)
 
 
 def test_programs_do_not_depend_on_those_before_them(tmp_path):

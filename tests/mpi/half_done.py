@@ -22,7 +22,7 @@ from interrupted import interrupted_at
 rank, size = parallel.rank(), parallel.world_size()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 MEAN = (size + 1) / 2
-AGAIN = 5000
+AGAIN = 1500
 """More places than an update has: it waits for a rank that has left."""
 KEPT = []
 """Trainers: the communicator of one that is gone is given back, and MPI may number a later one as
