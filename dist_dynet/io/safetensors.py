@@ -112,6 +112,23 @@ def save_safetensors(
         file.writelines([*with_checksum(bytes(content[:begin]), [data]), data])
 
 
+def _compared(file: _File, named: Mapping[str, AnyParameter]) -> tuple[list[str], LoadReport]:
+    """The names of a file's values that a model can take, and what else is in one of the two."""
+    own = [key for key in file.entries if not key.startswith((_TRAINER, _RANDOM))]
+    fits = [key for key in own if key in named and file.entries[key].fits(named[key])]
+    report = LoadReport(
+        missing=[key for key in named if key not in file.entries],
+        unexpected=[key for key in own if key not in named],
+        mismatched=[
+            f"{key}: {file.entries[key]} in the file, floats {named[key].shape()} in the model"
+            for key in own
+            if key in named and key not in fits
+        ],
+        metadata=file.texts,
+    )
+    return fits, report
+
+
 def load_safetensors(
     collection: ParameterCollection,
     path: FileName,
@@ -149,18 +166,7 @@ def load_safetensors(
     with _File(path) as file:
         file.check()
         named = collection.named_parameters()
-        own = [key for key in file.entries if not key.startswith((_TRAINER, _RANDOM))]
-        fits = [key for key in own if key in named and file.entries[key].fits(named[key])]
-        report = LoadReport(
-            missing=[key for key in named if key not in file.entries],
-            unexpected=[key for key in own if key not in named],
-            mismatched=[
-                f"{key}: {file.entries[key]} in the file, floats {named[key].shape()} in the model"
-                for key in own
-                if key in named and key not in fits
-            ],
-            metadata=file.texts,
-        )
+        fits, report = _compared(file, named)
         state = file.arrays(_TRAINER) if trainer is not None else {}
         draws = file.arrays(_RANDOM) if random else {}
         report.missing.extend(_TRAINER for _ in range(trainer is not None and not state))
