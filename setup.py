@@ -74,6 +74,7 @@ expression = Extension(
         "-O3",
         "-std=gnu11",
         "-fvisibility=hidden",
+        "-g0",  # as in build_ffi.py
         *os.environ.get("DIST_DYNET_CFLAGS", "").split(),
     ],
     py_limited_api=True,
