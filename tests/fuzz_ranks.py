@@ -9,7 +9,8 @@ of one process, in one process with those of several, and on ranks; all that it 
 compared after every update. What is found is made smaller, as long as it stays wrong, and printed
 as a program of Python. Status 1: something was found. `--only K` is the program of that number.
 
-`--ranks 2,3`: on so many; 4 and 5 are more than small machines have cores. Run it after changes of
+`--ranks 2,3`: on so many; 4 and 5 are more than small machines have cores. `--groups 2`: so many
+groups of as many ranks do the same side by side, each by its comm=. Run it after changes of
 dist_dynet/parallel.
 """
 
@@ -51,6 +52,7 @@ REFUSALS = "|".join(
         "Change parameters alike on all ranks",
         "or call update\\(n\\), on all ranks alike",
         "Let all ranks use the same steps",
+        "on all ranks, with empty batches, too",
         "another rank does not know",
         "takes no part in accumulation",
         "was written inside of join",
@@ -61,11 +63,22 @@ ENGINES = (("shared", ""), ("mpi", ""), ("hybrid", "aab"), ("hybrid", "ab"))
 
 
 class Job(NamedTuple):
-    """hosts: see mpi/as_hosts.py."""
+    """hosts: see mpi/as_hosts.py; groups: of equal size, see mpi/as_groups.py."""
 
     ranks: int
     exchange: str = "auto"
     hosts: str = ""
+    groups: str = ""
+
+    @property
+    def letters(self):
+        """What the names of each group's files end with."""
+        return [f".{letter}" for letter in sorted(set(self.groups))] or [""]
+
+    @property
+    def size(self):
+        """Ranks of a group."""
+        return self.ranks // len(self.letters)
 
 
 class Finding(NamedTuple):
@@ -110,8 +123,9 @@ def run(entries, job, folder):
         results |= {e: [of_rank[k] for of_rank in ran] for k, e in enumerate(part[:done])}
         if done == len(part) and status == 0:
             continue
-        at = folder / "out.at"
-        done = min(int(at.read_text()) if at.exists() else 0, len(part) - 1)
+        at = [folder / f"out{letter}.at" for letter in job.letters]
+        done = min(int(path.read_text()) if path.exists() else 0 for path in at)
+        done = min(done, len(part) - 1)
         ends = "".join(
             f"rank {r}: {of_rank[done]['error'] or of_rank[done]['refused']}\n"
             for r, of_rank in enumerate(ran)
@@ -123,39 +137,46 @@ def run(entries, job, folder):
 
 
 def _start(part, job, folder):
-    """What each rank has noted of these, the status, and the text of the job."""
+    """What each rank has noted of these, one group after the other, the status, and the text of the
+    job."""
+    for old in folder.glob("out*"):
+        old.unlink()
+    for letter in job.letters:
+        _write(part, folder, letter)
+    arguments = [folder / "programs", folder / "out"]
+    environment = {"DIST_DYNET_DTYPE": "float64", "DIST_DYNET_SILENCE": "2"}
+    environment["DIST_DYNET_EXCHANGE"] = job.exchange
+    program = ["as_groups.py", job.groups, "run_drawn.py"] if job.groups else ["run_drawn.py"]
+    program = ["as_hosts.py", job.hosts, *program] if job.hosts else program
+    try:
+        if job.ranks == 1:
+            result = run_program(*program, *arguments, **environment)
+            status, text = result.returncode, result.stderr
+        else:
+            limit = LIMIT + 2 * len(part) * len(job.letters)
+            status, text, _ = mpirun(job.ranks, *program, *arguments, limit=limit, **environment)
+    except AssertionError as error:  # it was not over
+        status, text = -1, str(error)
+    names = [f"out{letter}.{r}" for letter in job.letters for r in range(job.size)]
+    paths = [folder / name for name in names]
+    ran = [pickle.loads(path.read_bytes()) if path.exists() else [] for path in paths]
+    return ran, status, text
+
+
+def _write(part, folder, letter):
+    """Writes the programs of one group, each of which has files of its own."""
     options = [
         {
             "plain": e.way == "plain",
             "ranks": e.ranks,
             "threads": e.ranks if e.program.threads else 0,
             "kill": e.kill,
-            "folder": e.folder,
+            "folder": e.folder and e.folder + letter,
         }
         for e in part
     ]
     listed = [(e.program.source, o) for e, o in zip(part, options, strict=True)]
-    (folder / "programs").write_bytes(pickle.dumps(listed))
-    for old in folder.glob("out*"):
-        old.unlink()
-    arguments = [folder / "programs", folder / "out"]
-    environment = {"DIST_DYNET_DTYPE": "float64", "DIST_DYNET_SILENCE": "2"}
-    environment["DIST_DYNET_EXCHANGE"] = job.exchange
-    program = ["as_hosts.py", job.hosts, "run_drawn.py"] if job.hosts else ["run_drawn.py"]
-    try:
-        if job.ranks == 1:
-            result = run_program(*program, *arguments, **environment)
-            status, text = result.returncode, result.stderr
-        else:
-            limit = LIMIT + 2 * len(part)
-            status, text, _ = mpirun(job.ranks, *program, *arguments, limit=limit, **environment)
-    except AssertionError as error:  # it was not over
-        status, text = -1, str(error)
-    ran = [
-        pickle.loads(path.read_bytes()) if (path := folder / f"out.{r}").exists() else []
-        for r in range(job.ranks)
-    ]
-    return ran, status, text
+    (folder / f"programs{letter}").write_bytes(pickle.dumps(listed))
 
 
 # ---- the law ---------------------------------------------------------------------------
@@ -207,7 +228,7 @@ def judge(program, job, here, words, reference):
             return found("words", repr(refused))
         if program.refuse == "never":
             return found("refused", refused[0])
-    elif program.refuse == "must" and job.ranks > 1:
+    elif program.refuse == "must" and job.size > 1:
         return found("not refused", "")
     if any(refused):  # what comes last is as one rank has left it, or since the last average
         here = [{**mine, "notes": _together(mine["notes"][:-1])} for mine in here]
@@ -255,7 +276,7 @@ def check(programs, jobs, folder):
         Entry(p, "plain", ranks)
         for p in programs
         if p.plain
-        for ranks in sorted({1, *(job.ranks for job in jobs)} if p.joins else {1})
+        for ranks in sorted({1, *(job.size for job in jobs)} if p.joins else {1})
     ]
     plain, words = run([*entries, *_entries(programs, 0, folder)], ones, folder)
     for number, job in enumerate((ones, *jobs)):
@@ -266,7 +287,7 @@ def check(programs, jobs, folder):
         for e in entries:
             p = e.program
             if p.plain:
-                reference = plain[Entry(p, "plain", job.ranks if p.joins else 1)]
+                reference = plain[Entry(p, "plain", job.size if p.joins else 1)]
             else:
                 reference = plain[Entry(p, "run", folder=str(folder / f"{p.seed}-0"))]
             if reference is None or reference[0]["error"]:
@@ -274,9 +295,11 @@ def check(programs, jobs, folder):
                 if job is ones and e.way == "run" and not (p.alone and "on one rank" in error):
                     found.append(Finding("error", p, job, error))
                 continue
-            finding = _judged(e, job, results.get(e), words.get(e, ""), reference[0])
-            refused += bool(results.get(e) and results[e][0]["refused"])
-            found += [finding] if finding else []
+            here, n = results.get(e), job.size
+            groups = [here[k : k + n] for k in range(0, job.ranks, n)] if here else [None]
+            judged = (_judged(e, job, of, words.get(e, ""), reference[0]) for of in groups)
+            refused += bool(here and here[0]["refused"])
+            found += [finding for finding in judged if finding][:1]
     return found, refused
 
 
@@ -349,6 +372,7 @@ def main():
     parser.add_argument("--only", type=int)
     parser.add_argument("--kind")
     parser.add_argument("--ranks", default="2,3")
+    parser.add_argument("--groups", type=int, default=1, help="which train side by side")
     parser.add_argument("--programs", type=int, default=40, help="in a job")
     parser.add_argument("--no-shrink", action="store_true")
     options = parser.parse_args()
@@ -361,9 +385,18 @@ def main():
             programs = [drawn(k, options.kind) for k in range(first, first + n)]
             jobs = []
             for ranks in map(int, options.ranks.split(",")):
+                groups = rng.sample("abcdefgh"[: options.groups] * ranks, ranks * options.groups)
+                ranks *= options.groups
                 exchange, hosts = rng.choice(ENGINES)
                 hosts = "".join(hosts[r % len(hosts)] for r in range(ranks if hosts else 0))
-                jobs.append(Job(ranks, exchange, "".join(sorted(hosts))))
+                jobs.append(
+                    Job(
+                        ranks,
+                        exchange,
+                        "".join(sorted(hosts)),
+                        "".join(groups) if options.groups > 1 else "",
+                    )
+                )
             found, refused = check(programs, jobs, Path(name) / "run")
             count, refusals, number = count + n, refusals + refused, number + n
             for finding in found:

@@ -25,7 +25,7 @@ ELSEWHERE = {
     "Batch": "made by shard() alone",
     "Shard": "made by shard() alone",
     "check": "tests/mpi/checked.py: calls must come from the same lines on all ranks",
-    "comm": "tests/mpi/groups.py, other_ranks.py",
+    "comm": "the jobs of the fuzzer with groups; tests/mpi/groups.py, other_ranks.py",
     "exchange": "each job of the fuzzer has another one, by DIST_DYNET_EXCHANGE",
     "local_rank": "tests/mpi/hosts.py",
     "is_being_read": "tests/mpi/loops_over_batches.py",
@@ -102,6 +102,14 @@ def test_programs_of_one_seed_end_where_one_process_ends(tmp_path):
     found, refused = check(programs, JOBS, tmp_path / "run")
     assert not found, "\n".join(finding.printed() for finding in found)
     assert 1 < refused < 2 * len(programs)
+
+
+def test_groups_of_ranks_end_where_one_process_ends(tmp_path):
+    """Side by side, each by its comm=."""
+    kinds = "one", "two", "micro", "joined", "converges", "resumed"
+    programs = [drawn(500 + k, kind) for k, kind in enumerate(kinds)]
+    found, _ = check(programs, [Job(4, "hybrid", "aaab", "abba")], tmp_path / "run")
+    assert not found, "\n".join(finding.printed() for finding in found)
 
 
 def test_programs_do_not_depend_on_those_before_them(tmp_path):

@@ -65,3 +65,7 @@ def test_what_fails_on_a_rank_without_examples_says_what_to_write(kind, ranks):
 def test_what_fails_for_another_reason_says_nothing_of_examples(kind):
     status, output, _ = mpirun(2, "empty.py", kind)
     assert status in (1, 130) and "has no examples" not in output, output
+
+
+def test_scores_of_a_model_that_ranks_have_not_in_common_are_warned_of():
+    assert mpirun(4, "own_models.py")[:2] == (0, "ok\n")

@@ -41,6 +41,7 @@ from .averaging import (
 from .batches.batches import Batch, update_called
 from .exchange.engines import Compression, Engine
 from .join import Join
+from .processes import own_models
 from .trainer import DistributedTrainer
 from .update import own_gradients
 from .update.metrics import show_in_place
@@ -210,6 +211,7 @@ class LocalSGD(TrainerWrapper):
             self._anchor.remember()
             Hooks(self._rule).follow(self._after)
             show_in_place(self._rule, trainer)
+            own_models.follow(self)
 
     @property
     def outer(self) -> DistributedTrainer:

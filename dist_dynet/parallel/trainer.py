@@ -28,7 +28,7 @@ from .exchange.compression import CODES
 from .exchange.engines import ENGINES, Compression, Engine, check_choice, choose, ranks_of_host
 from .exchange.hybrid import HybridExchange
 from .exchange.shared_model import DEFAULT, SharedModel
-from .processes import environment, saving, session, trial
+from .processes import environment, own_models, saving, session, trial
 from .processes.world import hash_of
 from .update import metrics, own_gradients
 from .update.accumulation import Pass, has_weightless, refuse_micro_batch, share
@@ -174,6 +174,7 @@ class DistributedTrainer(TrainerWrapper):
                 )
             metrics.follow_negotiated(trainer, here, self.sync.negotiation)
         own_gradients.watch(here, trainer, self.sync.negotiation, self.sync.passes.stash)
+        own_models.follow(self)
         if watching is not None:
             watching.watch(trainer, self.sync, average, checks)
 

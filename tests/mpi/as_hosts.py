@@ -14,11 +14,11 @@ from dist_dynet.parallel.exchange import engines
 from dist_dynet.parallel.processes import session
 
 layout, program = sys.argv[1:3]
-host = engines._host()
-engines._host = lambda: (layout[parallel.rank()], *host)
+host = layout[parallel.rank()], *engines._host()
+engines._host = lambda: host
 if len(layout) > 1:
     session.world().layout = [
-        [r for r, name in enumerate(layout) if name == host] for host in dict.fromkeys(layout)
+        [r for r, name in enumerate(layout) if name == one] for one in dict.fromkeys(layout)
     ]
 sys.argv[:] = sys.argv[2:]
 runpy.run_path(str(Path(__file__).with_name(program)), run_name="__main__")

@@ -17,6 +17,7 @@ from ...params.collection import ParameterCollection, counts_of, first_numbered,
 from ...params.parameters import AnyParameter, Parameters
 from ...trainers import Trainer
 from ...trainers.hooks import Hooks
+from ..processes.own_models import advice
 from ..processes.world import World, hash_of
 
 
@@ -128,6 +129,7 @@ class Structure:
             raise RuntimeError(
                 f"{here.name} {what}: rank {here.members[other]} and rank {here.members[0]} differ,"
                 f' first in "{name}". Change parameters alike on all ranks.'
+                f"{advice(here)}"
             )
 
 
