@@ -31,6 +31,13 @@ def test_shards_and_trainers_over_other_ranks():
     assert mpirun(4, "other_ranks.py")[:2] == (0, "ok\n")
 
 
+def test_trainers_of_one_model_over_other_ranks_update_in_turn():
+    status, output, _ = mpirun(4, "in_turn.py")
+    assert status == 0 and output.endswith("ok\n"), output
+    assert "those of this model lie in memory that a trainer over other ranks shares" in output
+    assert "each rank keeps a model of its own (a trainer over other ranks" in output
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ranks_that_train_each_by_itself_are_warned_of(ranks):
     assert mpirun(ranks, "plain_trainers.py")[:2] == (0, "ok\n")

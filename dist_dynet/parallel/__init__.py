@@ -39,7 +39,7 @@ from .data.evaluation import evaluate
 from .data.sampling import Shard, shard
 from .join import Join
 from .local_sgd import LocalSGD
-from .processes import failures, session, timeline, trial
+from .processes import failures, own_models, session, timeline, trial
 from .trainer import DistributedTrainer
 from .update import metrics
 
@@ -96,5 +96,6 @@ def __dir__() -> list[str]:
 failures.install()
 session.warn_of_separate_ranks()
 trial.install()
+own_models.install()
 metrics.follow_all_trainers()
 timeline.record_from_first_trainer()

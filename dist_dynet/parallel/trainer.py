@@ -27,7 +27,7 @@ from .batches.batches import Batch, update_called
 from .exchange.compression import CODES
 from .exchange.engines import ENGINES, Compression, Engine, check_choice, choose, ranks_of_host
 from .exchange.hybrid import HybridExchange
-from .exchange.shared_model import DEFAULT, SharedModel
+from .exchange.shared_model import DEFAULT, SharedModel, is_of_others
 from .processes import environment, own_models, saving, session, trial
 from .processes.world import hash_of
 from .update import metrics, own_gradients
@@ -168,7 +168,11 @@ class DistributedTrainer(TrainerWrapper):
             )
             self.sync.passes.watch(self.sync.negotiation)
             broadcast_state(here, comm, trainer)
-            if shared_model is not False and host is not None:
+            if (
+                shared_model is not False
+                and host is not None
+                and not is_of_others(here, comm, trainer, bool(shared_model), what)
+            ):
                 self.sync.model = SharedModel(
                     here, comm, host, trainer, bool(shared_model), self.sync.negotiation
                 )

@@ -1,7 +1,8 @@
 """own_models.py: evaluate() of a model that is not the same on all of its ranks mixes results of
 several ones. Rank 0 warns of it once for each reason: trainers of groups where comm= is missing,
-and LocalSGD between two averages. Where all have one model nothing is said. Errors that come of a
-missing comm= name it. Four ranks; rank 0 prints "ok"."""
+LocalSGD between two averages, and trainers of one process that have come to unlike values. Where
+all have one model nothing is said. Errors that come of a missing comm= name it. Four ranks; rank 0
+prints "ok"."""
 
 import gc
 import warnings
@@ -112,6 +113,28 @@ with ema.applied():
     assert said_of(local) == ""
 local.trainer.average()
 assert said_of(local) == ""
+
+# trainers of one process, whose models are alike as long as ranks do the same
+del local, ema
+gc.collect()
+plain = Model(lambda t: t)
+assert said_of(plain) == ""
+for start in 0, rank:
+    plain.w.set_value([start])
+    assert said_of(plain) == ""  # it is not trained
+searched = Model(lambda t: t)
+for _ in range(2):
+    dy.renew_cg()
+    (searched.w * 1.0).backward()
+    searched.trainer.update()
+    assert said_of(searched) == ""
+searched.step()
+is_said("rainers of one process", searched)
+both = Model(parallel.DistributedTrainer)
+assert said_of(both) == ""
+del both, searched
+assert said_of(plain) == ""
+local = Model(lambda t: parallel.LocalSGD(t, every=3))
 alone = Model(lambda t: parallel.LocalSGD(t, every=3, comm=MPI.COMM_SELF))
 alone.step()
 assert said_of(local) == ""

@@ -46,12 +46,13 @@ class SharedMemory:
 
     def __init__(self, root: Root) -> None:
         self.chunks: dict[int, Segments] = {}
+        self.members: list[int] = []  # the ranks that share it, in their order
         self._finalizer = weakref.finalize(self, _bring_home, root.c, self.chunks)
         self._finalizer.atexit = False  # at exit the mapping just goes with the process
 
     @staticmethod
     def of(root: Root) -> SharedMemory:
-        """The memory of this root, shared by all its trainers."""
+        """The memory of this root, shared by all its trainers over the same ranks."""
         _bring_stuck_home()
         memory = _memories.get(root.c)
         if memory is None:
@@ -182,18 +183,26 @@ class SharedExchange:
             repr((capacities, structure.places)).encode(), digest_size=8
         ).digest()
         missing: list[int] = []
+        members = [*self._here.members]
+        is_others = bool(memory.chunks) and memory.members != members
 
-        def sizes(every: list[tuple[bytes, set[int]]]) -> list[int]:
-            missing[:] = sorted(set().union(*(chunks for _, chunks in every)))
-            if missing and any(theirs != every[0][0] for theirs, _ in every):
+        def sizes(every: list[tuple[bytes, set[int], bool]]) -> list[int]:
+            if any(others for *_, others in every):
+                raise OSError(
+                    "those of this model lie in memory that a trainer over other ranks shares, or"
+                    " in another order of them; they return from it when that trainer is gone"
+                )
+            missing[:] = sorted(set().union(*(chunks for _, chunks, _ in every)))
+            if missing and any(theirs != every[0][0] for theirs, *_ in every):
                 raise OSError(
                     "the ranks have made other parameters beside these, so that gradients lie in"
                     " different places"
                 )
             return [capacities[chunk] * DTYPE.itemsize for chunk in missing]
 
-        here, mine = self._here, (layout, used - memory.chunks.keys())
+        here, mine = self._here, (layout, used - memory.chunks.keys(), is_others)
         mapped = map_together(here, self._comm, range(here.size), here.size, mine, sizes, what)
+        memory.members = members
         for chunk, (whole, starts) in zip(missing, mapped, strict=True):
             pointers = ffi.new(
                 "dn_real *[]", [ffi.cast("dn_real *", whole + start) for start in starts]

@@ -64,6 +64,7 @@ class HostCopy:
     def __init__(self, root: Root) -> None:
         self.root = root
         self.trainers: list[weakref.ref[Trainer]] = []
+        self.members: list[int] = []  # their ranks, in their order
         self.shared = False
         self.updates = 0  # since it was shared
         self._backoff = Backoff()
@@ -222,6 +223,21 @@ class HostCopy:
 _copies: weakref.WeakValueDictionary[Any, HostCopy] = weakref.WeakValueDictionary()
 
 
+def is_of_others(here: World, comm: Any, trainer: Trainer, wanted: bool, what: str) -> bool:
+    """Whether trainers over other ranks than these may share this model, on some rank. Then it is
+    not shared for this one, whose updates give its ranks copies of their own; which is said if
+    sharing is wanted. Collective."""
+    copy = _copies.get(root_of(trainer.collection).c)
+    others = copy is not None and copy.members != [*here.members]
+    found = any(here.gather(comm, others, what))
+    if found and wanted:
+        _say(
+            here,
+            "a trainer over other ranks, or in another order, may share it",
+        )
+    return found
+
+
 class SharedModel:
     """A trainer's part in the shared model.
 
@@ -255,6 +271,7 @@ class SharedModel:
         self._foreseen: Any = None  # the window's dn_shm_comm that a dn_follow_up has
         self.copy = HostCopy.of(root_of(trainer.collection))
         self.copy.trainers.append(weakref.ref(trainer))
+        self.copy.members = [*here.members]
         weakref.finalize(self, lib.dn_store_detach, self._root).atexit = False
 
     @property

@@ -1,6 +1,6 @@
 """Whether ranks have models of their own: their trainers are over fewer ranks than a call that
-they make together, or LocalSGD has not averaged. What such a call gives would be mixed up of
-several models, or what it compares differs. This module finds the words.
+they make together, each has trained by itself, or LocalSGD has not averaged. What such a call gives
+would be mixed up of several models, or what it compares differs. This module finds the words.
 """
 
 from __future__ import annotations
@@ -9,17 +9,30 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakSet
 
+from ..._ffi import lib
 from ..._manner import manner, warn
-from ...trainers import MovingAverage
+from ...params.collection import handles_of, members_of
+from ...trainers import MovingAverage, Trainer
 from ...trainers.following import followers_of
-from .world import World
+from ...trainers.hooks import Hooks
+from .world import World, hash_of
 
 _living: WeakSet[Any] = WeakSet()
+_made: WeakSet[Trainer] = WeakSet()
 
 _AVERAGE = (
-    "since its last average LocalSGD has given each rank parameters of its own. Call average() of"
+    "Since its last average LocalSGD has given each rank parameters of its own. Call average() of"
     " the LocalSGD before."
 )
+_PLAIN = (
+    "Trainers of one process have trained another model on each rank. Write [fn(x) for x in data],"
+    " or give evaluate() comm=MPI.COMM_SELF."
+)
+
+
+def install() -> None:
+    """Knows all trainers that are made from now on, as long as they live."""
+    Hooks.on_new(Trainer, _made.add)
 
 
 def follow(trainer: Any) -> None:
@@ -29,9 +42,7 @@ def follow(trainer: Any) -> None:
 
 def advice(here: World) -> str:
     """What to do if this rank's trainers are all over fewer ranks than a call; else empty."""
-    over = [trainer.sync.here for trainer in _living]
-    members = set(here.members)
-    if not over or any(some.size > 1 and members <= {*some.members} for some in over):
+    if not _living or _is_covered(here):
         return ""
     return (
         f" This call is over {here.size} ranks; the trainers of this program are over fewer ranks,"
@@ -39,11 +50,31 @@ def advice(here: World) -> str:
     )
 
 
-def reason(here: World) -> str:
-    """Why ranks may have other models; empty if nothing is known of it."""
+def _is_covered(here: World) -> bool:
+    """Whether one of the trainers is over all of these ranks."""
+    over = [trainer.sync.here for trainer in list(_living)]
+    return any(some.size > 1 and {*here.members} <= {*some.members} for some in over)
+
+
+def reason(here: World) -> tuple[str, int]:
+    """Why ranks may have other models, empty if nothing is known of it; and a number that is
+    another one on ranks whose trainers of one process have come to other values, 0 for none."""
     if here.size == 1:
-        return ""
-    return advice(here) or (_AVERAGE if any(map(_has_gone_apart, list(_living))) else "")
+        return "", 0
+    words = advice(here) or (_AVERAGE if any(map(_has_gone_apart, list(_living))) else "")
+    return words, 0 if words or _is_covered(here) else _trained_here()
+
+
+def _trained_here() -> int:
+    """A checksum of all that trainers of one process have updated; 0: nothing."""
+    wrapped = {id(trainer.inner) for trainer in list(_living)}
+    plain = [t for t in list(_made) if t.updates and id(t) not in wrapped]
+    sums = sorted(
+        lib.dn_param_checksum(handle)
+        for trainer in plain
+        for handle in handles_of(members_of(trainer.collection))
+    )
+    return hash_of(f"{sums}") if sums else 0
 
 
 def _has_gone_apart(trainer: Any) -> bool:
@@ -54,14 +85,16 @@ def _has_gone_apart(trainer: Any) -> bool:
     return not any(isinstance(f, MovingAverage) and f.is_in for f in followers)
 
 
-def warn_of(here: World, every: Sequence[str]) -> None:
+def warn_of(here: World, every: Sequence[tuple[str, int]]) -> None:
     """Rank 0 says that evaluate() has mixed models up, by each rank's reason()."""
-    for words in every:
-        key = "evaluate " + ("average" if words == _AVERAGE else "groups")
-        if words and here.rank == 0 and key not in manner.said:
+    if here.rank:
+        return
+    is_unlike = len({plain for _, plain in every if plain}) > 1
+    for words in [words.strip() for words, _ in every] + [_PLAIN] * is_unlike:
+        key = "evaluate " + words[-30:]  # without the number of ranks
+        if words and key not in manner.said:
             manner.said.add(key)
             warn(
-                f"evaluate: the results may come from several models:{' ' * (words == _AVERAGE)}"
-                f"{words} It does no harm if fn uses only models that are the same on all ranks."
-                " This is said once."
+                f"evaluate: the results may come from several models. {words} It does no harm if"
+                " fn uses only models that are the same on all ranks. This is said once."
             )
