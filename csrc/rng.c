@@ -59,13 +59,35 @@ static void mt_renew(dn_rng *rng) {
     rng->position = 0;
 }
 
-static inline uint32_t mt_next(dn_rng *rng) {
-    if (rng->position == MT_N) mt_renew(rng);
-    uint32_t y = rng->state[rng->position++];
+static inline uint32_t mt_tempered(uint32_t y) {
     y ^= y >> 11;
     y ^= y << 7 & 0x9d2c5680u;
     y ^= y << 15 & 0xefc60000u;
     return y ^ y >> 18;
+}
+
+static inline uint32_t mt_next(dn_rng *rng) {
+    if (rng->position == MT_N) mt_renew(rng);
+    return mt_tempered(rng->state[rng->position++]);
+}
+
+/* Words are made and turned into draws many at a time, by loops that become vector instructions and
+ * have no branches: those of a Bernoulli draw are taken at random. */
+enum { WORDS = 512 };
+
+DN_MULTIVERSION static void temper(size_t n, const uint32_t *state, uint32_t *words) {
+    for (size_t i = 0; i < n; i++) words[i] = mt_tempered(state[i]);
+}
+
+/* the next n words */
+static void mt_words(dn_rng *rng, size_t n, uint32_t *words) {
+    for (size_t count; n; n -= count, words += count) {
+        if (rng->position == MT_N) mt_renew(rng);
+        count = MT_N - rng->position;
+        if (count > n) count = n;
+        temper(count, rng->state + rng->position, words);
+        rng->position += (uint32_t)count;
+    }
 }
 
 void dn_rng_get_state(const dn_rng *rng, uint32_t *state) {
@@ -89,9 +111,24 @@ int dn_rng_set_state(dn_rng *rng, const uint32_t *state) {
 }
 
 /* std::generate_canonical<float, 24>(mt19937), in [0, 1) */
-static inline float mt_canonical(dn_rng *rng) {
-    float u = (float)mt_next(rng) * 0x1p-32f;
+static inline float canonical(uint32_t word) {
+    float u = (float)word * 0x1p-32f;
     return u < 1.0f ? u : 1.0f - 0x1p-24f;
+}
+static inline float mt_canonical(dn_rng *rng) { return canonical(mt_next(rng)); }
+
+DN_MULTIVERSION static void all_canonical(size_t n, const uint32_t *words, float *out) {
+    for (size_t i = 0; i < n; i++) out[i] = canonical(words[i]);
+}
+
+/* the next n numbers in [0, 1) */
+static void mt_canonicals(dn_rng *rng, size_t n, float *out) {
+    uint32_t words[WORDS];
+    for (size_t count; n; n -= count, out += count) {
+        count = n < WORDS ? n : WORDS;
+        mt_words(rng, count, words);
+        all_canonical(count, words, out);
+    }
 }
 
 /* out = out a + b, rounded once. A pass of its own, since fmaf is a slow call where the instruction
@@ -102,7 +139,7 @@ DN_MULTIVERSION static void scale_shift(size_t n, float a, float b, float *out) 
 
 void dn_rng_uniform(dn_rng *rng, size_t n, float lo, float hi, float *out) {
     lock(rng);
-    for (size_t i = 0; i < n; i++) out[i] = mt_canonical(rng);
+    mt_canonicals(rng, n, out);
     unlock(rng);
     scale_shift(n, hi - lo, lo, out);
 }
@@ -124,20 +161,28 @@ void dn_rng_normal(dn_rng *rng, size_t n, float mean, float std, float *out) {
     scale_shift(n, std, mean, out);
 }
 
-void dn_rng_bernoulli(dn_rng *rng, size_t n, float p, float scale, float *out) {
-    lock(rng);
-    for (size_t i = 0; i < n; i++) {
-        double low = mt_next(rng), high = mt_next(rng);
-        double u = (low + high * 0x1p32) * 0x1p-64;
-        if (u >= 1.0) u = 1.0 - 0x1p-53;
-        out[i] = u < (double)p ? scale : 0.0f;
-    }
-    unlock(rng);
+/* exact; the conversion of signed numbers is one instruction */
+static inline double as_double(uint32_t word) {
+    return (double)(int32_t)(word ^ 0x80000000u) + 0x1p31;
 }
 
-void dn_rng_gumbel(dn_rng *rng, size_t n, float *out) {
+DN_MULTIVERSION static void bernoulli(size_t n, const uint32_t *words, double p, float scale,
+                                      float *out) {
+    for (size_t i = 0; i < n; i++) {
+        double u = (as_double(words[2 * i]) + as_double(words[2 * i + 1]) * 0x1p32) * 0x1p-64;
+        u = u < 1.0 ? u : 1.0 - 0x1p-53;
+        out[i] = u < p ? scale : 0.0f;
+    }
+}
+
+void dn_rng_bernoulli(dn_rng *rng, size_t n, float p, float scale, float *out) {
+    uint32_t words[WORDS];
     lock(rng);
-    for (size_t i = 0; i < n; i++) out[i] = -logf(-logf(fmaxf(mt_canonical(rng), 1e-20f)));
+    for (size_t count; n; n -= count, out += count) {
+        count = n < WORDS / 2 ? n : WORDS / 2;
+        mt_words(rng, 2 * count, words);
+        bernoulli(count, words, p, scale, out);
+    }
     unlock(rng);
 }
 
@@ -204,9 +249,9 @@ static inline size_t in_group(size_t group, size_t first, size_t end) {
     return left < end - first ? left : end - first;
 }
 
-/* log v for v in [2^-31, 1], to 1 ulp: v = m 2^e with m in [0.70, 1.41), the polynomial of Cephes'
- * logf in m - 1 */
-static inline __attribute__((always_inline)) float log_unit(float v) {
+/* log v for v > 0 that is not denormal, to 1 ulp: v = m 2^e with m in [0.70, 1.41), the polynomial
+ * of Cephes' logf in m - 1 */
+static inline __attribute__((always_inline)) float log_positive(float v) {
     int32_t bits;
     memcpy(&bits, &v, sizeof bits);
     int32_t e = (bits - 0x3f3504f3) >> 23; /* 0x3f3504f3: sqrt(1/2) */
@@ -224,6 +269,20 @@ static inline __attribute__((always_inline)) float log_unit(float v) {
     p = p * x + 3.3333331174e-1f;
     float k = (float)e;
     return (x + (x * z * p + k * -2.12194440e-4f - 0.5f * z)) + k * 0.693359375f;
+}
+
+DN_MULTIVERSION static void gumbel(size_t n, float *out) {
+    for (size_t i = 0; i < n; i++) {
+        float u = out[i] < 1e-20f ? 1e-20f : out[i];
+        out[i] = -log_positive(-log_positive(u));
+    }
+}
+
+void dn_rng_gumbel(dn_rng *rng, size_t n, float *out) {
+    lock(rng);
+    mt_canonicals(rng, n, out);
+    unlock(rng);
+    gumbel(n, out);
 }
 
 /* (cos, sin) of 2 pi w / 2^32: the nearest quarter turn q, and the Cephes polynomials in the rest
@@ -273,7 +332,7 @@ DN_MULTIVERSION void dn_draw_normal(const dn_rng_key *draw, size_t first, size_t
 #pragma omp simd
             for (int lane = 0; lane < LANES; lane++) {
                 float v = ((float)(int32_t)(words[w][lane] >> 1) + 1.0f) * 0x1p-31f, c, s;
-                float r = sqrtf(-2.0f * log_unit(v));
+                float r = sqrtf(-2.0f * log_positive(v));
                 cos_sin_turn(words[w + 1][lane], &c, &s);
                 to[w * LANES + lane] = r * c;
                 to[(w + 1) * LANES + lane] = r * s;

@@ -3,7 +3,7 @@
  *
  * All draws are float32 in both builds; the caller widens. No global state: a generator and a draw
  * key are arguments. The bits depend on IEEE arithmetic alone, not on compiler, instruction set or
- * C library, except those of dn_rng_normal and dn_rng_gumbel, which call the C library's logf. */
+ * C library, except those of dn_rng_normal, which calls the C library's logf. */
 #pragma once
 
 #ifndef DN_CDEF
@@ -43,8 +43,8 @@ void dn_rng_normal(dn_rng *rng, size_t n, float mean, float std, float *out);
 /* out = scale with probability p, else 0: std::bernoulli_distribution(p). Two words a draw:
  * (w0 + w1 2^32) / 2^64 < p in double. */
 void dn_rng_bernoulli(dn_rng *rng, size_t n, float p, float scale, float *out);
-/* out = -log(-log(max(u, 1e-20))): DyNet's random_gumbel, to 5e-7 (DyNet's vector log is not the C
- * library's). */
+/* out = -log(-log(max(u, 1e-20))): DyNet's random_gumbel, to 3e-7 of the larger of 1 and |out|
+ * (DyNet's vector log is another). */
 void dn_rng_gumbel(dn_rng *rng, size_t n, float *out);
 
 /* ---- Philox4x32-10 ------------------------------------------------------------------------

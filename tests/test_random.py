@@ -174,6 +174,43 @@ def test_random_inputs_take_dims_and_batch():
         assert len(np.unique(e.npvalue())) == 24
 
 
+@pytest.fixture
+def in_dynets_order():
+    dy.init(rng="dynet")
+    yield
+    dy.init(rng="keyed")
+
+
+@pytest.mark.parametrize("n", [1, 3, 255, 257, 312, 313, 1025, 5000])
+def test_dynets_draws_are_made_of_the_words_of_mt19937(in_dynets_order, n):
+    # NumPy has the same generator; n crosses the ends of its state and of blocks.
+    dy.reset_random_seed(11)
+    words = np.random.RandomState(11).randint(0, 2**32, 8 * n, np.uint32)
+    drawn = [
+        dy.random_uniform(n, 0, 1),
+        dy.random_bernoulli(n, 0.3, 2.5),
+        dy.dropout(dy.ones(n), 0.25),
+        dy.random_gumbel(n),
+        dy.random_bernoulli(n, 1),
+    ]
+    uniform, bernoulli, dropped, gumbel, always = (x.npvalue() for x in drawn)
+
+    def unit(start):
+        return np.minimum(words[start : start + n].astype(np.float32) * 2.0**-32, 1 - 2.0**-24)
+
+    def chance(start):
+        low, high = words[start : start + 2 * n].astype(float).reshape(n, 2).T
+        return np.minimum((low + high * 2.0**32) * 2.0**-64, 1 - 2.0**-53)
+
+    assert np.array_equal(uniform, unit(0))
+    assert np.array_equal(bernoulli, (chance(n) < np.float32(0.3)) * 2.5)
+    kept = chance(3 * n) < np.float32(0.75)
+    assert np.array_equal(dropped, kept * np.float32(1 / np.float32(0.75)))
+    exact = -np.log(-np.log(np.maximum(unit(5 * n), 1e-20)))
+    np.testing.assert_allclose(gumbel, exact, rtol=3e-7, atol=3e-7)
+    assert np.array_equal(always, np.ones(n))
+
+
 def test_draws_differ_per_thread():
     dy.reset_random_seed(3)
     dy.renew_cg()
