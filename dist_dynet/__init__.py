@@ -126,6 +126,9 @@ __all__ = [
     *_trainers,
 ]
 
+_then: list[Any] = []
+"""What modules that stand for this one do when all that comes later is there: see compat."""
+
 
 if not TYPE_CHECKING:  # else no name would be unknown
 
@@ -149,6 +152,8 @@ if not TYPE_CHECKING:  # else no name would be unknown
         except Exception:  # for lack of memory, say: all is as it was
             return
         globals().pop("__getattr__", None)
+        for each in _then:
+            each()
 
     # by then the searches have taken about as long as the imports will
     _ffi.calls.set_many(1 << 21, _without_search)

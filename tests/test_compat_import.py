@@ -81,6 +81,42 @@ if __name__ == "__main__":
     )
 
 
+def test_what_only_programs_for_dist_dynet_know_is_imported_when_it_is_asked_for(tmp_path):
+    code = """
+import sys
+import dynet as dy, _dynet
+print([name for name in ("parallel", "training") if "dist_dynet." + name in sys.modules])
+print(hasattr(dy, "parallel"), dy.parallel.shard.__name__, hasattr(_dynet, "shard"))
+from _dynet import training
+import dist_dynet
+print(training is dist_dynet.training is dy.training, dy.parallel is dist_dynet.parallel)
+dy.dropuot
+"""
+    job = run_python("-m", "dist_dynet.compat", str(program(tmp_path, code)))
+    last = job.stderr.splitlines()[-1]
+    assert (job.returncode, job.stdout) == (1, "[]\nTrue shard False\nTrue True\n"), job.stderr
+    assert last.startswith("AttributeError: module 'dynet' has no attribute 'dropuot'."), last
+
+
+@pytest.mark.fast_paths  # else expressions are not counted
+@pytest.mark.parametrize("before, after", [(0, 1001), (1001, 0)])
+def test_after_many_expressions_names_of_dynet_are_found_without_a_search(before, after):
+    code = f"""
+import dist_dynet, dist_dynet.compat
+dist_dynet.compat.install()
+dist_dynet._ffi.calls.set_many(1000, dist_dynet._without_search)
+def make(n):
+    dist_dynet.renew_cg()
+    for _ in range(n):
+        dist_dynet.scalarInput(1)
+make({before})
+import dynet
+make({after})
+print("__getattr__" in vars(dynet), dynet.training is dist_dynet.training)
+"""
+    assert output_of(code) == "False True\n"
+
+
 def test_children_that_do_not_ask_for_dynet_stay_light():
     code = "import subprocess, sys\nimport dist_dynet.compat as c; c.install(); c.install()\n"
     code += (

@@ -47,11 +47,19 @@ _STARRED = sorted({*NAMES, *_OLD})
 """What `from dynet import *` gives."""
 
 
+_LATER = ("parallel", "training")
+"""They take as long to import as all else together, and programs for DyNet do not know them."""
+
+
 def _names() -> dict[str, Any]:
     """The names that `dynet` and `_dynet` have in common."""
     names = {name: getattr(dist_dynet, name) for name in dist_dynet.__all__}
-    # what is new here, such as `parallel`; a __getattr__ would make all names slower to find
-    names |= {name: import_module(f"dist_dynet.{name}") for name in dist_dynet._PACKAGES}
+    # what is new here
+    names |= {
+        name: import_module(f"dist_dynet.{name}")
+        for name in dist_dynet._PACKAGES
+        if name not in _LATER
+    }
     names |= _OLD
     names |= {
         name: getattr(_settings, name) for name in ("DynetParams", "init", "init_from_params")
@@ -63,9 +71,35 @@ def _names() -> dict[str, Any]:
     )
 
 
+def _find_later(module: ModuleType) -> None:
+    """Lets module find the names of _LATER: when they are asked for, or when many expressions were
+    made, since a __getattr__ makes all names slower to find (see dist_dynet._without_search)."""
+    names = module.__dict__
+
+    def search(name: str) -> ModuleType:
+        if name in _LATER:
+            names[name] = found = import_module(f"dist_dynet.{name}")
+            return found
+        raise AttributeError(
+            f"module {module.__name__!r} has no attribute {name!r}", name=name, obj=module
+        )
+
+    def find() -> None:
+        for name in _LATER:
+            search(name)
+        names.pop("__getattr__", None)
+
+    if hasattr(dist_dynet, "__getattr__"):
+        names["__getattr__"] = search
+        dist_dynet._then.append(find)
+    else:
+        find()
+
+
 def _fill_common(module: ModuleType) -> None:
     _old.attach_methods()
     module.__dict__.update(_names())
+    _find_later(module)
     module.__file__ = dist_dynet.__file__
     read_as_dynet(True)
     module.__doc__ = f"{module.__name__}: dist_dynet under DyNet's name."
