@@ -304,6 +304,25 @@ def test_parameters_added_after_the_trainer_was_made(rule, inside):
             close(moved, -steps)
 
 
+@pytest.mark.parametrize("clear", [lambda p: p.scale_gradient(0), lambda p: p.clear_gradient()])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_program_may_catch_a_bad_gradient_clear_it_and_go_on(clear, bad):
+    m = dy.ParameterCollection()
+    w, t = m.add_parameters(3, init=1), m.add_lookup_parameters((3, 2), init=1)
+    trainer = dy.AdamTrainer(m)
+    dy.dot_product(w, dy.inputVector([1, bad, 1])).backward()
+    dy.sum_elems(t[1] * bad).backward()
+    with pytest.raises(RuntimeError, match=r"the gradients are kept.* reset_gradients\(\)"):
+        trainer.update()
+    for p in (w, t):
+        clear(p)
+        assert not p.grad_as_array().any()
+    dy.renew_cg()
+    (dy.sum_elems(w) + dy.sum_elems(t[1])).backward()
+    trainer.update()
+    assert np.allclose(w.as_array(), 0.999) and np.allclose(t.as_array()[1], 0.999)
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_gradient_that_is_not_finite_changes_nothing(rule, bad):

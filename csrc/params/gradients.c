@@ -142,7 +142,10 @@ void dn_param_scale_gradient(dn_param *p, dn_real by) {
     DN_HOLD(p->store);
     size_t n;
     dn_real *g = gradient_numbers(p, &n);
-    if (!dn__param_is_empty(p)) dn__axpy(n, by, g, 0, g);
+    if (!dn__param_is_empty(p)) {
+        if (by == 0) dn__fill(n, 0, g); /* also what is not finite */
+        else dn__axpy(n, by, g, 0, g);
+    }
     p->changes++;
     p->written++;
     p->scaled *= (double)by;

@@ -268,7 +268,7 @@ class _ParameterBase(Expression):
         self._change(lib.dn_param_scale, real(s, "scale"))
 
     def scale_gradient(self, s: float) -> None:
-        """Multiplies the gradient by s.
+        """Multiplies the gradient by s; 0 clears NaN and infinity, too.
 
         >>> import dist_dynet as dy
         >>> w = dy.ParameterCollection().add_parameters(2, init=0)

@@ -309,9 +309,10 @@ class Trainer(WithFollowers, WithStats):
             raise MemoryError(f"{type(self).__name__}: out of memory for the moments")
         if not self._skip_nonfinite:
             raise RuntimeError(
-                f"Magnitude of gradient is bad: {self.gradient_norm()}. A loss or a gradient of"
-                " this step is not finite; nothing was updated. Look for log(0) and 0/0, lower the"
-                " learning rate, or set trainer.skip_nonfinite = True."
+                f"Magnitude of gradient is bad: {self.gradient_norm()}. A loss or a gradient since"
+                " the last update is not finite; nothing was updated, and the gradients are kept."
+                " Look for log(0) and 0/0, lower the learning rate, or set trainer.skip_nonfinite"
+                " = True. To go on after this error, call reset_gradients() of the collection."
             )
         for p in members:
             p.clear_gradient()
