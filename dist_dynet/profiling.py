@@ -157,8 +157,26 @@ class Profile:
             "Python": max(0.0, self.seconds - sum(spans.values())),
         }
 
+    def _by_operation(self) -> Iterator[ProfileRow]:
+        """The rows, where those of one operation that take less than 1 % each are one: sentences
+        of all lengths have hundreds of shapes."""
+        small: dict[str, list[ProfileRow]] = {}
+        for row in self.rows:
+            if row.seconds < 0.01 * self.seconds:
+                small.setdefault(row.name, []).append(row)
+            else:
+                yield row
+        for name, rows in small.items():
+            calls, nodes = sum(row.calls for row in rows), sum(row.nodes for row in rows)
+            seconds = sum(row.seconds for row in rows)
+            products = sum(row.seconds * (row.gflops or 0) for row in rows)
+            shape = rows[0].shape if len(rows) == 1 else f"{len(rows):,} shapes"
+            gflops = products / seconds if products else None
+            yield ProfileRow(name, shape, calls, nodes, seconds, gflops)
+
     def table(self, most: int = 20) -> str:
-        """The rows that take most time, and the sum of the rest, as text.
+        """The rows that take most time, and the sum of the rest, as text. Shapes of an operation
+        that take less than 1 % each are one row.
 
         Raises:
             TypeError: most is not an integer.
@@ -177,10 +195,11 @@ class Profile:
             share = f"{100 * s / whole:.1f}"
             lines.append((name, calls, nodes, f"{1000 * s:.3f}", share, gflops, shape))
 
-        for row in self.rows[:most]:
+        rows = sorted(self._by_operation(), key=lambda row: -row.seconds)
+        for row in rows[:most]:
             gflops = "" if row.gflops is None else f"{row.gflops:.2f}"
             line(row.name, f"{row.calls:,}", f"{row.nodes:,}", row.seconds, gflops, row.shape)
-        if rest := self.rows[most:]:
+        if rest := rows[most:]:
             calls, nodes = sum(r.calls for r in rest), sum(r.nodes for r in rest)
             line("others", f"{calls:,}", f"{nodes:,}", sum(r.seconds for r in rest), "", "")
         for name, seconds in self.around.items():

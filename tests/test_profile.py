@@ -54,6 +54,27 @@ def test_profile_counts_calls_and_nodes_and_changes_no_number(model, autobatchin
     assert "pickneglogsoftmax" in str(p) and "[Python]" in str(p) and "calls of" in repr(p)
 
 
+def test_the_table_adds_up_the_small_rows_of_an_operation():
+    p = dy.Profile()
+    p.seconds = 1.0
+    p.rows = [
+        dy.ProfileRow("matmul", "(9, 9) -> (9,)", 2, 3, 0.2, 5.0),
+        *(dy.ProfileRow("tanh", f"({n},) -> ({n},)", 1, 2, 0.005, None) for n in range(100)),
+        dy.ProfileRow("matmul", "(2, 2) -> (2,)", 1, 1, 0.006, 3.0),
+        dy.ProfileRow("matmul", "(3, 3) -> (3,)", 1, 1, 0.002, 1.0),
+        dy.ProfileRow("exp", "(4,) -> (4,)", 1, 1, 0.001, None),
+    ]
+    rows = [re.split("  +", line) for line in p.table().splitlines()[1:6]]
+    assert rows == [
+        ["tanh", "100", "200", "500.000", "50.0", "100 shapes"],
+        ["matmul", "2", "3", "200.000", "20.0", "5.00", "(9, 9) -> (9,)"],
+        ["matmul", "2", "2", "8.000", "0.8", "2.50", "2 shapes"],
+        ["exp", "1", "1", "1.000", "0.1", "(4,) -> (4,)"],
+        ["in all", "1000.000", "100.0"],
+    ]
+    assert len(p.rows) == 104 and "others" in p.table(2)
+
+
 def multiplications(p):
     """{name: how many, of all rows of this name}; GFLOP/s count two operations for each."""
     found = {}
