@@ -139,7 +139,7 @@ if not TYPE_CHECKING:  # else no name would be unknown
                 found = import_module(f".{module}", __name__)
                 globals().update({each: getattr(found, each) for each in names})
                 return globals()[name] if name in names else found
-        raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}.{_hints.hint(name)}")
+        raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}{_hints.hint(name)}")
 
     def _without_search() -> None:
         """Imports all that comes later, and takes __getattr__ away. Each place of a program that
@@ -164,10 +164,11 @@ def __dir__() -> list[str]:
 
 
 _shown.attach()
+_functions = _hints.of_functions(ops.OPERATIONS)
 for _class, _attributes in (
-    (Expression, _hints.OF_EXPRESSIONS),
-    (Parameters, _hints.OF_PARAMETERS),  # noqa: F405
-    (LookupParameters, _hints.OF_PARAMETERS),  # noqa: F405
+    (Expression, _functions | _hints.OF_EXPRESSIONS),
+    (Parameters, _functions | _hints.OF_PARAMETERS),  # noqa: F405
+    (LookupParameters, _functions | _hints.OF_PARAMETERS),  # noqa: F405
     (ParameterCollection, _hints.OF_COLLECTIONS),  # noqa: F405
     (Trainer, _hints.OF_TRAINERS),  # noqa: F405
     (Owner, _hints.OF_OWNERS),

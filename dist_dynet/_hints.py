@@ -10,194 +10,16 @@ from functools import update_wrapper
 from types import CellType, FunctionType
 from typing import Any
 
-WRITTEN_HERE = {
-    "Adam": "AdamTrainer",
-    "AdamW": "AdamWTrainer",
-    "CrossEntropyLoss": "pickneglogsoftmax",
-    "DistributedDataParallel": "parallel.DistributedTrainer",
-    "Dropout": "dropout",
-    "Embedding": "m.add_lookup_parameters",
-    "Adagrad": "AdagradTrainer",
-    "Adadelta": "AdadeltaTrainer",
-    "Conv2d": "conv2d",
-    "GRU": "GRUBuilder",
-    "LSTM": "LSTMBuilder",
-    "MaxPool2d": "maxpooling2d",
-    "MultiheadAttention": "MultiHeadAttention",
-    "RMSprop": "RMSPropTrainer",
-    "RNN": "SimpleRNNBuilder",
-    "MSELoss": "squared_distance",
-    "Parameter": "m.add_parameters",
-    "SGD": "SimpleSGDTrainer",
-    "array": "inputTensor",
-    "asarray": "inputTensor",
-    "backward": "loss.backward",
-    "bmm": "matmul",
-    "cat": "concatenate",
-    "concat": "concatenate",
-    "from_numpy": "inputTensor",
-    "full": "constant",
-    "div": "cdiv",
-    "hstack": "concatenate_cols",
-    "linear": "affine_transform",
-    "permute": "transpose",
-    "view": "reshape",
-    "dot": "dot_product",
-    "manual_seed": "reset_random_seed",
-    "matrix": "inputTensor",
-    "maximum": "bmax",
-    "mean": "mean_elems",
-    "minimum": "bmin",
-    "mse_loss": "squared_distance",
-    "mul": "cmult",
-    "nll_loss": "pickneglogsoftmax",
-    "norm": "l2_norm",
-    "rand": "random_uniform",
-    "randn": "random_normal",
-    "relu": "rectify",
-    "seed": "reset_random_seed",
-    "sigmoid": "logistic",
-    "stack": "concatenate_cols",
-    "sum": "sum_elems",
-    "value": "x.value",
-    "vector": "inputVector",
-    "BCELoss": "binary_log_loss",
-    "ELU": "elu",
-    "GELU": "gelu",
-    "GRUCell": "GRUBuilder",
-    "LSTMCell": "LSTMBuilder",
-    "NLLLoss": "pickneglogsoftmax",
-    "ReLU": "rectify",
-    "SiLU": "silu",
-    "Sigmoid": "logistic",
-    "Softmax": "softmax",
-    "Tanh": "tanh",
-    "amax": "max_dim",
-    "binary_cross_entropy": "binary_log_loss",
-    "embedding": "lookup",
-    "flatten": "reshape",
-    "gather": "pick",
-    "index_select": "select_rows",
-    "multinomial": "sample_categorical",
-    "normal": "random_normal",
-    "reduce_mean": "mean_elems",
-    "reduce_sum": "sum_elems",
-    "swish": "silu",
-    "tensor": "inputTensor",
-}
-"""A name in PyTorch or NumPy -> the one here. With a letter before the dot: of a collection m, an
-expression x."""
-
-
-_NO_GRADIENTS = (
-    "Leave it out: a graph without backward() computes no gradients. m.eval() switches dropout off."
-)
-_OWN_MODEL = (
-    "A model is a class of your own: its parameters are in a dy.ParameterCollection m, and a method"
-    " makes the expressions. See docs/nn.md."
-)
-_SCHEDULES = "Learning-rate schedules are dy.schedules.Linear, Cosine, Plateau, ..."
-_STARTED = "Leave it out: dy.parallel finds the ranks that mpirun has started."
-_ONLY_CPU = "Leave it out: there is only the CPU."
-SENTENCES = {
-    "BatchNorm1d": "dy.LayerNorm(dim, m) normalises the numbers of each example.",
-    "CosineAnnealingLR": _SCHEDULES,
-    "DataLoader": "Use a list of batches, or dy.parallel.shard(data, batch_size).",
-    "Dataset": "Data are a list of Python's, or anything that has a length and indices.",
-    "LayerList": "Use a list of Python's.",
-    "Module": _OWN_MODEL,
-    "ModuleList": "Use a list of Python's.",
-    "ReduceLROnPlateau": _SCHEDULES,
-    "Sequential": "Write dy.MLP(sizes, m), or call one block after the other.",
-    "StepLR": _SCHEDULES,
-    "Transformer": "dy.MultiHeadAttention is its block; see examples/transformer.py.",
-    "BCEWithLogitsLoss": "Write dy.binary_log_loss(dy.logistic(x), y) here.",
-    "Conv1d": "Write dy.conv2d() or dy.filter1d_narrow() here.",
-    "DistributedSampler": "Write dy.parallel.shard(data, batch_size) here.",
-    "GradScaler": "Leave it out: bfloat16 has the range of float32.",
-    "Identity": "Leave it out.",
-    "TransformerEncoder": "dy.MultiHeadAttention is its block; see examples/transformer.py.",
-    "Variable": "Expressions are made by functions such as dy.inputTensor().",
-    "add": "Write a + b here.",
-    "autocast": 'Write dy.init(precision="bf16") here.',
-    "bfloat16": 'Write dy.init(precision="bf16"), which rounds operands of products.',
-    "binary_cross_entropy_with_logits": "Write dy.binary_log_loss(dy.logistic(x), y) here.",
-    "chunk": "Write x[begin:end] for each part here.",
-    "data": "Use a list of batches, or dy.parallel.shard(data, batch_size).",
-    "einsum": "Write dy.matmul(), dy.cmult() and dy.sum_dim() here.",
-    "expand": "Dims that are repeated: dy.concatenate([x] * n); a batch repeats by itself.",
-    "eye": "Write dy.inputTensor(numpy.eye(n)) here.",
-    "float16": 'Write dy.init(precision="bf16"), which rounds operands of products.',
-    "half": 'Write dy.init(precision="bf16"), which rounds operands of products.',
-    "init_process_group": _STARTED,
-    "kl_div": "Write dy.dot_product(p, dy.log(p) - dy.log(q)) here.",
-    "l1_loss": "Write dy.l1_distance() here; it is a sum.",
-    "leaky_relu": "Write dy.bmax(x, a * x) here.",
-    "masked_fill": "Write dy.cmult() with a mask of ones and zeros, or dy.masked_softmax().",
-    "mm": "Write a * b here.",
-    "neg": "Write -x here.",
-    "numpy": "Functions are names of dy itself, such as dy.tanh.",
-    "ones_like": "Write dy.ones(x.dim()[0]) here.",
-    "onnx": "There is no export; see docs/not_there.md.",
-    "outer": "Write a * dy.transpose(b) here.",
-    "prod": "Write dy.exp(dy.sum_elems(dy.log(x))) of positive numbers here.",
-    "random": "Write dy.random_normal() or dy.random_uniform() here.",
-    "repeat": "Write dy.concatenate([x] * n) here.",
-    "set_num_threads": "Write dy.init(threads=n) here.",
-    "softplus": "Write dy.logsumexp([x, 0 * x]) here.",
-    "split": "Write x[begin:end] for each part here.",
-    "std": "Write dy.std_dim() or dy.std_elems() here.",
-    "sub": "Write a - b here.",
-    "tile": "Write dy.concatenate([x] * n) here.",
-    "value_and_grad": "Write loss.value(), loss.backward(), then p.grad_as_array() here.",
-    "var": "Write dy.moment_elems(x, 2) - dy.square(dy.mean_elems(x)) here.",
-    "xavier_uniform_": "It is the default; see init= of m.add_parameters().",
-    "zeros_like": "Write dy.zeros(x.dim()[0]) here.",
-    "arange": "Write dy.inputVector(range(n)) here.",
-    "clamp": "Write dy.bmin() and dy.bmax() with a constant here.",
-    "clip": "Write dy.bmin() and dy.bmax() with a constant here.",
-    "clip_grad_norm_": "Write trainer.set_clip_threshold(norm) here; 5 is the default.",
-    "clip_grad_value_": "Write trainer.set_clip_value(limit) here.",
-    "compile": "Write @dy.traced before a function that is called often.",
-    "cuda": _ONLY_CPU,
-    "device": _ONLY_CPU,
-    "dtype": "The number type is set by DIST_DYNET_DTYPE=float32 or float64.",
-    "enable_grad": _NO_GRADIENTS,
-    "float32": "The number type is set by DIST_DYNET_DTYPE=float32 or float64.",
-    "float64": "The number type is set by DIST_DYNET_DTYPE=float32 or float64.",
-    "functional": "Functions are names of dy itself, such as dy.softmax.",
-    "grad": "Write loss.backward(), then p.grad_as_array() or x.gradient() here.",
-    "inference_mode": _NO_GRADIENTS,
-    "jit": "Write @dy.traced before a function that is called often.",
-    "lr_scheduler": _SCHEDULES,
-    "max": (
-        "Write dy.max_dim() for the largest along a dim, dy.bmax() for those of two expressions, or"
-        " x.npvalue().max() for a number."
-    ),
-    "min": (
-        "Write dy.min_dim() for the smallest along a dim, dy.bmin() for those of two expressions,"
-        " or x.npvalue().min() for a number."
-    ),
-    "no_grad": _NO_GRADIENTS,
-    "optim": "Trainers are names of dy itself, such as dy.AdamTrainer(m).",
-    "pack_padded_sequence": "Pass lengths= to transduce(); see docs/sequences.md.",
-    "pad_sequence": "Pass lengths= to transduce(); see docs/sequences.md.",
-    "set_grad_enabled": _NO_GRADIENTS,
-    "squeeze": "Write dy.reshape(x, dims) here.",
-    "unsqueeze": "Write dy.reshape(x, dims) here.",
-    "utils": "See docs/migrating.md for what is written here in the place of PyTorch's names.",
-    "vmap": "Write one graph per example and dy.renew_cg(autobatching=True) here.",
-    "where": "Write dy.cmult() with a mask of ones and zeros here.",
-}
-"""A name -> what to do, where the replacement is not a single function."""
+from ._foreign_names import ONLY_CPU, SENTENCES, STARTED, WRITTEN_HERE
 
 
 def hint(name: str) -> str:
-    """A sentence for the error; empty if there is none."""
+    """A full stop and a sentence, behind the error; empty if there is none, so that Python may
+    suggest a name."""
     here = WRITTEN_HERE.get(name, "")
     if not here:
-        return f" {SENTENCES[name]}" if name in SENTENCES else ""
-    return f" Write {here if here.split('.')[0] in ('m', 'x', 'loss') else f'dy.{here}'}() here."
+        return f". {SENTENCES[name]}" if name in SENTENCES else ""
+    return f". Write {here if here.split('.')[0] in ('m', 'x', 'loss') else f'dy.{here}'}() here."
 
 
 def explain_name(error: BaseException) -> None:
@@ -209,67 +31,57 @@ def explain_name(error: BaseException) -> None:
     if sentence:
         error.obj = None  # otherwise Python suggests one of our names that looks similar
         if not str(error).endswith(sentence):
-            error.args = (f"{error}.{sentence}",)
+            error.args = (f"{error}{sentence}",)
 
 
 OF_EXPRESSIONS = {
     "T": "dy.transpose()",
     "argmax": "x.npvalue().argmax()",
-    "clamp": "dy.bmin() and dy.bmax() with a constant",
     "clone": "Leave it out: expressions never change.",
-    "cpu": _ONLY_CPU,
-    "cuda": _ONLY_CPU,
+    "cpu": ONLY_CPU,
+    "cuda": ONLY_CPU,
     "data": "x.npvalue()",
-    "device": _ONLY_CPU,
+    "device": ONLY_CPU,
     "dtype": "x.npvalue().dtype",
-    "exp": "dy.exp()",
-    "flatten": "dy.reshape()",
-    "float": _ONLY_CPU.replace("only the CPU", "one number type"),
-    "log": "dy.log()",
+    "float": ONLY_CPU.replace("only the CPU", "one number type"),
     "matmul": "a * b",
     "max": "dy.max_dim(), dy.bmax() or x.npvalue().max()",
     "min": "dy.min_dim(), dy.bmin() or x.npvalue().min()",
     "ndim": "len(x.dim()[0])",
-    "norm": "dy.l2_norm()",
-    "permute": "dy.transpose()",
     "pow": "x ** n",
-    "relu": "dy.rectify()",
-    "repeat": "dy.concatenate([x] * n)",
     "requires_grad": "p.is_updated()",
-    "sigmoid": "dy.logistic()",
-    "softmax": "dy.softmax()",
-    "sqrt": "dy.sqrt()",
     "squeeze": "dy.reshape()",
-    "tanh": "dy.tanh()",
-    "to": _ONLY_CPU,
-    "transpose": "dy.transpose()",
+    "to": ONLY_CPU,
     "unsqueeze": "dy.reshape()",
     "detach": "dy.nobackprop()",
     "grad": "x.gradient()",
     "item": "x.value()",
-    "mean": "dy.mean_elems()",
     "numpy": "x.npvalue()",
-    "reshape": "dy.reshape()",
     "shape": "x.dim()",
     "size": "x.dim()",
-    "sum": "dy.sum_elems()",
     "t": "dy.transpose()",
     "tolist": "x.value()",
-    "view": "dy.reshape()",
 }
 OF_PARAMETERS = {
+    "copy_": "p.set_value()",
     "data": "p.as_array()",
     "grad": "p.grad_as_array() or p.set_gradient()",
+    "numpy": "p.as_array()",
     "requires_grad_": "p.set_updated()",
+    "values": "p.as_array()",
     "weight": "p.as_array()",
 }
+_EACH = "p.set_updated(False) for each p of {}named_parameters().values()"
 OF_COLLECTIONS = {
     "children": "m.named_parameters()",
-    "cpu": _ONLY_CPU,
-    "cuda": _ONLY_CPU,
+    "cpu": ONLY_CPU,
+    "cuda": ONLY_CPU,
+    "apply": "p.set_value() for each p of m.named_parameters().values()",
+    "get_parameter": "m.named_parameters()[name]",
     "modules": "m.named_parameters()",
-    "requires_grad_": "p.set_updated()",
-    "to": _ONLY_CPU,
+    "requires_grad_": _EACH.format("m."),
+    "set_updated": _EACH.format("m."),
+    "to": ONLY_CPU,
     "load": "m.populate()",
     "load_state_dict": "m.populate()",
     "parameters": "m.parameters_list()",
@@ -285,7 +97,7 @@ OF_TRAINERS = {
     "zero_grad": "Leave it out: update() forgets the gradients.",
 }
 OF_OWNERS = {
-    "cuda": _ONLY_CPU,
+    "cuda": ONLY_CPU,
     "forward": "Call the block, or initial_state() of a recurrent builder.",
     "load_state_dict": "dy.load(), or param_collection().populate()",
     "named_parameters": "param_collection().named_parameters()",
@@ -296,8 +108,10 @@ OF_OWNERS = {
     "input_size": "input_dim",
     "num_layers": "layers",
     "out_features": "output_dim",
-    "to": _ONLY_CPU,
-    "weight": "get_parameters()",
+    "requires_grad_": _EACH.format("param_collection()."),
+    "set_updated": _EACH.format("param_collection()."),
+    "to": ONLY_CPU,
+    **dict.fromkeys(("W", "b", "weight"), "get_parameters()"),
 }
 OF_PARALLEL = {
     "DistributedDataParallel": "dy.parallel.DistributedTrainer()",
@@ -311,8 +125,8 @@ OF_PARALLEL = {
     "destroy_process_group": "Leave it out: MPI ends with the program.",
     "get_rank": "dy.parallel.rank()",
     "get_world_size": "dy.parallel.world_size()",
-    "init": _STARTED,
-    "init_process_group": _STARTED,
+    "init": STARTED,
+    "init_process_group": STARTED,
     "shutdown": "Leave it out: MPI ends with the program.",
     "size": "dy.parallel.world_size()",
     "spawn": "Start the script by `dist-dynet run -n 2 train.py`, or by mpirun.",
@@ -333,10 +147,17 @@ ARGUMENTS_OF_TRAINERS = {
 """The same for arguments of constructors."""
 
 
+def of_functions(functions: Iterable[str]) -> dict[str, str]:
+    """Of an expression's attributes: functions of `dy`, and what is written for those of other
+    toolkits."""
+    theirs = [name for name in (*WRITTEN_HERE, *SENTENCES) if name[0].islower()]
+    return {name: f"dy.{name}()" for name in functions} | {n: hint(n)[2:] for n in theirs}
+
+
 def of_parallel(name: str) -> str:
-    """A sentence for the error of dy.parallel; empty if there is none."""
+    """The same behind the error of dy.parallel."""
     here = OF_PARALLEL.get(name, "")
-    return f" {_sentence(here)}" if here else ""
+    return f". {_sentence(here)}" if here else ""
 
 
 def _sentence(here: str) -> str:
@@ -395,9 +216,11 @@ def _names(thing: object) -> list[str]:
 
 
 def explain(cls: Any, attributes: dict[str, str]) -> None:
-    """Makes the errors of a class say what to write instead of these attributes."""
+    """Makes the errors of a class say what to write instead of these attributes, of those that it
+    does not have."""
     for name, here in attributes.items():
-        setattr(cls, name, _Elsewhere(name, here))
+        if not hasattr(cls, name):
+            setattr(cls, name, _Elsewhere(name, here))
     cls.__dir__ = _names
 
 

@@ -5,6 +5,7 @@ How long: three seconds.
 """
 
 import copy
+import math
 import pickle
 import re
 import sys
@@ -347,7 +348,7 @@ MISTAKES = [
         "has no attribute 'step'. Write trainer.update() here.",
     ),
     ("trainer.lr", AttributeError, "has no attribute 'lr'. Write trainer.learning_rate here."),
-    ("dy.nonsense(x)", AttributeError, "module 'dist_dynet' has no attribute 'nonsense'."),
+    ("dy.nonsense(x)", AttributeError, "module 'dist_dynet' has no attribute 'nonsense'"),
     (
         "dy.parallel.get_rank()",
         AttributeError,
@@ -585,6 +586,26 @@ def test_nothing_else_is_suggested_where_there_is_a_hint(capsys):
         assert written.endswith(f"{_hints.hint(name)}\n") and "Did you mean" not in written
 
 
+@pytest.mark.parametrize("name", _hints.of_functions(dy.ops.OPERATIONS))
+def test_functions_that_are_asked_of_expressions_are_hinted_at(name):
+    m = dy.ParameterCollection()
+    for thing in dy.ones(2), m.add_parameters(2), m.add_lookup_parameters((2, 2)):
+        try:
+            assert callable(getattr(thing, name)), name
+        except AttributeError as error:
+            assert re.search(r"'\. [A-Zd].+\.$", str(error)), error
+            assert name not in dir(thing)
+
+
+@pytest.mark.parametrize("module", [dy, dy.nn, dy.parallel])
+def test_a_name_without_a_hint_ends_as_python_s_does(module):
+    with pytest.raises(AttributeError, match=r"has no attribute 'nonsense'$"):
+        module.nonsense  # noqa: B018
+
+
+Y = np.array([3, -0.5, 1], np.float32)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -594,12 +615,37 @@ def test_nothing_else_is_suggested_where_there_is_a_hint(capsys):
         ("prod", lambda x, a: np.prod(x)),
         ("zeros_like", lambda x, a: np.zeros_like(x)),
         ("ones_like", lambda x, a: np.ones_like(x)),
+        ("cosine_similarity", lambda x, a: x @ Y / np.sqrt(x @ x * (Y @ Y))),
+        ("diag", lambda x, a: np.diag(x)),
+        ("expm1", lambda x, a: np.expm1(x)),
+        ("glu", lambda x, a: x / (1 + np.exp(-Y))),
+        ("log10", lambda x, a: np.log10(x)),
+        ("log1p", lambda x, a: np.log1p(x)),
+        ("log2", lambda x, a: np.log2(x)),
+        ("logaddexp", lambda x, a: np.logaddexp(x, Y)),
+        ("normalize", lambda x, a: x / np.sqrt(x @ x)),
+        ("pad", lambda x, a: np.pad(x, (0, 3))),
+        ("pairwise_distance", lambda x, a: np.linalg.norm(x - Y)),
+        ("power", lambda x, a: x**3),
+        ("reciprocal", lambda x, a: 1 / x),
+        ("sign", lambda x, a: np.sign(x)),
+        ("softmin", lambda x, a: np.exp(-x) / np.exp(-x).sum()),
+        ("tril", lambda x, a: np.tril(np.outer(np.ones(3), x))),
+        ("triu", lambda x, a: np.triu(np.outer(np.ones(3), x))),
+        ("trace", lambda x, a: x.sum()),
+        ("triplet_margin_loss", lambda x, a: 1 + np.linalg.norm(x - Y)),
     ],
 )
 def test_formulas_in_place_of_functions_give_their_values(name, value):
-    formula = re.search(r"Write (dy\..*\)) (here|of)", _hints.SENTENCES[name])[1]
-    array = np.array([0.5, 2, 3] if name == "prod" else [-2, 0.5, 3], np.float32)
-    found = eval(formula, {"dy": dy, "x": dy.inputVector(array), "a": 0.25}).npvalue()
+    sentence = _hints.SENTENCES[name]
+    formula = re.fullmatch(r"Write (.+?)(,? of .+| for .+)? here.*", sentence)[1]
+    positive = name == "prod" or "log" in name
+    array = np.array([0.5, 2, 3] if positive else [-2, 0.5, 3], np.float32)
+    x, y = dy.inputVector(array), dy.inputVector(Y)
+    if name in ("tril", "triu", "trace"):  # a matrix with x in each row, or in its diagonal
+        x = dy.inputTensor(np.diag(array) if name == "trace" else np.outer(np.ones(3), array))
+    names = {"a": 0.25, "n": 3, "dy": dy, "numpy": np, "math": math, "same": y, "other": x}
+    found = eval(formula, names | {"x": x, "y": y}).npvalue()
     np.testing.assert_allclose(found.squeeze(), value(array, 0.25), rtol=1e-5)
 
 

@@ -55,7 +55,7 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint(name)}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint(name)}")
 
 
 def __dir__() -> list[str]:

@@ -86,7 +86,7 @@ name_as_users_do(map(globals().get, __all__))
 if not TYPE_CHECKING:  # else no name would be unknown
 
     def __getattr__(name: str) -> Any:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{of_parallel(name)}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{of_parallel(name)}")
 
 
 def __dir__() -> list[str]:
