@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from table_followers import follow_all
 
 import dist_dynet as dy
 from dist_dynet import parallel
+from dist_dynet.parallel.checkpoints import parts
 
 
 def test_the_last_ones_are_kept_and_the_newest_good_one_wins(tmp_path, capfd):
@@ -447,6 +449,21 @@ def test_a_loop_over_another_shard_than_the_sampler_is_a_warning(loops, tmp_path
     assert checkpointer.step == (8 if loops else 0)
     assert len(caught) == (not loops), "once"
     assert loops or "nobody has begun a loop over the sampler" in str(caught[0].message)
+    package = str(Path(dy.__file__).parent)
+    assert not [w.filename for w in caught if w.filename.startswith(package)]
+
+
+def test_other_hashes_of_strings_than_in_the_resumed_run_are_a_warning(tmp_path, monkeypatch):
+    m = model_of()
+    trainer = dy.AdamTrainer(m)
+    checkpointer = parallel.Checkpointer(tmp_path, m, trainer)
+    checkpointer.save()
+    monkeypatch.setattr(parts, "hash_indicator", lambda: 0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert checkpointer.resume()
+        parts.warn_of_hashes(1, "not of rank 0", rank=1)
+    assert [w.filename for w in caught] == [__file__], "at the line of the program"
 
 
 def test_arguments_are_checked(tmp_path):

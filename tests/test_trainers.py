@@ -518,8 +518,9 @@ def test_update_epoch_does_nothing_but_warn(wrapped):
         with pytest.warns(
             DeprecationWarning,
             match=r"^update_epoch: does nothing, as in DyNet\. Set trainer\.learning_rate\.$",
-        ):
+        ) as caught:
             trainer.update_epoch(*arguments)
+        assert caught[0].filename == __file__
     assert (w.as_array()[0], w.grad_as_array()[0], trainer.learning_rate, trainer.updates) == (
         1,
         1,

@@ -8,7 +8,6 @@ alive. It knows nothing about files: state() returns arrays, whoever writes them
 from __future__ import annotations
 
 import sys
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from .. import meter
 from .._deferred_signals import DeferSignals
 from .._ffi import NULL, ffi, lib
-from .._manner import class_name
+from .._manner import class_name, warn
 from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .arguments import Schedule, chosen, number
@@ -331,10 +330,9 @@ class Trainer(WithFollowers, WithStats):
         >>> [w.category.__name__ for w in caught], trainer.learning_rate
         (['DeprecationWarning'], 0.5)
         """
-        warnings.warn(
+        warn(
             "update_epoch: does nothing, as in DyNet. Set trainer.learning_rate.",
             DeprecationWarning,
-            stacklevel=2,
         )
 
     def update_subset(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
+from ..._manner import warn
 from ...trainers import Trainer
 from ..agreement.message import Flag
 from ..data.sampling import Shard
@@ -79,12 +79,10 @@ class AutoSave:
             missed = self._inner.updates - self._last_try
             if missed >= 2 * (self._updates or 500):
                 self._warned = True
-                warnings.warn(
+                warn(
                     f"Checkpointer: nothing was saved in {missed} updates, as nobody has begun a"
                     " loop over the sampler, which says when to save. Write `for batch in sampler`"
-                    " with the shard that Checkpointer was given, or call save().",
-                    RuntimeWarning,
-                    stacklevel=4,
+                    " with the shard that Checkpointer was given, or call save()."
                 )
         if self._sampler.runs_ahead:
             raise RuntimeError(

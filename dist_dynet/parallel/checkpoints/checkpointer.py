@@ -8,7 +8,6 @@ the directory; it sends the others what it reads.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..._ffi import lib
 from ..._file_names import FileName
+from ..._manner import warn
 from ...io.checksummed import Copied, add_checksum, tree_of
 from ...meter import during
 from ...params.collection import ParameterCollection
@@ -352,11 +352,9 @@ class Checkpointer(AutoSave):
 
     def _warn(self, error: Exception) -> None:
         if self._world.rank == 0:
-            warnings.warn(
+            warn(
                 f"checkpoint: a save has failed ({error or type(error).__name__}). The run goes on,"
-                " and tries again at the next period; Checkpointer(required=True) ends it instead.",
-                RuntimeWarning,
-                stacklevel=5,
+                " and tries again at the next period; Checkpointer(required=True) ends it instead."
             )
 
     def _content(self, parts: list[NDArray[np.uint8]], sampler: Mapping[str, Any] | None) -> Copied:
@@ -496,4 +494,4 @@ class Checkpointer(AutoSave):
         self._step = self._last_try = self._files.written = tree["step"]
         self._since = time.monotonic()
         self._epoch, self._pending = self._next_epoch(), False
-        warn_of_hashes(tree["hashes"], what)
+        warn_of_hashes(tree["hashes"], what, self._world.rank)

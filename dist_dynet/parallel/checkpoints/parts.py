@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..._integers import integer
+from ..._manner import warn
 from ...io.checksummed import tree_of
 from ...params.collection import ParameterCollection, members_of
 from ...params.stored import check_stored, load_stored, stored
@@ -203,13 +203,11 @@ def load_state_of(obj: Any, state: Any, what: str) -> None:
         obj.load_state(state)
 
 
-def warn_of_hashes(there: Any, what: str) -> None:
-    """Warns if sets of strings had another order in the resumed run."""
-    if there != hash_indicator():
-        warnings.warn(
+def warn_of_hashes(there: Any, what: str, rank: int) -> None:
+    """Rank 0 warns if sets of strings had another order there in the resumed run."""
+    if there != hash_indicator() and rank == 0:
+        warn(
             f"{what}: Python hashed strings differently in the run that is resumed, so that a set"
             " of strings had another order there. Start both by `dist-dynet run` or with"
-            " PYTHONHASHSEED=0, or make numbers of words from sorted sets.",
-            RuntimeWarning,
-            stacklevel=4,
+            " PYTHONHASHSEED=0, or make numbers of words from sorted sets."
         )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import platform
-import warnings
 from typing import Any
 
 import numpy as np
 
 from ..._ffi import DTYPE
+from ..._manner import warn
 from ..._version import __version__
 from ...params.precision import rounding
 from .rank_names import format_ranks
@@ -88,7 +88,7 @@ def compare(here: World, comm: Any, what: str) -> None:
             )
         if here.rank == 0 and name not in _warned:
             _warned.add(name)
-            warnings.warn(_advice(name, words), RuntimeWarning, stacklevel=3)
+            warn(_advice(name, words))
 
 
 def _advice(name: str, words: str) -> str:
