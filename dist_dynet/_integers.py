@@ -70,7 +70,7 @@ def whole(value: Any, what: str, name: str = "the index", several: str = "") -> 
     """
     hint = (
         f" For several: {several}()."
-        if several and isinstance(value, Iterable) and not isinstance(value, str)
+        if several and isinstance(value, Iterable | slice) and not isinstance(value, str)
         else ""
     )
     if name == "a dim" and isinstance(value, calls.Node):

@@ -85,6 +85,13 @@ def dims_in_a_tuple(second: str, of: int = 0) -> Callable[[Callable[P, R]], Call
     return decorate
 
 
+def no_collection(given: object) -> str:
+    """The end of an error about something that was given in place of a collection."""
+    if callable(getattr(given, "param_collection", None)):
+        return f"got {type(given).__name__}. Its param_collection() is one."
+    return f"got {type(given).__name__}."
+
+
 def last_frame(error: BaseException) -> FrameType | None:
     """The frame in which an exception was raised."""
     at = error.__traceback__

@@ -13,6 +13,7 @@ import numpy as np
 
 from ._ffi import DTYPE, DTYPE_NAME, GRAPH_SHIFT, lib
 from ._integers import items_of, number_argument, whole
+from ._manner import no_collection
 from .expression import Expression
 from .graph import cg, renew_cg
 from .params.collection import ParameterCollection, members_of
@@ -123,6 +124,10 @@ def _listed(
     elif isinstance(parameters, AnyParameter):
         chosen = [parameters]
     else:
+        if callable(getattr(parameters, "param_collection", None)):
+            raise TypeError(
+                f"check_gradient: takes a collection, or parameters; {no_collection(parameters)}"
+            )
         chosen = items_of(parameters, "check_gradient", "a collection, or parameters")
     for p in chosen:
         if not isinstance(p, AnyParameter):

@@ -59,6 +59,29 @@ MISTAKES = [
     ("E.batch()", TypeError, "LookupParameters.batch() missing 1 required"),
     ("lstm.initial_state().add_input()", TypeError, "add_input"),
     ("lstm.initial_state().add_input(x, y)", TypeError, "add_input"),
+    # a block, or a list, in place of a collection
+    *(
+        (call, TypeError, "ollection; got VanillaLSTMBuilder. Its param_collection() is one.")
+        for call in (
+            "dy.AdamTrainer(lstm)",
+            "dy.MovingAverage(lstm)",
+            "dy.parallel.Checkpointer('unused', lstm, trainer)",
+            "dy.parallel.assert_in_sync(lstm)",
+            "dy.save_safetensors(lstm, 'unused')",
+            "m.copy_from(lstm)",
+        )
+    ),
+    ("dy.Linear(2, 3, lstm)", TypeError, "go into; got VanillaLSTMBuilder. Its param_collection()"),
+    ("dy.check_gradient(s, lstm)", TypeError, "got VanillaLSTMBuilder. Its param_collection()"),
+    ("dy.AdamTrainer([W])", TypeError, "got list. For some parameters of one: update_subset()."),
+    ("dy.save('unused', m)", TypeError, "Write save(name, [x]); a collection has its own save()."),
+    # indices as in NumPy
+    ("x[[0, 1]]", TypeError, "got [0, 1] for dim 0. Use select_rows() for lists."),
+    ("M[:, [0, 1]]", TypeError, "got [0, 1] for dim 1. Use select_cols() for lists in dim 1."),
+    ("x[None]", TypeError, "got None for dim 0. Use reshape() for more dims."),
+    ("M[..., 0]", TypeError, "got Ellipsis for dim 0. Write a slice `:` for each dim before"),
+    ("x[::-1]", ValueError, "got -1 in dim 0. Use select_rows() or select_cols() for"),
+    ("E[1:3]", TypeError, "got slice(1, 3, None). For several: lookup_batch()."),
     # what others make
     ("dy.Stack()", TypeError, "Stack: cannot be made directly. Get the empty one from"),
     ("dy.Parameters()", TypeError, "Parameters: made by ParameterCollection.add_parameters()"),
@@ -93,7 +116,6 @@ MISTAKES = [
     ("E['dog']", TypeError, "lookup: the index must be an integer; got 'dog'."),
     ("E[None]", TypeError, "lookup: the index must be an integer; got None."),
     ("E[1.5]", TypeError, "lookup: the index must be an integer; got 1.5."),
-    ("E[1:3]", TypeError, "lookup: the index must be an integer; got slice(1, 3, None)."),
     (
         "E[[1, 2]]",
         TypeError,

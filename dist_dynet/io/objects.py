@@ -306,7 +306,7 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
     if is_one(objects) or isinstance(objects, Parameters | LookupParameters | str | bytes):
         raise TypeError(
             "save: objects must be a list of parameters and builders; got"
-            f" {type(objects).__name__}. Write save(name, [x])."
+            f" {type(objects).__name__}. Write save(name, [x]); a collection has its own save()."
         )
     described = [_described(thing) for thing in objects]
     roots = {parameter._root for _, entries in described for _, parameter in entries}

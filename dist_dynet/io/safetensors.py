@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE
 from .._file_names import FileName, file_path, is_text
+from .._manner import no_collection
 from .._random_state import random_state, set_random_state
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
@@ -196,7 +197,7 @@ def load_safetensors(
 
 def _check(what: str, collection: ParameterCollection, trainer: Trainer | None) -> None:
     if not isinstance(collection, ParameterCollection):
-        raise TypeError(f"{what}: takes a ParameterCollection; got {type(collection).__name__}.")
+        raise TypeError(f"{what}: takes a ParameterCollection; {no_collection(collection)}")
     if trainer is not None and not isinstance(getattr(trainer, "inner", trainer), Trainer):
         raise TypeError(
             f"{what}: trainer must be a trainer such as AdamTrainer(m), or None; got"

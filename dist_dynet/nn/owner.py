@@ -7,7 +7,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .._integers import indices, real
-from .._manner import class_name
+from .._manner import class_name, no_collection
 from ..expression import Expression
 from ..ops import affine_transform, matmul
 from ..ops._nodes import not_expression
@@ -73,8 +73,8 @@ class Owner:
         """
         if not isinstance(model, ParameterCollection):
             raise TypeError(
-                f"{self.whoami()}: takes the ParameterCollection that its parameters go into; got"
-                f" {type(model).__name__}."
+                f"{self.whoami()}: takes the ParameterCollection that its parameters go into;"
+                f" {no_collection(model)}"
             )
         self._collection = model.add_subcollection(name, precision)
         named_by_its_class(self._collection)

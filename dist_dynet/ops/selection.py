@@ -270,6 +270,13 @@ def _integer_slice(item: slice, d: int) -> slice:
     return slice(*ends)
 
 
+_LISTS = "Use select_rows() for lists.", "Use select_cols() for lists in dim 1."
+_INSTEAD = {
+    type(None): "Use reshape() for more dims.",
+    type(...): "Write a slice `:` for each dim before the last ones.",
+}
+
+
 def _getitem(x: Expression, index: Any) -> Expression:
     """x[i], x[a:b:s], x[i, a:b, ...]: as in Python, negative and clipped.
 
@@ -295,7 +302,10 @@ def _getitem(x: Expression, index: Any) -> Expression:
         if isinstance(item, slice):
             item = _integer_slice(item, d)
             if item.step is not None and item.step < 1:
-                raise ValueError(f"slice: the step must be positive; got {item.step} in dim {d}.")
+                raise ValueError(
+                    f"slice: the step must be positive; got {item.step} in dim {d}."
+                    " Use select_rows() or select_cols() for another order."
+                )
             start, stop, step = item.indices(sizes[d])
             ranges.append((place, start, max(start, stop), min(step, 0x7FFFFFFF)))
         elif (given := _index(item)) is not None:
@@ -304,8 +314,8 @@ def _getitem(x: Expression, index: Any) -> Expression:
             removed.append(d)
         else:
             raise IndexTypeError(
-                f"x[i]: an index must be an integer or a slice; got {item!r} for dim {d}. Use"
-                " select_rows() for lists."
+                f"x[i]: an index must be an integer or a slice; got {item!r:.60} for dim {d}."
+                f" {_INSTEAD.get(type(item), _LISTS[min(d, 1)])}"
             )
     result = _slice(x, ranges, "slice")
     if not [d for d in removed if d < len(dims)]:

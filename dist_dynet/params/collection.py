@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._deferred_signals import DeferSignals
 from .._ffi import lib
 from .._integers import numbers, real
-from .._manner import dims_in_a_tuple
+from .._manner import dims_in_a_tuple, no_collection
 from . import initializers
 from .decay import Decays, default_weight_decay
 from .dims import MAX_DIMS, as_dims, check_device, check_name, check_size
@@ -90,7 +90,7 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         [1.5]
         """
         if not isinstance(other, ParameterCollection):
-            raise TypeError(f"copy_from: takes a ParameterCollection; got {type(other).__name__}.")
+            raise TypeError(f"copy_from: takes a ParameterCollection; {no_collection(other)}")
         share = real(share, "copy_from: share")
         if not 0 <= share <= 1:
             raise ValueError(f"copy_from: share must lie in [0, 1]; got {share}.")

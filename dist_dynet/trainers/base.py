@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .. import meter
 from .._deferred_signals import DeferSignals
 from .._ffi import NULL, ffi, lib
-from .._manner import class_name, warn
+from .._manner import class_name, no_collection, warn
 from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .arguments import Schedule, chosen, number
@@ -91,8 +91,9 @@ class Trainer(WithFollowers, WithStats):
     def __init__(self, m: ParameterCollection, learning_rate: float, **constants: float) -> None:
         """constants: those of the rule, in the order of C, each under the name of its argument."""
         if not isinstance(m, ParameterCollection):
+            some = " For some parameters of one: update_subset()." if isinstance(m, list) else ""
             raise TypeError(
-                f"{type(self).__name__}: takes a ParameterCollection; got {type(m).__name__}."
+                f"{type(self).__name__}: takes a ParameterCollection; {no_collection(m)}{some}"
             )
         if self._rule < 0:
             raise NotImplementedError(

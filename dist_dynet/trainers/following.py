@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .._deferred_signals import DeferSignals
+from .._manner import no_collection
 from ..params.collection import ParameterCollection
 from .base import Trainer
 from .hooks import Hooks
@@ -39,8 +40,8 @@ class FollowsTrainer(ABC):
             self._collection = of
         else:
             raise TypeError(
-                f"{type(self).__name__}: takes a trainer or a ParameterCollection; got"
-                f" {type(of).__name__}."
+                f"{type(self).__name__}: takes a trainer or a ParameterCollection;"
+                f" {no_collection(of)}"
             )
 
     def _prepare(self) -> None:  # noqa: B027 - most refuse nothing

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..._integers import integer
-from ..._manner import warn
+from ..._manner import no_collection, warn
 from ...io.checksummed import tree_of
 from ...params.collection import ParameterCollection, members_of
 from ...params.stored import check_stored, load_stored, stored
@@ -43,7 +43,7 @@ def checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
     inner = getattr(trainer, "inner", trainer)
     if not isinstance(model, ParameterCollection):
         raise TypeError(
-            f"Checkpointer: model must be a ParameterCollection; got {type(model).__name__}."
+            f"Checkpointer: model must be a ParameterCollection; {no_collection(model)}"
         )
     if not isinstance(inner, Trainer):
         raise TypeError(

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..._manner import no_collection
 from ...params.collection import ParameterCollection
 from ...trainers.arguments import number
 from ..agreement.structure import Structure
@@ -281,7 +282,7 @@ def barrier(timeout: float | None = None, comm: Any = None) -> None:
 
 def _check_collection(m: Any, what: str) -> None:
     if not isinstance(m, ParameterCollection):
-        raise TypeError(f"{what}: takes a ParameterCollection; got {type(m).__name__}.")
+        raise TypeError(f"{what}: takes a ParameterCollection; {no_collection(m)}")
 
 
 def broadcast_parameters(m: ParameterCollection, comm: Any = None) -> None:
