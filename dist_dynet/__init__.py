@@ -168,7 +168,7 @@ _functions = _hints.of_functions(ops.OPERATIONS)
 for _class, _attributes in (
     (Expression, _functions | _hints.OF_EXPRESSIONS),
     (Parameters, _functions | _hints.OF_PARAMETERS),  # noqa: F405
-    (LookupParameters, _functions | _hints.OF_PARAMETERS),  # noqa: F405
+    (LookupParameters, _functions | _hints.OF_TABLES),  # noqa: F405
     (ParameterCollection, _hints.OF_COLLECTIONS),  # noqa: F405
     (Trainer, _hints.OF_TRAINERS),  # noqa: F405
     (Owner, _hints.OF_OWNERS),

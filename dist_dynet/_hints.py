@@ -71,6 +71,8 @@ OF_PARAMETERS = {
     "values": "p.as_array()",
     "weight": "p.as_array()",
 }
+OF_TABLES = OF_PARAMETERS | dict.fromkeys(("copy_", "set_value"), "E.init_from_array()")
+OF_PARAMETERS["init_from_array"] = "p.set_value()"
 _EACH = "p.set_updated(False) for each p of {}named_parameters().values()"
 OF_COLLECTIONS = {
     "children": "m.named_parameters()",

@@ -676,7 +676,7 @@ def test_formulas_in_place_of_functions_give_their_values(name, value):
     [
         (dy.Expression, _hints.OF_EXPRESSIONS),
         (dy.Parameters, _hints.OF_PARAMETERS),
-        (dy.LookupParameters, _hints.OF_PARAMETERS),
+        (dy.LookupParameters, _hints.OF_TABLES),
         (dy.ParameterCollection, _hints.OF_COLLECTIONS),
         (dy.Trainer, _hints.OF_TRAINERS),
         (dy.parallel.DistributedTrainer, _hints.OF_TRAINERS),
@@ -690,6 +690,7 @@ def test_attributes_of_other_toolkits_lead_to_what_there_is(cls, attributes):
         "m": dy.ParameterCollection,
         "x": dy.Expression,
         "p": dy.Parameters,
+        "E": dy.LookupParameters,
         "trainer": dy.Trainer,
         "dy": dy,
     }
