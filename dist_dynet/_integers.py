@@ -73,8 +73,10 @@ def whole(value: Any, what: str, name: str = "the index", several: str = "") -> 
         if several and isinstance(value, Iterable | slice) and not isinstance(value, str)
         else ""
     )
-    if name == "a dim" and isinstance(value, calls.Node):
-        hint = f" Expressions go into one list: {what}([x, y])."
+    if isinstance(value, calls.Node):
+        hint = " It is a number of Python's, such as int(x.value()) or x.npvalue().argmax()."
+        if name == "a dim":
+            hint = f" Expressions go into one list: {what}([x, y])."
     return _of_32_bits(integer_argument(value, what, name, hint), what, name)
 
 

@@ -82,6 +82,11 @@ MISTAKES = [
     ("M[..., 0]", TypeError, "got Ellipsis for dim 0. Write a slice `:` for each dim before"),
     ("x[::-1]", ValueError, "got -1 in dim 0. Use select_rows() or select_cols() for"),
     ("E[1:3]", TypeError, "got slice(1, 3, None). For several: lookup_batch()."),
+    # a list in place of an expression, an expression in place of an index
+    ("dy.softmax([x, y])", TypeError, "softmax: takes expressions; got list. Join them by concat"),
+    ("dy.squared_norm([x])", TypeError, "squared_norm: takes expressions; got list. Join them by"),
+    ("E[dy.argmax(x, 'zero_gradient')]", TypeError, "(3,). It is a number of Python's, such as"),
+    ("dy.pick(x, dy.scalarInput(1))", TypeError, "(1,). It is a number of Python's, such as"),
     # what others make
     ("dy.Stack()", TypeError, "Stack: cannot be made directly. Get the empty one from"),
     ("dy.Parameters()", TypeError, "Parameters: made by ParameterCollection.add_parameters()"),

@@ -39,6 +39,8 @@ def not_expression(what: str, *given: Any) -> TypeError:
     hint = (
         " Make one of numbers by scalarInput(), inputVector() or inputTensor()." if numbers else ""
     )
+    if any(isinstance(item, Expression) for g in given if isinstance(g, list) for item in g):
+        hint = " Join them by concatenate(), or call it for each."
     if any(callable(getattr(g, "output", None)) for g in given):
         hint = " That of a state is state.output()."
     return TypeError(
