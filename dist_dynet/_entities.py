@@ -13,12 +13,18 @@ def _checked(tags: Any, what: str) -> list[Any]:
 
     Raises:
         TypeError: they are no texts in a list.
+        ValueError: one is of another scheme, such as BIOES.
     """
     listed = [None] if is_one(tags) or isinstance(tags, str) else [*tags]
     for tag in listed:
         if not isinstance(tag, str):
             raise TypeError(
                 f"{what}: the tags of a sentence must be texts in a list; got {tags!r:.60}."
+            )
+        if tag[1:2] == "-" and tag[0] not in "BI":
+            raise ValueError(
+                f"{what}: takes BIO tags: O, B-CLASS, I-CLASS; got {tag!r:.60}. Write B- for S- and"
+                " U-, and I- for E-, L- and M-."
             )
     return listed
 
@@ -30,6 +36,7 @@ def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
 
     Raises:
         TypeError: tags are no texts in a list.
+        ValueError: one is of another scheme, such as BIOES.
 
     >>> from dist_dynet import training
     >>> sorted(training.entities(["B-PER", "I-PER", "O", "I-LOC", "B-LOC"]))
@@ -37,7 +44,7 @@ def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
     """
     found, begin, kind = set(), 0, None
     for t, tag in enumerate([*_checked(tags, "entities"), "O"]):
-        if kind is not None and tag == f"I-{kind}":
+        if kind is not None and tag == (f"I-{kind}" if kind else "I"):
             continue
         if kind is not None:
             found.add((begin, t, kind))
@@ -53,7 +60,7 @@ def entity_scores(
 
     Raises:
         TypeError: they are no lists of lists of texts.
-        ValueError: sentences differ in number or length.
+        ValueError: sentences differ in number or length, or a tag is of another scheme.
 
     >>> from dist_dynet import training
     >>> training.entity_scores([["B-A", "I-A", "O", "B-B"]], [["B-A", "I-A", "B-B", "B-B"]])

@@ -449,10 +449,21 @@ def test_the_best_of_several_ranks_has_one_score():
         ("B-A I-A O I-A", [(0, 2, "A"), (3, 4, "A")]),
         ("B-A B-A I-B", [(0, 1, "A"), (1, 2, "A"), (2, 3, "B")]),
         ("I-X-Y I-X-Y", [(0, 2, "X-Y")]),
+        ("B I O I B B I", [(0, 2, ""), (3, 4, ""), (4, 5, ""), (5, 7, "")]),
     ],
 )
 def test_entities_of_tags(tags, wanted):
     assert sorted(training.entities(tags.split())) == wanted
+
+
+@pytest.mark.parametrize("tag", ["S-PER", "E-PER", "U-PER", "L-PER", "M-PER", "b-PER"])
+def test_tags_of_other_schemes_are_refused(tag):
+    message = f"takes BIO tags: O, B-CLASS, I-CLASS; got '{tag}'. Write B- for S- and U-, and"
+    for gold, guessed in (["O", tag], ["B-PER", "O"]), (["O", "O"], ["O", tag]):
+        with pytest.raises(ValueError, match=f"^entity_scores: {message}"):
+            training.entity_scores([gold], [guessed])
+    with pytest.raises(ValueError, match=f"^entities: {message}"):
+        training.entities([tag])
 
 
 def test_scores_are_those_of_seqeval(rng):
