@@ -172,6 +172,7 @@ for _class, _attributes in (
     (ParameterCollection, _hints.OF_COLLECTIONS),  # noqa: F405
     (Trainer, _hints.OF_TRAINERS),  # noqa: F405
     (Owner, _hints.OF_OWNERS),
+    (schedules._Schedule, _hints.OF_SCHEDULES),
     (RecurrentBuilder, _hints.OF_RECURRENT_BUILDERS),
     (BiRNNBuilder, _hints.OF_BIRNN_BUILDERS),  # noqa: F405
 ):

@@ -134,6 +134,12 @@ OF_PARALLEL = {
     "spawn": "Start the script by `dist-dynet run -n 2 train.py`, or by mpirun.",
 }
 """A name of dy.parallel, as of PyTorch, Horovod and mpi4py."""
+OF_VOCABULARIES = {
+    **dict.fromkeys(("get", "index", "stoi", "token_to_id", "w2i"), "words[name]"),
+    **dict.fromkeys(("encode", "lookup_indices"), "words.ids(names)"),
+    **dict.fromkeys(("i2w", "id_to_token", "itos"), "words.name(number)"),
+}
+OF_SCHEDULES = {"get_last_lr": "trainer.learning_rate"}
 OF_RECURRENT_BUILDERS = {
     name: f"builder.initial_state().{name}()" for name in ("add_input", "add_inputs", "transduce")
 }

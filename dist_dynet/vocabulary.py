@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ._derived import requires_init
 from ._file_names import FileName, file_path, is_text
+from ._hints import OF_VOCABULARIES, explain
 from ._integers import integer_argument, is_one, number_argument
 from .io.files import atomic_write, unreadable
 
@@ -381,3 +382,4 @@ def _as_vector(numbers: Sequence[str], size: int, where: str) -> NDArray[np.floa
 
 
 requires_init(Vocabulary, "names")
+explain(Vocabulary, OF_VOCABULARIES)
