@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakSet
 
 from ..._ffi import lib
 from ..._manner import manner, warn
+from ..._weak import WeakSet
 from ...params.collection import handles_of, members_of
 from ...trainers import MovingAverage, Trainer
 from ...trainers.following import followers_of
