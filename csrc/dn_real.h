@@ -11,6 +11,10 @@ typedef float dn_real;
 #define DN_MOST FLT_MAX
 #endif
 
+/* Sums of more numbers than that are sums of blocks of so many, which are added in double: one of
+ * float takes nothing up any more once it is 2^24 times as large as what is added. */
+enum { DN_MANY = 4096 };
+
 /* build_ffi.py probes the compiler and defines DN_TARGET_CLONES where function multiversioning
  * works: 2 for the x86-64 levels (GCC 12), 1 for single features (GCC 11). Names of processors such
  * as arch=haswell are of no use here: GCC makes them a test of the model, which no AMD processor

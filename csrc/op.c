@@ -119,6 +119,11 @@ void *dn__scratch_of(dn_call *c, size_t n, size_t bytes) {
     return take_workspace(c, &c->workspace->scratch, n * bytes);
 }
 dn_real *dn__scratch(dn_call *c, size_t n) { return dn__scratch_of(c, n, sizeof(dn_real)); }
+double *dn__wide_zeros(dn_call *c, size_t n) {
+    double *sum = dn__scratch_of(c, n, sizeof *sum);
+    for (size_t i = 0; sum && i < n; i++) sum[i] = 0;
+    return sum;
+}
 dn_real *dn__backward_memory(dn_call *c, size_t n) {
     return take_workspace(c, &c->workspace->grads, n * sizeof(dn_real));
 }
@@ -127,6 +132,33 @@ dn_real *dn__dx_zeroed(dn_call *c, int k) {
     dn_grad g = dn__dx(c, k);
     if (g.dx && g.beta == 0) dn__fill(dn__elements(c->x[k].dim), 0, g.dx);
     return g.dx;
+}
+
+dn_batch_grad dn__dx_by_element(dn_call *c, int k) {
+    const size_t stride = c->x[k].stride, n = (size_t)c->x[k].dim->size;
+    dn_batch_grad g = {dn__dx(c, k), stride, n, NULL, NULL, 0};
+    if (!c->total && g.g.dx) { /* nothing is added */
+        if (g.g.beta == 0) dn__fill(dn__elements(c->x[k].dim), 0, g.g.dx);
+        g.g.dx = NULL;
+    }
+    if (!g.g.dx || stride || c->dim->batch <= DN_MANY) return g;
+    g.part = dn__scratch(c, n);
+    g.sum = dn__wide_zeros(c, n);
+    if (!g.part || !g.sum) g = (dn_batch_grad){0};
+    return g;
+}
+static void add_part(dn_batch_grad *g) {
+    if (g->in_part) dn__wide_add(g->n, 1, g->part, g->sum);
+    g->in_part = 0;
+}
+dn_grad dn__dx_in_parts(dn_batch_grad *g) {
+    if (g->in_part == DN_MANY) add_part(g);
+    return (dn_grad){g->part, g->in_part++ ? 1 : 0};
+}
+void dn__dx_end(dn_batch_grad *g) {
+    if (!g->sum) return;
+    add_part(g);
+    dn__wide_sum(g->n, g->sum, g->g.beta, g->g.dx);
 }
 
 void dn__draw_key(const dn_call *c, struct dn_rng_key *out) {

@@ -195,6 +195,8 @@ void *dn__scratch_of(dn_call *c, size_t n, size_t bytes);
 static inline int *dn__scratch_ints(dn_call *c, size_t n) {
     return dn__scratch_of(c, n, sizeof(int));
 }
+/* n sums in double that are 0, for dn__wide_add; NULL: no memory. */
+double *dn__wide_zeros(dn_call *c, size_t n);
 /* Memory of the backward pass, for what dn__weight_gradient refers to. */
 dn_real *dn__backward_memory(dn_call *c, size_t n);
 
@@ -203,6 +205,24 @@ dn_real *dn__backward_memory(dn_call *c, size_t n);
 static inline int dn__wants(const dn_call *c, int k) { return c->routes->wants(c, k); }
 static inline dn_grad dn__dx(dn_call *c, int k) { return c->routes->dx(c, k); }
 dn_real *dn__dx_zeroed(dn_call *c, int k);
+/* The same, for an op that adds to dx batch element by batch element: dn__dx_of() gives the place
+ * of batch element b, in their order and once for each, dn__dx_end() follows the last. Of an input
+ * that is not batched that is dx itself; where they are many (DN_MANY), sums of so many, which are
+ * added in double. */
+typedef struct dn_batch_grad {
+    dn_grad g; /* g.dx is NULL where no gradient is wanted */
+    size_t stride, n;
+    dn_real *part;
+    double *sum;
+    int in_part;
+} dn_batch_grad;
+dn_batch_grad dn__dx_by_element(dn_call *c, int k);
+dn_grad dn__dx_in_parts(dn_batch_grad *g);
+void dn__dx_end(dn_batch_grad *g);
+static inline dn_grad dn__dx_of(dn_batch_grad *g, int b) {
+    if (g->sum) return dn__dx_in_parts(g);
+    return (dn_grad){g->g.dx + (size_t)b * g->stride, g->stride || !b ? g->g.beta : 1};
+}
 
 /* dW_k += dy x' (W_k is m x kk, dy m x n, x kk x n, all dense) for input k, an unbatched matrix
  * that dn__wants(). Put off: the products of one matrix are done as one when the backward pass

@@ -138,6 +138,9 @@ void dn__min_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *
 DN_MULTIVERSION void dn__add_exp(size_t n, const dn_real *x, const dn_real *max, dn_real *sum) {
     EACH(sum, sum[i] + dn__exp_of(x[i] == max[i] ? 0 : x[i] - max[i]));
 }
+DN_MULTIVERSION void dn__wide_add_exp(size_t n, const dn_real *x, const dn_real *max, double *sum) {
+    EACH(sum, sum[i] + (double)dn__exp_of(x[i] == max[i] ? 0 : x[i] - max[i]));
+}
 DN_MULTIVERSION void dn__add_exp_grad(size_t n, const dn_real *x, const dn_real *max,
                                       const dn_real *log_sum, const dn_real *dy, dn_real beta,
                                       dn_real *dx) {

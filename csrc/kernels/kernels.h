@@ -186,12 +186,16 @@ int dn__circular_sum(int n, int sign, const dn_real *u, const dn_real *v, dn_rea
 void dn__div_grad(size_t n, const dn_real *z, const dn_real *y, const dn_real *dz, dn_real beta,
                   dn_real *dy);
 
-/* ---- reductions (kernels/reduce.c): several accumulators, the order fixed by n alone -- */
+/* ---- reductions (kernels/reduce.c): several accumulators, the order fixed by n alone; sums of
+ * many numbers as DN_MANY says */
 dn_real dn__sum(size_t n, const dn_real *x);
 /* accumulated in blocks, summed in double */
 enum { DN_SQUARES_BLOCK = 4096 }; /* from here on it is a sum of sums of so many, in double */
 double dn__sum_squares(size_t n, const dn_real *x);
 dn_real dn__dot(size_t n, const dn_real *x, const dn_real *y);
+/* Sums of more than DN_MANY arrays: sum += a x; y = sum + beta y. */
+void dn__wide_add(size_t n, double a, const dn_real *x, double *sum);
+void dn__wide_sum(size_t n, const double *sum, dn_real beta, dn_real *y);
 /* nan if any is nan; n >= 1 */
 dn_real dn__max(size_t n, const dn_real *x);
 /* y (rows) = sum over the columns of x (rows x cols, dense) + beta y */
@@ -218,9 +222,10 @@ void dn__power(size_t n, dn_real a, unsigned r, const dn_real *x, dn_real *y);
 /* dx_i = a_i ((x_i - m_i) - d_i) + beta dx_i, where a, m and d advance by `step`, 0 or 1 */
 void dn__centered(size_t n, int step, const dn_real *a, const dn_real *m, const dn_real *d,
                   const dn_real *x, dn_real beta, dn_real *dx);
-/* y_i = x_0 + ... + x_i, summed in double; its gradient dx_i = dy_i + ... + dy_(n-1) + beta dx_i */
-void dn__cumsum(size_t n, const dn_real *x, dn_real *y);
-void dn__cumsum_grad(size_t n, const dn_real *dy, dn_real beta, dn_real *dx);
+/* Of n columns side by side, number k of column i being x[k n + i]: y_k = x_0 + ... + x_k, summed
+ * in double; its gradient dx_k = dy_k + ... + dy_(length-1) + beta dx_k. */
+void dn__cumsum(size_t length, size_t n, const dn_real *x, dn_real *y);
+void dn__cumsum_grad(size_t length, size_t n, const dn_real *dy, dn_real beta, dn_real *dx);
 
 /* ---- greatest and least (kernels/extremes.c); a nan counts as both -------------------- */
 /* z = the greater, the less of x and y; z may be x or y */
@@ -250,6 +255,7 @@ void dn__max_of_windows(size_t n, size_t step, int rows, int cols, size_t ld, co
 /* log sum exp over several arrays, max being their maximum: sum += exp(x - max), and with log_sum =
  * log(sum) dx = dy exp(x - max - log_sum) + beta dx (where x is -inf: 0) */
 void dn__add_exp(size_t n, const dn_real *x, const dn_real *max, dn_real *sum);
+void dn__wide_add_exp(size_t n, const dn_real *x, const dn_real *max, double *sum);
 void dn__add_exp_grad(size_t n, const dn_real *x, const dn_real *max, const dn_real *log_sum,
                       const dn_real *dy, dn_real beta, dn_real *dx);
 

@@ -26,28 +26,39 @@
 /* Sum over i < n of `term`, an expression in i. It runs in DN_LANES partial sums, element i in sum
  * i % DN_LANES, which are then added as a tree: vector code without -ffast-math, and an order that
  * depends on n alone, not on alignment or instruction set. What is left over runs in short vectors,
- * most sums of small networks being that alone. */
+ * most sums of small networks being that alone. Of many: DN_MANY. */
 enum { DN_LANES = 32, DN_SHORT = 8 };
 #define DN_SUM(term) \
     __extension__({ \
-        dn_real lane[DN_LANES] = {0}; \
-        size_t start = 0; \
-        for (; start + DN_LANES <= n; start += DN_LANES) { \
-            DN_SIMD for (int l = 0; l < DN_LANES; l++) { \
-                size_t i = start + l; \
-                lane[l] += (term); \
+        double blocks = 0; \
+        dn_real block; \
+        size_t start = 0, end; \
+        do { \
+            dn_real lane[DN_LANES] = {0}; \
+            const size_t first = start; \
+            end = n - first <= DN_MANY ? n : first + DN_MANY; \
+            for (; start + DN_LANES <= end; start += DN_LANES) { \
+                DN_SIMD for (int l = 0; l < DN_LANES; l++) { \
+                    size_t i = start + l; \
+                    lane[l] += (term); \
+                } \
             } \
-        } \
-        size_t from = start; \
-        for (; from + DN_SHORT <= n; from += DN_SHORT) { \
-            dn_real *const part = lane + (from - start); \
-            DN_SIMD for (int l = 0; l < DN_SHORT; l++) { \
-                size_t i = from + l; \
-                part[l] += (term); \
+            size_t from = start; \
+            for (; from + DN_SHORT <= end; from += DN_SHORT) { \
+                dn_real *const part = lane + (from - start); \
+                DN_SIMD for (int l = 0; l < DN_SHORT; l++) { \
+                    size_t i = from + l; \
+                    part[l] += (term); \
+                } \
             } \
-        } \
-        for (size_t i = from; i < n; i++) lane[i - start] += (term); \
-        dn__sum_lanes(n, lane); \
+            for (size_t i = from; i < end; i++) lane[i - start] += (term); \
+            block = dn__sum_lanes(end - first, lane); \
+            if (end == n && !first) break; \
+            blocks += (double)block; \
+            block = (dn_real)blocks; \
+            start = end; \
+        } while (end < n); \
+        block; \
     })
 /* Those that no element has come to are zero, and left out. */
 DN_INLINE dn_real dn__sum_lanes(size_t n, dn_real *lane) {

@@ -183,6 +183,61 @@ void dn__check_blas(void) {
     pthread_once(&once, check_blas);
 }
 
+/* ---- sums of many products ------------------------------------------------------------ */
+
+/* From how many terms on they are added up in blocks, and how long blocks are. BLAS's products of
+ * matrices are sums of such of some hundred terms already. */
+enum { LONG = 1 << 15, LONG_OF_BLAS = 1 << 18, BLOCK_OF_BLAS = 1 << 17 };
+static int has_blocks(product_fn *kernel, int n) { return is_blas(kernel) && n > 1; }
+static int is_long(product_fn *kernel, int terms, int n) {
+    return terms > LONG && (terms > LONG_OF_BLAS || !has_blocks(kernel, n));
+}
+
+/* Blocks, which are added in double, tile by tile of the result. Tiles begin where parts of dW do:
+ * dn__mm_dw_part. */
+enum { TILE = 168 * DN_DW_UNIT };
+static void multiply_long(product_fn *kernel, int form, int m, int k, int n, const dn_real *a,
+                          int lda, const dn_real *b, int ldb, dn_real beta, dn_real *c, int ldc) {
+    const int rows = form == DX ? k : m, columns = form == DW ? k : n,
+              terms = form == MM   ? k
+                      : form == DX ? m
+                                   : n,
+              most_columns = columns < DN_DW_UNIT ? columns : DN_DW_UNIT,
+              most_rows = TILE / most_columns,
+              most = has_blocks(kernel, n) ? BLOCK_OF_BLAS : DN_MANY;
+    const size_t a_row = form == DX ? (size_t)lda : 1, a_term = form == DX ? 1 : (size_t)lda,
+                 b_column = form == DW ? 1 : (size_t)ldb, b_term = form == DW ? (size_t)ldb : 1;
+    for (int i = 0, r; i < rows; i += r) {
+        r = rows - i < most_rows ? rows - i : most_rows;
+        for (int j = 0, w; j < columns; j += w) {
+            w = columns - j < most_columns ? columns - j : most_columns;
+            dn_real block[TILE];
+            double sum[TILE] = {0};
+            for (int t = 0, now; t < terms; t += now) {
+                now = terms - t < most ? terms - t : most;
+                const dn_real *ab = a + (size_t)i * a_row + (size_t)t * a_term,
+                              *bb = b + (size_t)j * b_column + (size_t)t * b_term;
+                if (form == MM) dn__mm(r, now, w, ab, lda, bb, ldb, 0, block, r);
+                else if (form == DX) dn__mm_dx(now, r, w, ab, lda, bb, ldb, 0, block, r);
+                else dn__mm_dw(r, w, now, ab, lda, bb, ldb, 0, block, r);
+                dn__wide_add((size_t)r * (size_t)w, 1, block, sum);
+            }
+            for (int q = 0; q < w; q++)
+                dn__wide_sum((size_t)r, sum + (size_t)q * (size_t)r, beta,
+                             c + (size_t)i + (size_t)(j + q) * (size_t)ldc);
+        }
+    }
+}
+
+DN_INLINE void multiply_terms(product_fn *kernel, int form, int m, int k, int n, const dn_real *a,
+                              int lda, const dn_real *b, int ldb, dn_real beta, dn_real *c,
+                              int ldc) {
+    const int terms = form == MM ? k : form == DX ? m : n;
+    if (is_long(kernel, terms, n))
+        multiply_long(kernel, form, m, k, n, a, lda, b, ldb, beta, c, ldc);
+    else multiply(kernel, form, m, k, n, a, lda, b, ldb, beta, c, ldc);
+}
+
 /* ---- products ------------------------------------------------------------------------- */
 
 void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, int ldx, dn_real beta,
@@ -191,7 +246,7 @@ void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, in
     if (m == 1 && ldw == 1 && n == 1) *y = dn__dot((size_t)k, w, x) + (beta == 0 ? 0 : *y);
     else if (m == 1 && ldw == 1 && ldy == 1) /* y' = x' w' */
         dn__mm_dx(k, n, 1, x, ldx, w, k, beta, y, n);
-    else multiply(mm_kernel(m, k, n), MM, m, k, n, w, ldw, x, ldx, beta, y, ldy);
+    else multiply_terms(mm_kernel(m, k, n), MM, m, k, n, w, ldw, x, ldx, beta, y, ldy);
 }
 
 void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy,
@@ -199,7 +254,7 @@ void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy
     if (k == 0 || n == 0) return;
     if (m == 1 && ldw == 1 && (lddy == 1 || n == 1)) /* dx = w' dy is an outer product */
         dn__mm_dw(k, n, 1, w, k, dy, n, beta, dx, lddx);
-    else multiply(dx_kernel(m, k, n), DX, m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
+    else multiply_terms(dx_kernel(m, k, n), DX, m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
 }
 
 int dn__is_better_transposed(int m, int k, int n) {
@@ -211,7 +266,7 @@ int dn__cuts_dw(int m) { return m > 1 && (!gemm || blas_cuts.columns[DW]); }
 void dn__mm_dw_part(int m, int k, int part, int n, const dn_real *dy, int lddy, const dn_real *x,
                     int ldx, dn_real beta, dn_real *dw, int lddw) {
     if (part == k || n == 0) dn__mm_dw(m, part, n, dy, lddy, x, ldx, beta, dw, lddw);
-    else multiply(dw_kernel(m, k, n, lddw), DW, m, part, n, dy, lddy, x, ldx, beta, dw, lddw);
+    else multiply_terms(dw_kernel(m, k, n, lddw), DW, m, part, n, dy, lddy, x, ldx, beta, dw, lddw);
 }
 
 void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
@@ -220,5 +275,5 @@ void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *
     if (n == 0 && beta == 0) dn__zero_matrix(m, k, dw, lddw);
     else if (m == 1 && n > 1 && lddy == 1 && (lddw == 1 || k == 1)) /* dW' = x dy' */
         dn__mm(k, n, 1, x, ldx, dy, n, beta, dw, k);
-    else multiply(dw_kernel(m, k, n, lddw), DW, m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
+    else multiply_terms(dw_kernel(m, k, n, lddw), DW, m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
 }

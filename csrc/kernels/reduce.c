@@ -60,6 +60,13 @@ DN_MULTIVERSION dn_real dn__max(size_t n, const dn_real *x) {
     return any_nan ? (dn_real)NAN : max;
 }
 
+DN_MULTIVERSION void dn__wide_add(size_t n, double a, const dn_real *x, double *sum) {
+    EACH(sum, sum[i] + a * (double)x[i]);
+}
+void dn__wide_sum(size_t n, const double *sum, dn_real beta, dn_real *y) {
+    EACH_BETA(y, (dn_real)sum[i]);
+}
+
 DN_MULTIVERSION static void sum_of_columns(size_t rows, size_t ld, int cols, const dn_real *x,
                                            dn_real beta, dn_real *y) {
     if (beta == 0) memset(y, 0, sizeof *y * rows);
@@ -75,6 +82,22 @@ DN_MULTIVERSION static void sum_of_columns(size_t rows, size_t ld, int cols, con
             y[r] += x[r];
     }
 }
+/* Of many columns: DN_MANY. */
+static void sum_of_many_columns(size_t rows, size_t ld, int cols, const dn_real *x, dn_real beta,
+                                dn_real *y) {
+    enum { ROWS = 256 };
+    for (size_t r = 0; r < rows; r += ROWS) {
+        const size_t n = rows - r < ROWS ? rows - r : ROWS;
+        dn_real block[ROWS];
+        double sum[ROWS] = {0};
+        for (int c = 0, now; c < cols; c += now) {
+            now = cols - c < DN_MANY ? cols - c : DN_MANY;
+            sum_of_columns(n, ld, now, x + r + (size_t)c * ld, 0, block);
+            dn__wide_add(n, 1, block, sum);
+        }
+        dn__wide_sum(n, sum, beta, y + r);
+    }
+}
 typedef struct column_sums {
     size_t ld;
     int cols;
@@ -83,7 +106,8 @@ typedef struct column_sums {
 } column_sums;
 static void sum_rows_of_columns(const void *context, size_t from, size_t rows) {
     const column_sums *s = context;
-    sum_of_columns(rows, s->ld, s->cols, s->x + from, s->beta, s->y + from);
+    (s->cols > DN_MANY ? sum_of_many_columns : sum_of_columns)(rows, s->ld, s->cols, s->x + from,
+                                                               s->beta, s->y + from);
 }
 void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y) {
     if (rows == 1) {
@@ -205,12 +229,23 @@ DN_MULTIVERSION void dn__centered(size_t n, int step, const dn_real *a, const dn
     }
 }
 
-void dn__cumsum(size_t n, const dn_real *x, dn_real *y) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) y[i] = (dn_real)(sum += x[i]);
+void dn__cumsum(size_t length, size_t n, const dn_real *x, dn_real *y) {
+    enum { COLUMNS = 256 };
+    for (size_t from = 0; from < n; from += COLUMNS) {
+        const size_t now = n - from < COLUMNS ? n - from : COLUMNS;
+        double sum[COLUMNS] = {0};
+        for (size_t k = 0, at = from; k < length; k++, at += n)
+            for (size_t i = 0; i < now; i++) y[at + i] = (dn_real)(sum[i] += x[at + i]);
+    }
 }
 
-void dn__cumsum_grad(size_t n, const dn_real *dy, dn_real beta, dn_real *dx) {
-    double sum = 0;
-    for (size_t i = n; i-- > 0;) dx[i] = (dn_real)(sum += dy[i]) + (beta == 0 ? 0 : dx[i]);
+void dn__cumsum_grad(size_t length, size_t n, const dn_real *dy, dn_real beta, dn_real *dx) {
+    enum { COLUMNS = 256 };
+    for (size_t from = 0; from < n; from += COLUMNS) {
+        const size_t now = n - from < COLUMNS ? n - from : COLUMNS;
+        double sum[COLUMNS] = {0};
+        for (size_t k = length; k-- > 0;)
+            for (size_t i = 0, at = k * n + from; i < now; i++, at++)
+                dx[at] = (dn_real)(sum[i] += dy[at]) + (beta == 0 ? 0 : dx[at]);
+    }
 }

@@ -85,10 +85,10 @@ DN_MULTIVERSION dn_real dn__cross_entropy(size_t n, const dn_real *t, const dn_r
 
 /* sum_i += part_i after so many numbers: a sum of many loses no digits to their order. */
 enum { IN_PART = 64 };
-DN_INLINE void add_part(size_t k, size_t length, size_t n, dn_real *part, dn_real *sum) {
+DN_INLINE void add_part(size_t k, size_t length, size_t n, dn_real *part, double *sum) {
     if ((k + 1) % IN_PART && k + 1 < length) return;
     DN_SIMD for (size_t i = 0; i < n; i++) {
-        sum[i] += part[i];
+        sum[i] += (double)part[i];
         part[i] = 0;
     }
 }
@@ -102,7 +102,8 @@ DN_INLINE void maxima(size_t n, size_t length, size_t step, const dn_real *x, dn
 
 DN_MULTIVERSION static void softmax_strided(size_t n, size_t length, size_t step, const dn_real *x,
                                             dn_real of_none, dn_real *y) {
-    dn_real max[DN_STRIDED], part[DN_STRIDED] = {0}, sum[DN_STRIDED] = {0};
+    dn_real max[DN_STRIDED], part[DN_STRIDED] = {0};
+    double sum[DN_STRIDED] = {0};
     maxima(n, length, step, x, max);
     EACH(max, max[i] == -INFINITY ? 0 : max[i]);
     for (size_t k = 0; k < length; k++) {
@@ -112,8 +113,8 @@ DN_MULTIVERSION static void softmax_strided(size_t n, size_t length, size_t step
             part[i] += out[i] = dn__exp_of(in[i] - max[i]);
         add_part(k, length, n, part, sum);
     }
-    EACH(sum, sum[i] == 0 ? of_none : 1 / sum[i]);
-    for (size_t k = 0; k < length; k++, y += step) EACH(y, y[i] * sum[i]);
+    EACH(part, sum[i] == 0 ? of_none : 1 / (dn_real)sum[i]);
+    for (size_t k = 0; k < length; k++, y += step) EACH(y, y[i] * part[i]);
 }
 void dn__softmax_strided(size_t n, size_t length, size_t step, const dn_real *x, dn_real *y) {
     softmax_strided(n, length, step, x, NAN, y);
@@ -126,40 +127,45 @@ void dn__softmax_or_zeros_strided(size_t n, size_t length, size_t step, const dn
 DN_MULTIVERSION void dn__softmax_grad_strided(size_t n, size_t length, size_t step,
                                               const dn_real *y, const dn_real *dy, dn_real beta,
                                               dn_real *dx) {
-    dn_real part[DN_STRIDED] = {0}, mean[DN_STRIDED] = {0};
+    dn_real part[DN_STRIDED] = {0};
+    double mean[DN_STRIDED] = {0};
     for (size_t k = 0; k < length; k++) {
         const dn_real *a = y + k * step, *b = dy + k * step;
         EACH(part, part[i] + a[i] * b[i]);
         add_part(k, length, n, part, mean);
     }
+    EACH(part, (dn_real)mean[i]);
     for (size_t k = 0; k < length; k++, y += step, dy += step, dx += step)
-        EACH_BETA(dx, y[i] * (dy[i] - mean[i]));
+        EACH_BETA(dx, y[i] * (dy[i] - part[i]));
 }
 
 DN_MULTIVERSION void dn__log_softmax_strided(size_t n, size_t length, size_t step, const dn_real *x,
                                              dn_real *y) {
-    dn_real max[DN_STRIDED], part[DN_STRIDED] = {0}, sum[DN_STRIDED] = {0};
+    dn_real max[DN_STRIDED], part[DN_STRIDED] = {0};
+    double sum[DN_STRIDED] = {0};
     maxima(n, length, step, x, max);
     for (size_t k = 0; k < length; k++) {
         const dn_real *in = x + k * step;
         EACH(part, part[i] + dn__exp_of(in[i] - max[i]));
         add_part(k, length, n, part, sum);
     }
-    EACH(sum, max[i] - max[i] == 0 ? dn__log_of(sum[i]) : 0);
-    for (size_t k = 0; k < length; k++, x += step, y += step) EACH(y, x[i] - max[i] - sum[i]);
+    EACH(part, max[i] - max[i] == 0 ? dn__log_of((dn_real)sum[i]) : 0);
+    for (size_t k = 0; k < length; k++, x += step, y += step) EACH(y, x[i] - max[i] - part[i]);
 }
 
 DN_MULTIVERSION void dn__log_softmax_grad_strided(size_t n, size_t length, size_t step,
                                                   const dn_real *y, const dn_real *dy, dn_real beta,
                                                   dn_real *dx) {
-    dn_real part[DN_STRIDED] = {0}, sum[DN_STRIDED] = {0};
+    dn_real part[DN_STRIDED] = {0};
+    double sum[DN_STRIDED] = {0};
     for (size_t k = 0; k < length; k++) {
         const dn_real *in = dy + k * step;
         EACH(part, part[i] + in[i]);
         add_part(k, length, n, part, sum);
     }
+    EACH(part, (dn_real)sum[i]);
     for (size_t k = 0; k < length; k++, y += step, dy += step, dx += step)
-        EACH_BETA(dx, dy[i] - dn__exp_of(y[i]) * sum[i]);
+        EACH_BETA(dx, dy[i] - dn__exp_of(y[i]) * part[i]);
 }
 
 /* ---- sparsemax ------------------------------------------------------------------------ */

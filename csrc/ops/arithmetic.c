@@ -33,7 +33,17 @@ static void forward_segments(dn_call *c, void (*f)(const dn_segment *)) {
 /* For input k: segments with x = input k and y = the other one. */
 static void backward_segments(dn_call *c, int k, dn_real *dx, void (*f)(const dn_segment *)) {
     dn_broadcast_plan p = make_broadcast_plan(c->x[k].dim, c->x[1 - k].dim);
+    const size_t size = dn__elements(c->x[k].dim);
+    size_t repeats = 1;
+    for (int i = 1; i < p.nd; i++)
+        if (!p.sx[i]) repeats *= p.n[i];
+    if (repeats > DN_MANY) {
+        p.part = dn__scratch(c, p.sx[0] ? p.n[0] : 1);
+        p.sum = dn__wide_zeros(c, size);
+        if (!p.part || !p.sum) return;
+    }
     for_segments(&p, c->x[k].v, c->x[1 - k].v, dx, c->dy, c->y, f);
+    if (p.part) dn__wide_sum(size, p.sum, 1, dx);
 }
 
 /* dx += a dz, summed where x stands still */
@@ -194,8 +204,26 @@ static void scale_shift_backward(dn_call *c) {
 /* ---- sums of many --------------------------------------------------------------------- */
 
 /* y = a (x_0 + x_1 + ...) */
+static void very_many_forward(dn_call *c, dn_real a) {
+    enum { PART = 1024 };
+    int all_batched = 1;
+    for (int k = 0; k < c->n; k++) all_batched &= c->x[k].stride || c->dim->batch == 1;
+    const size_t n = all_batched ? c->total : (size_t)c->dim->size;
+    for (size_t at = 0, now; at < c->total; at += now) {
+        const size_t b = at / n, rest = (b + 1) * n - at;
+        double sum[PART] = {0};
+        now = rest < PART ? rest : PART;
+        for (int k = 0; k < c->n; k++)
+            dn__wide_add(now, (double)a, c->x[k].v + b * c->x[k].stride + at % n, sum);
+        dn__wide_sum(now, sum, 0, c->y + at);
+    }
+}
 static void many_forward(dn_call *c, dn_real a) {
     size_t n = (size_t)c->dim->size;
+    if (c->n > DN_MANY) {
+        very_many_forward(c, a);
+        return;
+    }
     for (int k = 0; k < c->n; k++) {
         dn_real beta = k ? 1 : 0;
         if (c->x[k].stride || c->dim->batch == 1) dn__axpy(c->total, a, c->x[k].v, beta, c->y);
@@ -207,14 +235,17 @@ static void many_forward(dn_call *c, dn_real a) {
 static void many_backward(dn_call *c, dn_real a) {
     size_t n = (size_t)c->dim->size;
     for (int k = 0; k < c->n; k++) {
-        dn_grad g = dn__dx(c, k);
-        if (!g.dx) continue;
+        dn_batch_grad all = dn__dx_by_element(c, k);
+        if (!all.g.dx) continue;
         if (c->x[k].stride || c->dim->batch == 1) {
-            dn__axpy(c->total, a, c->dy, g.beta, g.dx);
+            dn__axpy(c->total, a, c->dy, all.g.beta, all.g.dx);
         } else {
-            for (int b = 0; b < c->dim->batch; b++)
-                dn__axpy(n, a, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx);
+            for (int b = 0; b < c->dim->batch; b++) {
+                const dn_grad g = dn__dx_of(&all, b);
+                dn__axpy(n, a, c->dy + (size_t)b * n, g.beta, g.dx);
+            }
         }
+        dn__dx_end(&all);
     }
 }
 

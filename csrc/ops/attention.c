@@ -99,17 +99,26 @@ static void attention_backward(dn_call *c) {
             dn__softmax_grad(nk, c->saved + (size_t)j * nk, column, 0, column);
         }
         dn__affine((size_t)z.batch * z.p, (dn_real)c->floats[0], 0, ds, ds);
-        dn_grad g = dn__dx(c, QUERY);
-        for (int b = 0; g.dx && b < z.batch; b++)
+        dn_batch_grad all = dn__dx_by_element(c, QUERY);
+        for (int b = 0; all.g.dx && b < z.batch; b++) {
+            const dn_grad g = dn__dx_of(&all, b);
             dn__mm(z.d, z.nk, z.nq, k->v + (size_t)b * k->stride, z.d, ds + (size_t)b * z.p, z.nk,
-                   q->stride || !b ? g.beta : 1, g.dx + (size_t)b * q->stride, z.d);
-        g = dn__dx(c, KEY);
-        for (int b = 0; g.dx && b < z.batch; b++)
+                   g.beta, g.dx, z.d);
+        }
+        dn__dx_end(&all);
+        all = dn__dx_by_element(c, KEY);
+        for (int b = 0; all.g.dx && b < z.batch; b++) {
+            const dn_grad g = dn__dx_of(&all, b);
             dn__mm_dw(z.d, z.nk, z.nq, q->v + (size_t)b * q->stride, z.d, ds + (size_t)b * z.p,
-                      z.nk, k->stride || !b ? g.beta : 1, g.dx + (size_t)b * k->stride, z.d);
+                      z.nk, g.beta, g.dx, z.d);
+        }
+        dn__dx_end(&all);
     }
-    dn_grad g = dn__dx(c, VALUE);
-    for (int b = 0; g.dx && b < z.batch; b++)
+    dn_batch_grad all = dn__dx_by_element(c, VALUE);
+    for (int b = 0; all.g.dx && b < z.batch; b++) {
+        const dn_grad g = dn__dx_of(&all, b);
         dn__mm_dw(z.dv, z.nk, z.nq, c->dy + (size_t)b * y_size, z.dv, c->saved + (size_t)b * z.p,
-                  z.nk, v->stride || !b ? g.beta : 1, g.dx + (size_t)b * v->stride, z.dv);
+                  z.nk, g.beta, g.dx, z.dv);
+    }
+    dn__dx_end(&all);
 }

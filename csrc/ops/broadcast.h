@@ -4,11 +4,15 @@
  * For csrc/ops/arithmetic.c and masked.c. */
 #pragma once
 
+#include "kernels/kernels.h"
 #include "op.h"
 
 typedef struct dn_broadcast_plan {
     int nd;
     size_t n[DN_MAX_DIMS + 1], sx[DN_MAX_DIMS + 1], sy[DN_MAX_DIMS + 1];
+    /* where more than DN_MANY segments add to dx: the dx of a segment, and the sums, in double */
+    dn_real *part;
+    double *sum;
 } dn_broadcast_plan;
 
 /* size i, and the batch behind all sizes */
@@ -19,6 +23,7 @@ static inline int size_of(const dn_dim *d, int i) {
 static inline dn_broadcast_plan make_broadcast_plan(const dn_dim *x, const dn_dim *y) {
     dn_broadcast_plan p;
     p.nd = 0;
+    p.part = NULL;
     size_t sx = 1, sy = 1;
     for (int i = 0; i <= DN_MAX_DIMS; i++) {
         size_t nx = (size_t)size_of(x, i), ny = (size_t)size_of(y, i), n = nx == 1 ? ny : nx;
@@ -58,9 +63,15 @@ static inline void for_segments(const dn_broadcast_plan *p, const dn_real *x, co
     size_t at[DN_MAX_DIMS + 1] = {0}, ox = 0, oy = 0, oz = 0;
     for (int i = 0; i < p->nd; i++)
         if (!p->n[i]) return;
+    const size_t n_part = p->sx[0] ? p->n[0] : 1;
     for (;;) {
-        f(&(dn_segment){p->n[0], p->sx[0], p->sy[0], x + ox, y ? y + oy : NULL, dx ? dx + ox : NULL,
+        if (p->part) dn__fill(n_part, 0, p->part);
+        f(&(dn_segment){p->n[0], p->sx[0], p->sy[0], x + ox, y ? y + oy : NULL,
+                        p->part ? p->part
+                        : dx    ? dx + ox
+                                : NULL,
                         dz ? dz + oz : NULL, z ? z + oz : NULL});
+        if (p->part) dn__wide_add(n_part, 1, p->part, p->sum + ox);
         oz += p->n[0];
         int i = 1;
         for (; i < p->nd; i++) {

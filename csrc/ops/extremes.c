@@ -34,12 +34,14 @@ static void two_forward(dn_call *c,
 static void two_backward(dn_call *c, int greater) {
     pieces p = pieces_of(c);
     for (int k = 0; k < 2; k++) {
-        dn_grad g = dn__dx(c, k);
-        for (int b = 0; g.dx && b < p.count; b++)
-            (k ? dn__pass_not_greater
-               : dn__pass_greater)(p.n, piece(c, greater, b), piece(c, 1 - greater, b),
-                                   c->dy + (size_t)b * p.n, c->x[k].stride || !b ? g.beta : 1,
-                                   g.dx + (size_t)b * c->x[k].stride);
+        dn_batch_grad all = dn__dx_by_element(c, k);
+        for (int b = 0; all.g.dx && b < p.count; b++) {
+            const dn_grad g = dn__dx_of(&all, b);
+            (k ? dn__pass_not_greater : dn__pass_greater)(p.n, piece(c, greater, b),
+                                                          piece(c, 1 - greater, b),
+                                                          c->dy + (size_t)b * p.n, g.beta, g.dx);
+        }
+        dn__dx_end(&all);
     }
 }
 
@@ -77,10 +79,12 @@ static void emax_backward(dn_call *c) {
     pieces p = pieces_of(c);
     const int32_t *which = (const int32_t *)c->saved;
     for (int k = 0; k < c->n; k++) {
-        dn_grad g = dn__dx(c, k);
-        for (int b = 0; g.dx && b < p.count; b++)
-            dn__pass_which(p.n, which + (size_t)b * p.n, k, c->dy + (size_t)b * p.n,
-                           c->x[k].stride || !b ? g.beta : 1, g.dx + (size_t)b * c->x[k].stride);
+        dn_batch_grad all = dn__dx_by_element(c, k);
+        for (int b = 0; all.g.dx && b < p.count; b++) {
+            const dn_grad g = dn__dx_of(&all, b);
+            dn__pass_which(p.n, which + (size_t)b * p.n, k, c->dy + (size_t)b * p.n, g.beta, g.dx);
+        }
+        dn__dx_end(&all);
     }
 }
 
@@ -92,6 +96,10 @@ static int logsumexp_dims(dn_shape *s) {
     if (!error) s->saved = 2 * dn__elements(&s->y);
     return error;
 }
+static void add_exp(size_t n, const dn_real *x, const dn_real *max, double *wide, dn_real *sum) {
+    if (wide) dn__wide_add_exp(n, x, max, wide);
+    else dn__add_exp(n, x, max, sum);
+}
 static void logsumexp_forward(dn_call *c) {
     pieces p = pieces_of(c);
     dn_real *all = c->saved, *log_sums = c->saved + c->total;
@@ -100,8 +108,10 @@ static void logsumexp_forward(dn_call *c) {
         dn_real *max = all + (size_t)b * p.n;
         memcpy(max, piece(c, 0, b), p.n * sizeof *max);
         for (int k = 1; k < c->n; k++) dn__bmax(p.n, piece(c, k, b), max, max);
+        double *sum = c->n > DN_MANY ? dn__wide_zeros(c, p.n) : NULL;
         for (int k = 0; k < c->n; k++)
-            dn__add_exp(p.n, piece(c, k, b), max, log_sums + (size_t)b * p.n);
+            add_exp(p.n, piece(c, k, b), max, sum, log_sums + (size_t)b * p.n);
+        if (sum) dn__wide_sum(p.n, sum, 0, log_sums + (size_t)b * p.n);
     }
     dn__log(c->total, log_sums, log_sums);
     dn__add(c->total, all, log_sums, c->y);
@@ -110,13 +120,14 @@ static void logsumexp_forward(dn_call *c) {
 static void logsumexp_backward(dn_call *c) {
     pieces p = pieces_of(c);
     for (int k = 0; k < c->n; k++) {
-        dn_grad g = dn__dx(c, k);
-        for (int b = 0; g.dx && b < p.count; b++) {
+        dn_batch_grad all = dn__dx_by_element(c, k);
+        for (int b = 0; all.g.dx && b < p.count; b++) {
+            const dn_grad g = dn__dx_of(&all, b);
             size_t at = (size_t)b * p.n;
             dn__add_exp_grad(p.n, piece(c, k, b), c->saved + at, c->saved + c->total + at,
-                             c->dy + at, c->x[k].stride || !b ? g.beta : 1,
-                             g.dx + (size_t)b * c->x[k].stride);
+                             c->dy + at, g.beta, g.dx);
         }
+        dn__dx_end(&all);
     }
 }
 
@@ -182,8 +193,10 @@ static void logsumexp_dim_forward(dn_call *c) {
             dn_real *max = all + o * l.inner;
             memcpy(max, x, l.inner * sizeof *max);
             for (size_t k = 1; k < length; k++) dn__bmax(l.inner, x + k * l.inner, max, max);
+            double *sum = length > DN_MANY ? dn__wide_zeros(c, l.inner) : NULL;
             for (size_t k = 0; k < length; k++)
-                dn__add_exp(l.inner, x + k * l.inner, max, log_sums + o * l.inner);
+                add_exp(l.inner, x + k * l.inner, max, sum, log_sums + o * l.inner);
+            if (sum) dn__wide_sum(l.inner, sum, 0, log_sums + o * l.inner);
         }
         dn__log(c->total, log_sums, log_sums);
     }

@@ -66,19 +66,23 @@ static void vanilla_lstm_c_forward(dn_call *c) {
 /* dc_(t-1) = dy f;  di = dy g, df = dy c_(t-1), do = 0, dg = dy i */
 static void vanilla_lstm_c_backward(dn_call *c) {
     size_t h = (size_t)c->dim->size;
-    dn_grad d = dn__dx(c, 0);
-    for (int b = 0; d.dx && b < c->dim->batch; b++)
-        dn__mul_add(h, c->dy + (size_t)b * h, gate(c, b, F), c->x[0].stride || !b ? d.beta : 1,
-                    d.dx + (size_t)b * c->x[0].stride);
-    d = dn__dx(c, 1);
-    for (int b = 0; d.dx && b < c->dim->batch; b++) {
+    dn_batch_grad all = dn__dx_by_element(c, 0);
+    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
+        const dn_grad d = dn__dx_of(&all, b);
+        dn__mul_add(h, c->dy + (size_t)b * h, gate(c, b, F), d.beta, d.dx);
+    }
+    dn__dx_end(&all);
+    all = dn__dx_by_element(c, 1);
+    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
         const dn_real *dy = c->dy + (size_t)b * h;
-        dn_real beta = c->x[1].stride || !b ? d.beta : 1, *dx = d.dx + (size_t)b * c->x[1].stride;
+        const dn_grad d = dn__dx_of(&all, b);
+        dn_real beta = d.beta, *dx = d.dx;
         dn__mul_add(h, dy, gate(c, b, G), beta, dx);
         dn__mul_add(h, dy, c->x[0].v + (size_t)b * c->x[0].stride, beta, dx + F * h);
         if (beta == 0) dn__fill(h, 0, dx + O * h);
         dn__mul_add(h, dy, gate(c, b, I), beta, dx + G * h);
     }
+    dn__dx_end(&all);
 }
 
 DN_OP(vanilla_lstm_h, 2, DN_BATCHES, "h_t = o tanh c_t, from x_0 = c_t and the gates x_1")
@@ -96,17 +100,20 @@ static void vanilla_lstm_h_forward(dn_call *c) {
 /* dc = dy o (1 - tanh(c)^2);  do = dy tanh c, di = df = dg = 0 */
 static void vanilla_lstm_h_backward(dn_call *c) {
     size_t h = (size_t)c->dim->size;
-    dn_grad d = dn__dx(c, 0);
-    dn_real *do_ = d.dx ? dn__scratch(c, h) : NULL;
+    dn_batch_grad all = dn__dx_by_element(c, 0);
+    dn_real *do_ = all.g.dx ? dn__scratch(c, h) : NULL;
     for (int b = 0; do_ && b < c->dim->batch; b++) {
+        const dn_grad d = dn__dx_of(&all, b);
         dn__mul(h, c->dy + (size_t)b * h, gate(c, b, O), do_);
-        dn__tanh_grad(h, c->saved + (size_t)b * c->x[0].stride, do_,
-                      c->x[0].stride || !b ? d.beta : 1, d.dx + (size_t)b * c->x[0].stride);
+        dn__tanh_grad(h, c->saved + (size_t)b * c->x[0].stride, do_, d.beta, d.dx);
     }
-    d = dn__dx(c, 1);
-    for (int b = 0; d.dx && b < c->dim->batch; b++) {
-        dn_real beta = c->x[1].stride || !b ? d.beta : 1, *dx = d.dx + (size_t)b * c->x[1].stride;
+    if (do_) dn__dx_end(&all);
+    all = dn__dx_by_element(c, 1);
+    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
+        const dn_grad d = dn__dx_of(&all, b);
+        dn_real beta = d.beta, *dx = d.dx;
         if (beta == 0) dn__fill(4 * h, 0, dx);
         dn__mul_add(h, c->dy + (size_t)b * h, c->saved + (size_t)b * c->x[0].stride, 1, dx + O * h);
     }
+    dn__dx_end(&all);
 }

@@ -36,18 +36,20 @@ static void masked_forward(dn_call *c, const dn_along *of) {
     dn__map_axis(c, &l, c->y, c->y, of);
 }
 static void masked_backward(dn_call *c, const dn_along *of) {
-    dn_grad g = dn__dx(c, 0);
+    dn_batch_grad all = dn__dx_by_element(c, 0);
     dn_axis l = dn__axis_of(c->dim, c->ints[0]);
     size_t n = (size_t)c->dim->size;
-    if (!g.dx) return;
+    if (!all.g.dx) return;
     if (c->x[0].stride || c->dim->batch == 1) {
-        dn__map_axis_grad(c, &l, c->y, c->dy, g.beta, g.dx, of);
+        dn__map_axis_grad(c, &l, c->y, c->dy, all.g.beta, all.g.dx, of);
         return;
     }
     l.outer /= (size_t)(c->dim->batch ? c->dim->batch : 1);
-    for (int b = 0; b < c->dim->batch; b++)
-        dn__map_axis_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx,
-                          of);
+    for (int b = 0; b < c->dim->batch; b++) {
+        const dn_grad to = dn__dx_of(&all, b);
+        dn__map_axis_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, to.beta, to.dx, of);
+    }
+    dn__dx_end(&all);
 }
 
 DN_OP(masked_softmax, 2, DN_BATCHES,
@@ -203,19 +205,20 @@ static void cross_entropy_forward(dn_call *c) {
     if (!c->x[0].stride) cross_entropies(c, 0, n);
     else dn__parallel_ranges(n, WORK_IN_VECTOR * c->x[0].dim->size, 1, cross_entropies, c);
 }
+/* `all` is changed where x is not batched: then one thread does all. */
 typedef struct cross_entropy_grads {
     const dn_call *c;
-    dn_grad g;
+    dn_batch_grad *all;
 } cross_entropy_grads;
 static void add_cross_entropies(const void *context, size_t from, size_t count) {
     const dn_call *c = ((const cross_entropy_grads *)context)->c;
-    dn_grad g = ((const cross_entropy_grads *)context)->g;
+    dn_batch_grad *all = ((const cross_entropy_grads *)context)->all;
     const dn_in *x = &c->x[0];
     size_t n = (size_t)x->dim->size;
     dn_real e = (dn_real)c->floats[0];
     for (int b = (int)from; b < (int)(from + count); b++) {
-        dn_real w = weight_of(c, b), d = c->dy[b] * w, beta = x->stride || !b ? g.beta : 1,
-                *dx = g.dx + (size_t)b * x->stride;
+        const dn_grad g = dn__dx_of(all, b);
+        dn_real w = weight_of(c, b), d = c->dy[b] * w, beta = g.beta, *dx = g.dx;
         if (w == 0) {
             if (beta == 0) dn__fill(n, 0, dx);
             continue;
@@ -227,10 +230,11 @@ static void add_cross_entropies(const void *context, size_t from, size_t count) 
 }
 /* dx = dy w (softmax(x) - (1 - e) onehot(v) - e / n) */
 static void cross_entropy_backward(dn_call *c) {
-    const cross_entropy_grads g = {c, dn__dx(c, 0)};
+    dn_batch_grad all = dn__dx_by_element(c, 0);
+    const cross_entropy_grads g = {c, &all};
     size_t n = (size_t)c->n_ints;
-    if (!g.g.dx) return;
-    if (!c->x[0].stride) add_cross_entropies(&g, 0, n);
+    if (!all.g.dx) return;
+    if (!c->x[0].stride) add_cross_entropies(&g, 0, n), dn__dx_end(&all);
     else dn__parallel_ranges(n, WORK_IN_VECTOR * c->x[0].dim->size, 1, add_cross_entropies, &g);
 }
 
@@ -261,18 +265,19 @@ static void cross_entropy_soft_backward(dn_call *c) {
     const dn_in *x = &c->x[0], *t = &c->x[1];
     const dn_lse *lse = (const dn_lse *)c->saved;
     size_t n = (size_t)x->dim->size;
-    dn_grad g = dn__dx(c, 0);
-    for (int b = 0; g.dx && b < c->dim->batch; b++) {
+    dn_batch_grad all = dn__dx_by_element(c, 0);
+    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
+        const dn_grad g = dn__dx_of(&all, b);
         const dn_real *target = t->v + (size_t)b * t->stride;
-        dn_real *dx = g.dx + (size_t)b * x->stride;
         dn__softmax_from_lse(n, x->v + (size_t)b * x->stride, lse[b], c->dy[b] * dn__sum(n, target),
-                             x->stride || !b ? g.beta : 1, dx);
-        dn__axpy(n, -c->dy[b], target, 1, dx);
+                             g.beta, g.dx);
+        dn__axpy(n, -c->dy[b], target, 1, g.dx);
     }
-    g = dn__dx(c, 1);
-    for (int b = 0; g.dx && b < c->dim->batch; b++) {
-        dn_real *dt = g.dx + (size_t)b * t->stride, d = c->dy[b];
-        const dn_real *v = x->v + (size_t)b * x->stride;
-        dn__log_softmax(n, -d, v, lse[b], t->stride || !b ? g.beta : 1, dt);
+    dn__dx_end(&all);
+    all = dn__dx_by_element(c, 1);
+    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
+        const dn_grad g = dn__dx_of(&all, b);
+        dn__log_softmax(n, -c->dy[b], x->v + (size_t)b * x->stride, lse[b], g.beta, g.dx);
     }
+    dn__dx_end(&all);
 }

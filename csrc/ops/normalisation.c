@@ -28,17 +28,21 @@ static void weight_norm_forward(dn_call *c) {
 static void weight_norm_backward(dn_call *c) {
     const dn_in *w = &c->x[0], *g = &c->x[1];
     size_t n = (size_t)c->dim->size;
-    dn_grad d = dn__dx(c, 0);
-    for (int b = 0; d.dx && b < c->dim->batch; b++) {
+    dn_batch_grad all = dn__dx_by_element(c, 0);
+    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
+        const dn_grad d = dn__dx_of(&all, b);
         const dn_real *x = w->v + (size_t)b * w->stride, *dy = c->dy + (size_t)b * n;
         dn_real r = c->saved[b], a = g->v[(size_t)b * g->stride] * r;
-        dn__plane(n, a, dy, -(a * r) * (r * dn__dot(n, dy, x)), x, 0, w->stride || !b ? d.beta : 1,
-                  d.dx + (size_t)b * w->stride);
+        dn__plane(n, a, dy, -(a * r) * (r * dn__dot(n, dy, x)), x, 0, d.beta, d.dx);
     }
-    dn_real *dg = dn__dx_zeroed(c, 1);
-    for (int b = 0; dg && b < c->dim->batch; b++)
-        dg[(size_t)b * g->stride] +=
-            c->saved[b] * dn__dot(n, c->dy + (size_t)b * n, w->v + (size_t)b * w->stride);
+    dn__dx_end(&all);
+    all = dn__dx_by_element(c, 1);
+    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
+        const dn_grad d = dn__dx_of(&all, b);
+        d.dx[0] = (d.beta == 0 ? 0 : d.dx[0]) +
+                  c->saved[b] * dn__dot(n, c->dy + (size_t)b * n, w->v + (size_t)b * w->stride);
+    }
+    dn__dx_end(&all);
 }
 
 /* ---- layer_norm: g and b have the dims of x, or its first ones; then they are repeated over the
@@ -99,11 +103,11 @@ static void layer_norm_forward(dn_call *c) {
  * dx_i = r (dz_i - mean dz) - z_i <dz, z> / (n std);  dg = dy z;  db = dy; these summed over what
  * was repeated */
 static void layer_norm_backward(dn_call *c) {
-    const dn_in *x = &c->x[0], *g = &c->x[1], *shift = &c->x[2];
+    const dn_in *g = &c->x[1], *shift = &c->x[2];
     size_t n = (size_t)c->dim->size, step = segment_of(c), gn = (size_t)g->dim->size,
            sn = (size_t)shift->dim->size;
-    dn_grad d = dn__dx(c, 0);
-    dn_real *dz = d.dx ? dn__scratch(c, n) : NULL;
+    dn_batch_grad all = dn__dx_by_element(c, 0);
+    dn_real *dz = all.g.dx ? dn__scratch(c, n) : NULL;
     for (int b = 0; dz && b < c->dim->batch; b++) {
         const dn_real *dy = c->dy + (size_t)b * n, *z = c->saved + (size_t)b * n,
                       *gb = g->v + (size_t)b * g->stride;
@@ -111,15 +115,23 @@ static void layer_norm_backward(dn_call *c) {
                 r = c->saved[c->total + 2 * (size_t)b + 1];
         for (size_t i = 0; i < n; i += step) dn__mul(step, dy + i, gb + i % gn, dz + i);
         dn_real along = std == 0 ? 0 : -dn__dot(n, dz, z) / ((dn_real)n * std);
-        dn__plane(n, r, dz, along, z, -r * dn__sum(n, dz) / (dn_real)n,
-                  x->stride || !b ? d.beta : 1, d.dx + (size_t)b * x->stride);
+        const dn_grad d = dn__dx_of(&all, b);
+        dn__plane(n, r, dz, along, z, -r * dn__sum(n, dz) / (dn_real)n, d.beta, d.dx);
     }
-    dn_real *dg = dn__dx_zeroed(c, 1);
-    for (int b = 0; dg && b < c->dim->batch; b++)
-        for (size_t i = (size_t)b * n; i < (size_t)(b + 1) * n; i += step)
-            dn__mul_add(step, c->dy + i, c->saved + i, 1, dg + (size_t)b * g->stride + i % n % gn);
-    dn_real *db = dn__dx_zeroed(c, 2);
-    for (int b = 0; db && b < c->dim->batch; b++)
-        for (size_t i = (size_t)b * n; i < (size_t)(b + 1) * n; i += step)
-            dn__axpy(step, 1, c->dy + i, 1, db + (size_t)b * shift->stride + i % n % sn);
+    if (dz) dn__dx_end(&all);
+    all = dn__dx_by_element(c, 1);
+    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
+        const dn_grad d = dn__dx_of(&all, b);
+        for (size_t i = 0; i < n; i += step)
+            dn__mul_add(step, c->dy + (size_t)b * n + i, c->saved + (size_t)b * n + i,
+                        i < gn ? d.beta : 1, d.dx + i % gn);
+    }
+    dn__dx_end(&all);
+    all = dn__dx_by_element(c, 2);
+    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
+        const dn_grad d = dn__dx_of(&all, b);
+        for (size_t i = 0; i < n; i += step)
+            dn__axpy(step, 1, c->dy + (size_t)b * n + i, i < sn ? d.beta : 1, d.dx + i % sn);
+    }
+    dn__dx_end(&all);
 }

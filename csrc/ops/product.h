@@ -47,22 +47,27 @@ static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
             dn__weight_gradient(c, i, m, k, n * batch, c->dy, x->v);
             dn__input_done(c, i);
         } else {
-            dn_grad g = dn__dx(c, i);
+            dn_batch_grad all = dn__dx_by_element(c, i);
             const int rounds = dn__rounds(c, i);
-            for (int b = 0; g.dx && b < batch; b++)
+            for (int b = 0; all.g.dx && b < batch; b++) {
+                const dn_grad g = dn__dx_of(&all, b);
                 dn__product_dw(m, k, n, rounds, c->dy + (size_t)b * size, m,
-                               x->v + (size_t)b * x->stride, k, w->stride || !b ? g.beta : 1,
-                               g.dx + (size_t)b * w->stride, m);
+                               x->v + (size_t)b * x->stride, k, g.beta, g.dx, m);
+            }
+            dn__dx_end(&all);
         }
     }
-    dn_grad g = dn__dx(c, i + 1);
-    if (!g.dx) return;
+    dn_batch_grad all = dn__dx_by_element(c, i + 1);
+    if (!all.g.dx) return;
     if (one) {
-        dn__operand_gradient(c, i, m, k, n * batch, c->dy, g);
+        dn__operand_gradient(c, i, m, k, n * batch, c->dy, all.g);
         return;
     }
     const dn_matrix transposed = weight(c, i, 1);
-    for (int b = 0; b < batch; b++)
-        dn__product_dx(m, k, n, matrix_of(transposed, w, b), c->dy + (size_t)b * size, m,
-                       x->stride || !b ? g.beta : 1, g.dx + (size_t)b * x->stride, k);
+    for (int b = 0; b < batch; b++) {
+        const dn_grad g = dn__dx_of(&all, b);
+        dn__product_dx(m, k, n, matrix_of(transposed, w, b), c->dy + (size_t)b * size, m, g.beta,
+                       g.dx, k);
+    }
+    dn__dx_end(&all);
 }

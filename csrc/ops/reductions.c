@@ -109,17 +109,8 @@ static int cumsum_dims(dn_shape *s) {
 static void cumsum_forward(dn_call *c) {
     dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     size_t length = (size_t)l.length, block = l.inner * length;
-    for (size_t o = 0; c->total && o < l.outer; o++) {
-        const dn_real *x = c->x[0].v + o * block;
-        dn_real *y = c->y + o * block;
-        if (l.inner == 1) {
-            dn__cumsum(length, x, y);
-            continue;
-        }
-        dn__axpy(l.inner, 1, x, 0, y);
-        for (size_t k = l.inner; k < block; k += l.inner)
-            dn__add(l.inner, y + k - l.inner, x + k, y + k);
-    }
+    for (size_t o = 0; c->total && o < l.outer; o++)
+        dn__cumsum(length, l.inner, c->x[0].v + o * block, c->y + o * block);
 }
 /* dx_i = dy_i + dy_(i+1) + ... */
 static void cumsum_backward(dn_call *c) {
@@ -127,18 +118,6 @@ static void cumsum_backward(dn_call *c) {
     size_t length = (size_t)l.length, block = l.inner * length;
     dn_grad g = dn__dx(c, 0);
     if (!g.dx || !c->total) return;
-    dn_real *sum = l.inner > 1 ? dn__scratch(c, l.inner) : NULL;
-    for (size_t o = 0; (sum || l.inner == 1) && o < l.outer; o++) {
-        const dn_real *dy = c->dy + o * block;
-        dn_real *dx = g.dx + o * block;
-        if (l.inner == 1) {
-            dn__cumsum_grad(length, dy, g.beta, dx);
-            continue;
-        }
-        dn__fill(l.inner, 0, sum);
-        for (size_t k = length; k-- > 0;) {
-            dn__add(l.inner, sum, dy + k * l.inner, sum);
-            dn__axpy(l.inner, 1, sum, g.beta, dx + k * l.inner);
-        }
-    }
+    for (size_t o = 0; o < l.outer; o++)
+        dn__cumsum_grad(length, l.inner, c->dy + o * block, g.beta, g.dx + o * block);
 }
