@@ -4,6 +4,7 @@
 #include <locale.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "kernels/kernels.h"
 #include "rng.h"
@@ -42,6 +43,17 @@ int dn__fail(dn_shape *s, int error, const char *format, ...) {
         freelocale(plain);
     }
     return error;
+}
+
+int dn__digits_of(double x) {
+    enum { FEWEST = 6, MOST = 17 };
+    int digits = FEWEST;
+    char text[32];
+    for (; digits < MOST && x == x; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, x);
+        if (strtod(text, NULL) == x) break;
+    }
+    return digits;
 }
 
 dn_text dn__dims_text(const dn_dim *d) {

@@ -173,6 +173,10 @@ typedef struct dn_text { char s[96]; } dn_text;
 dn_text dn__dims_text(const dn_dim *d);
 #define DIMS(d) dn__dims_text(d).s
 
+/* x for "%.*g" in a message: as many digits as tell it from its neighbours, at least 6 */
+int dn__digits_of(double x);
+#define DIGITS(x) dn__digits_of(x), (x)
+
 /* the error of an index that is out of range */
 static inline int dn__bad_index(int index) {
     return index < 0 ? DN_ERROR_NEGATIVE : DN_ERROR_VALUE;

@@ -49,6 +49,11 @@ def surroundings():
 
 
 MISTAKES = [
+    # numbers that differ from what is allowed in their last digits
+    ("dy.dropout(x, 1 + 1e-7)", ValueError, "must lie in [0, 1]; got p = 1.0000001."),
+    ("dy.dropout_batch(x, 1 + 2**-52)", ValueError, "[0, 1]; got p = 1.0000000000000002."),
+    ("dy.random_bernoulli(3, 1 + 1e-9)", ValueError, "[0, 1]; got p = 1.000000001."),
+    ("dy.cross_entropy(x, 1, label_smoothing=1 + 1e-9)", ValueError, "got 1.000000001."),
     # arguments that are missing, or not there: the class is the one that was called
     ("dy.DotAttention()", TypeError, "DotAttention.__init__() missing 4 required"),
     ("dy.AdamTrainer()", TypeError, "AdamTrainer.__init__() missing 1 required"),

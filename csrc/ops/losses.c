@@ -59,7 +59,8 @@ DN_OP(huber_distance, 2, DN_BATCHES,
       "y = sum of d_i^2 / 2 where |d_i| < c, else c |d_i| - c^2 / 2; d = x_0 - x_1")
 static int huber_distance_dims(dn_shape *s) {
     if (!(s->floats[0] >= 0))
-        return dn__fail(s, DN_ERROR_VALUE, "c must not be negative; got c = %g.", s->floats[0]);
+        return dn__fail(s, DN_ERROR_VALUE, "c must not be negative; got c = %.*g.",
+                        DIGITS(s->floats[0]));
     return pair_dims(s);
 }
 static void huber_distance_forward(dn_call *c) {

@@ -170,8 +170,8 @@ static int cross_entropy_dims(dn_shape *s) {
                         "the mask must have one number per class; got %d classes, mask = %s.",
                         s->n_ints, DIMS(w));
     if (!(s->floats[0] >= 0 && s->floats[0] <= 1))
-        return dn__fail(s, DN_ERROR_VALUE, "label_smoothing must lie in [0, 1]; got %g.",
-                        s->floats[0]);
+        return dn__fail(s, DN_ERROR_VALUE, "label_smoothing must lie in [0, 1]; got %.*g.",
+                        DIGITS(s->floats[0]));
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= x->size)
             return dn__fail(s, dn__bad_index(s->ints[i]),

@@ -16,8 +16,8 @@ static void widen(size_t n, const float *x, dn_real *y) {
 
 static int dropout_rate(dn_shape *s) {
     if (!(s->floats[0] >= 0 && s->floats[0] <= 1))
-        return dn__fail(s, DN_ERROR_VALUE, "the dropout rate must lie in [0, 1]; got p = %g.",
-                        s->floats[0]);
+        return dn__fail(s, DN_ERROR_VALUE, "the dropout rate must lie in [0, 1]; got p = %.*g.",
+                        DIGITS(s->floats[0]));
     s->y = *s->x[0];
     return 0;
 }
@@ -117,8 +117,8 @@ DN_OP(noise, 1, DN_BATCHES | DN_RANDOM, "y_i = x_i + a draw from N(0, std^2)")
 static int noise_dims(dn_shape *s) {
     if (!(s->floats[0] >= 0))
         return dn__fail(s, DN_ERROR_VALUE,
-                        "the standard deviation must not be negative; got stddev = %g.",
-                        s->floats[0]);
+                        "the standard deviation must not be negative; got stddev = %.*g.",
+                        DIGITS(s->floats[0]));
     s->y = *s->x[0];
     return 0;
 }
@@ -183,8 +183,8 @@ DN_OP(random_bernoulli, 0, DN_LEAF | DN_NO_GRAD | DN_RANDOM,
       "y_i = scale with probability p, else 0")
 static int random_bernoulli_dims(dn_shape *s) {
     if (!(s->floats[0] >= 0 && s->floats[0] <= 1))
-        return dn__fail(s, DN_ERROR_VALUE, "the probability must lie in [0, 1]; got p = %g.",
-                        s->floats[0]);
+        return dn__fail(s, DN_ERROR_VALUE, "the probability must lie in [0, 1]; got p = %.*g.",
+                        DIGITS(s->floats[0]));
     return random_dims(s);
 }
 static void random_bernoulli_forward(dn_call *c) {

@@ -109,8 +109,8 @@ static void pickneglogsoftmax_backward(dn_call *c) {
 DN_OP(hinge, 1, DN_BATCHES | DN_INTS_EACH, "y = sum over j != v of max(0, m - x_v + x_j)")
 static int hinge_dims(dn_shape *s) {
     if (!(s->floats[0] >= 0))
-        return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.",
-                        s->floats[0]);
+        return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %.*g.",
+                        DIGITS(s->floats[0]));
     return picked_dims(s);
 }
 /* y of one vector of n numbers */
@@ -145,8 +145,8 @@ static int hinge_dim_dims(dn_shape *s) {
     int error = dn__check_dim(s, s->ints[0]);
     if (error) return error;
     if (!(s->floats[0] >= 0))
-        return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.",
-                        s->floats[0]);
+        return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %.*g.",
+                        DIGITS(s->floats[0]));
     error = dn__dims_without(s, s->ints[0], x->batch);
     if (error) return error;
     if (s->n_ints - 1 != s->y.size && s->n_ints - 1 != (int64_t)s->y.size * s->y.batch)
