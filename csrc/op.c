@@ -146,18 +146,15 @@ dn_real *dn__dx_zeroed(dn_call *c, int k) {
     return g.dx;
 }
 
-dn_batch_grad dn__dx_by_element(dn_call *c, int k) {
-    const size_t stride = c->x[k].stride, n = (size_t)c->x[k].dim->size;
-    dn_batch_grad g = {dn__dx(c, k), stride, n, NULL, NULL, 0};
-    if (!c->total && g.g.dx) { /* nothing is added */
-        if (g.g.beta == 0) dn__fill(dn__elements(c->x[k].dim), 0, g.g.dx);
-        g.g.dx = NULL;
+void dn__dx_prepare(dn_call *c, int k, dn_batch_grad *g) {
+    if (!c->total) { /* nothing is added */
+        if (g->g.beta == 0) dn__fill(dn__elements(c->x[k].dim), 0, g->g.dx);
+        g->g.dx = NULL;
+        return;
     }
-    if (!g.g.dx || stride || c->dim->batch <= DN_MANY) return g;
-    g.part = dn__scratch(c, n);
-    g.sum = dn__wide_zeros(c, n);
-    if (!g.part || !g.sum) g = (dn_batch_grad){0};
-    return g;
+    g->part = dn__scratch(c, g->n);
+    g->sum = dn__wide_zeros(c, g->n);
+    if (!g->part || !g->sum) *g = (dn_batch_grad){0};
 }
 static void add_part(dn_batch_grad *g) {
     if (g->in_part) dn__wide_add(g->n, 1, g->part, g->sum);
@@ -167,8 +164,7 @@ dn_grad dn__dx_in_parts(dn_batch_grad *g) {
     if (g->in_part == DN_MANY) add_part(g);
     return (dn_grad){g->part, g->in_part++ ? 1 : 0};
 }
-void dn__dx_end(dn_batch_grad *g) {
-    if (!g->sum) return;
+void dn__dx_add_parts(dn_batch_grad *g) {
     add_part(g);
     dn__wide_sum(g->n, g->sum, g->g.beta, g->g.dx);
 }

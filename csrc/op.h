@@ -220,9 +220,18 @@ typedef struct dn_batch_grad {
     double *sum;
     int in_part;
 } dn_batch_grad;
-dn_batch_grad dn__dx_by_element(dn_call *c, int k);
+void dn__dx_prepare(dn_call *c, int k, dn_batch_grad *g);
 dn_grad dn__dx_in_parts(dn_batch_grad *g);
-void dn__dx_end(dn_batch_grad *g);
+void dn__dx_add_parts(dn_batch_grad *g);
+static inline dn_batch_grad dn__dx_by_element(dn_call *c, int k) {
+    const size_t stride = c->x[k].stride;
+    dn_batch_grad g = {dn__dx(c, k), stride, (size_t)c->x[k].dim->size, NULL, NULL, 0};
+    if (g.g.dx && (!c->total || (!stride && c->dim->batch > DN_MANY))) dn__dx_prepare(c, k, &g);
+    return g;
+}
+static inline void dn__dx_end(dn_batch_grad *g) {
+    if (g->sum) dn__dx_add_parts(g);
+}
 static inline dn_grad dn__dx_of(dn_batch_grad *g, int b) {
     if (g->sum) return dn__dx_in_parts(g);
     return (dn_grad){g->g.dx + (size_t)b * g->stride, g->stride || !b ? g->g.beta : 1};

@@ -30,35 +30,40 @@
 enum { DN_LANES = 32, DN_SHORT = 8 };
 #define DN_SUM(term) \
     __extension__({ \
-        double blocks = 0; \
-        dn_real block; \
-        size_t start = 0, end; \
-        do { \
-            dn_real lane[DN_LANES] = {0}; \
-            const size_t first = start; \
-            end = n - first <= DN_MANY ? n : first + DN_MANY; \
-            for (; start + DN_LANES <= end; start += DN_LANES) { \
-                DN_SIMD for (int l = 0; l < DN_LANES; l++) { \
-                    size_t i = start + l; \
-                    lane[l] += (term); \
-                } \
+        dn_real sum_of_all; \
+        if (n <= DN_MANY) sum_of_all = DN_SUM_OF(0, n, term); \
+        else { \
+            double blocks = 0; \
+            for (size_t first = 0, size; first < n; first += size) { \
+                size = n - first < DN_MANY ? n - first : DN_MANY; \
+                blocks += (double)DN_SUM_OF(first, size, term); \
             } \
-            size_t from = start; \
-            for (; from + DN_SHORT <= end; from += DN_SHORT) { \
-                dn_real *const part = lane + (from - start); \
-                DN_SIMD for (int l = 0; l < DN_SHORT; l++) { \
-                    size_t i = from + l; \
-                    part[l] += (term); \
-                } \
+            sum_of_all = (dn_real)blocks; \
+        } \
+        sum_of_all; \
+    })
+/* of `length` terms from `begin` on */
+#define DN_SUM_OF(begin, length, term) \
+    __extension__({ \
+        dn_real lane[DN_LANES] = {0}; \
+        const size_t end = (begin) + (length); \
+        size_t start = (begin); \
+        for (; start + DN_LANES <= end; start += DN_LANES) { \
+            DN_SIMD for (int l = 0; l < DN_LANES; l++) { \
+                size_t i = start + l; \
+                lane[l] += (term); \
             } \
-            for (size_t i = from; i < end; i++) lane[i - start] += (term); \
-            block = dn__sum_lanes(end - first, lane); \
-            if (end == n && !first) break; \
-            blocks += (double)block; \
-            block = (dn_real)blocks; \
-            start = end; \
-        } while (end < n); \
-        block; \
+        } \
+        size_t from = start; \
+        for (; from + DN_SHORT <= end; from += DN_SHORT) { \
+            dn_real *const part = lane + (from - start); \
+            DN_SIMD for (int l = 0; l < DN_SHORT; l++) { \
+                size_t i = from + l; \
+                part[l] += (term); \
+            } \
+        } \
+        for (size_t i = from; i < end; i++) lane[i - start] += (term); \
+        dn__sum_lanes((length), lane); \
     })
 /* Those that no element has come to are zero, and left out. */
 DN_INLINE dn_real dn__sum_lanes(size_t n, dn_real *lane) {

@@ -196,8 +196,10 @@ static int is_long(product_fn *kernel, int terms, int n) {
 /* Blocks, which are added in double, tile by tile of the result. Tiles begin where parts of dW do:
  * dn__mm_dw_part. */
 enum { TILE = 168 * DN_DW_UNIT };
-static void multiply_long(product_fn *kernel, int form, int m, int k, int n, const dn_real *a,
-                          int lda, const dn_real *b, int ldb, dn_real beta, dn_real *c, int ldc) {
+__attribute__((noinline)) static void multiply_long(product_fn *kernel, int form, int m, int k,
+                                                    int n, const dn_real *a, int lda,
+                                                    const dn_real *b, int ldb, dn_real beta,
+                                                    dn_real *c, int ldc) {
     const int rows = form == DX ? k : m, columns = form == DW ? k : n,
               terms = form == MM   ? k
                       : form == DX ? m

@@ -23,7 +23,7 @@ static inline int size_of(const dn_dim *d, int i) {
 static inline dn_broadcast_plan make_broadcast_plan(const dn_dim *x, const dn_dim *y) {
     dn_broadcast_plan p;
     p.nd = 0;
-    p.part = NULL;
+    p.part = NULL, p.sum = NULL;
     size_t sx = 1, sy = 1;
     for (int i = 0; i <= DN_MAX_DIMS; i++) {
         size_t nx = (size_t)size_of(x, i), ny = (size_t)size_of(y, i), n = nx == 1 ? ny : nx;

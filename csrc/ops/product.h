@@ -38,31 +38,22 @@ static inline void product_forward(dn_call *c, int i, int m, int k, int n, dn_re
 }
 
 /* y = W x:  dW = dy x',  dx = W' dy. All uses of one node as W must agree on m and k. */
-static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
+static inline void product_backward_by_element(dn_call *c, int i, int m, int k, int n) {
     const dn_in *w = &c->x[i], *x = &c->x[i + 1];
-    int batch = c->dim->batch, one = product_is_one(w, x, batch);
-    size_t size = (size_t)m * (size_t)n;
+    const int batch = c->dim->batch;
+    const size_t size = (size_t)m * (size_t)n;
     if (dn__wants(c, i)) {
-        if (one) {
-            dn__weight_gradient(c, i, m, k, n * batch, c->dy, x->v);
-            dn__input_done(c, i);
-        } else {
-            dn_batch_grad all = dn__dx_by_element(c, i);
-            const int rounds = dn__rounds(c, i);
-            for (int b = 0; all.g.dx && b < batch; b++) {
-                const dn_grad g = dn__dx_of(&all, b);
-                dn__product_dw(m, k, n, rounds, c->dy + (size_t)b * size, m,
-                               x->v + (size_t)b * x->stride, k, g.beta, g.dx, m);
-            }
-            dn__dx_end(&all);
+        dn_batch_grad all = dn__dx_by_element(c, i);
+        const int rounds = dn__rounds(c, i);
+        for (int b = 0; all.g.dx && b < batch; b++) {
+            const dn_grad g = dn__dx_of(&all, b);
+            dn__product_dw(m, k, n, rounds, c->dy + (size_t)b * size, m,
+                           x->v + (size_t)b * x->stride, k, g.beta, g.dx, m);
         }
+        dn__dx_end(&all);
     }
     dn_batch_grad all = dn__dx_by_element(c, i + 1);
     if (!all.g.dx) return;
-    if (one) {
-        dn__operand_gradient(c, i, m, k, n * batch, c->dy, all.g);
-        return;
-    }
     const dn_matrix transposed = weight(c, i, 1);
     for (int b = 0; b < batch; b++) {
         const dn_grad g = dn__dx_of(&all, b);
@@ -70,4 +61,17 @@ static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
                        g.dx, k);
     }
     dn__dx_end(&all);
+}
+static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
+    const int batch = c->dim->batch;
+    if (!product_is_one(&c->x[i], &c->x[i + 1], batch)) {
+        product_backward_by_element(c, i, m, k, n);
+        return;
+    }
+    if (dn__wants(c, i)) {
+        dn__weight_gradient(c, i, m, k, n * batch, c->dy, c->x[i + 1].v);
+        dn__input_done(c, i);
+    }
+    const dn_grad g = dn__dx(c, i + 1);
+    if (g.dx) dn__operand_gradient(c, i, m, k, n * batch, c->dy, g);
 }
