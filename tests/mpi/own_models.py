@@ -134,6 +134,21 @@ both = Model(parallel.DistributedTrainer)
 assert said_of(both) == ""
 del both, searched
 assert said_of(plain) == ""
+
+
+def outlived():
+    """A trainer whose wrapper is gone, on one rank."""
+    m = dy.ParameterCollection()
+    m.add_parameters(1, init=0)
+    inner = dy.SimpleSGDTrainer(m)
+    over = parallel.DistributedTrainer(inner)
+    over.update()
+    return (m, inner) if rank == 0 else None
+
+
+kept = outlived()
+gc.collect()
+assert said_of(plain) == ""
 local = Model(lambda t: parallel.LocalSGD(t, every=3))
 alone = Model(lambda t: parallel.LocalSGD(t, every=3, comm=MPI.COMM_SELF))
 alone.step()

@@ -36,8 +36,10 @@ def install() -> None:
 
 
 def follow(trainer: Any) -> None:
-    """Knows a DistributedTrainer, or a LocalSGD, as long as it lives."""
+    """Knows a DistributedTrainer, or a LocalSGD, as long as it lives; what it wraps is no trainer
+    of one process, also if it outlives it."""
     _living.add(trainer)
+    _made.discard(trainer.inner)
 
 
 def advice(here: World) -> str:
@@ -56,25 +58,23 @@ def _is_covered(here: World) -> bool:
     return any(some.size > 1 and {*here.members} <= {*some.members} for some in over)
 
 
-def reason(here: World) -> tuple[str, int]:
-    """Why ranks may have other models, empty if nothing is known of it; and a number that is
-    another one on ranks whose trainers of one process have come to other values, 0 for none."""
+def reason(here: World) -> tuple[str, tuple[int, int]]:
+    """Why ranks may have other models, empty if nothing is known of it; and how many parameters
+    trainers of one process have updated, with a checksum of them."""
     if here.size == 1:
-        return "", 0
+        return "", (0, 0)
     words = advice(here) or (_AVERAGE if any(map(_has_gone_apart, list(_living))) else "")
-    return words, 0 if words or _is_covered(here) else _trained_here()
+    return words, (0, 0) if words or _is_covered(here) else _trained_here()
 
 
-def _trained_here() -> int:
-    """A checksum of all that trainers of one process have updated; 0: nothing."""
-    wrapped = {id(trainer.inner) for trainer in list(_living)}
-    plain = [t for t in list(_made) if t.updates and id(t) not in wrapped]
+def _trained_here() -> tuple[int, int]:
     sums = sorted(
         lib.dn_param_checksum(handle)
-        for trainer in plain
+        for trainer in list(_made)
+        if trainer.updates
         for handle in handles_of(members_of(trainer.collection))
     )
-    return hash_of(f"{sums}") if sums else 0
+    return len(sums), hash_of(f"{sums}") if sums else 0
 
 
 def _has_gone_apart(trainer: Any) -> bool:
@@ -85,11 +85,13 @@ def _has_gone_apart(trainer: Any) -> bool:
     return not any(isinstance(f, MovingAverage) and f.is_in for f in followers)
 
 
-def warn_of(here: World, every: Sequence[tuple[str, int]]) -> None:
+def warn_of(here: World, every: Sequence[tuple[str, tuple[int, int]]]) -> None:
     """Rank 0 says that evaluate() has mixed models up, by each rank's reason()."""
     if here.rank:
         return
-    is_unlike = len({plain for _, plain in every if plain}) > 1
+    # of other numbers of parameters nothing is known: when a trainer is gone is up to the collector
+    trained = {plain for _, plain in every if plain[0]}
+    is_unlike = len(trained) > len({number for number, _ in trained})
     for words in [words.strip() for words, _ in every] + [_PLAIN] * is_unlike:
         key = "evaluate " + words[-30:]  # without the number of ranks
         if words and key not in manner.said:

@@ -20,14 +20,8 @@ def find_pass(sync: Sync, average: str, weight: Batch[Any] | float | None) -> Pa
         TypeError: in one process, a weight that is no number.
     """
     batch, problem = sync.sources.find(weight)
-    here, counts = sync.here, sync.here.size > 1 or sync.reproducible is not None
     if isinstance(weight, Batch):
-        if weight.problem or weight.ranks is not here.members:
-            return pass_of_unusual_batch(weight, here, True, counts)
-        if here.size > 1 and sync.weighted and sync.reproducible is None:
-            problem = problem or sync.sources.contradict(weight)
-        total = weight.n if here.size == 1 else weight.total
-        return Pass(weight, _counted(sync, weight), total, True, problem)
+        return _of_batch(sync, weight, problem)
     if weight is not None:
         if average == "sum":
             sync.mark_out_of_step()
@@ -35,17 +29,7 @@ def find_pass(sync: Sync, average: str, weight: Batch[Any] | float | None) -> Pa
                 f'update: with average="sum" nothing is weighted; got weight {weight!r:.60}.'
                 " Leave it out."
             )
-        try:
-            n = checked_weight(weight, "update: the weight")
-        except (TypeError, ValueError) as error:
-            if here.size == 1:
-                raise
-            return Pass(None, 0.0, None, True, f"{error}"[len("update: ") :])
-        if sync.reproducible is not None:
-            batch, problem = sync.sources.find()  # which micro-batch it is
-        elif here.size > 1:
-            problem = problem or sync.sources.contradict_number(n)
-        return Pass(batch, n, n if here.size == 1 else None, True, problem)
+        return _of_number(sync, weight, batch, problem)
     weighs = batch is not None and (batch.is_weighted or batch.n == 0)
     if average == "weighted" and not problem and not weighs:
         problem = (
@@ -53,15 +37,52 @@ def find_pass(sync: Sync, average: str, weight: Batch[Any] | float | None) -> Pa
             " has one. Write update(weight), set batch.n before backward, or use shard(...,"
             " weight=len)."
         )
-        if here.size == 1:
+        if sync.here.size == 1:
             raise ValueError(problem)
-    if not counts:
+    return _found(sync, batch, problem)
+
+
+def _of_batch(sync: Sync, batch: Batch[Any], problem: str) -> Pass:
+    """The batch that update() was given."""
+    here = sync.here
+    if batch.problem or batch.ranks is not here.members:
+        return pass_of_unusual_batch(batch, here, True, _counts(sync))
+    if here.size > 1 and sync.weighted and sync.reproducible is None:
+        problem = problem or sync.sources.contradict(batch)
+    total = batch.n if here.size == 1 else batch.total
+    return Pass(batch, _counted(sync, batch), total, True, problem)
+
+
+def _of_number(sync: Sync, weight: float, batch: Batch[Any] | None, problem: str) -> Pass:
+    """The number that update() was given, and the batch that was found."""
+    here = sync.here
+    try:
+        n = checked_weight(weight, "update: the weight")
+    except (TypeError, ValueError) as error:
+        if here.size == 1:
+            raise
+        return Pass(None, 0.0, None, True, f"{error}"[len("update: ") :])
+    if sync.reproducible is not None:
+        batch, problem = sync.sources.find()  # which micro-batch it is
+    elif here.size > 1:
+        problem = problem or sync.sources.contradict_number(n)
+    return Pass(batch, n, n if here.size == 1 else None, True, problem)
+
+
+def _found(sync: Sync, batch: Batch[Any] | None, problem: str) -> Pass:
+    """update() was given nothing."""
+    if not _counts(sync):
         problem = ""  # whatever it is, it is all there is
     if problem or batch is None:
-        return Pass(None, 1.0, float(here.size), False, problem)
-    if batch.problem or batch.ranks is not here.members:
-        return pass_of_unusual_batch(batch, here, False, counts)
+        return Pass(None, 1.0, float(sync.here.size), False, problem)
+    if batch.problem or batch.ranks is not sync.here.members:
+        return pass_of_unusual_batch(batch, sync.here, False, _counts(sync))
     return Pass(batch, _counted(sync, batch), batch.total, False)
+
+
+def _counts(sync: Sync) -> bool:
+    """Whether it matters which batch it is."""
+    return sync.here.size > 1 or sync.reproducible is not None
 
 
 def _counted(sync: Sync, batch: Batch[Any]) -> float:

@@ -32,6 +32,11 @@ _SEVERAL = (
     " (accumulate=k gathers k of them), or forget the gradients of a batch that was left by"
     " reset_gradients()."
 )
+_NUMBER = (
+    " A number serves if it is that of all their examples. Where it counts something else, such as"
+    " words, use accumulate=k, and write batch.n = words before each backward() or give shard()"
+    " weight=."
+)
 _ANOTHER = (
     "the gradients come from another batch of shard() than the one that update() was given."
     " Name the one that they come from."
@@ -238,7 +243,7 @@ class Sources:
         if isclose(n, sum(batch.n for batch in known)) or (is_of_one and _all_alike(known)):
             return ""
         if len(known) > 1:
-            return _SEVERAL
+            return _SEVERAL + _NUMBER
         if present is None or present is known[0] or present.loop is not known[0].loop:
             return ""
         return _ANOTHER if n in (0, present.n) else ""
