@@ -4,8 +4,8 @@
 # the double-precision build included. Some MPI programs run with Open MPI, too, from a second venv
 # inside the first.
 #
-#     scripts/test.sh                    everything: the MPI programs, which often wait, beside what
-#                                        needs no MPI, each in two processes
+#     scripts/test.sh                    everything: what needs no MPI in two processes, then the
+#                                        MPI programs in four, which often wait
 #     scripts/test.sh -m 'not slow' -x   arguments go to pytest
 #
 # How long: installing takes a minute or two at the first call, the tests about a quarter of an hour
@@ -28,12 +28,7 @@ unset PYTHONDONTWRITEBYTECODE
 if (($#)); then
     exec "$VENV/bin/pytest" "$@"
 fi
-# While one of the two waits, the other computes. A process in the background would ignore Ctrl-C.
-said="$(mktemp)"
-trap 'rm -f "$said"' EXIT
-env --default-signal=INT "$VENV/bin/pytest" -n 2 -m mpi >"$said" 2>&1 &
 status=0
 "$VENV/bin/pytest" -n 2 -m 'not mpi' || status=$?
-wait $! || status=$?
-cat "$said"
+"$VENV/bin/pytest" -n 4 -m mpi || status=$?
 exit $status
