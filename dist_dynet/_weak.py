@@ -10,14 +10,42 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class WeakSet(Generic[T]):
-    """A set that does not keep its members alive. Members may come and go while it is iterated
-    over."""
+class AnyReference(weakref.ref[T]):
+    """A weak reference that is equal to itself alone, and has a hash even if its referent has
+    none."""
+
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__
+
+
+class WeakBag(Generic[T]):
+    """Objects that it does not keep alive, whatever they are equal to and whether they have a hash:
+    they are only iterated over. They may come and go meanwhile."""
 
     __slots__ = ("_references",)
 
     def __init__(self) -> None:
         self._references: set[weakref.ref[Any]] = set()
+
+    def add(self, member: T) -> None:
+        self._references.add(AnyReference(member, self._references.discard))
+
+    def __iter__(self) -> Iterator[T]:
+        for reference in self._references.copy():
+            member = reference()
+            if member is not None:
+                yield member
+
+    def __bool__(self) -> bool:
+        return bool(self._references)
+
+
+class WeakSet(WeakBag[T]):
+    """A set that does not keep its members alive."""
+
+    __slots__ = ()
 
     def add(self, member: T) -> None:
         self._references.add(weakref.ref(member, self._references.discard))
@@ -30,22 +58,3 @@ class WeakSet(Generic[T]):
 
     def __contains__(self, member: object) -> bool:
         return weakref.ref(member) in self._references
-
-    def __iter__(self) -> Iterator[T]:
-        for reference in self._references.copy():
-            member = reference()
-            if member is not None:
-                yield member
-
-    def __bool__(self) -> bool:
-        return bool(self._references)
-
-
-class AnyReference(weakref.ref[T]):
-    """A weak reference that is equal to itself alone, and has a hash even if its referent has
-    none."""
-
-    __slots__ = ()
-    __eq__ = object.__eq__
-    __ne__ = object.__ne__
-    __hash__ = object.__hash__

@@ -10,15 +10,16 @@ from typing import Any
 
 from ..._ffi import lib
 from ..._manner import manner, warn
-from ..._weak import WeakSet
+from ..._weak import WeakBag
 from ...params.collection import handles_of, members_of
 from ...trainers import MovingAverage, Trainer
 from ...trainers.following import followers_of
 from ...trainers.hooks import Hooks
 from .world import World, hash_of
 
-_living: WeakSet[Any] = WeakSet()
-_made: WeakSet[Trainer] = WeakSet()
+_living: WeakBag[Any] = WeakBag()
+_wrapped: WeakBag[Trainer] = WeakBag()
+_made: WeakBag[Trainer] = WeakBag()
 
 _AVERAGE = (
     "Since its last average LocalSGD has given each rank parameters of its own. Call average() of"
@@ -39,7 +40,7 @@ def follow(trainer: Any) -> None:
     """Knows a DistributedTrainer, or a LocalSGD, as long as it lives; what it wraps is no trainer
     of one process, also if it outlives it."""
     _living.add(trainer)
-    _made.discard(trainer.inner)
+    _wrapped.add(trainer.inner)
 
 
 def advice(here: World) -> str:
@@ -54,7 +55,7 @@ def advice(here: World) -> str:
 
 def _is_covered(here: World) -> bool:
     """Whether one of the trainers is over all of these ranks."""
-    over = [trainer.sync.here for trainer in list(_living)]
+    over = [trainer.sync.here for trainer in _living]
     return any(some.size > 1 and {*here.members} <= {*some.members} for some in over)
 
 
@@ -63,15 +64,16 @@ def reason(here: World) -> tuple[str, tuple[int, int]]:
     trainers of one process have updated, with a checksum of them."""
     if here.size == 1:
         return "", (0, 0)
-    words = advice(here) or (_AVERAGE if any(map(_has_gone_apart, list(_living))) else "")
+    words = advice(here) or (_AVERAGE if any(map(_has_gone_apart, _living)) else "")
     return words, (0, 0) if words or _is_covered(here) else _trained_here()
 
 
 def _trained_here() -> tuple[int, int]:
+    wrapped = {id(trainer) for trainer in _wrapped}
     sums = sorted(
         lib.dn_param_checksum(handle)
-        for trainer in list(_made)
-        if trainer.updates
+        for trainer in _made
+        if trainer.updates and id(trainer) not in wrapped
         for handle in handles_of(members_of(trainer.collection))
     )
     return len(sums), hash_of(f"{sums}") if sums else 0
