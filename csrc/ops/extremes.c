@@ -104,11 +104,12 @@ static void logsumexp_forward(dn_call *c) {
     pieces p = pieces_of(c);
     dn_real *all = c->saved, *log_sums = c->saved + c->total;
     dn__fill(c->total, 0, log_sums);
+    double *sum = c->n > DN_MANY ? dn__scratch_of(c, p.n, sizeof *sum) : NULL;
     for (int b = 0; b < p.count; b++) {
         dn_real *max = all + (size_t)b * p.n;
         memcpy(max, piece(c, 0, b), p.n * sizeof *max);
         for (int k = 1; k < c->n; k++) dn__bmax(p.n, piece(c, k, b), max, max);
-        double *sum = c->n > DN_MANY ? dn__wide_zeros(c, p.n) : NULL;
+        if (sum) memset(sum, 0, p.n * sizeof *sum);
         for (int k = 0; k < c->n; k++)
             add_exp(p.n, piece(c, k, b), max, sum, log_sums + (size_t)b * p.n);
         if (sum) dn__wide_sum(p.n, sum, 0, log_sums + (size_t)b * p.n);
@@ -188,12 +189,13 @@ static void logsumexp_dim_forward(dn_call *c) {
         }
     } else {
         dn__fill(c->total, length ? 0 : 1, log_sums);
+        double *sum = length > DN_MANY ? dn__scratch_of(c, l.inner, sizeof *sum) : NULL;
         for (size_t o = 0; length && o < l.outer; o++) {
             const dn_real *x = c->x[0].v + o * block;
             dn_real *max = all + o * l.inner;
             memcpy(max, x, l.inner * sizeof *max);
             for (size_t k = 1; k < length; k++) dn__bmax(l.inner, x + k * l.inner, max, max);
-            double *sum = length > DN_MANY ? dn__wide_zeros(c, l.inner) : NULL;
+            if (sum) memset(sum, 0, l.inner * sizeof *sum);
             for (size_t k = 0; k < length; k++)
                 add_exp(l.inner, x + k * l.inner, max, sum, log_sums + o * l.inner);
             if (sum) dn__wide_sum(l.inner, sum, 0, log_sums + o * l.inner);

@@ -234,8 +234,12 @@ static void cross_entropy_backward(dn_call *c) {
     const cross_entropy_grads g = {c, &all};
     size_t n = (size_t)c->n_ints;
     if (!all.g.dx) return;
-    if (!c->x[0].stride) add_cross_entropies(&g, 0, n), dn__dx_end(&all);
-    else dn__parallel_ranges(n, WORK_IN_VECTOR * c->x[0].dim->size, 1, add_cross_entropies, &g);
+    if (c->x[0].stride) {
+        dn__parallel_ranges(n, WORK_IN_VECTOR * c->x[0].dim->size, 1, add_cross_entropies, &g);
+        return;
+    }
+    add_cross_entropies(&g, 0, n);
+    dn__dx_end(&all);
 }
 
 DN_OP(cross_entropy_soft, 2, DN_BATCHES, "y = sum x_1i (log sum exp(x_0) - x_0i)")
