@@ -476,6 +476,23 @@ print(*set(sys.modules) - before)
     assert not imported & NOT_IMPORTED
 
 
+def test_import_of_parallel_brings_nothing_for_files():
+    """Each rank of a job pays for it. Checkpoints come with the first Checkpointer."""
+    code = """
+import sys, numpy
+before = set(sys.modules)
+import dist_dynet.parallel
+print(*set(sys.modules) - before)
+print(dist_dynet.parallel.Checkpointer.__name__, "dist_dynet.io" in sys.modules)
+"""
+    imported, after = output_of(code).splitlines()
+    assert "dist_dynet.parallel.trainer" in imported.split()
+    files = {"argparse", "pickletools", "shutil", "statistics", "dist_dynet.io"}
+    assert not files & set(imported.split())
+    assert not [name for name in imported.split() if ".checkpoints." in name]
+    assert after == "Checkpointer True"
+
+
 def test_names_that_are_imported_later_are_there_like_all_others():
     code = """
 import dist_dynet as dy

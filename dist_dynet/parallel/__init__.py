@@ -23,7 +23,6 @@ from .._derived import requires_init
 from .._described import counted, describe, of_shard
 from .._hints import name_as_users_do, of_parallel
 from .batches.batches import Batch
-from .checkpoints.checkpointer import Checkpointer
 from .data.collectives import (
     all_reduce,
     assert_in_sync,
@@ -42,6 +41,9 @@ from .local_sgd import LocalSGD
 from .processes import failures, own_models, session, timeline, trial
 from .trainer import DistributedTrainer
 from .update import metrics
+
+if TYPE_CHECKING:
+    from .checkpoints.checkpointer import Checkpointer  # an attribute of this package
 
 __all__ = [
     "Batch",
@@ -65,7 +67,6 @@ __all__ = [
 
 
 describe(DistributedTrainer, lambda t: f" of {t.inner!r}, {counted(world_size(), 'rank')}")
-describe(Checkpointer)
 describe(Join)
 describe(
     LocalSGD,
@@ -75,7 +76,6 @@ describe(Shard, of_shard, arguments=False)
 for _class, _last in (
     (DistributedTrainer, "sync"),
     (LocalSGD, "_after"),
-    (Checkpointer, "_world"),
     (Join, "_sync"),
     (Shard, "_data"),
 ):
@@ -86,7 +86,18 @@ name_as_users_do(map(globals().get, __all__))
 if not TYPE_CHECKING:  # else no name would be unknown
 
     def __getattr__(name: str) -> Any:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{of_parallel(name)}")
+        """Checkpointer is imported when it is first asked for: much of it is for files, and its
+        import takes a quarter of the time that all others take."""
+        if name != "Checkpointer":
+            hint = of_parallel(name)
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+        from .checkpoints.checkpointer import Checkpointer
+
+        describe(Checkpointer)
+        requires_init(Checkpointer, "_world")
+        name_as_users_do([Checkpointer])
+        globals()[name] = Checkpointer
+        return Checkpointer
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,6 @@ import itertools
 import json
 import math
 import os
-import statistics
 import sys
 import time
 import weakref
@@ -273,7 +272,7 @@ def _summary(values: Sequence[float], members: Sequence[int]) -> dict[str, float
     return {
         "min": _rounded(values[least]),
         "min_rank": members[least],
-        "median": _rounded(statistics.median(values)),
+        "median": _rounded(float(np.median(values))),
         "max": _rounded(values[most]),
         "max_rank": members[most],
     }
