@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sysconfig
 from pathlib import PurePosixPath
 from zlib import crc32
 
@@ -24,16 +25,16 @@ from together import begin, seed_of
 import dist_dynet as dy
 from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD, calls, lib
 
-ONE_WORKER = (
-    "test_build.py",
-    "test_fast_paths.py",
-    "test_parallel_hosts.py",
-    "test_parallel_shared.py",
-    "test_recipes.py",
-    "test_site.py",
-)
-"""Modules whose tests share what takes long to make; of pytest-xdist one process runs all of such a
-module."""
+ONE_WORKER = {
+    "test_build.py": "recipes",
+    "test_fast_paths.py": "general paths",
+    "test_parallel_hosts.py": "hosts",
+    "test_parallel_shared.py": "shared memory",
+    "test_recipes.py": "recipes",
+    "test_site.py": "site",
+}
+"""Modules whose tests share what takes long to make, by what that is; of pytest-xdist one process
+runs all tests that share it."""
 
 PIECES = 16
 """Of a test with many parameters, how many pieces are handed out: each takes pytest-xdist longer
@@ -47,8 +48,8 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             module = nodeid.split("::")[0]
-            if PurePosixPath(module).name in ONE_WORKER:
-                return module
+            if shared := ONE_WORKER.get(PurePosixPath(module).name):
+                return shared
             return f"{nodeid.partition('[')[0]}{crc32(nodeid.encode()) % PIECES}"
 
         def mark_test_complete(self, node, item_index, duration=0):
@@ -194,6 +195,21 @@ def mpi(request):
 def python(mpi):
     """The Python of each MPI."""
     return mpi.python
+
+
+@pytest.fixture(scope="session")
+def recipes(tmp_path_factory):
+    """A copy of the checkout with the recipes of CONTRIBUTING.md in it, compiled."""
+    from recipes import ROOT, compiled_copy  # which read that: not for every test
+
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    if not shutil.which(compiler.split()[0]):
+        pytest.skip("needs a C compiler")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("needs git and a checkout")
+    return compiled_copy(tmp_path_factory.mktemp("recipes"), listed.stdout.splitlines())
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """The build: one header for C and cffi, names, warnings, and builds by clang and without function
 multiversioning, which compute the same.
 
-How long: three seconds; the tests marked slow compile all sources, a minute or two if ccache has
-nothing.
+How long: three seconds; the tests marked slow compile all sources, or look at what is compiled for
+test_recipes.py, a minute or two if ccache has nothing.
 """
 
 import os
@@ -11,10 +11,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from processes import PACKAGE, cached_compiler, run_python
+from processes import PACKAGE, run_python
 
 from dist_dynet import _ffi
 
@@ -83,71 +82,19 @@ def test_every_declared_function_is_there():
         assert callable(getattr(_ffi.lib, name)), name
 
 
-WARNINGS = [
-    "-Wall",
-    "-Wextra",
-    "-Wno-unknown-pragmas",
-    "-Wstrict-prototypes",
-    "-Wmissing-prototypes",
-    "-Wshadow",
-    "-Wundef",
-    "-Wvla",
-]
-
-
-class Build(NamedTuple):
-    library: Path
-    """The extensions, beside copies of the Python files."""
-    objects: Path
-    said: str
-    """What compilers said."""
-
-
-def build(folder, **environment):
-    command = [sys.executable, "setup.py", "-q", "build_ext"]
-    command += ["--build-lib", str(folder / "lib"), "--build-temp", str(folder / "temp")]
-    result = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **cached_compiler(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    shutil.copytree(
-        ROOT / "dist_dynet",
-        folder / "lib" / "dist_dynet",
-        dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"),
-    )
-    return Build(folder / "lib", folder / "temp", result.stderr)
-
-
-@pytest.fixture(scope="module")
-def without_clones(tmp_path_factory):
-    """A build with other optimization, without function multiversioning, with all warnings."""
-    if not (ROOT / "setup.py").exists():
-        pytest.skip("needs the source tree")
-    return build(
-        tmp_path_factory.mktemp("without_clones"),
-        DIST_DYNET_CLONES="0",
-        DIST_DYNET_CFLAGS=" ".join(("-O1", "-g0", *WARNINGS)),
-    )
-
-
 @pytest.mark.slow
-def test_sources_compile_without_warnings(without_clones):
-    lines = without_clones.said.splitlines()
+def test_sources_compile_without_warnings(recipes):
+    lines = recipes.said.splitlines()
+    assert any("csrc/kernels/" in line for line in lines)
     assert [line for line in lines if line.startswith("csrc/") and "warning:" in line] == []
 
 
 @pytest.mark.slow
-def test_functions_shared_between_files_are_dn__and_others_are_static(without_clones):
+def test_functions_shared_between_files_are_dn__and_others_are_static(recipes):
     if not shutil.which("nm"):
         pytest.skip("needs nm")
     declared = set(re.findall(r"\b(dn_\w+)\s*\(", preprocessed()))
-    objects = [o for o in without_clones.objects.rglob("*.o") if "csrc" in o.parts]
+    objects = [o for o in (recipes.root / "build").rglob("*.o") if "csrc" in o.parts]
     lines = subprocess.run(
         ["nm", "--defined-only", "-g", *map(str, objects)],
         capture_output=True,
@@ -164,19 +111,42 @@ def test_functions_shared_between_files_are_dn__and_others_are_static(without_cl
     assert not wrong
 
 
+def by_clang(folder):
+    """The extensions, compiled by clang, beside copies of the Python files."""
+    command = [sys.executable, "setup.py", "-q", "build_ext"]
+    command += ["--build-lib", str(folder / "lib"), "--build-temp", str(folder / "temp")]
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "CC": "clang"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    shutil.copytree(
+        ROOT / "dist_dynet",
+        folder / "lib" / "dist_dynet",
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"),
+    )
+    return folder / "lib"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["without clones", "clang"])
 def test_another_build_computes_the_same(how, tmp_path, request):
-    if how == "without clones":
-        library = request.getfixturevalue("without_clones").library
+    sources = ROOT
+    if how == "without clones":  # and with recipes, whose tests go with it
+        library = sources = request.getfixturevalue("recipes").root
     elif not (ROOT / "setup.py").exists():
         pytest.skip("needs the source tree")
     elif not shutil.which("clang"):
         pytest.skip("there is no clang")
     else:
-        library = build(tmp_path, CC="clang").library
+        library = by_clang(tmp_path)
     code = "import dist_dynet as dy, dist_dynet._ffi as f; print(dy.__file__, f.SIMD)"
-    path = {"PYTHONPATH": os.pathsep.join([str(library), str(ROOT / "tests")])}
+    path = {"PYTHONPATH": os.pathsep.join([str(library), str(sources / "tests")])}
     command, environment = [sys.executable, "-c", code], {**os.environ, **path}
     out = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path
@@ -186,7 +156,7 @@ def test_another_build_computes_the_same(how, tmp_path, request):
         "default" if how == "without clones" else loops
     )
     tests = [
-        str(ROOT / "tests" / f"test_{name}.py")
+        str(sources / "tests" / f"test_{name}.py")
         for name in ("kernels", "graph_backward", "trainers", "blocks_layers")
     ]
     result = subprocess.run(
@@ -199,7 +169,7 @@ def test_another_build_computes_the_same(how, tmp_path, request):
             "-m",
             "not slow and not mpi",
             "-c",
-            str(ROOT / "pyproject.toml"),
+            str(sources / "pyproject.toml"),
             *tests,
         ],
         env={**os.environ, **path},
