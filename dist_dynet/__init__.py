@@ -164,11 +164,10 @@ def __dir__() -> list[str]:
 
 
 _shown.attach()
-_functions = _hints.of_functions(ops.OPERATIONS)
 for _class, _attributes in (
-    (Expression, _functions | _hints.OF_EXPRESSIONS),
-    (Parameters, _functions | _hints.OF_PARAMETERS),  # noqa: F405
-    (LookupParameters, _functions | _hints.OF_TABLES),  # noqa: F405
+    (Expression, _hints.of_functions(ops.OPERATIONS) | _hints.OF_EXPRESSIONS),
+    (Parameters, _hints.OF_PARAMETERS),  # noqa: F405
+    (LookupParameters, _hints.OF_TABLES),  # noqa: F405
     (ParameterCollection, _hints.OF_COLLECTIONS),  # noqa: F405
     (Trainer, _hints.OF_TRAINERS),  # noqa: F405
     (Owner, _hints.OF_OWNERS),
