@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._ffi import DTYPE, DTYPE_NAME, GRAPH_SHIFT, lib
-from ._integers import items_of, number_argument, whole
+from ._integers import number_argument, whole
 from ._manner import no_collection
 from .expression import Expression
 from .graph import cg, renew_cg
@@ -123,12 +123,12 @@ def _listed(
         chosen = members_of(parameters)
     elif isinstance(parameters, AnyParameter):
         chosen = [parameters]
+    elif isinstance(parameters, Iterable):
+        chosen = list(parameters)
     else:
-        if callable(getattr(parameters, "param_collection", None)):
-            raise TypeError(
-                f"check_gradient: takes a collection, or parameters; {no_collection(parameters)}"
-            )
-        chosen = items_of(parameters, "check_gradient", "a collection, or parameters")
+        raise TypeError(
+            f"check_gradient: takes a collection, or parameters; {no_collection(parameters)}"
+        )
     for p in chosen:
         if not isinstance(p, AnyParameter):
             raise TypeError(
