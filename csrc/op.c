@@ -146,27 +146,28 @@ dn_real *dn__dx_zeroed(dn_call *c, int k) {
     return g.dx;
 }
 
-void dn__dx_prepare(dn_call *c, int k, dn_batch_grad *g) {
+void dn__dx_prepare(dn_call *c, int k, dn_batch_grad *to) {
     if (!c->total) { /* nothing is added */
-        if (g->g.beta == 0) dn__fill(dn__elements(c->x[k].dim), 0, g->g.dx);
-        g->g.dx = NULL;
+        if (to->beta == 0) dn__fill(dn__elements(c->x[k].dim), 0, to->dx);
+        to->count = 0;
         return;
     }
-    g->part = dn__scratch(c, g->n);
-    g->sum = dn__wide_zeros(c, g->n);
-    if (!g->part || !g->sum) *g = (dn_batch_grad){0};
+    to->whole = (dn_grad){to->dx, to->beta};
+    to->dx = dn__scratch(c, to->n);
+    to->sum = dn__wide_zeros(c, to->n);
+    if (!to->dx || !to->sum) *to = (dn_batch_grad){.b = to->b};
 }
-static void add_part(dn_batch_grad *g) {
-    if (g->in_part) dn__wide_add(g->n, 1, g->part, g->sum);
-    g->in_part = 0;
+static void add_part(dn_batch_grad *to) {
+    if (to->in_part) dn__wide_add(to->n, 1, to->dx, to->sum);
+    to->in_part = 0;
 }
-dn_grad dn__dx_in_parts(dn_batch_grad *g) {
-    if (g->in_part == DN_MANY) add_part(g);
-    return (dn_grad){g->part, g->in_part++ ? 1 : 0};
+void dn__dx_next_part(dn_batch_grad *to) {
+    if (to->in_part == DN_MANY) add_part(to);
+    to->beta = to->in_part++ ? 1 : 0;
 }
-void dn__dx_add_parts(dn_batch_grad *g) {
-    add_part(g);
-    dn__wide_sum(g->n, g->sum, g->g.beta, g->g.dx);
+void dn__dx_add_parts(dn_batch_grad *to) {
+    add_part(to);
+    dn__wide_sum(to->n, to->sum, to->whole.beta, to->whole.dx);
 }
 
 void dn__draw_key(const dn_call *c, struct dn_rng_key *out) {

@@ -209,32 +209,44 @@ dn_real *dn__backward_memory(dn_call *c, size_t n);
 static inline int dn__wants(const dn_call *c, int k) { return c->routes->wants(c, k); }
 static inline dn_grad dn__dx(dn_call *c, int k) { return c->routes->dx(c, k); }
 dn_real *dn__dx_zeroed(dn_call *c, int k);
-/* The same, for an op that adds to dx batch element by batch element: dn__dx_of() gives the place
- * of batch element b, in their order and once for each, dn__dx_end() follows the last. Of an input
- * that is not batched that is dx itself; where they are many (DN_MANY), sums of so many, which are
- * added in double. */
+/* The same, for an op that adds to dx batch element by batch element, of which there are `count`:
+ *
+ *     dn_batch_grad to = dn__dx_by_element(c, k, count);
+ *     while (dn__next_element(&to)) the part of element to.b is added to to.dx, beta being to.beta
+ *
+ * There are none where no gradient is wanted. Of an input that is not batched to.dx is dx itself;
+ * where they are many (DN_MANY), sums of so many, which are added in double after the last. */
 typedef struct dn_batch_grad {
-    dn_grad g; /* g.dx is NULL where no gradient is wanted */
+    size_t b, count;
+    dn_real *dx, beta;
     size_t stride, n;
-    dn_real *part;
+    dn_grad whole; /* with `sum`: where the sums go */
     double *sum;
     int in_part;
 } dn_batch_grad;
-void dn__dx_prepare(dn_call *c, int k, dn_batch_grad *g);
-dn_grad dn__dx_in_parts(dn_batch_grad *g);
-void dn__dx_add_parts(dn_batch_grad *g);
-static inline dn_batch_grad dn__dx_by_element(dn_call *c, int k) {
-    const size_t stride = c->x[k].stride;
-    dn_batch_grad g = {dn__dx(c, k), stride, (size_t)c->x[k].dim->size, NULL, NULL, 0};
-    if (g.g.dx && (!c->total || (!stride && c->dim->batch > DN_MANY))) dn__dx_prepare(c, k, &g);
-    return g;
+void dn__dx_prepare(dn_call *c, int k, dn_batch_grad *to);
+void dn__dx_next_part(dn_batch_grad *to);
+void dn__dx_add_parts(dn_batch_grad *to);
+static inline dn_batch_grad dn__dx_by_element(dn_call *c, int k, int count) {
+    const dn_grad g = dn__dx(c, k);
+    dn_batch_grad to = {.b = (size_t)-1,
+                        .count = g.dx ? (size_t)count : 0,
+                        .dx = g.dx,
+                        .beta = g.beta,
+                        .stride = c->x[k].stride,
+                        .n = (size_t)c->x[k].dim->size};
+    if (g.dx && (!c->total || (!to.stride && c->dim->batch > DN_MANY))) dn__dx_prepare(c, k, &to);
+    return to;
 }
-static inline void dn__dx_end(dn_batch_grad *g) {
-    if (g->sum) dn__dx_add_parts(g);
-}
-static inline dn_grad dn__dx_of(dn_batch_grad *g, int b) {
-    if (g->sum) return dn__dx_in_parts(g);
-    return (dn_grad){g->g.dx + (size_t)b * g->stride, g->stride || !b ? g->g.beta : 1};
+static inline int dn__next_element(dn_batch_grad *to) {
+    const int goes_on = ++to->b < to->count;
+    if (to->sum) {
+        (goes_on ? dn__dx_next_part : dn__dx_add_parts)(to);
+    } else if (to->b) {
+        to->dx += to->stride;
+        if (!to->stride) to->beta = 1;
+    }
+    return goes_on;
 }
 
 /* dW_k += dy x' (W_k is m x kk, dy m x n, x kk x n, all dense) for input k, an unbatched matrix

@@ -235,17 +235,13 @@ static void many_forward(dn_call *c, dn_real a) {
 static void many_backward(dn_call *c, dn_real a) {
     size_t n = (size_t)c->dim->size;
     for (int k = 0; k < c->n; k++) {
-        dn_batch_grad all = dn__dx_by_element(c, k);
-        if (!all.g.dx) continue;
         if (c->x[k].stride || c->dim->batch == 1) {
-            dn__axpy(c->total, a, c->dy, all.g.beta, all.g.dx);
-        } else {
-            for (int b = 0; b < c->dim->batch; b++) {
-                const dn_grad g = dn__dx_of(&all, b);
-                dn__axpy(n, a, c->dy + (size_t)b * n, g.beta, g.dx);
-            }
+            const dn_grad g = dn__dx(c, k);
+            if (g.dx) dn__axpy(c->total, a, c->dy, g.beta, g.dx);
+            continue;
         }
-        dn__dx_end(&all);
+        dn_batch_grad to = dn__dx_by_element(c, k, c->dim->batch);
+        while (dn__next_element(&to)) dn__axpy(n, a, c->dy + to.b * n, to.beta, to.dx);
     }
 }
 

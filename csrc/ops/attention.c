@@ -99,26 +99,17 @@ static void attention_backward(dn_call *c) {
             dn__softmax_grad(nk, c->saved + (size_t)j * nk, column, 0, column);
         }
         dn__affine((size_t)z.batch * z.p, (dn_real)c->floats[0], 0, ds, ds);
-        dn_batch_grad all = dn__dx_by_element(c, QUERY);
-        for (int b = 0; all.g.dx && b < z.batch; b++) {
-            const dn_grad g = dn__dx_of(&all, b);
-            dn__mm(z.d, z.nk, z.nq, k->v + (size_t)b * k->stride, z.d, ds + (size_t)b * z.p, z.nk,
-                   g.beta, g.dx, z.d);
-        }
-        dn__dx_end(&all);
-        all = dn__dx_by_element(c, KEY);
-        for (int b = 0; all.g.dx && b < z.batch; b++) {
-            const dn_grad g = dn__dx_of(&all, b);
-            dn__mm_dw(z.d, z.nk, z.nq, q->v + (size_t)b * q->stride, z.d, ds + (size_t)b * z.p,
-                      z.nk, g.beta, g.dx, z.d);
-        }
-        dn__dx_end(&all);
+        dn_batch_grad to = dn__dx_by_element(c, QUERY, z.batch);
+        while (dn__next_element(&to))
+            dn__mm(z.d, z.nk, z.nq, k->v + to.b * k->stride, z.d, ds + to.b * z.p, z.nk, to.beta,
+                   to.dx, z.d);
+        to = dn__dx_by_element(c, KEY, z.batch);
+        while (dn__next_element(&to))
+            dn__mm_dw(z.d, z.nk, z.nq, q->v + to.b * q->stride, z.d, ds + to.b * z.p, z.nk, to.beta,
+                      to.dx, z.d);
     }
-    dn_batch_grad all = dn__dx_by_element(c, VALUE);
-    for (int b = 0; all.g.dx && b < z.batch; b++) {
-        const dn_grad g = dn__dx_of(&all, b);
-        dn__mm_dw(z.dv, z.nk, z.nq, c->dy + (size_t)b * y_size, z.dv, c->saved + (size_t)b * z.p,
-                  z.nk, g.beta, g.dx, z.dv);
-    }
-    dn__dx_end(&all);
+    dn_batch_grad to = dn__dx_by_element(c, VALUE, z.batch);
+    while (dn__next_element(&to))
+        dn__mm_dw(z.dv, z.nk, z.nq, c->dy + to.b * y_size, z.dv, c->saved + to.b * z.p, z.nk,
+                  to.beta, to.dx, z.dv);
 }

@@ -45,17 +45,14 @@ static void circular_forward(dn_call *c, int kind) {
 }
 /* dx_k = kind(a, dy) or, with dy first, kind(dy, a), a being the other input */
 static void circular_grad(dn_call *c, int k, int kind, int dy_first) {
-    dn_batch_grad all = dn__dx_by_element(c, k);
-    int n = c->dim->size;
+    dn_batch_grad to = dn__dx_by_element(c, k, c->dim->batch);
     const dn_in *other = &c->x[1 - k];
-    dn_real *scratch = all.g.dx ? scratch_of(c) : NULL;
-    for (int b = 0; scratch && b < c->dim->batch; b++) {
-        const dn_real *a = other->v + (size_t)b * other->stride,
-                      *dy = c->dy + (size_t)b * (size_t)n;
-        const dn_grad g = dn__dx_of(&all, b);
-        circular(c, kind, dy_first ? dy : a, dy_first ? a : dy, g.beta, g.dx, scratch);
+    dn_real *scratch = to.count ? scratch_of(c) : NULL;
+    while (scratch && dn__next_element(&to)) {
+        const dn_real *a = other->v + to.b * other->stride,
+                      *dy = c->dy + to.b * (size_t)c->dim->size;
+        circular(c, kind, dy_first ? dy : a, dy_first ? a : dy, to.beta, to.dx, scratch);
     }
-    if (scratch) dn__dx_end(&all);
 }
 
 DN_OP(circ_conv, 2, DN_BATCHES, "y_k = sum_i u_i v_(k - i), indices modulo n")

@@ -34,14 +34,11 @@ static void two_forward(dn_call *c,
 static void two_backward(dn_call *c, int greater) {
     pieces p = pieces_of(c);
     for (int k = 0; k < 2; k++) {
-        dn_batch_grad all = dn__dx_by_element(c, k);
-        for (int b = 0; all.g.dx && b < p.count; b++) {
-            const dn_grad g = dn__dx_of(&all, b);
-            (k ? dn__pass_not_greater : dn__pass_greater)(p.n, piece(c, greater, b),
-                                                          piece(c, 1 - greater, b),
-                                                          c->dy + (size_t)b * p.n, g.beta, g.dx);
-        }
-        dn__dx_end(&all);
+        dn_batch_grad to = dn__dx_by_element(c, k, p.count);
+        while (dn__next_element(&to))
+            (k ? dn__pass_not_greater : dn__pass_greater)(p.n, piece(c, greater, to.b),
+                                                          piece(c, 1 - greater, to.b),
+                                                          c->dy + to.b * p.n, to.beta, to.dx);
     }
 }
 
@@ -79,12 +76,9 @@ static void emax_backward(dn_call *c) {
     pieces p = pieces_of(c);
     const int32_t *which = (const int32_t *)c->saved;
     for (int k = 0; k < c->n; k++) {
-        dn_batch_grad all = dn__dx_by_element(c, k);
-        for (int b = 0; all.g.dx && b < p.count; b++) {
-            const dn_grad g = dn__dx_of(&all, b);
-            dn__pass_which(p.n, which + (size_t)b * p.n, k, c->dy + (size_t)b * p.n, g.beta, g.dx);
-        }
-        dn__dx_end(&all);
+        dn_batch_grad to = dn__dx_by_element(c, k, p.count);
+        while (dn__next_element(&to))
+            dn__pass_which(p.n, which + to.b * p.n, k, c->dy + to.b * p.n, to.beta, to.dx);
     }
 }
 
@@ -121,14 +115,12 @@ static void logsumexp_forward(dn_call *c) {
 static void logsumexp_backward(dn_call *c) {
     pieces p = pieces_of(c);
     for (int k = 0; k < c->n; k++) {
-        dn_batch_grad all = dn__dx_by_element(c, k);
-        for (int b = 0; all.g.dx && b < p.count; b++) {
-            const dn_grad g = dn__dx_of(&all, b);
-            size_t at = (size_t)b * p.n;
-            dn__add_exp_grad(p.n, piece(c, k, b), c->saved + at, c->saved + c->total + at,
-                             c->dy + at, g.beta, g.dx);
+        dn_batch_grad to = dn__dx_by_element(c, k, p.count);
+        while (dn__next_element(&to)) {
+            size_t at = to.b * p.n;
+            dn__add_exp_grad(p.n, piece(c, k, to.b), c->saved + at, c->saved + c->total + at,
+                             c->dy + at, to.beta, to.dx);
         }
-        dn__dx_end(&all);
     }
 }
 

@@ -26,14 +26,11 @@ static void pair_forward(dn_call *c, dn_real (*f)(size_t, const dn_real *, const
 static void pair_backward(dn_call *c, int k,
                           void (*f)(size_t, const dn_real *, const dn_real *, dn_real, dn_real,
                                     dn_real *)) {
-    dn_batch_grad all = dn__dx_by_element(c, k);
     const dn_in *x = &c->x[k], *y = &c->x[1 - k];
     size_t n = (size_t)x->dim->size;
-    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-        const dn_grad g = dn__dx_of(&all, b);
-        f(n, x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride, c->dy[b], g.beta, g.dx);
-    }
-    dn__dx_end(&all);
+    dn_batch_grad to = dn__dx_by_element(c, k, c->dim->batch);
+    while (dn__next_element(&to))
+        f(n, x->v + to.b * x->stride, y->v + to.b * y->stride, c->dy[to.b], to.beta, to.dx);
 }
 
 DN_OP(squared_distance, 2, DN_BATCHES, "y = sum (x_0i - x_1i)^2")
@@ -72,15 +69,12 @@ static void huber_distance_forward(dn_call *c) {
 /* dx_0 = dy max(-c, min(c, x_0 - x_1)), and the same with the inputs exchanged */
 static void huber_distance_backward(dn_call *c) {
     for (int k = 0; k < 2; k++) {
-        dn_batch_grad all = dn__dx_by_element(c, k);
         const dn_in *x = &c->x[k], *y = &c->x[1 - k];
-        for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-            const dn_grad g = dn__dx_of(&all, b);
+        dn_batch_grad to = dn__dx_by_element(c, k, c->dim->batch);
+        while (dn__next_element(&to))
             dn__huber_distance_grad((size_t)x->dim->size, (dn_real)c->floats[0],
-                                    x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride,
-                                    c->dy[b], g.beta, g.dx);
-        }
-        dn__dx_end(&all);
+                                    x->v + to.b * x->stride, y->v + to.b * y->stride, c->dy[to.b],
+                                    to.beta, to.dx);
     }
 }
 
@@ -124,13 +118,9 @@ static void pairwise_rank_loss_forward(dn_call *c) {
 static void pairwise_rank_loss_backward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     for (int k = 0; k < 2; k++) {
-        dn_batch_grad all = dn__dx_by_element(c, k);
-        for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-            const dn_grad g = dn__dx_of(&all, b);
-            dn__rank_loss_grad(n, k ? 1 : -1, c->y + (size_t)b * n, c->dy + (size_t)b * n, g.beta,
-                               g.dx);
-        }
-        dn__dx_end(&all);
+        dn_batch_grad to = dn__dx_by_element(c, k, c->dim->batch);
+        while (dn__next_element(&to))
+            dn__rank_loss_grad(n, k ? 1 : -1, c->y + to.b * n, c->dy + to.b * n, to.beta, to.dx);
     }
 }
 

@@ -66,23 +66,18 @@ static void vanilla_lstm_c_forward(dn_call *c) {
 /* dc_(t-1) = dy f;  di = dy g, df = dy c_(t-1), do = 0, dg = dy i */
 static void vanilla_lstm_c_backward(dn_call *c) {
     size_t h = (size_t)c->dim->size;
-    dn_batch_grad all = dn__dx_by_element(c, 0);
-    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-        const dn_grad d = dn__dx_of(&all, b);
-        dn__mul_add(h, c->dy + (size_t)b * h, gate(c, b, F), d.beta, d.dx);
-    }
-    dn__dx_end(&all);
-    all = dn__dx_by_element(c, 1);
-    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-        const dn_real *dy = c->dy + (size_t)b * h;
-        const dn_grad d = dn__dx_of(&all, b);
-        dn_real beta = d.beta, *dx = d.dx;
-        dn__mul_add(h, dy, gate(c, b, G), beta, dx);
-        dn__mul_add(h, dy, c->x[0].v + (size_t)b * c->x[0].stride, beta, dx + F * h);
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->dim->batch);
+    while (dn__next_element(&to))
+        dn__mul_add(h, c->dy + to.b * h, gate(c, to.b, F), to.beta, to.dx);
+    to = dn__dx_by_element(c, 1, c->dim->batch);
+    while (dn__next_element(&to)) {
+        const dn_real *dy = c->dy + to.b * h;
+        dn_real beta = to.beta, *dx = to.dx;
+        dn__mul_add(h, dy, gate(c, to.b, G), beta, dx);
+        dn__mul_add(h, dy, c->x[0].v + to.b * c->x[0].stride, beta, dx + F * h);
         if (beta == 0) dn__fill(h, 0, dx + O * h);
-        dn__mul_add(h, dy, gate(c, b, I), beta, dx + G * h);
+        dn__mul_add(h, dy, gate(c, to.b, I), beta, dx + G * h);
     }
-    dn__dx_end(&all);
 }
 
 DN_OP(vanilla_lstm_h, 2, DN_BATCHES, "h_t = o tanh c_t, from x_0 = c_t and the gates x_1")
@@ -100,20 +95,16 @@ static void vanilla_lstm_h_forward(dn_call *c) {
 /* dc = dy o (1 - tanh(c)^2);  do = dy tanh c, di = df = dg = 0 */
 static void vanilla_lstm_h_backward(dn_call *c) {
     size_t h = (size_t)c->dim->size;
-    dn_batch_grad all = dn__dx_by_element(c, 0);
-    dn_real *do_ = all.g.dx ? dn__scratch(c, h) : NULL;
-    for (int b = 0; do_ && b < c->dim->batch; b++) {
-        const dn_grad d = dn__dx_of(&all, b);
-        dn__mul(h, c->dy + (size_t)b * h, gate(c, b, O), do_);
-        dn__tanh_grad(h, c->saved + (size_t)b * c->x[0].stride, do_, d.beta, d.dx);
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->dim->batch);
+    dn_real *do_ = to.count ? dn__scratch(c, h) : NULL;
+    while (do_ && dn__next_element(&to)) {
+        dn__mul(h, c->dy + to.b * h, gate(c, to.b, O), do_);
+        dn__tanh_grad(h, c->saved + to.b * c->x[0].stride, do_, to.beta, to.dx);
     }
-    if (do_) dn__dx_end(&all);
-    all = dn__dx_by_element(c, 1);
-    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-        const dn_grad d = dn__dx_of(&all, b);
-        dn_real beta = d.beta, *dx = d.dx;
+    to = dn__dx_by_element(c, 1, c->dim->batch);
+    while (dn__next_element(&to)) {
+        dn_real beta = to.beta, *dx = to.dx;
         if (beta == 0) dn__fill(4 * h, 0, dx);
-        dn__mul_add(h, c->dy + (size_t)b * h, c->saved + (size_t)b * c->x[0].stride, 1, dx + O * h);
+        dn__mul_add(h, c->dy + to.b * h, c->saved + to.b * c->x[0].stride, 1, dx + O * h);
     }
-    dn__dx_end(&all);
 }

@@ -36,20 +36,17 @@ static void masked_forward(dn_call *c, const dn_along *of) {
     dn__map_axis(c, &l, c->y, c->y, of);
 }
 static void masked_backward(dn_call *c, const dn_along *of) {
-    dn_batch_grad all = dn__dx_by_element(c, 0);
     dn_axis l = dn__axis_of(c->dim, c->ints[0]);
     size_t n = (size_t)c->dim->size;
-    if (!all.g.dx) return;
     if (c->x[0].stride || c->dim->batch == 1) {
-        dn__map_axis_grad(c, &l, c->y, c->dy, all.g.beta, all.g.dx, of);
+        const dn_grad g = dn__dx(c, 0);
+        if (g.dx) dn__map_axis_grad(c, &l, c->y, c->dy, g.beta, g.dx, of);
         return;
     }
     l.outer /= (size_t)(c->dim->batch ? c->dim->batch : 1);
-    for (int b = 0; b < c->dim->batch; b++) {
-        const dn_grad to = dn__dx_of(&all, b);
-        dn__map_axis_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, to.beta, to.dx, of);
-    }
-    dn__dx_end(&all);
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->dim->batch);
+    while (dn__next_element(&to))
+        dn__map_axis_grad(c, &l, c->y + to.b * n, c->dy + to.b * n, to.beta, to.dx, of);
 }
 
 DN_OP(masked_softmax, 2, DN_BATCHES,
@@ -205,41 +202,38 @@ static void cross_entropy_forward(dn_call *c) {
     if (!c->x[0].stride) cross_entropies(c, 0, n);
     else dn__parallel_ranges(n, WORK_IN_VECTOR * c->x[0].dim->size, 1, cross_entropies, c);
 }
-/* `all` is changed where x is not batched: then one thread does all. */
 typedef struct cross_entropy_grads {
     const dn_call *c;
-    dn_batch_grad *all;
+    dn_grad to;
 } cross_entropy_grads;
-static void add_cross_entropies(const void *context, size_t from, size_t count) {
-    const dn_call *c = ((const cross_entropy_grads *)context)->c;
-    dn_batch_grad *all = ((const cross_entropy_grads *)context)->all;
+/* dx = dy w (softmax(x) - (1 - e) onehot(v) - e / n), of batch element b */
+static void add_cross_entropy(const dn_call *c, size_t b, dn_real beta, dn_real *dx) {
     const dn_in *x = &c->x[0];
     size_t n = (size_t)x->dim->size;
-    dn_real e = (dn_real)c->floats[0];
-    for (int b = (int)from; b < (int)(from + count); b++) {
-        const dn_grad g = dn__dx_of(all, b);
-        dn_real w = weight_of(c, b), d = c->dy[b] * w, beta = g.beta, *dx = g.dx;
-        if (w == 0) {
-            if (beta == 0) dn__fill(n, 0, dx);
-            continue;
-        }
-        dn__softmax_from_lse(n, x->v + (size_t)b * x->stride, ((dn_lse *)c->saved)[b], d, beta, dx);
-        if (e != 0) dn__affine(n, 1, -d * e / (dn_real)n, dx, dx);
-        dx[c->ints[b]] -= (1 - e) * d;
-    }
-}
-/* dx = dy w (softmax(x) - (1 - e) onehot(v) - e / n) */
-static void cross_entropy_backward(dn_call *c) {
-    dn_batch_grad all = dn__dx_by_element(c, 0);
-    const cross_entropy_grads g = {c, &all};
-    size_t n = (size_t)c->n_ints;
-    if (!all.g.dx) return;
-    if (c->x[0].stride) {
-        dn__parallel_ranges(n, WORK_IN_VECTOR * c->x[0].dim->size, 1, add_cross_entropies, &g);
+    dn_real e = (dn_real)c->floats[0], w = weight_of(c, (int)b), d = c->dy[b] * w;
+    if (w == 0) {
+        if (beta == 0) dn__fill(n, 0, dx);
         return;
     }
-    add_cross_entropies(&g, 0, n);
-    dn__dx_end(&all);
+    dn__softmax_from_lse(n, x->v + b * x->stride, ((dn_lse *)c->saved)[b], d, beta, dx);
+    if (e != 0) dn__affine(n, 1, -d * e / (dn_real)n, dx, dx);
+    dx[c->ints[b]] -= (1 - e) * d;
+}
+static void add_cross_entropies(const void *context, size_t from, size_t count) {
+    const cross_entropy_grads *g = context;
+    for (size_t b = from; b < from + count; b++)
+        add_cross_entropy(g->c, b, g->to.beta, g->to.dx + b * g->c->x[0].stride);
+}
+static void cross_entropy_backward(dn_call *c) {
+    if (c->x[0].stride) {
+        const cross_entropy_grads g = {c, dn__dx(c, 0)};
+        if (g.to.dx)
+            dn__parallel_ranges((size_t)c->n_ints, WORK_IN_VECTOR * c->x[0].dim->size, 1,
+                                add_cross_entropies, &g);
+        return;
+    }
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->n_ints);
+    while (dn__next_element(&to)) add_cross_entropy(c, to.b, to.beta, to.dx);
 }
 
 DN_OP(cross_entropy_soft, 2, DN_BATCHES, "y = sum x_1i (log sum exp(x_0) - x_0i)")
@@ -269,19 +263,14 @@ static void cross_entropy_soft_backward(dn_call *c) {
     const dn_in *x = &c->x[0], *t = &c->x[1];
     const dn_lse *lse = (const dn_lse *)c->saved;
     size_t n = (size_t)x->dim->size;
-    dn_batch_grad all = dn__dx_by_element(c, 0);
-    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-        const dn_grad g = dn__dx_of(&all, b);
-        const dn_real *target = t->v + (size_t)b * t->stride;
-        dn__softmax_from_lse(n, x->v + (size_t)b * x->stride, lse[b], c->dy[b] * dn__sum(n, target),
-                             g.beta, g.dx);
-        dn__axpy(n, -c->dy[b], target, 1, g.dx);
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->dim->batch);
+    while (dn__next_element(&to)) {
+        const dn_real *target = t->v + to.b * t->stride;
+        dn__softmax_from_lse(n, x->v + to.b * x->stride, lse[to.b],
+                             c->dy[to.b] * dn__sum(n, target), to.beta, to.dx);
+        dn__axpy(n, -c->dy[to.b], target, 1, to.dx);
     }
-    dn__dx_end(&all);
-    all = dn__dx_by_element(c, 1);
-    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-        const dn_grad g = dn__dx_of(&all, b);
-        dn__log_softmax(n, -c->dy[b], x->v + (size_t)b * x->stride, lse[b], g.beta, g.dx);
-    }
-    dn__dx_end(&all);
+    to = dn__dx_by_element(c, 1, c->dim->batch);
+    while (dn__next_element(&to))
+        dn__log_softmax(n, -c->dy[to.b], x->v + to.b * x->stride, lse[to.b], to.beta, to.dx);
 }

@@ -28,21 +28,16 @@ static void weight_norm_forward(dn_call *c) {
 static void weight_norm_backward(dn_call *c) {
     const dn_in *w = &c->x[0], *g = &c->x[1];
     size_t n = (size_t)c->dim->size;
-    dn_batch_grad all = dn__dx_by_element(c, 0);
-    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-        const dn_grad d = dn__dx_of(&all, b);
-        const dn_real *x = w->v + (size_t)b * w->stride, *dy = c->dy + (size_t)b * n;
-        dn_real r = c->saved[b], a = g->v[(size_t)b * g->stride] * r;
-        dn__plane(n, a, dy, -(a * r) * (r * dn__dot(n, dy, x)), x, 0, d.beta, d.dx);
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->dim->batch);
+    while (dn__next_element(&to)) {
+        const dn_real *x = w->v + to.b * w->stride, *dy = c->dy + to.b * n;
+        dn_real r = c->saved[to.b], a = g->v[to.b * g->stride] * r;
+        dn__plane(n, a, dy, -(a * r) * (r * dn__dot(n, dy, x)), x, 0, to.beta, to.dx);
     }
-    dn__dx_end(&all);
-    all = dn__dx_by_element(c, 1);
-    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-        const dn_grad d = dn__dx_of(&all, b);
-        d.dx[0] = (d.beta == 0 ? 0 : d.dx[0]) +
-                  c->saved[b] * dn__dot(n, c->dy + (size_t)b * n, w->v + (size_t)b * w->stride);
-    }
-    dn__dx_end(&all);
+    to = dn__dx_by_element(c, 1, c->dim->batch);
+    while (dn__next_element(&to))
+        to.dx[0] = (to.beta == 0 ? 0 : to.dx[0]) +
+                   c->saved[to.b] * dn__dot(n, c->dy + to.b * n, w->v + to.b * w->stride);
 }
 
 /* ---- layer_norm: g and b have the dims of x, or its first ones; then they are repeated over the
@@ -106,32 +101,25 @@ static void layer_norm_backward(dn_call *c) {
     const dn_in *g = &c->x[1], *shift = &c->x[2];
     size_t n = (size_t)c->dim->size, step = segment_of(c), gn = (size_t)g->dim->size,
            sn = (size_t)shift->dim->size;
-    dn_batch_grad all = dn__dx_by_element(c, 0);
-    dn_real *dz = all.g.dx ? dn__scratch(c, n) : NULL;
-    for (int b = 0; dz && b < c->dim->batch; b++) {
-        const dn_real *dy = c->dy + (size_t)b * n, *z = c->saved + (size_t)b * n,
-                      *gb = g->v + (size_t)b * g->stride;
-        dn_real std = c->saved[c->total + 2 * (size_t)b],
-                r = c->saved[c->total + 2 * (size_t)b + 1];
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->dim->batch);
+    dn_real *dz = to.count ? dn__scratch(c, n) : NULL;
+    while (dz && dn__next_element(&to)) {
+        const dn_real *dy = c->dy + to.b * n, *z = c->saved + to.b * n,
+                      *gb = g->v + to.b * g->stride;
+        dn_real std = c->saved[c->total + 2 * to.b], r = c->saved[c->total + 2 * to.b + 1];
         for (size_t i = 0; i < n; i += step) dn__mul(step, dy + i, gb + i % gn, dz + i);
         dn_real along = std == 0 ? 0 : -dn__dot(n, dz, z) / ((dn_real)n * std);
-        const dn_grad d = dn__dx_of(&all, b);
-        dn__plane(n, r, dz, along, z, -r * dn__sum(n, dz) / (dn_real)n, d.beta, d.dx);
+        dn__plane(n, r, dz, along, z, -r * dn__sum(n, dz) / (dn_real)n, to.beta, to.dx);
     }
-    if (dz) dn__dx_end(&all);
-    all = dn__dx_by_element(c, 1);
-    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-        const dn_grad d = dn__dx_of(&all, b);
+    to = dn__dx_by_element(c, 1, c->dim->batch);
+    while (dn__next_element(&to)) {
         for (size_t i = 0; i < n; i += step)
-            dn__mul_add(step, c->dy + (size_t)b * n + i, c->saved + (size_t)b * n + i,
-                        i < gn ? d.beta : 1, d.dx + i % gn);
+            dn__mul_add(step, c->dy + to.b * n + i, c->saved + to.b * n + i, i < gn ? to.beta : 1,
+                        to.dx + i % gn);
     }
-    dn__dx_end(&all);
-    all = dn__dx_by_element(c, 2);
-    for (int b = 0; all.g.dx && b < c->dim->batch; b++) {
-        const dn_grad d = dn__dx_of(&all, b);
+    to = dn__dx_by_element(c, 2, c->dim->batch);
+    while (dn__next_element(&to)) {
         for (size_t i = 0; i < n; i += step)
-            dn__axpy(step, 1, c->dy + (size_t)b * n + i, i < sn ? d.beta : 1, d.dx + i % sn);
+            dn__axpy(step, 1, c->dy + to.b * n + i, i < sn ? to.beta : 1, to.dx + i % sn);
     }
-    dn__dx_end(&all);
 }

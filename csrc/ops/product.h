@@ -43,24 +43,18 @@ static inline void product_backward_by_element(dn_call *c, int i, int m, int k, 
     const int batch = c->dim->batch;
     const size_t size = (size_t)m * (size_t)n;
     if (dn__wants(c, i)) {
-        dn_batch_grad all = dn__dx_by_element(c, i);
         const int rounds = dn__rounds(c, i);
-        for (int b = 0; all.g.dx && b < batch; b++) {
-            const dn_grad g = dn__dx_of(&all, b);
-            dn__product_dw(m, k, n, rounds, c->dy + (size_t)b * size, m,
-                           x->v + (size_t)b * x->stride, k, g.beta, g.dx, m);
-        }
-        dn__dx_end(&all);
+        dn_batch_grad to = dn__dx_by_element(c, i, batch);
+        while (dn__next_element(&to))
+            dn__product_dw(m, k, n, rounds, c->dy + to.b * size, m, x->v + to.b * x->stride, k,
+                           to.beta, to.dx, m);
     }
-    dn_batch_grad all = dn__dx_by_element(c, i + 1);
-    if (!all.g.dx) return;
+    dn_batch_grad to = dn__dx_by_element(c, i + 1, batch);
+    if (!to.count) return;
     const dn_matrix transposed = weight(c, i, 1);
-    for (int b = 0; b < batch; b++) {
-        const dn_grad g = dn__dx_of(&all, b);
-        dn__product_dx(m, k, n, matrix_of(transposed, w, b), c->dy + (size_t)b * size, m, g.beta,
-                       g.dx, k);
-    }
-    dn__dx_end(&all);
+    while (dn__next_element(&to))
+        dn__product_dx(m, k, n, matrix_of(transposed, w, to.b), c->dy + to.b * size, m, to.beta,
+                       to.dx, k);
 }
 static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
     const int batch = c->dim->batch;

@@ -135,15 +135,14 @@ static void concatenate_backward(dn_call *c) {
            at = 0;
     for (int k = 0; k < c->n; k++) {
         size_t n = run_of(c->x[k].dim, d);
-        dn_batch_grad all = dn__dx_by_element(c, k);
-        if (all.g.dx && (c->x[k].stride || batch == 1))
-            dn__add_blocks(n, outer * batch, c->dy + at, run, all.g.beta, all.g.dx, n);
-        else
-            for (size_t b = 0; all.g.dx && b < batch; b++) {
-                const dn_grad g = dn__dx_of(&all, (int)b);
-                dn__add_blocks(n, outer, c->dy + b * outer * run + at, run, g.beta, g.dx, n);
-            }
-        dn__dx_end(&all);
+        if (c->x[k].stride || batch == 1) {
+            const dn_grad g = dn__dx(c, k);
+            if (g.dx) dn__add_blocks(n, outer * batch, c->dy + at, run, g.beta, g.dx, n);
+        } else {
+            dn_batch_grad to = dn__dx_by_element(c, k, c->dim->batch);
+            while (dn__next_element(&to))
+                dn__add_blocks(n, outer, c->dy + to.b * outer * run + at, run, to.beta, to.dx, n);
+        }
         at += n;
     }
 }

@@ -125,15 +125,13 @@ static void hinge_forward(dn_call *c) {
 }
 /* each j beyond the margin: dx_j += dy, dx_v -= dy */
 static void hinge_backward(dn_call *c) {
-    dn_batch_grad all = dn__dx_by_element(c, 0);
-    for (int b = 0; all.g.dx && b < c->n_ints; b++) {
-        const dn_real *x = c->x[0].v + (size_t)b * c->x[0].stride;
-        const size_t v = (size_t)c->ints[b];
-        const dn_grad g = dn__dx_of(&all, b);
-        dn__hinge_grad((size_t)c->x[0].dim->size, v, (dn_real)c->floats[0] - x[v], x, c->dy[b],
-                       g.beta, g.dx);
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->n_ints);
+    while (dn__next_element(&to)) {
+        const dn_real *x = c->x[0].v + to.b * c->x[0].stride;
+        const size_t v = (size_t)c->ints[to.b];
+        dn__hinge_grad((size_t)c->x[0].dim->size, v, (dn_real)c->floats[0] - x[v], x, c->dy[to.b],
+                       to.beta, to.dx);
     }
-    dn__dx_end(&all);
 }
 
 /* ints: the dim d, then the entry v of each line, once for all batch elements or for each. A line

@@ -107,13 +107,10 @@ static void gather_children(const dn_call *c, int first, int n, int size, int ba
 /* the other way round: adds to the gradients of these inputs */
 static void hand_out(dn_call *c, int first, int n, int size, int batch, const dn_real *from) {
     for (int j = 0; j < n; j++) {
-        dn_batch_grad all = dn__dx_by_element(c, first + j);
-        for (int b = 0; all.g.dx && b < batch; b++) {
-            const dn_grad g = dn__dx_of(&all, b);
-            dn__axpy((size_t)size, 1, from + ((size_t)b * (size_t)n + (size_t)j) * (size_t)size,
-                     g.beta, g.dx);
-        }
-        dn__dx_end(&all);
+        dn_batch_grad to = dn__dx_by_element(c, first + j, batch);
+        while (dn__next_element(&to))
+            dn__axpy((size_t)size, 1, from + (to.b * (size_t)n + (size_t)j) * (size_t)size, to.beta,
+                     to.dx);
     }
 }
 static void repeat(size_t n, int times, const dn_real *x, dn_real *y) {
