@@ -25,7 +25,15 @@ from .agreement.negotiation import Negotiation
 from .agreement.structure import broadcast_state
 from .batches.batches import Batch, update_called
 from .exchange.compression import CODES
-from .exchange.engines import ENGINES, Compression, Engine, check_choice, choose, ranks_of_host
+from .exchange.engines import (
+    DEFAULT_ENGINE,
+    ENGINES,
+    Compression,
+    Engine,
+    check_choice,
+    choose,
+    ranks_of_host,
+)
 from .exchange.hybrid import HybridExchange
 from .exchange.shared_model import DEFAULT, SharedModel, is_of_others
 from .processes import environment, own_models, saving, session, trial
@@ -126,7 +134,8 @@ class DistributedTrainer(TrainerWrapper):
     ) -> None:
         check_trainer(trainer)
         check_choice("average", average, get_args(Average))
-        check_choice("exchange", exchange or ENGINES[0], ENGINES)
+        engine = exchange or DEFAULT_ENGINE
+        check_choice("exchange", engine, ENGINES)
         check_choice("compression", compression, (None, *CODES))
         if reproducible and compression:
             raise ValueError(
@@ -140,6 +149,7 @@ class DistributedTrainer(TrainerWrapper):
         if comm is not None:
             saving.install(here)
         comm = here.lend(self) if here.size > 1 else None
+        overlap = bool(overlap) and not reproducible
         micro_sum = ReproducibleSum(here, comm, trainer.collection) if reproducible else None
         self.sync = Sync(here, trainer, average != "sum", micro_sum)
         """Also used by Join and Checkpointer."""
@@ -150,7 +160,8 @@ class DistributedTrainer(TrainerWrapper):
             here.agree(
                 comm,
                 f"{trainer.whoami()} with average={average!r}, reproducible={bool(reproducible)},"
-                f" check={bool(check)}, shared_model={shared_model}",
+                f" check={bool(check)}, shared_model={shared_model}, exchange={engine!r},"
+                f" overlap={overlap}, compression={compression!r}",
                 what,
             )
             environment.compare(here, comm, what)
@@ -158,10 +169,8 @@ class DistributedTrainer(TrainerWrapper):
                 here.set_checks()
             if self.sync.reproducible:
                 self.sync.reproducible.check_hosts(what)
-            host = ranks_of_host(here, comm, what)
-            self.sync.exchange = chosen = choose(
-                here, comm, exchange, overlap and not reproducible, compression
-            )
+            host = ranks_of_host(here)
+            self.sync.exchange = chosen = choose(here, comm, engine, overlap, compression, what)
             self.sync.wire = chosen if isinstance(chosen, HybridExchange) else None
             self.sync.negotiation = Negotiation(
                 here, comm, trainer, average != "sum", chosen.transport

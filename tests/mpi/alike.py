@@ -3,6 +3,7 @@ and how tests are run."""
 
 import dist_dynet as dy
 from dist_dynet import parallel
+from dist_dynet.parallel.processes import session
 
 
 def model_of(*shapes, tables=()):
@@ -27,6 +28,11 @@ def distributed(m, average="mean", **options):
     trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average, **options)
     trainer.set_clip_threshold(0)
     return trainer
+
+
+def use_a_host_each():
+    """From now on each rank counts as alone on its host."""
+    session.world().layout = [[rank] for rank in range(parallel.world_size())]
 
 
 def run(tests, names):

@@ -9,16 +9,11 @@ import runpy
 import sys
 from pathlib import Path
 
-from dist_dynet import parallel
-from dist_dynet.parallel.exchange import engines
 from dist_dynet.parallel.processes import session
 
 layout, program = sys.argv[1:3]
-host = layout[parallel.rank()], *engines._host()
-engines._host = lambda: host
-if len(layout) > 1:
-    session.world().layout = [
-        [r for r, name in enumerate(layout) if name == one] for one in dict.fromkeys(layout)
-    ]
+session.world().layout = [
+    [r for r, name in enumerate(layout) if name == one] for one in dict.fromkeys(layout)
+]
 sys.argv[:] = sys.argv[2:]
 runpy.run_path(str(Path(__file__).with_name(program)), run_name="__main__")

@@ -26,10 +26,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from alike import use_a_host_each
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel.exchange import engines
 
 folder = Path(sys.argv[1])
 options = {
@@ -68,7 +68,7 @@ W, b = encoder.add_parameters((8, 6), name="W"), encoder.add_parameters(8, name=
 V = model.add_parameters((3, 8), name="V")
 b.set_updated(False)
 if options["compression"]:
-    engines._host = lambda: (str(rank),)
+    use_a_host_each()
 trainer = parallel.DistributedTrainer(
     dy.AdamTrainer(model, alpha=0.05), compression=options["compression"] or None
 )

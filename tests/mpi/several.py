@@ -12,10 +12,10 @@ import random
 import sys
 
 import numpy as np
+from alike import use_a_host_each
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel.exchange import engines
 
 rank, size = parallel.rank(), parallel.world_size()
 KINDS = (dy.SimpleSGDTrainer, dy.MomentumSGDTrainer, dy.CyclicalSGDTrainer)
@@ -150,7 +150,7 @@ class Program:
 
 engine, *seeds = sys.argv[1:]
 if engine == "hybrid":
-    engines._host = lambda: (str(rank),)
+    use_a_host_each()
 for seed in seeds:
     together = Program(int(seed), engine).run()
     if rank == 0:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from ..._environment import choice
-from ..processes.hosts import identity as _host
 from ..processes.world import World
 from .compression import CODES
 from .exchange import MpiExchange
@@ -24,7 +23,7 @@ Engine = Literal[
 
 ENGINES: tuple[str, ...] = get_args(Engine)
 
-DEFAULT = choice("DIST_DYNET_EXCHANGE", ENGINES)
+DEFAULT_ENGINE = choice("DIST_DYNET_EXCHANGE", ENGINES)
 
 Compression = Literal["bf16", "int8"]
 
@@ -43,64 +42,44 @@ def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
         raise ValueError(f"DistributedTrainer: {name} must be {words}; got {value!r}.")
 
 
-def ranks_of_host(here: World, comm: Any, what: str) -> list[int] | None:
+def ranks_of_host(here: World) -> list[int] | None:
     """The ranks on this rank's host; None if hosts cannot be told apart, or every rank is alone on
-    its host. Collective; all ranks agree on whether it is None."""
-    names = here.gather(comm, _host(), what)
-    if None in names or len(set(names)) == len(names):
+    its host. All ranks agree on whether it is None."""
+    if not here.tells_hosts_apart or len(here.host_ranks) == here.size:
         return None
-    return [rank for rank, name in enumerate(names) if name == names[here.rank]]
+    return next(ranks for ranks in here.host_ranks if here.rank in ranks)
 
 
 def choose(
-    here: World,
-    comm: Any,
-    engine: str | None = None,
-    overlap: bool = True,
-    compression: Compression | None = None,
+    here: World, comm: Any, name: str, overlap: bool, compression: Compression | None, what: str
 ) -> Exchange:
-    """The exchange of this name, one of ENGINES; None: DEFAULT. Collective.
+    """The exchange of this name, one of ENGINES; the arguments are the same on all ranks.
 
     "auto" and "hybrid": with one host "shared", with several the exchange between hosts; "mpi" if
     hosts cannot be told apart.
 
     Raises:
-        RuntimeError: the ranks have chosen differently; "shared" with several hosts.
+        RuntimeError: "shared" with several hosts.
     """
-    name = engine or DEFAULT
-    what = here.collective("DistributedTrainer")
-    every = here.gather(comm, (name, overlap, compression, _host()), what)
-    if any(theirs[:3] != every[0][:3] for theirs in every):
-        said = "; ".join(
-            f"rank {here.members[r]}: {theirs[0]}, {theirs[1]}, {theirs[2]}"
-            for r, theirs in enumerate(every)
-        )
-        raise RuntimeError(
-            f"{here.name} {what}: exchange, overlap and compression must be the same on all ranks;"
-            f" got {said}."
-        )
-    names = [theirs[3] for theirs in every]
-    if name == "mpi" or (None in names and name != "shared"):
+    hosts, tells_apart = here.host_ranks, here.tells_hosts_apart
+    if name == "mpi" or (not tells_apart and name != "shared"):
         return MpiExchange(here, comm)
     if name not in ("auto", "hybrid", "shared"):
         raise NotImplementedError(
             "choose() in dist_dynet/parallel/exchange/engines.py has no branch for"
             f" exchange={name!r}"
         )
-    if len(set(names)) == 1 and None not in names:
+    if len(hosts) == 1 and tells_apart:
         return SharedExchange(here, comm)
     if name == "shared":
         raise RuntimeError(
             f'{here.name} {what}: exchange="shared" needs all ranks on one Linux host. Use "auto".'
         )
-    ranks = [
-        [r for r, theirs in enumerate(names) if theirs == host] for host in dict.fromkeys(names)
-    ]
-    host = next(h for h, members in enumerate(ranks) if here.rank in members)
+    host = next(h for h, ranks in enumerate(hosts) if here.rank in ranks)
     return HybridExchange(
         here,
         comm,
-        Hosts(ranks, host, ranks[host].index(here.rank)),
+        Hosts(hosts, host, hosts[host].index(here.rank)),
         overlap,
         CODES[compression] if compression else None,
     )

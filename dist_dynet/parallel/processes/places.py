@@ -84,9 +84,10 @@ class Board:
 def find_hosts(world: World) -> None:
     """Records in the world which ranks share a host. Collective."""
     by_host: dict[Any, list[int]] = {}
-    for rank, name in enumerate(world.gather(world.comm, identity(), _WHAT)):
+    names = world.gather(world.comm, identity(), _WHAT)
+    for rank, name in enumerate(names):
         by_host.setdefault(rank if name is None else name, []).append(rank)
-    world.layout = [*by_host.values()]
+    world.layout, world.tells_hosts_apart = [*by_host.values()], None not in names
 
 
 def boards(world: World) -> tuple[list[list[int]], Board, Board]:

@@ -110,6 +110,7 @@ class World:
         self.layout = [[rank] for rank in range(self.size)]
         """The ranks of the job by host; a rank whose host is unknown counts as a host of its
         own."""
+        self.tells_hosts_apart = True
         self.mpi: Any = None
         self.comm: Any = None
         self._job, self._collectives = _Job(), _Collectives()
