@@ -15,11 +15,12 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
+from run import DYNET, TOOLKITS, US, environment
+from turns import Program
 
 NODES = 8
 """Of one operation in a graph."""
@@ -300,15 +301,8 @@ def run(peer, match):
 
 def measured(interpreter, peer, match):
     """What run() prints in a process of its own."""
-    result = subprocess.run(
-        [interpreter, __file__, "--peer", peer, "--match", match],
-        stdout=subprocess.PIPE,
-        stderr=None if peer == "dist_dynet" else subprocess.DEVNULL,  # it says what is deprecated
-        text=True,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return json.loads(result.stdout.splitlines()[-1])
+    command = (interpreter, __file__, "--peer", peer, "--match", match)
+    return Program(f"{peer}'s calls", command, environment(peer)).run()
 
 
 def parts(rounds, name):
@@ -329,11 +323,11 @@ def main():
     if args.peer:
         run(args.peer, args.match)
         return
-    dynet = os.environ.get("DIST_DYNET_BENCH_DYNET")
+    dynet = os.environ.get(TOOLKITS[DYNET].variable)
     ours, theirs = [], []
     for _ in range(args.rounds):
-        ours.append(measured(sys.executable, "dist_dynet", args.match))
-        theirs.append(measured(dynet, "dynet", args.match) if dynet else {})
+        ours.append(measured(sys.executable, US, args.match))
+        theirs.append(measured(dynet, DYNET, args.match) if dynet else {})
     rows = []
     for name, first in ours[0].items():
         mine = parts(ours, name)

@@ -13,11 +13,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
+from run import TORCH, US, environment
+from turns import Program
 
 SHAPES = {
     # name: height, width, channels, filter's height and width, output channels, stride, is_valid,
@@ -124,7 +125,7 @@ def milliseconds(call, seconds):
 
 def measure(peer, shape, seconds):
     """What the process of one peer prints."""
-    forward, both, gradients = (ours if peer == "dist_dynet" else pytorch)(shape)
+    forward, both, gradients = (ours if peer == US else pytorch)(shape)
     sums = [float(np.abs(np.asarray(a, np.float64)).sum()) for a in gradients()]
     return {
         "forward": milliseconds(forward, seconds),
@@ -133,12 +134,11 @@ def measure(peer, shape, seconds):
     }
 
 
-def run(peer, name, seconds):
+def measured(peer, name, seconds):
     """Measures in a process of its own."""
-    interpreter = sys.executable if peer == "dist_dynet" else os.environ["DIST_DYNET_BENCH_TORCH"]
-    command = [interpreter, __file__, "--peer", peer, "--match", name, "--seconds", str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    interpreter = sys.executable if peer == US else os.environ["DIST_DYNET_BENCH_TORCH"]
+    command = (interpreter, __file__, "--peer", peer, "--match", name, "--seconds", str(seconds))
+    return Program(f"{peer}'s conv2d", command, environment(peer)).run()
 
 
 def spread(values):
@@ -156,7 +156,7 @@ def main():
     if args.peer:
         print(json.dumps(measure(args.peer, SHAPES[args.match], args.seconds)))
         return 0
-    if not os.environ.get("DIST_DYNET_BENCH_TORCH"):
+    if not (has_torch := bool(os.environ.get("DIST_DYNET_BENCH_TORCH"))):
         print(
             "DIST_DYNET_BENCH_TORCH is not set: the Python that has PyTorch (benchmarks/README.md)."
             " Our times alone:"
@@ -171,10 +171,8 @@ def main():
             continue
         rounds = []
         for _ in range(args.rounds):
-            us = run("dist_dynet", name, args.seconds)
-            them = (
-                run("torch", name, args.seconds) if os.environ.get("DIST_DYNET_BENCH_TORCH") else us
-            )
+            us = measured(US, name, args.seconds)
+            them = measured(TORCH, name, args.seconds) if has_torch else us
             np.testing.assert_allclose(
                 us["sums"], them["sums"], rtol=1e-4, err_msg=f"{name} {shape}: the gradients differ"
             )

@@ -27,6 +27,7 @@ import time
 from types import SimpleNamespace
 
 import run
+from turns import Program
 
 sys.path[:0] = [str(run.HERE / "tasks")]
 TASKS = ("rnnlm_64", "mlp_64")
@@ -82,14 +83,7 @@ def measured(name, args):
     command = [sys.executable, __file__, name, "--child", "--threads", str(args.threads)]
     own = run.environment(run.US)
     own.pop("DIST_DYNET_THREADS")
-    done = subprocess.run(
-        [*command, "--seconds", str(args.seconds)],
-        env=own,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    return Program(name, (*command, "--seconds", str(args.seconds)), own).run()
 
 
 def line(name, rounds):
