@@ -189,12 +189,6 @@ def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
     return node("select", x, 1, integers_of(cs, "select_cols"), what="select_cols")
 
 
-def _slice(x: Expression, ranges: list[tuple[int, int, int, int]], what: str) -> Expression:
-    """Cuts the (dim, from, to, step); dim -1 is the batch."""
-    op = "slice_batch" if ranges and ranges[-1][0] < 0 else "slice"
-    return node(op, x, [n for r in ranges for n in r], what=what)
-
-
 def strided_select(
     x: Expression, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int]
 ) -> Expression:
@@ -296,7 +290,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
         )
     if not isinstance(index, tuple | slice) and _index(index) is not None:
         return pick(x, _one_index(integer(index), sizes[0], 0, dims), 0)
-    ranges, removed = [], []
+    ranges, removed = [], []  # (dim, from, to, step), the batch being dim -1; dims
     for d, item in enumerate(items):
         place = d if d < len(dims) else -1
         if isinstance(item, slice):
@@ -317,7 +311,8 @@ def _getitem(x: Expression, index: Any) -> Expression:
                 f"x[i]: an index must be an integer or a slice; got {item!r:.60} for dim {d}."
                 f" {_INSTEAD.get(type(item), _LISTS[min(d, 1)])}"
             )
-    result = _slice(x, ranges, "slice")
+    op = "slice_batch" if ranges and ranges[-1][0] < 0 else "slice"
+    result = node(op, x, [n for r in ranges for n in r], what="slice")
     if not [d for d in removed if d < len(dims)]:
         return result
     kept, n = result.dim()

@@ -8,14 +8,13 @@ checkpoint continues as if it had not been interrupted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, view
-from .root import Assignment, unchanged
+from .root import Assignment
 
 if TYPE_CHECKING:
     from .collection import ParameterCollection
@@ -28,11 +27,6 @@ def _storage(p: AnyParameter) -> tuple[NDArray[Any], float]:
     factor = ffi.new("double *")
     storage = lib.dn_param_storage(p._c, factor)
     return p._shaped(view(storage, lib.dn_param_size(p._c), p._root)), float(factor[0])
-
-
-def at_one_moment(m: ParameterCollection, what: str) -> AbstractContextManager[None]:
-    """A context for copying a stored(): RuntimeError if another thread updates meanwhile."""
-    return unchanged([m._root], what)
 
 
 def stored(m: ParameterCollection) -> dict[str, Any]:

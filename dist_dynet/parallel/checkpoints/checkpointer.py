@@ -20,8 +20,9 @@ from ..._file_names import FileName
 from ..._manner import warn
 from ...io.checksummed import Copied, add_checksum, tree_of
 from ...meter import during
-from ...params.collection import ParameterCollection
-from ...params.stored import at_one_moment, check_stored, load_stored, stored
+from ...params.collection import ParameterCollection, root_of
+from ...params.root import unchanged
+from ...params.stored import check_stored, load_stored, stored
 from ...trainers import Trainer
 from ...trainers.following import followers_of
 from ...trainers.hooks import Hooks
@@ -329,7 +330,7 @@ class Checkpointer(AutoSave):
     ) -> int:
         """Writes the file, or starts a thread that does. Returns the number of updates in the last
         file that is written."""
-        with at_one_moment(self._model, "checkpoint"):
+        with unchanged([root_of(self._model)], "checkpoint"):
             content = self._content(parts, sampler)
         step, written = self._inner.updates, self._files.written
         background = (
