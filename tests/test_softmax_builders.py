@@ -321,42 +321,28 @@ def test_bad_arguments_are_refused(output):
 
 
 @pytest.mark.parametrize(
-    ("lines", "what"),
+    ("builder", "lines", "what"),
     [
-        ("A\n", "lines must be"),
-        ("A q\n", "lines must be"),
-        ("A a\nB a\n", "has one class"),
-        ("", "empty"),
+        (dy.ClassFactoredSoftmaxBuilder, "A\n", "lines must be"),
+        (dy.ClassFactoredSoftmaxBuilder, "A q\n", "lines must be"),
+        (dy.ClassFactoredSoftmaxBuilder, "A a\nB a\n", "has one class"),
+        (dy.ClassFactoredSoftmaxBuilder, "", "empty"),
+        (dy.HierarchicalSoftmaxBuilder, "a b\n", "lines must be SYMBOLS<tab>WORD"),
+        (dy.HierarchicalSoftmaxBuilder, "\ta\n", "lines must be"),
+        (dy.HierarchicalSoftmaxBuilder, "x\tq\n", "lines must be"),
+        (dy.HierarchicalSoftmaxBuilder, "x\ta\ny\ta\n", "has one place"),
+        (dy.HierarchicalSoftmaxBuilder, "x\ta\nx\ta\n", "has one place"),
+        (dy.HierarchicalSoftmaxBuilder, "x\ta\nx y\tb\n", "got both at 'x y'"),
+        (dy.HierarchicalSoftmaxBuilder, "x y\ta\nx\tb\n", "got both at 'x'"),
+        (dy.HierarchicalSoftmaxBuilder, "", "empty"),
     ],
 )
-def test_bad_cluster_files_are_refused(lines, what, tmp_path):
+def test_bad_cluster_files_are_refused(builder, lines, what, tmp_path):
     path = tmp_path / "clusters"
     path.write_text(lines)
     m = dy.ParameterCollection()
     with pytest.raises(ValueError, match=what):
-        dy.ClassFactoredSoftmaxBuilder(2, path, WORDS, m)
-    assert not m.parameters_list()
-
-
-@pytest.mark.parametrize(
-    ("lines", "what"),
-    [
-        ("a b\n", "lines must be SYMBOLS<tab>WORD"),
-        ("\ta\n", "lines must be"),
-        ("x\tq\n", "lines must be"),
-        ("x\ta\ny\ta\n", "has one place"),
-        ("x\ta\nx\ta\n", "has one place"),
-        ("x\ta\nx y\tb\n", "got both at 'x y'"),
-        ("x y\ta\nx\tb\n", "got both at 'x'"),
-        ("", "empty"),
-    ],
-)
-def test_bad_hierarchies_are_refused(lines, what, tmp_path):
-    path = tmp_path / "paths"
-    path.write_text(lines)
-    m = dy.ParameterCollection()
-    with pytest.raises(ValueError, match=what):
-        dy.HierarchicalSoftmaxBuilder(2, path, WORDS, m)
+        builder(2, path, WORDS, m)
     assert not m.parameters_list()
 
 

@@ -139,45 +139,32 @@ def empty_sum(value, **_):
     assert value[0, 0] == -inf
 
 
+def two(name, of_numpy):
+    """The row of bmax or bmin."""
+    return Row(
+        name,
+        name,
+        lambda x, y: getattr(dy, name)(x, y),
+        folded(of_numpy),
+        TWO,
+        spaced,
+        extremes=[
+            extreme(
+                "tie",
+                [1, 0, -1000, inf],
+                [1, -0.0, -1000, inf],
+                value=[1, 0, -1000, inf],
+                gradients=[[0] * 4, [1] * 4],
+            ),
+            extreme("nan", [nan, 1, nan], [1, nan, nan], value=[nan] * 3),
+        ],
+        errors=refusals_of_two(name),
+    )
+
+
 ROWS = [
-    Row(
-        "bmax",
-        "bmax",
-        lambda x, y: dy.bmax(x, y),
-        folded(np.maximum),
-        TWO,
-        spaced,
-        extremes=[
-            extreme(
-                "tie",
-                [1, 0, -1000, inf],
-                [1, -0.0, -1000, inf],
-                value=[1, 0, -1000, inf],
-                gradients=[[0] * 4, [1] * 4],
-            ),
-            extreme("nan", [nan, 1, nan], [1, nan, nan], value=[nan] * 3),
-        ],
-        errors=refusals_of_two("bmax"),
-    ),
-    Row(
-        "bmin",
-        "bmin",
-        lambda x, y: dy.bmin(x, y),
-        folded(np.minimum),
-        TWO,
-        spaced,
-        extremes=[
-            extreme(
-                "tie",
-                [1, 0, -1000, inf],
-                [1, -0.0, -1000, inf],
-                value=[1, 0, -1000, inf],
-                gradients=[[0] * 4, [1] * 4],
-            ),
-            extreme("nan", [nan, 1, nan], [1, nan, nan], value=[nan] * 3),
-        ],
-        errors=refusals_of_two("bmin"),
-    ),
+    two("bmax", np.maximum),
+    two("bmin", np.minimum),
     Row(
         "emax",
         "emax",
