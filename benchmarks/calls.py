@@ -14,46 +14,23 @@ import argparse
 import itertools
 import json
 import os
+import re
 import statistics
 import sys
 import time
 
 import numpy as np
-from run import DYNET, TOOLKITS, US, environment
+from run import DYNET, HERE, TOOLKITS, US, environment
 from turns import Program
 
 NODES = 8
 """Of one operation in a graph."""
 SECONDS = 0.01
 """The least time of one measurement."""
-UNARY = [
-    "tanh",
-    "exp",
-    "logistic",
-    "rectify",
-    "sqrt",
-    "square",
-    "cube",
-    "log",
-    "lgamma",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "sinh",
-    "cosh",
-    "asinh",
-    "atanh",
-    "erf",
-    "abs",
-    "softsign",
-    "selu",
-    "elu",
-    "silu",
-    "log_sigmoid",
-]
+UNARY = re.findall(
+    r"^(?:ELEMENTWISE|DN_OP)\((\w+),", (HERE.parent / "csrc/ops/elementwise.c").read_text(), re.M
+)
+"""All operations on one input, element by element."""
 
 
 def operations(dy):
@@ -62,7 +39,7 @@ def operations(dy):
     for size, batch in (((4,), 1), ((100,), 1), ((100,), 32), ((50, 40), 1), ((100_000,), 1)):
         where = f"{size}" + (f" x {batch}" if batch > 1 else "")
         ids, n = [i % size[0] for i in range(batch)], len(size)
-        one = {name: getattr(dy, name) for name in UNARY} | {
+        one = {name: getattr(dy, name) for name in UNARY if hasattr(dy, name)} | {
             "-x": lambda x: -x,
             "x * 3": lambda x: x * 3.0,
             "x + 3": lambda x: x + 3.0,
@@ -306,8 +283,8 @@ def measured(interpreter, peer, match):
 
 
 def parts(rounds, name):
-    """The medians of a row's parts over the rounds; None: it failed."""
-    rows = [found[name] for found in rounds]
+    """The medians of a row's parts over the rounds; None: it failed, or there is none."""
+    rows = [found.get(name, "") for found in rounds]
     if any(isinstance(row, str) for row in rows):
         return None
     return [statistics.median(part) for part in zip(*rows, strict=True)]
@@ -333,7 +310,7 @@ def main():
         mine = parts(ours, name)
         if mine is None:
             raise SystemExit(f"{name}: {first}")
-        other = parts(theirs, name) if dynet else None
+        other = parts(theirs, name)
         ratio = sum(other) / sum(mine) if other else None
         rows.append((ratio is None, ratio or sum(mine), name, mine, other))
     print(f"{'':40} {'us of dist_dynet':>24} {'of dyNET38':>24} {'times as fast':>14}")
