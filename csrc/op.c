@@ -165,6 +165,11 @@ void dn__dx_next_part(dn_batch_grad *to) {
     if (to->in_part == DN_MANY) add_part(to);
     to->beta = to->in_part++ ? 1 : 0;
 }
+int dn__next_zeroed(dn_batch_grad *to) {
+    const int goes_on = dn__next_element(to);
+    if (goes_on && to->beta == 0) dn__fill(to->n, 0, to->dx);
+    return goes_on;
+}
 void dn__dx_add_parts(dn_batch_grad *to) {
     add_part(to);
     dn__wide_sum(to->n, to->sum, to->whole.beta, to->whole.dx);

@@ -239,6 +239,7 @@ static inline dn_batch_grad dn__dx_by_element(dn_call *c, int k, int count) {
     return to;
 }
 static inline int dn__next_element(dn_batch_grad *to) {
+    if (!to->count) return 0;
     const int goes_on = ++to->b < to->count;
     if (to->sum) {
         (goes_on ? dn__dx_next_part : dn__dx_add_parts)(to);
@@ -248,6 +249,8 @@ static inline int dn__next_element(dn_batch_grad *to) {
     }
     return goes_on;
 }
+/* The same, where to.dx is always to be added to. */
+int dn__next_zeroed(dn_batch_grad *to);
 
 /* dW_k += dy x' (W_k is m x kk, dy m x n, x kk x n, all dense) for input k, an unbatched matrix
  * that dn__wants(). Put off: the products of one matrix are done as one when the backward pass

@@ -98,8 +98,17 @@ ELEMENT = np.array([0.25, 0.5], np.float32)
 """What an input that is not batched has in the tests below."""
 
 
+SHARES = np.exp(ELEMENT) / np.exp(ELEMENT).sum()
+"""softmax(ELEMENT)"""
+
+
 def batch(*dims):
     return steps(*dims, N // 2, batched=True)
+
+
+def filters(p):
+    """Two of size 1 x 1."""
+    return dy.reshape(p, (1, 1, 1, 2))
 
 
 OVER_BATCH = {
@@ -138,6 +147,50 @@ OVER_BATCH = {
         2,
     ),
     "hinge_batch": (lambda p: dy.hinge_batch(p, [1] * (N // 2)), [1, -1]),
+    "cdiv by one number": (lambda p: dy.cdiv(batch(2), p[0]), [-2 * STEP / ELEMENT[0] ** 2, 0]),
+    "cdiv of one number": (lambda p: dy.cdiv(p[0], batch(2)), [2 / STEP, 0]),
+    "cdiv by one number of a vector": (
+        lambda p: dy.cdiv(steps(N), p[0]),
+        [-2 * STEP / ELEMENT[0] ** 2, 0],
+    ),
+    "conv2d's filter": (lambda p: dy.conv2d(batch(1, 1, 1), filters(p), [1, 1]), STEP),
+    "conv2d's image": (
+        lambda p: dy.conv2d(dy.reshape(p, (2, 1, 1)), batch(1, 1, 1, 1), [1, 1]),
+        STEP,
+    ),
+    "conv2d_bias": (
+        lambda p: dy.conv2d_bias(batch(1, 1, 1), dy.zeros((1, 1, 1, 2)), p, [1, 1]) * STEP,
+        STEP,
+    ),
+    "filter1d_narrow's filter": (
+        lambda p: dy.filter1d_narrow(batch(2, 1), dy.reshape(p, (2, 1))),
+        STEP,
+    ),
+    "filter1d_narrow's matrix": (
+        lambda p: dy.filter1d_narrow(dy.reshape(p, (2, 1)), batch(2, 1)),
+        STEP,
+    ),
+    "poisson_loss": (
+        lambda p: dy.poisson_loss(p[0], [3] * (N // 2)),
+        [np.exp(ELEMENT[0]) - 3, 0],
+    ),
+    "pick_batch": (lambda p: dy.pick_batch(p, [1] * (N // 2)) * STEP, [0, STEP]),
+    "pick_batch of a matrix": (
+        lambda p: dy.pick_batch(dy.reshape(p, (2, 1)), [0] * (N // 2), 1) * STEP,
+        STEP,
+    ),
+    "pickneglogsoftmax_batch": (
+        lambda p: dy.pickneglogsoftmax_batch(p, [1] * (N // 2)) * STEP,
+        STEP * SHARES[0] * np.array([1, -1]),
+    ),
+    "constrained_softmax": (
+        lambda p: dy.constrained_softmax(p, dy.ones(2, batch_size=N // 2))[0],
+        SHARES[0] * SHARES[1] * np.array([1, -1]),
+    ),
+    "constrained_softmax's bounds": (
+        lambda p: dy.constrained_softmax(batch(2), p) * STEP,
+        STEP,
+    ),
 }
 
 
@@ -150,6 +203,19 @@ def test_gradients_of_what_a_large_batch_shares_keep_all_of_it(name):
     p = dy.inputTensor(ELEMENT)  # which has a gradient when this one is added
     (dy.sum_elems(dy.sum_batches(f(p))) + dy.sum_elems(p * 2)).backward(full=True)
     close(p.gradient(), np.multiply(want, N // 2) + 2)
+
+
+def test_the_gradient_of_a_crf_keeps_all_of_a_large_batch():
+    size = N // 3
+    m = dy.ParameterCollection()
+    crf = dy.CRF(m, 2)
+    scores = dy.zeros((2, 3), batch_size=size)  # each tag has the probability 1/2, each pair 1/4
+    (dy.sum_batches(crf.neg_log_likelihood(scores, [[0, 0, 1]] * size)) * STEP).backward()
+    transitions, start, stop = (p.grad_as_array() for p in m.parameters_list())
+    every = STEP * size
+    close(transitions / every, [[-0.5, -0.5], [0.5, 0.5]])
+    close(start / every, [-0.5, 0.5])
+    close(stop / every, [0.5, -0.5])
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,8 @@ dn_real dn__sum(size_t n, const dn_real *x);
 enum { DN_SQUARES_BLOCK = 4096 }; /* from here on it is a sum of sums of so many, in double */
 double dn__sum_squares(size_t n, const dn_real *x);
 dn_real dn__dot(size_t n, const dn_real *x, const dn_real *y);
+dn_real dn__sum_quotients(size_t n, const dn_real *x, const dn_real *y); /* sum of x_i / y_i */
+dn_real dn__dot_over(size_t n, const dn_real *x, const dn_real *y, dn_real a); /* of x_i y_i / a */
 /* Sums of more than DN_MANY arrays: sum += a x; y = sum + beta y. */
 void dn__wide_add(size_t n, double a, const dn_real *x, double *sum);
 void dn__wide_sum(size_t n, const double *sum, dn_real beta, dn_real *y);

@@ -11,6 +11,14 @@ DN_MULTIVERSION dn_real dn__dot(size_t n, const dn_real *x, const dn_real *y) {
     return DN_SUM(x[i] * y[i]);
 }
 
+DN_MULTIVERSION dn_real dn__sum_quotients(size_t n, const dn_real *x, const dn_real *y) {
+    return DN_SUM(x[i] / y[i]);
+}
+
+DN_MULTIVERSION dn_real dn__dot_over(size_t n, const dn_real *x, const dn_real *y, dn_real a) {
+    return DN_SUM(x[i] * y[i] / a);
+}
+
 typedef struct squares {
     size_t n;
     const dn_real *x;

@@ -144,10 +144,14 @@ static void cdiv_forward(dn_call *c) {
 /* y = x_0 / x_1: dx_0 += dy / x_1;  dx_1 -= dy y / x_1. In both segments x is the input that gets
  * the gradient. */
 static void cdiv_numerator_grad(const dn_segment *s) {
-    for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += s->dz[i] / s->y[i * s->sy];
+    if (!s->sx) s->dx[0] += dn__sum_quotients(s->n, s->dz, s->y);
+    else
+        for (size_t i = 0; i < s->n; i++) s->dx[i] += s->dz[i] / s->y[i * s->sy];
 }
 static void cdiv_denominator_grad(const dn_segment *s) {
-    for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] -= s->dz[i] * s->z[i] / s->x[i * s->sx];
+    if (!s->sx) s->dx[0] -= dn__dot_over(s->n, s->dz, s->z, s->x[0]);
+    else
+        for (size_t i = 0; i < s->n; i++) s->dx[i] -= s->dz[i] * s->z[i] / s->x[i];
 }
 static void cdiv_backward(dn_call *c) {
     if (equal_dims(c)) {

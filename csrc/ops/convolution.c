@@ -199,35 +199,45 @@ static void conv_forward(dn_call *c, dn_real beta) {
     }
 }
 /* df = columns' dy;  dcolumns = dy f' */
-static void conv_backward(dn_call *c) {
-    conv v = conv_of(c->x[0].dim, c->x[1].dim, c->ints);
-    size_t size = (size_t)v.tile * (size_t)v.k;
-    dn_real *columns = v.as_is ? NULL : dn__scratch(c, size), *dx = dn__dx_zeroed(c, 0);
-    dn_grad df = dn__dx(c, 1);
-    if (!v.as_is && !columns) return;
-    for (size_t b = 0; b < (size_t)c->dim->batch; b++) {
-        const dn_real *x = c->x[0].v + b * c->x[0].stride, *f = c->x[1].v + b * c->x[1].stride,
-                      *dy = c->dy + b * (size_t)c->dim->size;
-        for (int p = 0, n; p < v.positions; p += n) {
-            tile t = tile_at(&v, p);
+static void conv_filter_grad(dn_call *c, const conv *v, dn_real *columns) {
+    dn_batch_grad to = dn__dx_by_element(c, 1, c->dim->batch);
+    while (dn__next_element(&to)) {
+        const dn_real *x = c->x[0].v + to.b * c->x[0].stride,
+                      *dy = c->dy + to.b * (size_t)c->dim->size;
+        for (int p = 0, n; p < v->positions; p += n) {
+            tile t = tile_at(v, p);
             n = t.rows * t.cols;
-            if (df.dx) {
-                if (!v.as_is) make_columns(&v, &t, x, columns);
-                dn__mm_dx(n, v.k, v.out_channels, v.as_is ? x + p : columns,
-                          v.as_is ? v.in_size : n, dy + p, v.positions,
-                          p || (b && !c->x[1].stride) ? 1 : df.beta, df.dx + b * c->x[1].stride,
-                          v.k);
-            }
-            if (!dx) continue;
-            if (v.as_is) {
-                dn__mm_dw(n, v.k, v.out_channels, dy + p, v.positions, f, v.k, 1,
-                          dx + b * c->x[0].stride + p, v.in_size);
+            if (!v->as_is) make_columns(v, &t, x, columns);
+            dn__mm_dx(n, v->k, v->out_channels, v->as_is ? x + p : columns,
+                      v->as_is ? v->in_size : n, dy + p, v->positions, p ? 1 : to.beta, to.dx,
+                      v->k);
+        }
+    }
+}
+static void conv_input_grad(dn_call *c, const conv *v, dn_real *columns) {
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->dim->batch);
+    while (dn__next_zeroed(&to)) {
+        const dn_real *f = c->x[1].v + to.b * c->x[1].stride,
+                      *dy = c->dy + to.b * (size_t)c->dim->size;
+        for (int p = 0, n; p < v->positions; p += n) {
+            tile t = tile_at(v, p);
+            n = t.rows * t.cols;
+            if (v->as_is) {
+                dn__mm_dw(n, v->k, v->out_channels, dy + p, v->positions, f, v->k, 1, to.dx + p,
+                          v->in_size);
             } else {
-                dn__mm_dw(n, v.k, v.out_channels, dy + p, v.positions, f, v.k, 0, columns, n);
-                add_columns(&v, &t, columns, dx + b * c->x[0].stride);
+                dn__mm_dw(n, v->k, v->out_channels, dy + p, v->positions, f, v->k, 0, columns, n);
+                add_columns(v, &t, columns, to.dx);
             }
         }
     }
+}
+static void conv_backward(dn_call *c) {
+    const conv v = conv_of(c->x[0].dim, c->x[1].dim, c->ints);
+    dn_real *columns = v.as_is ? NULL : dn__scratch(c, (size_t)v.tile * (size_t)v.k);
+    if (!v.as_is && !columns) return;
+    conv_filter_grad(c, &v, columns);
+    conv_input_grad(c, &v, columns);
 }
 
 DN_OP(conv2d, 2, DN_BATCHES | DN_BROADCAST(1 << 1),
@@ -252,11 +262,10 @@ static void conv2d_bias_forward(dn_call *c) {
 static void conv2d_bias_backward(dn_call *c) {
     size_t channels = (size_t)c->x[2].dim->size,
            positions = (size_t)c->dim->d[0] * (size_t)c->dim->d[1];
-    dn_real *db = dn__dx_zeroed(c, 2);
-    for (size_t b = 0; db && b < (size_t)c->dim->batch; b++)
+    dn_batch_grad to = dn__dx_by_element(c, 2, c->dim->batch);
+    while (dn__next_zeroed(&to))
         for (size_t o = 0; o < channels; o++)
-            db[b * c->x[2].stride + o] +=
-                dn__sum(positions, c->dy + (b * channels + o) * positions);
+            to.dx[o] += dn__sum(positions, c->dy + (to.b * channels + o) * positions);
     conv_backward(c);
 }
 
@@ -357,19 +366,16 @@ static void filter1d_narrow_forward(dn_call *c) {
 static void filter1d_narrow_backward(dn_call *c) {
     int rows = c->x[0].dim->d[0], width = c->x[1].dim->d[1], filters = c->dim->d[0],
         n = c->dim->d[1];
-    dn_real *dx = dn__dx_zeroed(c, 0), *df = dn__dx_zeroed(c, 1);
-    for (size_t b = 0; b < (size_t)c->dim->batch; b++)
-        for (int l = 0; l < width; l++) {
-            size_t at = (size_t)l * (size_t)rows, at_x = b * c->x[0].stride + at,
-                   at_f = b * c->x[1].stride + at;
-            const dn_real *dy = c->dy + b * (size_t)c->dim->size;
-            if (dx)
-                dn__mm(rows, filters, n, c->x[1].v + at_f, rows * width, dy, filters, 1, dx + at_x,
-                       rows);
-            if (df)
-                dn__mm_dw(rows, filters, n, c->x[0].v + at_x, rows, dy, filters, 1, df + at_f,
-                          rows * width);
-        }
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->dim->batch);
+    while (dn__next_zeroed(&to))
+        for (int at = 0; at < rows * width; at += rows)
+            dn__mm(rows, filters, n, c->x[1].v + to.b * c->x[1].stride + at, rows * width,
+                   c->dy + to.b * (size_t)c->dim->size, filters, 1, to.dx + at, rows);
+    to = dn__dx_by_element(c, 1, c->dim->batch);
+    while (dn__next_zeroed(&to))
+        for (int at = 0; at < rows * width; at += rows)
+            dn__mm_dw(rows, filters, n, c->x[0].v + to.b * c->x[0].stride + at, rows,
+                      c->dy + to.b * (size_t)c->dim->size, filters, 1, to.dx + at, rows * width);
 }
 
 /* ints = the number of columns */

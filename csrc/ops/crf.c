@@ -220,12 +220,14 @@ static void crf_backward(dn_call *c) {
     dn_real *work = dn__scratch(c, 4 * k);
     levelled l = level_transitions(c);
     if (!work || !l.columns || !l.top) return;
-    chain_grad g = {dn__dx_zeroed(c, A), dn__dx_zeroed(c, START), dn__dx_zeroed(c, STOP),
-                    dn__dx_zeroed(c, E)};
-    dn_real *e = g.e;
-    for (int i = 0; i < c->dim->batch; i++) {
-        chain z = chain_of(c, i);
-        if (e) g.e = e + (size_t)i * c->x[E].stride;
+    dn_batch_grad to[E + 1];
+    for (int x = 0; x <= E; x++) to[x] = dn__dx_by_element(c, x, c->dim->batch);
+    for (int i = 0;; i++) {
+        dn_real *dx[E + 1];
+        for (int x = 0; x <= E; x++) dx[x] = dn__next_zeroed(&to[x]) ? to[x].dx : NULL;
+        if (i == c->dim->batch) break;
+        const chain z = chain_of(c, i);
+        const chain_grad g = {dx[A], dx[START], dx[STOP], dx[E]};
         if (c->floats[0] != 0)
             add_marginals(&z, &l, c->saved, i, (dn_real)c->floats[0] * c->dy[i], &g, work);
         if (c->floats[1] != 0) add_counts(&z, (dn_real)c->floats[1] * c->dy[i], &g);

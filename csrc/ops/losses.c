@@ -154,9 +154,9 @@ static void poisson_loss_forward(dn_call *c) {
 }
 /* dx = dy (exp x - k) */
 static void poisson_loss_backward(dn_call *c) {
-    dn_real *dx = dn__dx_zeroed(c, 0);
-    for (int b = 0; dx && b < c->n_ints; b++) {
-        size_t at = (size_t)b * c->x[0].stride;
-        dx[at] += c->dy[b] * (dn_real)(exp((double)c->x[0].v[at]) - c->ints[b]);
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->n_ints);
+    while (dn__next_zeroed(&to)) {
+        const double x = c->x[0].v[to.b * c->x[0].stride];
+        to.dx[0] += c->dy[to.b] * (dn_real)(exp(x) - c->ints[to.b]);
     }
 }

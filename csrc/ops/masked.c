@@ -77,13 +77,13 @@ static void masked_log_softmax_line(const dn_real *x, int n, dn_real *y) {
 static void masked_log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
                                          dn_real *dx) {
     const dn_real masked = -(dn_real)INFINITY;
-    dn_real sum = 0;
+    double sum = 0;
     for (int i = 0; i < n; i++) {
         dn_real d = y[i] == masked ? 0 : dy[i];
-        sum += d;
+        sum += (double)d;
         dx[i] = d + (beta == 0 ? 0 : dx[i]);
     }
-    dn__softmax_from_lse((size_t)n, y, (dn_lse){0, 0}, -sum, 1, dx);
+    dn__softmax_from_lse((size_t)n, y, (dn_lse){0, 0}, (dn_real)-sum, 1, dx);
 }
 static const dn_along masked_log_softmax = {.f = masked_log_softmax_line,
                                             .grad = masked_log_softmax_line_grad};

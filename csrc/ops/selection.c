@@ -54,11 +54,17 @@ static void pick_backward(dn_call *c) {
     dn_axis l = axis_of_element(c);
     size_t step = l.inner * (size_t)l.length, size = l.inner * l.outer, n = picked_indices(c);
     size_t blocks = n == 1 ? l.outer * (size_t)c->dim->batch : l.outer;
-    dn_real *all = dn__dx_zeroed(c, 0);
-    for (size_t b = 0; all && b < n; b++) {
-        dn_real *dx = all + b * c->x[0].stride + (size_t)c->ints[b + 1] * l.inner;
-        dn__add_blocks(l.inner, blocks, c->dy + b * size, l.inner, 1, dx, step);
+    if (n == 1) {
+        dn_real *dx = dn__dx_zeroed(c, 0);
+        if (dx)
+            dn__add_blocks(l.inner, blocks, c->dy, l.inner, 1, dx + (size_t)c->ints[1] * l.inner,
+                           step);
+        return;
     }
+    dn_batch_grad to = dn__dx_by_element(c, 0, (int)n);
+    while (dn__next_zeroed(&to))
+        dn__add_blocks(l.inner, blocks, c->dy + to.b * size, l.inner, 1,
+                       to.dx + (size_t)c->ints[to.b + 1] * l.inner, step);
 }
 
 /* ---- slice: ints = dim, from, to, step for each dim that is cut; slice_batch: the same, where

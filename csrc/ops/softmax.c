@@ -98,12 +98,18 @@ static void pickneglogsoftmax_backward(dn_call *c) {
     const dn_in *x = &c->x[0];
     const int columns = x->stride || c->n_ints == 1;
     if (columns && dn__put_off(c, 0, pickneglogsoftmax_columns)) return;
-    dn_grad g = dn__dx(c, 0);
-    if (g.dx && columns) pickneglogsoftmax_columns(c, 0, c->n_ints, g.beta, g.dx);
-    if (!g.dx || columns) return;
-    dn__softmax_from_lse((size_t)x->dim->size, x->v, *(const dn_lse *)c->saved,
-                         dn__sum((size_t)c->n_ints, c->dy), g.beta, g.dx);
-    for (int b = 0; b < c->n_ints; b++) g.dx[c->ints[b]] -= c->dy[b];
+    if (columns) {
+        const dn_grad g = dn__dx(c, 0);
+        if (g.dx) pickneglogsoftmax_columns(c, 0, c->n_ints, g.beta, g.dx);
+        return;
+    }
+    dn_batch_grad to = dn__dx_by_element(c, 0, c->n_ints + 1); /* and last what all share */
+    while (dn__next_zeroed(&to)) {
+        if (to.b < (size_t)c->n_ints) to.dx[c->ints[to.b]] -= c->dy[to.b];
+        else
+            dn__softmax_from_lse((size_t)x->dim->size, x->v, *(const dn_lse *)c->saved,
+                                 dn__sum((size_t)c->n_ints, c->dy), 1, to.dx);
+    }
 }
 
 DN_OP(hinge, 1, DN_BATCHES | DN_INTS_EACH, "y = sum over j != v of max(0, m - x_v + x_j)")
@@ -175,15 +181,16 @@ static void hinge_dim_vectors(dn_call *c, dn_real *dx) {
             else c->y[line] = hinge_of(end, picked, m, x);
             continue;
         }
-        dn_real limit = m - x[picked], sum = 0;
+        const dn_real limit = m - x[picked];
+        double sum = 0;
         for (size_t j = 0; j < end; j += l.inner) {
             if (j == picked || limit + x[j] <= 0) continue; /* NaN passes */
-            sum += limit + x[j];
+            sum += (double)(limit + x[j]);
             if (!dx) continue;
             dx[at + j] += c->dy[line];
             dx[at + picked] -= c->dy[line];
         }
-        if (!dx) c->y[line] = sum;
+        if (!dx) c->y[line] = (dn_real)sum;
     }
 }
 static void hinge_dim_forward(dn_call *c) { hinge_dim_vectors(c, NULL); }

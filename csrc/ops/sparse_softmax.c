@@ -80,16 +80,17 @@ static void constrained_softmax_forward(dn_call *c) {
 static void constrained_softmax_backward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     for (int k = 0; k < 2; k++) {
-        dn_real *d = dn__dx_zeroed(c, k);
-        for (int b = 0; d && b < c->dim->batch; b++) {
-            const dn_real *y = c->y + (size_t)b * n, *dy = c->dy + (size_t)b * n,
-                          *weight = c->saved + (size_t)b * n;
-            dn_real *to = d + (size_t)b * c->x[k].stride, m = 0;
+        dn_batch_grad to = dn__dx_by_element(c, k, c->dim->batch);
+        while (dn__next_zeroed(&to)) {
+            const dn_real *y = c->y + to.b * n, *dy = c->dy + to.b * n,
+                          *weight = c->saved + to.b * n;
+            double sum = 0;
             for (size_t i = 0; i < n; i++)
-                if (weight[i] > 0) m += weight[i] * dy[i];
+                if (weight[i] > 0) sum += (double)weight[i] * (double)dy[i];
+            const dn_real m = (dn_real)sum;
             for (size_t i = 0; i < n; i++) {
                 int bound = weight[i] < 0;
-                if (bound == k) to[i] += (bound ? 1 : y[i]) * (dy[i] - m);
+                if (bound == k) to.dx[i] += (bound ? 1 : y[i]) * (dy[i] - m);
             }
         }
     }
