@@ -400,10 +400,21 @@ def test_table_refuses_rows_outside():
             t.init_from_array(array)
 
 
-def test_one_number_makes_a_table_of_single_numbers(tmp_path):
-    """Whose rows arrays and files show without an axis, as in DyNet."""
+def test_number_of_rows_alone_makes_rows_of_one_dim(tmp_path):
+    """As in DyNet, whose files of such a table have the dims {1,4}."""
+    for rows in (4, 4.0, np.int64(4), np.array(4)):
+        m = dy.ParameterCollection()
+        t = m.add_lookup_parameters(rows, init=2)
+        assert t.shape() == t.as_array().shape == t.rows_as_array([0, 1, 2, 3]).shape == (4, 1)
+        m.save(tmp_path / "m")
+        assert (tmp_path / "m").read_text().startswith("#LookupParameter# /_0 {1,4} ")
+    assert m.add_lookup_parameters([4]).shape() == (4,)
+
+
+def test_table_of_one_dim_has_single_numbers(tmp_path):
+    """Which arrays and files show without an axis, as in DyNet."""
     m = dy.ParameterCollection()
-    t = m.add_lookup_parameters(4, init=2)
+    t = m.add_lookup_parameters((4,), init=2)
     assert t.shape() == (4,) and t[1].value() == 2
     t.init_row(1, [5])
     t.init_row(2, 7)

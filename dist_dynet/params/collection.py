@@ -20,7 +20,7 @@ from .._integers import numbers, real
 from .._manner import dims_in_a_tuple, no_collection
 from . import initializers
 from .decay import Decays, default_weight_decay
-from .dims import MAX_DIMS, as_dims, check_device, check_name, check_size
+from .dims import MAX_DIMS, as_dims, check_device, check_name, check_size, is_number
 from .members import Members
 from .modes import Modes
 from .parameters import AnyParameter, LookupParameters, Parameters
@@ -226,8 +226,9 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         mean: float = 0.0,
         std: float = 1.0,
     ) -> LookupParameters:
-        """Adds a lookup table: dim = (rows, size, ...). A single number n makes n rows of one
-        number, which arrays show without an axis. `init` is as in add_parameters().
+        """Adds a lookup table: dim = (rows, size, ...). A number n stands for (n, 1), as in
+        DyNet; arrays and files show the rows of (n,) without an axis. `init` is as in
+        add_parameters().
 
         The default counts the rows as a dim, as DyNet does: numbers from +-sqrt(6 / (rows + size)),
         which are tiny for many rows. For embeddings pass init=dy.GlorotInitializer(is_lookup=True),
@@ -250,6 +251,8 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         if isinstance(init, np.ndarray):
             return self.lookup_parameters_from_numpy(init, name, device)
         dims = as_dims(dim, "add_lookup_parameters")
+        if is_number(dim):
+            dims = (*dims, 1)
         if len(dims) > MAX_DIMS or dims[0] < 1:
             raise ValueError(
                 f"add_lookup_parameters: takes at least one row, of at most {MAX_DIMS - 1} dims;"

@@ -25,7 +25,7 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
     """
     if isinstance(dims, str | bytes) or dims is None:
         raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
-    alone = not isinstance(dims, Iterable) or (isinstance(dims, np.ndarray) and dims.ndim == 0)
+    alone = is_number(dims)
     sizes = (dims,) if alone else tuple(dims)
     result = [size(given, what, f" in {dims!r}") for given in sizes]
     if min(result, default=0) < 0:
@@ -41,6 +41,11 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
             f"{what}: takes 1 to {MAX_DIMS} dims; got {result[0] if alone else tuple(result)}."
         )
     return tuple(result)
+
+
+def is_number(dims: Any) -> bool:
+    """Whether dims are one number, not a sequence of them."""
+    return not isinstance(dims, Iterable) or (isinstance(dims, np.ndarray) and dims.ndim == 0)
 
 
 def dims_of_node(dims: Any, what: str) -> tuple[int, ...]:

@@ -120,7 +120,8 @@ class GlorotInitializer(_Drawn):
     matrix (Glorot and Bengio 2010).
 
     Four dims (convolution filters): a = gain sqrt(6 / (d0 d1 (d2 + d3))). For lookup tables the
-    number of rows counts as a dim, unless is_lookup is True.
+    number of rows counts as the last dim. is_lookup=True leaves out the last dim, also of
+    parameters that are no tables, as in DyNet.
 
     >>> import dist_dynet as dy
     >>> W = dy.ParameterCollection().add_parameters((3, 4), init=dy.GlorotInitializer(gain=0.5))
@@ -133,10 +134,11 @@ class GlorotInitializer(_Drawn):
         self.gain = number_argument(gain, "GlorotInitializer: gain")
 
     def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
-        nd = len(dims) - bool(self.is_lookup and is_lookup)
+        nd = len(dims) - bool(self.is_lookup)
         if nd == 0:
             raise ValueError(
-                "GlorotInitializer: with is_lookup=True the rows of the table must have a dim."
+                "GlorotInitializer: is_lookup=True leaves out the last dim, in a table the number"
+                f" of rows, and there must be another one; got {dims}. Leave is_lookup out."
             )
         top, below = (
             (6, dims[0] * dims[1] * (dims[2] + dims[3])) if nd == 4 else (3 * nd, sum(dims[:nd]))

@@ -35,7 +35,7 @@ def random_cases():
         return {
             "kind": "lookup_parameters",
             "rows": rows,
-            "dim": list(dim),
+            "dim": None if dim is None else list(dim),
             "init": init,
             "kwargs": kwargs,
         }
@@ -80,6 +80,11 @@ def random_cases():
         "table-default": table(6, (3,)),
         "table-default-matrix-rows": table(3, (2, 2)),
         "table-glorot-is-lookup": table(6, (3,), new("GlorotInitializer", True)),
+        "table-of-one-number": table(5, None),
+        "table-of-one-number-is-lookup": table(5, None, new("GlorotInitializer", True)),
+        "glorot-is-lookup-2d": parameters((4, 3), new("GlorotInitializer", True)),
+        "glorot-is-lookup-3d": parameters((2, 3, 2), new("GlorotInitializer", True, 0.5)),
+        "glorot-is-lookup-5d": parameters((2, 1, 2, 3, 2), new("GlorotInitializer", True)),
         "table-uniform": table(4, (3,), "uniform", scale=0.1),
         "table-normal": table(4, (3,), "normal", mean=0.0, std=0.1),
         "table-normal-class": table(4, (3,), new("NormalInitializer", 0.0, 0.1)),

@@ -194,11 +194,13 @@ def random(dy, case):
             result.append(flat(p.as_array()))
         elif kind == "lookup_parameters":
             p = collection.add_lookup_parameters(
-                (draw["rows"], *draw["dim"]),
+                draw["rows"] if draw["dim"] is None else (draw["rows"], *draw["dim"]),
                 init=_initializer(dy, draw["init"]),
                 **draw.get("kwargs", {}),
             )
             result.append(table_flat(p.as_array()))
+            if draw["dim"] is None:
+                assert p.shape() == (draw["rows"], 1)
         elif kind == "node":
             args = [tuple(a["tuple"]) if isinstance(a, dict) else a for a in draw["args"]]
             if draw["on_ones"]:
