@@ -63,6 +63,21 @@ def test_what_is_no_second_size_is_taken():
     assert dy.zeros(2, batch_size=3).dim() == ((2,), 3)
 
 
+# ---- probabilities are no scores ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("probabilities", [dy.softmax, dy.sparsemax])
+def test_sampling_by_probabilities_is_warned_of_once(probabilities, monkeypatch):
+    monkeypatch.setattr(_manner.manner, "said", set())
+    x = dy.inputVector([0, 1000])
+    p = probabilities(x)
+    assert dy.sample_categorical(dy.log(p)).value() == dy.sample_categorical(x).value() == 1
+    with pytest.warns(RuntimeWarning, match=r"Write sample_categorical\(dy.log\(p\)\)") as w:
+        dy.sample_categorical(p, n=2)
+    assert [warning.filename for warning in w] == [__file__]
+    dy.sample_categorical(x=p)
+
+
 # ---- arrays ------------------------------------------------------------------------------
 
 

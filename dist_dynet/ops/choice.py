@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from .._ffi import NULL, fail, lib, view_ints
 from .._integers import whole
+from .._manner import manner, warn
 from ..expression import Expression
 from ._nodes import node, operation
+from .softmax import _Probabilities
 
 __all__ = ["kmax_pooling", "sample_categorical", "topk"]
 
@@ -72,10 +74,9 @@ def kmax_pooling(x: Expression, k: int, d: int = 1) -> _choiceExpression:
     return _chosen("kmax_pooling", x, d, k)
 
 
-@operation("sample_categorical", "d n", cls=_choiceExpression)
 def sample_categorical(x: Expression, n: int = 1, d: int = 0) -> _choiceExpression:
     """n indices along dim d, each drawn independently with the probabilities softmax(x): x are
-    logits or log probabilities.
+    logits or log probabilities. Of probabilities p write dy.log(p); a softmax() is warned of.
 
     Shape: dim d becomes n, the others stay; every line and batch element draws its own.
     `.indices()` gives integers, the value the same as numbers of the build (exact below 2^24). By
@@ -87,4 +88,10 @@ def sample_categorical(x: Expression, n: int = 1, d: int = 0) -> _choiceExpressi
     >>> dy.sample_categorical(dy.inputVector([0, 1000, 0]), 3).indices().tolist()
     [1, 1, 1]
     """
+    if isinstance(x, _Probabilities) and "sample_categorical" not in manner.said:
+        manner.said.add("sample_categorical")
+        warn(
+            "sample_categorical: x are scores or log probabilities, whose softmax() it takes; got"
+            " probabilities. Write sample_categorical(dy.log(p)). This is said once."
+        )
     return _chosen("sample_categorical", x, d, n)
