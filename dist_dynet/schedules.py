@@ -16,9 +16,10 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._deferred_signals import DeferSignals
+from ._hints import hint
 from ._integers import number_argument, whole
 from ._state import count_in, number_in
 from .trainers.arguments import number
@@ -327,6 +328,12 @@ class Plateau(_Schedule):
 
 
 __all__ = ["Constant", "Cosine", "InverseSquareRoot", "Linear", "Plateau"]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint(name)}")
 
 
 def __dir__() -> list[str]:

@@ -318,12 +318,53 @@ MISTAKES = [
         "set_clip_threshold: the norm must be a number; got nan.",
     ),
     ("dy.schedules.Cosine(m, 3)", TypeError, "Cosine: takes a trainer; got ParameterCollection."),
+    # examples in rows, as in PyTorch
+    *(
+        (call, ValueError, f"{got} = (2, 3). Did you mean {meant}?")
+        for call, got, meant in (
+            ("dy.affine_transform([y, W, M])", "x_1", "W * transpose(x)"),
+            ("lstm.initial_state().transduce(M)", "x", "transpose(x)"),
+        )
+    ),
+    *(
+        (call, ValueError, f"{name} must have 3 rows; got dim (2, 3). Did you mean transpose(")
+        for call, name in (
+            ("dy.Linear(3, 4, m)(M)", "x"),
+            ("dy.MLP([3, 4], m)(M)", "x"),
+            ("dy.LayerNorm(3, m)(M)", "x"),
+            ("dy.MultiHeadAttention(3, 1, m)(M, M)", "query"),
+        )
+    ),
+    (
+        "lstm.initial_state().add_input(M)",
+        ValueError,
+        "got x_1 = (2, 3). A batch of inputs is inputTensor(a.T, batched=True).",
+    ),
     # names of other toolkits
     (
         "dy.relu(x)",
         AttributeError,
         "module 'dist_dynet' has no attribute 'relu'. Write dy.rectify() here.",
     ),
+    (
+        "dy.schedules.StepLR(trainer, 10)",
+        AttributeError,
+        "module 'dist_dynet.schedules' has no attribute 'StepLR'. Learning-rate schedules are",
+    ),
+    (
+        "dy.multinomial(dy.softmax(x), 1)",
+        AttributeError,
+        "Write dy.sample_categorical(x) of scores x, or of dy.log(p) of probabilities p, here.",
+    ),
+    ("dy.distributions.Categorical(x)", AttributeError, "Write dy.sample_categorical(x) of scores"),
+    ("dy.scatter_add(x, 0, [1], y)", AttributeError, "x * A with a matrix A of ones and zeros"),
+    ("x.scatter_add(0, [1], y)", AttributeError, "x * A with a matrix A of ones and zeros"),
+    (
+        "x.retain_grad()",
+        AttributeError,
+        "Write x.gradient() after backward(full=True) here.",
+    ),
+    ("x.long()", AttributeError, "has no attribute 'long'. Write x.npvalue() here."),
     ("dy.cat([x, y])", AttributeError, "Write dy.concatenate() here."),
     ("dy.Embedding(10, 3)", AttributeError, "Write m.add_lookup_parameters() here."),
     ("x.shape", AttributeError, "has no attribute 'shape'. Write x.dim() here."),
@@ -629,7 +670,7 @@ def test_functions_that_are_asked_of_expressions_are_hinted_at(name):
             assert name not in dir(thing)
 
 
-@pytest.mark.parametrize("module", [dy, dy.nn, dy.parallel])
+@pytest.mark.parametrize("module", [dy, dy.nn, dy.parallel, dy.schedules])
 def test_a_name_without_a_hint_ends_as_python_s_does(module):
     with pytest.raises(AttributeError, match=r"has no attribute 'nonsense'$"):
         module.nonsense  # noqa: B018

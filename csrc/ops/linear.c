@@ -63,8 +63,11 @@ static int affine_transform_dims(dn_shape *s) {
         const dn_dim *w = s->x[i], *x = s->x[i + 1];
         if (w->nd > 2 || x->nd > 2 || dn__columns_of(w) != dn__rows_of(x))
             return dn__fail(s, DN_ERROR_VALUE,
-                            "columns of W_%d must equal rows of x_%d; got W_%d = %s, x_%d = %s.",
-                            i / 2 + 1, i / 2 + 1, i / 2 + 1, DIMS(w), i / 2 + 1, DIMS(x));
+                            "columns of W_%d must equal rows of x_%d; got W_%d = %s, x_%d = %s.%s",
+                            i / 2 + 1, i / 2 + 1, i / 2 + 1, DIMS(w), i / 2 + 1, DIMS(x),
+                            x->nd == 2 && w->nd <= 2 && dn__columns_of(w) == dn__columns_of(x)
+                                ? " Did you mean W * transpose(x)?"
+                                : "");
         if (dn__rows_of(w) != rows || dn__columns_of(x) != cols)
             return dn__fail(
                 s, DN_ERROR_VALUE,

@@ -121,6 +121,13 @@ static int wrong_count(dn_shape *s, const dn_network *net, const char *state, in
                     list ? "one x for each step" : "one x for all steps", s->n);
 }
 
+#define BATCH_OF_INPUTS " A batch of inputs is inputTensor(a.T, batched=True)."
+
+/* Whether x is a matrix whose rows, not columns, have k numbers. */
+static int in_rows(const dn_dim *x, int k) {
+    return x->nd == 2 && dn__rows_of(x) != k && dn__columns_of(x) == k;
+}
+
 int dn__check_sequence(dn_shape *s, const dn_network *net, dn_sizes *z) {
     int error, options = s->ints[1], list = form_of(options) == DN_SEQUENCE_LIST;
     if (s->n < net->weights || s->ints[0] < 1) return wrong_count(s, net, "", list);
@@ -139,11 +146,13 @@ int dn__check_sequence(dn_shape *s, const dn_network *net, dn_sizes *z) {
             return z->form == DN_SEQUENCE_MATRIX
                        ? dn__fail(s, DN_ERROR_VALUE,
                                   "this network's inputs are the columns of a matrix (%d, %d); got "
-                                  "x = %s.",
-                                  z->k, z->steps, DIMS(s->x[i]))
+                                  "x = %s.%s",
+                                  z->k, z->steps, DIMS(s->x[i]),
+                                  in_rows(s->x[i], z->k) ? " Did you mean transpose(x)?" : "")
                        : dn__fail(s, DN_ERROR_VALUE,
-                                  "this network's inputs have dim (%d,); got x_%d = %s.", z->k,
-                                  i - z->first + 1, DIMS(s->x[i]));
+                                  "this network's inputs have dim (%d,); got x_%d = %s.%s", z->k,
+                                  i - z->first + 1, DIMS(s->x[i]),
+                                  in_rows(s->x[i], z->k) ? BATCH_OF_INPUTS : "");
     int batch = find_batch(s, z);
     if (batch < 0) return batch;
     if ((error = check_positions(s, z, batch)) < 0) return error;

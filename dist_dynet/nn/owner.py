@@ -101,8 +101,9 @@ class Owner:
             raise not_expression(self.whoami(), x) from None
         dims = x.dim()[0]
         if dims[0] != rows:
+            hint = f" Did you mean transpose({name})?" if dims[1:] == (rows,) else ""
             raise ValueError(
-                f"{self.whoami()}: {name} must have {rows} rows; got dim {dims}."
+                f"{self.whoami()}: {name} must have {rows} rows; got dim {dims}.{hint}"
             ) from None
 
     def _indices(self, values: Iterable[int], n: int, what: str) -> Sequence[int]:
