@@ -258,7 +258,6 @@ OF_ONE_NODE = {
     "constant": lambda f: [f((2, 1), 3), f(2, 0.5, 3), f((2, 1), batch_size=2, val=3)],
     "dropout_dim": lambda f: f(matrix(), 1, 0.5),
     "concatenate_cols": lambda f: f([*two()]),
-    "sample_categorical": lambda f: [f(dy.softmax(x())), f(dy.softmax(x()), 3)],
     "pick": lambda f: [
         f(x(), 1),
         f(matrix(), 1, 1),
