@@ -31,6 +31,13 @@ def test_shards_and_trainers_over_other_ranks():
     assert mpirun(4, "other_ranks.py")[:2] == (0, "ok\n")
 
 
+def test_communicators_with_processes_of_no_rank_are_refused():
+    status, output, _ = mpirun(2, "spawned.py")
+    if "Spawn(): " in output:
+        pytest.skip(output)
+    assert (status, output) == (0, "ok\n")
+
+
 def test_trainers_of_one_model_over_other_ranks_update_in_turn():
     status, output, _ = mpirun(4, "in_turn.py")
     assert status == 0 and output.endswith("ok\n"), output

@@ -197,6 +197,7 @@ class LocalSGD(TrainerWrapper):
         )
         if self._outer.sync.negotiation is not None:  # compare() knows what the program has written
             self._outer.sync.negotiation.trust_values()
+        self._outer.sync.trains_apart = True
         own_gradients.leave(self._rule)
         self._position, self._n, self._calls, self._doubt = 0, 0.0, 0, ""
         self._batches, self._anchor = Batches(), Anchor(m)
@@ -450,8 +451,7 @@ class LocalSGD(TrainerWrapper):
         """What this rank needs to go on: the wrapped trainer's state as "inner:...", with several
         ranks the parameters as they are, "now:/w", and after the last average, "then:/w", where the
         program has written them, "written:/w" and "late:/w" (Anchor.state()), and what was counted
-        since then. It differs from rank to rank. Right after an average it has no parameters: these
-        are the model's."""
+        since then. It differs from rank to rank; right after an average it has no parameters."""
         self.sync.hooks.catch_up()
         kept = {f"inner:{name}": values for name, values in self._inner.state().items()}
         if self.sync.here.size > 1 and not (self._is_first and self._anchor.is_present()):

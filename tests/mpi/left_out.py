@@ -16,11 +16,11 @@ LAST = parallel.world_size() - 1
 class Model:
     """A vector and a table, and their trainer."""
 
-    def __init__(self, **options):
+    def __init__(self, make=parallel.DistributedTrainer, **options):
         self.m = dy.ParameterCollection()
         self.w = self.m.add_parameters(2, init=0.5)
         self.table = self.m.add_lookup_parameters((3, 2), init=0.5)
-        self.trainer = parallel.DistributedTrainer(dy.AdamTrainer(self.m, 0.1), **options)
+        self.trainer = make(dy.AdamTrainer(self.m, 0.1), **options)
 
     def backward(self, batch, table=False):
         """Of the mean of the losses of a batch."""
@@ -144,8 +144,19 @@ def said_by(body, size=4, shard=None, **options):
             body(a, batch)
         assert all(warning.filename == __file__ for warning in caught)
         found += [str(warning.message) for warning in caught]
+    if isinstance(a.trainer, parallel.LocalSGD):
+        a.trainer.average()
     parallel.assert_in_sync(a.m)
     return found
+
+
+def in_local_sgd(a, batch):
+    """Each rank decides on its own steps, also on the last before an average."""
+    if is_large(batch):
+        a.trainer.update(0)
+    else:
+        a.backward(batch)
+        a.trainer.update(len(batch))
 
 
 TOLD = parallel.is_main() and parallel.world_size() > 1
@@ -176,6 +187,10 @@ for body in (
     for size in (1, 4, 9):  # with 1 all ranks but one have no examples
         assert said_by(body, size) == [], (body.__name__, size)
 assert said_by(plain, accumulate=2) == said_by(by_all, accumulate=2) == []
+for every, size in ((1, 4), (2, 4), (2, 2), (3, 2), (5, 2)):
+    for body in (plain, in_local_sgd):
+        said = said_by(body, size, make=parallel.LocalSGD, every=every)
+        assert said == [], (body.__name__, every, size, said)
 # where losses are summed, each example counts by itself
 assert said_by(by_its_loss, average="sum") == []
 if parallel.is_main():

@@ -32,7 +32,7 @@ def world(comm: Any = None) -> World:
 
     Raises:
         TypeError: not a communicator of mpi4py, or one between two groups.
-        ValueError: MPI.COMM_NULL.
+        ValueError: MPI.COMM_NULL, or some of its ranks are not of this job.
     """
     whole = _whole()
     return whole if comm is None else _part(whole, comm)
@@ -62,6 +62,13 @@ def _part(whole: World, comm: Any) -> World:
         _key = whole.mpi.Comm.Create_keyval()
     part: World | None = comm.Get_attr(_key)
     if part is None:
+        others = whole.places_in_job(comm).count(whole.mpi.UNDEFINED)
+        if others:
+            raise ValueError(
+                f"comm must have ranks of this job only; got one of {comm.Get_size()} ranks, of"
+                f" which {others} are not, as after Spawn() and Merge(). Start all ranks together:"
+                f" mpirun -n {whole.size + others}."
+            )
         part = whole.part(comm)
         comm.Set_attr(_key, part)
     return part

@@ -137,12 +137,16 @@ class World:
         """The ranks of this mpi4py communicator as a world of their own. Collective over them."""
         part = copy.copy(self)
         part.rank, part.size = comm.Get_rank(), comm.Get_size()
-        part.members = self.mpi.Group.Translate_ranks(
-            comm.Get_group(), list(range(part.size)), self.mpi.COMM_WORLD.Get_group()
-        )
+        part.members = self.places_in_job(comm)
         part._collectives = _Collectives()
         part.comm = part.duplicate(comm)
         return part
+
+    def places_in_job(self, comm: Any) -> list[int]:
+        """For each rank of this communicator its rank in the job; MPI.UNDEFINED: it has none."""
+        ranks, job = list(range(comm.Get_size())), self.mpi.COMM_WORLD.Get_group()
+        places: list[int] = self.mpi.Group.Translate_ranks(comm.Get_group(), ranks, job)
+        return places
 
     def with_timeout(self, timeout: float | None) -> World:
         """The same ranks and collective operations, with a wait of at most so many seconds; None:

@@ -58,6 +58,7 @@ class Sync:
         # the exchange, if it is one between hosts, which sends during backward and compresses
         self.wire: HybridExchange | None = None
         self.model: SharedModel | None = None  # of the ranks of this host
+        self.trains_apart = False  # what is averaged are values: each rank decides on its own steps
         self.refusal = ""  # why the next exchange must be refused, set by its caller
         # what else must be equal on the ranks that go on, and whether it may differ on this one
         self.inner_settings: tuple[float, ...] = ()
@@ -82,11 +83,11 @@ class Sync:
         self.calls += 1
         if self._steps is not None and this.batch is not None and this.batch.part is not None:
             self._steps.look(this.batch, this.batch.part)
-        counts = this.n > 0 and (this.batch is None or this.batch.n > 0)
-        if not counts or not self.weighted or self.reproducible is not None:
+        if self.trains_apart or not self.weighted or self.reproducible is not None:
             return
         batch = present_batch() if this.batch is None and this.named else this.batch
-        if batch is not None and self.sources.is_idle(batch):
+        counts = batch is not None and this.n > 0 and batch.n > 0
+        if batch is not None and counts and self.sources.is_idle(batch):
             self._left_out |= 1 << self.passes.passes
 
     def residuals(self) -> dict[str, NDArray[Any]]:
