@@ -39,6 +39,7 @@ from .data.sampling import Shard, shard
 from .join import Join
 from .local_sgd import LocalSGD
 from .processes import failures, own_models, session, timeline, trial
+from .processes.forks import forks
 from .trainer import DistributedTrainer
 from .update import metrics
 
@@ -105,6 +106,7 @@ def __dir__() -> list[str]:
 
 
 failures.install()
+forks.begin()
 session.warn_of_separate_ranks()
 trial.install()
 own_models.install()

@@ -2,9 +2,11 @@
 
 import copy
 import itertools
+import multiprocessing
 import queue
 import threading
 import time
+import warnings
 from functools import partial
 
 import numpy as np
@@ -109,6 +111,44 @@ def test_threads():
 
     refused("batch", train)
     expect(b)
+
+
+def test_forked_processes():
+    """That read ahead: what comes from there are plain lists."""
+
+    def batches(a, how):
+        context = multiprocessing.get_context("fork")
+        waiting = context.Queue()
+
+        def read():
+            for batch in a.shard:
+                waiting.put(how(batch))
+            waiting.put(None)
+
+        with warnings.catch_warnings():  # Python 3.12 and later: of threads
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = context.Process(target=read, daemon=True)
+            process.start()
+        yield from iter(waiting.get, None)
+        process.join()
+
+    def train(how, *named, **options):
+        a = Model(**options)
+        for batch in batches(a, how):
+            a.step(batch, *[name(batch) for name in named])
+        return a
+
+    for how in (lambda batch: batch, list):
+        refused("list(shard(...)) and forked processes do", lambda how=how: train(how))
+        expect(train(how, len), *EPOCH)
+    a = Model()  # a later one has nothing to do with these
+    a.backward(list(DATA))
+    a.trainer.update()
+    expect(a, [DATA])
+    for batch in a.shard:  # nor has a loop beside them
+        for _ in itertools.islice(batches(a, list), 1):
+            a.step(batch)
+    expect(a, [DATA], *EPOCH)
 
 
 class Slow(list):

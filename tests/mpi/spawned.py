@@ -1,5 +1,5 @@
-"""spawned.py: a communicator with a process that Spawn() has started is refused, with what to write;
-the job goes on. Rank 0 prints "ok", or why nothing can be spawned here."""
+"""spawned.py: a communicator with a process that Spawn() has started is refused, with what to
+write, and the job goes on. Rank 0 prints "ok", or why nothing can be spawned here."""
 
 import sys
 

@@ -19,6 +19,7 @@ from ..batches.division import Cost, Numbers, assign, bucketed, compact, deal, s
 from ..batches.micro_draws import MicroDraws, Outside, Part
 from ..batches.shard_settings import checked_settings, from_zero
 from ..processes import trial
+from ..processes.forks import forks
 from ..processes.session import world
 from ..update import own_gradients
 from .data_marks import DataMarks
@@ -308,6 +309,8 @@ class Shard(Generic[T]):
         """The batches of a loop for this rank."""
         here, order = world(self._comm), self._order()
         compares = here.size > 1 or trial.present() is not None
+        if here.size > 1:
+            forks.note_loop()
         number, loop.order = self._marks.look(loop.order, compares)
         described = Description()
         if compares:  # what must be equal on all ranks in all steps

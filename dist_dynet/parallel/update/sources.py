@@ -19,6 +19,7 @@ from ..._ffi import lib
 from ...params.collection import ParameterCollection, handles_of, has_gradients, members_of, root_of
 from ..batches import batch_reads
 from ..batches.batches import SEVERAL, Batch, Loop, present_batch, process
+from ..processes.forks import forks
 from .gradients import marks_of
 
 _UNKNOWN = (
@@ -175,6 +176,7 @@ class Sources:
         """
         present = present_batch() if process.loops else None
         self.look(present)
+        process.unclaimed |= forks.have_looped()
         if process.unclaimed or process.new or process.idle:
             process.claim()
         inside = self._inside(present)
@@ -260,7 +262,7 @@ class Sources:
             if self._serial <= process.claimed:
                 return (
                     "a loop over shard() has gone past batches without a backward pass, as"
-                    " list(shard(...)) does"
+                    " list(shard(...)) and forked processes do"
                 )
         elif batch.loop is not None:
             if batch.loop.runs_ahead:
