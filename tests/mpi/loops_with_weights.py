@@ -5,6 +5,7 @@ import itertools
 from functools import partial
 
 import numpy as np
+import pytest
 from least_squares import DATA, EPOCH, SIZE, Model, descend, expect, steps
 from mpi4py import MPI
 
@@ -141,6 +142,45 @@ def test_tokens():
             a.backward(batch)
             a.trainer.update(*([len(batch)] if way == "number" else []))
         expect(a, *EPOCH)
+
+
+def test_arrays_of_weights_count_as_they_are_in_each_step():
+    """A program may change them in place, as boosting does and what draws by priority."""
+
+    def trained(make, comm):
+        a, weights = Model(average="weighted"), make(1.0 + np.arange(len(DATA)) % 3)
+        a.trainer = parallel.DistributedTrainer(
+            dy.SimpleSGDTrainer(a.m, 0.1), average="weighted", comm=comm
+        )
+        a.trainer.set_clip_threshold(0)
+        shard = parallel.shard(range(len(DATA)), SIZE, weight=weights, comm=comm)
+        for epoch in range(3):
+            for batch in shard:
+                dy.renew_cg()
+                if batch:
+                    assert batch.n == sum(weights[i] for i in batch)
+                    losses = [
+                        dy.squared_distance(a.w * float(x[2]), dy.inputTensor(x[:2]))
+                        * float(weight)
+                        for x, weight in ((DATA[i], weights[i]) for i in batch)
+                    ]
+                    (dy.esum(losses) / float(batch.n)).backward()
+                a.trainer.update()
+                weights[batch.step] += 2 * epoch
+            for i in range(len(DATA)):
+                weights[i] = 1.0 + (i + epoch) % 4
+        return a.w.as_array()
+
+    for make in np.array, list:
+        alone, divided = (trained(make, comm) for comm in (MPI.COMM_SELF, None))
+        assert np.allclose(divided, alone, rtol=1e-12, atol=1e-12), (make, divided - alone)
+    for wrong, words in ((-1.0, "0 or more; got -1"), (None, "a number; got None")):
+        weights = [1.0] * 6
+        batches = iter(parallel.shard(range(6), 2, weight=weights, comm=MPI.COMM_SELF))
+        next(batches)
+        weights[:] = [wrong] * 6
+        with pytest.raises((TypeError, ValueError), match=f"shard: weight.* must be .*{words}"):
+            next(batches)
 
 
 def test_examples_of_weight_zero():

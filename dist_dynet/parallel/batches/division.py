@@ -174,7 +174,7 @@ class Numbers:
     def __init__(self, given: Cost | None, data: Any, name: str, kept: bool) -> None:
         self._data, self._name, self._kept = data, name, kept
         self._function = given if callable(given) else None
-        self._given: NDArray[Any] | None = None
+        self._given: NDArray[Any] | list[Any] | None = None
         self._values: NDArray[Any] = np.empty(0)
         self._known: NDArray[np.bool_] = np.empty(0, bool)
         self._missing = 0
@@ -186,8 +186,10 @@ class Numbers:
                     f"shard: {name} must be a function or hold a number for each example; got"
                     f" {given!r:.60}."
                 ) from None
-            self._given = compact(self._checked(array))
+            self._given = array = compact(self._checked(array))
             self._check()
+            if not kept:  # as the program changes them
+                self._given = given if isinstance(given, list) else np.asarray(given)
 
     @property
     def is_given(self) -> bool:
@@ -196,13 +198,16 @@ class Numbers:
 
     def checksum(self) -> int:
         """Of the array; 0 for a function."""
-        return 0 if self._given is None else zlib.crc32(self._given.tobytes())
+        if self._given is None:
+            return 0
+        return zlib.crc32(compact(np.array(self._given, np.float64)).tobytes())
 
     def _check(self) -> None:
-        if self._given is not None and self._given.shape != (len(self._data),):
+        shape = np.shape(self._given) if not isinstance(self._given, list) else (len(self._given),)
+        if shape != (len(self._data),):
             raise ValueError(
                 f"shard: {self._name} must be a function or hold a number for each example; got"
-                f" {self._given.shape} for {len(self._data)} examples."
+                f" {shape} for {len(self._data)} examples."
             )
 
     def fetches(self, numbers: NDArray[Any]) -> bool:
@@ -220,8 +225,7 @@ class Numbers:
         says so."""
         if self._given is not None:
             self._check()
-            given: NDArray[Any] = self._given[numbers]
-            return given
+            return self._present(self._given, numbers)
         if self._function is None:
             return np.ones(len(numbers), np.uint16)
         if not self._kept:
@@ -234,6 +238,18 @@ class Numbers:
             self._missing -= len(new)
         values: NDArray[Any] = self._values[numbers]
         return values
+
+    def _present(self, given: NDArray[Any] | list[Any], numbers: NDArray[Any]) -> NDArray[Any]:
+        """What an array holds now for the examples with these indices."""
+        if isinstance(given, list):
+            here = [given[i] for i in numbers.tolist()]
+            try:
+                return self._checked(_numbers(here, len(here)))
+            except (TypeError, ValueError):
+                for value in here:
+                    checked_number(value, f"shard: {self._name} of an example")
+                raise
+        return given[numbers] if self._kept else self._checked(given[numbers].astype(np.float64))
 
     def all(self) -> NDArray[Any]:
         """The numbers of all examples."""

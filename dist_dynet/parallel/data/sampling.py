@@ -461,7 +461,7 @@ def shard(
         comm: an mpi4py communicator whose ranks divide the data; None: all.
         weight: how much an example counts in an average over ranks, such as its number of tokens,
             for losses that are means over tokens: a function, called in each step, or an
-            array. None: all count alike.
+            array, read in each step. None: all count alike.
         bucket: puts examples of about equal cost into the same step: the shuffled examples of
             every `bucket` steps are sorted by cost, and these steps follow in random order. None:
             no sorting.
