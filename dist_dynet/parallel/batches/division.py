@@ -203,7 +203,10 @@ class Numbers:
         return zlib.crc32(compact(np.array(self._given, np.float64)).tobytes())
 
     def _check(self) -> None:
-        shape = np.shape(self._given) if not isinstance(self._given, list) else (len(self._given),)
+        given = self._given
+        if given is None:
+            return
+        shape = (len(given),) if isinstance(given, list) else given.shape
         if shape != (len(self._data),):
             raise ValueError(
                 f"shard: {self._name} must be a function or hold a number for each example; got"
