@@ -167,6 +167,11 @@ def test_what_a_rank_starts_is_no_rank(mpi):
     assert mpirun(2, "children.py", mpi=mpi)[:2] == (0, "ok\n")
 
 
+@pytest.mark.parametrize("when", ["before", "after", "between"])
+def test_program_may_call_finalize_by_itself(when, mpi):
+    assert mpirun(2, "finalized.py", when, mpi=mpi, **SHORT)[:2] == (0, "ok\nok\n")
+
+
 def test_job_that_is_suspended_continues(mpi):
     """All of it, for longer than any limit, while a rank waits: a batch system, or Ctrl-Z. The time
     counts for nothing."""

@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn
 
@@ -65,6 +66,7 @@ class _State:
 
     launch: _launcher.Launch | None = None
     process = 0
+    has_left = False
     watchdog: Watchdog | None = None
     previous: Any = None
     previous_thread: Any = None
@@ -193,16 +195,24 @@ def guard(world: World) -> None:
         places = Places(world, world.duplicate(), *boards(world))
         _State.watchdog = Watchdog(world, places, processes)
         _State.watchdog.start()
-    atexit.register(_leave, leaving)
+    atexit.register(_leave, world, leaving)
+    world.mpi.Finalize = partial(_finalize, world, leaving, world.mpi.Finalize)
     os._exit = _on_quick_exit
 
 
-def _leave(comm: Any) -> None:
+def _finalize(world: World, comm: Any, finalize: Callable[[], None]) -> None:
+    """MPI.Finalize(), if the program calls it by itself."""
+    _leave(world, comm)
+    if not world.mpi.Is_finalized():
+        finalize()
+
+
+def _leave(world: World, comm: Any) -> None:
     """Runs at the end of the program: waits until all ranks have arrived here, then ends MPI. A
     rank that waits for this one aborts the job."""
-    if _State.process != os.getpid():
+    if _State.process != os.getpid() or _State.has_left:
         return
-    watchdog = _State.watchdog
+    _State.has_left, watchdog = True, _State.watchdog
     if watchdog:
         watchdog.announce_leaving()
     request, start = comm.Ibarrier(), time.monotonic()
@@ -224,6 +234,7 @@ def _leave(comm: Any) -> None:
         if watchdog:
             watchdog.stop()
         os._exit = _exit
+        world.end()
         finalize_mpi()
 
 

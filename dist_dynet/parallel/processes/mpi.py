@@ -36,7 +36,8 @@ def import_mpi(launch: Launch) -> Any:
 
     Raises:
         ImportError: mpi4py is not installed.
-        RuntimeError: the launcher belongs to another MPI, whose start would end the process.
+        RuntimeError: the launcher belongs to another MPI, whose start would end the process; or the
+            program has ended MPI.
     """
     global _finalizes
     if launch.launcher == "Open MPI":
@@ -63,6 +64,12 @@ def import_mpi(launch: Launch) -> Any:
         with _plain_letters():
             from mpi4py import MPI
 
+            if MPI.Is_finalized():
+                raise RuntimeError(
+                    "dist_dynet.parallel: MPI.Finalize() was called before the first use. Leave it"
+                    " out, or call it behind all that uses dist_dynet.parallel: MPI ends with the"
+                    " program."
+                )
             if not MPI.Is_initialized():
                 if pmix:
                     _refuse_mpich(launch, MPI)

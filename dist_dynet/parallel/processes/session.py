@@ -41,6 +41,7 @@ def world(comm: Any = None) -> World:
 
 def _part(whole: World, comm: Any) -> World:
     global _key
+    whole.refuse_after_end()
     if callable(getattr(comm, "Get_size", None)) and not comm:
         raise ValueError(
             "comm must be a communicator with this rank among its ranks; got MPI.COMM_NULL, as"

@@ -68,7 +68,7 @@ class _Job:
         self.size = 1
         self.place: Place | None = None
         self.locate: Callable[[], dict[int, Answer]] = dict
-        self.is_forked = False
+        self.is_forked = self.is_over = False
 
     def begins(self) -> None:
         """Notes that there are other ranks from now on."""
@@ -205,6 +205,7 @@ class World:
         gone on every rank.
         """
         self._refuse_out_of_step()
+        self.refuse_collective()
         collectives_made = self._collectives
         with suppress(Empty):
             while True:
@@ -311,9 +312,23 @@ class World:
                 " out of step with the others. Start the job again from a checkpoint."
             )
 
+    def end(self) -> None:
+        """Notes that MPI ends."""
+        self._job.is_over = True
+
+    def refuse_after_end(self) -> None:
+        """Raises a RuntimeError when MPI has ended."""
+        if self._job.is_over:
+            raise RuntimeError(
+                f"{self.name} MPI.Finalize() was called, after which the ranks cannot meet; got a"
+                " call that needs MPI. Leave out MPI.Finalize(), or call it behind all that uses"
+                " dist_dynet.parallel: MPI ends with the program."
+            )
+
     def refuse_collective(self) -> None:
         """Raises a RuntimeError in a forked child, which the others would take for its parent, and
-        inside no_collectives()."""
+        inside no_collectives(), and when MPI has ended."""
+        self.refuse_after_end()
         if self._collectives.forbidden_in:
             raise RuntimeError(
                 f"{self.name} the function that {self._collectives.forbidden_in} calls must not"
