@@ -10,8 +10,9 @@ compared after every update. What is found is made smaller, as long as it stays 
 as a program of Python. Status 1: something was found. `--only K` is the program of that number.
 
 `--ranks 2,3`: on so many; 4 and 5 are more than small machines have cores. `--groups 2`: so many
-groups of as many ranks do the same side by side, each by its comm=. Run it after changes of
-dist_dynet/parallel.
+groups of as many ranks do the same side by side, each by its comm=. `--precision float32` or
+`bf16`: results that do not depend on rounding are compared, those of reproducible=True to the bit.
+Each job has an exchange and settings of its own. Run it after changes of dist_dynet/parallel.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,15 +62,30 @@ REFUSALS = "|".join(
 )
 """What refused programs are told."""
 ENGINES = (("shared", ""), ("mpi", ""), ("hybrid", "aab"), ("hybrid", "ab"))
+SETTINGS = (
+    (),
+    (("DIST_DYNET_SHARED_MODEL", "always"),),
+    (("DIST_DYNET_FAST_PATHS", "0"),),
+    (("DIST_DYNET_THREADS", "2"),),
+)
+"""Which change no bit of a result."""
+PRECISIONS = {
+    "float64": {"DIST_DYNET_DTYPE": "float64"},
+    "float32": {},
+    "bf16": {"DIST_DYNET_PRECISION": "bf16"},
+}
 
 
 class Job(NamedTuple):
-    """hosts: see mpi/as_hosts.py; groups: of equal size, see mpi/as_groups.py."""
+    """hosts: see mpi/as_hosts.py; groups: of equal size, see mpi/as_groups.py; settings: of the
+    environment."""
 
     ranks: int
     exchange: str = "auto"
     hosts: str = ""
     groups: str = ""
+    settings: tuple = ()
+    precision: str = "float64"
 
     @property
     def letters(self):
@@ -144,7 +161,7 @@ def _start(part, job, folder):
     for letter in job.letters:
         _write(part, folder, letter)
     arguments = [folder / "programs", folder / "out"]
-    environment = {"DIST_DYNET_DTYPE": "float64", "DIST_DYNET_SILENCE": "2"}
+    environment = {"DIST_DYNET_SILENCE": "2", **PRECISIONS[job.precision], **dict(job.settings)}
     environment["DIST_DYNET_EXCHANGE"] = job.exchange
     program = ["as_groups.py", job.groups, "run_drawn.py"] if job.groups else ["run_drawn.py"]
     program = ["as_hosts.py", job.hosts, *program] if job.hosts else program
@@ -267,11 +284,11 @@ def _unlike(program, notes, want, is_refused):
     return ""
 
 
-def check(programs, jobs, folder):
+def check(programs, jobs, folder, precision="float64"):
     """Findings, and how many runs were refused."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    ones, found, refused = Job(1), [], 0
+    ones, found, refused = Job(1, precision=precision), [], 0
     entries = [
         Entry(p, "plain", ranks)
         for p in programs
@@ -336,7 +353,7 @@ def shrunk(finding, folder):
     """The same with fewer lines, and whether it is wrong by itself."""
     kind, job = finding.kind, finding.job
     jobs = [] if job.ranks == 1 else [job, job] if finding.program.resumes else [job]
-    again, _ = check([finding.program], jobs, folder)
+    again, _ = check([finding.program], jobs, folder, job.precision)
     same = [f for f in again if f.kind == kind]
     if not same:
         return finding, False
@@ -353,12 +370,19 @@ def shrunk(finding, folder):
             shorter.append(program.without(k))
         hangs = kind in ("hang", "job has ended") or program.alone
         for batch in [[p] for p in shorter] if hangs else [shorter]:
-            wrong = [f for f in check(batch, jobs, folder)[0] if f.kind == kind]
+            wrong = check(batch, jobs, folder, job.precision)[0]
+            wrong = [f for f in wrong if f.kind == kind]
             wrong = [f for f in wrong if "NameError" not in f.words]
             if wrong:
                 finding, tried = min(wrong, key=lambda f: len(f.program.lines)), True
                 break
     return finding, True
+
+
+def _to_the_bit(program):
+    """The same, where only bits are compared, not what depends on rounding."""
+    law = program.law if program.law == "bits" else "together"
+    return replace(program, law=law, plain=False, threads=False)
 
 
 # ---- the command -----------------------------------------------------------------------
@@ -373,6 +397,7 @@ def main():
     parser.add_argument("--kind")
     parser.add_argument("--ranks", default="2,3")
     parser.add_argument("--groups", type=int, default=1, help="which train side by side")
+    parser.add_argument("--precision", choices=[*PRECISIONS], default="float64")
     parser.add_argument("--programs", type=int, default=40, help="in a job")
     parser.add_argument("--no-shrink", action="store_true")
     options = parser.parse_args()
@@ -383,6 +408,8 @@ def main():
             first = options.only or options.seed * 1_000_000 + number
             n = 1 if options.only else options.programs
             programs = [drawn(k, options.kind) for k in range(first, first + n)]
+            if options.precision != "float64":
+                programs = [_to_the_bit(p) for p in programs]
             jobs = []
             for ranks in map(int, options.ranks.split(",")):
                 groups = rng.sample("abcdefgh"[: options.groups] * ranks, ranks * options.groups)
@@ -395,9 +422,11 @@ def main():
                         exchange,
                         "".join(sorted(hosts)),
                         "".join(groups) if options.groups > 1 else "",
+                        rng.choice(SETTINGS),
+                        options.precision,
                     )
                 )
-            found, refused = check(programs, jobs, Path(name) / "run")
+            found, refused = check(programs, jobs, Path(name) / "run", options.precision)
             count, refusals, number = count + n, refusals + refused, number + n
             for finding in found:
                 status = 1
