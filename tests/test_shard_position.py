@@ -1,7 +1,9 @@
 """Where a loop over shard() is, and how it goes on from there."""
 
 import copy
+import multiprocessing
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -35,6 +37,37 @@ def test_shard_continues_where_its_state_was_taken(loop, done):
     assert (resumed.epoch, resumed.position) == (1, done)
     after, _ = run(resumed, 3)
     assert before + after == whole
+
+
+def test_position_of_a_forked_process_is_not_known():
+    """Its loop reads ahead for updates here; a state would begin the epoch anew."""
+    batches, m = shard(), dy.ParameterCollection()
+    w, trainer = m.add_parameters(1), dy.SimpleSGDTrainer(m)
+    before = batches.state()
+
+    def step():
+        dy.renew_cg()
+        w.backward()
+        trainer.update()
+
+    child = multiprocessing.get_context("fork").Process(target=list, args=(batches,))
+    with warnings.catch_warnings():  # Python 3.12 and later: of threads
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert batches.state() == before  # nobody has trained
+    step()
+    with pytest.raises(RuntimeError, match="a forked process loops over it"):
+        batches.state()
+    for _ in batches:
+        step()
+    assert batches.state()["epoch"] == 1
+    batches.epoch = 3  # a child's loop of before counts no more
+    assert batches.state()["epoch"] == 3
+    step()
+    batches.load_state(before)
+    assert batches.state() == before
 
 
 class Example:

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._ffi import lib
 from ..._state import check_state, count_in, number_in
 from ..batches.batches import Batch, Description, Loop, warn_if_alone
 from ..batches.division import Cost, Numbers, assign, bucketed, compact, deal, spread, total_of
@@ -97,6 +98,12 @@ class Shard(Generic[T]):
         self._loop: Loop | None = None  # the one that state() describes
         self._newest: Loop | None = None
         self._listeners: list[Listener] = []
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """There is no loop yet, nor one in a child."""
+        self._loop = self._newest = None
+        self._before = forks.loops(), lib.dn_updates_made()
 
     @property
     def epoch(self) -> int:
@@ -108,7 +115,7 @@ class Shard(Generic[T]):
     def epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
             self._epoch, self._position, self._resumes = from_zero("epoch", epoch), 0, False
-            self._loop = self._newest = None
+            self._begin_anew()
 
     @property
     def position(self) -> int:
@@ -192,7 +199,7 @@ class Shard(Generic[T]):
 
         Raises:
             RuntimeError: the loop has read ahead, and updates did not name their batches, or not in
-                the order in which they were given.
+                the order in which they were given; or it runs in a forked process.
 
         >>> import dist_dynet as dy
         >>> batches = dy.parallel.shard(range(6), batch_size=2)
@@ -210,6 +217,13 @@ class Shard(Generic[T]):
         """Epoch, position, and the order of the data there, if known."""
         loop = self._loop
         if loop is None:
+            loops, updates = self._before
+            if forks.loops() != loops and lib.dn_updates_made() != updates:
+                raise RuntimeError(
+                    "shard: a forked process loops over it, so that it is not known here which"
+                    " batches are done. Loop over it in this process; or use a Checkpointer without"
+                    " sampler, and keep the epoch in its extra."
+                )
             return self._epoch, self._position, self._order_of_state if self._resumes else 0
         done = loop.steps_done()
         if loop.whole and not loop.late and (done == loop.steps or not loop.runs_ahead):
@@ -251,7 +265,7 @@ class Shard(Generic[T]):
             raise ValueError(f"shard: position must lie between 0 and {len(self)}; got {position}.")
         self._epoch, self._position, self._resumes = epoch, position, True
         self._order_of_state = order
-        self._loop = self._newest = None
+        self._begin_anew()
 
     def __len__(self) -> int:
         """The number of steps of an epoch, the same on all ranks."""
@@ -309,8 +323,7 @@ class Shard(Generic[T]):
         """The batches of a loop for this rank."""
         here, order = world(self._comm), self._order()
         compares = here.size > 1 or trial.present() is not None
-        if here.size > 1:
-            forks.note_loop()
+        forks.note_loop()
         number, loop.order = self._marks.look(loop.order, compares)
         described = Description()
         if compares:  # what must be equal on all ranks in all steps

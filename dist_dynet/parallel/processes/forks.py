@@ -49,9 +49,13 @@ class _Forks:
         self._starter[0] = me
 
     def note_loop(self) -> None:
-        """Called where a loop over a shard of several ranks begins."""
+        """Called where a loop over a shard begins."""
         if self._is_child:
             self._loops[0] += 1
+
+    def loops(self) -> int:
+        """How many such loops children have begun."""
+        return self._loops[0]
 
     def have_looped(self) -> bool:
         """Whether children have begun such loops since the last call."""
