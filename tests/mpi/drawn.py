@@ -420,7 +420,7 @@ def renewed(task):
 
 def forever(batches):
     """One epoch after the other."""
-    while True:
+    while len(batches):
         yield from batches
 
 
