@@ -380,6 +380,43 @@ def test_append_adds_and_makes(tmp_path):
     m.populate(path, "/b")
 
 
+SAVES = """
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet._ffi import DTYPE
+
+path, size = sys.argv[1], 20_000_000
+m = dy.ParameterCollection()
+dy.save_safetensors(m, path)  # what it imports
+m.add_parameters(size, init=0.5)
+value = np.dtype(DTYPE).itemsize * size
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + int(value * {copies})
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    dy.save_safetensors(m, path)
+except MemoryError:
+    print("none")
+else:
+    print(Path(path).stat().st_size >= value)
+"""
+
+
+@pytest.mark.parametrize("copies, printed", [(0.5, "none"), (1.5, "True")])
+def test_saving_out_of_memory_raises_and_needs_memory_for_one_copy(copies, printed, tmp_path):
+    """The process was ended, and three copies were needed."""
+    program = SAVES.format(copies=copies)
+    run = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "m"], capture_output=True, text=True
+    )
+    assert (run.stdout.strip(), run.stderr) == (printed, "")
+
+
 def test_links_and_permissions_are_kept(tmp_path):
     m, path, link = small(), tmp_path / "m", tmp_path / "link"
     path.touch()

@@ -78,28 +78,39 @@ class Copied:
             TREE: json.dumps(_without_arrays(tree, "", arrays, kept)),
             CHECKSUM: NO_CHECKSUM,
         }
-        # the widest numbers first, so that each array begins at a multiple of its numbers' size
-        ordered = sorted(arrays.items(), key=lambda named: -named[1].itemsize)
-        header: dict[str, Any] = {"__metadata__": texts}
-        end = 0
-        for name, array in ordered:
-            start, end = end, end + array.nbytes
-            header[name] = {
-                "dtype": _KINDS[array.dtype.str[1:]],
-                "shape": array.shape,
-                "data_offsets": (start, end),
-            }
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _ALIGNMENT)
-        self._head = len(text).to_bytes(8, "little") + text
-        self._arrays = [array for _, array in ordered]
-        self.size = len(self._head) + end
+        self._head, self._arrays = head_of(arrays, texts)
+        self.size = len(self._head) + sum(array.nbytes for array in self._arrays)
         """Size in bytes."""
 
     def pieces(self) -> list[memoryview]:
         """What is to be written, in order."""
-        data = [array.data.cast("B") for array in self._arrays if array.size]
-        return [*with_checksum(self._head, data), *data]
+        return pieces_of(self._head, self._arrays)
+
+
+def head_of(
+    arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]
+) -> tuple[bytes, list[NDArray[Any]]]:
+    """The header of a file with these arrays and texts, and the arrays in the order of the file."""
+    # the widest numbers first, so that each array begins at a multiple of its numbers' size
+    ordered = sorted(arrays.items(), key=lambda named: -named[1].itemsize)
+    header: dict[str, Any] = {"__metadata__": texts}
+    end = 0
+    for name, array in ordered:
+        start, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": _KINDS[array.dtype.str[1:]],
+            "shape": array.shape,
+            "data_offsets": (start, end),
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text, [array for _, array in ordered]
+
+
+def pieces_of(head: bytes, arrays: Iterable[NDArray[Any]]) -> list[memoryview]:
+    """A file of head_of(), with its checksum: nothing is copied."""
+    data = [array.data.cast("B") for array in arrays if array.size]
+    return [*with_checksum(head, data), *data]
 
 
 def with_checksum(head: bytes, data: Iterable[Buffer]) -> list[memoryview]:

@@ -31,7 +31,7 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from ..params.root import Assignment, unchanged
 from ..trainers import Trainer
-from .checksummed import CHECKSUM, DTYPES, NO_CHECKSUM, OWN, TREE, is_whole, with_checksum
+from .checksummed import CHECKSUM, DTYPES, NO_CHECKSUM, OWN, TREE, head_of, is_whole, pieces_of
 from .files import atomic_write, unreadable
 
 _ARRAYS, _ARRAYS_ALONE = f"{OWN}arrays", f"{OWN}crc32"
@@ -92,8 +92,6 @@ def save_safetensors(
     >>> bool((W.as_array() == V.as_array()).all()), report.metadata
     (True, {'epoch': '3'})
     """
-    from safetensors.numpy import save as serialized  # here, since few programs need it
-
     _check("save_safetensors", collection, trainer)
     texts = _checked_texts(metadata)
     with unchanged([collection._root], "save_safetensors"):
@@ -106,11 +104,9 @@ def save_safetensors(
         arrays |= {_RANDOM + name: array for name, array in random_state().items()}
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     texts[_ARRAYS] = json.dumps({name: zlib.crc32(array.data) for name, array in arrays.items()})
-    content = memoryview(serialized(arrays, {**texts, CHECKSUM: NO_CHECKSUM}))
-    begin = 8 + int.from_bytes(content[:8], "little")
-    data = content[begin:]
+    content = pieces_of(*head_of(arrays, {**texts, CHECKSUM: NO_CHECKSUM}))
     with atomic_write(path, what="save_safetensors") as file:
-        file.writelines([*with_checksum(bytes(content[:begin]), [data]), data])
+        file.writelines(content)
 
 
 def _compared(file: _File, named: Mapping[str, AnyParameter]) -> tuple[list[str], LoadReport]:
