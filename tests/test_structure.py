@@ -670,3 +670,17 @@ def test_lines_have_at_most_100_columns():
 
 if __name__ == "__main__":
     pytest.main([__file__])
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/mpi/*.py")), ids=lambda path: path.name)
+def test_programs_of_ranks_do_without_pytest(path):
+    names = {
+        name.name if isinstance(node, ast.Import) else node.module
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    assert "pytest" not in names, (
+        f"{path.relative_to(ROOT)} imports pytest, which takes each rank longer than dist_dynet."
+        " raised.py beside it has raises()."
+    )

@@ -1,8 +1,8 @@
 """best.py: training.Best with scores of each rank's own, which are refused on all ranks; with a
 common one all keep the same model. Rank 0 prints "ok"."""
 
-import pytest
 from mpi4py import MPI
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -22,10 +22,10 @@ def step():
 
 for own in (float(rank), 1 + 1e-12 * rank, float("nan") if rank else 0.0):
     step()
-    with pytest.raises(RuntimeError, match=r"score must be the same on all ranks; got .* on rank"):
+    with raises(RuntimeError, match=r"score must be the same on all ranks; got .* on rank"):
         best.update(own)
     assert (best.score, best.count) == (None, 0)
-with pytest.raises(RuntimeError if rank == 0 else TypeError):
+with raises(RuntimeError if rank == 0 else TypeError):
     best.update(1.0 if rank == 0 else None)
 kept = w.as_array()
 assert [best.update(s) for s in (1.0, 0.5, float("nan"))] == [True, False, False] and best.is_over

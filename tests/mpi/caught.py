@@ -16,10 +16,10 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-import pytest
 from alike import use_a_host_each
 from forked import in_a_child
 from mpi4py import MPI
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -57,7 +57,7 @@ def refused(words, *parameters, **rows):
     """As step(), when the update is refused on all ranks with these words and leaves everything as
     it was."""
     before = [p.as_array() for p in m.parameters_list()], trainer.updates
-    with pytest.raises(RuntimeError, match=words):
+    with raises(RuntimeError, match=words):
         step(*parameters, **rows)
     assert all(
         (p.as_array() == values).all()
@@ -82,7 +82,7 @@ def interrupted():
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
+    with raises(KeyboardInterrupt):
         yield
     for other in range(1, size):
         MPI.COMM_WORLD.send("has left", other)
@@ -123,7 +123,7 @@ def test_frozen_without_gradient():
     b.set_updated(rank != 1)  # nobody uses it now, but momentum moves it
     dy.renew_cg()
     dy.sum_elems(a).backward()
-    with pytest.raises(RuntimeError, match='"/b" is frozen on rank 1, but not on all'):
+    with raises(RuntimeError, match='"/b" is frozen on rank 1, but not on all'):
         momentum.update()
 
 
@@ -260,7 +260,7 @@ def test_interrupted():
         with interrupted():
             step(a)
         for _ in range(3):
-            with pytest.raises(
+            with raises(
                 RuntimeError,
                 match="was interrupted, so that this rank is out of step with the others",
             ):
@@ -286,7 +286,7 @@ def test_interrupted_gather():
             set_up,
         )
         for meet in collectives_made:
-            with pytest.raises(
+            with raises(
                 RuntimeError,
                 match=(
                     r"gather \(collective \d+\) was interrupted, so that this rank is out of step"
@@ -309,7 +309,7 @@ def test_interrupted_checkpoint():
             with interrupted():
                 checkpointer.save()
             for meet in (checkpointer.save, checkpointer.resume, lambda: parallel.gather("two")):
-                with pytest.raises(
+                with raises(
                     RuntimeError,
                     match=(
                         r"checkpoint \(collective \d+\) was interrupted, so that this rank is out"
@@ -330,7 +330,7 @@ def test_checkpoint_that_cannot_be_written():
         )
         for _ in range(2):
             for meet in (checkpointer.save, checkpointer.resume):
-                with pytest.raises(NotADirectoryError):
+                with raises(NotADirectoryError):
                     meet()
             assert parallel.all_reduce(1) == size
 
@@ -343,9 +343,9 @@ def test_interrupted_after_the_exchange():
             raise KeyboardInterrupt
 
         Hooks(trainer.inner).before(interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with raises(KeyboardInterrupt):
             step(a, b)
-        with pytest.raises(
+        with raises(
             RuntimeError, match="was interrupted, so that this rank is out of step with the others"
         ):
             step(a, b)
@@ -365,7 +365,7 @@ def test_gradients_that_are_not_finite():
             if skips:
                 assert not trainer.update()
             else:
-                with pytest.raises(RuntimeError, match="Magnitude of gradient is bad: nan"):
+                with raises(RuntimeError, match="Magnitude of gradient is bad: nan"):
                     trainer.update()
             m.reset_gradients()
             trainer.set_clip_threshold(0)
@@ -450,7 +450,7 @@ def test_gradients_that_are_not_finite_and_stay():
                 backward(float("nan") if number == k - 1 else 0.0)
                 if number < k - 1:
                     assert not update()
-            with pytest.raises(RuntimeError, match="Magnitude of gradient is bad: nan"):
+            with raises(RuntimeError, match="Magnitude of gradient is bad: nan"):
                 update()
             b.clear_gradient()
             for _ in range(k):
@@ -477,7 +477,7 @@ def test_gradients_of_earlier_steps_that_one_rank_scales():
             other.update(batch)
 
     one_step(False)
-    with pytest.raises(RuntimeError, match="gradients of earlier steps of this accumulation in"):
+    with raises(RuntimeError, match="gradients of earlier steps of this accumulation in"):
         one_step(rank == 0)
     m.reset_gradients()
     one_step(False)  # its second: the first has been thrown away
@@ -498,7 +498,7 @@ def test_error_after_the_update():
 
     Hooks(trainer.inner).after(last)
     for _ in range(2):
-        with pytest.raises(OSError, match="no room today"):
+        with raises(OSError, match="no room today"):
             step(a)
     step(a)
     check(a, -3 * size)
@@ -507,9 +507,7 @@ def test_error_after_the_update():
 def test_forked():
     def takes_no_part():
         for meet in (lambda: step(a, b), parallel.barrier, lambda: parallel.gather(1)):
-            with pytest.raises(
-                RuntimeError, match="which this rank has forked, takes no part in the job"
-            ):
+            with raises(RuntimeError, match="which this rank has forked, takes no part in the job"):
                 meet()
 
     step(a)

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pytest
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -48,7 +48,7 @@ for op, end in (("max", np.inf), ("min", -np.inf)):  # a nan on any rank is seen
         np.isnan(values[:size]).all() and values[size:] == [end, size - 1 if op == "max" else 0]
         for values in every
     ), (op, every)
-with pytest.raises(
+with raises(
     ValueError,
     match=r"\[rank \d/\d\] all_reduce sum .*same kind of value; got sum of float64 \(\d,\) here",
 ):
@@ -75,9 +75,9 @@ def fails_on_two(x):
 
 
 (holder,) = [r for r in range(size) if 2 in parallel.batches.division.divide([1.0] * 9, size)[r]]
-with pytest.raises(KeyError if rank == holder else RuntimeError, match="two"):
+with raises(KeyError if rank == holder else RuntimeError, match="two"):
     parallel.evaluate(fails_on_two, range(9))
-with pytest.raises(
+with raises(
     ValueError,
     match=rf"same on all ranks; got {3 + (rank == 0)} examples here, {3 + (rank != 0)} on rank",
 ):
@@ -89,7 +89,7 @@ if rank == 1:
         time.sleep(0.1)
     parallel.barrier()
 else:
-    with pytest.raises(
+    with raises(
         TimeoutError,
         match=(
             r"waited 0.1 s for rank 1; .*rank 1 \(process \d+ on \S+\) computes at"
@@ -114,7 +114,7 @@ for step in range(3):
 model = dy.ParameterCollection()
 model.add_parameters((3, 2), name="W", init="normal")
 model.add_lookup_parameters((5, 2), name="E", init=rank)
-with pytest.raises(RuntimeError, match='rank 1 and rank 0 differ, first in "/W"'):
+with raises(RuntimeError, match='rank 1 and rank 0 differ, first in "/W"'):
     parallel.assert_in_sync(model)
 parallel.broadcast_parameters(model)
 parallel.assert_in_sync(model)
@@ -136,7 +136,7 @@ if rank == 0:
 model.save(str(folder / "model0.txt"))
 parallel.barrier()
 assert not list(folder.glob(".*")), list(folder.glob(".*"))
-with pytest.raises(RuntimeError, match="could not write"):
+with raises(RuntimeError, match="could not write"):
     model.save(str(folder / "no" / "such" / "folder.txt"))
 
 # a name of each rank's own: the others say once that nothing was written to theirs
@@ -170,13 +170,13 @@ model.reset_gradients()
 W = model.parameters_list()[0]
 trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model))
 trainer.learning_rate = 0.1 + (rank == 1)
-with pytest.raises(
+with raises(
     RuntimeError, match=r"learning rate (0.1|1.1) here, learning rate (0.1|1.1) on rank [01]"
 ):
     trainer.update()
 trainer.learning_rate = 0.1
 for _ in parallel.shard(words[rank:], batch_size=8):
-    with pytest.raises(RuntimeError, match=r"must agree; data of \d+ examples with .* here"):
+    with raises(RuntimeError, match=r"must agree; data of \d+ examples with .* here"):
         trainer.update()
     break
 

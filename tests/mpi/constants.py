@@ -8,7 +8,7 @@ import inspect
 import sys
 from pathlib import Path
 
-import pytest
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -45,18 +45,18 @@ for wrapper in (parallel.DistributedTrainer, parallel.LocalSGD):
                 together = wrapper(trainer)
                 dy.renew_cg()
                 dy.pick(p, 0).backward()
-                with pytest.raises(RuntimeError, match="all ranks must agree; learning rate"):
+                with raises(RuntimeError, match="all ranks must agree; learning rate"):
                     together.update()
                 continue
-            with pytest.raises(RuntimeError, match=f"all ranks must agree; {cls.__name__}"):
+            with raises(RuntimeError, match=f"all ranks must agree; {cls.__name__}"):
                 wrapper(trainer)
 
 # a parameter's own precision
 m = dy.ParameterCollection()
 m.add_parameters((2, 2), name="W").set_precision("float32" if rank == 1 else None)
-with pytest.raises(RuntimeError, match=r"shape and precision.*with precision 'float32'"):
+with raises(RuntimeError, match=r"shape and precision.*with precision 'float32'"):
     parallel.DistributedTrainer(dy.SimpleSGDTrainer(m))
-with pytest.raises(RuntimeError, match=r"shape and precision.*with precision 'float32'"):
+with raises(RuntimeError, match=r"shape and precision.*with precision 'float32'"):
     parallel.assert_in_sync(m)
 assert parallel.all_reduce(1) == size
 if rank == 0:

@@ -5,8 +5,8 @@
 import sys
 import time
 
-import pytest
 from mpi4py import MPI
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -28,7 +28,7 @@ def trained():
 
 if WHEN == "before":
     MPI.Finalize()
-    with pytest.raises(RuntimeError, match=r"MPI\.Finalize\(\) was called before the first use"):
+    with raises(RuntimeError, match=r"MPI\.Finalize\(\) was called before the first use"):
         trained()
 else:
     kept, pair = trained(), MPI.COMM_WORLD.Dup()
@@ -46,7 +46,7 @@ else:
             parallel.barrier,
             lambda: list(parallel.shard(range(4), 2, comm=pair)),
         ):
-            with pytest.raises(RuntimeError, match=r"MPI\.Finalize\(\) was called, after which"):
+            with raises(RuntimeError, match=r"MPI\.Finalize\(\) was called, after which"):
                 call()
     assert abs(dy.sum_elems(w).value() - w.as_array().sum()) < 1e-6
 sys.stdout.write("ok\n")

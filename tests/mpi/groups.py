@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 from mpi4py import MPI
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -43,7 +43,7 @@ words = (
     rf"\[rank {rank}/{size}\] assert_in_sync \(collective \d+ of ranks {color} and {color + 2}\):"
     rf" rank {color + 2} and rank {color} differ"
 )
-with pytest.raises(RuntimeError, match=words):
+with raises(RuntimeError, match=words):
     w.set_value(np.full(3 + color, float(rank)))
     parallel.assert_in_sync(model, comm=comm)
 parallel.broadcast_parameters(model, comm=comm)
@@ -54,13 +54,13 @@ parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), comm=alone)
 model.save(str(Path(sys.argv[1], f"alone {rank}.txt")))
 assert Path(sys.argv[1], f"alone {rank}.txt").exists()
 assert parallel.gather(rank, comm=alone) == [rank] and parallel.all_reduce(2, comm=alone) == 2
-with pytest.raises(TypeError, match="comm must be a communicator of mpi4py"):
+with raises(TypeError, match="comm must be a communicator of mpi4py"):
     parallel.barrier(comm="world")
 some = MPI.COMM_WORLD.Split(0 if rank < 2 else MPI.UNDEFINED)
 if rank < 2:
     parallel.barrier(comm=some)
 else:
-    with pytest.raises(ValueError, match=r"this rank among its ranks; got MPI\.COMM_NULL"):
+    with raises(ValueError, match=r"this rank among its ranks; got MPI\.COMM_NULL"):
         parallel.barrier(comm=some)
 
 # the other group has long left its loop; waiting longer than a watchdog's patience does not disturb

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 from mpi4py import MPI
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -195,7 +195,7 @@ def test_what_is_written_before_a_join_is_where_all_begin():
         parallel.assert_in_sync(m)
         trainer.average()
     w.set_value([rank, 0])
-    with pytest.raises(RuntimeError, match=r'"/_0" .* but not alike'), trainer.join():
+    with raises(RuntimeError, match=r'"/_0" .* but not alike'), trainer.join():
         trainer.update()
     assert w.as_array().tolist() == [rank, 0]
 
@@ -224,7 +224,7 @@ def test_what_is_frozen_and_written_inside_of_a_join_is_refused():
     trainer = LocalSGD(dy.SimpleSGDTrainer(m, 1.0), every=1)
     b.set_updated(False)
     words = "is frozen, and was written inside of join" if rank else "see the message there"
-    with pytest.raises(RuntimeError, match=words), trainer.join():
+    with raises(RuntimeError, match=words), trainer.join():
         for _ in range(rank > 0):
             dy.renew_cg()
             dy.sum_elems(w).backward()
@@ -262,7 +262,7 @@ def test_resumes_to_the_same_bits():
             trainer.update()
 
     m, trainer, checkpointer, rng = start()
-    with pytest.raises(TypeError, match=r'trainer\.outer, and add\("local", trainer, per_rank='):
+    with raises(TypeError, match=r'trainer\.outer, and add\("local", trainer, per_rank='):
         parallel.Checkpointer(sys.argv[1], m, trainer)
     run(4, m, trainer, rng)
     assert checkpointer.save() and trainer.position == 1

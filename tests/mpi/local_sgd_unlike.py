@@ -6,7 +6,7 @@ import sys
 import tempfile
 
 import numpy as np
-import pytest
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -416,7 +416,7 @@ def test_rows_of_a_state_that_are_none_are_refused():
     (late,) = (name for name in state if name.startswith("late:"))
     assert state[late].tolist() == [0]
     for bad in ([1], [-1], [0.0], [[0]]):
-        with pytest.raises(ValueError, match="rows kept of"):
+        with raises(ValueError, match="rows kept of"):
             trainer.load_state({**state, late: np.array(bad)})
     everywhere(w, 7)
 

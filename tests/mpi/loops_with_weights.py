@@ -5,9 +5,9 @@ import itertools
 from functools import partial
 
 import numpy as np
-import pytest
 from least_squares import DATA, EPOCH, SIZE, Model, descend, expect, steps
 from mpi4py import MPI
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -179,7 +179,7 @@ def test_arrays_of_weights_count_as_they_are_in_each_step():
         batches = iter(parallel.shard(range(6), 2, weight=weights, comm=MPI.COMM_SELF))
         next(batches)
         weights[:] = [wrong] * 6
-        with pytest.raises((TypeError, ValueError), match=f"shard: weight.* must be .*{words}"):
+        with raises((TypeError, ValueError), match=f"shard: weight.* must be .*{words}"):
             next(batches)
 
 

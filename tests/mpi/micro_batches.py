@@ -1,7 +1,7 @@
 """What reproducible=True refuses, and what it does with parameters that ranks treat differently;
 checked on every rank."""
 
-import pytest
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -18,12 +18,10 @@ words = (
     r"all ranks must agree; vector loops for level \d, BLAS .* here, .* on rank [01]\."
     r" reproducible=True needs"
 )
-with pytest.raises(RuntimeError, match=words):
+with raises(RuntimeError, match=words):
     parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), reproducible=True)
 reproducible.SIMD = "level 0"
-with pytest.raises(
-    RuntimeError, match=r"all ranks must agree; .*reproducible=(True|False), .* here"
-):
+with raises(RuntimeError, match=r"all ranks must agree; .*reproducible=(True|False), .* here"):
     parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), reproducible=rank == 0)
 trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, 1), reproducible=True)
 trainer.set_clip_threshold(0)
@@ -57,7 +55,7 @@ parallel.assert_in_sync(model)
 for i, _ in enumerate(parallel.shard(range(4), batch_size=2, micro_batches=2 * size)):
     if i == 1:
         model.add_parameters(2, name="later")
-        with pytest.raises(RuntimeError, match="parameters were added within a step"):
+        with raises(RuntimeError, match="parameters were added within a step"):
             trainer.update()
         break
     trainer.update()
@@ -108,5 +106,5 @@ w.set_updated(rank != 1)
 for _ in parallel.shard(range(2 * size), batch_size=2 * size, micro_batches=size):
     if w.is_updated():
         a_pass()
-    with pytest.raises(RuntimeError, match='"/w" is frozen on rank 1, but not on all'):
+    with raises(RuntimeError, match='"/w" is frozen on rank 1, but not on all'):
         trainer.update()

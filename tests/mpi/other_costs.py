@@ -2,7 +2,7 @@
 on each; the first update() says so on all, and evaluate(). Rank 0 prints "ok"."""
 
 import numpy as np
-import pytest
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -35,7 +35,7 @@ def trained(**given):
 
 
 for what, given in UNLIKE.items():
-    with pytest.raises(RuntimeError, match=r"all ranks must agree; costs and weights \w+ here,"):
+    with raises(RuntimeError, match=r"all ranks must agree; costs and weights \w+ here,"):
         trained(**given)
     assert parallel.all_reduce(1) == size, what
 alike = np.random.default_rng(1)
@@ -49,9 +49,9 @@ for given in (
     assert trained(**given)[0] == 2
 
 for cost in (lambda x: mine.random(), mine.permutation(12)):
-    with pytest.raises(ValueError, match="evaluate: cost must be the same on all ranks"):
+    with raises(ValueError, match="evaluate: cost must be the same on all ranks"):
         parallel.evaluate(int, DATA, cost=cost)
-with pytest.raises(ValueError, match="evaluate: the data must be the same on all ranks, in one"):
+with raises(ValueError, match="evaluate: the data must be the same on all ranks, in one"):
     parallel.evaluate(int, DATA if rank else DATA[::-1])
 assert parallel.evaluate(int, DATA, cost=lambda x: x) == [*range(12)]
 if rank == 0:

@@ -4,7 +4,7 @@ first update() says so on both."""
 import sys
 from pathlib import Path
 
-import pytest
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -17,7 +17,7 @@ for batch in parallel.shard(data, batch_size=3):
     if batch:
         dy.renew_cg()
         w.backward()
-    with pytest.raises(
+    with raises(
         RuntimeError,
         match=(
             r"must agree; data of 3 examples with fingerprint [0-9a-f]+ here, data of 3 examples"

@@ -1,7 +1,7 @@
 """other_ranks.py: shards and trainers over different ranks (four ranks). Rank 0 prints "ok"."""
 
-import pytest
 from mpi4py import MPI
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -29,7 +29,7 @@ DATA = [float(x) for x in range(8)]
 for of_trainer, of_shard in ((pair, None), (alone, None), (alone, pair)):
     for named in (False, True):
         for options in ({}, {"accumulate": 2}):
-            with pytest.raises(
+            with raises(
                 RuntimeError, match=r"shard\(\) over the trainer's rank.*same comm= as the trainer"
             ):
                 trained(DATA, of_trainer, of_shard, named, **options)

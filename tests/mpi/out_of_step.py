@@ -4,7 +4,7 @@ and stay in step, or the rank is refused. Rank 0 prints "ok" (two ranks)."""
 import threading
 
 import numpy as np
-import pytest
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -17,7 +17,7 @@ def broken(x):
     return threading.Lock() if bad else x
 
 
-def raises(*args):
+def fails(*args):
     raise KeyError("no such example")
 
 
@@ -42,7 +42,7 @@ WAYS = {  # what fails on rank 1: its exception there, and elsewhere
     ),
     "evaluate: results": (lambda: parallel.evaluate(broken, range(4)), TypeError, RuntimeError),
     "evaluate: fn": (
-        lambda: parallel.evaluate(raises if bad else int, range(4)),
+        lambda: parallel.evaluate(fails if bad else int, range(4)),
         KeyError,
         RuntimeError,
     ),
@@ -52,18 +52,18 @@ WAYS = {  # what fails on rank 1: its exception there, and elsewhere
         RuntimeError,
     ),
     "evaluate: data": (
-        lambda: parallel.evaluate(int, (raises() for _ in range(4)) if bad else range(4)),
+        lambda: parallel.evaluate(int, (fails() for _ in range(4)) if bad else range(4)),
         KeyError,
         RuntimeError,
     ),
     "evaluate: cost": (
-        lambda: parallel.evaluate(int, range(4), cost=raises if bad else None),
+        lambda: parallel.evaluate(int, range(4), cost=fails if bad else None),
         KeyError,
         RuntimeError,
     ),
 }
 for what, (call, here, there) in WAYS.items():
-    with pytest.raises(here if bad else there) as caught:
+    with raises(here if bad else there) as caught:
         call()
     assert bad or "on rank 1" in str(caught.value), (what, caught.value)
     assert parallel.all_reduce(10.0) == 10 * size, what
@@ -71,9 +71,9 @@ for what, (call, here, there) in WAYS.items():
 
 # the same on all ranks: each has its own exception
 for value, kind in ((None, TypeError), ("a", TypeError)):
-    with pytest.raises(kind):
+    with raises(kind):
         parallel.all_reduce(value)
-with pytest.raises(ValueError, match="op must be one of"):
+with raises(ValueError, match="op must be one of"):
     parallel.all_reduce(1, "median")
 assert parallel.all_reduce(1) == size
 
@@ -93,7 +93,7 @@ for value, op in (
     (np.array([1, 2**63 - 1, 0]), "sum"),
     (np.array([[2**60]]), "prod"),
 ):
-    with pytest.raises(OverflowError, match=rf"all_reduce {op} .* must fit into u?int64"):
+    with raises(OverflowError, match=rf"all_reduce {op} .* must fit into u?int64"):
         parallel.all_reduce(value, op)
     assert parallel.all_reduce(1) == size
 
@@ -110,16 +110,16 @@ for accumulate in (1, 2):
                 trainer.update(2)
                 continue
             words = "the weight must be a number" if bad else "on rank 1 it is not known which"
-            with pytest.raises(RuntimeError, match=words):
+            with raises(RuntimeError, match=words):
                 trainer.update(wrong if bad else 1)
             m.reset_gradients()
     assert trainer.updates == 1 and np.allclose(w.as_array(), before - 1, atol=1e-5)
 trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1), average="sum")
 trainer.update()
 if bad:
-    with pytest.raises(ValueError, match="nothing is weighted"):
+    with raises(ValueError, match="nothing is weighted"):
         trainer.update(2)
-    with pytest.raises(RuntimeError, match="this rank is out of step"):
+    with raises(RuntimeError, match="this rank is out of step"):
         trainer.update()
 
 # what only this rank knows to have left
@@ -128,14 +128,14 @@ if bad:
     def interrupted(x):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with raises(KeyboardInterrupt):
         parallel.evaluate(interrupted, range(4))
-    with pytest.raises(RuntimeError, match="evaluate was interrupted, so that this rank is out of"):
+    with raises(RuntimeError, match="evaluate was interrupted, so that this rank is out of"):
         parallel.all_reduce(1)
     parallel.data.collectives.world().mark_out_of_step("")  # as if it had not been
     parallel.gather(((4, 0, 0), b"", "left", ("", (0, 0))))
 else:
-    with pytest.raises(RuntimeError, match="on rank 1 it has raised left"):
+    with raises(RuntimeError, match="on rank 1 it has raised left"):
         parallel.evaluate(int, range(4))
 assert parallel.all_reduce(1) == size
 if rank == 0:

@@ -7,8 +7,8 @@ prints "ok"."""
 import gc
 import warnings
 
-import pytest
 from mpi4py import MPI
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -71,11 +71,11 @@ def of_groups(kind, comm):
     mine = Model(lambda t: kind(t, comm=comm), start=rank % 2)
     assert said_of(mine, comm=comm) == ""
     is_said(GROUPS, mine)
-    with pytest.raises(ValueError, match=f"the data must be the same.*{GROUPS}.*comm="):
+    with raises(ValueError, match=f"the data must be the same.*{GROUPS}.*comm="):
         scores(mine, UNLIKE)
-    with pytest.raises(RuntimeError, match=f"score must be the same.*{GROUPS}.*comm="):
+    with raises(RuntimeError, match=f"score must be the same.*{GROUPS}.*comm="):
         dy.training.Best(mine.m).update(rank % 2)
-    with pytest.raises(RuntimeError, match=f"differ.*{GROUPS}.*comm="):
+    with raises(RuntimeError, match=f"differ.*{GROUPS}.*comm="):
         parallel.assert_in_sync(mine.m)
     beside_another(mine)
     gc.collect()
@@ -91,7 +91,7 @@ def beside_another(mine):
     """One that is over all ranks; nothing is known of which is scored."""
     both = Model(parallel.DistributedTrainer)
     assert said_of(both) == said_of(mine) == ""
-    with pytest.raises(ValueError, match="the data must be the same") as caught:
+    with raises(ValueError, match="the data must be the same") as caught:
         scores(both, UNLIKE)
     assert GROUPS not in str(caught.value)
 

@@ -10,9 +10,9 @@ import sys
 import time
 
 import numpy as np
-import pytest
 from alike import distributed, model_of, run, step, use_a_host_each
 from forked import in_a_child
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -135,9 +135,9 @@ def test_update_after_an_interrupted_one():
         trainer.update()
     step(w)
     if rank == 0:
-        with pytest.raises(TimeoutError, match=r"waited 0\.5 s for"):
+        with raises(TimeoutError, match=r"waited 0\.5 s for"):
             trainer.update()
-        with pytest.raises(
+        with raises(
             RuntimeError, match="was interrupted, so that this rank is out of step with the others"
         ):
             trainer.update()
@@ -319,7 +319,7 @@ def test_choice():
             type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine).sync.exchange)
             is kind
         )
-    with pytest.raises(
+    with raises(
         RuntimeError,
         match=r"all ranks must agree; .* exchange='(mpi|shared)', overlap=True, compression=None",
     ):
@@ -330,7 +330,7 @@ def test_several_hosts():
     m, _, _ = model_of(3)
     use_a_host_each()
     assert type(distributed(m).sync.exchange) is engines.HybridExchange
-    with pytest.raises(RuntimeError, match="needs all ranks on one Linux host"):
+    with raises(RuntimeError, match="needs all ranks on one Linux host"):
         distributed(m, exchange="shared")
     session.world().tells_hosts_apart = False
     assert type(distributed(m).sync.exchange) is engines.MpiExchange

@@ -14,8 +14,8 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import pytest
 from forked import in_a_child
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -164,7 +164,7 @@ def program(seed, shared):
             if trainer.skip_nonfinite:
                 trainer.update(*weight)
             elif trainer.get_clip_threshold():
-                with pytest.raises(RuntimeError, match="bad"):
+                with raises(RuntimeError, match="bad"):
                     trainer.update(*weight)
                 seen.append([x._flat_gradient().tobytes() for x in parameters])
                 seen.append([x.touched_gradients().tobytes() for x in tables])
@@ -311,7 +311,7 @@ def test_own_write_is_seen_by_nobody_else():
         parameters[0].scale(2)
     parallel.barrier()
     assert (held(m) == values) == (rank != 0)
-    with pytest.raises(RuntimeError, match=f'differ, first in "{parameters[0].name()}"'):
+    with raises(RuntimeError, match=f'differ, first in "{parameters[0].name()}"'):
         trainer.update()
 
 
@@ -334,7 +334,7 @@ def test_own_write_is_refused_until_all_have_the_same():
     if rank == 0:
         parameters[0].scale(2)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=f'differ, first in "{parameters[0].name()}"'):
+        with raises(RuntimeError, match=f'differ, first in "{parameters[0].name()}"'):
             step(trainer, parameters, tables, rng)
     parallel.broadcast_parameters(m)
     for _ in range(3):
@@ -432,7 +432,7 @@ def test_refused_update_leaves_all_as_it_was():
             (dy.squared_norm(p) * (1 + rank)).backward()
             before = [p._flat_gradient().tobytes(), *held(m)]
             if refused:
-                with pytest.raises(ValueError, match="must be positive"):
+                with raises(ValueError, match="must be positive"):
                     trainer.update()
                 assert before == [p._flat_gradient().tobytes(), *held(m)]
             else:
@@ -476,7 +476,7 @@ def test_owners_between_hosts():
         dy.renew_cg()
         far = dy.inputVector([np.inf if rank == 1 else 1] * 150)
         dy.dot_product(W * dy.esum([often[k] for k in range(8)]), far).backward()
-        with pytest.raises(RuntimeError, match="not finite"):
+        with raises(RuntimeError, match="not finite"):
             trainer.update()
         rows = np.argsort(often.touched_rows())
         seen += [p.grad_as_array().tobytes() for p in (W, b)]

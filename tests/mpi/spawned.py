@@ -3,8 +3,8 @@ write, and the job goes on. Rank 0 prints "ok", or why nothing can be spawned he
 
 import sys
 
-import pytest
 from mpi4py import MPI
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -24,7 +24,7 @@ except MPI.Exception as error:
 m = dy.ParameterCollection()
 m.add_parameters(2)
 trainer = dy.SimpleSGDTrainer(m)
-with pytest.raises(TypeError, match="comm must be a communicator of mpi4py"):
+with raises(TypeError, match="comm must be a communicator of mpi4py"):
     parallel.DistributedTrainer(trainer, comm=between)
 all_of_them = between.Merge()
 for call in (
@@ -32,7 +32,7 @@ for call in (
     lambda: parallel.gather(1, comm=all_of_them),
     lambda: list(parallel.shard(range(4), 2, comm=all_of_them)),
 ):
-    with pytest.raises(ValueError, match=r"ranks of this job only; got one of 3 .* mpirun -n 3"):
+    with raises(ValueError, match=r"ranks of this job only; got one of 3 .* mpirun -n 3"):
         call()
 all_of_them.Free()
 between.Disconnect()

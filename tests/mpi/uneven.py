@@ -2,7 +2,7 @@
 start, checked on every rank."""
 
 import numpy as np
-import pytest
+from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -119,7 +119,7 @@ model, w, table, trainer = new()
 with parallel.Join(trainer):
     pass
 assert trainer.updates == 0
-with pytest.raises(KeyError, match="mine"), parallel.Join(trainer):
+with raises(KeyError, match="mine"), parallel.Join(trainer):
     raise KeyError("mine")
 
 # no_sync: gradients and weights add up
@@ -166,7 +166,7 @@ trainer.update()
 parallel.assert_in_sync(model)
 if size > 1:
     other = dy.AdamTrainer(model) if rank else dy.SimpleSGDTrainer(model)
-    with pytest.raises(
+    with raises(
         RuntimeError,
         match=(
             r"all ranks must agree; \w+ with average='mean', .* here, \w+ with average='mean', .*"
