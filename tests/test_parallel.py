@@ -97,7 +97,7 @@ def in_world_of(library, after, **variables):
 import os, sys, types
 import dist_dynet as dy
 world = types.SimpleNamespace(size=1, rank=0, Abort=lambda code: os.write(1, b"aborts"))
-mpi = types.SimpleNamespace(COMM_WORLD=world, Is_initialized=lambda: True, get_vendor=lambda: ({library!r}, (5, 0, 0)))
+mpi = types.SimpleNamespace(COMM_WORLD=world, Is_initialized=lambda: True, Is_finalized=lambda: False, Finalize=lambda: None, get_vendor=lambda: ({library!r}, (5, 0, 0)))
 sys.modules["mpi4py"] = types.SimpleNamespace(rc=types.SimpleNamespace(finalize=True, initialize=False), MPI=mpi)
 try:
     print(dy.parallel.rank(), flush=True)

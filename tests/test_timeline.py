@@ -232,10 +232,12 @@ def test_an_end_of_the_job_that_fails_ends_mpi_all_the_same(monkeypatch):
     ended = []
     monkeypatch.setattr(failures, "finalize_mpi", lambda: ended.append(os._exit))
     monkeypatch.setattr(failures._State, "process", os.getpid())
+    monkeypatch.setattr(failures._State, "has_left", False)
     monkeypatch.setattr(failures._State, "on_leave", [lambda: 1 / 0])
+    world = SimpleNamespace(end=lambda: None)
     comm = SimpleNamespace(Ibarrier=lambda: SimpleNamespace(Test=lambda: True))
     with pytest.raises(ZeroDivisionError):
-        failures._leave(comm)
+        failures._leave(world, comm)
     assert len(ended) == 1
 
 
