@@ -8,7 +8,7 @@
 #                                        MPI programs in four, which often wait
 #     scripts/test.sh -m 'not slow' -x   arguments go to pytest
 #
-# How long: installing takes a minute or two at the first call, the tests about a quarter of an hour
+# How long: installing takes a minute or two at the first call, the tests 15 to 18 minutes
 # on two cores.
 # What to expect: pytest's summary, twice without arguments, all passed; a skip says its reason.
 # Needs: Python >= 3.10 with pip and venv, a C compiler.

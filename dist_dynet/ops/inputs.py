@@ -16,7 +16,7 @@ from .._manner import dims_in_a_tuple
 from ..expression import Expression
 from ..graph import ComputationGraph, current_graph
 from ..params.access import constant_of
-from ..params.dims import as_dims, check_device
+from ..params.dims import as_dims, check_device, check_elements
 from ..params.parameters import LookupParameters
 from ._input_nodes import (
     _inputExpression,
@@ -254,6 +254,7 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
     if device:
         check_device(device, "sparse_inputTensor")
     dims = as_dims(shape, "sparse_inputTensor")
+    check_elements(prod(dims), "sparse_inputTensor")
     if not isinstance(idxs, Sequence | np.ndarray) or isinstance(idxs, str):
         raise TypeError(
             f"sparse_inputTensor: takes a list of indices for each dim; got {type(idxs).__name__}."
@@ -303,6 +304,7 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
             raise ValueError(
                 f"one_hot: index {i} is outside of {d} classes. Indices run from 0 to {d - 1}."
             )
+    check_elements(len(rows) * d, "one_hot")
     flat = np.zeros(len(rows) * d, DTYPE)
     for b, i in enumerate(rows):
         flat[b * d + i] = 1

@@ -77,6 +77,16 @@ def check_size(dims: tuple[int, ...], what: str) -> None:
         )
 
 
+def check_elements(n: int, what: str) -> None:
+    """Makes sure that an expression can have so many numbers. Call it before there is an array.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    if n >= 1 << 31:
+        raise ValueError(f"{what}: the result would have more than {(1 << 31) - 1} elements.")
+
+
 def check_device(device: str, what: str) -> None:
     """Makes sure that the device is the CPU.
 

@@ -349,6 +349,14 @@ ROWS = [
         [case()],
         **plain,
         errors=[
+            *(
+                refuses(
+                    lambda n=n: dy.sparse_inputTensor([[0] * n, [1] * n], [1] * n, (60000, 60000)),
+                    ValueError,
+                    "^sparse_inputTensor: the result would have more than 2147483647 elements",
+                )
+                for n in (1, 100)
+            ),
             refuses(
                 lambda: dy.sparse_inputTensor([[0], [3]], [1], (2, 3)),
                 ValueError,
@@ -414,6 +422,11 @@ ROWS = [
             ),
             refuses(lambda: dy.one_hot(3, [0, -1]), ValueError, "^one_hot: index -1 is outside"),
             refuses(lambda: dy.one_hot(3, 0.5), TypeError, "^one_hot: indices must be integers"),
+            refuses(
+                lambda: dy.one_hot(1 << 30, [0, 1]),
+                ValueError,
+                "^one_hot: the result would have more than 2147483647 elements",
+            ),
         ],
     ),
     Row(

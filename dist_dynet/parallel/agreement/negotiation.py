@@ -93,9 +93,8 @@ class Step(NamedTuple):
                 f"data of {examples} examples with fingerprint {data:x}": "Give shard() the same"
                 " data in the same order on all ranks: it deals them out itself.",
                 **{f"{name}={n:d}": "" for name, n in settings._asdict().items()},
-                f"costs and weights {division:x}": "Give shard() cost= and weight= as arrays"
-                " that hold the same on all ranks, also when they change, or as functions of the"
-                " example alone.",
+                f"costs and weights {division:x}": "Give shard() arrays that stay alike on all"
+                " ranks as cost= and weight=, or functions of the example alone.",
             }
         parts[f"passes: {self.passes}"] = ""
         which = f"update_subset {self.subset:x}" if self.subset else "all parameters"
