@@ -27,7 +27,7 @@ from ..agreement.structure import Structure
 from ..batches.batches import Batch
 from ..processes.rank_names import format_ranks
 from ..processes.world import World, hash_of
-from .gradients import FlatLayout, Node, add_up, marks_of, put_back, take_out
+from .gradients import FlatLayout, Node, add_up, empty_node, marks_of, put_back, take_out
 from .pass_changes import PassChanges
 
 _NO_BATCH = Step()
@@ -209,6 +209,8 @@ class Accumulation:
         """Counts a pass that leaves its gradients where they are."""
         self.in_place += 1
         self._doubt = doubt or self._doubt
+        if doubt:  # on this rank alone, perhaps
+            self.stash.hold_nothing(self._trainer.collection)
         if self._watched is not None:
             self._watched.hold()
 
@@ -275,18 +277,30 @@ class Stash:
     def take(self, m: ParameterCollection, factor: float) -> None:
         """Moves the gradients of a collection, times factor, into the stash."""
         with self.unseen():
-            layout = self._layouts.get(m)
-            if layout is None or not layout.structure.fits(m):  # parameters were added
-                layout = self._layouts[m] = FlatLayout(Structure(m))
-            pool = self._pools.setdefault(layout, [])
-            node = take_out(layout, 0, factor, pool)
-            same = [kept for kept in self.kept if kept.layout is layout]
-            if same:
-                add_up(layout, same[0].node, node, pool)
-                same[0].left[:] = True
-                same[0].read.clear()
-            else:
-                self.kept.append(_Kept(layout, node))
+            layout = self._layout(m)
+            self._add(layout, take_out(layout, 0, factor, self._pools.setdefault(layout, [])))
+
+    def hold_nothing(self, m: ParameterCollection) -> None:
+        """What take() does on the other ranks, where the gradients of this one stay where they
+        are."""
+        with self.unseen():
+            layout = self._layout(m)
+            self._add(layout, empty_node(layout))
+
+    def _layout(self, m: ParameterCollection) -> FlatLayout:
+        layout = self._layouts.get(m)
+        if layout is None or not layout.structure.fits(m):  # parameters were added
+            layout = self._layouts[m] = FlatLayout(Structure(m))
+        return layout
+
+    def _add(self, layout: FlatLayout, node: Node) -> None:
+        same = [kept for kept in self.kept if kept.layout is layout]
+        if same:
+            add_up(layout, same[0].node, node, self._pools.setdefault(layout, []))
+            same[0].left[:] = True
+            same[0].read.clear()
+        else:
+            self.kept.append(_Kept(layout, node))
 
     def put_back(self, params: Iterable[AnyParameter]) -> None:
         """Moves the stashed gradients of these parameters back, adding them to the present ones."""

@@ -134,26 +134,29 @@ def add_up(layout: FlatLayout, left: Node, right: Node, pool: list[NDArray[Any]]
     left.filled = left.filled | right.filled
 
 
+def empty_node(layout: FlatLayout, number: int = 0) -> Node:
+    """A micro-batch without gradients."""
+    structure = layout.structure
+    filled = np.zeros(len(structure.dense), np.bool_)
+    return Node(number, 0, filled, None, 0, [None] * len(structure.tables))
+
+
 def take_out(layout: FlatLayout, number: int, factor: float, pool: list[NDArray[Any]]) -> Node:
     """Moves the gradients of the layout's parameters, times factor, out of the collection; with
     factor 0 they are dropped."""
-    structure = layout.structure
-    filled = np.zeros(len(structure.dense), np.bool_)
-    dense: NDArray[Any] | None = None
-    tables: list[Rows | None] = [None] * len(structure.tables)
+    structure, node = layout.structure, empty_node(layout, number)
     if factor:
-        filled = np.array(
-            [not lib.dn_param_empty(p) for p in structure.handles[: len(filled)]], np.bool_
-        )
-        tables = [_rows_of(table, factor) for table in structure.tables]
-    if filled.any():
+        dense = structure.handles[: len(node.filled)]
+        node.filled = np.array([not lib.dn_param_empty(p) for p in dense], np.bool_)
+        node.tables = [_rows_of(table, factor) for table in structure.tables]
+    if node.filled.any():
         # the zeros between parameters stay
-        dense = pool.pop() if pool else np.zeros(layout.size, DTYPE)
-        for run in layout.runs(filled):
-            np.multiply(layout.gradient(run), DTYPE.type(factor), out=dense[run[1] : run[2]])
+        node.dense = pool.pop() if pool else np.zeros(layout.size, DTYPE)
+        for run in layout.runs(node.filled):
+            np.multiply(layout.gradient(run), DTYPE.type(factor), out=node.dense[run[1] : run[2]])
     for handle in structure.handles:
         lib.dn_param_clear_gradient(handle)
-    return Node(number, 0, filled, dense, 0, tables)
+    return node
 
 
 def put_back(layout: FlatLayout, node: Node, factor: Any = 1) -> None:
