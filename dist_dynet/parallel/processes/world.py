@@ -111,6 +111,7 @@ class World:
         """The ranks of the job by host; a rank whose host is unknown counts as a host of its
         own."""
         self.tells_hosts_apart = True
+        """Whether the hosts of all ranks of the job are known."""
         self.mpi: Any = None
         self.comm: Any = None
         self._job, self._collectives = _Job(), _Collectives()
