@@ -32,6 +32,12 @@ class _Manner:
     def __init__(self) -> None:
         self.said: set[str] = set()
 
+    def is_first(self, key: str) -> bool:
+        """Whether something is said for the first time, as it has been from now on."""
+        first = key not in self.said
+        self.said.add(key)
+        return first
+
 
 manner = _Manner()
 
@@ -69,9 +75,8 @@ def dims_in_a_tuple(second: str, of: int = 0) -> Callable[[Callable[P, R]], Call
                 and args[of + 1]
                 and _is_size(args[of])
                 and not manner.dynet
-                and name not in manner.said
+                and manner.is_first(name)
             ):
-                manner.said.add(name)
                 a, b = args[of:]
                 warn(
                     f"{name}: dims are one argument, so that {b} is the {second} here. For dims"

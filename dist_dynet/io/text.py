@@ -28,15 +28,13 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE
 from .._file_names import FileName, file_path, is_text
-from ..params.dims import MAX_DIMS
+from ..params.dims import MAX_DIMS, MAX_NUMBERS
 from ..params.initializers import GlorotInitializer
 from ..params.root import Assignment, unchanged
 from ..params.undo import all_or_nothing
 from ._numerals import AT_ONCE, WIDTH, spelt
 from ._protocols import CollectionLike, ParameterLike
 from .files import BUFFER, atomic_write, keeps_gradients, unreadable
-
-_MAX_SIZE = (1 << 31) - 1
 
 # ---- writing ---------------------------------------------------------------------------
 
@@ -283,7 +281,7 @@ class ModelFile:
         )
         is_table = entry.tag == "LookupParameter"
         ok = (
-            entry.size <= _MAX_SIZE
+            entry.size <= MAX_NUMBERS
             and len(entry.dims) <= MAX_DIMS
             and not (is_table and not entry.dims[-1])
         )

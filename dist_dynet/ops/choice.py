@@ -88,8 +88,7 @@ def sample_categorical(x: Expression, n: int = 1, d: int = 0) -> _choiceExpressi
     >>> dy.sample_categorical(dy.inputVector([0, 1000, 0]), 3).indices().tolist()
     [1, 1, 1]
     """
-    if isinstance(x, _Probabilities) and "sample_categorical" not in manner.said:
-        manner.said.add("sample_categorical")
+    if isinstance(x, _Probabilities) and manner.is_first("sample_categorical"):
         warn(
             "sample_categorical: x are scores or log probabilities, whose softmax() it takes; got"
             " probabilities. Write sample_categorical(dy.log(p)). This is said once."

@@ -132,8 +132,7 @@ class TrainerWrapper:
         the average over ranks is stats().gradient_norm, after the update."""
         norm, here = self._inner.gradient_norm(), self.sync.here
         is_averaged = here.size > 1 and self.sync.hooks.c == Hooks(self._inner).c
-        if norm and is_averaged and here.rank == 0 and "norm" not in manner.said:
-            manner.said.add("norm")
+        if norm and is_averaged and here.rank == 0 and manner.is_first("norm"):
             warn(
                 "gradient_norm: it is that of this rank's gradients, before they are averaged over"
                 " the ranks. To clip, write set_clip_threshold(), which clips the average; its norm"

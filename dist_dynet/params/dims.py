@@ -13,6 +13,8 @@ from .._file_names import is_text
 from .._integers import integer
 
 MAX_DIMS: int = lib.DN_MAX_DIMS
+MAX_NUMBERS = (1 << 31) - 1
+"""Of a parameter, or an expression with its batch."""
 
 
 @accelerated
@@ -71,9 +73,9 @@ def check_size(dims: tuple[int, ...], what: str) -> None:
     Raises:
         ValueError: there are too many.
     """
-    if math.prod(dims) >= 1 << 31:
+    if math.prod(dims) > MAX_NUMBERS:
         raise ValueError(
-            f"{what}: a parameter holds at most {(1 << 31) - 1} numbers; got dims {dims}."
+            f"{what}: a parameter holds at most {MAX_NUMBERS} numbers; got dims {dims}."
         )
 
 
@@ -83,8 +85,8 @@ def check_elements(n: int, what: str) -> None:
     Raises:
         ValueError: there are too many.
     """
-    if n >= 1 << 31:
-        raise ValueError(f"{what}: the result would have more than {(1 << 31) - 1} elements.")
+    if n > MAX_NUMBERS:
+        raise ValueError(f"{what}: the result would have more than {MAX_NUMBERS} elements.")
 
 
 def check_device(device: str, what: str) -> None:

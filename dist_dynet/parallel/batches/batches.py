@@ -431,8 +431,7 @@ def warn_if_alone(loop: Loop, here: World) -> None:
 
 def warn_of_alone(ranks: int, what: str) -> None:
     """Warns once that each rank trains a model of its own; what: how the program does so."""
-    if "shard" not in manner.said:
-        manner.said.add("shard")
+    if manner.is_first("shard"):
         warn(
             f"shard: the examples are divided among {ranks} ranks, and {what}, so that each rank"
             " trains a model of its own on its part. Write trainer ="

@@ -96,8 +96,7 @@ def warn_of(here: World, every: Sequence[tuple[str, tuple[int, int]]]) -> None:
     is_unlike = len(trained) > len({number for number, _ in trained})
     for words in [words.strip() for words, _ in every] + [_PLAIN] * is_unlike:
         key = "evaluate " + words[-30:]  # without the number of ranks
-        if words and key not in manner.said:
-            manner.said.add(key)
+        if words and manner.is_first(key):
             warn(
                 f"evaluate: the results may come from several models. {words} It does no harm if"
                 " fn uses only models that are the same on all ranks. This is said once."

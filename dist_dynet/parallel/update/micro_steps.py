@@ -156,10 +156,8 @@ class MicroSteps:
         return bool(lib.dn_store_passes(other._root.c) > end.own)
 
     def _say(self, key: str, words: str) -> None:
-        if key not in manner.said:
-            manner.said.add(key)
-            if self._is_main:
-                warn(f"update: with reproducible=True {words} This is said once.")
+        if manner.is_first(key) and self._is_main:
+            warn(f"update: with reproducible=True {words} This is said once.")
 
 
 _VALUES = "values within a step"

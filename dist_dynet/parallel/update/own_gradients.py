@@ -132,10 +132,9 @@ class OwnGradients(Watch):
 
     def on_flags(self, flags: int) -> None:
         """Called with the flags of all ranks."""
-        if flags & Flag.LEAVES_OUT and "left out" not in manner.said:
-            manner.said.add("left out")  # on all ranks
-            if self._is_main:
-                warn(_LEFT_OUT)
+        # said on all ranks, so that none asks again
+        if flags & Flag.LEAVES_OUT and manner.is_first("left out") and self._is_main:
+            warn(_LEFT_OUT)
         if flags & Flag.OWN and self._is_main:
             self._say(
                 "update: on another rank gradients were changed or dropped, or values were moved"
@@ -151,9 +150,8 @@ class OwnGradients(Watch):
 
     def _say(self, message: str) -> None:
         """Warns on rank 0; on other ranks, notifies rank 0."""
-        if "own gradients" in manner.said:
+        if not manner.is_first("own gradients"):
             return
-        manner.said.add("own gradients")
         if self._is_main:
             warn(message)
         else:
