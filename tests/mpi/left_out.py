@@ -150,15 +150,6 @@ def said_by(body, size=4, shard=None, **options):
     return found
 
 
-def in_local_sgd(a, batch):
-    """Each rank decides on its own steps, also on the last before an average."""
-    if is_large(batch):
-        a.trainer.update(0)
-    else:
-        a.backward(batch)
-        a.trainer.update(len(batch))
-
-
 TOLD = parallel.is_main() and parallel.world_size() > 1
 for body in (
     by_its_loss,
@@ -187,8 +178,9 @@ for body in (
     for size in (1, 4, 9):  # with 1 all ranks but one have no examples
         assert said_by(body, size) == [], (body.__name__, size)
 assert said_by(plain, accumulate=2) == said_by(by_all, accumulate=2) == []
+# each rank decides on its own steps, also on the last before an average
 for every, size in ((1, 4), (2, 4), (2, 2), (3, 2), (5, 2)):
-    for body in (plain, in_local_sgd):
+    for body in (plain, counted_as_none):
         said = said_by(body, size, make=parallel.LocalSGD, every=every)
         assert said == [], (body.__name__, every, size, said)
 # where losses are summed, each example counts by itself
