@@ -155,8 +155,8 @@ if not TYPE_CHECKING:  # else no name would be unknown
         for each in _then:
             each()
 
-    # by then the searches have taken about as long as the imports will
-    _ffi.calls.set_many(1 << 21, _without_search)
+    # by then the searches have taken as long as the imports will, where no bytecode is kept
+    _ffi.calls.set_many(1 << 23, _without_search)
 
 
 def __dir__() -> list[str]:

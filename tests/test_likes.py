@@ -1,7 +1,8 @@
 """Nodes like earlier ones: a program makes a sequence of nodes several times in one graph, each
 time with a few differences of size, batch, parameter, attribute or operation, and with reverts and
 values in between. Sizes, values and gradients are those of the sequences made in graphs of their
-own, bit for bit where nothing is batched.
+own, bit for bit where nothing is batched. And graphs that follow one another, alike but for such
+differences: each is as if it came after a graph that has nothing in common with it.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dist_dynet as dy
-from dist_dynet._ffi import DTYPE_NAME
+from dist_dynet._ffi import DTYPE_NAME, lib
 
 TOLERANCE = 1e-10 if DTYPE_NAME == "float64" else 1e-5
 SIZES = (3, 4)
@@ -94,6 +95,41 @@ def of_one(lines, copy):
     return [x.dim() for x in nodes], values, [p.grad_as_array() for p in parameters()]
 
 
+def of_next(lines, copy, strategy):
+    """The same of a sequence in the next graph, which may be reverted meanwhile, with a parameter
+    frozen, or be left as it is half-way."""
+    n, batch, changes, event = copy
+    begin(strategy)
+    OF[n].W.set_updated(event != "frozen")
+    if event == "reverted":
+        dy.cg_checkpoint()
+    if event in ("reverted", "left"):
+        sequence(lines[: 1 + len(lines) // 2], n, batch, {})
+    if event == "reverted":
+        dy.cg_revert()
+    elif event == "left":
+        begin(strategy)
+    nodes = sequence(lines, n, batch, changes)
+    nodes[-1].backward()
+    try:
+        return (
+            [x.dim() for x in nodes],
+            [x.npvalue() for x in nodes],
+            [p.grad_as_array() for p in parameters()],
+        )
+    finally:
+        OF[n].W.set_updated(True)
+
+
+def of_stranger(strategy):
+    """A graph that begins as no sequence does, and is longer."""
+    begin(strategy)
+    x = dy.scalarInput(0.5)
+    for _ in range(60):
+        x = dy.sin(x)
+    x.forward()
+
+
 def of_all(lines, copies, strategy):
     """The same of all in one graph, the gradients of the sum of their losses."""
     begin(strategy)
@@ -153,6 +189,85 @@ def check(lines, copies, strategies):
 @given(st.lists(line, min_size=2, max_size=8), st.lists(copy, min_size=2, max_size=7))
 def test_sequences_made_again_are_those_of_graphs_of_their_own(lines, copies):
     check(lines, copies, (0, 1, 2, 3))
+
+
+def check_following(graphs, strategy):
+    """Graphs ([(lines, copy)]) that follow one another, and each after a stranger."""
+    following = [of_next(*graph, strategy) for graph in graphs]
+    for c, (graph, got) in enumerate(zip(graphs, following, strict=True)):
+        of_stranger(strategy)
+        wanted = of_next(*graph, strategy)
+        assert got[0] == wanted[0], f"graph {c}"
+        for a, b in zip((*wanted[1], *wanted[2]), (*got[1], *got[2]), strict=True):
+            np.testing.assert_array_equal(b, a, err_msg=f"graph {c}: {graph}")
+
+
+EVENTS = ("", "reverted", "left", "frozen")
+
+
+@st.composite
+def following_graphs(draw):
+    """Each differs from the one before in one line's operation, inputs or number, in its sizes, or
+    in nothing."""
+    lines, graphs = draw(st.lists(line, min_size=2, max_size=8)), []
+    for _ in range(draw(st.integers(3, 8))):
+        at, part = draw(st.integers(0, len(lines) - 1)), draw(st.integers(0, 5))
+        if part < 4:
+            other = draw(line)
+            lines = [*lines]
+            lines[at] = (*lines[at][:part], other[part], *lines[at][part + 1 :])
+        n, batch = draw(st.sampled_from([(4, 1), (4, 1), (3, 1), (4, 2)]))
+        graphs.append((lines, (n, batch, {}, draw(st.sampled_from(EVENTS)))))
+    return graphs
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(following_graphs(), st.sampled_from([0, 0, 1, 2, 3]))
+def test_graphs_like_the_one_before(graphs, strategy):
+    check_following(graphs, strategy)
+
+
+@pytest.mark.parametrize("name", sorted(LINES))
+def test_one_difference_from_the_graph_before(name):
+    """The same graph with each difference of one line, and back."""
+    lines = [(name, 0, 0, 0), ("sum", 2, 0, 0), (name, 2, 3, 1)]
+    changes = [{0: (name, 0, 1, 0)}, {0: (name, 1, 0, 0)}, {0: (name, 0, 0, 1)}]
+    changes += [{1: ("sum", 0, 2, 0)}, {1: ("cmult", 2, 0, 0)}, {2: (name, 3, 2, 1)}]
+    others = [(4, 1, change, "") for change in changes]
+    others += [(4, 2, {}, ""), (3, 1, {}, ""), *((4, 1, {}, event) for event in EVENTS)]
+    plain = (lines, (4, 1, {}, ""))
+    for other in others:
+        for strategy in (0, 3):
+            check_following([plain, (lines, other), plain], strategy)
+            check_following([(lines, other), plain, (lines, other)], strategy)
+
+
+def test_sizes_other_than_in_the_graph_before():
+    """Of inputs, and of a node that is like an earlier one of its own graph."""
+    for n, m, first in (4, 3, 0), (3, 4, 0), (3, 4, 1), (3, 4, 0), (3, 4, 2), (4, 4, 0), (1, 4, 2):
+        dy.renew_cg()
+        x, y = dy.inputVector(np.arange(n)), dy.inputVector(np.arange(m))
+        made = [dy.tanh(y), dy.tanh(x)]
+        made.append(dy.sin(y) if first == 1 else dy.tanh((x, y, made[1])[first]))
+        made += [dy.logistic(made[2]), dy.logistic(made[1])]
+        sizes = [m, n, (n, m, n)[first]]
+        assert [node.dim() for node in made] == [((k,), 1) for k in (*sizes, sizes[2], n)]
+        np.testing.assert_allclose(made[1].npvalue(), np.tanh(np.arange(n)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_taken_back_leaves_the_attributes_of_what_stays(again):
+    """The node that is taken back is like an earlier one, or like the one of the graph before."""
+    for _ in range(1 + again):
+        dy.renew_cg()
+        x = dy.inputVector([1, 2, 3])
+        if not again:
+            dy.tanh(x)
+        second = dy.pick(x, 1)
+        size = lib.dn_graph_size(dy.cg().number)
+        dy.tanh(x)
+        lib.dn_take_back(dy.cg().number, size)
+        assert (dy.pick(x, 0).value(), second.value()) == (1, 2)
 
 
 @pytest.mark.parametrize("name", sorted(LINES))

@@ -308,6 +308,22 @@ MISTAKES = [
         "AdamTrainer: the learning rate must be a number; got nan.",
     ),
     (
+        "dy.SimpleSGDTrainer(m, float('inf'))",
+        ValueError,
+        "SimpleSGDTrainer: the learning rate must be finite as float",
+    ),
+    (
+        "trainer.learning_rate = -1e309",
+        ValueError,
+        "learning_rate: the rate must be finite as float",
+    ),
+    (
+        "trainer.restart(1e309)",
+        ValueError,
+        "restart: the learning rate must be finite as float",
+    ),
+    ("dy.AdamTrainer(m, eps=1e309)", ValueError, "AdamTrainer: eps must be finite as float"),
+    (
         "trainer.set_clip_threshold(None)",
         TypeError,
         "set_clip_threshold: the norm must be a number; got None.",

@@ -87,6 +87,7 @@ static void start(dn_tape *t, int immediate, int check_finite, int autobatch) {
         kept->release(kept->object);
     }
     dn__schedule_start(t, immediate, check_finite, autobatch);
+    if (t->likes.again < t->n.nodes) t->likes.again = t->n.nodes;
     t->n = (dn_extent){0};
     t->marks.n = t->holds = t->may_join = t->workspace.raised = 0;
     t->work_made = 0;
@@ -129,7 +130,8 @@ void dn_graph_free(int graph) {
     free(t->parameters.slots);
     t->parameters.slots = NULL;
     t->capacity = (dn_extent){0};
-    t->marks.capacity = t->kept.capacity = t->parameters.capacity = t->likes.capacity = 0;
+    t->marks.capacity = t->kept.capacity = t->parameters.capacity = 0;
+    t->likes.capacity = t->likes.again = 0;
     dn__give_slot_back(t);
 }
 

@@ -66,9 +66,8 @@ struct dn_store {
      * values */
     pthread_mutex_t lock;
     int references;  /* the Python object, and each tape whose graph uses it (atomic) */
-    int64_t version; /* rises whenever values change */
-    /* rises whenever a parameter's values change, but for updates of several processes together
-     * (atomic) */
+    int64_t version; /* rises whenever values change; as the next two, behind the lock */
+    /* rises whenever a parameter's values change, but for updates of several processes together */
     int64_t alone;
     /* odd while values are written, behind the lock; what it was shows a reader without the lock
      * whether one was */
@@ -139,15 +138,21 @@ static inline void dn__unlock_held(dn_store *const *store) { dn__unlock(*store);
     dn__lock(store); \
     __attribute__((cleanup(dn__unlock_held), unused)) dn_store *const held_ = (store)
 
+/* Raises a number that only the lock's holder changes, and others read without it: a locked
+ * instruction would take as long as a small operation. Returns the new number. */
+static inline int64_t dn__raise(int64_t *number, int64_t by) {
+    const int64_t raised = __atomic_load_n(number, __ATOMIC_RELAXED) + by;
+    __atomic_store_n(number, raised, __ATOMIC_RELEASE);
+    return raised;
+}
+
 /* Values are written in between, behind the store's lock. Nobody computes with half of what is
  * written: readers without the lock see an odd number, or another one afterwards. */
 static inline void dn__begin_writing(dn_store *r) {
-    __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELAXED);
+    dn__raise(&r->writes, 1);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
-static inline void dn__end_writing(dn_store *r) {
-    __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELEASE);
-}
+static inline void dn__end_writing(dn_store *r) { dn__raise(&r->writes, 1); }
 
 /* ---- forks.c */
 /* Locks that nobody has. */

@@ -174,7 +174,7 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
         }
         if (params[i]->updated || !dn__store_is_as_dynet(t->store)) dn__param_clear(params[i]);
     }
-    __atomic_add_fetch(&t->store->version, 1, __ATOMIC_RELAXED);
+    dn__raise(&t->store->version, 1);
 }
 
 /* ---- gradients as a whole ------------------------------------------------------------- */

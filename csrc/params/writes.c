@@ -14,8 +14,7 @@ void dn__param_note_change(dn_param *p) {
 }
 
 void dn__param_note_alone(dn_param *p) {
-    const int64_t alone = __atomic_add_fetch(&p->store->alone, 1, __ATOMIC_RELAXED);
-    __atomic_store_n(&p->alone_at, alone, __ATOMIC_RELAXED);
+    __atomic_store_n(&p->alone_at, dn__raise(&p->store->alone, 1), __ATOMIC_RELAXED);
 }
 
 static void note_write(dn_param *p) {
@@ -54,7 +53,7 @@ void dn_param_changed_since(const dn_param *p, int64_t version, uint8_t *rows) {
 
 static void written(dn_store *r) {
     dn__end_writing(r);
-    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
+    dn__raise(&r->version, 1);
     dn__unlock(r);
 }
 
@@ -166,7 +165,8 @@ int dn_fast_row_set(int64_t a, int64_t row, int64_t n, const double *data) {
 }
 
 void dn_params_changed(dn_store *r, int n, dn_param *const *params) {
+    DN_HOLD(r);
     for (int i = 0; i < n; i++) note_write(params[i]);
-    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELEASE);
-    __atomic_add_fetch(&r->writes, 2, __ATOMIC_RELEASE);
+    dn__raise(&r->version, 1);
+    dn__raise(&r->writes, 2);
 }

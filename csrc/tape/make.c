@@ -167,6 +167,18 @@ INLINE int has_no_attributes(const dn_node *node) {
     return !node->n_ints && !node->n_floats && !node->rng && !(node->op->flags & others);
 }
 
+/* The next node begins: its inputs and attributes will come after those of the last one, and
+ * nothing has been done with it. */
+INLINE void begin_life(const dn_tape *t, dn_node *node) {
+    node->args = t->n.args;
+    node->ints = t->n.ints;
+    node->floats = t->n.floats;
+    node->value = node->grad = NULL;
+    node->epoch = (uint32_t)(t->epoch & DN_EPOCH);
+    node->products = -1;
+    node->copied = node->in_chunk = node->finished = node->failed = 0;
+}
+
 /* Appends a node that is like node j, which has no attributes. */
 INLINE int append_like(dn_tape *t, int j, int n, const int *inputs) {
     const int error = reserve(t, n);
@@ -175,11 +187,8 @@ INLINE int append_like(dn_tape *t, int j, int n, const int *inputs) {
     const dn_node *like = &t->nodes[j];
     dn_node *node = &t->nodes[index];
     *node = *like;
-    node->value = node->grad = NULL;
-    node->args = t->n.args;
-    node->epoch = (uint32_t)(t->epoch & DN_EPOCH);
-    node->products = -1;
-    node->copied = node->in_chunk = node->finished = node->failed = 0;
+    begin_life(t, node);
+    t->likes.again = 0;
     int32_t *args = t->args + t->n.args;
     for (int i = 0; i < n; i++) {
         args[i] = inputs[i];
@@ -188,6 +197,32 @@ INLINE int append_like(dn_tape *t, int j, int n, const int *inputs) {
     t->n.args += n;
     t->likes.kinds[index] = t->likes.kinds[j] < 0 ? index : t->likes.kinds[j];
     t->work_made += node->work;
+    return t->n.nodes++;
+}
+
+/* ---- nodes of the graph before -------------------------------------------------------- */
+
+/* Graphs of one shape follow one another, of which many are small. Where a graph has so far been
+ * made as the one before, that one's next node is still there; made of the same, it is the same. */
+
+/* Whether the next node, of these inputs, is of the same operation and inputs as the one that is
+ * still there. */
+INLINE int is_again(const dn_tape *t, const dn_op *op, int n, const int *inputs) {
+    if (t->n.nodes >= t->likes.again) return 0;
+    const dn_node *node = &t->nodes[t->n.nodes];
+    if (node->op != op || node->n_args != n) return 0;
+    for (int i = 0; i < n; i++)
+        if (t->args[node->args + i] != inputs[i]) return 0;
+    return 1;
+}
+
+/* Appends it as it is: it has no attributes. */
+INLINE int append_again(dn_tape *t) {
+    dn_node *node = &t->nodes[t->n.nodes];
+    begin_life(t, node);
+    t->n.args += node->n_args;
+    t->work_made += node->work;
+    if (node->op->flags & DN_JOINED) t->may_join = 1;
     return t->n.nodes++;
 }
 
@@ -205,10 +240,15 @@ static int append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, in
     if (error < 0) return error;
     int index = t->n.nodes;
     dn_node *node = &t->nodes[index];
+    const uint8_t needs_grad =
+        (uint8_t)(from.needs_grad && (!(op->flags & DN_NO_GRAD) || dn__is_as_dynet(t)));
+    if (!is_again(t, op, n, inputs) || node->needs_grad != needs_grad ||
+        node->dim.batch != s.y.batch || !dn__equal_sizes(&node->dim, &s.y))
+        t->likes.again = 0;
     /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than all the
      * rest. */
     node->op = op;
-    node->epoch = (uint32_t)(t->epoch & DN_EPOCH);
+    begin_life(t, node);
     /* number by number, as dims() has just written them: wider loads would wait for those stores to
      * reach the cache */
     node->dim.nd = s.y.nd;
@@ -219,19 +259,12 @@ static int append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, in
         __asm__(""); /* else GCC makes a call of memcpy of it */
     }
     node->n_args = n;
-    node->args = t->n.args;
     node->n_ints = n_ints;
-    node->ints = t->n.ints;
     node->n_floats = n_floats;
-    node->floats = t->n.floats;
-    node->products = -1;
     node->saved = s.saved;
-    node->needs_grad =
-        (uint8_t)(from.needs_grad && (!(op->flags & DN_NO_GRAD) || dn__is_as_dynet(t)));
+    node->needs_grad = needs_grad;
     node->constant = (uint8_t)origin->constant;
-    node->copied = node->in_chunk = node->finished = node->failed = 0;
     node->param = origin->param;
-    node->value = node->grad = NULL;
     node->parts = s.parts;
     node->not_batchable = (uint8_t)(s.not_batchable != 0);
     node->rng = (uint8_t)(s.rng != 0);
@@ -257,6 +290,8 @@ static int append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, in
 static const dn_origin NOWHERE;
 
 int dn__make_plain(dn_tape *t, const dn_op *op, int n, const int *inputs) {
+    if (is_again(t, op, n, inputs) && has_no_attributes(&t->nodes[t->n.nodes]))
+        return append_again(t);
     const int like = find_like(t, op, n, inputs, NULL);
     if (like >= 0 && has_no_attributes(&t->nodes[like])) return append_like(t, like, n, inputs);
     return append_node(t, op, n, inputs, 0, NULL, 0, NULL, &NOWHERE, like);

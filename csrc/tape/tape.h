@@ -76,13 +76,17 @@ typedef struct dn_kept {
     int32_t last, seen;
 } dn_kept;
 
-/* Which nodes are like earlier ones of this graph. It saves time and decides nothing: whatever is
- * found here is compared before it is used. */
+/* Which nodes are like earlier ones of this graph, or of the one before. It saves time and decides
+ * nothing: whatever is found here is compared before it is used. */
 typedef struct dn_likes {
     /* by node: nodes of one number, which is that of one of them, have the same operation,
      * attributes, sizes and parameters, and inputs of the same sizes; -1: not known */
     int32_t *kinds;
     int capacity;
+    /* so many nodes, from the first, are either of this graph, or still those of the graph before,
+     * which began as this one: the same operations, inputs and sizes, and parameters that need a
+     * gradient in the same places; 0: this one differs from it */
+    int again;
     int next;           /* the node after the one that the last node made is like */
     int32_t begun[256]; /* by what they are made of: nodes that nothing led to */
 } dn_likes;

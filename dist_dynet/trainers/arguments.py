@@ -6,10 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
+from .._ffi import DTYPE, DTYPE_NAME
 from .._integers import integer_argument, items_of, number_argument
 from ..params.parameters import LookupParameters, Parameters
 
 _PARAMETERS = Parameters | LookupParameters
+_LARGEST = float(np.finfo(DTYPE).max)
 
 
 class Follower(Protocol):
@@ -45,6 +49,20 @@ def number(value: Any, what: str) -> float:
     if math.isnan(number):
         raise ValueError(f"{what} must be a number; got nan.")
     return number
+
+
+def finite(value: Any, what: str) -> float:
+    """A number that stays finite where parameters are computed with it: 1e39 is infinite as
+    float32, and what is multiplied by it ends as NaN.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is not finite.
+    """
+    known = number(value, what)
+    if abs(known) > _LARGEST:
+        raise ValueError(f"{what} must be finite as {DTYPE_NAME}; got {known:g}.")
+    return known
 
 
 def chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[Any]:

@@ -20,7 +20,7 @@ from .._ffi import NULL, ffi, lib
 from .._manner import class_name, no_collection, warn
 from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
-from .arguments import Schedule, chosen, number
+from .arguments import Schedule, chosen, finite
 from .followers import WithFollowers
 from .settings import SETTINGS
 from .stats import WithStats
@@ -102,7 +102,7 @@ class Trainer(WithFollowers, WithStats):
             )
         self._collection = m
         self._constants = tuple(
-            number(value, f"{type(self).__name__}: {name}") for name, value in constants.items()
+            finite(value, f"{type(self).__name__}: {name}") for name, value in constants.items()
         )
         self._count = -1
         self._accumulation, self._gathered = 1, 0
@@ -123,7 +123,7 @@ class Trainer(WithFollowers, WithStats):
         self._c = ffi.gc(trainer, lib.dn_trainer_free)
         self._decay = m._weight_decay
         self._known_settings: Settings | None = None  # state.Settings.of() of the present ones
-        rate = number(learning_rate, f"{type(self).__name__}: the learning rate")
+        rate = finite(learning_rate, f"{type(self).__name__}: the learning rate")
         self._settings = c = ffi.new(SETTINGS)
         c.rate, c.share, c.clip, c.decay, c.sparse = rate, 1, 5, 1 - self._decay, 1
         lib.dn_trainer_set(self._c, c)
@@ -405,7 +405,7 @@ class Trainer(WithFollowers, WithStats):
         """
         with DeferSignals():
             if learning_rate is not None:
-                self._set(rate=number(learning_rate, "restart: the learning rate"))
+                self._set(rate=finite(learning_rate, "restart: the learning rate"))
             lib.dn_trainer_restart(self._c)
 
     # ---- state -------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .._deferred_signals import DeferSignals
 from .._ffi import ffi, lib
 from .._integers import whole
-from .arguments import number
+from .arguments import finite, number
 
 if TYPE_CHECKING:
     from .state import Settings
@@ -52,7 +52,7 @@ class WithSettings:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._set(rate=number(value, "learning_rate: the rate"))
+        self._set(rate=finite(value, "learning_rate: the rate"))
 
     def set_learning_rate(self, value: float) -> None:
         """As `learning_rate = value`.
