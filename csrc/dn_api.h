@@ -175,7 +175,7 @@ typedef struct dn_traced dn_traced;
      * dn_forward; the value of a node, computed if need be, as `capacity` numbers at most; that \
      * of a softmax, by dn_normalize; a gradient in the last backward, likewise; the values of a \
      * parameter, given by its handle, or one of its rows (row < 0: all of them); new values of \
-     * such a row; dn_backward. */ \
+     * such a row; dn_backward; dn_trainer_update of the trainer at this address. */ \
     X(int, fast_forward, (int64_t a), (a)) \
     X(int, fast_value, (int64_t a, dn_dim *dim, int capacity, double *out), \
       (a, dim, capacity, out)) \
@@ -188,6 +188,7 @@ typedef struct dn_traced dn_traced;
     X(int, fast_row_set, (int64_t a, int64_t row, int64_t n, const double *data), \
       (a, row, n, data)) \
     X(int, fast_backward, (int64_t a, int full), (a, full)) \
+    X(int, fast_update, (int64_t trainer), (trainer)) \
     /* how many graphs this slot has started since dn_graph_new */ \
     X(int64_t, graph_version, (int graph), (graph)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \

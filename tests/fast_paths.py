@@ -142,6 +142,16 @@ def after_full_backward():
     return y.gradient()
 
 
+def trained():
+    m = dy.ParameterCollection()
+    w, table = m.add_parameters(2, init=1), m.add_lookup_parameters((3, 2), init=1)
+    trainer = dy.AdamTrainer(m)
+    for i in (0, 2):
+        dy.squared_norm(w + table[i]).backward()
+        trainer.update()
+    return w.as_array().tolist(), table.as_array().tolist(), trainer.updates
+
+
 def recalculated():
     y = x()
     return [y.value(recalculate=True), (V + y).npvalue(True), W.value(True), V.vec_value(True)]
@@ -314,6 +324,7 @@ USES = {
             after_backward(lambda y: W.grad_as_array()),
             after_full_backward(),
         ],
+        update_all=trained,
         checkpoint_current=reverted,
         compute=lambda: [computed(x()), computed(V)],
         probabilities_of=lambda: dy.softmax(x()).npvalue(),

@@ -9,6 +9,9 @@
 #include "profile.h"
 #include "work.h"
 
+/* What an update reads while Python's lock is held: fewer parameters and numbers than these. */
+enum { FAST_PARAMS = 32, FAST_NUMBERS = DN_FAST_WORK / 4 };
+
 /* ---- life ----------------------------------------------------------------------------- */
 
 dn_trainer *dn_trainer_new(dn_store *store, int rule, const double *constants) {
@@ -294,10 +297,9 @@ double dn_trainer_norm(dn_trainer *t) {
     return norm(n, params);
 }
 
-/* n < 0: what is selected */
+/* n < 0: what is selected; locked */
 static int clip_and_update(dn_trainer *t, int n, dn_param *const *params) {
     double scale;
-    DN_HOLD(t->store);
     if (n < 0) n = selection(t, &params);
     int error = dn__is_in_window(t->store) ? 0 : dn__detach(t->store);
     if (!error) error = clip(t, n, params, &scale);
@@ -313,16 +315,42 @@ static int clip_and_update(dn_trainer *t, int n, dn_param *const *params) {
     return error;
 }
 
-int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
+static int metered_update(dn_trainer *t, int n, dn_param *const *params, int is_locked) {
     const int phase = dn_meter_switch(DN_UPDATE);
     const int64_t begin = DN_PROFILE_OPEN();
+    if (!is_locked) dn__lock(t->store);
     const int error = clip_and_update(t, n, params);
+    if (!is_locked) dn__unlock(t->store);
     DN_PROFILE_CLOSE(DN_PROFILE_UPDATE, begin);
     dn_meter_switch(phase);
     return error;
 }
 
+int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
+    return metered_update(t, n, params, 0);
+}
+
 int dn_trainer_update(dn_trainer *t) { return dn_trainer_update_these(t, -1, NULL); }
+
+/* Whether so many parameters have few numbers, of tables those that have a gradient. */
+static int is_small(const dn_trainer *t) {
+    dn_param *const *params;
+    const int n = selection(t, &params);
+    int64_t numbers = 0;
+    for (int i = 0; i < n && i < FAST_PARAMS && numbers < FAST_NUMBERS; i++) {
+        const dn_param *p = params[i];
+        numbers += p->row_size * (!p->rows ? 1 : t->set.sparse ? p->n_touched : p->rows);
+    }
+    return n < FAST_PARAMS && numbers < FAST_NUMBERS;
+}
+
+int dn_fast_update(int64_t trainer) {
+    dn_trainer *t = (dn_trainer *)(intptr_t)trainer;
+    if (dn__try_lock(t->store)) return DN_FALLBACK;
+    const int code = is_small(t) ? metered_update(t, -1, NULL, 1) : DN_FALLBACK;
+    dn__unlock(t->store);
+    return code;
+}
 
 void dn_blend(int64_t n, double a, const dn_real *x, dn_real *y) {
     dn__blend((size_t)n, (dn_real)a, x, y);

@@ -180,6 +180,15 @@ static PyObject *begin_backward(PyObject *self, PyObject *const *args, Py_ssize_
     return code == DN_FALLBACK ? dn__general(self, args, n_args, names) : PyLong_FromLong(code);
 }
 
+/* update_all(c, address): what dn_trainer_update() of the trainer there returns */
+static PyObject *update_all(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
+                            PyObject *names) {
+    const long long trainer = n_args == 2 && !names ? PyLong_AsLongLong(args[1]) : -1;
+    if (trainer == -1 && PyErr_Occurred()) return NULL;
+    const int code = trainer == -1 ? DN_FALLBACK : dn__calls->fast_update(trainer);
+    return code == DN_FALLBACK ? dn__general(self, args, n_args, names) : PyLong_FromLong(code);
+}
+
 /* renew_current(): a new graph in the place of the current one */
 static PyObject *renew_current(PyObject *self, PyObject *unused) {
     (void)unused;
@@ -226,6 +235,7 @@ PyMethodDef dn__fast_values[] = {
     {"set_row", DN_FAST_NAMED(set_row)},
     {"dim_of", dim_of, METH_O, NULL},
     {"begin_backward", DN_FAST_NAMED(begin_backward)},
+    {"update_all", DN_FAST_NAMED(update_all)},
     {"renew_current", renew_current, METH_NOARGS, NULL},
     {"checkpoint_current", checkpoint_current, METH_NOARGS, NULL},
     {"revert_current", revert_current, METH_NOARGS, NULL},

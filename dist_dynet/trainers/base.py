@@ -22,13 +22,12 @@ from ..params.collection import ParameterCollection, members_of
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .arguments import Schedule, chosen, finite
 from .followers import WithFollowers
-from .settings import SETTINGS
+from .settings import SETTINGS, update_all
 from .stats import WithStats
 
 if TYPE_CHECKING:
     from .state import Settings
 
-_update = lib.dn_trainer_update
 _NO_CONSTANTS = (0.0,) * 4
 _observers: list[Callable[[Trainer], object]] = []
 
@@ -48,6 +47,7 @@ class Trainer(WithFollowers, WithStats):
 
     __slots__ = (  # so that a misspelt setting is an error
         "__weakref__",
+        "_address",
         "_c",
         "_collection",
         "_constants",
@@ -121,6 +121,7 @@ class Trainer(WithFollowers, WithStats):
         if trainer == NULL:
             raise MemoryError(f"{type(self).__name__}: out of memory")
         self._c = ffi.gc(trainer, lib.dn_trainer_free)
+        self._address = int(ffi.cast("intptr_t", trainer))
         self._decay = m._weight_decay
         self._known_settings: Settings | None = None  # state.Settings.of() of the present ones
         rate = finite(learning_rate, f"{type(self).__name__}: the learning rate")
@@ -254,7 +255,7 @@ class Trainer(WithFollowers, WithStats):
         for observer in _observers:
             observer(self)
         if self._is_plain and self._collection._weight_decay == self._decay:  # nearly always
-            code = _update(self._c)
+            code = update_all(self._c, self._address)
             if code < 0:
                 self._fail(code, self._members())
         elif self._gathered + 1 < self._accumulation:
@@ -294,7 +295,7 @@ class Trainer(WithFollowers, WithStats):
         for first in self._first:
             first()
         if chosen is None:
-            code = _update(self._c)
+            code = update_all(self._c, self._address)
         else:
             code = lib.dn_trainer_update_these(self._c, len(chosen), [p._c for p in chosen])
         return code >= 0 or self._fail(code, self._members() if chosen is None else chosen)

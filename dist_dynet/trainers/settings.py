@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._deferred_signals import DeferSignals
-from .._ffi import ffi, lib
+from .._ffi import accelerated, ffi, lib
 from .._integers import whole
 from .arguments import finite, number
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 
 SETTINGS = ffi.typeof("dn_settings *")
+
+
+@accelerated
+def update_all(c: Any, address: int) -> int:
+    """What dn_trainer_update() of csrc/dn_api_params.h returns; `address` is where `c` points."""
+    return lib.dn_trainer_update(c)  # type: ignore[no-any-return]
 
 
 class WithSettings:
