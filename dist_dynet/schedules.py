@@ -22,7 +22,7 @@ from ._deferred_signals import DeferSignals
 from ._hints import hint
 from ._integers import number_argument, whole
 from ._state import count_in, number_in
-from .trainers.arguments import number
+from .trainers.arguments import finite, number
 from .trainers.protocol import TrainerLike
 
 
@@ -41,7 +41,7 @@ class _Schedule:
             )
         self._trainer, self._warmup, self._n = trainer, warmup, 0
         base = trainer.learning_rate if base is None else base
-        self._base = number(base, f"{type(self).__name__}: base")
+        self._base = finite(base, f"{type(self).__name__}: base")
         inner: Any = getattr(trainer, "inner", trainer)
         inner._schedule = weakref.ref(self)
         self._set()
@@ -121,7 +121,7 @@ class _Schedule:
         object.
 
         Raises:
-            ValueError: it lacks a number; then nothing is changed.
+            ValueError: it lacks a number, or the base is infinite; then nothing is changed.
             TypeError: it is not a dict.
 
         >>> import dist_dynet as dy
@@ -141,7 +141,7 @@ class _Schedule:
             self._set()
 
     def _restore(self, state: Mapping[str, float], what: str) -> None:
-        base = number_in(state, "base", what)
+        base = finite(number_in(state, "base", what), f"{what}: base")
         self._n, self._base = count_in(state, "n", what), base
 
 
@@ -190,7 +190,7 @@ class Linear(_Schedule):
         steps = whole(steps, type(self).__name__, "steps")
         if steps < 1:
             raise ValueError(f"{type(self).__name__}: steps must be 1 or more; got {steps}.")
-        self._steps, self._end = steps, number(end, f"{type(self).__name__}: end")
+        self._steps, self._end = steps, finite(end, f"{type(self).__name__}: end")
         super().__init__(trainer, base, warmup)
 
     def _settings(self) -> dict[str, float]:
@@ -286,7 +286,7 @@ class Plateau(_Schedule):
             )
         self._cut, self._patience = factor, patience
         self._threshold = number(threshold, "Plateau: threshold")
-        self._least = number(least, "Plateau: least")
+        self._least = finite(least, "Plateau: least")
         self._sign = 1 if greatest_is_best else -1
         self._best, self._bad, self._cuts = -math.inf, 0, 0
         super().__init__(trainer, base)

@@ -96,6 +96,7 @@ def load(holder, state):
 
 NO_STATES = (None, 3, 1.5, "x", b"", [], (), {1, 2}, np.zeros(2), np.float32(1), object(), dict)
 NOT_OF_A_STATE = {
+    "_address": "where this process has the trainer",
     "_attempt": "resuming counts it up",
     "_calls": "how many updates this process has asked for",
     "_followed": "whom this process has notified",

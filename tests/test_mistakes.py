@@ -515,6 +515,11 @@ MISTAKES = [
     ("m.set_weight_decay('a')", TypeError, "set_weight_decay: takes numbers; got 'a'."),
     ("dy.parallel.LocalSGD(trainer, momentum='a')", TypeError, "momentum: takes numbers; got 'a'."),
     ("dy.BinaryTreeLSTMBuilder(1, 1, m, 'a')", TypeError, "forget_bias: takes numbers; got 'a'."),
+    (
+        "dy.schedules.Linear(trainer, 3, end=1e309)",
+        ValueError,
+        "Linear: end must be finite as float",
+    ),
     ("dy.schedules.Constant(trainer, 'a')", TypeError, "Constant: base must be a number; got 'a'."),
     ("dy.schedules.Linear(trainer, 3, None)", TypeError, "Linear: end must be a number; got None."),
     ("dy.schedules.Plateau(trainer).step('a')", TypeError, "step: the measure must be a number"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .._deferred_signals import DeferSignals
 from .._ffi import lib, view
 from .._state import count_in, number_in
+from .arguments import finite
 from .hooks import Hooks
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _checked(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> _Loaded:
         moments[name] = [state[f"{each}:{name}"] for each in trainer._moments]
     counts = _Counts(
         count_in(state, "updates", "load_state"),
-        number_in(state, "learning_rate", "load_state"),
+        finite(number_in(state, "learning_rate", "load_state"), "load_state: the learning rate"),
         {name: count_in(state, name, "load_state") for name in trainer._own_state()},
         {
             key.removeprefix(f"{_SCHEDULE}:"): number_in(state, key, "load_state", nan=True)
