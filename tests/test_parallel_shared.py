@@ -310,13 +310,32 @@ def test_killed_rank_leaves_nothing():
     assert "Traceback" not in output and in_shm() == before
 
 
+def test_a_file_that_has_taken_the_number_of_shared_memory_is_left_alone(tmp_path):
+    """A rank that is interrupted closes its memory while another one is about to map it."""
+    theirs = tmp_path / "theirs"
+    theirs.write_text("a file of the user's")
+    descriptor = memory._nameless_file()
+    lent = memory.Lent.of(descriptor)
+    try:
+        file = os.open(theirs, os.O_RDONLY)
+        os.dup2(file, descriptor)
+        os.close(file)
+        with pytest.raises(OSError, match="has closed its shared memory"):
+            memory._map(lent, [1000], 1, [0])
+    finally:
+        os.close(descriptor)
+    with pytest.raises(OSError, match="No such file"):
+        memory._map(lent, [1000], 1, [0])
+    assert theirs.read_text() == "a file of the user's"
+
+
 def test_shared_memory_begins_at_a_huge_page_and_keeps_what_is_in_it():
     room = 2 * memory._HUGE
     descriptor = memory._nameless_file()
     try:
-        path = f"/proc/self/fd/{descriptor}"
+        lent = memory.Lent.of(descriptor)
         ((one, (first,)),), ((other, (second,)),) = (
-            memory._map(path, [room], 1, [0]) for _ in range(2)
+            memory._map(lent, [room], 1, [0]) for _ in range(2)
         )
     finally:
         os.close(descriptor)

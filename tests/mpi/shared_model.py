@@ -235,7 +235,7 @@ def has_huge_pages():
     """Whether the system gives shared memory any."""
     descriptor, room = memory._nameless_file(), 2 * memory._HUGE
     try:
-        ((whole, (start,)),) = memory._map(f"/proc/self/fd/{descriptor}", [room], 1, [0])
+        ((whole, (start,)),) = memory._map(memory.Lent.of(descriptor), [room], 1, [0])
     finally:
         os.close(descriptor)
     before = on_huge_pages()

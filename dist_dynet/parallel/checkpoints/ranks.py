@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._deferred_signals import DeferSignals
-from ..processes.memory import reserve
+from ..processes.memory import Lent, open_lent, reserve
 from ..processes.world import World
 
 _PIECE = 1 << 23
@@ -145,7 +145,7 @@ class HostBuffer:
                 self._file = open(descriptor, "rb", 0)  # noqa: PTH123, SIM115
         self.view = memoryview(mapped)
         """The bytes; only the rank that made the buffer writes them."""
-        self.path = f"/proc/{os.getpid()}/fd/{descriptor}" if descriptor >= 0 else ""
+        self.lent = Lent.of(descriptor) if descriptor >= 0 else None
 
     def close(self) -> None:
         """No other rank will map the buffer from now on."""
@@ -167,10 +167,10 @@ def distribute(
     if first == here.rank and buffer is None:
         buffer = HostBuffer(size)
     try:
-        paths = here.gather(comm, buffer.path if buffer else "", what)
+        lent = here.gather(comm, None if buffer is None else buffer.lent, what)[first]
         if buffer is None:
             try:
-                view = _mapped(paths[first], size)
+                view = _mapped(lent, size)
             except OSError:  # no permission: it makes its own copy
                 buffer = HostBuffer(size)
         if buffer is not None:
@@ -189,8 +189,8 @@ def distribute(
     return view
 
 
-def _mapped(path: str, size: int) -> memoryview:
-    descriptor = os.open(path, os.O_RDONLY)
+def _mapped(lent: Lent | None, size: int) -> memoryview:
+    descriptor = open_lent(lent, os.O_RDONLY)
     try:
         return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
     finally:

@@ -12,7 +12,8 @@ import mmap
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..._environment import number
 from ..._ffi import ffi, lib
@@ -27,6 +28,51 @@ _NOEXEC_SEAL = 8
 
 _HUGE = int(lib.dn_huge_page())
 """Bytes of a huge page."""
+
+
+class Lent(NamedTuple):
+    """An open file of this process that others on its host may open, too: what they are told."""
+
+    process: int
+    descriptor: int
+    device: int
+    number: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> Lent:
+        """That of a descriptor."""
+        file = os.fstat(descriptor)
+        return cls(os.getpid(), descriptor, file.st_dev, file.st_ino)
+
+    def check(self, file: os.stat_result) -> None:
+        """Whether this is the file still.
+
+        Raises:
+            OSError: it is another one.
+        """
+        if (file.st_dev, file.st_ino) != (self.device, self.number):
+            raise OSError(errno.ESTALE, f"process {self.process} has closed its shared memory")
+
+
+def open_lent(lent: Lent | None, flags: int) -> int:
+    """A descriptor of this process's own for a file of another one.
+
+    Raises:
+        OSError: there is none, or it was closed meanwhile. Its number may be that of another file
+            by now, one of the user's, which is neither opened nor changed.
+    """
+    if lent is None:
+        raise OSError(errno.ENOENT, "the first rank of this host has no memory to share")
+    path = Path(f"/proc/{lent.process}/fd/{lent.descriptor}")
+    lent.check(path.stat())
+    descriptor = os.open(path, flags)
+    try:
+        lent.check(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
 
 Mapped = tuple[Any, list[int]]
 """A mapping, and where in it the segments of one size begin."""
@@ -57,15 +103,15 @@ def map_together(
         OSError: there is no room on some rank, or `sizes` says so; with the same message on all
             ranks.
     """
-    descriptor, path, failure = -1, "", ""
+    descriptor, lent, failure = -1, None, ""
     if here.rank == host[0]:
         try:
             descriptor = _nameless_file()
-            path = f"/proc/{os.getpid()}/fd/{descriptor}"
+            lent = Lent.of(descriptor)
         except OSError as error:
             failure = str(error)
     try:
-        every = here.gather(comm, (path, mine), what)
+        every = here.gather(comm, (lent, mine), what)
         mapped: list[Mapped] = []
         try:
             wanted = sizes([theirs for _, theirs in every])
@@ -138,7 +184,7 @@ def _rounded(size: int, page: int = mmap.PAGESIZE) -> int:
     return -(-size // page) * page
 
 
-def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> list[Mapped]:
+def _map(lent: Lent | None, sizes: list[int], segments: int, share: Sequence[int]) -> list[Mapped]:
     """Maps segments of these sizes, one size after the other, and allocates this rank's share of
     them.
 
@@ -152,7 +198,7 @@ def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> li
             errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT:.0f}"
         )
     room = total if total < _HUGE // 4 else _rounded(total, _HUGE)
-    descriptor = os.open(path, os.O_RDWR)
+    descriptor = open_lent(lent, os.O_RDWR)
     try:
         os.ftruncate(descriptor, room)  # all ranks give the same size
         begin, starts = 0, []
