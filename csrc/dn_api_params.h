@@ -347,13 +347,17 @@ int dn_meter_flush(void);
 void dn_meter_pretend(int64_t now);
 
 /* ---- signals that wait (csrc/signals.c) ---------------------------------- */
+/* The signals that end programs. */
+enum { DN_SIGNALS = 6 };
+int dn_signals_number(int i);
 /* A process has one handler that can be put off, in all threads, while something is under way that
  * it must not end in its midst: the one that this signal has now. 0: it has none. */
 int dn_signals_defer(int number);
-/* From now on it is not called for signals that end programs; 0: there is none. How many of them
- * have come since then. It is called for them at once, as a signal would call it: at the second
- * one, or when they are released. Handlers that were set meanwhile stay. */
+/* From now on it is not called for those signals; 0: there is none. Whether that is so, and how
+ * many of them have come since then. It is called for them at once, as a signal would call it: at
+ * the second one, or when they are released. Handlers that were set meanwhile stay. */
 int dn_signals_hold(void);
+int dn_signals_are_held(void);
 int dn_signals_came(void);
 void dn_signals_release(void);
 

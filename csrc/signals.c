@@ -6,21 +6,22 @@
 
 #include "dn_api.h"
 
-static const int SIGNALS[] = {SIGINT, SIGTERM, SIGALRM, SIGHUP, SIGUSR1, SIGUSR2};
-enum { N_SIGNALS = sizeof SIGNALS / sizeof *SIGNALS };
+static const int SIGNALS[DN_SIGNALS] = {SIGINT, SIGTERM, SIGALRM, SIGHUP, SIGUSR1, SIGUSR2};
 
 static void (*_Atomic deferred)(int); /* a handler reads it */
-static atomic_int is_held, came[N_SIGNALS];
+static atomic_int is_held, came[DN_SIGNALS];
+
+int dn_signals_number(int i) { return SIGNALS[i]; }
 
 int dn_signals_came(void) {
     int n = 0;
-    for (int i = 0; i < N_SIGNALS; i++) n += atomic_load(&came[i]);
+    for (int i = 0; i < DN_SIGNALS; i++) n += atomic_load(&came[i]);
     return n;
 }
 
 static void put_off(int number) {
     const int error = errno;
-    for (int i = 0; i < N_SIGNALS; i++)
+    for (int i = 0; i < DN_SIGNALS; i++)
         if (SIGNALS[i] == number) atomic_fetch_add(&came[i], 1);
     if (!atomic_load(&is_held) || dn_signals_came() > 1) dn_signals_release();
     errno = error;
@@ -40,7 +41,7 @@ int dn_signals_defer(int number) {
 int dn_signals_hold(void) {
     if (!deferred) return 0;
     atomic_store(&is_held, 1);
-    for (int i = 0; i < N_SIGNALS; i++) {
+    for (int i = 0; i < DN_SIGNALS; i++) {
         struct sigaction action;
         if (sigaction(SIGNALS[i], NULL, &action) || action.sa_handler != deferred) continue;
         action.sa_handler = put_off;
@@ -49,8 +50,10 @@ int dn_signals_hold(void) {
     return 1;
 }
 
+int dn_signals_are_held(void) { return atomic_load(&is_held); }
+
 void dn_signals_release(void) {
     atomic_store(&is_held, 0);
-    for (int i = 0; i < N_SIGNALS; i++)
+    for (int i = 0; i < DN_SIGNALS; i++)
         if (atomic_exchange(&came[i], 0)) deferred(SIGNALS[i]);
 }

@@ -17,6 +17,9 @@ _c: Any = import_module("_signal")
 """signal.getsignal() looks numbers up in an enumeration, which takes 30 times as long, and may fail
 if memory is short."""
 
+_NUMBERS = tuple(lib.dn_signals_number(i) for i in range(lib.DN_SIGNALS))
+"""The signals that are deferred."""
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,9 +64,12 @@ class DeferSignals:
     def __enter__(self) -> None:
         if not self._needed or get_ident() != _main.thread:
             return  # in other threads no handler is called
-        if _main.block is None and not lib.dn_signals_hold():
-            _show_handler()
-        self._outer, _main.block = _main.block, self
+        if lib.dn_signals_are_held():
+            self._outer = _main.block
+        else:  # a block that is still noted was left as it began to end, by a second signal
+            _hold()
+            self._outer = None
+        _main.block = self
 
     def __exit__(self, *_: object) -> None:
         if _main.block is self:
@@ -117,9 +123,18 @@ _main = _Main()
 os.register_at_fork(after_in_child=_main.follow_fork)
 
 
+def _hold() -> None:
+    try:
+        if not lib.dn_signals_hold():
+            _show_handler()
+    except BaseException:  # of a signal that came before
+        lib.dn_signals_release()
+        raise
+
+
 def _show_handler() -> None:
     """Shows C once which handler is Python's, the same for all signals. C then defers it."""
-    for number in range(1, _c.NSIG):
+    for number in _NUMBERS:
         if callable(_c.getsignal(number)) and lib.dn_signals_defer(number):
             lib.dn_signals_hold()
             return

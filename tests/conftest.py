@@ -12,8 +12,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import sysconfig
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from zlib import crc32
 
 import numpy as np
@@ -23,7 +24,11 @@ from processes import HERE
 from together import begin, seed_of
 
 import dist_dynet as dy
+from dist_dynet import _random
+from dist_dynet import graph as graph_module
 from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD, calls, lib
+from dist_dynet.params import precision as precision_module
+from dist_dynet.params.decay import default_weight_decay
 
 ONE_WORKER = {
     "test_build.py": "recipes",
@@ -128,6 +133,20 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: "slow" not in marks[item] and item.path.name not in ONE_WORKER)
 
 
+def state_of_process():
+    """What all graphs and models of this process depend on, other than seeds."""
+    return {
+        "stream of draws": _random.key(dy.cg()._thread)[1],
+        "draws in DyNet's order": _random.dynet_order(),
+        "autobatch": graph_module._defaults.autobatch,
+        "precision": precision_module._defaults.precision,
+        "weight decay": default_weight_decay(),
+        "threads": lib.dn_threads(),
+        "folder": Path.cwd(),
+        "excepthook": sys.excepthook,
+    }
+
+
 @pytest.fixture
 def ctrl_c_raises():
     """Also in a process that was started in the background, which ignores it."""
@@ -147,6 +166,10 @@ def _fixed_seeds(request, seed):
     request.node.add_report_section(
         "setup", "seed", f"{seed} (pytest --seed {request.config.getoption('--seed')})"
     )
+    before = state_of_process()
+    yield
+    # whatever it changes would reach the tests after it, which come in another order each time
+    assert state_of_process() == before, "tests leave the process as they found it"
 
 
 @pytest.fixture

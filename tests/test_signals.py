@@ -8,6 +8,7 @@ import threading
 from threading import get_ident
 
 import pytest
+from interrupted import interrupted_at
 
 from dist_dynet._deferred_signals import DeferSignals, run_pending_handlers
 
@@ -59,6 +60,28 @@ def test_at_the_second_signal_both_are_called(calls):
         assert not calls
         signal.raise_signal(signal.SIGINT)
         assert sorted(calls) == [signal.SIGINT, signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("again", range(9))
+def test_blocks_that_signals_leave_anywhere_are_over(ctrl_c_raises, again):
+    """Also at the places where a block begins and ends; 0: without a second signal."""
+
+    def blocks():
+        with DeferSignals(), DeferSignals():
+            get_ident()
+        get_ident()
+
+    place, done = 0, []
+    while interrupted_at(place, blocks, again=again):
+        with pytest.raises(KeyboardInterrupt):  # outside of a block at once
+            signal.raise_signal(signal.SIGINT)
+            done.append("outside")
+        with pytest.raises(KeyboardInterrupt), DeferSignals():
+            signal.raise_signal(signal.SIGINT)
+            done.append(place)
+        assert done == [*range(place + 1)]
+        place += 1
+    assert place > 10
 
 
 def test_signals_in_the_midst_of_other_threads_wait_as_well(calls):

@@ -186,11 +186,10 @@ void dn__check_blas(void) {
 /* ---- sums of many products ------------------------------------------------------------ */
 
 /* From how many terms on they are added up in blocks, and how long blocks are. BLAS's products of
- * matrices are sums of such of some hundred terms already. */
+ * matrices are sums of such of some hundred terms already where it packs them. */
 enum { LONG = 1 << 15, LONG_OF_BLAS = 1 << 18, BLOCK_OF_BLAS = 1 << 17 };
-static int has_blocks(product_fn *kernel, int n) { return is_blas(kernel) && n > 1; }
-static int is_long(product_fn *kernel, int terms, int n) {
-    return terms > LONG && (terms > LONG_OF_BLAS || !has_blocks(kernel, n));
+static int has_blocks(product_fn *kernel, int m, int k, int n) {
+    return is_blas(kernel) && n > 1 && blas_packs(m, k, n);
 }
 
 /* Blocks, which are added in double, tile by tile of the result. Tiles begin where parts of dW do:
@@ -206,7 +205,7 @@ __attribute__((noinline)) static void multiply_long(product_fn *kernel, int form
                                    : n,
               most_columns = columns < DN_DW_UNIT ? columns : DN_DW_UNIT,
               most_rows = TILE / most_columns,
-              most = has_blocks(kernel, n) ? BLOCK_OF_BLAS : DN_MANY;
+              most = has_blocks(kernel, m, k, n) ? BLOCK_OF_BLAS : DN_MANY;
     const size_t a_row = form == DX ? (size_t)lda : 1, a_term = form == DX ? 1 : (size_t)lda,
                  b_column = form == DW ? 1 : (size_t)ldb, b_term = form == DW ? (size_t)ldb : 1;
     for (int i = 0, r; i < rows; i += r) {
@@ -235,7 +234,7 @@ DN_INLINE void multiply_terms(product_fn *kernel, int form, int m, int k, int n,
                               int lda, const dn_real *b, int ldb, dn_real beta, dn_real *c,
                               int ldc) {
     const int terms = form == MM ? k : form == DX ? m : n;
-    if (is_long(kernel, terms, n))
+    if (terms > LONG && (terms > LONG_OF_BLAS || !has_blocks(kernel, m, k, n)))
         multiply_long(kernel, form, m, k, n, a, lda, b, ldb, beta, c, ldc);
     else multiply(kernel, form, m, k, n, a, lda, b, ldb, beta, c, ldc);
 }
