@@ -64,12 +64,11 @@ class DeferSignals:
     def __enter__(self) -> None:
         if not self._needed or get_ident() != _main.thread:
             return  # in other threads no handler is called
-        if lib.dn_signals_are_held():
-            self._outer = _main.block
-        else:  # a block that is still noted was left as it began to end, by a second signal
+        outer = _main.block
+        if outer is None or not lib.dn_signals_are_held():
+            outer = None  # one that is still noted was left as it began to end, by a second signal
             _hold()
-            self._outer = None
-        _main.block = self
+        self._outer, _main.block = outer, self
 
     def __exit__(self, *_: object) -> None:
         if _main.block is self:
