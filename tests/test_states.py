@@ -110,11 +110,12 @@ def test_the_first_step_decides_whether_a_sequence_drops(kind):
     np.testing.assert_array_equal(arrays(s.output() for s in stepped(state, xs[1:])), expected[1:])
     dropped = stepped(builder.initial_state(), xs)
     builder.disable_dropout()
-    assert not np.array_equal(arrays(s.output() for s in dropped), expected)
+    before = arrays(s.output() for s in dropped)
+    assert not np.array_equal(before, expected)
     # the masks stay, whatever the rates are
-    later = [stepped(dropped[0], xs[1:])[-1].output().npvalue() for _ in range(2)]
-    np.testing.assert_allclose(later[0], dropped[-1].output().npvalue(), rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(later[0], later[1])
+    for _ in range(2):  # one step after another, as before: together they are rounded otherwise
+        later = arrays(s.output() for s in stepped(dropped[0], xs[1:]))
+        np.testing.assert_array_equal(later, before[1:])
     np.testing.assert_array_equal(
         arrays(s.output() for s in stepped(builder.initial_state(), xs)), expected
     )
