@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .._derived import requires_init
 from .._described import counted, describe, of_shard
 from .._hints import name_as_users_do, of_parallel
-from .batches.batches import Batch
+from .batch import Batch
 from .data.collectives import (
     all_reduce,
     assert_in_sync,
@@ -35,11 +35,9 @@ from .data.collectives import (
     world_size,
 )
 from .data.evaluation import evaluate
-from .data.sampling import Shard, shard
 from .join import Join
-from .local_sgd import LocalSGD
-from .processes import failures, own_models, session, timeline, trial
-from .processes.forks import forks
+from .processes import failures, session, timeline, trial
+from .shard import Shard, shard
 from .trainer import DistributedTrainer
 from .update import metrics
 
@@ -51,7 +49,6 @@ __all__ = [
     "Checkpointer",
     "DistributedTrainer",
     "Join",
-    "LocalSGD",
     "Shard",
     "all_reduce",
     "assert_in_sync",
@@ -69,16 +66,11 @@ __all__ = [
 
 describe(DistributedTrainer, lambda t: f" of {t.inner!r}, {counted(world_size(), 'rank')}")
 describe(Join)
-describe(
-    LocalSGD,
-    lambda t: f" of {t.inner!r}, every {t.every}, {counted(world_size(), 'rank')}",
-)
 describe(Shard, of_shard, arguments=False)
 for _class, _last in (
     (DistributedTrainer, "sync"),
-    (LocalSGD, "_after"),
     (Join, "_sync"),
-    (Shard, "_data"),
+    (Shard, "_listeners"),
 ):
     requires_init(_class, _last)
 name_as_users_do(map(globals().get, __all__))
@@ -106,9 +98,7 @@ def __dir__() -> list[str]:
 
 
 failures.install()
-forks.begin()
 session.warn_of_separate_ranks()
 trial.install()
-own_models.install()
 metrics.follow_all_trainers()
 timeline.record_from_first_trainer()

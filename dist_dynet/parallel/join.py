@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from .agreement.message import Flag
-from .agreement.negotiation import Step
+from .agreement.negotiation import NO_BATCH
 from .trainer import DistributedTrainer
 
 
@@ -22,8 +22,7 @@ class Join:
     A rank whose loop has ended, or was left by break, waits at the end of the block: it takes part
     in the others' updates with n_r = 0, and with their learning rate and other settings, so that
     parameters stay equal. When all have ended, the schedule and the learning rate are those of the
-    rank that made the most calls of update(). With accumulate=k, an accumulation that the end cuts
-    short is exchanged as the mean of its passes. Gradients that no update() has used are dropped at
+    rank that made the most calls of update(). Gradients that no update() has used are dropped at
     the end of the block, with one process, too. Exceptions pass through.
 
     Inside the block, trainer.update() is the only collective operation: any other, or another
@@ -45,10 +44,10 @@ class Join:
     def __init__(self, trainer: DistributedTrainer) -> None:
         if not isinstance(trainer, DistributedTrainer):
             raise TypeError(f"Join: takes a DistributedTrainer; got {type(trainer).__name__}.")
-        if trainer.sync.reproducible is not None:
+        if trainer.sync.reproducible is not None or trainer.accumulation > 1:
             raise ValueError(
-                "Join: with reproducible=True all ranks have the same number of batches, those of"
-                " shard(); got such a trainer."
+                "Join: with reproducible=True or accumulation all ranks must make the same number"
+                " of calls; got such a trainer."
             )
         self._trainer, self._sync = trainer, trainer.sync
         self._block: AbstractContextManager[None] | None = None
@@ -77,7 +76,7 @@ def _joined(trainer: DistributedTrainer) -> Iterator[None]:
             pass
     finally:
         sync.joins.discard(this)
-    sync.forget_gradients()
+    sync.collection.reset_gradients()
     here, schedule = sync.here, sync.hooks.schedule
     if here.size == 1:
         return
@@ -97,38 +96,14 @@ def _joined(trainer: DistributedTrainer) -> Iterator[None]:
 
 
 def _is_over(trainer: DistributedTrainer) -> bool:
-    """As _take_part(). If gradients are not finite, the ranks that have called update() decide:
-    they may catch the error and go on."""
+    """Takes part in one update of the others after this rank has run out of data. Returns whether
+    all ranks have. If gradients are not finite, the ranks that have called update() decide: they
+    may catch the error and go on."""
+    sync = trainer.sync
+    sync.collection.reset_gradients()
     try:
-        return _take_part(trainer)
+        return sync.step(0.0, NO_BATCH, Flag.ENDED)[1]
     except RuntimeError:
-        if not trainer.sync.is_not_finite:
+        if not sync.is_not_finite:
             raise
-        trainer.sync.forget_gradients()
         return False
-
-
-def _take_part(trainer: DistributedTrainer) -> bool:
-    """Takes part in one pass of the others after this rank has run out of data. Returns whether all
-    ranks have.
-
-    An accumulation that the end cuts short counts as the mean of its passes.
-    """
-    sync, passes, hooks = trainer.sync, trainer.sync.passes, trainer.sync.hooks
-    if sync.negotiation is None or not sync.weighted:
-        begun = hooks.gathered
-        passes.complete(begun if sync.weighted and begun < trainer.accumulation else 0)
-        return sync.step(float(passes.passes > 0), Step(), Flag.ENDED)[1]
-    _, of_any, of_all = sync.negotiation.gather_weights(0.0, Flag.JOIN | Flag.ENDED)
-    over = bool(of_all & Flag.ENDED)
-    if not over:
-        sync.forget_gradients()
-        if not of_any & Flag.LAST:
-            passes.count(bool(of_any & Flag.SILENT))
-            return False
-        passes.passes += 1
-    elif not hooks.gathered:
-        return True
-    passes.complete(hooks.gathered if over else 0)
-    sync.step(1.0, Step(), Flag.ENDED | Flag.WEIGHED)
-    return over

@@ -1,7 +1,7 @@
 """DistributedTrainer: a trainer whose gradients are averaged over the ranks before each update.
 
-It decides which batch gradients belong to, how much they count, and when ranks exchange. sync.py
-makes the update; the wrapped trainer knows the rule, the norm and the clipping.
+It decides how much the gradients of a batch count and when ranks exchange. update/sync.py makes the
+update; the wrapped trainer knows the rule, the norm and the clipping.
 """
 
 from __future__ import annotations
@@ -16,36 +16,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._deferred_signals import deferring_signals
+from .._ffi import ffi, lib
 from .._hints import OF_TRAINERS, explain
+from .._manner import manner, warn
 from .._state import check_state
+from ..graph import cg
+from ..params.collection import handles_of, members_of
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
 from .agreement.message import Flag
-from .agreement.negotiation import Negotiation
+from .agreement.negotiation import NO_BATCH, Negotiation, Step
 from .agreement.structure import broadcast_state
-from .batches.batches import Batch, update_called
+from .batch import Batch, Use, running
 from .exchange.compression import CODES
-from .exchange.engines import (
-    DEFAULT_ENGINE,
-    ENGINES,
-    Compression,
-    Engine,
-    check_choice,
-    choose,
-    ranks_of_host,
-)
+from .exchange.engines import Compression, check_choice, choose, default_engine
 from .exchange.hybrid import HybridExchange
-from .exchange.shared_model import DEFAULT, SharedModel, is_of_others
-from .processes import environment, own_models, saving, session, trial
+from .processes import environment, saving, session, trial
 from .processes.world import hash_of
-from .update import metrics, own_gradients
-from .update.accumulation import Pass, has_weightless, refuse_micro_batch, share
-from .update.passes import find_pass
+from .update import metrics
 from .update.reproducible import ReproducibleSum
 from .update.sync import Sync
 from .wrapper import TrainerWrapper, check_trainer
 
-Average = Literal["mean", "weighted", "sum"]
+Average = Literal["mean", "sum"]
+
+_SUMS = (b"sum", b"sum_batches", b"sum_elems")
+"""Operations at the end of losses that are sums over examples."""
+
+_NEXT_TO_NOTHING = 2.0**-60
+"""So small a share of the sum of all weights that it is lost when that is rounded."""
+
+_FIRST_CALLS = 16
+"""Number of calls of update() whose losses are looked at."""
 
 
 class DistributedTrainer(TrainerWrapper):
@@ -55,43 +57,24 @@ class DistributedTrainer(TrainerWrapper):
     gradients by g, then clips and updates as always:
 
     - "mean": g = sum n_r g_r / sum n_r, for losses that are means over the rank's examples. n_r is
-      the number of examples in the batch of shard() that the gradients come from, or their weight;
-      without shard() it is 1.
-    - "weighted": the same, with n_r the argument of update(weight), such as the number of words, or
-      what `batch.n` was set to.
+      the number of examples (or the weight) of the batch that the running loop over shard()
+      yielded last, or the argument of update(). Outside of shard() it is 1.
     - "sum": g = sum g_r, for losses that are sums over the rank's examples.
 
-    Over k passes of an accumulation g = 1/k times the sum of each pass's g, as in one process; over
-    those of no_sync() it is the sum. A rank with n_r = 0, whose batch is empty, takes part: it must
-    call update(), too. Where it cannot be known which batch gradients come from, as with lists of
-    batches and several loops at once, update() is an error on all ranks; update(batch) says it.
-    With one process it is the wrapped trainer.
+    A batch serves one update of a trainer. If it is not clear which batch that is, as with lists of
+    batches, several loops or batches that were skipped, update() raises on all ranks:
+    `update(batch)` names it. A rank whose batch is empty must call update(), too. With one process
+    it is the wrapped trainer.
 
     Args:
         trainer: the trainer to wrap, made alike on all ranks.
         average: as above.
-        accumulate: exchange and update at every so many calls of update(); 1 leaves the wrapped
-            trainer's set_accumulation() as it is.
-        overlap: between hosts: send gradients while backward goes on, with the same result, bit for
-            bit. One host gains nothing by it. It is left out where the weight is not known before
-            update(), and in an accumulation, but for average="sum".
-        compression: of what crosses the wire between hosts: "bf16" or "int8", signed bytes with one
-            scale for 256 numbers. What rounding takes away is added at the next update. Not with
-            reproducible=True.
-        exchange: how gradients are added up: "shared", in memory that the ranks of one host share,
-            "hybrid", so within each host and over the wire between hosts, "mpi", by MPI's
-            all-reduce, or "auto", the first of these that is possible. None: DIST_DYNET_EXCHANGE
-            from the environment, "auto" by default.
+        accumulate: exchange and update at every so many calls of update(), with g = 1/k times the
+            sum of each pass's g; 1 leaves the wrapped trainer's set_accumulation() as it is.
         reproducible: the same bits whatever the number of ranks; needs
-            `shard(..., micro_batches=G)`, and update() after each micro-batch. It keeps their
-            gradients, and updates after the last of a step.
-        shared_model: one copy of parameters and moments for the ranks of a host, of which each
-            updates its share: as fast and as small as that makes it, and the same bits. None: where
-            it pays and the system can. Outside of update() a rank that writes parameters by itself
-            has its own copy, up to the next update.
-        check: for finding faults: every collective operation of these ranks, not only this
-            trainer's, first compares what the ranks are about to do and on which line of the
-            program, and every update() the parameters, bit for bit.
+            `shard(..., micro_batches=G)`, and update() after each micro-batch.
+        compression: "bf16": what crosses the network between hosts is rounded to bfloat16, and the
+            rounding errors are added to the next message. Not with reproducible=True.
         comm: an mpi4py communicator whose ranks train this model, such as
             MPI.COMM_WORLD.Split(color); give it to shard() as well. From then on the first of them
             writes the files. None: all.
@@ -100,7 +83,7 @@ class DistributedTrainer(TrainerWrapper):
 
     Raises:
         RuntimeError: the ranks hold different parameters or trainers; it names rank and parameter.
-        ValueError: reproducible=True and compression.
+        ValueError: reproducible=True and compression or accumulation.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -123,73 +106,50 @@ class DistributedTrainer(TrainerWrapper):
         average: Average = "mean",
         *,
         accumulate: int = 1,
-        overlap: bool = True,
-        compression: Compression | None = None,
-        exchange: Engine | None = None,
         reproducible: bool = False,
-        shared_model: bool | None = None,
-        check: bool = False,
+        compression: Compression | None = None,
         comm: Any = None,
         timeout: float | None = None,
     ) -> None:
         check_trainer(trainer)
         check_choice("average", average, get_args(Average))
-        engine = exchange or DEFAULT_ENGINE
-        check_choice("exchange", engine, ENGINES)
         check_choice("compression", compression, (None, *CODES))
-        if reproducible and compression:
-            raise ValueError(
-                f"DistributedTrainer: reproducible=True takes no compression; got {compression!r}."
-            )
-        self._inner, self._average = trainer, average
         if accumulate != 1:
             trainer.set_accumulation(accumulate)
+        if reproducible and (compression or trainer.accumulation > 1):
+            raise ValueError(
+                "DistributedTrainer: reproducible=True takes no compression and no accumulation;"
+                f" got {compression!r} and {trainer.accumulation}."
+            )
+        engine = default_engine()
+        self._inner, self._average = trainer, average
         self._world = here = session.world(comm).with_timeout(timeout)
-        shared_model = DEFAULT if shared_model is None else bool(shared_model)
         if comm is not None:
             saving.install(here)
         comm = here.lend(self) if here.size > 1 else None
-        overlap = bool(overlap) and not reproducible
         micro_sum = ReproducibleSum(here, comm, trainer.collection) if reproducible else None
-        self.sync = Sync(here, trainer, average != "sum", micro_sum)
+        self.sync = sync = Sync(here, trainer, average != "sum", micro_sum)
         """Also used by Join and Checkpointer."""
-        watching, checks = trial.present(), check
-        check = check or watching is not None
         if here.size > 1:
             what = here.collective("DistributedTrainer")
             here.agree(
                 comm,
                 f"{trainer.whoami()} with average={average!r}, reproducible={bool(reproducible)},"
-                f" check={bool(check)}, shared_model={shared_model}, exchange={engine!r},"
-                f" overlap={overlap}, compression={compression!r}",
+                f" exchange={engine!r}, compression={compression!r}",
                 what,
             )
             environment.compare(here, comm, what)
-            if check:
-                here.set_checks()
-            if self.sync.reproducible:
-                self.sync.reproducible.check_hosts(what)
-            host = ranks_of_host(here)
-            self.sync.exchange = chosen = choose(here, comm, engine, overlap, compression, what)
-            self.sync.wire = chosen if isinstance(chosen, HybridExchange) else None
-            self.sync.negotiation = Negotiation(
-                here, comm, trainer, average != "sum", chosen.transport
+            if micro_sum is not None:
+                micro_sum.check_hosts(what)
+            sync.exchange = chosen = choose(
+                here, comm, engine, not reproducible, compression, what
             )
-            self.sync.passes.watch(self.sync.negotiation)
+            sync.wire = chosen if isinstance(chosen, HybridExchange) else None
+            sync.negotiation = Negotiation(here, comm, trainer, average != "sum", chosen.transport)
             broadcast_state(here, comm, trainer)
-            if (
-                shared_model is not False
-                and host is not None
-                and not is_of_others(here, comm, trainer, bool(shared_model), what)
-            ):
-                self.sync.model = SharedModel(
-                    here, comm, host, trainer, bool(shared_model), self.sync.negotiation
-                )
-            metrics.follow_negotiated(trainer, here, self.sync.negotiation)
-        own_gradients.watch(here, trainer, self.sync.negotiation, self.sync.passes.stash)
-        own_models.follow(self)
-        if watching is not None:
-            watching.watch(trainer, self.sync, average, checks)
+            metrics.follow_negotiated(trainer, here, sync.negotiation)
+        if (watching := trial.present()) is not None:
+            watching.watch(trainer, sync, average, False)
 
     @deferring_signals
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
@@ -200,8 +160,7 @@ class DistributedTrainer(TrainerWrapper):
 
         Args:
             weight: what the gradients come from: a batch of shard(), or n_r of this rank as a
-                number. None: the batch of the loop that is under way. A number is needed with
-                average="weighted" unless the batch has one, and an error with "sum".
+                number, such as its number of words. None: the batch of the running loop.
 
         Returns:
             Whether parameters were updated: False within an accumulation or no_sync(), and for a
@@ -211,120 +170,130 @@ class DistributedTrainer(TrainerWrapper):
             RuntimeError: it is not known which batch the gradients come from; the ranks have
                 different parameters, settings of the trainer or steps of shard(); the norm of the
                 gradients is not finite. Parameters are as they were then.
-            ValueError: in one process the weight is negative, infinite or NaN, or missing. With
-                several that is a RuntimeError on all.
-            TypeError: it is neither a number nor a batch of shard(), likewise.
+            ValueError: the weight is negative, infinite or NaN.
+            TypeError: it is neither a number nor a batch of shard().
         """
-        this, sync = self._find_pass(weight), self.sync
-        passes = sync.passes
-        if this.batch is not None and sync.reproducible is None:
-            refuse_micro_batch(this.batch)
-        sync.begin(this)
-        waits = passes.silent or sync.joins or passes.begun or passes.stash.kept
+        sync = self.sync
+        use = self._find(weight)
+        sync.calls += 1
         try:
             if sync.reproducible is not None:
-                updated = self._update_reproducibly(this, sync.reproducible)
-            elif waits or self._inner.accumulation > 1:
-                with passes.watched(bool(sync.joins)):
-                    updated = self._gather(this)
-            else:  # nearly always
-                n = this.n if sync.weighted else 1.0
-                updated = sync.step(n, this.step(), 0, this.problem)[0]
-        except RuntimeError:
-            update_called(this.batch, refused=True)
-            raise
-        self._end_pass(this)
-        return updated
+                return self._update_reproducibly(use)
+            if use.batch is not None and use.batch.part is not None:
+                raise RuntimeError(
+                    "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
+                    " reproducible=True)."
+                )
+            if sync.silent or sync.stash.kept or self._inner.accumulation > 1:
+                return self._gather(use)
+            n = use.n if sync.weighted else 1.0
+            return sync.step(n, self._step(use), 0, use.problem)[0]
+        finally:
+            sync.uses.done(use)
+            self._set_overlap()
 
-    def _find_pass(self, weight: Batch[Any] | float | None) -> Pass:
-        return find_pass(self.sync, self._average, weight)
+    def _find(self, weight: Batch[Any] | float | None) -> Use:
+        """The batch of this update, and how much its gradients count. A batch that counts 0 though
+        it has examples has gradients of zero: they say which rows were used."""
+        sync, here = self.sync, self._world
+        try:
+            use = sync.uses.find(weight)
+        except (TypeError, ValueError) as error:
+            if here.size == 1:
+                raise
+            use = Use(None, 0.0, None, str(error))
+        if here.size == 1:
+            return use
+        if not sync.weighted:
+            return use._replace(problem="")
+        if use.batch is not None and use.n == 0 and len(use.batch):
+            for handle in handles_of(members_of(sync.collection)):
+                lib.dn_param_zero_gradient(handle)
+            use = use._replace(n=(use.total or 0) * _NEXT_TO_NOTHING)
+        if weight is None and sync.calls < _FIRST_CALLS and self._loss_is_sum(use):
+            warn(
+                'update: the loss is a sum, and average="mean" expects the mean over this rank\'s'
+                " examples: the ranks do not end where one process ends. Divide it by len(batch)"
+                ' (dy.average), or write DistributedTrainer(trainer, "sum"). This is said once.'
+            )
+        return use
 
-    def _end_pass(self, this: Pass) -> None:
-        """The pass was used: another one begins."""
-        update_called(this.batch)
-        self._set_overlap()
+    def _loss_is_sum(self, use: Use) -> bool:
+        """Whether rank 0 should warn that the last backward began from a sum over examples."""
+        is_several = use.batch is not None and len(use.batch) > 1
+        op = lib.dn_loss_op(cg().number) if self._world.rank == 0 and is_several else -1
+        return op >= 0 and ffi.string(lib.dn_op_name(op)) in _SUMS and manner.is_first("sum loss")
+
+    def _step(self, use: Use, passes: int = 1, subset: int = 0) -> Step:
+        """What must be equal on all ranks."""
+        if use.batch is None and passes == 1 and not subset:
+            return NO_BATCH
+        described = use.batch.description if use.batch is not None else ()
+        return Step(described, passes, subset, self.sync.described)
 
     # ---- several passes ----------------------------------------------------------------
 
-    def _gather(self, this: Pass) -> bool:
+    def _share(self, use: Use) -> tuple[float, str]:
+        """What the gradients of a pass are multiplied by, n_r / sum of n_r; and why it is not
+        known."""
+        sync = self.sync
+        if not sync.weighted or use.problem or (self._world.size == 1 and use.total is None):
+            return 1.0, use.problem
+        if use.total is None:
+            return 1.0, (
+                "update: with accumulation, no_sync() or update_subset(), every rank must know the"
+                " weights of all ranks; got a number. Give shard() weight=, and write"
+                " update(batch)."
+            )
+        return (use.n / use.total if use.total else 0.0), ""
+
+    def _gather(self, use: Use) -> bool:
         """One of several passes that make an update: their gradients wait, multiplied by their
         weights."""
-        sync, passes = self.sync, self.sync.passes
-        is_last, passes.begun = passes.is_last(), True
-        this = this._replace(problem=this.problem or sync.refusal or passes.doubt)
-        factor = 1.0
-        if sync.weighted:
-            flags = Flag.LAST * is_last | Flag.SILENT * passes.silent
-            factor, problem = share(this, sync.negotiation, flags, is_last, bool(sync.joins))
-            if problem and not is_last:
-                passes.stay(problem)
-                return sync.wait()
-            this = this._replace(problem=problem)
-        else:
-            passes.stay()
-        step = this.step(passes.passes + 1)
-        if sync.inner_settings:
-            step = step._replace(inner_settings=sync.inner_settings)
+        sync = self.sync
+        is_last = sync.is_last()
+        factor, problem = self._share(use)
+        if self._world.size > 1 and problem:
+            sync.described = hash_of(f"{sync.described} {problem}")
+        elif use.batch is not None:
+            sync.described = hash_of(f"{sync.described} {use.batch.description}")
         if not is_last:
-            if sync.weighted and (self._world.size > 1 or this.named or passes.stash.kept):
-                passes.keep(factor)
-            elif sync.weighted:
-                passes.stay()
-            return sync.wait()
-        is_refused = bool(this.problem) and sync.weighted
-        if not is_refused and (passes.stash.kept or factor != 1):
-            passes.keep(factor)
-            passes.restore()
-        try:
-            updated = sync.step(1.0, step, Flag.WEIGHED | passes.flag, this.problem)[0]
-        except RuntimeError:
-            if not is_refused and sync.weighted:  # they have their weights, and keep them
-                passes.stash.take(self.collection, 1.0)
-                sync.sources.clear()
-            raise
-        passes.used()
-        sync.hooks.gathered = 0
-        return updated
+            if self._world.size > 1:
+                sync.stash.take(self.collection, 0.0 if problem else factor)
+            sync.problem = sync.problem or problem
+            sync.passes += 1
+            sync.hooks.gathered += not sync.silent
+            return False
+        problem, sync.problem = sync.problem or problem, ""
+        if not problem and (sync.stash.kept or factor != 1) and self._world.size > 1:
+            sync.stash.take(self.collection, factor)
+        sync.stash.put_back(sync.hooks.members())
+        flags = Flag.WEIGHED * (self._world.size > 1)
+        return sync.step(1.0, self._step(use, sync.passes + 1), flags, problem)[0]
 
-    def _update_reproducibly(self, this: Pass, kept: ReproducibleSum) -> bool:
+    def _update_reproducibly(self, use: Use) -> bool:
         """One micro-batch of a step."""
-        if this.problem:
-            raise RuntimeError(f"update: {this.problem}")
-        sync, part = self.sync, this.batch.part if this.batch is not None else None
-        if not kept.resumes(part):
-            sync.hooks.gathered = 0
-            sync.passes.stash.invalidate(sync.hooks.members())
+        kept = self.sync.reproducible
+        assert kept is not None
+        if use.problem:
+            raise RuntimeError(use.problem)
+        part = use.batch.part if use.batch is not None else None
+        kept.check_turn(part)
         assert part is not None
-        kept.refuse_sums()
-        if part.turn:  # steps before this one have what its first micro-batch has done to them
-            sync.passes.stash.mark()
-        with sync.passes.stash.unseen():
-            kept.keep(part, this.n, this.n if sync.weighted else 1.0)
-        sync.sources.clear()
+        kept.keep(part, use.n, use.n if self.sync.weighted else 1.0)
         if not part.is_last:
             return False
-        is_last = sync.passes.is_last()
-        updated = sync.step(1.0, this.step(sync.passes.passes + 1))[0]
-        if is_last:
-            sync.hooks.gathered = 0
-            return updated
-        sync.passes.stash.take(self.collection, 1.0)
-        return sync.wait()
+        return self.sync.step(1.0, self._step(use))[0]
 
     # ---- while backward runs -----------------------------------------------------------
 
     def _set_overlap(self) -> None:
-        """Lets the exchange begin in the next backward if, and only if, that is the last one before
-        an update and its weight is known."""
+        """Lets the exchange between hosts begin in the next backward if that is the last one before
+        an update."""
         sync, wire = self.sync, self.sync.wire
         if wire is None or sync.reproducible is not None:
             return
-        gathers = (
-            self._inner.accumulation > 1 or sync.joins
-            if sync.weighted
-            else not sync.passes.is_last()
-        )
-        if sync.passes.silent or gathers or sync.passes.stash.kept:
+        if sync.silent or sync.joins or sync.stash.kept or self._inner.accumulation > 1:
             wire.overlap.disable()
         else:
             present, thread = weakref.WeakMethod(self._present_factor), threading.get_ident()
@@ -335,11 +304,13 @@ class DistributedTrainer(TrainerWrapper):
         thread; None: unknown."""
         if self._average == "sum":
             return 1.0
-        batch, certain = self.sync.sources.peek(thread)
-        odd = batch is not None and (batch.problem or batch.ranks is not self._world.members)
-        lacks = self._average == "weighted" and (batch is None or not batch.is_weighted)
-        known = certain and not odd and not lacks and not has_weightless(batch)
-        return (1.0 if batch is None else batch.n) if known else None
+        if thread != threading.get_ident():
+            return None
+        loops = running.get(thread, [])
+        if len(loops) > 1:
+            return None
+        use = self.sync.uses.find()
+        return None if use.problem or use.total is None or (use.n == 0) else use.n
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -348,8 +319,7 @@ class DistributedTrainer(TrainerWrapper):
 
         Each pass counts as it does in one process: the update uses the sum over passes of sum n_r
         g_r / sum n_r. Divide the losses by the number of passes for a mean. These calls do not
-        count towards accumulate. All ranks must make the same number of them. Weights given as
-        numbers are exchanged with each call; those of shard() are known.
+        count towards accumulate. All ranks must make the same number of them.
 
         Raises:
             RuntimeError: with reproducible=True.
@@ -368,23 +338,33 @@ class DistributedTrainer(TrainerWrapper):
         >>> one_pass(), w.as_array().tolist()
         (True, [-2.0])
         """
-        if self.sync.reproducible is not None:
+        sync = self.sync
+        if sync.reproducible is not None or sync.joins:
             raise RuntimeError(
-                "no_sync: with reproducible=True update() exchanges once a step by itself. Use"
-                " accumulate=k for several steps."
+                "no_sync: with reproducible=True and inside of Join every call of update()"
+                " exchanges; got such a trainer."
             )
-        passes, before = self.sync.passes, self.sync.passes.silent
+        before = sync.silent
         try:  # Ctrl-C may come at any call
-            passes.silent = True
+            sync.silent = True
             self._set_overlap()
             yield
         finally:
-            passes.silent = before
+            sync.silent = before
             self._set_overlap()
 
     def set_accumulation(self, k: int) -> None:
         """Exchanges and updates only at every k-th call of update(), with the mean over k backward
-        passes. Call it on all ranks."""
+        passes. Call it on all ranks.
+
+        Raises:
+            RuntimeError: with reproducible=True.
+        """
+        if self.sync.reproducible is not None and k != 1:
+            raise RuntimeError(
+                f"set_accumulation: reproducible=True takes no accumulation; got {k}. Give shard()"
+                " a larger batch_size and more micro_batches."
+            )
         self._inner.set_accumulation(k)
         self._set_overlap()
 
@@ -399,48 +379,36 @@ class DistributedTrainer(TrainerWrapper):
         ranks. Call it on all ranks alike.
 
         With several ranks the gradients of other parameters are kept aside until their update:
-        has_gradient() returns False meanwhile.
+        has_gradient() returns False meanwhile. A second call in the same step must name its batch.
 
         Args:
             updated_params: as there; the same on all ranks.
             updated_lookups: as there.
-            weight: as in update().
+            weight: as in update(), but with several ranks a batch, not a number.
 
         Raises:
             RuntimeError: as update(); reproducible=True, or inside of Join.
         """
-        sync, passes = self.sync, self.sync.passes
+        sync = self.sync
         if sync.reproducible is not None or sync.joins:
             raise RuntimeError(
                 "update_subset: all parameters must be updated together with reproducible=True and"
                 f" inside of Join; got {len(updated_params)} parameters and {len(updated_lookups)}"
                 " tables. Write update()."
             )
-        this, chosen = self._find_pass(weight), sync.hooks.chosen(updated_params, updated_lookups)
-        sync.begin(this)
-        passes.begun = True
-        subset = hash_of(" ".join(p.name() for p in chosen)) | 1
-        with passes.watched(False):
-            if self._world.size > 1 or passes.stash.kept or this.named:
-                factor = 1.0
-                if sync.weighted:
-                    factor, problem = share(this, sync.negotiation, Flag.LAST, True)
-                    this = this._replace(problem=problem)
-                if not this.problem or not sync.weighted:
-                    passes.keep(factor)
-                    sync.sources.clear()
-                    passes.stash.put_back(chosen)
-            in_place, step = passes.in_place, this.step(passes.passes + 1, subset)
-            try:
-                sync.step(1.0, step, Flag.WEIGHED | passes.flag, this.problem, chosen)
-            except RuntimeError:
-                if not this.problem:
-                    passes.stash.take(self.collection, 1.0)
-                update_called(this.batch, refused=True)
-                raise
-            passes.used(chosen)
-        passes.in_place = in_place
-        self._end_pass(this)
+        use, chosen = self._find(weight), sync.hooks.chosen(updated_params, updated_lookups)
+        sync.calls += 1
+        try:
+            factor, problem = self._share(use)
+            if self._world.size > 1 and not problem:
+                sync.stash.take(self.collection, factor)
+            sync.stash.put_back(chosen)
+            subset = hash_of(" ".join(p.name() for p in chosen)) | 1
+            flags = Flag.WEIGHED * (self._world.size > 1)
+            sync.step(1.0, self._step(use, 1, subset), flags, problem, chosen)
+        finally:
+            sync.uses.done(use)
+            self._set_overlap()
 
     def state(self) -> dict[str, NDArray[Any]]:
         """As Trainer.state(): the same on all ranks.

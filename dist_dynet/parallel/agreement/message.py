@@ -22,22 +22,12 @@ class Flag:
     AHEAD = 16  # some of it was complete long before the end of backward
     WEIGHED = 32  # its gradients are already multiplied by their weights
     UNKNOWN = 64  # it does not know which batch its gradients come from
-    # gradients are exchanged after this pass; LAST, SILENT and ASKS are sent in passes only
-    LAST = 128
-    SILENT = 256  # the pass does not count towards an accumulation
     APART = 512  # its values are no longer those of its host
     OTHER = 1024  # it holds other parameters than those that the ranks have agreed on
-    ASKS = 4096  # it waits for the weights of a pass
-    MAY_DIFFER = 8192  # what its gradients belong to is not compared
-    OWN = 16384  # it computes something from its own gradients instead of the average
-    CHANGED = 32768  # it has changed gradients of earlier passes
-    # it has made no backward pass of its examples in some pass since the last exchange; the upper
-    # 32 bits say in which passes
-    LEAVES_OUT = 65536
     # it alone has changed values, or a trainer's moments; set by C
     WRITTEN = lib.DN_RANK_WRITTEN
 
-    UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN | CHANGED | LEAVES_OUT
+    UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN
     """With one of these flags on any rank, all ranks read all messages."""
 
 
@@ -51,29 +41,8 @@ def _numpy(kind: Any) -> Any:
 
 
 def flags_of_any(every: NDArray[Any]) -> int:
-    """The flags that any rank has set in these messages. LEAVES_OUT counts only if another rank has
-    gradients and has not left out the same passes.
-
-    >>> import dist_dynet as dy
-    >>> m = dy.ParameterCollection()
-    >>> _ = m.add_parameters(2)
-    >>> every = np.zeros(2, MessageLayout(Structure(m)).dtype)
-    >>> every["flags"][0] = Flag.SAVE | Flag.LEAVES_OUT | 1 << 32
-    >>> flags_of_any(every) == Flag.SAVE
-    True
-    >>> every["filled"][1] = True
-    >>> flags_of_any(every) == Flag.SAVE | Flag.LEAVES_OUT
-    True
-    """
-    flags = every["flags"]
-    of_any = int(np.bitwise_or.reduce(flags))
-    if of_any & Flag.LEAVES_OUT:
-        has_some = every["filled"].any(axis=1) | every["rows"].any(axis=1)
-        passes = flags >> 32
-        if not (has_some & (passes != of_any >> 32)).any():
-            of_any &= ~Flag.LEAVES_OUT
-        of_any &= (1 << 32) - 1
-    return of_any
+    """The flags that any rank has set in these messages."""
+    return int(np.bitwise_or.reduce(every["flags"]))
 
 
 METER_READING: np.dtype[Any] = _numpy(ffi.typeof("dn_reading"))

@@ -18,13 +18,11 @@ from ..._ffi import ffi, lib
 from ...trainers import Trainer
 from ...trainers.hooks import Hooks
 from ...trainers.state import Settings
-from ..batches.batches import Description
-from ..processes.failures import IN_JOIN
+from ..batch import Description
 from ..processes.rank_names import format_ranks
 from ..processes.world import World, hash_of
 from .message import Flag, MessageLayout, flags_of_any
 from .meters import Meters
-from .pass_weights import PassWeights
 from .structure import Structure
 
 
@@ -79,28 +77,20 @@ class Step(NamedTuple):
     passes: int = 1
     """How many calls of update() have gathered them."""
     subset: int = 0  # a hash of the parameters that are updated; 0: all
-    inner_settings: tuple[float, ...] = ()
-    """Settings of a wrapped trainer that each rank uses on its own, and a hash of its constants."""
+    batches: int = 0  # a hash of the batches of all passes
 
     def parts(self) -> dict[str, str]:
-        """The parts as text, for an error, each with a remedy for when it differs."""
+        """The parts as strings, for an error, each with a remedy for when it differs."""
         parts = {"no batch of shard()": "Let all ranks use batches of one loop over shard()."}
         if self.description:
-            examples, data, settings, division, epoch, step = self.description
-            parts = {
-                f"step {step} of epoch {epoch} of shard()": "Call update() once for each batch of"
-                " a loop, on all ranks.",
-                f"data of {examples} examples with fingerprint {data:x}": "Give shard() the same"
-                " data in the same order on all ranks: it deals them out itself.",
-                **{f"{name}={n:d}": "" for name, n in settings._asdict().items()},
-                f"costs and weights {division:x}": "Give shard() arrays that stay alike on all"
-                " ranks as cost= and weight=, or functions of the example alone.",
-            }
-        parts[f"passes: {self.passes}"] = ""
+            parts = self.description.parts()
+        parts[f"passes: {self.passes} of batches {self.batches & 0xFFFFFFFF:x}"] = ""
         which = f"update_subset {self.subset:x}" if self.subset else "all parameters"
         parts[which] = "Give update_subset() the same parameters on all ranks."
-        parts[f"settings of the wrapped trainer {[*self.inner_settings]}"] = ""
         return parts
+
+
+NO_BATCH = Step()
 
 
 class AsPlanned:
@@ -187,7 +177,6 @@ class Negotiation:
     ) -> None:
         self._here, self._comm, self._average, self._transport = here, comm, average, transport
         self._trainer, self._m = trainer, trainer.collection
-        self.trusts = False
         self._updates, self._which = 0, here.number_trainer()
         self.asks: list[Callable[[], int]] = []
         """Functions that return flags to send beside those that reach() is given."""
@@ -200,8 +189,6 @@ class Negotiation:
         self._message = ffi.new("dn_rank_message *")
         self._planned = AsPlanned()
         self.meters = Meters(here, comm)
-        self._passes = PassWeights(here)
-        self.on_changed: Callable[[World, Any, str], None] | None = None
         self._adopt(Structure(self._m), here.collective("DistributedTrainer"), ())
         self._mark_in_sync()
 
@@ -220,18 +207,11 @@ class Negotiation:
         self._layout = MessageLayout(structure, Hooks(self._trainer).c)
         if before is not None:
             self._layout.members.alone, self._layout.members.resets = before.alone, before.resets
-            structure.warn_of_numbered(known, self._here)
 
     def _mark_in_sync(self) -> None:
-        """Notes that values and moments are equal on all ranks now."""
         members = self._layout.members
-        members.alone = _NEVER if self.trusts else lib.dn_store_alone(self._structure.root.c)
+        members.alone = _NEVER
         members.resets = lib.dn_trainer_resets(Hooks(self._trainer).c)
-
-    def trust_values(self) -> None:
-        """Leaves it to the caller of update() to keep parameters equal on all ranks."""
-        self.trusts = True
-        self._mark_in_sync()
 
     def reach(
         self,
@@ -259,7 +239,7 @@ class Negotiation:
                 what its gradients belong to.
         """
         self._updates += 1
-        plannable = self._begin_collective("gradient exchange of update", flags)
+        self._begin_collective(flags)
         average = self._average and not flags & Flag.WEIGHED
         if problem:
             flags |= Flag.UNKNOWN
@@ -279,7 +259,7 @@ class Negotiation:
             c.flags = flags
             self._said = said
         c.weight = weight
-        outcome = self._transport.send(self._layout, c, average, plannable, self._named, follow_up)
+        outcome = self._transport.send(self._layout, c, average, True, self._named, follow_up)
         if outcome is True:
             self.meters.take(self._transport.meters(), self._updates)
             if flags:
@@ -328,13 +308,9 @@ class Negotiation:
             negotiated = settings if not len(going) else Settings(*going["settings"][0].tolist())
         if self._average:
             self._refuse_unknown(every, problem, what)
-        if self._here.checks:
-            self._structure.compare(self._here, self._comm, what)
         of_any = flags_of_any(every)
-        if of_any & Flag.CHANGED and self.on_changed is not None:
-            self.on_changed(self._here, self._comm, what)
         if of_any & Flag.WRITTEN:
-            self._compare_written(every["states"], what)
+            self._mark_in_sync()
         self._notify(of_any)
         total = sum(every["weight"].tolist())  # one after another, as C adds them up
         weights = every["weight"] if average else (every["weight"] > 0).astype(np.float64)
@@ -357,61 +333,21 @@ class Negotiation:
         for callback in self.on_flags:
             callback(flags)
 
-    def gather_weights(
-        self, weight: float, flags: int, problem: str = ""
-    ) -> tuple[float | None, int, int]:
-        """The sum of all ranks' weights in one pass of an accumulation, None if a rank that already
-        knows the sum cannot know its own weight; the flags of any rank, and those of all.
-        Collective.
-
-        Raises:
-            RuntimeError: on all ranks: all ask, and one does not know which batch its gradients
-                come from.
-        """
-        what = self._begin_pass(flags)
-        every = self._passes.ask(weight, flags | (Flag.UNKNOWN if problem else 0), what)
-        of_any, of_all = np.bitwise_or.reduce(every["flags"]), np.bitwise_and.reduce(every["flags"])
-        if of_all & Flag.ASKS:
-            self._refuse_unknown(every, problem, what)
-        total = None if of_any & Flag.UNKNOWN else sum(every["weight"].tolist())
-        return total, int(of_any), int(of_all)
-
-    def send_weight(self, weight: float, total: float, flags: int, problem: str) -> None:
-        """As gather_weights(), on a rank that knows the sum."""
-        what = self._begin_pass(flags)
-        self._passes.tell(weight, total, flags | (Flag.UNKNOWN if problem else 0), what)
-
-    def wrong_weights_problem(self) -> str:
-        """Before an exchange: why sums that this rank has assumed were wrong; empty if none was.
-        Collective."""
-        return self._passes.problem()
-
-    def _begin_pass(self, flags: int) -> str:
-        how = IN_JOIN if flags & Flag.JOIN else f"of set_accumulation({self._trainer.accumulation})"
-        self._begin_collective(f"weights of a pass {how}, before update", flags, 1)
-        return self._named()
-
     def _refuse_unknown(self, every: NDArray[Any], problem: str, what: str) -> None:
         """Refuses the update on all ranks if one does not know what its gradients belong to."""
         unknown = np.flatnonzero(every["flags"] & Flag.UNKNOWN).tolist()
         if unknown:
             where = format_ranks([self._here.members[rank] for rank in unknown])
-            problem = problem or (
+            problem = problem.removeprefix("update: ") or (
                 f"on {where} it is not known which batch of shard() the gradients come from; see"
                 " the message there."
             )
             raise RuntimeError(f"{self._here.name} {what}: {problem}")
 
-    def _begin_collective(self, kind: str, flags: int, ahead: int = 0) -> bool:
-        """Counts one more collective operation, for the next but `ahead` update. Returns whether it
-        is without checks."""
-        number = self._here.count_unchecked()
-        if number:
-            self._name = kind, self._updates + ahead, number
-            return True
-        what = f"{kind} {self._updates + ahead}{self._which}"
-        self._name = self._here.collective(what, at_one_line=not flags & Flag.JOIN)
-        return False
+    def _begin_collective(self, flags: int) -> None:
+        """Counts one more collective operation."""
+        kind = "gradient exchange of update" + " inside of Join" * bool(flags & Flag.JOIN)
+        self._name = kind, self._updates, self._here.count_unchecked()
 
     def _named(self) -> str:
         """The name of the collective operation, made only if needed: it takes a tenth of an
@@ -439,7 +375,7 @@ class Negotiation:
         read: reading rounds their decay, so then all ranks do the same."""
         unlike = (going["settings"] != going["settings"][:1]).any(axis=0)
         said = {settings.words(unlike): ""} if unlike.any() else {}
-        known = going[going["flags"] & (Flag.UNKNOWN | Flag.MAY_DIFFER) == 0]
+        known = going[going["flags"] & Flag.UNKNOWN == 0]
         if len(set(known["step"].tolist())) > 1:
             said |= step.parts()
         elif self._average and len(set((known["flags"] & Flag.WEIGHED).tolist())) > 1:
@@ -467,30 +403,6 @@ class Negotiation:
                     f'{self._here.name} {what}: "{name}" is {words} on {where}, but not on all.'
                     f" Call {mend} on all ranks alike."
                 )
-
-    def _compare_written(self, states: NDArray[np.uint8], what: str) -> None:
-        """Makes sure that what the program has changed, on some ranks or on all, is the same on all
-        ranks. Collective."""
-        written = (states & lib.DN_IS_WRITTEN).any(axis=0)
-        self._structure.compare(self._here, self._comm, what, np.flatnonzero(written).tolist())
-        resets = lib.dn_trainer_resets(Hooks(self._trainer).c) - self._layout.members.resets
-        hashes = np.empty((self._here.size, 2), np.int64)
-        mine = np.array([resets, 0])
-        self._here.wait([self._comm.Iallgather(mine, hashes)], what)
-        if hashes[:, 0].any():
-            mine[1] = hash_of(
-                repr([(name, x.shape, x.tobytes()) for name, x in self._trainer.state().items()])
-            )
-            self._here.wait([self._comm.Iallgather(mine, hashes)], what)
-            other = np.flatnonzero(hashes[:, 1] != hashes[0, 1])
-            if len(other):
-                raise RuntimeError(
-                    f"{self._here.name} {what}: all ranks must agree; the trainer's state differs"
-                    f" on rank {self._here.members[other[0]]} from that on rank"
-                    f" {self._here.members[0]}, after update() of the wrapped trainer, restart() or"
-                    " load_state(). Call it on all ranks alike."
-                )
-        self._mark_in_sync()
 
 
 def _weight_and_scale(weight: float, total: float, average: bool) -> tuple[float, float]:

@@ -6,18 +6,17 @@ It knows names, dims and places in chunks, and nothing about gradients.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..._ffi import lib
-from ..._manner import manner, warn
-from ...params.collection import ParameterCollection, counts_of, first_numbered, handles_of, root_of
+from ...params.collection import ParameterCollection, counts_of, handles_of, root_of
 from ...params.parameters import AnyParameter, Parameters
 from ...trainers import Trainer
 from ...trainers.hooks import Hooks
-from ..processes.own_models import advice
 from ..processes.world import World, hash_of
 
 
@@ -36,13 +35,17 @@ class Structure:
             for p in self.handles[: len(self.dense)]
         ]
         """(chunk, offset, length) of the dense parameters' values and gradients."""
-        self._counts = counts_of(m)
+        self._collection, self._counts = weakref.ref(m), counts_of(m)
         self._entries = [(p.readable_name(), _kind_of(p)) for p in self.parameters]
         self.hash = hash_of(repr(self._entries))
 
     def fits(self, m: ParameterCollection) -> bool:
         """Whether the collection still has exactly these parameters; it can only gain some."""
         return counts_of(m) == self._counts
+
+    def is_of(self, m: ParameterCollection) -> bool:
+        """Whether it is the present one of this collection."""
+        return self._collection() is m and self.fits(m)
 
     def check(self, here: World, comm: Any, what: str) -> None:
         """Makes sure that all ranks hold the same parameters. Collective.
@@ -77,25 +80,6 @@ class Structure:
         here.wait([comm.Ibcast(self.root.values(handle), root=0) for handle in new], what)
         self.root.changed(new)
 
-    def warn_of_numbered(self, known: Iterable[AnyParameter], here: World) -> None:
-        """Rank 0 warns once if the program has made new parameters while it worked on a batch of
-        shard() that only their number tells apart: numbers are the same on all ranks, whatever the
-        parameters were made for."""
-        if here.rank or "numbered" in manner.said:
-            return
-        p = first_numbered(self.parameters, known)
-        if p is not None:
-            manner.said.add("numbered")
-            warn(
-                f'update: "{p.readable_name()}" was made while the program worked on a batch of'
-                " shard(), and is called by its number. If the ranks make parameters for"
-                " different examples first, unlike ones get the same number, and are taken for"
-                " one. Make them before the loop, or name them by what they are for:"
-                " add_parameters(..., name=...), and builders in add_subcollection(name). It"
-                " does no harm if all ranks make the same ones in the same order. This is said"
-                " once."
-            )
-
     def materialise(self, chosen: Iterable[bool] | None = None) -> None:
         """Multiplies the pending weight decay into the rows of these tables, as reading them does;
         None: of all tables."""
@@ -129,7 +113,6 @@ class Structure:
             raise RuntimeError(
                 f"{here.name} {what}: rank {here.members[other]} and rank {here.members[0]} differ,"
                 f' first in "{name}". Change parameters alike on all ranks.'
-                f"{advice(here)}"
             )
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from ... import _launcher
 from ..._ffi import lib
 from . import failures
-from .forks import forks
 from .world import World
 
 _lock = threading.Lock()
@@ -90,7 +89,6 @@ def _start() -> World:
     if launch is None:
         _launcher.refuse_lone_task()
         return World(None)
-    forks.start()
     failures.install()
     started = World(launch)
     failures.guard(started)

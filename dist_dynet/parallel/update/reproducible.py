@@ -24,7 +24,7 @@ from ...meter import during, hand_over
 from ...params.collection import ParameterCollection
 from ...params.precision import rounding
 from ..agreement.structure import Structure
-from ..batches.micro_draws import Part
+from ..micro_batches import Part
 from ..processes.world import World
 from .gradients import SHARE, FlatLayout, Node, Rows, add_up, marks_of, put_back, take_out
 
@@ -115,6 +115,9 @@ class ReproducibleSum:
             )
         self._sums.clear()
 
+    def check_turn(self, part):
+        self.resumes(part)
+
     def resumes(self, part: Part | None) -> bool:
         """Whether this micro-batch continues a step. False: the loop before it was left within a
         step, and everything is dropped.
@@ -183,7 +186,7 @@ class ReproducibleSum:
         self._weights[number] = weight
         self._tree.push(take_out(self._layout, number, factor if weight > 0 else 0.0, self._pool))
 
-    def sum(self, what: str, divided: bool, changes: Sequence[int]) -> str:
+    def sum(self, what: str, divided: bool, changes: Sequence[int] = ()) -> str:
         """Replaces the collection's gradients by the sum over all ranks, the same bits on every
         rank. Collective.
 

@@ -1,8 +1,8 @@
 """Sync: one update of a DistributedTrainer, from this rank's gradients to parameters that are equal
 on all ranks.
 
-negotiate -> sum -> apply -> account. It knows the order of these, and what an exception in between
-leaves behind. Its callers, trainer.py and join.py, decide how much gradients count.
+negotiate -> sum -> apply. It knows the order of these, and what an exception in between leaves
+behind. Its callers, trainer.py and join.py, decide how much gradients count.
 """
 
 from __future__ import annotations
@@ -15,24 +15,21 @@ from numpy.typing import NDArray
 from ..._deferred_signals import DeferSignals
 from ..._ffi import ffi, lib
 from ...meter import NONE, switch
+from ...params.collection import root_of
 from ...params.parameters import AnyParameter
 from ...trainers import Trainer
 from ...trainers.hooks import Hooks
 from ...trainers.state import Settings
 from ..agreement.message import Flag
 from ..agreement.negotiation import AsPlanned, Negotiated, Negotiation, Step
-from ..batches.batches import present_batch
+from ..batch import BatchUse
 from ..exchange.engines import Exchange
 from ..exchange.hybrid import HybridExchange
 from ..exchange.plan import check
 from ..exchange.shared import SharedExchange
-from ..exchange.shared_model import SharedModel, refuse_written
 from ..processes.world import World
-from . import own_gradients
-from .accumulation import Accumulation, Pass
-from .micro_steps import MicroSteps
+from .accumulation import Stash
 from .reproducible import ReproducibleSum
-from .sources import Sources
 
 
 class Sync:
@@ -49,27 +46,21 @@ class Sync:
         self, here: World, trainer: Trainer, weighted: bool, reproducible: ReproducibleSum | None
     ) -> None:
         self.here, self.weighted, self.reproducible = here, weighted, reproducible
-        self.hooks = Hooks(trainer)
-        self.passes = Accumulation(trainer)
-        self.collection = trainer.collection
-        self.sources = Sources(self.collection, self.passes.is_last)
+        self.hooks, self.collection = Hooks(trainer), trainer.collection
+        self.uses, self.stash = BatchUse(here), Stash.of(root_of(trainer.collection))
         self.negotiation: Negotiation | None = None  # as the exchange: only with several ranks
         self.exchange: Exchange | None = None
         # the exchange, if it is one between hosts, which sends during backward and compresses
         self.wire: HybridExchange | None = None
-        self.model: SharedModel | None = None  # of the ranks of this host
-        self.trains_apart = False  # what is averaged are values: each rank decides on its own steps
-        self.refusal = ""  # why the next exchange must be refused, set by its caller
-        # what else must be equal on the ranks that go on, and whether it may differ on this one
-        self.inner_settings: tuple[float, ...] = ()
-        self.may_differ = False
         self.calls = 0  # of update()
-        self._steps = MicroSteps(trainer, here.rank == 0) if reproducible is not None else None
-        # a bit for each pass since the last exchange in which this rank had examples but made no
-        # backward pass
-        self._left_out = 0
-        # gradients of the last step were not finite, and some ranks still have data
+        self.passes = 0  # calls of update() since the last exchange
+        self.silent = False  # inside no_sync()
+        self.problem = ""  # why the batch of one of these passes is unknown
+        self.described = 0  # a hash of the batches of these passes
+        self.last_step: Step | None = None
+        """What the gradients of the last update belonged to, for `dist-dynet check`."""
         self.is_not_finite = False
+        """Gradients of the last step were not finite, and some ranks still have data."""
         self.joins: set[object] = set()  # the Joins that it is inside
         self._trainer = trainer
         self._follow_up = ffi.new("dn_follow_up *", {"trainer": self.hooks.c})
@@ -77,18 +68,6 @@ class Sync:
         # have, so that further updates are refused
         self._is_unfinished = False
         self._foresees = self._sums = False  # C may do all of it; the ranks have agreed
-
-    def begin(self, this: Pass) -> None:
-        """Called when update() is called for this pass."""
-        self.calls += 1
-        if self._steps is not None and this.batch is not None and this.batch.part is not None:
-            self._steps.look(this.batch, this.batch.part)
-        if self.trains_apart or not self.weighted or self.reproducible is not None:
-            return
-        batch = present_batch() if this.batch is None and this.named else this.batch
-        counts = batch is not None and this.n > 0 and batch.n > 0
-        if batch is not None and counts and self.sources.is_idle(batch):
-            self._left_out |= 1 << self.passes.passes
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """The rounding errors of compression on this rank, by parameter. Views."""
@@ -104,10 +83,9 @@ class Sync:
         """The ranks of each host, if they exchange over the network."""
         return self.wire.hosts.ranks if self.wire else []
 
-    def forget_gradients(self) -> None:
-        """Drops the gradients since the last pass; those of earlier passes stay."""
-        with self.passes.stash.unseen():
-            self.collection.reset_gradients()
+    def is_last(self) -> bool:
+        """Whether the update comes with the next pass."""
+        return not self.silent and self.hooks.gathered + 1 >= self._trainer.accumulation
 
     def mark_out_of_step(self) -> None:
         """Notes that this rank skips an update that the others may make. Further ones are
@@ -116,13 +94,8 @@ class Sync:
 
     def waits(self) -> bool:
         """Whether gradients wait to be applied; then no checkpoint is made."""
-        return self.passes.waits() or (self.reproducible is not None and self.reproducible.pending)
-
-    def wait(self) -> bool:
-        """Counts a pass whose gradients wait for others. Returns False: nothing was updated."""
-        self.sources.clear()
-        self.passes.count()
-        return False
+        is_kept = self.reproducible is not None and self.reproducible.pending
+        return self.passes > 0 or bool(self.stash.kept) or self.hooks.waits() or is_kept
 
     def step(
         self,
@@ -134,6 +107,7 @@ class Sync:
     ) -> tuple[bool, bool]:
         """Exchanges and applies the gradients. Returns whether parameters were updated, and whether
         all ranks have run out of data."""
+        self.last_step = step
         before = switch(NONE)
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
@@ -143,8 +117,6 @@ class Sync:
                 self.hooks.conclude()
             return updated, over
         finally:
-            if self.model is not None:
-                self.model.leave()
             switch(before)
 
     def _may_leave(self) -> bool:
@@ -161,28 +133,26 @@ class Sync:
         problem: str,
         chosen: Sequence[AnyParameter] | None,
     ) -> tuple[bool, bool]:
-        self._foresees = self._sums = False
-        self.is_not_finite = False
-        if not (problem and self.weighted):  # otherwise the ranks refuse it together
+        self._foresees = self._sums = self.is_not_finite = False
+        if not problem:  # otherwise the ranks refuse it together
             self.hooks.prepare()  # no rank of the host writes values yet
         over, what, follow_up = self._exchange(weight, step, flags, problem, chosen)
         if self.reproducible is not None:
-            self._sum_reproducibly(what)
-        if (over and not self.hooks.waits()) or (
-            self.reproducible is not None and not self.passes.is_last()
-        ):
-            self._is_unfinished = False
-            self._conclude(False)
+            self.reproducible.sum(what, self.weighted)
+        if over and not self.hooks.waits():
+            self._end_passes(False)
             return False, over
         try:
-            updated = self._update(chosen, follow_up, what)
+            updated = self._update(chosen, follow_up)
         except RuntimeError:  # gradients are not finite, on all ranks
-            self._keep_sums(chosen, bool(flags & Flag.WEIGHED))
-            if chosen is None:  # as in one process, a new accumulation begins
-                self.hooks.gathered = 0
             self.is_not_finite = not over
+            if self.negotiation is not None:  # they are sums: the next sum would add them up
+                for p in self.hooks.members() if chosen is None else chosen:
+                    p.scale_gradient(1 / self.here.size)
             raise
-        self.sources.clear()
+        finally:
+            if chosen is None:
+                self.hooks.gathered = 0
         if updated:
             self.hooks.done()
         return updated, over
@@ -209,142 +179,64 @@ class Sync:
             self._sum(negotiated)
             follow_up = None
         elif stage < lib.DN_FOLLOW_UP_UPDATE:
-            self._fail(follow_up)
+            check(follow_up.error)
         return negotiated.over, negotiated.what, follow_up
 
-    def _sum_reproducibly(self, what: str) -> None:
-        """Sums what reproducible=True has kept of the passes.
-
-        Raises:
-            RuntimeError: on all ranks, what they do differs.
-        """
-        assert self.reproducible is not None
-        problem = self.reproducible.sum(what, self.weighted, self.passes.stash.changes())
-        if problem:
-            self._is_unfinished = False
-            raise RuntimeError(f"{self.here.name} {what}: {problem}")
-        if self.passes.is_last():
-            self.passes.restore()
-
-    def _update(self, chosen: Sequence[AnyParameter] | None, follow_up: Any, what: str) -> bool:
+    def _update(self, chosen: Sequence[AnyParameter] | None, follow_up: Any) -> bool:
         """Updates parameters with the sums, unless the follow-up has done so. Returns whether they
         were updated.
 
         Raises:
             RuntimeError: on all ranks, gradients are not finite.
         """
-        model = self.model
-        if follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_DONE:
-            if model is not None:
-                model.ended()
-            self._end_passes(True)
-            return True
-        switch(lib.DN_UPDATE)
+        updated = False
         try:
-            if follow_up is None:
-                updated = self._apply(chosen)
-            else:
+            if follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_DONE:
+                updated = True
+            elif follow_up is not None:
                 updated = self.hooks.fail(follow_up.error, self.hooks.members())
-        except RuntimeError:
-            if model is not None:
-                model.complete()
-                model.end(what)
-            self._end_passes(False)
-            raise
-        if model is not None:
-            model.end(what)
-        self._end_passes(updated)
+            else:
+                switch(lib.DN_UPDATE)
+                updated = self.hooks.apply(chosen)
+        finally:
+            self._end_passes(updated)
         return updated
 
-    def _conclude(self, updated: bool) -> None:
-        """Notes whether what was sent was used by an update."""
+    def _end_passes(self, updated: bool) -> None:
+        """Called at the end of an update, whether it was made or not: another one begins."""
         if self.wire is not None:
             trainer, norm = self._trainer, lib.dn_trainer_last_norm(self.hooks.c)
             longest, limit = trainer.get_clip_threshold(), trainer.get_clip_value()
             factor = longest / norm if updated and norm > longest > 0 else 1.0
             self.wire.conclude(updated, factor, limit * trainer.accumulation)
-
-    def _end_passes(self, updated: bool) -> None:
-        """Called at the end of an update, whether it was made or not: another one begins."""
-        self._conclude(updated)
         self._is_unfinished = False
-        self.passes.passes = self.passes.in_place = 0
-        self.passes.begun = False
-
-    def _keep_sums(self, chosen: Sequence[AnyParameter] | None, weighed: bool) -> None:
-        """After a refused update, gradients are sums, the same on all ranks, and the program may
-        keep them: they become this rank's share of the next sum."""
-        if self.reproducible is not None:
-            self.reproducible.keep_sums()
-        elif self.negotiation is None:
-            pass
-        elif self.joins:  # as the ranks do that have run out of data
-            self.forget_gradients()
-        elif weighed or not self.weighted:
-            with self.passes.stash.unseen():
-                for p in self.hooks.members() if chosen is None else chosen:
-                    p.scale_gradient(1 / self.here.size)
-
-    def _apply(self, chosen: Sequence[AnyParameter] | None) -> bool:
-        """As Hooks.apply(), on all ranks together."""
-        lib.dn_trainer_together(self.hooks.c, 1)
-        try:
-            return self.hooks.apply(chosen)
-        finally:
-            lib.dn_trainer_together(self.hooks.c, 0)
+        self.passes = self.described = 0
 
     def _foresee(self, chosen: Sequence[AnyParameter] | None) -> Any:
         """The follow-up for C, if it may do the rest of the update at once when all messages are as
         planned."""
-        exchange, model, follow_up = self.exchange, self.model, self._follow_up
+        exchange, follow_up = self.exchange, self._follow_up
         if (
             not isinstance(exchange, SharedExchange)
             or exchange.transport.plan is None
             or self.reproducible is not None
             or chosen is not None
             or self.hooks.first
-            or self.passes.stash.kept
         ):
-            return None
-        if model is not None and not model.foresee(follow_up, exchange.transport.plan):
             return None
         follow_up.stage = lib.DN_FOLLOW_UP_AGREE
         follow_up.error = 0
         self._foresees = True
         return follow_up
 
-    def _fail(self, follow_up: Any) -> None:
-        """Raises the error of a follow-up that could not begin to update."""
-        if follow_up.stage == lib.DN_FOLLOW_UP_OPEN:
-            self._is_unfinished = False
-            refuse_written()
-        check(follow_up.error)
-
     def _sum(self, negotiated: Negotiated | AsPlanned) -> None:
         """Replaces gradients by their sums."""
         assert self.negotiation is not None
         self._sums = True
         switch(lib.DN_EXCHANGE)
-        if self.model is not None:
-            self._begin(self.model, negotiated)
         if self.reproducible is None and self.exchange is not None:
             self.exchange.sum(negotiated)
             self.negotiation.meters.end(negotiated.what)
-        self.passes.stash.mark()
-
-    def _begin(self, model: SharedModel, agreed: Negotiated | AsPlanned) -> None:
-        """Lets the ranks of a host share their model from here on."""
-        exchange = self.exchange if self.reproducible is None else None
-        try:
-            model.begin(
-                agreed,
-                exchange.transport.plan if isinstance(exchange, SharedExchange) else None,
-                self.wire if exchange is not None else None,
-            )
-        except RuntimeError:  # values differ, on all ranks
-            self.passes.stash.mark()
-            self._is_unfinished = False
-            raise
 
     def _negotiate(
         self, weight: float, step: Step, flags: int, problem: str, follow_up: Any
@@ -360,15 +252,9 @@ class Sync:
         self.here.refuse_collective()
         self._is_unfinished, wire = True, self.wire
         if self.joins:
-            flags |= Flag.JOIN | Flag.MAY_DIFFER * self.may_differ
-        if self._left_out:
-            flags |= own_gradients.left_out_flags(self._left_out)
-            self._left_out = 0
+            flags |= Flag.JOIN
         if wire is not None:
             flags |= wire.flush(weight if self.weighted else float(weight > 0))
-        if follow_up is None:
-            flags |= self.model.ask() if self.model is not None else 0
-            self.passes.stash.follow()
         try:
             negotiated = self.negotiation.reach(
                 weight, Settings.of(self._trainer), step, flags, problem, follow_up
@@ -376,7 +262,6 @@ class Sync:
         except RuntimeError:  # on all ranks
             if wire is not None:
                 wire.drop("gradient exchange that was given up")
-            self.passes.stash.mark()
             self._is_unfinished = False
             raise
         if isinstance(negotiated, Negotiated) and flags & Flag.ENDED and not negotiated.over:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ..._ffi import lib
-from ..._manner import manner, warn
-from ..._random import generators_of_python
-from ...graph import ComputationGraph, cg
+from .._ffi import lib
+from .._manner import manner, warn
+from .._random import generators_of_python
+from ..graph import ComputationGraph, cg
 
 _present: WeakValueDictionary[int, MicroDraws] = WeakValueDictionary()
 """For each graph, by its number, the micro-batch that it draws for."""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..._ffi import calls, ffi, lib
-from ..._integers import number_argument
+from .._ffi import calls, ffi, lib
+from .._integers import number_argument
 
 Cost = Callable[[Any], float] | ArrayLike
 """A function of an example, or an array with one number per example."""
