@@ -275,10 +275,10 @@ dn_work dn_thread_work(int graph) {
     return work;
 }
 
-int dn_loss_op(int graph) {
+const char *dn_loss_op(int graph) {
     const dn_tape *t = dn__graph_tape(graph);
     const int64_t loss = t ? t->backward->last_loss : -1;
-    return loss >= 0 && loss < t->n.nodes ? t->nodes[loss].op : -1;
+    return loss >= 0 && loss < t->n.nodes ? t->nodes[loss].op->name : "";
 }
 
 /* ---- nodes ---------------------------------------------------------------------------- */

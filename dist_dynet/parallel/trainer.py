@@ -221,8 +221,9 @@ class DistributedTrainer(TrainerWrapper):
     def _loss_is_sum(self, use: Use) -> bool:
         """Whether rank 0 should warn that the last backward began from a sum over examples."""
         is_several = use.batch is not None and len(use.batch) > 1
-        op = lib.dn_loss_op(cg().number) if self._world.rank == 0 and is_several else -1
-        return op >= 0 and ffi.string(lib.dn_op_name(op)) in _SUMS and manner.is_first("sum loss")
+        if self._world.rank or not is_several:
+            return False
+        return ffi.string(lib.dn_loss_op(cg().number)) in _SUMS and manner.is_first("sum loss")
 
     def _step(self, use: Use, passes: int = 1, subset: int = 0) -> Step:
         """What must be equal on all ranks."""
