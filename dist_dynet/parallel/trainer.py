@@ -246,7 +246,7 @@ class DistributedTrainer(TrainerWrapper):
                 " weights of all ranks; got a number. Give shard() weight=, and write"
                 " update(batch)."
             )
-        return (use.n / use.total if use.total else 0.0), ""
+        return (use.n / use.total if use.total else 1.0), ""  # of weight 0 on all ranks: zeros
 
     def _gather(self, use: Use) -> bool:
         """One of several passes that make an update: their gradients wait, multiplied by their
