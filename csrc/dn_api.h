@@ -480,8 +480,6 @@ void dn_trainer_restart(dn_trainer *); /* moments to zero */
  * changed alone: a number that rises whenever values do, but for updates between together(1) and
  * together(0); and how often a trainer's moments were cleared, its count of updates was set, or it
  * has updated but between these. */
-int64_t dn_store_alone(dn_store *);
-int64_t dn_trainer_resets(dn_trainer *);
 void dn_trainer_together(dn_trainer *, int on);
 
 /* y = y + a (x - y): moving averages of values */

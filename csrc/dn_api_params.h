@@ -362,26 +362,18 @@ int dn_signals_came(void);
 void dn_signals_release(void);
 
 /* ---- the ranks of one host (csrc/parallel/shm_comm.c) -------------------- */
-/* The message of a rank before gradients are added up: this struct, then arrays. What lies from
- * `structure` to `end_alike` is nearly always the same on all ranks. */
+/* The message of a rank before gradients are added up: this struct, then arrays. `hash` and `flags`
+ * are nearly always the same on all ranks. */
 typedef struct dn_rank_message {
-    double weight;           /* of this rank's gradients */
-    dn_reading meter;        /* this rank's, of when the message is written; not read before */
-    int64_t structure, step; /* hashes of the parameters, and of what the gradients belong to */
-    double settings[7];      /* of the trainer: Settings of trainers/state.py */
-    int64_t flags;           /* Flag of parallel/agreement/message.py */
+    double weight;    /* of this rank's gradients */
+    dn_reading meter; /* this rank's, of when the message is written; not read before */
+    /* of what must be equal on all ranks: the caller's hash, mixed with whether each parameter is
+     * frozen, excluded from the trainer's decay, its precision, and whether a table's decay is
+     * multiplied into its rows */
+    int64_t hash;
+    int64_t flags; /* Flag of parallel/agreement/message.py */
 } dn_rank_message;
-/* what a message says of a parameter: a sum of these, and DN_PRECISION_IS times its precision */
-enum dn_param_state {
-    DN_IS_FROZEN = 1,
-    DN_IS_EXCLUDED = 2, /* from the trainer's decay */
-    DN_IS_WRITTEN = 4,  /* by this process alone, since ranks have compared it */
-    DN_PRECISION_IS = 8
-};
 typedef struct dn_rank_message_layout { /* in bytes, where the arrays begin */
-    int64_t states;                     /* a byte per parameter: a dn_param_state */
-    /* a byte per table: whether weight decay is multiplied into its rows */
-    int64_t settled, end_alike;
     int64_t rows;         /* an int32_t per table: how many rows have a gradient */
     int64_t filled, size; /* a byte per dense parameter: whether it has a gradient */
 } dn_rank_message_layout;
@@ -390,13 +382,12 @@ typedef struct dn_members {
     int n_dense, n_tables;
     dn_param *const *params;
     const dn_trainer *trainer; /* NULL: none */
-    /* dn_store_alone and dn_trainer_resets as of which ranks have compared values and moments */
-    int64_t alone, resets;
 } dn_members;
 dn_rank_message_layout dn_rank_message_layout_of(int n_dense, int n_tables);
-/* Sets DN_RANK_WRITTEN among the flags where a parameter is written, or the trainer was reset. */
-enum { DN_RANK_WRITTEN = 2048 };
 void dn_rank_message_write(const dn_rank_message *, const dn_members *, void *out);
+/* What the hash says of a parameter: a sum of these, and DN_PRECISION_IS times its precision. */
+enum dn_param_state { DN_IS_FROZEN = 1, DN_IS_EXCLUDED = 2, DN_IS_SETTLED = 4, DN_PRECISION_IS = 8 };
+int dn_param_state(const dn_members *, int i);
 
 /* The cached plan of the steady state: how the ranks of one host add up gradients. All pointers are
  * the caller's. Up to `buffers` it is constant; the rest is what was agreed on for the present

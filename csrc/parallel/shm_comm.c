@@ -13,13 +13,13 @@
  * places, in turn: a message is overwritten when its rank speaks the next but one time, and that is
  * after all have spoken since, so that they have read it. */
 #include <sched.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "clock.h"
 #include "kernels/kernels.h"
 #include "params/params.h"
+#include "params/rules.h"
 
 enum {
     LINE = 64,
@@ -40,33 +40,33 @@ struct dn_shm_comm {
 /* ---- messages ------------------------------------------------------------------------- */
 
 dn_rank_message_layout dn_rank_message_layout_of(int n_dense, int n_tables) {
-    dn_rank_message_layout l = {.states = sizeof(dn_rank_message)};
-    l.settled = l.states + n_dense + n_tables;
-    l.end_alike = l.settled + n_tables;
-    l.rows = (l.end_alike + (int64_t)sizeof(int32_t) - 1) / (int64_t)sizeof(int32_t) *
-             (int64_t)sizeof(int32_t);
+    dn_rank_message_layout l = {.rows = sizeof(dn_rank_message)};
     l.filled = l.rows + n_tables * (int64_t)sizeof(int32_t);
     l.size = l.filled + n_dense;
     return l;
 }
 
+int dn_param_state(const dn_members *of, int i) {
+    const dn_param *p = of->params[i];
+    const dn_trainer *t = of->trainer;
+    const int excluded = t && p->id < t->n_excluded && t->excluded[p->id];
+    return (dn__param_is_updated(p) ? 0 : DN_IS_FROZEN) | (excluded ? DN_IS_EXCLUDED : 0) |
+           (p->rows && p->factor == 1 ? DN_IS_SETTLED : 0) | p->precision * DN_PRECISION_IS;
+}
+
 void dn_rank_message_write(const dn_rank_message *message, const dn_members *of, void *out) {
     const dn_rank_message_layout l = dn_rank_message_layout_of(of->n_dense, of->n_tables);
     uint8_t *bytes = out;
+    dn_rank_message *copy = out;
     int32_t *rows = (int32_t *)(bytes + l.rows);
-    memcpy(bytes, message, sizeof *message);
-    dn_meter_read((dn_reading *)(bytes + offsetof(dn_rank_message, meter)));
-    int written = dn__was_reset(of);
-    for (int k = 0; k < of->n_dense + of->n_tables; k++) {
-        bytes[l.states + k] = (uint8_t)dn__param_state(of, of->params[k]);
-        written |= bytes[l.states + k] & DN_IS_WRITTEN;
-    }
-    if (written) ((dn_rank_message *)bytes)->flags |= DN_RANK_WRITTEN;
-    for (int k = 0; k < of->n_tables; k++) {
-        const dn_param *table = of->params[of->n_dense + k];
-        bytes[l.settled + k] = table->factor == 1;
-        rows[k] = (int32_t)table->n_touched;
-    }
+    uint64_t hash = (uint64_t)message->hash;
+    *copy = *message;
+    dn_meter_read(&copy->meter);
+    for (int k = 0; k < of->n_dense + of->n_tables; k++)
+        hash = (hash ^ (uint64_t)dn_param_state(of, k)) * 0x9E3779B97F4A7C15u;
+    copy->hash = (int64_t)hash;
+    for (int k = 0; k < of->n_tables; k++)
+        rows[k] = (int32_t)of->params[of->n_dense + k]->n_touched;
     for (int k = 0; k < of->n_dense; k++) bytes[l.filled + k] = !dn__param_is_empty(of->params[k]);
 }
 
@@ -277,14 +277,13 @@ int dn_shm_comm_complete(dn_shm_comm_plan *plan) {
  * the same on all ranks: it is made of what all have sent, and of a plan that all have. */
 static int is_as_planned(const dn_shm_comm *comm, dn_shm_comm_plan *plan,
                          const dn_rank_message_layout *l) {
-    const size_t from = offsetof(dn_rank_message, structure), bytes = (size_t)l->end_alike - from;
-    const uint8_t *mine = message_of(comm, comm->rank, comm->sent);
-    if (((const dn_rank_message *)mine)->flags & DN_RANK_WRITTEN) return 0; /* alike, or not */
+    const dn_rank_message *mine = (const void *)message_of(comm, comm->rank, comm->sent);
     for (int r = 0; r < comm->ranks; r++) {
         const uint8_t *theirs = message_of(comm, r, comm->sent);
-        if (memcmp(theirs + from, mine + from, bytes)) return 0;
+        const dn_rank_message *message = (const void *)theirs;
+        if (message->hash != mine->hash || message->flags != mine->flags) return 0;
         plan->filled[r] = theirs + l->filled;
-        plan->meters[r] = ((const dn_rank_message *)theirs)->meter;
+        plan->meters[r] = message->meter;
         for (int k = 0; k < plan->of.n_tables; k++) {
             const int32_t rows = ((const int32_t *)(theirs + l->rows))[k];
             if (rows > plan->buffers[k].capacity) return 0;

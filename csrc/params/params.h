@@ -51,11 +51,6 @@ void dn__param_gradient_set(dn_param *, const dn_real *);
 /* Its values change with the store's next version; and whether they have since this one: of a table
  * those of n rows, NULL: all. */
 void dn__param_note_change(dn_param *);
-/* by this process alone */
-void dn__param_note_alone(dn_param *);
-/* agreed.c: what a message says of a parameter (a dn_param_state); whether its trainer was reset */
-int dn__param_state(const dn_members *, const dn_param *);
-int dn__was_reset(const dn_members *);
 int dn__param_changed_since(const dn_param *, int64_t version, const int *rows, int n);
 /* multiplies a table's factor into its rows */
 void dn__param_materialise(dn_param *);

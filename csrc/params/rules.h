@@ -39,8 +39,6 @@ struct dn_trainer {
     int n_params;
     int64_t sharing; /* the store's when moments were shared */
     int together;    /* the present update is one of several processes */
-    /* how often moments were cleared, counts set, or this process has updated by itself */
-    int64_t resets;
 };
 
 /* NULL: there is none of this number. */

@@ -46,7 +46,6 @@ struct dn_param {
     /* the store's version since which its values are these; the same of rows of a table that were
      * written one by one, NULL: none was (atomic) */
     int64_t changed_at, *rows_changed_at;
-    int64_t alone_at; /* what the store's `alone` was when it was changed so (atomic) */
     int64_t clears;   /* see dn_gradient_marks */
     double scaled;
     int precision;       /* a dn_precision */
@@ -67,8 +66,6 @@ struct dn_store {
     pthread_mutex_t lock;
     int references;  /* the Python object, and each tape whose graph uses it (atomic) */
     int64_t version; /* rises whenever values change; as the next two, behind the lock */
-    /* rises whenever a parameter's values change, but for updates of several processes together */
-    int64_t alone;
     /* odd while values are written, behind the lock; what it was shows a reader without the lock
      * whether one was */
     int64_t writes;

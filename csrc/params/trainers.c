@@ -82,7 +82,6 @@ void dn_trainer_free(dn_trainer *t) {
 void dn_trainer_restart(dn_trainer *t) {
     DN_HOLD(t->store);
     free_moments(t);
-    t->resets++;
 }
 
 /* Room for one entry per chunk and per parameter; moments themselves are made when they are first
@@ -173,7 +172,6 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
     for (int i = 0; i < n; i++) {
         if (takes_part(t, params[i])) {
             dn__param_note_change(params[i]);
-            if (!t->together) dn__param_note_alone(params[i]);
         }
         if (params[i]->updated || !dn__store_is_as_dynet(t->store)) dn__param_clear(params[i]);
     }
@@ -306,7 +304,6 @@ static int clip_and_update(dn_trainer *t, int n, dn_param *const *params) {
     dn__count_update();
     if (!error) {
         t->updates++;
-        t->resets += !t->together;
         dn_step s = {(dn_real)t->rule.rate(t), (dn_real)scale, 1, 1, (dn_real)t->set.decay};
         dn__begin_writing(t->store);
         update(t, &s, n, params);

@@ -13,18 +13,8 @@ void dn__param_note_change(dn_param *p) {
     __atomic_store_n(&p->changed_at, next_version(p), __ATOMIC_RELAXED);
 }
 
-void dn__param_note_alone(dn_param *p) {
-    __atomic_store_n(&p->alone_at, dn__raise(&p->store->alone, 1), __ATOMIC_RELAXED);
-}
-
-static void note_write(dn_param *p) {
-    dn__param_note_change(p);
-    dn__param_note_alone(p);
-}
-
 /* the same of one row */
 static void note_row_write(dn_param *p, int64_t row) {
-    dn__param_note_alone(p);
     if (!p->rows_changed_at) {
         int64_t *new = calloc((size_t)p->rows, sizeof *new);
         if (!new) { /* then as if all rows were written */
@@ -76,7 +66,7 @@ static void write_values(const dn_assignment *a) {
     else if (a->n) memcpy(to, a->values, (size_t)a->n * sizeof *to);
     if (p->rows && whole && a->share == 1) p->factor = a->factor;
     if (p->rows && is_row && a->from % a->n == 0) note_row_write(p, a->from / a->n);
-    else note_write(p);
+    else dn__param_note_change(p);
 }
 
 int dn_store_write(dn_store *r, int n, const dn_assignment *given, int n_copied,
@@ -114,7 +104,7 @@ static int begin_change(dn_param *p, dn_real **x) {
     return 0;
 }
 static int end_change(dn_param *p) {
-    note_write(p);
+    dn__param_note_change(p);
     written(p->store);
     return 0;
 }
@@ -166,7 +156,7 @@ int dn_fast_row_set(int64_t a, int64_t row, int64_t n, const double *data) {
 
 void dn_params_changed(dn_store *r, int n, dn_param *const *params) {
     DN_HOLD(r);
-    for (int i = 0; i < n; i++) note_write(params[i]);
+    for (int i = 0; i < n; i++) dn__param_note_change(params[i]);
     dn__raise(&r->version, 1);
     dn__raise(&r->writes, 2);
 }

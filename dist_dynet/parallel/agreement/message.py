@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..._ffi import NULL, ffi, lib
 from .structure import Structure
@@ -24,10 +23,8 @@ class Flag:
     UNKNOWN = 64  # it does not know which batch its gradients come from
     APART = 512  # its values are no longer those of its host
     OTHER = 1024  # it holds other parameters than those that the ranks have agreed on
-    # it alone has changed values, or a trainer's moments; set by C
-    WRITTEN = lib.DN_RANK_WRITTEN
 
-    UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN
+    UNPLANNED = ENDED | UNKNOWN | OTHER
     """With one of these flags on any rank, all ranks read all messages."""
 
 
@@ -38,11 +35,6 @@ def _numpy(kind: Any) -> Any:
     if kind.kind == "struct":
         return np.dtype([(name, _numpy(field.type)) for name, field in kind.fields])
     return {"double": np.float64, "int64_t": np.int64}[kind.cname]
-
-
-def flags_of_any(every: NDArray[Any]) -> int:
-    """The flags that any rank has set in these messages."""
-    return int(np.bitwise_or.reduce(every["flags"]))
 
 
 METER_READING: np.dtype[Any] = _numpy(ffi.typeof("dn_reading"))
@@ -60,8 +52,8 @@ class MessageLayout:
     >>> m = dy.ParameterCollection()
     >>> _ = m.add_parameters(2), m.add_lookup_parameters((3, 1))
     >>> names = MessageLayout(Structure(m)).dtype.names
-    >>> names[:5], names[-4:]
-    (('weight', 'meter', 'structure', 'step', 'settings'), ('states', 'settled', 'rows', 'filled'))
+    >>> names
+    ('weight', 'meter', 'hash', 'flags', 'rows', 'filled')
 
     Args:
         structure: the parameters.
@@ -78,8 +70,6 @@ class MessageLayout:
         at = lib.dn_rank_message_layout_of(dense, tables)
         fields = {
             **_FIELDS,
-            "states": ((np.uint8, (dense + tables,)), at.states),
-            "settled": ((np.bool_, (tables,)), at.settled),
             "rows": ((np.int32, (tables,)), at.rows),
             "filled": ((np.bool_, (dense,)), at.filled),
         }
@@ -88,7 +78,3 @@ class MessageLayout:
             {"names": [*fields], "formats": formats, "offsets": offsets, "itemsize": at.size}
         )
         self.size = at.size  # of a message, in bytes
-        self.alike = slice(_FIELDS["structure"][1], at.end_alike)
-        """The bytes that are nearly always equal on all ranks."""
-        start = _FIELDS["flags"][1] - self.alike.start
-        self.flags = slice(start, start + 8)  # the flags within these bytes

@@ -21,7 +21,7 @@ from ...trainers.state import Settings
 from ..batch import Description
 from ..processes.rank_names import format_ranks
 from ..processes.world import World, hash_of
-from .message import Flag, MessageLayout, flags_of_any
+from .message import Flag, MessageLayout
 from .meters import Meters
 from .structure import Structure
 
@@ -55,10 +55,6 @@ class NegotiatedByRank(Negotiated):
     """The factor for each rank's gradients before they are summed: weight times scale."""
     filled: NDArray[np.bool_]  # (rank, dense parameter): whether the rank has a gradient
     rows: NDArray[np.int32]  # (rank, table): number of rows with a gradient
-
-
-_NEVER = 2**63 - 1
-"""Larger than any count of changes."""
 
 
 class Summary(NamedTuple):
@@ -190,7 +186,6 @@ class Negotiation:
         self._planned = AsPlanned()
         self.meters = Meters(here, comm)
         self._adopt(Structure(self._m), here.collective("DistributedTrainer"), ())
-        self._mark_in_sync()
 
     @property
     def structure(self) -> Structure:
@@ -202,16 +197,8 @@ class Negotiation:
         If they differ, nothing changes."""
         structure.check(self._here, self._comm, what)
         structure.broadcast(self._here, self._comm, what, known)
-        before = self._layout.members if self._layout else None
         self._structure = structure
         self._layout = MessageLayout(structure, Hooks(self._trainer).c)
-        if before is not None:
-            self._layout.members.alone, self._layout.members.resets = before.alone, before.resets
-
-    def _mark_in_sync(self) -> None:
-        members = self._layout.members
-        members.alone = _NEVER
-        members.resets = lib.dn_trainer_resets(Hooks(self._trainer).c)
 
     def reach(
         self,
@@ -253,9 +240,7 @@ class Negotiation:
             flags |= Flag.OTHER
         said, c = (current, step, settings, flags), self._message
         if said != self._said:  # objects that stay the same in a loop
-            c.structure = current.hash
-            c.step = hash(step)
-            c.settings = settings
+            c.hash = hash((current.hash, settings, step))
             c.flags = flags
             self._said = said
         c.weight = weight
@@ -293,24 +278,15 @@ class Negotiation:
         are sent once more."""
         what, every = self._named(), self._transport.received(self._layout)
         self.meters.take(every["meter"], self._updates)
-        alike = self._all_alike(every)
-        if current.hash != self._structure.hash or (
-            not alike and (every["structure"] != self._structure.hash).any()
-        ):
+        of_any, negotiated = int(np.bitwise_or.reduce(every["flags"])), settings
+        if of_any & Flag.OTHER:
             self._adopt(current, what, self._structure.parameters)
             self._transport.send(self._layout, self._message, average, False, self._named)
             every = self._transport.received(self._layout)
-            alike = self._all_alike(every)
-        negotiated = settings
-        if not alike:
-            going = every[every["flags"] & Flag.ENDED == 0]
-            self._compare(every, going, settings, step, flags, what)
-            negotiated = settings if not len(going) else Settings(*going["settings"][0].tolist())
+        if (every["hash"] != every["hash"][0]).any():
+            negotiated = self._compare(settings, step, flags, what)
         if self._average:
             self._refuse_unknown(every, problem, what)
-        of_any = flags_of_any(every)
-        if of_any & Flag.WRITTEN:
-            self._mark_in_sync()
         self._notify(of_any)
         total = sum(every["weight"].tolist())  # one after another, as C adds them up
         weights = every["weight"] if average else (every["weight"] > 0).astype(np.float64)
@@ -357,50 +333,43 @@ class Negotiation:
         kind, update, number = self._name
         return self._here.name_of(f"{kind} {update}{self._which}", number)
 
-    def _all_alike(self, every: NDArray[Any]) -> bool:
-        """Whether the part of the messages is equal that nearly always is."""
-        said = every.view(np.uint8).reshape(len(every), -1)[:, self._layout.alike]
-        return bool((said == said[0]).all())
+    def _compare(self, settings: Settings, step: Step, flags: int, what: str) -> Settings:
+        """Finds out in what the ranks differ. Tables whose pending weight decay only some ranks
+        have multiplied in, by reading them, are made alike. Returns the settings of the ranks that
+        still have data. Collective.
 
-    def _compare(
-        self,
-        every: NDArray[Any],
-        going: NDArray[Any],
-        settings: Settings,
-        step: Step,
-        flags: int,
-        what: str,
-    ) -> None:
-        """Raises an error for differences, except in flags, and in tables that some ranks have
-        read: reading rounds their decay, so then all ranks do the same."""
-        unlike = (going["settings"] != going["settings"][:1]).any(axis=0)
-        said = {settings.words(unlike): ""} if unlike.any() else {}
-        known = going[going["flags"] & Flag.UNKNOWN == 0]
-        if len(set(known["step"].tolist())) > 1:
-            said |= step.parts()
-        elif self._average and len(set((known["flags"] & Flag.WEIGHED).tolist())) > 1:
-            said[f"{'' if flags & Flag.WEIGHED else 'no '}gradients of earlier passes"] = ""
-        if said:
-            self._here.agree(self._comm, None if flags & Flag.ENDED else said, what)
-        self._compare_states(every["states"], what)
-        read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
-        self._structure.materialise(read)
+        Raises:
+            RuntimeError: on all ranks, they differ in anything else.
+        """
+        here, members = self._here, self._layout.members
+        states = [lib.dn_param_state(members, i) for i in range(len(self._structure.handles))]
+        every = here.gather(self._comm, (settings, flags, states), what)
+        going = [theirs for theirs, of, _ in every if not of & Flag.ENDED]
+        unlike = [len({theirs[k] for theirs in going}) > 1 for k in range(len(settings))]
+        said = {settings.words(np.array(unlike)): ""} if any(unlike) else {}
+        if flags & (Flag.ENDED | Flag.UNKNOWN):
+            here.agree(self._comm, None, what)
+        else:
+            here.agree(self._comm, said | step.parts(), what)
+        table = np.array([theirs for *_, theirs in every])
+        self._compare_states(table, what)
+        settled = table[:, len(self._structure.dense) :] & lib.DN_IS_SETTLED > 0
+        self._structure.materialise((settled.any(axis=0) & ~settled.all(axis=0)).tolist())
+        return going[0] if going else settings
 
-    def _compare_states(self, states: NDArray[np.uint8], what: str) -> None:
+    def _compare_states(self, states: NDArray[Any], what: str) -> None:
         """Makes sure that no parameter is frozen or treated differently on some ranks."""
-        precision = states // lib.DN_PRECISION_IS
         for unlike, words, mend in (
             (states & lib.DN_IS_FROZEN, "frozen", "set_updated()"),
             (states & lib.DN_IS_EXCLUDED, "excluded from decay", "exclude_from_decay()"),
-            (precision != precision[0], "of another precision", "set_precision()"),
+            (states // lib.DN_PRECISION_IS, "of another precision", "set_precision()"),
         ):
-            which = np.flatnonzero((unlike != unlike[0]).any(axis=0))
+            which = np.argwhere(unlike != unlike[0])
             if len(which):
-                name = self._structure.parameters[which[0]].readable_name()
-                ranks = np.flatnonzero(unlike[:, which[0]]).tolist()
-                where = format_ranks([self._here.members[rank] for rank in ranks])
+                name = self._structure.parameters[which[0, 1]].readable_name()
                 raise RuntimeError(
-                    f'{self._here.name} {what}: "{name}" is {words} on {where}, but not on all.'
+                    f'{self._here.name} {what}: "{name}" is {words} on some ranks only, as on one'
+                    f" of rank {self._here.members[which[0, 0]]} and rank {self._here.members[0]}."
                     f" Call {mend} on all ranks alike."
                 )
 
