@@ -146,7 +146,10 @@ class Sync:
             updated = self._update(chosen, follow_up)
         except RuntimeError:  # gradients are not finite, on all ranks
             self.is_not_finite = not over
-            if self.negotiation is not None:  # they are sums: the next sum would add them up
+            if self.reproducible is not None or self.joins:  # cannot count once in a later sum
+                self.collection.reset_gradients()
+            elif self.negotiation is not None and not self.weighted:
+                # all ranks hold the sum, and the next one would add it up
                 for p in self.hooks.members() if chosen is None else chosen:
                     p.scale_gradient(1 / self.here.size)
             raise
@@ -198,8 +201,10 @@ class Sync:
             else:
                 switch(lib.DN_UPDATE)
                 updated = self.hooks.apply(chosen)
-        finally:
-            self._end_passes(updated)
+        except RuntimeError:  # after others, such as KeyboardInterrupt, the rank is out of step
+            self._end_passes(False)
+            raise
+        self._end_passes(updated)
         return updated
 
     def _end_passes(self, updated: bool) -> None:
