@@ -34,7 +34,8 @@ from .exchange.engines import (
     choose,
     ranks_of_host,
 )
-from .exchange.hybrid import HybridExchange
+from .exchange.hosts import HybridExchange
+from .exchange.shared import SharedExchange
 from .exchange.shared_model import DEFAULT, SharedModel, is_of_others
 from .processes import environment, own_models, saving, session, trial
 from .processes.world import hash_of
@@ -75,13 +76,12 @@ class DistributedTrainer(TrainerWrapper):
         overlap: between hosts: send gradients while backward goes on, with the same result, bit for
             bit. One host gains nothing by it. It is left out where the weight is not known before
             update(), and in an accumulation, but for average="sum".
-        compression: of what crosses the wire between hosts: "bf16" or "int8", signed bytes with one
-            scale for 256 numbers. What rounding takes away is added at the next update. Not with
-            reproducible=True.
-        exchange: how gradients are added up: "shared", in memory that the ranks of one host share,
-            "hybrid", so within each host and over the wire between hosts, "mpi", by MPI's
-            all-reduce, or "auto", the first of these that is possible. None: DIST_DYNET_EXCHANGE
-            from the environment, "auto" by default.
+        compression: of what crosses the wire between hosts: "bf16" halves the bytes. The next
+            update adds the rounding errors. Not with reproducible=True.
+        exchange: how gradients are summed: "mpi", by MPI's all-reduce, or "auto", in memory that
+            the ranks of a host share, and by MPI between hosts. "reference" gathers them and adds
+            them in rank order, for tests. None: DIST_DYNET_EXCHANGE from the environment, "auto" by
+            default.
         reproducible: the same bits whatever the number of ranks; needs
             `shard(..., micro_batches=G)`, and update() after each micro-batch. It keeps their
             gradients, and updates after the last of a step.
@@ -170,7 +170,7 @@ class DistributedTrainer(TrainerWrapper):
             if self.sync.reproducible:
                 self.sync.reproducible.check_hosts(what)
             host = ranks_of_host(here)
-            self.sync.exchange = chosen = choose(here, comm, engine, overlap, compression, what)
+            self.sync.exchange = chosen = choose(here, comm, engine, overlap, compression)
             self.sync.wire = chosen if isinstance(chosen, HybridExchange) else None
             self.sync.negotiation = Negotiation(
                 here, comm, trainer, average != "sum", chosen.transport
@@ -179,6 +179,7 @@ class DistributedTrainer(TrainerWrapper):
             broadcast_state(here, comm, trainer)
             if (
                 shared_model is not False
+                and isinstance(chosen, SharedExchange)
                 and host is not None
                 and not is_of_others(here, comm, trainer, bool(shared_model), what)
             ):

@@ -19,7 +19,6 @@ from ...trainers.arguments import number
 from ..agreement.structure import Structure
 from ..batches.batches import present_batch
 from ..batches.micro_calls import warn_of_reduced
-from ..exchange import by_host
 from ..processes.session import world
 from ..processes.world import World, hash_of
 from ..update import own_gradients
@@ -99,7 +98,7 @@ def gathered(obj: T, comm: Any = None) -> list[T]:
     what = here.collective("gather")
     with here.uninterrupted(what):
         mine, failure = _pickled(obj)
-        every = by_host.exchange_bytes(here, here.comm, mine, what)
+        every = here.exchange_bytes(here.comm, mine, what)
     if failure is not None:
         raise failure
     for rank, text in enumerate(every):
