@@ -44,7 +44,8 @@ class ErrorFeedback:
     """Encodes messages and keeps their rounding errors until the update is made or refused."""
 
     def __init__(self) -> None:
-        self._pending: list[tuple[NDArray[Any], Any, NDArray[Any]]] = []
+        self._sent: list[tuple[NDArray[Any], Any, NDArray[Any]]] = []
+        self._used: list[tuple[NDArray[Any], Any, NDArray[Any], Any]] = []
 
     def encode(
         self, x: NDArray[Any], residual: NDArray[Any], at: Any
@@ -52,26 +53,24 @@ class ErrorFeedback:
         """x + residual[at] in bfloat16, and the new residual, which the caller may still change:
         commit() stores it."""
         new = np.array(residual[at])
-        self._pending.append((residual, at, new))
+        self._sent.append((residual, at, new))
         return encode(x, new), new
 
-    def exclude(self, residual: NDArray[Any], start: int, end: int) -> None:
-        """Keeps the old residual of these elements, whose sums are not used."""
-        for theirs, at, new in self._pending:
-            if theirs is residual:
-                low, high = max(start, at.start), min(end, at.stop)
-                if low < high:
-                    new[low - at.start : high - at.start] = residual[low:high]
+    def use(self, mask: NDArray[np.bool_]) -> None:
+        """Of all messages since the last use(), only the elements in this mask are used."""
+        self._used += [(residual, at, new, mask[at]) for residual, at, new in self._sent]
+        self._sent.clear()
 
     def commit(self, factor: float) -> None:
         """Stores the new residuals, times the factor that the update has applied to the sums."""
-        for residual, at, new in self._pending:
-            residual[at] = new * DTYPE.type(factor)
-        self._pending.clear()
+        for residual, at, new, mask in [*self._used, *((*sent, True) for sent in self._sent)]:
+            residual[at] = np.where(mask, new * DTYPE.type(factor), residual[at])
+        self.discard()
 
     def discard(self) -> None:
         """Keeps the old residuals: the sums are not used."""
-        self._pending.clear()
+        self._sent.clear()
+        self._used.clear()
 
 
 # ---- residuals in checkpoints ----------------------------------------------------------

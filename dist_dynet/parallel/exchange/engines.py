@@ -32,7 +32,7 @@ def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
     """
     if value not in known:
         names = [repr(each) if each is None or None in known else each for each in known]
-        words = f"{', '.join(names[:-1])}{',' if None in known else ' or'} {names[-1]}"
+        words = f"{', '.join(names[:-1])} or {names[-1]}"
         raise ValueError(f"DistributedTrainer: {name} must be {words}; got {value!r}.")
 
 

@@ -6,7 +6,7 @@ of a host own a stripe each: the owner sums its stripe over the ranks of the hos
 and all-reduces the sum with the owners on the other hosts. The result, times 1 / sum of weights,
 becomes the gradient. Of tables, a rank owns every n-th row.
 
-Buckets of the parameters that the last update has used start while backward runs, as soon as their
+Buckets of parameters that the last update has used start while backward runs, as soon as their
 gradients are complete; a parameter that is not used now counts as zeros. The rest follows in
 update(). If the gradients or the weight of any rank have changed since, all ranks drop these sums
 and send again. This module knows who sends what, and when; averages and updates are made elsewhere.
@@ -40,11 +40,8 @@ from ..processes.world import World
 from .compression import ErrorFeedback, decode, encode
 from .exchange import MpiSum, RowSum, Weight
 
-_BUCKET = 1 << 18
-"""Elements of a bucket: 1 MB, or 8 ms at 1 Gbit/s."""
-
-_GAP = 1 << 12
-"""Unused parameters of up to so many elements are sent as zeros, rather than splitting a bucket."""
+_BUCKET = 1 << 17
+"""Elements of a bucket: 512 kB, or 4 ms at 1 Gbit/s."""
 
 _PATIENCE = 3.0
 """Seconds that the end of the program waits for buckets that no update() has asked for."""
@@ -72,28 +69,39 @@ class Hosts(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """Elements of the array that are sent together."""
+    """Elements of the array that are sent together, if any parameter in them is used: always the
+    same ones, so that the order of their sums does not depend on what is used."""
 
     start: int
     end: int
-    parts: list[tuple[Any, int]]  # parameters, and how many of each's elements must be complete
-    count: int
-    spans: Any  # of the gradients: dn_span_taken[count]
+    members: list[int]  # the parameters
+    parts: list[tuple[Any, int]]  # their handles, and how many of each's elements must be complete
+    spans: tuple[int, Any]  # of their gradients: n, dn_span_taken[n]
 
 
 class Layout:
     """Where the dense parameters lie in the array that is sent. It depends only on the model, so
     that it is the same on all ranks."""
 
-    def __init__(self, structure: Structure, gap: int) -> None:
-        self.structure, self._gap = structure, gap
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
         self.sizes = [length for _, _, length in structure.places]
         ends = np.cumsum(self.sizes[::-1], dtype=np.int64)[::-1].tolist()
         self.at = [end - size for end, size in zip(ends, self.sizes, strict=True)]
         self.size = sum(self.sizes)
-        self._buckets: dict[bytes, list[Bucket]] = {}
+        self._buckets = [self._bucket(start) for start in range(0, self.size, _BUCKET)]
+        self._whole: tuple[bytes, tuple[int, Any]] = b"-", (0, None)
 
-    def spans(self, parts: list[tuple[int, int, int, int]]) -> tuple[int, Any]:
+    def _bucket(self, start: int) -> Bucket:
+        end, parts = min(start + _BUCKET, self.size), []
+        for i, (at, size) in enumerate(zip(self.at, self.sizes, strict=True)):
+            low, high = max(start, at), min(end, at + size)
+            if low < high:
+                parts.append((i, low - at, high - at, low))
+        awaited = [(self.structure.handles[i], to) for i, _, to, _ in parts]
+        return Bucket(start, end, [i for i, *_ in parts], awaited, self._spans(parts))
+
+    def _spans(self, parts: list[tuple[int, int, int, int]]) -> tuple[int, Any]:
         """Parts of gradients, (parameter, from, to, place in the array), as C functions take
         them."""
         handles = self.structure.handles
@@ -101,37 +109,15 @@ class Layout:
 
     def whole(self, used: NDArray[np.bool_]) -> tuple[int, Any]:
         """The same for the whole gradients of these parameters."""
-        chosen = np.flatnonzero(used).tolist()
-        return self.spans([(i, 0, self.sizes[i], self.at[i]) for i in chosen])
+        key = used.tobytes()
+        if key != self._whole[0]:
+            chosen = np.flatnonzero(used).tolist()
+            self._whole = key, self._spans([(i, 0, self.sizes[i], self.at[i]) for i in chosen])
+        return self._whole[1]
 
     def buckets(self, used: NDArray[np.bool_]) -> list[Bucket]:
         """What is sent if these parameters are used."""
-        key = used.tobytes()
-        if key not in self._buckets:
-            if len(self._buckets) > 256:
-                self._buckets.clear()
-            self._buckets[key] = self._divided(np.flatnonzero(used)[::-1].tolist())
-        return self._buckets[key]
-
-    def _divided(self, used: list[int]) -> list[Bucket]:
-        runs: list[list[int]] = []  # [start, end)
-        for i in used:
-            if runs and self.at[i] - runs[-1][1] <= self._gap:
-                runs[-1][1] = self.at[i] + self.sizes[i]
-            else:
-                runs.append([self.at[i], self.at[i] + self.sizes[i]])
-        buckets = []
-        for first, last in runs:
-            for start in range(first, last, _BUCKET):
-                end = min(start + _BUCKET, last)
-                parts = []
-                for i, (at, size) in enumerate(zip(self.at, self.sizes, strict=True)):
-                    low, high = max(start, at), min(end, at + size)
-                    if low < high:
-                        parts.append((i, low - at, high - at, low))
-                awaited = [(self.structure.handles[i], to) for i, _, to, _ in parts]
-                buckets.append(Bucket(start, end, awaited, *self.spans(parts)))
-        return buckets
+        return [bucket for bucket in self._buckets if used[bucket.members].any()]
 
 
 class Arrays:
@@ -177,7 +163,7 @@ class Round:
         self.watched = 0  # the number of the watched backward in which it was opened
         self.moves = 0  # increases with all progress
         self._start, self._test = exchange.bucket_stages, exchange.test
-        self._waiting, self._running = list(layout.buckets(used)), list[_Running]()
+        self._waiting, self._running = layout.buckets(used), list[_Running]()
 
     def open(self, weight: float) -> None:
         """Lets buckets start, with this factor for the gradients. Further calls do nothing."""
@@ -338,7 +324,7 @@ class HybridExchange:
         if len(hosts.mine) == 1:
             self._local = None
         if compression:
-            self._rows = RowSum(here, self._between, self._all_reduce_rows, self._encoded, _rows_of)
+            self._rows = RowSum(here, self._between, self._all_reduce_rows, self._encoded, decode)
         else:
             self._rows = RowSum(here, self._between)
         self._within = RowSum(here, self._local) if self._local else None
@@ -361,7 +347,7 @@ class HybridExchange:
         """Sums a bucket over all ranks. Yields requests to wait for."""
         arrays, (start, end) = self._arrays, bucket[:2]
         assert arrays is not None
-        lib.dn_params_take(bucket.count, bucket.spans, weight, arrays.mine)
+        lib.dn_params_take(*bucket.spans, weight, arrays.mine)
         if self._local:
             yield [self._local.Ibarrier()]
         if self._is_owner:
@@ -431,21 +417,16 @@ class HybridExchange:
         structure, what, used = negotiated.structure, negotiated.what, negotiated.used
         early = self._finish_early(what)
         if self._layout is None or structure is not self._layout.structure:
+            self.conclude(updated=False)
+            early = None
             self._place(structure, what)
-            early = self._discard(early)
         if self._refused or self._layout is None:
             self._by_mpi.sum(negotiated)
             return
+        summed = np.zeros_like(used)
         if early is not None:
-            good = bool(negotiated.of_all & Flag.EARLY)
-            self.overlap.judge(good)
-            early = early if good else self._discard(early)
-        summed = used & early.used if early is not None else np.zeros_like(used)
-        self._put(summed, negotiated.scale)
-        for i in np.flatnonzero(early.used & ~used).tolist() if early is not None else ():
-            if self._feedback is not None:
-                at = self._layout.at[i]
-                self._feedback.exclude(self._residual, at, at + self._layout.sizes[i])
+            summed = self._take(early, used, bool(negotiated.of_all & Flag.EARLY))
+            self._put(summed, negotiated.scale)
         rest = used & ~summed
         if rest.any():
             late = Round(self, self._layout, rest, complete=True)
@@ -454,6 +435,14 @@ class HybridExchange:
             self._put(rest, negotiated.scale)
         self._sum_rows(negotiated)
         self.overlap.prepare(lambda: self._next_round(used))
+
+    def _take(self, early: Round, used: NDArray[np.bool_], good: bool) -> NDArray[np.bool_]:
+        """The parameters whose gradients this round has summed."""
+        self.overlap.judge(good)
+        if not good:
+            self.conclude(updated=False)
+            return np.zeros_like(used)
+        return used & early.used
 
     def _next_round(self, used: NDArray[np.bool_]) -> Round:
         assert self._layout is not None
@@ -483,8 +472,10 @@ class HybridExchange:
 
     def _put(self, used: NDArray[np.bool_], scale: float) -> None:
         """The sums, times this factor, become the gradients."""
+        assert self._layout is not None and self._arrays is not None
+        if self._feedback is not None:
+            self._feedback.use(np.repeat(used[::-1], self._layout.sizes[::-1]))
         if used.any():
-            assert self._layout is not None and self._arrays is not None
             lib.dn_params_put(*self._layout.whole(used), scale, self._arrays.pointer)
 
     def _finish(self, round_: Round, what: str) -> None:
@@ -501,16 +492,11 @@ class HybridExchange:
         self._under_way.clear()
         return early
 
-    def _discard(self, early: Round | None) -> None:
-        """Drops the sums that were sent early."""
-        if self._feedback is not None:
-            self._feedback.discard()
-
     def drop(self, what: str) -> None:
         """Finishes what flush() has started after the ranks have failed to agree; gradients stay as
         they are. Collective."""
         early = self._finish_early(what)
-        self._discard(early)
+        self.conclude(updated=False)
         if early is not None:
             self.overlap.prepare(lambda: self._next_round(early.used))
 
@@ -539,7 +525,7 @@ class HybridExchange:
     def _place(self, structure: Structure, what: str) -> None:
         """Makes the arrays for a new structure. Collective."""
         kept, shared = (self._kept, self._shared) if not self._layout else (self.residuals(), False)
-        layout, host = Layout(structure, 0 if self._feedback else _GAP), self.hosts.mine
+        layout, host = Layout(structure), self.hosts.mine
         sizes = [max(layout.size, 1) * DTYPE.itemsize] if len(host) > 1 else []
         try:
             mapped = map_together(
@@ -596,10 +582,6 @@ class HybridExchange:
             rest[~mine] = 0
             for rows in self._row_residuals.values():
                 rows[np.arange(len(rows)) % owners != local] = 0
-
-
-def _rows_of(message: NDArray[Any]) -> NDArray[Any]:
-    return decode(message)
 
 
 _exchanges: WeakSet[HybridExchange] = WeakSet()
