@@ -198,9 +198,9 @@ class World:
         self.wait([request], what)
         return new
 
-    def lend(self, owner: object) -> Any:
+    def lend(self, owner: object, color: int | None = None) -> Any:
         """A communicator as duplicate() makes it, for as long as the owner lives: MPI libraries
-        have about two thousand. Collective.
+        have about two thousand. Collective. With a color, it has only the ranks of this color.
 
         Only all ranks together can free a communicator. They do so here, for those whose owners are
         gone on every rank.
@@ -218,7 +218,8 @@ class World:
             collectives_made.gone.remove(loan)
             collectives_made.lent.pop(loan).Free()
         collectives_made.loans += 1
-        collectives_made.lent[collectives_made.loans] = comm = self.duplicate(what=what)
+        comm = self.duplicate(what=what) if color is None else self.comm.Split(color, self.rank)
+        collectives_made.lent[collectives_made.loans] = comm
         weakref.finalize(
             owner, collectives_made.returned.put, collectives_made.loans
         ).atexit = False

@@ -24,7 +24,7 @@ from ..agreement.message import Flag
 from ..agreement.negotiation import AsPlanned, Negotiated, Negotiation, Step
 from ..batch import BatchUse
 from ..exchange.engines import Exchange
-from ..exchange.hybrid import HybridExchange
+from ..exchange.hosts import HybridExchange
 from ..exchange.plan import check
 from ..exchange.shared import SharedExchange
 from ..processes.world import World
@@ -210,10 +210,9 @@ class Sync:
     def _end_passes(self, updated: bool) -> None:
         """Called at the end of an update, whether it was made or not: another one begins."""
         if self.wire is not None:
-            trainer, norm = self._trainer, lib.dn_trainer_last_norm(self.hooks.c)
-            longest, limit = trainer.get_clip_threshold(), trainer.get_clip_value()
-            factor = longest / norm if updated and norm > longest > 0 else 1.0
-            self.wire.conclude(updated, factor, limit * trainer.accumulation)
+            norm = lib.dn_trainer_last_norm(self.hooks.c)
+            longest = self._trainer.get_clip_threshold()
+            self.wire.conclude(updated, longest / norm if updated and norm > longest > 0 else 1.0)
         self._is_unfinished = False
         self.passes = self.described = 0
 
