@@ -13,7 +13,7 @@ of which knows only those before it, and the modules beside them:
 - exchange: how sums are made, on one host and between hosts
 - update: that of all ranks
 - data: its parts, evaluation, collective operations
-- wrapper, trainer, join, anchor, averaging, local_sgd: what users train with
+- wrapper, trainer, join, local_sgd: what users train with
 - checkpoints: what a run is resumed from
 """
 
@@ -76,7 +76,7 @@ describe(
 describe(Shard, of_shard, arguments=False)
 for _class, _last in (
     (DistributedTrainer, "sync"),
-    (LocalSGD, "_after"),
+    (LocalSGD, "_uses"),
     (Join, "_sync"),
     (Shard, "_data"),
 ):
