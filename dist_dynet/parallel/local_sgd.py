@@ -27,6 +27,7 @@ from .agreement.structure import Structure, broadcast_state
 from .batch import Batch, BatchUse
 from .processes import environment, saving, session
 from .processes.world import World, hash_of
+from .update import metrics
 from .wrapper import TrainerWrapper
 
 _MESSAGE = np.dtype([("hash", np.int64), ("n", np.float64), ("flags", np.int64)])
@@ -110,6 +111,8 @@ class LocalSGD(TrainerWrapper):
             self._structure.broadcast(self.here, self._comm, what)
             broadcast_state(self.here, self._comm, trainer)
             self._remember()
+            if self.here.rank == 0:
+                metrics.follow_alone(trainer)
         self._uses = BatchUse(self.here)
 
     @property
