@@ -16,7 +16,6 @@ from typing import Any
 from ... import _launcher
 from ..._ffi import lib
 from . import failures
-from .forks import forks
 from .world import World
 
 _lock = threading.Lock()
@@ -41,7 +40,8 @@ def world(comm: Any = None) -> World:
 
 def _part(whole: World, comm: Any) -> World:
     global _key
-    whole.refuse_after_end()
+    if whole.mpi is not None and whole.mpi.Is_finalized():
+        whole.refuse_collective()
     if callable(getattr(comm, "Get_size", None)) and not comm:
         raise ValueError(
             "comm must be a communicator with this rank among its ranks; got MPI.COMM_NULL, as"
@@ -90,7 +90,6 @@ def _start() -> World:
     if launch is None:
         _launcher.refuse_lone_task()
         return World(None)
-    forks.start()
     failures.install()
     started = World(launch)
     failures.guard(started)
