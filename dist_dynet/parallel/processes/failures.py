@@ -238,8 +238,8 @@ def _leave(world: World, comm: Any) -> None:
 
 
 class Whereabouts(NamedTuple):
-    """Where a rank is: what it does, in which line, for how many seconds it has waited or has left
-    (0: it computes), and for which ranks of the job it waits."""
+    """Where a rank is: what it does, in which line, for how many seconds it has waited (0: it does
+    not wait), and for which ranks of the job."""
 
     state: str
     line: str = ""
@@ -291,8 +291,7 @@ class Watchdog(threading.Thread):
         self._answers: dict[int, tuple[Whereabouts, float]] = {}  # and when they came
         self._sent: list[Any] = []
         self._sending = threading.Lock()
-        self._left = 0.0  # when this rank left
-        self._stopped = False
+        self._has_left = self._stopped = False
         self._place: Place | None = None  # the wait that questions are about
         self._asked = 0.0
         # time of the last look; since when this process has run without being stopped
@@ -308,7 +307,7 @@ class Watchdog(threading.Thread):
 
     def announce_leaving(self) -> None:
         """Notes that this rank takes part in no further collective operation."""
-        self._left = time.monotonic()
+        self._has_left = True
 
     def stop(self) -> None:
         """Stops using MPI, when all ranks have left. MPI libraries complain about messages that
@@ -332,9 +331,9 @@ class Watchdog(threading.Thread):
 
     def _receive(self) -> None:
         status = self._world.mpi.Status()
-        while self._comm.iprobe(status=status):
+        while message := self._comm.improbe(status=status):  # two threads may receive
             source = status.Get_source()
-            rank, answer = self._comm.recv(source=source)
+            rank, answer = message.recv()
             if answer is not None:
                 self._answers[rank] = answer, time.monotonic()
             elif not self._stopped:
@@ -342,9 +341,9 @@ class Watchdog(threading.Thread):
                 self._send(source, (rank, here))
 
     def _here(self) -> Whereabouts:
-        now, place = time.monotonic(), self._world.place
-        if self._left and place is None:
-            return Whereabouts(_LEFT, "", now - self._left)
+        place = self._world.place
+        if self._has_left and place is None:
+            return Whereabouts(_LEFT)
         line = line_of_thread(threading.main_thread().ident or 0)
         if place is None:
             return Whereabouts("computes", line)
@@ -376,7 +375,8 @@ class Watchdog(threading.Thread):
 
     def _await(self, ranks: Sequence[int], asked: float, until: float) -> None:
         while time.monotonic() < until and not self._since(asked).keys() >= {*ranks}:
-            time.sleep(_TICK / 5)
+            self._receive()
+            time.sleep(_TICK / 10)
 
     def locate(self, ranks: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Asks these ranks where they are; for the main thread."""
@@ -422,22 +422,19 @@ class Watchdog(threading.Thread):
             return
         waited = self._waited(place)
         waits = f"{place.what}{here.line}: waited {waited:.0f} s"
-        for rank in others:
-            there = answers.get(rank)
-            if there is None and waited > 3 * SILENCE:
-                since = time.monotonic() - 3 * SILENCE
-                there = Whereabouts(_DEAD) if rank not in self._since(since) else None
-            if there is not None and there.state == _DEAD:
-                self._end(MISSING, f"{waits}; {self._as_text(rank, there)}.")
-            if there is not None and there.state == _LEFT:
-                if there.seconds <= _ANSWER:
-                    return
+        if waited > 3 * SILENCE:
+            known = self._since(time.monotonic() - 3 * SILENCE)
+            answers |= {rank: Whereabouts(_DEAD) for rank in others if rank not in known}
+        for rank in (rank for rank in others if rank in answers):
+            lost = f"{waits}; {self._as_text(rank, answers[rank])}."
+            if answers[rank].state == _DEAD:
+                self._end(MISSING, lost)
+            if answers[rank].state == _LEFT:
                 self._end(
                     LEFT,
-                    f"{waits}; {self._as_text(rank, there)}. Every rank must make this call equally"
-                    " often: call update() also for batches without examples. To stop early, decide"
-                    " on a value that all ranks share: all_reduce(loss). Put loops of different"
-                    " lengths into Join.",
+                    f"{lost} Every rank must make this call equally often: call update() also for"
+                    " batches without examples. To stop early, decide on a value that all ranks"
+                    " share: all_reduce(loss). Put loops of different lengths into Join.",
                 )
         stuck = deadlocked(others, {**answers, self._me: here})
         elsewhere = [r for r in stuck if r != self._me and answers[r].state != here.state]
