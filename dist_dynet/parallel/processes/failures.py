@@ -86,12 +86,8 @@ def report(text: str) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):
             stream.flush()
-    os.write(
-        2,
-        "".join(f"{prefix}{line}\n" for line in text.rstrip().splitlines()).encode(
-            errors="replace"
-        ),
-    )
+    lines = "".join(f"{prefix}{line}\n" for line in text.rstrip().splitlines())
+    os.write(2, lines.encode(errors="replace"))
 
 
 def finish_before_abort(thread: threading.Thread) -> None:
@@ -211,18 +207,11 @@ def _leave(world: World, comm: Any) -> None:
     _State.has_left, watchdog = True, _State.watchdog
     if watchdog:
         watchdog.announce_leaving()
-    request, start = comm.Ibarrier(), time.monotonic()
-    polled = start
-    while not request.Test():
-        time.sleep(1e-3)
-        now = time.monotonic()
-        start, polled = start + pause(polled, now), now
-        if now - start > TIMEOUT:
-            report(
-                f"left the program {TIMEOUT:g} s ago, while other ranks still work. End all ranks"
-                " together."
-            )
-            abort(LEFT)
+    try:
+        world.wait([comm.Ibarrier()], "end of the program", TIMEOUT)
+    except TimeoutError as error:
+        report(f"{error} End all ranks together.")
+        abort(LEFT)
     try:
         for callback in _State.on_leave:
             callback()
@@ -248,17 +237,7 @@ class Whereabouts(NamedTuple):
 
 
 _LEFT, _DEAD = "has left the program", "gives no answer: it is stopped, stuck or dead"
-_BUSY = Whereabouts("gives no answer, but lives: it is in a call that holds Python's lock")
-
-
-def seen_from_outside(process: int) -> Whereabouts:
-    """Where a process of this host is that does not answer."""
-    try:
-        status = Path(f"/proc/{process}/stat").read_bytes()
-    except OSError:
-        return Whereabouts(_DEAD)
-    state = status[status.rindex(b")") + 2 :][:1]  # man 5 proc; a name may contain anything
-    return Whereabouts(_DEAD) if state in b"TZXx" else _BUSY
+_BUSY = "gives no answer, but lives: it is in a call that holds Python's lock"
 
 
 def deadlocked(ranks: Iterable[int], answers: Mapping[int, Whereabouts]) -> list[int]:
@@ -337,20 +316,26 @@ class Watchdog(threading.Thread):
             if answer is not None:
                 self._answers[rank] = answer, time.monotonic()
             elif not self._stopped:
-                here = self._here() if rank == self._me else self._seen(rank)
+                here = self._here() if rank == self._me else self._from_outside(rank)
                 self._send(source, (rank, here))
 
     def _here(self) -> Whereabouts:
         place = self._world.place
-        if self._has_left and place is None:
+        if self._has_left:
             return Whereabouts(_LEFT)
         line = line_of_thread(threading.main_thread().ident or 0)
         if place is None:
             return Whereabouts("computes", line)
         return Whereabouts(f"waits in {place.what}", line, self._waited(place), tuple(place.ranks))
 
-    def _seen(self, rank: int) -> Whereabouts:
-        return seen_from_outside(self._world.processes[rank])
+    def _from_outside(self, rank: int) -> Whereabouts:
+        """Where a rank of this host is that cannot answer by itself."""
+        try:
+            status = Path(f"/proc/{self._world.processes[rank]}/stat").read_bytes()
+        except OSError:
+            return Whereabouts(_DEAD)
+        state = status[status.rindex(b")") + 2 :][:1]  # man 5 proc; a name may contain anything
+        return Whereabouts(_DEAD if state in b"TZXx" else _BUSY)
 
     def _ask(self, ranks: Iterable[int]) -> None:
         for rank in ranks:
@@ -363,7 +348,7 @@ class Watchdog(threading.Thread):
         for rank in (rank for rank in ranks if rank not in known):
             host = self._hosts[rank]
             if self._me in host:
-                self._answers[rank] = self._seen(rank), time.monotonic()
+                self._answers[rank] = self._from_outside(rank), time.monotonic()
             else:
                 for other in host:
                     if other != rank:
@@ -373,18 +358,15 @@ class Watchdog(threading.Thread):
         answers = list(self._answers.items())  # both threads use it
         return {rank: there for rank, (there, at) in answers if at >= since}
 
-    def _await(self, ranks: Sequence[int], asked: float, until: float) -> None:
-        while time.monotonic() < until and not self._since(asked).keys() >= {*ranks}:
-            self._receive()
-            time.sleep(_TICK / 10)
-
     def locate(self, ranks: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Asks these ranks where they are; for the main thread."""
         asked = time.monotonic()
-        self._ask(ranks)
-        self._await(ranks, asked, asked + _ANSWER / 2)
-        self._ask_hosts(ranks, asked)
-        self._await(ranks, asked, asked + _ANSWER)
+        for question in self._ask, partial(self._ask_hosts, since=asked):
+            question(ranks)
+            until = time.monotonic() + _ANSWER / 2
+            while time.monotonic() < until and not self._since(asked).keys() >= {*ranks}:
+                self._receive()
+                time.sleep(_TICK / 10)
         known, unknown = self._since(asked), Whereabouts("gives no answer")
         found = {rank: known.get(rank, unknown) for rank in ranks}
         return {rank: (there.state, self._as_text(rank, there)) for rank, there in found.items()}
@@ -405,7 +387,7 @@ class Watchdog(threading.Thread):
         self._looked, before = now, self._looked
         if place is not self._place:
             self._place, self._asked = place, 0.0
-        if place is None or self._waited(place) <= SILENCE:
+        if place is None or self._has_left or self._waited(place) <= SILENCE:
             return
         others = [rank for rank in place.ranks if rank != self._me]
         if not self._asked or now - self._asked > _PERIOD:

@@ -52,19 +52,24 @@ class Place(NamedTuple):
     ranks: Sequence[int]
 
 
+Locate = Callable[[Sequence[int]], dict[int, tuple[str, str]]]
+"""Asks ranks of the job where they are: for each its state, and a message with its rank, process,
+host, state and line."""
+
+
 class _Job:
     """State that all worlds of this process share."""
 
     def __init__(self) -> None:
         self.size = 1
         self.place: Place | None = None
-        self.locate: Callable[[Sequence[int]], dict[int, tuple[str, str]]] = lambda _: {}
+        self.locate: Locate = lambda _: {}
         self.refusal = ""  # why this process may call no collective operation at all
 
     def follow_fork(self) -> None:
         """In a forked child."""
         self.refusal = (
-            f"process {os.getpid()} was forked by this rank and takes no part in the job; got a"
+            f"process {os.getpid()}, which this rank has forked, takes no part in the job; got a"
             " collective operation. Call it in the rank itself."
         )
 
@@ -123,12 +128,11 @@ class World:
         self.agree(self.comm, f"dist_dynet {__version__}", what)
         unlink_segments()
         every = self.gather(self.comm, (self.host, self.process, identity()), what)
+        self.hosts, self.processes, keys = map(list, zip(*every, strict=True))
         by_host: dict[Any, list[int]] = {}
-        for rank, (_, _, host) in enumerate(every):
-            by_host.setdefault(rank if host is None else host, []).append(rank)
-        self.hosts, self.processes = [host for host, _, _ in every], [pid for _, pid, _ in every]
-        self.layout = [*by_host.values()]
-        self.tells_hosts_apart = all(host is not None for _, _, host in every)
+        for rank, key in enumerate(keys):
+            by_host.setdefault(rank if key is None else key, []).append(rank)
+        self.layout, self.tells_hosts_apart = [*by_host.values()], None not in keys
 
     def part(self, comm: Any) -> World:
         """The ranks of this mpi4py communicator as a world of their own. Collective over them."""
@@ -183,11 +187,8 @@ class World:
         """What the main thread waits for; None while it computes."""
         return self._job.place
 
-    def locate_ranks_by(
-        self, locate: Callable[[Sequence[int]], dict[int, tuple[str, str]]]
-    ) -> None:
-        """Sets the function that asks ranks of the job where they are: for each its state, and a
-        message with its rank, process, host, state and line."""
+    def locate_ranks_by(self, locate: Locate) -> None:
+        """Sets the function that asks ranks where they are."""
         self._job.locate = locate
 
     def duplicate(self, comm: Any = None, what: str = "start of MPI") -> Any:
