@@ -217,10 +217,6 @@ void dn_on_huge_pages(void *at, int64_t bytes);
  * or of short costs 2^16 parts or items and more. */
 int dn_deal(int64_t n, const double *costs, const int64_t *order, int parts, int32_t *out);
 int dn_deal_short(int64_t n, const uint16_t *costs, int parts, int32_t *out);
-/* Starts a thread (csrc/parallel/alive.c) that sends datagrams of 24 bytes which come to this
- * socket and begin with these 16 back to where they came from, as long as the process lives. 0, or
- * what pthread_create() says. */
-int dn_answer_alive(int socket, const char *token);
 
 /* ---- profiles: how long each call of an operation takes */
 /* what is no operation */
