@@ -38,10 +38,9 @@ from .data.evaluation import evaluate
 from .data.sampling import Shard, shard
 from .join import Join
 from .local_sgd import LocalSGD
-from .processes import failures, own_models, session, timeline, trial
+from .processes import failures, own_models, session, spans, trial
 from .processes.forks import forks
 from .trainer import DistributedTrainer
-from .update import metrics
 
 if TYPE_CHECKING:
     from .checkpoints.checkpointer import Checkpointer  # an attribute of this package
@@ -110,5 +109,4 @@ forks.begin()
 session.warn_of_separate_ranks()
 trial.install()
 own_models.install()
-metrics.follow_all_trainers()
-timeline.record_from_first_trainer()
+spans.install()

@@ -42,9 +42,9 @@ from .batches.batches import Batch, update_called
 from .exchange.engines import Compression, Engine
 from .join import Join
 from .processes import own_models
+from .processes.spans import show_in_place
 from .trainer import DistributedTrainer
 from .update import own_gradients
-from .update.metrics import show_in_place
 from .update.sync import Sync
 from .wrapper import TrainerWrapper
 

@@ -36,9 +36,9 @@ from .exchange.engines import (
 )
 from .exchange.hybrid import HybridExchange
 from .exchange.shared_model import DEFAULT, SharedModel, is_of_others
-from .processes import environment, own_models, saving, session, trial
+from .processes import environment, own_models, saving, session, spans, trial
 from .processes.world import hash_of
-from .update import metrics, own_gradients
+from .update import own_gradients
 from .update.accumulation import Pass, has_weightless, refuse_micro_batch, share
 from .update.passes import find_pass
 from .update.reproducible import ReproducibleSum
@@ -185,7 +185,7 @@ class DistributedTrainer(TrainerWrapper):
                 self.sync.model = SharedModel(
                     here, comm, host, trainer, bool(shared_model), self.sync.negotiation
                 )
-            metrics.follow_negotiated(trainer, here, self.sync.negotiation)
+            spans.follow_negotiated(trainer, here, self.sync.negotiation.meters)
         own_gradients.watch(here, trainer, self.sync.negotiation, self.sync.passes.stash)
         own_models.follow(self)
         if watching is not None:

@@ -21,9 +21,9 @@ from ...trainers.state import Settings
 from ..batches.batches import Description
 from ..processes.failures import IN_JOIN
 from ..processes.rank_names import format_ranks
+from ..processes.spans import Meters
 from ..processes.world import World, hash_of
 from .message import Flag, MessageLayout, flags_of_any
-from .meters import Meters
 from .pass_weights import PassWeights
 from .structure import Structure
 

@@ -59,6 +59,7 @@ class Sync:
         self.wire: HybridExchange | None = None
         self.model: SharedModel | None = None  # of the ranks of this host
         self.trains_apart = False  # what is averaged are values: each rank decides on its own steps
+        self.last_step: Step | None = None  # what the gradients of the last update belong to
         self.refusal = ""  # why the next exchange must be refused, set by its caller
         # what else must be equal on the ranks that go on, and whether it may differ on this one
         self.inner_settings: tuple[float, ...] = ()
@@ -134,7 +135,7 @@ class Sync:
     ) -> tuple[bool, bool]:
         """Exchanges and applies the gradients. Returns whether parameters were updated, and whether
         all ranks have run out of data."""
-        before = switch(NONE)
+        before, self.last_step = switch(NONE), step
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
             with DeferSignals(self.negotiation or self.hooks.followers, self._may_leave):
