@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import atexit
 import itertools
-import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ from . import _launcher, trace_events
 from ._ffi import OPS, ffi, lib
 from ._file_names import FileName
 from ._integers import integer_argument
-from .io.files import OneProcess, atomic_write
 
 __all__ = ["Profile", "ProfileRow", "profile"]
 
@@ -242,30 +240,20 @@ class Profile:
         >>> "square" in {event["name"] for event in trace["traceEvents"]}
         True
         """
-        with atomic_write(file, policy=OneProcess(), what="Profile.save") as out:
-            for text in self._trace():
-                out.write(text.encode())
+        rest = {"seconds": self.seconds, **self.around}
+        trace_events.write(file, self._events(), rest, "Profile.save")
 
-    def _trace(self) -> Iterator[str]:
-        """The text of the file, in pieces."""
+    def _events(self) -> Iterator[str]:
         process = os.getpid()
-        yield trace_events.HEAD
-        yield json.dumps(trace_events.named("process_name", process, 0, "dist_dynet"))
+        yield trace_events.named("process_name", process, 0, "dist_dynet")
         for record in np.sort(self._records, order="begin"):
-            what = int(record["what"])
-            name = _AROUND[what] if what in _AROUND else _name(record)
-            more: dict[str, Any] = {}
-            if what not in _AROUND:
-                inputs = record["x"][: min(record["inputs"], _INPUTS)]
-                shown: Sequence[str] = [*map(_shape, inputs)]
-                more["args"] = {
-                    "inputs": shown,
-                    "result": _shape(record["y"]),
-                    "nodes": int(record["members"]),
-                }
             begin, end = record["begin"] - self._begin, record["end"] - self._begin
-            yield f",\n{trace_events.span(name, process, 1, begin, end, **more)}"
-        yield trace_events.tail({"seconds": self.seconds, **self.around})
+            more: dict[str, Any] = {}
+            if not (name := _AROUND.get(int(record["what"]), "")):
+                name, inputs = _name(record), record["x"][: min(record["inputs"], _INPUTS)]
+                more = {"inputs": [*map(_shape, inputs)], "result": _shape(record["y"])}
+                more = {"args": {**more, "nodes": int(record["members"])}}
+            yield trace_events.span(name, process, 1, begin, end, **more)
 
 
 @contextmanager

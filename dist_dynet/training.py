@@ -31,7 +31,7 @@ from ._events import Events
 from ._file_names import FileName, file_path
 from ._integers import number_argument
 from ._state import check_state, check_states, count_in
-from .parallel.update.metrics import EVERY, JsonLinesFile, Sink, report_on
+from .parallel.processes.spans import EVERY, JsonLinesFile, Sink, report_on
 from .parallel.wrapper import TrainerWrapper
 from .trainers import Trainer, TrainerLike
 

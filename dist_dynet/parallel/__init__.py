@@ -37,10 +37,9 @@ from .data.collectives import (
 from .data.evaluation import evaluate
 from .join import Join
 from .local_sgd import LocalSGD
-from .processes import failures, session, timeline, trial
+from .processes import failures, session, spans, trial
 from .shard import Shard, shard
 from .trainer import DistributedTrainer
-from .update import metrics
 
 if TYPE_CHECKING:
     from .checkpoints.checkpointer import Checkpointer  # an attribute of this package
@@ -107,5 +106,4 @@ def __dir__() -> list[str]:
 failures.install()
 session.warn_of_separate_ranks()
 trial.install()
-metrics.follow_all_trainers()
-timeline.record_from_first_trainer()
+spans.install()

@@ -31,9 +31,8 @@ from .batch import Batch, Use, running
 from .exchange.compression import CODES
 from .exchange.engines import Compression, check_choice, choose, default_engine
 from .exchange.hosts import HybridExchange
-from .processes import environment, saving, session, trial
+from .processes import environment, saving, session, spans, trial
 from .processes.world import hash_of
-from .update import metrics
 from .update.reproducible import ReproducibleSum
 from .update.sync import Sync
 from .wrapper import TrainerWrapper, check_trainer
@@ -147,7 +146,7 @@ class DistributedTrainer(TrainerWrapper):
             sync.wire = chosen if isinstance(chosen, HybridExchange) else None
             sync.negotiation = Negotiation(here, comm, trainer, average != "sum", chosen.transport)
             broadcast_state(here, comm, trainer)
-            metrics.follow_negotiated(trainer, here, sync.negotiation)
+            spans.follow_negotiated(trainer, here, sync.negotiation.meters)
         if (watching := trial.present()) is not None:
             watching.watch(trainer, sync, average, False)
 
