@@ -15,7 +15,6 @@ import dist_dynet as dy
 from dist_dynet._ffi import ffi, lib
 from dist_dynet.parallel.agreement.message import Flag, MessageLayout
 from dist_dynet.parallel.agreement.structure import Structure
-from dist_dynet.parallel.checkpoints import ranks as checkpoint_ranks
 from dist_dynet.parallel.exchange import by_host, host_transport, row_messages, windows
 from dist_dynet.parallel.exchange.layout import Layout
 from dist_dynet.parallel.exchange.recursive_halving import FEWEST, steps
@@ -425,28 +424,6 @@ def test_that_ranks_leave_costs_a_message_for_each_pair_of_hosts_and_tick(hosts,
         job.tick()
     assert all(len(places.left()) == hosts * ranks for places in job.places.values())
     assert job.network.messages.sum(axis=1).max() <= 6 * (hosts - 1)
-
-
-# ---- checkpoints -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("hosts", "ranks"), [(1, 4), (4, 1), (4, 3), (8, 8)])
-def test_a_checkpoint_comes_to_rank_0_in_a_message_a_host(hosts, ranks, monkeypatch):
-    monkeypatch.setattr(checkpoint_ranks, "_PIECE", 1000)
-    count = hosts * ranks
-    network = Network(count, hosts_of(hosts, ranks).ranks)
-    sizes = [100 + 7 * rank for rank in range(count)]
-    sizes[-1] = 2500  # more than a piece
-    room = [np.zeros(size, np.uint8) for size in sizes]
-    network.run(
-        lambda rank, comm, here: checkpoint_ranks.collect(
-            here, comm, memoryview(bytes([rank + 1]) * sizes[rank]), sizes, room, ""
-        )
-    )
-    assert all((place == rank + 1).all() for rank, place in enumerate(room))
-    pieces = sum(-(-sum(sizes[h * ranks :][:ranks]) // 1000) for h in range(1, hosts))
-    assert network.messages[0, 1] <= pieces + 2 * (ranks - 1) + (3 if hosts == 1 else 0)
-    assert network.messages[0, 0] == 0
 
 
 # ---- what is gathered ------------------------------------------------------------------
