@@ -433,7 +433,6 @@ PARALLEL_LAYERS = (
     "update",
     "data",
     "",
-    "checkpoints",
 )
 """The folders of dist_dynet/parallel, each of which knows only those before it; "": the modules
 beside them."""
@@ -475,8 +474,7 @@ WRITERS = {
     "cli/output": "logs of ranks, which grow",
     "cli/plot": "a drawing, made anew from what is read",
     "io/files": "writes files whole or not at all, for all others",
-    "parallel/checkpoints/files": "lines for the launcher",
-    "parallel/checkpoints/lease": "a draft that is linked into place",
+    "parallel/checkpoint_files": "lines for the launcher",
     "parallel/processes/timeline": "parts of a file that is written when all are there",
     "parallel/processes/trace": "a draft that is renamed",
     "parallel/processes/trial": "files of one process for its parent, in a folder of theirs",

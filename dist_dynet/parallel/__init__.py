@@ -14,7 +14,7 @@ of which knows only those before it, and the modules beside them:
 - update: that of all ranks
 - data: its parts, evaluation, collective operations
 - wrapper, trainer, join, local_sgd: what users train with
-- checkpoints: what a run is resumed from
+- checkpoint, checkpoint_files: what a run is resumed from
 """
 
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ from .shard import Shard, shard
 from .trainer import DistributedTrainer
 
 if TYPE_CHECKING:
-    from .checkpoints.checkpointer import Checkpointer  # an attribute of this package
+    from .checkpoint import Checkpointer  # an attribute of this package
 
 __all__ = [
     "Batch",
@@ -90,7 +90,7 @@ if not TYPE_CHECKING:  # else no name would be unknown
         if name != "Checkpointer":
             hint = of_parallel(name)
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
-        from .checkpoints.checkpointer import Checkpointer
+        from .checkpoint import Checkpointer
 
         describe(Checkpointer)
         requires_init(Checkpointer, "_world")

@@ -44,7 +44,7 @@ m = dy.ParameterCollection()
 w, table = m.add_parameters((4, 4)), m.add_lookup_parameters((50, 4))
 trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m))
 batches = parallel.shard(range(48), batch_size=4)
-checkpoints = parallel.Checkpointer(folder, m, trainer, batches, every=4, background=False)
+checkpoints = parallel.Checkpointer(folder, m, trainer, batches, every=4)
 checkpoints.resume()
 for i, batch in enumerate(batches):
     if what == "killed":
