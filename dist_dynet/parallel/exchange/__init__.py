@@ -1,5 +1,5 @@
 """How sums over ranks are made: exchange is what an engine offers, engines chooses one.
 
-On one host: plan, shm_comm, shared, shared_model. Between hosts: hosts, compression. The tests
+On one host: plan, shm_comm, shared. Between hosts: hosts, compression. The tests
 compare them with reference.
 """
