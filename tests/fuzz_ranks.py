@@ -194,6 +194,8 @@ class Writer:
         t = self.task()
         way = self.pick(["break", "continue", "raise", "again", "behind", "two passes"])
         self.may_refuse |= way not in ("break", "raise")
+        if way == "two passes":  # a name is believed, and they are of two batches
+            t = t._replace(naming="", is_subset=False)
         with self.block("try:" if way == "raise" else "if True:"):
             b, loop = self.loop(t, KNOWN[0])
             with loop:
