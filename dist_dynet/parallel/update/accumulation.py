@@ -47,6 +47,11 @@ class Stash:
             (of_before,) = (node for layout, node in self.kept if layout is known)
             add_up(layout, of_before, node, self._pool)
 
+    def holds(self, params: Iterable[AnyParameter]) -> bool:
+        """Whether gradients of some of these parameters may be stashed."""
+        wanted = {*handles_of(params)} if self.kept else set()
+        return any(not wanted.isdisjoint(layout.structure.handles) for layout, _ in self.kept)
+
     def put_back(self, params: Iterable[AnyParameter]) -> None:
         """Moves the stashed gradients of these parameters back, adding them to the present ones."""
         wanted, left = {*handles_of(params)}, []
