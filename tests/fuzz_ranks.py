@@ -61,7 +61,7 @@ REFUSALS = "|".join(
     )
 )
 """What refused programs are told."""
-ENGINES = (("shared", ""), ("mpi", ""), ("hybrid", "aab"), ("hybrid", "ab"))
+ENGINES = (("auto", ""), ("mpi", ""), ("auto", "aab"), ("auto", "ab"))
 SETTINGS = (
     (),
     (("DIST_DYNET_SHARED_MODEL", "always"),),

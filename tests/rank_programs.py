@@ -125,8 +125,7 @@ class _Programs(IdiomPrograms):
         getattr(self, self.pick(["one", "guarded", "alternate", "game", "local_sgd"]))()
         for k, (depth, text) in enumerate(self.lines):
             if re.match(r"t\w+ = (dist|local)\(", text):
-                rounded = f", compression={self.pick(['bf16', 'int8'])!r})"
-                self.lines[k] = (depth, text[:-1] + rounded)
+                self.lines[k] = (depth, text[:-1] + ", compression='bf16')")
         self.law, self.plain, self.threads = "together", False, False
         self.may_refuse()
 

@@ -19,7 +19,7 @@ from rank_programs import PROGRAMS, Program, drawn
 from dist_dynet import _hints, parallel
 
 pytestmark = [pytest.mark.mpi, needs_mpi]
-JOBS = [Job(2, "shared"), Job(3, "hybrid", "aab")]
+JOBS = [Job(2, "auto"), Job(3, "auto", "aab")]
 ELSEWHERE = {
     # what no drawn program has, and the test that does
     "Batch": "made by shard() alone",
@@ -108,7 +108,7 @@ def test_groups_of_ranks_end_where_one_process_ends(tmp_path):
     """Side by side, each by its comm=."""
     kinds = "one", "two", "micro", "joined", "converges", "resumed"
     programs = [drawn(500 + k, kind) for k, kind in enumerate(kinds)]
-    found, _ = check(programs, [Job(4, "hybrid", "aaab", "abba")], tmp_path / "run")
+    found, _ = check(programs, [Job(4, "auto", "aaab", "abba")], tmp_path / "run")
     assert not found, "\n".join(finding.printed() for finding in found)
 
 
@@ -170,7 +170,7 @@ def test_what_is_wrong_is_found(kind, here, changed):
 
 def test_a_program_that_is_wrong_is_made_small(tmp_path):
     """A pass of one rank alone: all update alike, but not as one process."""
-    found, _ = check([PROGRAM], [Job(2, "shared")], tmp_path / "run")
+    found, _ = check([PROGRAM], [Job(2, "auto")], tmp_path / "run")
     assert [(f.kind, f.job.ranks) for f in found] == [("other", 2)]
     small, is_alone = shrunk(found[0], tmp_path / "shrink")
     assert is_alone and [line for _, line in small.program.lines] == [

@@ -32,7 +32,7 @@ CAUGHT = (
 pytestmark = [pytest.mark.mpi, needs_mpi]
 
 
-@pytest.mark.parametrize(("engine", "ranks"), [("shared", 3), ("mpi", 2), ("hybrid", 2)])
+@pytest.mark.parametrize(("engine", "ranks"), [("shared", 3), ("mpi", 2), ("hosts", 2)])
 def test_program_continues(engine, ranks):
     assert mpirun(ranks, "caught.py", engine, *CAUGHT)[:2] == (0, "ok\n")
 
@@ -56,6 +56,6 @@ def test_interrupted_rank_is_out_of_step(engine, what):
     assert "out of step with the others" in output
 
 
-@pytest.mark.parametrize("trainers", [("shared_model", "local"), ("hybrid", "local_average")])
+@pytest.mark.parametrize("trainers", [("shared_model", "local"), ("hosts", "local_average")])
 def test_signal_at_any_place_of_an_update_leaves_all_of_one_update(trainers):
     assert mpirun(2, "half_done.py", *trainers)[:2] == (0, "ok\n" * len(trainers))

@@ -21,7 +21,7 @@ from dist_dynet._ffi import declined  # noqa: E402
 assert rank == parallel.rank() and len(switches) == parallel.world_size()
 m = dy.ParameterCollection()
 w, table = m.add_parameters(5, init=0), m.add_lookup_parameters((4, 2), init=0)
-trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), "sum", exchange="shared")
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), "sum")
 trainer.set_clip_threshold(0)
 UPDATES = 20
 for _ in range(UPDATES):

@@ -47,9 +47,9 @@ TRAINERS = {
     "shared": distributed(shared_model=False),
     "shared_model": distributed(shared_model=True),
     "mpi": distributed(exchange="mpi"),
-    "hybrid": distributed(exchange="hybrid"),
+    "hosts": distributed(),
     "local": local(),
-    "local_hybrid": local(exchange="hybrid"),
+    "local_hosts": local(),
     "local_mpi": local(exchange="mpi", momentum=0.5, moments="reset"),
     "local_average": local(moments="average"),
 }
@@ -114,7 +114,7 @@ def finish(more):
 
 
 for what in sys.argv[1:]:
-    if "hybrid" in what:
+    if "hosts" in what:
         use_a_host_each()
     place = 0
     while True:

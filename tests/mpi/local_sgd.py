@@ -250,7 +250,7 @@ def test_resumes_to_the_same_bits():
 
     def start():
         m = model()
-        trainer = LocalSGD(dy.AdamTrainer(m, 0.01), every=3, momentum=0.7, compression="int8")
+        trainer = LocalSGD(dy.AdamTrainer(m, 0.01), every=3, momentum=0.7, compression="bf16")
         checkpointer = parallel.Checkpointer(sys.argv[1], m, trainer.outer)
         checkpointer.add("local", trainer, per_rank=True)
         checkpointer.add("rng", rng := np.random.default_rng([rank, 5]), per_rank=True)

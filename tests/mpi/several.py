@@ -5,7 +5,7 @@ Parameters, tables and trainers are added, trainers end, parts are frozen and un
 trainer states change, ranks use different parameters, and some none. The ranks must do what one
 process does with the sum of all losses; rank 0 is that process afterwards. Numbers are small whole
 ones and powers of two, so that hardly anything is rounded. Each rank is a host of its own for the
-engine "hybrid". Rank 0 prints "ok" in the end.
+engine "hosts". Rank 0 prints "ok" in the end.
 """
 
 import random
@@ -58,7 +58,7 @@ class Program:
         trainer = self.rng.choice(KINDS)(self.rng.choice(self.collections), 2.0**-6)
         trainer.set_clip_threshold(0)
         if self.engine:
-            trainer = parallel.DistributedTrainer(trainer, self.average, exchange=self.engine)
+            trainer = parallel.DistributedTrainer(trainer, self.average, exchange="mpi" if self.engine == "mpi" else "auto")
         self.trainers.append(trainer)
 
     def new_pattern(self):
@@ -149,7 +149,7 @@ class Program:
 
 
 engine, *seeds = sys.argv[1:]
-if engine == "hybrid":
+if engine == "hosts":
     use_a_host_each()
 for seed in seeds:
     together = Program(int(seed), engine).run()

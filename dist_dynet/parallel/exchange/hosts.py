@@ -141,6 +141,89 @@ class Arrays:
             lib.dn_sum_arrays(len(parts), parts, end - start, self.pointer + start)
 
 
+class Sums:
+    """Sums buckets and rows over the hosts. It knows no round, and no parameters.
+
+    Args:
+        here: all ranks.
+        hosts: which rank runs where.
+        between: a communicator of the owners of one stripe.
+        again: another one, for the second stage of compressed sums; None: no compression.
+        local: a communicator of the ranks of this host; None: there is only one.
+    """
+
+    def __init__(self, here: World, hosts: Hosts, between: Any, again: Any, local: Any) -> None:
+        self._here, self._hosts = here, hosts
+        self.between, self._again, self.local = between, again, local
+        self.test = here.mpi.Request.Testall
+        self.is_owner = hosts.local < hosts.owners
+        self.arrays: Arrays | None = None
+        self.feedback = ErrorFeedback() if again else None
+        self.residual = np.zeros(0, DTYPE)  # of the array that is sent
+        self.row_residuals: dict[str, NDArray[Any]] = {}
+
+    def bucket_stages(self, bucket: Bucket, weight: float) -> Iterator[list[Any]]:
+        """Sums a bucket over all ranks. Yields requests to wait for."""
+        arrays, (start, end) = self.arrays, bucket[:2]
+        assert arrays is not None
+        lib.dn_params_take(*bucket.spans, weight, arrays.mine)
+        if self.local:
+            yield [self.local.Ibarrier()]
+        if self.is_owner:
+            part = self.stripe(start, end)
+            arrays.add_up(part.start, part.stop)
+            yield from self._all_reduce(arrays.sums[part], self.residual, part)
+
+    def stripe(self, start: int, end: int) -> slice:
+        """The elements of a bucket that this rank owns."""
+        local, owners = self._hosts.local, self._hosts.owners
+        return slice(*(start + (end - start) * k // owners for k in (local, local + 1)))
+
+    def _all_reduce(
+        self, x: NDArray[Any], residual: NDArray[Any], at: Any
+    ) -> Iterator[list[Any]]:
+        """Replaces x by its sum over the owners of this stripe. Yields requests to wait for.
+
+        Compressed, each owner sums its share of x, from codes that all owners send to it, and sends
+        them the codes of the sum: both messages together have half of the bytes of an all-reduce.
+        """
+        if not x.size:
+            return
+        if self.feedback is None:
+            hand_over(x.nbytes)
+            yield [self.between.Iallreduce(self._here.mpi.IN_PLACE, x)]
+            return
+        hosts = len(self._hosts.ranks)
+        share = -(-x.size // hosts)
+        codes, new = self.feedback.encode(x, residual, at)
+        sent = np.zeros(hosts * share, np.uint16)
+        sent[: x.size] = codes.reshape(-1)
+        came = np.empty_like(sent)
+        hand_over(sent.nbytes)
+        yield [self.between.Ialltoall(sent, came)]
+        total, lacks = np.zeros(share, DTYPE), np.zeros(share, DTYPE)
+        for part in decode(came).reshape(hosts, share):
+            total += part
+        code = encode(total, lacks)
+        mine = new.reshape(-1)[self._hosts.host * share :][:share]
+        mine += lacks[: mine.size]
+        yield [self._again.Iallgather(code, came)]
+        x[...] = decode(came[: x.size]).reshape(x.shape)
+
+    def all_reduce_rows(self, table: Any, ids: Any, rows: Any) -> Iterator[list[Any]]:
+        return self._all_reduce(rows, self.residual_of(table), ids)
+
+    def encoded(self, table: Any, ids: Any, rows: Any) -> Any:
+        assert self.feedback is not None
+        return self.feedback.encode(rows, self.residual_of(table), ids)[0]
+
+    def residual_of(self, table: Any) -> NDArray[Any]:
+        name, shape = table.name(), (len(table), int(np.prod(table.shape()[1:])))
+        if name not in self.row_residuals or self.row_residuals[name].shape != shape:
+            self.row_residuals[name] = np.zeros(shape, DTYPE)
+        return self.row_residuals[name]
+
+
 class _Running:
     """A bucket that has started: yields the requests to wait for, one stage after the other."""
 
@@ -156,13 +239,13 @@ class Round:
     """
 
     def __init__(
-        self, exchange: HybridExchange, layout: Layout, used: NDArray[np.bool_], complete: bool
+        self, sums: Sums, layout: Layout, used: NDArray[np.bool_], complete: bool
     ) -> None:
         self.layout, self.used, self.complete = layout, used, complete
         self.weight: float | None = None  # factor for the gradients; None: not open yet
         self.watched = 0  # the number of the watched backward in which it was opened
         self.moves = 0  # increases with all progress
-        self._start, self._test = exchange.bucket_stages, exchange.test
+        self._sums = sums
         self._waiting, self._running = layout.buckets(used), list[_Running]()
 
     def open(self, weight: float) -> None:
@@ -176,12 +259,13 @@ class Round:
         if self.weight is None:
             return False
         while self._waiting and self._is_complete(self._waiting[0]):
-            self._running.append(_Running(self._start(self._waiting.pop(0), self.weight)))
+            stages = self._sums.bucket_stages(self._waiting.pop(0), self.weight)
+            self._running.append(_Running(stages))
             self.moves += 1
         ahead = 1 << 30  # how many stages the bucket before has started
         for bucket in self._running:
             while bucket.requests is not None and bucket.stage < ahead:
-                if not self._test(bucket.requests):
+                if not self._sums.test(bucket.requests):
                     break
                 bucket.requests = next(bucket.stages, None)
                 bucket.stage += 1
@@ -313,96 +397,26 @@ class HybridExchange:
         self._by_mpi = MpiSum(here, comm)
         advance = weakref.WeakMethod(self._advance)
         self.transport = MpiTransport(here, comm, lambda: call() if (call := advance()) else 0)
-        self.test = here.mpi.Request.Testall
         self.overlap = Overlap(overlap)
         """What starts while backward runs."""
-        self._is_owner = hosts.local < hosts.owners
         stripe = min(hosts.local, hosts.owners)  # the other ranks get a communicator they ignore
-        self._between = here.lend(self, stripe)
-        self._again = here.lend(self, stripe) if compression else None
-        self._local = here.lend(self, hosts.host) if len(hosts.ranks) < here.size else None
-        if len(hosts.mine) == 1:
-            self._local = None
+        between = here.lend(self, stripe)
+        again = here.lend(self, stripe) if compression else None
+        local = here.lend(self, hosts.host) if len(hosts.ranks) < here.size else None
+        local = local if len(hosts.mine) > 1 else None
+        self._sums = sums = Sums(here, hosts, between, again, local)
+        self._rows = RowSum(here, between)
         if compression:
-            self._rows = RowSum(here, self._between, self._all_reduce_rows, self._encoded, decode)
-        else:
-            self._rows = RowSum(here, self._between)
-        self._within = RowSum(here, self._local) if self._local else None
-        self._feedback = ErrorFeedback() if compression else None
-        self._residual = np.zeros(0, DTYPE)  # of the array that is sent
-        self._row_residuals: dict[str, NDArray[Any]] = {}
+            self._rows = RowSum(here, between, sums.all_reduce_rows, sums.encoded, decode)
+        self._within = RowSum(here, local) if local else None
         self._kept: Mapping[str, NDArray[Any]] = {}  # residuals from before the first exchange
         self._shared = False  # they are those of the whole host
         self._layout: Layout | None = None
-        self._arrays: Arrays | None = None
         self._refused = False
         _end_before_mpi()
         _exchanges.add(self)
         self._under_way: list[Round] = []
         weakref.finalize(self, _abandon, self._under_way).atexit = False
-
-    # ---- stages of sums ----------------------------------------------------------------
-
-    def bucket_stages(self, bucket: Bucket, weight: float) -> Iterator[list[Any]]:
-        """Sums a bucket over all ranks. Yields requests to wait for."""
-        arrays, (start, end) = self._arrays, bucket[:2]
-        assert arrays is not None
-        lib.dn_params_take(*bucket.spans, weight, arrays.mine)
-        if self._local:
-            yield [self._local.Ibarrier()]
-        if self._is_owner:
-            part = self._stripe(start, end)
-            arrays.add_up(part.start, part.stop)
-            yield from self._all_reduce(arrays.sums[part], self._residual, part)
-
-    def _stripe(self, start: int, end: int) -> slice:
-        """The elements of a bucket that this rank owns."""
-        local, owners = self.hosts.local, self.hosts.owners
-        return slice(*(start + (end - start) * k // owners for k in (local, local + 1)))
-
-    def _all_reduce(
-        self, x: NDArray[Any], residual: NDArray[Any], at: Any
-    ) -> Iterator[list[Any]]:
-        """Replaces x by its sum over the owners of this stripe. Yields requests to wait for.
-
-        Compressed, each owner sums its share of x, from codes that all owners send to it, and sends
-        them the codes of the sum: both messages together have half of the bytes of an all-reduce.
-        """
-        if not x.size:
-            return
-        if self._feedback is None:
-            hand_over(x.nbytes)
-            yield [self._between.Iallreduce(self._here.mpi.IN_PLACE, x)]
-            return
-        hosts = len(self.hosts.ranks)
-        share = -(-x.size // hosts)
-        codes, new = self._feedback.encode(x, residual, at)
-        sent = np.zeros(hosts * share, np.uint16)
-        sent[: x.size] = codes.reshape(-1)
-        came = np.empty_like(sent)
-        hand_over(sent.nbytes)
-        yield [self._between.Ialltoall(sent, came)]
-        total, lacks = np.zeros(share, DTYPE), np.zeros(share, DTYPE)
-        for part in decode(came).reshape(hosts, share):
-            total += part
-        code = encode(total, lacks)
-        mine = new.reshape(-1)[self.hosts.host * share :][:share]
-        mine += lacks[: mine.size]
-        yield [self._again.Iallgather(code, came)]
-        x[...] = decode(came[: x.size]).reshape(x.shape)
-
-    def _all_reduce_rows(self, table: Any, ids: Any, rows: Any) -> Iterator[list[Any]]:
-        return self._all_reduce(rows, self._residual_of(table), ids)
-
-    def _encoded(self, table: Any, ids: Any, rows: Any) -> Any:
-        assert self._feedback is not None
-        return self._feedback.encode(rows, self._residual_of(table), ids)[0]
-
-    def _residual_of(self, table: Any) -> NDArray[Any]:
-        name, shape = table.name(), (len(table), int(np.prod(table.shape()[1:])))
-        if name not in self._row_residuals or self._row_residuals[name].shape != shape:
-            self._row_residuals[name] = np.zeros(shape, DTYPE)
-        return self._row_residuals[name]
 
     # ---- in update() -------------------------------------------------------------------
 
@@ -416,7 +430,8 @@ class HybridExchange:
         assert isinstance(negotiated, NegotiatedByRank)
         structure, what, used = negotiated.structure, negotiated.what, negotiated.used
         early = self._finish_early(what)
-        if self._layout is None or structure is not self._layout.structure:
+        is_known = self._layout is not None and structure is self._layout.structure
+        if not is_known and not self._refused:
             self.conclude(updated=False)
             early = None
             self._place(structure, what)
@@ -429,7 +444,7 @@ class HybridExchange:
             self._put(summed, negotiated.scale)
         rest = used & ~summed
         if rest.any():
-            late = Round(self, self._layout, rest, complete=True)
+            late = Round(self._sums, self._layout, rest, complete=True)
             late.open(negotiated.weight)
             self._finish(late, what)
             self._put(rest, negotiated.scale)
@@ -446,7 +461,7 @@ class HybridExchange:
 
     def _next_round(self, used: NDArray[np.bool_]) -> Round:
         assert self._layout is not None
-        round_ = Round(self, self._layout, used, complete=False)
+        round_ = Round(self._sums, self._layout, used, complete=False)
         self._under_way[:] = [round_]
         return round_
 
@@ -465,25 +480,25 @@ class HybridExchange:
         if self._within is not None:
             counts = negotiated.rows[self.hosts.mine][:, which]
             self._within.sum(negotiated, which, counts, lambda ids: ids % owners == local)
-        if self._is_owner:
+        if self._sums.is_owner:
             self._rows.sum(negotiated, which)
         if self._within is not None:
             self._within.sum(negotiated, which)
 
     def _put(self, used: NDArray[np.bool_], scale: float) -> None:
         """The sums, times this factor, become the gradients."""
-        assert self._layout is not None and self._arrays is not None
-        if self._feedback is not None:
-            self._feedback.use(np.repeat(used[::-1], self._layout.sizes[::-1]))
+        assert self._layout is not None and self._sums.arrays is not None
+        if self._sums.feedback is not None:
+            self._sums.feedback.use(np.repeat(used[::-1], self._layout.sizes[::-1]))
         if used.any():
-            lib.dn_params_put(*self._layout.whole(used), scale, self._arrays.pointer)
+            lib.dn_params_put(*self._layout.whole(used), scale, self._sums.arrays.pointer)
 
     def _finish(self, round_: Round, what: str) -> None:
         """Waits until all ranks of the host can read the sums."""
         switch(lib.DN_EXCHANGE)
         self._here.wait_until(round_.advance, what, moves=lambda: round_.moves)
-        if self._local:
-            self._here.wait([self._local.Ibarrier()], what)
+        if self._sums.local:
+            self._here.wait([self._sums.local.Ibarrier()], what)
 
     def _finish_early(self, what: str) -> Round | None:
         early, self.overlap.round = self.overlap.round, None
@@ -503,8 +518,8 @@ class HybridExchange:
     def conclude(self, updated: bool, factor: float = 1.0) -> None:
         """Notes whether an update was made with the last sums, times this factor. If not, residuals
         stay as they were."""
-        if self._feedback is not None:
-            self._feedback.commit(factor) if updated else self._feedback.discard()
+        if self._sums.feedback is not None:
+            self._sums.feedback.commit(factor) if updated else self._sums.feedback.discard()
 
     def _advance(self) -> int:
         """Makes progress while messages are waited for."""
@@ -535,7 +550,7 @@ class HybridExchange:
             self._refused = True
             say_refused(self._here, error)
             return
-        self._layout, self._arrays = layout, Arrays(self.hosts, max(layout.size, 1), mapped)
+        self._layout, self._sums.arrays = layout, Arrays(self.hosts, max(layout.size, 1), mapped)
         self.load_residuals(kept, shared)
 
     # ---- residuals of compression ------------------------------------------------------
@@ -543,13 +558,13 @@ class HybridExchange:
     def residuals(self) -> dict[str, NDArray[Any]]:
         """The rounding errors of this rank's messages so far, by parameter: "/w" flat, for tables
         the rows as (rows, width). Views."""
-        if self._layout is None or self._feedback is None:
+        if self._layout is None or self._sums.feedback is None:
             is_first = self._here.rank == self.hosts.mine[0]
             return dict(self._kept) if is_first or not self._shared else {}
         layout = self._layout
         places = zip(layout.structure.dense, layout.at, layout.sizes, strict=True)
-        dense = {p.name(): self._residual[at : at + n] for p, at, n in places}
-        return dense | self._row_residuals
+        dense = {p.name(): self._sums.residual[at : at + n] for p, at, n in places}
+        return dense | self._sums.row_residuals
 
     def load_residuals(self, residuals: Mapping[str, NDArray[Any]], shared: bool = False) -> None:
         """Continues with these residuals. Parameters that are missing, or have another size now,
@@ -561,26 +576,27 @@ class HybridExchange:
         """
         self._kept, self._shared = dict(residuals), shared
         layout = self._layout
-        if layout is None or self._feedback is None:
+        if layout is None or self._sums.feedback is None:
             return
-        self._feedback.discard()
+        self._sums.feedback.discard()
         rest = np.zeros(max(layout.size, 1), DTYPE)
         for p, at, n in zip(layout.structure.dense, layout.at, layout.sizes, strict=True):
             known = residuals.get(p.name())
             if known is not None and known.size == n:
                 rest[at : at + n] = known
-        self._residual, self._row_residuals = rest, {}
+        self._sums.residual, self._sums.row_residuals = rest, {}
         for table in layout.structure.tables:
-            known, mine = residuals.get(table.name()), self._residual_of(table)
+            known, mine = residuals.get(table.name()), self._sums.residual_of(table)
             if known is not None and known.shape == mine.shape:
                 mine[:] = known
         if shared:
             local, owners = self.hosts.local, self.hosts.owners
             mine = np.zeros(rest.size, np.bool_)
-            for bucket in layout.buckets(np.ones(len(layout.sizes), np.bool_)):
-                mine[self._stripe(bucket.start, bucket.end) if self._is_owner else slice(0)] = True
+            every = layout.buckets(np.ones(len(layout.sizes), np.bool_))
+            for bucket in every if self._sums.is_owner else ():
+                mine[self._sums.stripe(bucket.start, bucket.end)] = True
             rest[~mine] = 0
-            for rows in self._row_residuals.values():
+            for rows in self._sums.row_residuals.values():
                 rows[np.arange(len(rows)) % owners != local] = 0
 
 
@@ -590,7 +606,12 @@ _exchanges: WeakSet[HybridExchange] = WeakSet()
 @cache
 def _end_before_mpi() -> None:
     """Registers once, after MPI was started, so that it runs before MPI ends."""
-    atexit.register(lambda: [exchange.end() for exchange in list(_exchanges)])
+    atexit.register(_end_all)
+
+
+def _end_all() -> None:
+    for exchange in list(_exchanges):
+        exchange.end()
 
 
 def _abandon(rounds: list[Round]) -> None:
