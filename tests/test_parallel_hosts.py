@@ -14,8 +14,8 @@ import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE
 from dist_dynet.parallel.agreement.structure import Structure
+from dist_dynet.parallel.exchange.buckets import Layout
 from dist_dynet.parallel.exchange.compression import ErrorFeedback, decode, encode
-from dist_dynet.parallel.exchange.hosts import Layout
 
 TOGETHER = (
     "sums_are_those_of_the_reference",

@@ -15,7 +15,7 @@ from raised import raises
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel.exchange import engines, hosts, reference
+from dist_dynet.parallel.exchange import buckets, engines, reference
 from dist_dynet.parallel.exchange.compression import CODES
 from dist_dynet.parallel.exchange.hosts import HybridExchange
 from dist_dynet.parallel.processes import memory
@@ -98,7 +98,7 @@ def test_overlap_changes_nothing():
 
 
 def test_buckets_start_between_the_steps_of_backward():
-    hosts._BUCKET = 90_000
+    buckets._BUCKET = 90_000
     m, (a, b, c), _ = model_of((300, 300), (300, 300), (300, 300))
     trainer = distributed(m)
     for k in range(4):
