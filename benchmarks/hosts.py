@@ -160,7 +160,8 @@ def work(task, options):
         for of in (np.median, np.min):
             ratio = of(times) / max(of(compute), wire)
             columns.append(
-                f"{of(compute):8.1f} {wire:8.1f} {of(times):8.1f} {of(last[name]):8.1f} {ratio:8.2f}"
+                f"{of(compute):8.1f} {wire:8.1f} {of(times):8.1f} {of(last[name]):8.1f}"
+                f" {ratio:8.2f}"
             )
         print(f"{task.__name__:7} {name:6} {columns[0]}   ({columns[1]} )", flush=True)
 

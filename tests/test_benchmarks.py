@@ -15,7 +15,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from jobs import mpirun, needs_mpi
 from processes import run_python
