@@ -33,8 +33,8 @@ from .exchange.engines import Compression, check_choice, choose, default_engine
 from .exchange.hybrid import HybridExchange
 from .processes import environment, saving, session, trial
 from .processes.world import hash_of
+from .reproducible import ReproducibleSum
 from .update import metrics
-from .update.reproducible import ReproducibleSum
 from .update.sync import Sync
 from .wrapper import TrainerWrapper, check_trainer
 
@@ -280,8 +280,9 @@ class DistributedTrainer(TrainerWrapper):
             raise RuntimeError(use.problem)
         part = use.batch.part if use.batch is not None else None
         kept.check_turn(part)
-        assert part is not None
-        kept.keep(part, use.n, use.n if self.sync.weighted else 1.0)
+        assert part is not None and use.batch is not None
+        n = use.batch.n
+        kept.keep(part, n, n if self.sync.weighted else 1.0)
         if not part.is_last:
             return False
         return self.sync.step(1.0, self._step(use))[0]

@@ -28,8 +28,8 @@ from ..exchange.hybrid import HybridExchange
 from ..exchange.plan import check
 from ..exchange.shared import SharedExchange
 from ..processes.world import World
+from ..reproducible import ReproducibleSum
 from .accumulation import Stash
-from .reproducible import ReproducibleSum
 
 
 class Sync:
@@ -146,7 +146,9 @@ class Sync:
             updated = self._update(chosen, follow_up)
         except RuntimeError:  # gradients are not finite, on all ranks
             self.is_not_finite = not over
-            if self.negotiation is not None:  # they are sums: the next sum would add them up
+            if self.reproducible is not None:  # they belong to no micro-batch
+                self.collection.reset_gradients()
+            elif self.negotiation is not None:  # they are sums: the next sum would add them up
                 for p in self.hooks.members() if chosen is None else chosen:
                     p.scale_gradient(1 / self.here.size)
             raise
