@@ -157,7 +157,7 @@ class Meeting:
     """A trainer that waits for those of the other processes before it updates."""
 
     def __init__(self, trainer, rank, ranks):
-        from dist_dynet._ffi import ffi, lib
+        from dist_dynet._ffi import ffi
         from dist_dynet.parallel.processes import memory, session
 
         here, everyone = session.world(), range(ranks)
@@ -165,14 +165,13 @@ class Meeting:
             here, here.comm, everyone, ranks, None, lambda _: [64], "barrier"
         )
         self._flags = [ffi.cast("int64_t *", self._memory + start) for start in starts]
-        self._every, self._lib = ffi.new("int64_t *[]", self._flags), lib
         self._trainer, self._rank, self._steps = trainer, rank, 0
 
     def update(self):
         """As the trainer's, when all have come."""
         self._steps += 1
-        self._lib.dn_flag_set(self._flags[self._rank], self._steps)
-        while not self._lib.dn_flags_reached(len(self._flags), self._every, self._steps):
+        self._flags[self._rank][0] = self._steps
+        while any(flag[0] < self._steps for flag in self._flags):
             pass
         self._trainer.update()
 

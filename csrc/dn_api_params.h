@@ -195,10 +195,9 @@ typedef struct dn_span_taken {
     int64_t from, to, at;
 } dn_span_taken;
 /* out[at ...] = factor g (zeros where the gradient is empty or factor is 0); takes no lock. g =
- * factor in[at ...], of whole gradients, which count as filled then; own: in a window with squares
- * (dn_trainer_open) of this rank's pieces alone, with their squares. */
+ * factor in[at ...], of whole gradients, which count as filled then. */
 void dn_params_take(int n, const dn_span_taken *, double factor, dn_real *out);
-void dn_params_put(int n, const dn_span_taken *, double factor, const dn_real *in, int own);
+void dn_params_put(int n, const dn_span_taken *, double factor, const dn_real *in);
 /* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
 /* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x +
@@ -206,78 +205,18 @@ void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
  * NULL: 0, and it is forgotten. */
 void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *code);
 void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
-/* 8 bits for each number: a row of `width` numbers is blocks of DN_INT8_BLOCK, the last one
- * shorter, and a block is its scale s, a float, then its signed bytes. s = max |x + residual| / 126
- * over the finite numbers (0 if the maximum is below 1e-30); a byte k stands for k s, to nearest,
- * ties to even; 127, -127 and -128 for infinity, -infinity and NaN. The residual as in
- * dn_bf16_encode, but never NULL. */
-enum { DN_INT8_BLOCK = 256 };
-void dn_int8_encode(int64_t rows, int64_t width, const dn_real *x, dn_real *residual,
-                    uint8_t *code);
-void dn_int8_decode(int64_t rows, int64_t width, const uint8_t *code, dn_real *x);
 /* Memory that the ranks of a host share (csrc/parallel/mapping.c). Bytes of a huge page. Maps a
  * file over memory of this process; 0 or an errno. Whole pages that begin at a multiple of one
  * become huge ones, if the system can do that. */
 int64_t dn_huge_page(void);
 int dn_map_file(void *at, int file, int64_t bytes);
 void dn_on_huge_pages(void *at, int64_t bytes);
-/* A number in shared memory: what was written before it was set is there for whoever reads the new
- * number. */
-void dn_flag_set(int64_t *flag, int64_t value);
-int64_t dn_flag_get(const int64_t *flag);
-/* whether so many of them are at least this; their sum */
-int dn_flags_reached(int count, int64_t *const *flags, int64_t value);
-int64_t dn_flags_sum(int count, int64_t *const *flags);
-/* Rows of tables on their way between ranks (csrc/parallel/rows.c). The owners, the first ranks of
- * each host, share a table's rows by their numbers: row i is that of owner i % owners, which knows
- * it by a key. Keys are below a power of two; `spread`: those of neighbouring rows lie far apart,
- * so that every range of keys has about its share of whatever rows are used; otherwise i / owners.
- * A message has of each table how many rows, then for each table the keys, rising, and the rows;
- * each of these begins at a multiple of 4 numbers of 32 bits. A window has a message for each
- * owner, after owners + 1 numbers: where each begins, and its end. NULL: out of memory. */
-typedef struct dn_rows dn_rows;
-dn_rows *dn_rows_new(int tables, dn_param *const *, int owners, int spread);
-void dn_rows_free(dn_rows *);
-/* Numbers that a window needs at most for the rows that have gradients now. */
-int64_t dn_rows_capacity(const dn_rows *);
-/* Writes the rows that have gradients, times weight, into a window; weight 0: none. Negative: out
- * of memory. */
-int dn_rows_give(dn_rows *, dn_real weight, int32_t *window);
-/* Where in n windows the messages for an owner are; their size. */
-int64_t dn_rows_given(const dn_rows *, int n, const int32_t *const *windows, int owner,
-                      const int32_t **messages);
-/* The sum of n messages, added up in this order, cut at these keys into cuts + 1 messages: cut j is
- * before keys from ends[2 j] / ends[2 j + 1] of all that there may be on; rising. starts: where in
- * out each begins, and the last one's end. Out has room for all that is added up, and cuts times
- * for a message without rows and two lines of 4 a table. Negative: out of memory. */
-int dn_rows_add(const dn_rows *, int n, const int32_t *const *messages, int cuts,
-                const int64_t *ends, int32_t *out, int64_t *starts);
-/* What of a message has keys from from[0] / from[1] to to[0] / to[1] of all that there may be. Its
- * size. */
-int64_t dn_rows_cut(const dn_rows *, const int32_t *message, const int64_t *from, const int64_t *to,
-                    int32_t *out);
-/* The tables' gradients become the rows of these messages, one of each owner, times scale.
- * Negative: out of memory, and gradients are what they were; DN_ERROR_VALUE: no such messages.
- * own: in a window with squares (dn_trainer_open) where tables have owners of rows those of this
- * rank alone, with their squares. */
-int dn_rows_put(dn_rows *, int n, const int32_t *const *messages, dn_real scale, int own);
-/* Whether there is such a window, and a rank's own rows of all tables are those of its message:
- * others may be NULL for dn_rows_put. A table of which it has none looks then as if there were no
- * rows at all: dn_rows_lacks says whether there is one, and dn_rows_mark sees to it, of all
- * messages. */
-int dn_rows_are_owned(const dn_rows *);
-int dn_rows_lacks(const dn_rows *);
-void dn_rows_mark(const dn_rows *, int n, const int32_t *const *messages);
 /* Items in this order, the dearest first, each to the part of so many that has the least load so
  * far; of these the one with the fewest items, then the first. out: the part of each item. Short
  * costs are put in order here, equal ones as they come. DN_ERROR_MEMORY; DN_ERROR_VALUE: parts < 1,
  * or of short costs 2^16 parts or items and more. */
 int dn_deal(int64_t n, const double *costs, const int64_t *order, int parts, int32_t *out);
 int dn_deal_short(int64_t n, const uint16_t *costs, int parts, int32_t *out);
-/* Starts a thread (csrc/parallel/alive.c) that sends datagrams of 24 bytes which come to this
- * socket and begin with these 16 back to where they came from, as long as the process lives. 0, or
- * what pthread_create() says. */
-int dn_answer_alive(int socket, const char *token);
 
 /* ---- profiles: how long each call of an operation takes */
 /* what is no operation */

@@ -7,8 +7,7 @@ NumPy's (mpi/exchanges.py).
 """
 
 LAYOUTS = {
-    "auto": ("aa", "aab"),
-    "hybrid": ("aa", "abc", "aabb"),
+    "auto": ("aa", "aaa", "ab", "aab", "abc", "aabb"),
     "mpi": ("aa", "aab"),
-    "shared": ("aa", "aaa"),
+    "reference": ("aab",),
 }

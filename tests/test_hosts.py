@@ -62,9 +62,17 @@ def test_killed_rank_is_named_with_its_host(python):
 
 
 def test_rank_that_holds_pythons_lock_is_waited_for_from_another_host(python):
-    two = ("run", "--no-bind", "--hosts", "node0:1,node1:1")
-    job = on_hosts(python, *two, "fail.py", "busy call", DIST_DYNET_SILENCE="1")
+    """Rank 2, on its host, answers for it."""
+    three = ("run", "--no-bind", "--hosts", "node0:1,node1:2")
+    job = on_hosts(python, *three, "fail.py", "busy call", DIST_DYNET_SILENCE="1")
     assert job.returncode == 0, job.stderr
+    job = on_hosts(python, *three, "fail.py", "stop", DIST_DYNET_SILENCE="1")
+    assert job.returncode == 75, job.stderr
+    assert "on node1) gives no answer: it is stopped, stuck or dead" in job.stderr, job.stderr
+
+
+def test_rank_alone_on_its_host_that_gives_no_answer_is_dead(python):
+    two = ("run", "--no-bind", "--hosts", "node0:1,node1:1")
     job = on_hosts(python, *two, "fail.py", "stop", DIST_DYNET_SILENCE="1")
     assert job.returncode == 75, job.stderr
     assert "on node1) gives no answer: it is stopped, stuck or dead" in job.stderr, job.stderr

@@ -4,7 +4,7 @@ message: each kind of loop by itself. Drawn programs: test_fuzz_ranks.py."""
 import os
 
 import pytest
-from jobs import HERE_MPI, mpirun, needs_mpi
+from jobs import mpirun, needs_mpi
 
 pytestmark = [pytest.mark.mpi, needs_mpi]
 
@@ -29,12 +29,6 @@ def test_ranks_whose_costs_or_weights_differ_are_refused():
 
 def test_shards_and_trainers_over_other_ranks():
     assert mpirun(4, "other_ranks.py")[:2] == (0, "ok\n")
-
-
-@pytest.mark.skipif(HERE_MPI.name != "mpich", reason="of Open MPI a child is known to be no rank")
-def test_a_forked_child_and_its_parent_are_not_one_rank():
-    status, output, _ = mpirun(2, "forked_early.py")
-    assert status == 1 and "has started MPI as this rank" in output, output
 
 
 def test_communicators_with_processes_of_no_rank_are_refused():

@@ -33,11 +33,6 @@ def test_groups_of_ranks_train_side_by_side(tmp_path):
     assert (status, output) == (0, "")
 
 
-def test_unlike_collectives_are_named(mpi):
-    status, output, _ = mpirun(3, "checked.py", mpi=mpi)
-    assert (status, output) == (0, "")
-
-
 def test_join_takes_a_distributed_trainer():
     with pytest.raises(TypeError, match="Join: takes a DistributedTrainer; got SimpleSGDTrainer"):
         parallel.Join(dy.SimpleSGDTrainer(dy.ParameterCollection()))

@@ -1,6 +1,5 @@
 /* Sums of gradients over the ranks of a host, in memory that they share, and over hosts; what
- * crosses the wire in half or a quarter of the bytes. */
-#include <float.h>
+ * crosses the network in half of the bytes. */
 #include <string.h>
 
 #include "kernels.h"
@@ -113,72 +112,4 @@ DN_MULTIVERSION void dn__bf16_encode(size_t n, const dn_real *x, dn_real *residu
 DN_MULTIVERSION void dn__bf16_decode(size_t n, const uint16_t *code, dn_real *x) {
     DN_SIMD for (size_t i = 0; i < n; i++)
         x[i] = from_bf16(code[i]);
-}
-
-/* A block of int8: its scale, a float, then its codes. Scales below this would lose digits. */
-static const float SMALLEST = 1e-30f;
-enum { LARGEST = 126, INFINITE = 127, NOT_A_NUMBER = -128 };
-
-static inline __attribute__((always_inline)) float from_int8(int8_t code, float scale) {
-    float infinite = code > 0 ? (float)INFINITY : -(float)INFINITY;
-    float unusual = code == NOT_A_NUMBER ? (float)NAN : infinite;
-    return code > LARGEST || code < -LARGEST ? unusual : (float)code * scale;
-}
-
-static inline __attribute__((always_inline)) void encode_block(size_t n, const dn_real *x,
-                                                               dn_real *residual, uint8_t *code) {
-    int32_t largest = 0; /* the bits of floats that are not negative are in their order */
-    for (size_t i = 0; i < n; i++) {
-        float wanted = (float)(x[i] + residual[i]);
-        int32_t bits;
-        memcpy(&bits, &wanted, sizeof bits);
-        bits &= 0x7FFFFFFF;
-        bits = bits < 0x7F800000 ? bits : 0;
-        largest = bits > largest ? bits : largest;
-    }
-    float size, scale = 0, inverse = 0;
-    memcpy(&size, &largest, sizeof size);
-    if (size >= SMALLEST) {
-        scale = size / LARGEST;
-        inverse = LARGEST / size;
-    }
-    memcpy(code, &scale, sizeof scale);
-    int8_t *codes = (int8_t *)code + sizeof scale;
-    DN_SIMD for (size_t i = 0; i < n; i++) {
-        dn_real exact = x[i] + residual[i];
-        float wanted = (float)exact;
-        int finite = fabsf(wanted) <= FLT_MAX;
-        /* to nearest, ties to even: the sum has no digits behind the point */
-        float rounded = (finite ? wanted * inverse : 0) + 12582912.0f - 12582912.0f;
-        int unusual = wanted > 0 ? INFINITE : wanted < 0 ? -INFINITE : NOT_A_NUMBER;
-        codes[i] = (int8_t)(finite ? (int)rounded : unusual);
-        residual[i] = finite ? exact - rounded * scale : 0;
-    }
-}
-
-DN_MULTIVERSION void dn__int8_encode(size_t rows, size_t width, size_t block, const dn_real *x,
-                                     dn_real *residual, uint8_t *code) {
-    for (size_t row = 0; row < rows; row++)
-        for (size_t at = 0, n; at < width; at += n) {
-            n = width - at < block ? width - at : block;
-            encode_block(n, x, residual, code);
-            x += n;
-            residual += n;
-            code += sizeof(float) + n;
-        }
-}
-
-DN_MULTIVERSION void dn__int8_decode(size_t rows, size_t width, size_t block, const uint8_t *code,
-                                     dn_real *x) {
-    for (size_t row = 0; row < rows; row++)
-        for (size_t at = 0, n; at < width; at += n) {
-            n = width - at < block ? width - at : block;
-            float scale;
-            memcpy(&scale, code, sizeof scale);
-            const int8_t *codes = (const int8_t *)code + sizeof scale;
-            DN_SIMD for (size_t i = 0; i < n; i++)
-                x[i] = from_int8(codes[i], scale);
-            x += n;
-            code += sizeof scale + n;
-        }
 }

@@ -461,6 +461,3 @@ void dn__sum_ranks(int ranks, int only, dn_real *const *segments, const dn_real 
 void dn__sum_arrays(int count, dn_real *const *x, size_t n, dn_real *sum);
 void dn__bf16_encode(size_t n, const dn_real *x, dn_real *residual, uint16_t *code);
 void dn__bf16_decode(size_t n, const uint16_t *code, dn_real *x);
-void dn__int8_encode(size_t rows, size_t width, size_t block, const dn_real *x, dn_real *residual,
-                     uint8_t *code);
-void dn__int8_decode(size_t rows, size_t width, size_t block, const uint8_t *code, dn_real *x);

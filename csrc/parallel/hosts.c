@@ -17,22 +17,12 @@ void dn_params_take(int n, const dn_span_taken *spans, double factor, dn_real *o
         take_gradient(spans[i].param, factor, spans[i].from, spans[i].to, out + spans[i].at);
 }
 
-static void put_gradient(dn_param *p, double factor, const dn_real *in, int own) {
-    dn_real beta, *g = dn__param_gradient(p, &beta);
-    if (!own || !dn__is_in_pieces(p)) {
-        dn__axpy((size_t)p->row_size, (dn_real)factor, in, 0, g);
-        return;
-    }
-    for (int64_t from, to = 0; dn__next_piece(p, 0, &from, &to);) {
-        dn__axpy((size_t)(to - from), (dn_real)factor, in + from, 0, g + from);
-        dn__publish_squares(p, from, to);
-    }
-}
-
-void dn_params_put(int n, const dn_span_taken *spans, double factor, const dn_real *in, int own) {
+void dn_params_put(int n, const dn_span_taken *spans, double factor, const dn_real *in) {
     for (int i = 0; i < n; i++) {
-        DN_HOLD(spans[i].param->store);
-        put_gradient(spans[i].param, factor, in + spans[i].at, own);
+        dn_param *p = spans[i].param;
+        DN_HOLD(p->store);
+        dn_real beta, *g = dn__param_gradient(p, &beta);
+        dn__axpy((size_t)p->row_size, (dn_real)factor, in + spans[i].at, 0, g);
     }
 }
 
@@ -44,25 +34,6 @@ void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *co
 }
 void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x) {
     dn__bf16_decode((size_t)n, code, x);
-}
-void dn_int8_encode(int64_t rows, int64_t width, const dn_real *x, dn_real *residual,
-                    uint8_t *code) {
-    dn__int8_encode((size_t)rows, (size_t)width, DN_INT8_BLOCK, x, residual, code);
-}
-void dn_int8_decode(int64_t rows, int64_t width, const uint8_t *code, dn_real *x) {
-    dn__int8_decode((size_t)rows, (size_t)width, DN_INT8_BLOCK, code, x);
-}
-void dn_flag_set(int64_t *flag, int64_t value) { __atomic_store_n(flag, value, __ATOMIC_RELEASE); }
-int64_t dn_flag_get(const int64_t *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
-int dn_flags_reached(int count, int64_t *const *flags, int64_t value) {
-    for (int i = 0; i < count; i++)
-        if (dn_flag_get(flags[i]) < value) return 0;
-    return 1;
-}
-int64_t dn_flags_sum(int count, int64_t *const *flags) {
-    int64_t sum = 0;
-    for (int i = 0; i < count; i++) sum += dn_flag_get(flags[i]);
-    return sum;
 }
 
 int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b,

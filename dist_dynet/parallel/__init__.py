@@ -13,7 +13,7 @@ of which knows only those before it, and the modules beside them:
 - exchange: how sums are made, on one host and between hosts
 - update: that of all ranks
 - data: its parts, evaluation, collective operations
-- wrapper, trainer, join, anchor, averaging, local_sgd: what users train with
+- wrapper, trainer, join, local_sgd: what users train with
 - checkpoints: what a run is resumed from
 """
 
@@ -36,6 +36,7 @@ from .data.collectives import (
 )
 from .data.evaluation import evaluate
 from .join import Join
+from .local_sgd import LocalSGD
 from .processes import failures, session, timeline, trial
 from .shard import Shard, shard
 from .trainer import DistributedTrainer
@@ -49,6 +50,7 @@ __all__ = [
     "Checkpointer",
     "DistributedTrainer",
     "Join",
+    "LocalSGD",
     "Shard",
     "all_reduce",
     "assert_in_sync",
@@ -66,9 +68,14 @@ __all__ = [
 
 describe(DistributedTrainer, lambda t: f" of {t.inner!r}, {counted(world_size(), 'rank')}")
 describe(Join)
+describe(
+    LocalSGD,
+    lambda t: f" of {t.inner!r}, every {t.every}, {counted(world_size(), 'rank')}",
+)
 describe(Shard, of_shard, arguments=False)
 for _class, _last in (
     (DistributedTrainer, "sync"),
+    (LocalSGD, "_uses"),
     (Join, "_sync"),
     (Shard, "_listeners"),
 ):

@@ -1,122 +1,67 @@
-"""LocalSGD: ranks train on their own and average their parameters now and then, for networks that
-are too slow for an exchange at every update.
+"""LocalSGD: each rank trains on its own, and now and then all average their parameters, for
+networks that are too slow for an exchange at every update.
 
-It decides when ranks average, and what. The exchange is that of a DistributedTrainer whose
-"gradient" is the distance that this rank has moved.
+It knows when to average, and what. It exchanges no gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._deferred_signals import DeferSignals, deferring_signals
+from .._ffi import DTYPE
 from .._hints import OF_TRAINERS, explain
-from .._integers import real, whole
+from .._integers import whole
 from .._state import check_state, check_states
-from ..trainers import MomentumSGDTrainer, SimpleSGDTrainer, Trainer
+from ..params.parameters import AnyParameter, LookupParameters
+from ..trainers import CyclicalSGDTrainer, Trainer
+from ..trainers.following import followers_of
 from ..trainers.hooks import Hooks
-from .agreement.structure import broadcast_state
-from .anchor import Anchor
-from .averaging import (
-    AfterAverage,
-    Batches,
-    Moments,
-    Now,
-    accept_written,
-    compare,
-    hand_over,
-    numbers_of,
-    refuse_averages,
-    said_of,
-    take_over,
-    used,
-    weigh_rows,
-)
-from .batches.batches import Batch, update_called
-from .exchange.engines import Compression, Engine
-from .join import Join
-from .processes import own_models
-from .trainer import DistributedTrainer
-from .update import own_gradients
-from .update.metrics import show_in_place
-from .update.sync import Sync
+from ..trainers.state import Settings
+from ..trainers.stats import Stats
+from .agreement.structure import Structure, broadcast_state
+from .batch import Batch, BatchUse
+from .processes import environment, saving, session
+from .processes.world import World, hash_of
+from .update import metrics
 from .wrapper import TrainerWrapper
 
-Rows = Literal["all", "touched"]
+_MESSAGE = np.dtype([("hash", np.int64), ("n", np.float64), ("flags", np.int64)])
+"""What each rank sends before an average: a hash of what must be equal, how many examples it has
+used since the last one, and the answers of `asks`."""
 
 
 class LocalSGD(TrainerWrapper):
-    """Wraps a trainer: each rank updates its own parameters, and every k-th update() averages them.
+    """Wraps a trainer: each rank updates its own parameters, and every k-th update() sets them to
 
-    With a, the parameters after the last average, and w_r, those of rank r now, an average is
+        w = sum n_r w_r / sum n_r
 
-        g = sum n_r (a - w_r) / sum n_r,    v = momentum v - g,    a = a + v,    w_r = a
+    n_r is how many examples (or what weight) rank r has used since the last average (local SGD:
+    Stich 2019; McMahan et al. 2017). Each rank keeps moments of its own and clips by itself. With
+    k = 1, SimpleSGDTrainer and no clipping it does, to rounding, what DistributedTrainer does. With
+    one process it is the wrapped trainer. What the program itself writes into parameters is part
+    of w_r. Parameters that are added later begin with rank 0's values at the next average.
 
-    n_r is how many examples (or what weight) rank r has used since then; those of steps that
-    skip_nonfinite leaves out do not count. Without momentum a is the weighted mean of the w_r
-    (local SGD: Stich 2019; McMahan et al. 2017). With it, it is slow momentum (Wang et al. 2020,
-    SlowMo; Chen and Huo 2016, BMUF); 0.5 to 0.9 are usual. With k = 1 and SimpleSGDTrainer it does,
-    to rounding, what DistributedTrainer does, as long as nothing is clipped: here each rank clips
-    by itself. With one process it is the wrapped trainer, bit for bit, but that batches without
-    examples change nothing there, too.
-
-    Only what has changed since the last average is sent: of a table the rows that differ from a. A
-    row that a rank has not used counts with a - w_r = 0 and that rank's full weight, as a gradient
-    would that it does not have. So a row moves by the mean over all ranks. Weight decay changes
-    all rows. A parameter that is frozen keeps its value; what has changed before it was frozen is
-    averaged once more. One that is added later begins with rank 0's value.
-
-    What the program itself writes (set_value(), populate(), Best.restore(), scale()) between an
-    average and the next update() becomes a, so that no momentum carries it on; so does what it
-    writes between the last update() and a call of average(), if it is the same on all ranks then.
-    Before the next update() it must be the same: else the average is an error on all ranks. In
-    between, and inside of join(), it is part of w_r.
-
-    At each average the ranks compare data, settings, epoch and steps of their batches since the
-    last one, and the settings of the wrapped trainer; inside of join() the settings alone, of those
-    ranks whose loops go on.
-
-    MovingAverage(this object) follows the averages, in one process as well: those with examples.
-    One of the wrapped trainer, whose updates differ from rank to rank, is an error.
-
-    Between averages the ranks' parameters differ: evaluate and save after `average()`. To save in
-    the middle as well, a Checkpointer takes `outer` and, with per_rank=True, this object, which
-    resume to the same bits on as many ranks, and go on with another number:
-
-        checkpointer = Checkpointer("run", m, trainer.outer, batches)
-        checkpointer.add("local", trainer, per_rank=True)
-
-    An average needs a - w_r as a whole, so that there is neither accumulation nor
-    reproducible=True; use DistributedTrainer for these. NaN on one rank comes to all.
+    Every rank must call update() equally often, also for batches without examples, as loops over
+    shard() do. Between averages the ranks hold different parameters: call average() before
+    evaluate() and save(). A Checkpointer that is given this object saves after an average. Learning
+    rate schedules act on the wrapped trainer. For a moving average write `average =
+    MovingAverage(m)`, and call `average.update()` where update() returns True.
 
     Args:
         trainer: the trainer to wrap, made alike on all ranks.
         every: k.
-        momentum: as above, at least 0 and below 1.
-        moments: what an average does to the moments of the wrapped trainer. "local": nothing, as in
-            SlowMo, and in DiLoCo (Douillard et al. 2023) for Adam: their average would multiply
-            what is sent by two or three. "average": the mean over ranks (Yu et al. 2019 for
-            momentum). "reset": zero.
-        rows: which ranks count in the mean of a table's row: "all", as a gradient would, or those
-            that have "touched" (changed) it since the last average. With Adam, whose steps are as
-            long however many examples use a row, rows of rare words learn faster with the second.
-            Its ranks tell all others the numbers of these rows.
-        compression: as of DistributedTrainer, of the differences a - w_r.
-        exchange: as there.
-        check: as there; parameters are compared as they were after the last average.
-        comm: as there.
+        comm: as of DistributedTrainer.
         timeout: as there.
 
     Raises:
-        ValueError: every is below 1, momentum not in [0, 1), moments unknown.
+        ValueError: every is below 1.
         TypeError: not a trainer.
-        RuntimeError: on all ranks: they differ; a MovingAverage follows the wrapped trainer.
+        RuntimeError: on all ranks: they differ in parameters, trainer or settings.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -132,35 +77,11 @@ class LocalSGD(TrainerWrapper):
     [1.4]
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_after",
-        "_anchor",
-        "_batches",
-        "_calls",
-        "_doubt",
-        "_moments",
-        "_n",
-        "_outer",
-        "_position",
-        "_rows",
-        "_rule",
-        "every",
-    )
+    __slots__ = ("__weakref__", "_anchor", "_batch", "_calls", "_comm", "_n", "_position")
+    __slots__ += ("_structure", "_uses", "asks", "every", "here", "on_average")
 
     def __init__(
-        self,
-        trainer: Trainer,
-        every: int = 8,
-        *,
-        momentum: float = 0.0,
-        moments: Moments = "local",
-        rows: Rows = "all",
-        compression: Compression | None = None,
-        exchange: Engine | None = None,
-        check: bool = False,
-        comm: Any = None,
-        timeout: float | None = None,
+        self, trainer: Trainer, every: int = 8, *, comm: Any = None, timeout: float | None = None
     ) -> None:
         if not isinstance(trainer, Trainer):
             raise TypeError(
@@ -170,146 +91,95 @@ class LocalSGD(TrainerWrapper):
         """Averages at every so many calls of update(); the same on all ranks."""
         if self.every < 1:
             raise ValueError(f"LocalSGD: every must be 1 or more; got {every}.")
-        momentum = real(momentum, "LocalSGD: momentum")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"LocalSGD: momentum must be at least 0 and below 1; got {momentum}.")
-        if moments not in get_args(Moments):
-            raise ValueError(
-                f"LocalSGD: moments must be local, average or reset; got {moments!r:.60}."
-            )
-        if rows not in get_args(Rows):
-            raise ValueError(f"LocalSGD: rows must be all or touched; got {rows!r:.60}.")
-        self._rows = rows
-        self._inner, self._moments, m = trainer, moments, trainer.collection
-        self._rule: Trainer = (
-            MomentumSGDTrainer(m, 1.0, momentum) if momentum else SimpleSGDTrainer(m, 1.0)
-        )
-        self._rule.set_clip_threshold(0)
-        self._outer = DistributedTrainer(
-            self._rule,
-            "weighted",
-            overlap=False,
-            compression=compression,
-            exchange=exchange,
-            check=check,
-            comm=comm,
-            timeout=timeout,
-        )
-        if self._outer.sync.negotiation is not None:  # compare() knows what the program has written
-            self._outer.sync.negotiation.trust_values()
-        self._outer.sync.trains_apart = True
-        own_gradients.leave(self._rule)
-        self._position, self._n, self._calls, self._doubt = 0, 0.0, 0, ""
-        self._batches, self._anchor = Batches(), Anchor(m)
-        here = self._outer.sync.here
-        refuse_averages(trainer, self._rule, here.size)
-        self._after = AfterAverage(self._anchor, trainer, moments, here)
-        if here.size > 1:
-            what = here.collective("LocalSGD")
-            told = f"{trainer.whoami()} with {every=}, {moments=}, {rows=}"
-            here.agree(here.comm, told, what)
-            broadcast_state(here, here.comm, trainer)
-            self._anchor.remember()
-            Hooks(self._rule).follow(self._after)
-            show_in_place(self._rule, trainer)
-            own_models.follow(self)
-
-    @property
-    def outer(self) -> DistributedTrainer:
-        """The trainer that averages, for Checkpointer."""
-        return self._outer
-
-    @property
-    def sync(self) -> Sync:  # type: ignore[override]
-        """What the ranks do together."""
-        return self._outer.sync
+        self._inner = trainer
+        self.here: World = session.world(comm).with_timeout(timeout)
+        """The ranks that train together."""
+        if comm is not None:
+            saving.install(self.here)
+        self._comm: Any = None
+        self._position, self._calls, self._n, self._batch = 0, 0, 0.0, ""
+        self._structure, self._anchor = Structure(trainer.collection), list[NDArray[Any]]()
+        self.asks: list[Callable[[], int]] = []
+        """Called before each average for flags, of which all ranks get the union."""
+        self.on_average: list[Callable[[int], object]] = []
+        """Called with these flags after each average."""
+        if self.here.size > 1:
+            self._comm, what = self.here.lend(self), self.here.collective("LocalSGD")
+            self.here.agree(self._comm, f"{trainer.whoami()} with {every=}", what)
+            environment.compare(self.here, self._comm, what)
+            self._structure.check(self.here, self._comm, what)
+            self._structure.broadcast(self.here, self._comm, what)
+            broadcast_state(self.here, self._comm, trainer)
+            self._remember()
+            if self.here.rank == 0:
+                metrics.follow_alone(trainer)
+        self._uses = BatchUse(self.here)
 
     @property
     def position(self) -> int:
         """Number of calls of update() since the last average."""
         return self._position
 
+    @property
+    def updates(self) -> int:
+        """Number of calls of update(), which is the same on all ranks."""
+        return self._calls
+
     @deferring_signals
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
         """Updates this rank's parameters as the wrapped trainer does; every k-th call averages. A
-        batch without examples changes nothing but counts as a call: its gradients, such as those of
-        a regularisation term, are discarded.
+        batch without examples changes nothing but counts as a call.
 
         Args:
             weight: what the gradients come from: a batch of shard(), or how much they count. None:
-                the batch of the loop that is under way, else 1.
+                the batch of the running loop; outside of shard() it counts 1.
 
         Returns:
             Whether this call has averaged.
 
         Raises:
-            RuntimeError: of the wrapped trainer, on this rank: with several, the gradients are
-                discarded and the call counts, without its examples, so that a program that catches
-                the error stays in step; an average that is due is made before. It accumulates,
-                or the batch is of micro-batches or of ranks that do not train the model: these
-                calls do not count. As average(), where one is due.
+            RuntimeError: it is not known which batch the gradients come from; as the wrapped
+                trainer and average().
             ValueError: the weight is negative, infinite or NaN.
             TypeError: it is neither a number nor a batch of shard().
         """
-        refuse_averages(self._inner, self._rule, self.sync.here.size)
-        if self._inner.accumulation > 1:
+        use, inner = self._uses.find(weight), self._inner
+        if use.problem:
+            raise RuntimeError(use.problem)
+        if inner.accumulation > 1 or (use.batch is not None and use.batch.part is not None):
             raise RuntimeError(
-                "update: LocalSGD takes no part in accumulation; got"
-                f" set_accumulation({self._inner.accumulation}). Set it to 1, and every= higher."
+                "update: LocalSGD takes neither accumulation nor micro-batches. Set"
+                " set_accumulation(1), leave out micro_batches=, and take a larger every=."
             )
-        batch, n, doubt = used(weight, self.sync)
-        self._doubt = self._doubt or doubt
-        self.sync.hooks.catch_up()
-        if self.sync.here.size > 1:
-            self._anchor.look(self._is_first)
-        with DeferSignals():
-            error = self._train(batch, n)
-        try:
-            if error is not None:
-                raise error
-        finally:  # the other ranks go on, and wait for this one at the average
-            if averages := self._position >= self.every and isinstance(error, Exception | None):
-                self.average()
-        return averages
-
-    def _train(self, batch: Batch[Any] | None, n: float) -> BaseException | None:
-        """Calls the wrapped trainer. Returns the exception of a call that counts all the same."""
-        before = self._inner.updates
-        try:
-            if n > 0:
-                self._inner.update()
-            else:
-                self.collection.reset_gradients()
-        except BaseException as error:
-            if self._inner.updates == before and not isinstance(error, RuntimeError):
-                raise  # the next call tries again
-            if self.sync.here.size > 1:
-                self.collection.reset_gradients()
-            self._count(batch, n if self._inner.updates > before else 0.0)
-            return error
-        self._count(batch, n if self._inner.updates > before else 0.0)
-        return None
-
-    def _count(self, batch: Batch[Any] | None, n: float) -> None:
-        """Counts a call of update(), which has used n examples."""
-        self.sync.sources.clear()
-        update_called(batch)
+        if followers_of(inner):
+            raise RuntimeError(
+                f"update: a {type(followers_of(inner)[0]).__name__} of LocalSGD would follow the"
+                " updates of one rank. Make it of the collection, average = MovingAverage(m), and"
+                " call average.update() where trainer.update() returns True."
+            )
+        updates = inner.updates
+        if use.n > 0:
+            inner.update()
+            self._n += use.n * (inner.updates > updates)
+        else:
+            self.collection.reset_gradients()
+        self._uses.done(use)
+        if use.batch is not None:
+            self._batch = str(use.batch.description)
         self._position += 1
         self._calls += 1
-        self._n += n
-        if self.sync.here.size > 1:
-            self._anchor.mark()
-            if batch is not None:
-                self._batches = self._batches.after(batch.description)
+        if self._position < self.every:
+            return False
+        self.average()
+        return True
 
     def average(self) -> None:
         """Averages now, as the k-th update() does. Call it on all ranks. If no rank has used an
         example since the last average, nothing changes.
 
         Raises:
-            RuntimeError: on all ranks, which are as they were: they come from different batches of
-                shard(), or it is not known from which; they have different settings; the program
-                has written different values into parameters; gradients wait to be applied.
+            RuntimeError: on all ranks, which are as they were: they differ in parameters, settings,
+                number of updates or batches of shard().
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -321,165 +191,106 @@ class LocalSGD(TrainerWrapper):
         >>> before, trainer.position
         (1, 0)
         """
-        here, anchor = self.sync.here, self._anchor
-        refuse_averages(self._inner, self._rule, self.sync.here.size)
-        self.sync.hooks.catch_up()
-        if here.size > 1:
-            anchor.look(self._is_first)
-            if self.sync.joins:
-                if Hooks(self._inner).waits():
-                    raise RuntimeError("average: gradients wait to be applied. Call update() now.")
-                self._average()
-                return
-            assert self.sync.negotiation is not None
-            structure = self.sync.negotiation.structure
-            waits = Hooks(self._inner).waits()
-            now = Now(self._n, self._said(), waits, self._is_first, self._doubt)
-            if compare(here, anchor, now, structure):
-                self._average()
-                return
-        n = self._n
+        flags = 0
+        for ask in self.asks:
+            flags |= ask()
+        if self.here.size > 1:
+            what = self.here.collective("average of LocalSGD")
+            with self.here.uninterrupted(what):
+                flags = self._average_values(flags, what)
         with DeferSignals():
-            self._begin()
-            if here.size > 1:
-                anchor.remember()
-            elif n:
-                self.sync.hooks.done()
+            self._position, self._n, self._batch = 0, 0.0, ""
+        for follower in self.on_average:
+            follower(flags)
 
-    def _begin(self) -> None:
-        """Begins another round of updates, up to the next average."""
-        self._position, self._n, self._batches, self._doubt = 0, 0.0, Batches(), ""
-
-    @property
-    def _is_first(self) -> bool:
-        """Whether changes to parameters now come before the first update after an average. Inside
-        join() they never do, since ranks that have run out of data cannot be asked what they have
-        written."""
-        return self._position == 0 and not self.sync.joins
+    def _average_values(self, flags: int, what: str) -> int:
+        """Compares the ranks and averages. Returns the flags of all."""
+        here, comm, known = self.here, self._comm, self._structure
+        added = not known.fits(self.collection)
+        present = Structure(self.collection) if added else known
+        said = [f"parameters {present.hash & 0xFFFFFFFF:x}", *self._said()]
+        mine = np.array([(hash_of(repr(said)), self._n, flags)], _MESSAGE)
+        every = np.empty(here.size, _MESSAGE)
+        here.wait([comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
+        if (every["hash"] != every["hash"][0]).any():
+            present.check(here, comm, what)
+            here.agree(comm, dict.fromkeys(said, ""), what)
+        if added:
+            present.broadcast(here, comm, what, known.parameters)
+            self._structure = present
+            self._remember()
+        total = float(every["n"].sum())
+        if total:
+            self._exchange(self._n / total, what)
+        return int(np.bitwise_or.reduce(every["flags"]))
 
     def _said(self) -> list[str]:
-        """What must be equal on all ranks."""
-        return [self._batches.words(), f"every={self.every}", *said_of(self._inner)]
+        """What must be equal on all ranks at an average, as messages show it."""
+        trainer = self._inner
+        settings = Settings.of(trainer)
+        if isinstance(trainer, CyclicalSGDTrainer) or Hooks(trainer).schedule:
+            settings = settings._replace(learning_rate=0.0)  # it follows this rank's own updates
+        values = (f"{name.replace('_', ' ')} {x:g}" for name, x in settings._asdict().items())
+        return [
+            Hooks(trainer).constants,
+            f"every={self.every}",
+            f"{self._position} updates since the last average",
+            self._batch or "no batch of shard()",
+            *values,
+        ]
 
-    def _average(self) -> None:
-        """Makes the exchange, once the ranks know that there is one. If it is refused, everything
-        is restored."""
-        n, m, sync, handed_over = self._n, self.collection, self.sync, False
-        since = self._position, self._n, self._batches, self._doubt
-        if sync.joins:  # with the ranks that go on
-            sync.refusal, sync.inner_settings = self._doubt, numbers_of(self._inner)
-            sync.may_differ = self._position < self.every  # the loop has ended here
-        came, averages = self._anchor.came(), self._rule.updates
-        if self._rows == "touched":
-            weigh_rows(self.sync.here, m.lookup_parameters_list(), n, came)
-        try:
-            with DeferSignals(may_leave=lambda: True):
-                self._begin()
-                hand_over(sync, self._after, self._anchor, came)
-                handed_over = True
-                self._after.undo.append(partial(m.set_weight_decay, m.get_weight_decay()))
-                m.set_weight_decay(0)
-            self._outer.update(n)
-        except BaseException as error:
-            with DeferSignals():
-                if self._rule.updates == averages:
-                    for p in came:
-                        p.clear_gradient()
-                    if handed_over:
-                        self._anchor.swap(came)
-                    self._position, self._n, self._batches, self._doubt = since
-                    if not isinstance(error, RuntimeError):  # the others go on without this rank
-                        sync.here.mark_out_of_step("average of LocalSGD")
-            raise
-        finally:
-            with DeferSignals():
-                sync.refusal, sync.inner_settings, sync.may_differ = "", (), False
-                self._after.give_back()
+    def _exchange(self, share: float, what: str) -> None:
+        """Adds to the last average, the anchor, the weighted mean of how far the ranks have moved.
+        Rows and parameters that no rank has changed are not sent, and keep their bits."""
+        here, comm, parameters = self.here, self._comm, self._structure.parameters
+        values = [_by_row(p) for p in parameters]
+        pairs = list(zip(values, self._anchor, strict=True))
+        moved = np.concatenate([np.empty(0, bool), *((v != a).any(axis=1) for v, a in pairs)])
+        here.wait([comm.Iallreduce(here.mpi.IN_PLACE, moved, op=here.mpi.LOR)], what)
+        rows = np.split(moved, np.cumsum([len(v) for v in values]))
+        with np.errstate(all="ignore"):  # NaN comes to all ranks
+            moves = [((v[r] - a[r]) * share).ravel() for (v, a), r in zip(pairs, rows, strict=False)]
+        length = sum(map(len, moves))
+        # each element is added up on one rank, so that all ranks get the same bits
+        part = np.empty(-(-length // here.size), DTYPE)
+        flat = np.concatenate([*moves, np.zeros(len(part) * here.size - length, DTYPE)], dtype=DTYPE)
+        here.wait([comm.Ireduce_scatter_block(flat, part, op=here.mpi.SUM)], what)
+        here.wait([comm.Iallgather(part, flat)], what)
+        means = np.split(flat, np.cumsum([len(move) for move in moves]))
+        with DeferSignals():
+            for p, (v, a), r, mean in zip(parameters, pairs, rows, means, strict=False):
+                if len(mean):
+                    a[r] += mean.reshape(-1, a.shape[1])
+                    v[r] = a[r]
+                    p.changed()
 
-    @contextmanager
-    def join(self) -> Iterator[None]:
-        """`with trainer.join():` wraps a loop with different numbers of iterations on different
-        ranks, as Join does. A rank that has ended adds its part to the next average, and takes part
-        in later ones with weight 0. Afterwards all ranks have the same parameters, and the
-        schedule, learning rate and weight decay of the rank that made the most calls.
-
-        Raises:
-            ValueError: moments="average" or rows="touched", which need all ranks.
-            RuntimeError: on all ranks, when it begins: as average().
-
-        >>> import dist_dynet as dy
-        >>> m = dy.ParameterCollection()
-        >>> w = m.add_parameters(1, init=0)
-        >>> trainer = dy.parallel.LocalSGD(dy.SimpleSGDTrainer(m, learning_rate=1), every=2)
-        >>> with trainer.join():
-        ...     for batch in range(dy.parallel.rank() + 2):
-        ...         _ = dy.renew_cg()
-        ...         w.backward()
-        ...         averaged = trainer.update()
-        >>> w.as_array().tolist()
-        [-2.0]
-        """
-        if self._moments == "average":
-            raise ValueError(
-                'join: ranks that have ended have no moments to average; got moments="average".'
-                ' Use "local" or "reset".'
-            )
-        if self._rows == "touched":
-            raise ValueError(
-                'join: ranks that have ended cannot tell which rows they have; got rows="touched".'
-                ' Use rows="all".'
-            )
-        here, m, calls = self.sync.here, self.collection, self._calls
-        if here.size > 1:
-            self._anchor.look(self._is_first)
-            said, what = dict.fromkeys(self._said(), ""), here.collective("join of LocalSGD")
-            here.agree(here.comm, said, what)
-            accept_written(here, self._anchor, self._anchor.marks(True), what)
-        with Join(self._outer):
-            yield
-            if self._position:
-                self.average()
-            elif here.size > 1:
-                self._anchor.give_back()
-            decay = m.get_weight_decay()  # while it takes part it has what averages have
-        if here.size > 1:
-            take_over(here, self._inner, self._calls - calls, decay)
+    def _remember(self) -> None:
+        """Makes the present values, which are equal on all ranks, the anchor."""
+        self._anchor = [_by_row(p).copy() for p in self._structure.parameters]
 
     # ---- state -------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What this rank needs to go on: the wrapped trainer's state as "inner:...", with several
-        ranks the parameters as they are, "now:/w", and after the last average, "then:/w", where the
-        program has written them, "written:/w" and "late:/w" (Anchor.state()), and what was counted
-        since then. It differs from rank to rank; right after an average it has no parameters."""
-        self.sync.hooks.catch_up()
+        """What this rank needs to resume beside the parameters: the wrapped trainer's state as
+        "inner:...", and what was counted. Moments differ from rank to rank."""
         kept = {f"inner:{name}": values for name, values in self._inner.state().items()}
-        if self.sync.here.size > 1 and not (self._is_first and self._anchor.is_present()):
-            kept |= self._anchor.state(self._is_first)
-        return {**kept, "since": np.array([self._position, self._n])}
+        return {**kept, "since": np.array([self._position, self._n, self._calls], np.float64)}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Resumes from a state() of this rank: with its parameters, if it was taken between two
-        averages of several ranks.
+        """Resumes from a state() of this rank, after its parameters were restored.
 
         Raises:
             ValueError: it is of another class or another model; nothing is changed then.
         """
         check_state(state, "load_state")
         since = np.asarray(state.get("since"))
-        if since.shape != (2,) or since.dtype.kind not in "iuf" or not (since >= 0).all():
+        if since.shape != (3,) or since.dtype.kind not in "iuf" or not (since >= 0).all():
             raise ValueError(f"load_state: needs a LocalSGD's state, with 'since'; got {since}.")
-        anchor, kept = self._anchor, self._anchor.kept_in(state)
-        inner = {name[6:]: a for name, a in state.items() if name.startswith("inner:")}
-        self._inner.load_state(inner)
-        if self.sync.here.size > 1 and not kept and not since[0]:  # there is nothing else in it
-            return
-        self._begin()
-        self._position, self._n = int(since[0]), float(since[1])
-        if self.sync.here.size > 1:
-            anchor.remember()
-            self._n *= bool(kept)  # of one process: counted from here on, as what changes is
-        anchor.load(kept)
+        self._inner.load_state({k[6:]: v for k, v in state.items() if k.startswith("inner:")})
+        self._position, self._n, self._calls = int(since[0]), float(since[1]), int(since[2])
+        self._batch = ""
+        if self.here.size > 1 and not self._position and self._structure.fits(self.collection):
+            self._remember()
 
     def load_states(self, states: Sequence[Mapping[str, NDArray[Any]]], rank: int) -> None:
         """As load_state(), from the states of another number of ranks: additional ranks take rank
@@ -495,6 +306,26 @@ class LocalSGD(TrainerWrapper):
         """
         rank = check_states(states, rank, "LocalSGD.load_states")
         self.load_state(states[rank if 0 <= rank < len(states) else 0])
+
+    # ---- what a DistributedTrainer does together, and this one by itself -----------------
+
+    def gradient_norm(self) -> float:
+        """The L2 norm of this rank's gradients."""
+        return self._inner.gradient_norm()
+
+    def stats(self) -> Stats:
+        """As Trainer.stats(), of this rank."""
+        return self._inner.stats()
+
+    def status(self) -> None:
+        """As Trainer.status(), on rank 0."""
+        if self.here.rank == 0:
+            self._inner.status()
+
+
+def _by_row(p: AnyParameter) -> NDArray[Any]:
+    """A view: the rows of a table, with weight decay applied; one row for a dense parameter."""
+    return p.storage().reshape(len(p) if isinstance(p, LookupParameters) else 1, -1)
 
 
 explain(LocalSGD, OF_TRAINERS)

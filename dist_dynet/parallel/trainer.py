@@ -30,7 +30,7 @@ from .agreement.structure import broadcast_state
 from .batch import Batch, Use, running
 from .exchange.compression import CODES
 from .exchange.engines import Compression, check_choice, choose, default_engine
-from .exchange.hybrid import HybridExchange
+from .exchange.hosts import HybridExchange
 from .processes import environment, saving, session, trial
 from .processes.world import hash_of
 from .reproducible import ReproducibleSum
@@ -142,7 +142,7 @@ class DistributedTrainer(TrainerWrapper):
             if micro_sum is not None:
                 micro_sum.check_hosts(what)
             sync.exchange = chosen = choose(
-                here, comm, engine, not reproducible, compression, what
+                here, comm, engine, not reproducible, compression
             )
             sync.wire = chosen if isinstance(chosen, HybridExchange) else None
             sync.negotiation = Negotiation(here, comm, trainer, average != "sum", chosen.transport)
@@ -246,7 +246,7 @@ class DistributedTrainer(TrainerWrapper):
                 " weights of all ranks; got a number. Give shard() weight=, and write"
                 " update(batch)."
             )
-        return (use.n / use.total if use.total else 0.0), ""
+        return (use.n / use.total if use.total else 1.0), ""  # of weight 0 on all ranks: zeros
 
     def _gather(self, use: Use) -> bool:
         """One of several passes that make an update: their gradients wait, multiplied by their

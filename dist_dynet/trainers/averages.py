@@ -34,8 +34,7 @@ class MovingAverage(FollowsTrainer):
     time counts for all earlier updates.
 
     Args:
-        of: a trainer (a DistributedTrainer, too; of a LocalSGD it follows the averages), or a
-            collection.
+        of: a trainer (a DistributedTrainer, too), or a collection; with LocalSGD the collection.
         decay: None: cumulative.
         every: average at every so many updates.
         bias_correction: False: a itself is used, which starts near zero.

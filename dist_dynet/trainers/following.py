@@ -29,8 +29,7 @@ class FollowsTrainer(ABC):
         Raises:
             TypeError: it is neither.
         """
-        of = getattr(of, "outer", of)  # of a LocalSGD, whose averages it follows
-        of = getattr(of, "inner", of)  # of a DistributedTrainer
+        of = getattr(of, "inner", of)  # of a DistributedTrainer or LocalSGD
         if isinstance(of, Trainer):
             with DeferSignals():
                 self._collection = of.collection

@@ -13,14 +13,12 @@ import numpy as np
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE_NAME
-from dist_dynet.parallel.exchange import rows as between_hosts
 
 engine = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
 DENSE = {"one": (1,), "row": (17,), "matrix": (40, 30), "large": (20_000,), "never": (3,)}
 TABLES = {"rows": (50, 3), "whole": (6, 2, 2), "untouched": (4, 2)}
 RATE, STEPS = 2.0**-4, 12
-between_hosts._GROUPS = 2  # of three hosts, as of nine, groups join that are unlike
 IS_DOUBLE = DTYPE_NAME == "float64"
 TOLERANCE = 1e-12 if IS_DOUBLE else 1e-4
 

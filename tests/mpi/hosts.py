@@ -5,11 +5,7 @@ Rank 0 prints "ok" after each.
 """
 
 import gc
-import os
 import sys
-import tempfile
-import time
-from pathlib import Path
 
 import alike
 import numpy as np
@@ -19,9 +15,9 @@ from raised import raises
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel.exchange import engines, overlap, rounds
+from dist_dynet.parallel.exchange import engines, hosts, reference
 from dist_dynet.parallel.exchange.compression import CODES
-from dist_dynet.parallel.exchange.hybrid import HybridExchange
+from dist_dynet.parallel.exchange.hosts import HybridExchange
 from dist_dynet.parallel.processes import memory
 from dist_dynet.parallel.processes.world import World
 
@@ -33,14 +29,6 @@ def distributed(m, average="mean", **options):
     trainer = alike.distributed(m, average, **options)
     assert isinstance(trainer.sync.exchange, HybridExchange)
     return trainer
-
-
-def opened(trainer):
-    """Waits until the exchange has seen that backward has begun, if it is to."""
-    exchange, until = trainer.sync.exchange, time.monotonic() + 20
-    while exchange.overlap.is_threaded and exchange.overlap.round.weight is None:
-        assert time.monotonic() < until
-        time.sleep(1e-3)
 
 
 def everywhere(condition):
@@ -89,56 +77,35 @@ def trained(updates=6, seed=0, **options):
     return values(m), trainer.sync.exchange
 
 
-def test_sums_are_those_of_one_process():
-    result, _ = trained()
+def test_sums_are_those_of_the_reference():
     m, dense, tables = model_of(*SHAPES, tables=TABLES)
-    trainer = dy.SimpleSGDTrainer(m, 1.0 / size)
-    trainer.set_clip_threshold(0)
-    generators = [np.random.default_rng([0, r]) for r in range(size)]
+    trainer = alike.distributed(m, exchange="reference")
+    rng = np.random.default_rng([0, rank])
     for _ in range(6):
-        for rng in generators:
-            random_step(rng, dense, tables)
+        random_step(rng, dense, tables)
         trainer.update()
-    assert np.all(np.abs(values(m) - result) <= 1e-5 * (1 + np.abs(result)))
+    for overlap in (True, False):
+        result, exchange = trained(overlap=overlap)
+        assert (exchange.overlap.held, exchange.overlap.dropped) == (5 * overlap, 0)
+        if size == 2:
+            assert np.array_equal(values(m), result)
+        assert np.abs(values(m) - result).max() <= 1e-6 * (1 + np.abs(result).max())
 
 
 def test_overlap_changes_nothing():
-    early, exchange = trained(overlap=True)
-    assert (exchange.overlap.held, exchange.overlap.dropped) == (5, 0)
-    late, exchange = trained(overlap=False)
-    assert (exchange.overlap.held, exchange.overlap.dropped) == (
-        5,
-        0,
-    ) and exchange.overlap.thread is None
-    again, _ = trained(overlap=True)
+    early, late, again = (trained(overlap=overlap)[0] for overlap in (True, False, True))
     assert np.array_equal(early, late) and np.array_equal(early, again)
 
 
-def test_thread_is_left_out_where_it_does_not_pay():
-    overlap.WORTH = 1e9
-    left_out, exchange = trained()
-    assert (exchange.overlap.held, exchange.overlap.dropped) == (
-        5,
-        0,
-    ) and exchange.overlap.thread is None
-    overlap.WORTH = 0.0
-    used, exchange = trained()
-    assert (
-        (exchange.overlap.held, exchange.overlap.dropped) == (5, 0)
-        and exchange.overlap.thread is not None
-        and np.array_equal(left_out, used)
-    )
-
-
-def test_gradients_leave_between_the_steps_of_backward():
-    overlap.WORTH = 1e9
+def test_buckets_start_between_the_steps_of_backward():
+    hosts._BUCKET = 90_000
     m, (a, b, c), _ = model_of((300, 300), (300, 300), (300, 300))
     trainer = distributed(m)
     for k in range(4):
         step(a, b, c)
         early = trainer.sync.exchange.overlap.round
         if k:  # all but the last, which is complete when backward ends
-            assert early.weight == 1.0 and early._filled >= 2 and early.head_start() > 0
+            assert early.weight == 1.0 and len(early._waiting) == 1
         trainer.update()
     assert np.allclose(values(m), 0.5 - 4)
     root = m._root
@@ -167,72 +134,20 @@ def test_ranks_that_disagree_keep_their_gradients():
     parallel.assert_in_sync(m)
 
 
-def test_exchange_continues_while_the_agreement_is_waited_for():
-    """The last rank agrees to an update when rank 0 has summed what came before the agreement; in
-    the third, since in the second its messages get their memory."""
-    summed = Path(tempfile.gettempdir(), f"summed_{parallel.all_reduce(rank == 0 and os.getpid())}")
-    advance = HybridExchange._advance
-
-    def tell(exchange):
-        moves, early, rows = advance(exchange), exchange.overlap.round, exchange._rows_round
-        if rank == 0 and early is not None and early._told and rows._next is None:
-            summed.touch()
-        return moves
-
-    HybridExchange._advance = tell  # this process has no other test
-    m, (w,), (table,) = model_of((20, 30), tables=((50, 3),))
-    trainer = distributed(m, overlap=False)
-    reach = trainer.sync.negotiation.reach
-
-    def late(*arguments):
-        until = time.monotonic() + 60
-        while rank == size - 1 and k > 1 and not summed.exists():
-            assert time.monotonic() < until
-            time.sleep(1e-3)
-        return reach(*arguments)
-
-    trainer.sync.negotiation.reach = late
-    for k in range(4):
-        dy.renew_cg()
-        (dy.sum_elems(w) + dy.sum_elems(table[k])).backward()
-        trainer.update()
-        parallel.barrier()
-        if rank == 0:
-            summed.unlink(missing_ok=True)
-        parallel.barrier()
-    assert np.allclose(w.as_array(), 0.5 - 4)
-
-
-def test_only_what_is_used_again_and_again_is_sent_early():
-    m, (a, b, both), _ = model_of((300, 300), (300, 300), 5)
-    trainer = distributed(m, overlap=False)
-    for k in range(6):
-        step((a, b)[k % 2], both)
-        trainer.update()
-        if k:
-            assert trainer.sync.exchange.overlap.used.tolist() == [False, False, True]
-    assert (
-        np.allclose(a.as_array(), -2.5)
-        and np.allclose(b.as_array(), -2.5)
-        and np.allclose(both.as_array(), -5.5)
-    )
-
-
 def test_second_backward_before_the_update():
     m, (a, b), _ = model_of((50, 40), 5)
     trainer = distributed(m)
     expected = 0.5
     for k in range(12):
         step(a, b, by=rank + 1)
-        opened(trainer)
         if k in (2, 3) and rank == 0:
             step(a, b, by=rank + 1)
         trainer.update()
         expected -= (sum(range(1, size + 1)) + (1 if k in (2, 3) else 0)) / size
         assert np.allclose(a.as_array(), expected) and np.allclose(b.as_array(), expected)
     exchange = trainer.sync.exchange
-    # after the first the thread is left out for a while
-    assert (exchange.overlap.held, exchange.overlap.dropped) == (10, 1)
+    # after the first, two updates go without
+    assert (exchange.overlap.held, exchange.overlap.dropped) == (8, 1)
     parallel.assert_in_sync(m)
 
 
@@ -249,10 +164,9 @@ def test_gradients_changed_after_backward():
     ]
     effects = [(2, 1), (0, 1), (0, 0), (1, 0), (1, 0)]
     for change, (of_a, of_b) in zip(changes, effects, strict=True):
-        trainer.sync.exchange.overlap.backoff.remaining = 0  # none is to be left out
+        trainer.sync.exchange.overlap._skip = 0  # none is to be left out
         trainer._set_overlap()
         step(a, b)
-        opened(trainer)
         change()
         trainer.update()
         expected = [expected[0] - of_a, expected[1] - of_b]
@@ -487,37 +401,17 @@ def test_trainer_that_goes():
     assert lib.dn_store_await(m._root.c, 0.0) == lib.DN_HOOK_OFF
 
 
-def test_trainer_that_goes_leaves_no_message_to_others():
-    """What a backward without an update has sent comes to nobody: rank 0, which is late, sends its
-    gradient when the others have gone."""
-    rounds._PATIENCE = 0.1
-    for by in range(1, 5):
-        m, (w,), _ = model_of((8, 8))
-        trainer = distributed(m)
-        for _ in range(3):
-            step(w, by=by + rank)
-            trainer.update()
-        assert everywhere(np.allclose(w.as_array(), 0.5 - 3 * (by + (size - 1) / 2)))
-        time.sleep(0 if rank else 0.1)
-        step(w, by=100)
-        opened(trainer)
-        time.sleep(0 if rank else 0.1)
-        del trainer, m, w
-        dy.renew_cg()
-        gc.collect()
-
-
 def test_trainers_that_end_give_back_what_they_had():
-    made, duplicate = [], World.duplicate
-    World.duplicate = lambda *args, **named: made.append(duplicate(*args, **named)) or made[-1]
+    made, lend = [], World.lend
+    World.lend = lambda *args: made.append(lend(*args)) or made[-1]
     m, (w,), _ = model_of((70, 80))
     for _ in range(10):
         trainer = distributed(m)
         step(w)
         trainer.update()
-    World.duplicate = duplicate
+    World.lend = lend
     # those of two trainers; one that was freed is false
-    assert len(made) == 40 and sum(bool(comm) for comm in made) <= 8
+    assert sum(bool(comm) for comm in made) <= 6
     assert np.allclose(w.as_array(), 0.5 - 10)
 
 
@@ -553,39 +447,17 @@ def test_no_memory():
     assert np.allclose(w.as_array(), 0.5 - 3 * (size - 1) / 2)
 
 
-def test_no_memory_any_more():
-    m, (w,), (table,) = model_of((100, 30), tables=((50, 4),))
-    trainer = distributed(m)
-
-    def steps(*more):
-        for _ in range(3):
-            dy.renew_cg()
-            dy.esum([dy.sum_elems(p) for p in (w, table[rank], table[9], *more)]).backward()
-            trainer.update()
-
-    steps()
-    memory.LIMIT = 1000
-    steps(m.add_parameters(2000, init=0.5))
-    assert np.allclose(w.as_array(), 0.5 - 6)
-    rows = np.full(50, 0.5)
-    rows[:size] -= 6 / size
-    rows[9] -= 6
-    assert np.allclose(table.as_array(), rows[:, None])
-
-
 def test_choice():
     m, _, _ = model_of(3)
     for engine, kind in (
         ("mpi", engines.MpiExchange),
-        ("hybrid", HybridExchange),
+        ("reference", reference.ReferenceExchange),
         (None, HybridExchange),
     ):
         assert (
             type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine).sync.exchange)
             is kind
         )
-    with raises(RuntimeError, match="needs all ranks on one Linux host"):
-        parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="shared")
     with raises(
         RuntimeError,
         match=r"all ranks must agree; .* exchange='auto', overlap=True, compression=(None|'bf16')",
@@ -594,9 +466,7 @@ def test_choice():
 
 
 for what in sys.argv[1:]:
-    # not as the length of a step would have it: without the thread, or with it
-    overlap.WORTH = 1e9 if what.endswith("_in_steps") else 0.0
-    globals()[f"test_{what.removesuffix('_in_steps')}"]()
+    globals()[f"test_{what}"]()
     if what != sys.argv[-1]:
         parallel.barrier()
     if rank == 0:

@@ -9,6 +9,7 @@ from ..._manner import warn
 from ...trainers import Trainer
 from ..agreement.message import Flag
 from ..data.sampling import Shard
+from ..local_sgd import LocalSGD
 from ..processes.world import World
 
 
@@ -17,6 +18,7 @@ class AutoSave:
 
     _epoch: int
     _epochs: bool
+    _counted: Trainer | LocalSGD
     _inner: Trainer
     _marked: bool
     _pending: bool
@@ -64,7 +66,7 @@ class AutoSave:
         """Whether a save is due, alike on all ranks."""
         if self._pending or (self._world.size == 1 and self._wants_save()):
             return True
-        return 0 < self._updates <= self._inner.updates - self._last_try
+        return 0 < self._updates <= self._counted.updates - self._last_try
 
     def _save_if_due(self) -> None:
         if self._is_due():
@@ -76,7 +78,7 @@ class AutoSave:
         if self._sampler is None:
             return
         if not (self._warned or self._sampler.is_begun) and self._world.rank == 0:
-            missed = self._inner.updates - self._last_try
+            missed = self._counted.updates - self._last_try
             if missed >= 2 * (self._updates or 500):
                 self._warned = True
                 warn(

@@ -35,6 +35,7 @@ from ..processes.failures import report
 from ..processes.rng_streams import resume_rng_streams, rng_states, set_rng_streams
 from ..processes.session import world
 from ..processes.signals import mark_on_usr1
+from ..local_sgd import LocalSGD
 from ..trainer import DistributedTrainer
 from .autosave import AutoSave
 from .files import CheckpointFiles, report_progress
@@ -83,7 +84,8 @@ class Checkpointer(AutoSave):
     Args:
         directory: where the files are; created if necessary.
         model: all parameters.
-        trainer: with several ranks a DistributedTrainer.
+        trainer: with several ranks a DistributedTrainer, or a LocalSGD, whose saves wait for the
+            next average.
         sampler: what shard() returned.
         keep: number of checkpoints to keep.
         every: a number of updates (500), a time ("10min"; units s, min, h) or "epoch". None: only
@@ -125,7 +127,7 @@ class Checkpointer(AutoSave):
         self,
         directory: FileName,
         model: ParameterCollection,
-        trainer: Trainer | DistributedTrainer,
+        trainer: Trainer | DistributedTrainer | LocalSGD,
         sampler: Shard[Any] | None = None,
         keep: int = 3,
         every: int | str | None = None,
@@ -153,32 +155,39 @@ class Checkpointer(AutoSave):
         arrays, numbers, strings, dicts and lists of them. Rank 0's is saved; resume() gives it to
         all ranks."""
         self._objects: dict[str, tuple[Any, bool]] = {}
-        self._step, self._since = self._inner.updates, time.monotonic()
+        self._counted: Trainer | LocalSGD = self._inner  # what `every` counts updates of
+        self._step, self._since = self._counted.updates, time.monotonic()
         # updates and epoch at the last save, whether it was written or not
         self._last_try, self._epoch = self._step, self._next_epoch()
         self._background_failure: Exception | None = None  # what ended saving in the background
         self._marked = self._pending = False  # SIGUSR1 came; all ranks know that a save is due
         self._sync = trainer.sync if isinstance(trainer, DistributedTrainer) else None
-        self._world = here = self._sync.here if self._sync else world()
+        local = trainer if isinstance(trainer, LocalSGD) else None
+        if local is not None:  # each rank has moments of its own
+            self._counted = local
+            self._trainer, self._objects["local_sgd"] = self._inner, (local, True)
+            self._step = self._last_try = local.updates
+        with_ranks = self._sync or local
+        self._world = here = with_ranks.here if with_ranks else world()
         negotiation = None if self._sync is None else self._sync.negotiation
-        if here.size > 1:
+        if here.size > 1 and local is None:
             if negotiation is None:
                 raise TypeError(
                     f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer;"
-                    f" got {type(trainer).__name__}. "
-                    + (
-                        'Give it trainer.outer, and add("local", trainer, per_rank=True).'
-                        if hasattr(trainer, "outer")
-                        else "Wrap it: DistributedTrainer(trainer)."
-                    )
+                    f" got {type(trainer).__name__}. Wrap it: DistributedTrainer(trainer)."
                 )
             negotiation.asks.append(self._save_flag)
             negotiation.on_flags.append(self._on_flags)
+        if local is not None:
+            local.asks.append(self._save_flag)
+            local.on_average.append(self._on_flags)
         self._comm: Any = here.lend(self) if here.size > 1 else None
         if sampler is not None:
             sampler.listen(self)
             if every is not None:
                 Hooks(self._inner).refuse(self._check_loop)
+        elif local is not None:
+            local.on_average.append(lambda flags: self._save_if_due())
         else:
             Hooks(self._inner).after(self._save_if_due)
         mark_on_usr1(self)
@@ -265,7 +274,7 @@ class Checkpointer(AutoSave):
         sampler = self._sampler.state() if self._sampler is not None else None
         place = [sampler["epoch"], sampler["position"]] if sampler else []
         mine = {
-            "at": [self._inner.updates, *place],
+            "at": [self._counted.updates, *place],
             "pending": any(map(waits, self._members())),
             "written": self._files.written,
         }
@@ -280,7 +289,7 @@ class Checkpointer(AutoSave):
             mine["size"] = len(checksummed)
             written, failure = self._save_together(mine, checksummed, sampler, automatic, what)
         if not self._pending:
-            self._last_try, self._epoch = self._inner.updates, self._next_epoch()
+            self._last_try, self._epoch = self._counted.updates, self._next_epoch()
         if failure is not None:
             if not (automatic and isinstance(failure, OSError | MemoryError)) or self._required:
                 raise failure
@@ -332,7 +341,7 @@ class Checkpointer(AutoSave):
         file that is written."""
         with unchanged([root_of(self._model)], "checkpoint"):
             content = self._content(parts, sampler)
-        step, written = self._inner.updates, self._files.written
+        step, written = self._counted.updates, self._files.written
         background = (
             content.size > _BACKGROUND_BYTES if self._background is None else self._background
         )
@@ -365,7 +374,7 @@ class Checkpointer(AutoSave):
             {
                 "format": _FORMAT,
                 "hashes": hash_indicator(),
-                "step": self._inner.updates,
+                "step": self._counted.updates,
                 **stored(self._model),
                 "trainer": trainer,
                 "settings": settings_of(self._inner),

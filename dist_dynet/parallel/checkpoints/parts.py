@@ -18,6 +18,7 @@ from ...params.stored import check_stored, load_stored, stored
 from ...trainers import Trainer
 from ...trainers.hooks import Hooks
 from ..data.sampling import Shard
+from ..local_sgd import LocalSGD
 from ..processes.environment import hash_indicator
 from ..trainer import DistributedTrainer
 
@@ -143,7 +144,9 @@ def objects_of(
 
 
 def waits(obj: Any) -> bool:
-    """Whether the object is a trainer whose gradients wait to be applied."""
+    """Whether the object is a trainer whose gradients or parameters wait for other ranks."""
+    if isinstance(obj, LocalSGD):
+        return obj.position > 0
     if isinstance(obj, DistributedTrainer):
         return obj.sync.waits()
     return isinstance(obj, Trainer) and Hooks(obj).waits()

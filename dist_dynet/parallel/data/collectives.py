@@ -17,7 +17,6 @@ from ..._manner import no_collection
 from ...params.collection import ParameterCollection
 from ...trainers.arguments import number
 from ..agreement.structure import Structure
-from ..exchange import by_host
 from ..processes.session import world
 from ..processes.world import World, hash_of
 
@@ -95,7 +94,7 @@ def gathered(obj: T, comm: Any = None) -> list[T]:
     what = here.collective("gather")
     with here.uninterrupted(what):
         mine, failure = _pickled(obj)
-        every = by_host.exchange_bytes(here, here.comm, mine, what)
+        every = here.exchange_bytes(here.comm, mine, what)
     if failure is not None:
         raise failure
     for rank, text in enumerate(every):

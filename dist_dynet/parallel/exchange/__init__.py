@@ -1,6 +1,5 @@
 """How sums over ranks are made: exchange is what an engine offers, engines chooses one.
 
-On one host: plan, shm_comm, shared, backoff, shared_model. Between hosts: layout, wire,
-recursive_halving, by_host, windows, compression, rounds, overlap, row_messages, rows_compressed,
-rows, host_transport, hybrid.
+On one host: plan, shm_comm, shared, shared_model. Between hosts: hosts, compression. The tests
+compare them with reference.
 """

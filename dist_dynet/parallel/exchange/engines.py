@@ -8,18 +8,12 @@ from typing import Any, Literal, get_args
 
 from ..._environment import choice
 from ..processes.world import World
-from .compression import CODES
 from .exchange import MpiExchange
-from .hybrid import HybridExchange
+from .hosts import Hosts, HybridExchange
+from .reference import ReferenceExchange
 from .shared import SharedExchange
-from .wire import Hosts
 
-Engine = Literal[
-    "auto",
-    "hybrid",
-    "mpi",
-    "shared",
-]
+Engine = Literal["auto", "mpi", "reference"]
 
 ENGINES: tuple[str, ...] = get_args(Engine)
 
@@ -29,9 +23,9 @@ def default_engine() -> str:
     return choice("DIST_DYNET_EXCHANGE", ENGINES)
 
 
-Compression = Literal["bf16", "int8"]
+Compression = Literal["bf16"]
 
-Exchange = MpiExchange | SharedExchange | HybridExchange
+Exchange = MpiExchange | SharedExchange | HybridExchange | ReferenceExchange
 
 
 def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
@@ -42,7 +36,7 @@ def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
     """
     if value not in known:
         names = [repr(each) if each is None or None in known else each for each in known]
-        words = f"{', '.join(names[:-1])}{',' if None in known else ' or'} {names[-1]}"
+        words = f"{', '.join(names[:-1])} or {names[-1]}"
         raise ValueError(f"DistributedTrainer: {name} must be {words}; got {value!r}.")
 
 
@@ -55,35 +49,20 @@ def ranks_of_host(here: World) -> list[int] | None:
 
 
 def choose(
-    here: World, comm: Any, name: str, overlap: bool, compression: Compression | None, what: str
+    here: World, comm: Any, name: str, overlap: bool, compression: Compression | None
 ) -> Exchange:
     """The exchange of this name, one of ENGINES; the arguments are the same on all ranks.
 
-    "auto" and "hybrid": with one host "shared", with several the exchange between hosts; "mpi" if
-    hosts cannot be told apart.
-
-    Raises:
-        RuntimeError: "shared" with several hosts.
+    "auto": with one host shared memory, with several the exchange between hosts; MPI alone if hosts
+    cannot be told apart.
     """
-    hosts, tells_apart = here.host_ranks, here.tells_hosts_apart
-    if name == "mpi" or (not tells_apart and name != "shared"):
+    hosts = here.host_ranks
+    if name == "reference":
+        return ReferenceExchange(here, comm)
+    if name == "mpi" or not here.tells_hosts_apart:
         return MpiExchange(here, comm)
-    if name not in ("auto", "hybrid", "shared"):
-        raise NotImplementedError(
-            "choose() in dist_dynet/parallel/exchange/engines.py has no branch for"
-            f" exchange={name!r}"
-        )
-    if len(hosts) == 1 and tells_apart:
+    if len(hosts) == 1:
         return SharedExchange(here, comm)
-    if name == "shared":
-        raise RuntimeError(
-            f'{here.name} {what}: exchange="shared" needs all ranks on one Linux host. Use "auto".'
-        )
     host = next(h for h, ranks in enumerate(hosts) if here.rank in ranks)
-    return HybridExchange(
-        here,
-        comm,
-        Hosts(hosts, host, hosts[host].index(here.rank)),
-        overlap,
-        CODES[compression] if compression else None,
-    )
+    place = Hosts(hosts, host, hosts[host].index(here.rank))
+    return HybridExchange(here, comm, place, overlap, compression)

@@ -10,8 +10,7 @@ clipping and updates are made elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 
 from ..._ffi import DTYPE, ffi, lib, pointer
 from ...meter import hand_over, switch
-from ...params.parameters import LookupParameters
 from ..agreement.negotiation import AsPlanned, MpiTransport, Negotiated, NegotiatedByRank
 from ..agreement.structure import Structure
 from ..processes.world import World
@@ -39,21 +37,6 @@ Weight = Callable[[], float | None]
 """Returns the factor for a rank's gradients at this time; None: unknown, or its owner is gone."""
 
 
-AddUp = Callable[[NDArray[Any], str], list[Any]]
-"""add_up(mine, what) starts to replace an array by its sum over the ranks. Returns the requests to
-wait for."""
-
-
-@dataclass
-class Rows:
-    """The touched rows of a table during an exchange: pieces of (ids, gradients), to be summed in
-    this order. A piece without gradients is still to be sent."""
-
-    table: LookupParameters
-    handle: Any
-    pieces: list[tuple[NDArray[np.int32], NDArray[Any] | None]]
-
-
 class MpiExchange:
     """The exchange that works everywhere. Like every exchange, it has a transport and
     sum(negotiated).
@@ -61,19 +44,17 @@ class MpiExchange:
     Args:
         here: all ranks.
         comm: their communicator.
-        add_up: replaces MPI's all-reduce.
     """
 
-    def __init__(self, here: World, comm: Any, add_up: AddUp | None = None) -> None:
-        self.transport, self.sum = MpiTransport(here, comm), MpiSum(here, comm, add_up).sum
+    def __init__(self, here: World, comm: Any) -> None:
+        self.transport, self.sum = MpiTransport(here, comm), MpiSum(here, comm).sum
 
 
 class MpiSum:
     """Sums by MPI; part of several exchanges."""
 
-    def __init__(self, here: World, comm: Any, add_up: AddUp | None = None) -> None:
-        self._here, self._comm = here, comm
-        self._add_up = add_up or (lambda mine, what: [comm.Iallreduce(here.mpi.IN_PLACE, mine)])
+    def __init__(self, here: World, comm: Any) -> None:
+        self._here, self._comm, self._rows = here, comm, RowSum(here, comm)
         self._ranges: dict[bytes, tuple[list[Range], list[Range]]] = {}
         self._structure: Structure | None = None
 
@@ -88,22 +69,9 @@ class MpiSum:
         for handle in negotiated.structure.handles if factor != 1 else ():
             lib.dn_param_scale_gradient(handle, factor)
         requests = self._send_dense(negotiated)
-        tables = self._send_rows(negotiated, requests)
+        which = np.flatnonzero(negotiated.rows.any(axis=0))
+        self._rows.sum(negotiated, which, negotiated.rows[:, which])
         self._here.wait(requests, negotiated.what)
-        if tables:
-            switch(lib.DN_ROWS)
-        self._here.wait(self._send_blocks(tables, negotiated.what), negotiated.what)
-        for rows in tables:
-            lib.dn_param_clear_gradient(rows.handle)
-            for ids, gradients in rows.pieces:
-                assert gradients is not None
-                if lib.dn_lookup_add(
-                    rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)
-                ):
-                    name = rows.table.readable_name()
-                    raise MemoryError(f"gradient exchange: out of memory for the rows of {name}")
-
-    # ---- dense parameters --------------------------------------------------------------
 
     def _send_dense(self, negotiated: NegotiatedByRank) -> list[Any]:
         """Starts to sum the dense gradients. Returns the requests to wait for."""
@@ -125,48 +93,106 @@ class MpiSum:
             chunks[chunk][start:end] = 0
         hand_over(sum(end - start for _, start, end in ranges) * DTYPE.itemsize)
         return [
-            request
+            self._comm.Iallreduce(self._here.mpi.IN_PLACE, chunks[chunk][start:end])
             for chunk, start, end in ranges
-            for request in self._add_up(chunks[chunk][start:end], negotiated.what)
         ]
 
-    # ---- lookup tables -----------------------------------------------------------------
 
-    def _send_rows(self, negotiated: NegotiatedByRank, requests: list[Any]) -> list[Rows]:
-        """Gathers the ids of touched rows, and the rows themselves if over all ranks they are fewer
-        than half of the table."""
-        tables, first = [], len(negotiated.structure.dense)
-        for k, table in enumerate(negotiated.structure.tables):
-            counts = negotiated.rows[:, k]
-            total = int(counts.sum())
-            if total == 0:
-                continue
-            ids, gradients = np.empty(total, np.int32), None
-            hand_over(table.touched_rows().nbytes)
-            requests.append(self._comm.Iallgatherv(table.touched_rows(), (ids, counts)))
-            if 2 * total < len(table):
-                block = table.touched_gradients()
-                gradients = np.empty((total, block.shape[1]), DTYPE)
-                hand_over(block.nbytes)
-                requests.append(self._comm.Iallgatherv(block, (gradients, counts * block.shape[1])))
-            tables.append(Rows(table, negotiated.structure.handles[first + k], [(ids, gradients)]))
-        return tables
+class RowSum:
+    """Sums the touched rows of lookup tables over the ranks of a communicator.
 
-    def _send_blocks(self, tables: list[Rows], what: str) -> list[Any]:
-        """For tables with many touched rows, of which only ids were sent: sums the union of the
-        rows."""
+    Args:
+        here: the ranks; its waits notice a missing one.
+        comm: a communicator of all or some of them.
+        all_reduce: all_reduce(table, ids, rows) replaces rows by their sum and yields requests;
+            None: MPI's all-reduce.
+        encode: encode(table, ids, rows) returns the message that holds these rows; None: as they
+            are.
+        decode: returns the rows that a message holds.
+    """
+
+    def __init__(
+        self,
+        here: World,
+        comm: Any,
+        all_reduce: Callable[[Any, Any, Any], Iterator[list[Any]]] | None = None,
+        encode: Callable[[Any, Any, Any], Any] = lambda table, ids, rows: rows,
+        decode: Callable[[Any], Any] = lambda message: message,
+    ) -> None:
+        self._here, self._comm = here, comm
+        self._all_reduce = all_reduce or self._plain
+        self._encode, self._decode = encode, decode
+
+    def _plain(self, table: Any, ids: Any, rows: Any) -> Iterator[list[Any]]:
+        yield [self._comm.Iallreduce(self._here.mpi.IN_PLACE, rows)]
+
+    def sum(
+        self,
+        negotiated: NegotiatedByRank,
+        which: NDArray[Any],
+        counts: NDArray[np.int32] | None = None,
+        keep: Callable[[NDArray[np.int32]], NDArray[np.bool_]] | None = None,
+    ) -> None:
+        """Replaces the gradients of tables by their sums, added in rank order. Collective.
+
+        If the touched rows of all ranks are fewer than half of the table, every rank gets them all.
+        Otherwise the ranks all-reduce the union of the rows.
+
+        Args:
+            negotiated: the parameters, and the name of the collective operation.
+            which: positions of the tables.
+            counts: for each rank and table the number of touched rows; None: gathered first.
+            keep: keep(ids) selects the rows whose sums this rank wants; None: all.
+
+        Raises:
+            MemoryError: there is no memory for the rows of a table.
+        """
+        if not len(which):
+            return
+        switch(lib.DN_ROWS)
+        here, comm, what, structure = self._here, self._comm, negotiated.what, negotiated.structure
+        tables = [structure.tables[k] for k in which]
+        own = [(table.touched_rows(), table.touched_gradients()) for table in tables]
+        if counts is None:
+            counts = np.empty((comm.Get_size(), len(tables)), np.int32)
+            mine = np.array([len(ids) for ids, _ in own], np.int32)
+            here.wait([comm.Iallgather(mine, counts)], what)
+        gathered: list[tuple[Any, Any]] = []
         requests = []
-        for rows in tables:
-            ids, gradients = rows.pieces[0]
-            if gradients is None:
-                union = np.unique(ids)
-                mine = rows.table.touched_gradients()
-                block = np.zeros((len(union), mine.shape[1]), DTYPE)
-                block[np.searchsorted(union, rows.table.touched_rows())] = mine
-                hand_over(block.nbytes)
-                requests += self._add_up(block, what)
-                rows.pieces = [(union.astype(np.int32), block)]
-        return requests
+        for table, (ids, rows), count in zip(tables, own, counts.T, strict=True):
+            total, width = int(count.sum()), rows.shape[1]
+            every, message = np.empty(total, np.int32), None
+            hand_over(ids.nbytes)
+            requests.append(comm.Iallgatherv(ids, (every, count)))
+            if 2 * total < len(table):
+                mine = self._encode(table, ids, rows)
+                message = np.empty((total, width), mine.dtype)
+                hand_over(mine.nbytes)
+                requests.append(comm.Iallgatherv(mine, (message, count * width)))
+            gathered.append((every, message))
+        here.wait(requests, what)
+        for k, table, (ids, rows), (every, message) in zip(
+            which, tables, own, gathered, strict=True
+        ):
+            if message is None:
+                union = np.unique(every)
+                total_rows = np.zeros((len(union), rows.shape[1]), DTYPE)
+                total_rows[np.searchsorted(union, ids)] = rows
+                hand_over(total_rows.nbytes)
+                for requests in self._all_reduce(table, union, total_rows):
+                    here.wait(requests, what)
+                every = union.astype(np.int32)
+            else:
+                total_rows = self._decode(message)
+            if keep is not None:
+                wanted = keep(every)
+                every, total_rows = every[wanted], total_rows[wanted]
+            handle = structure.handles[len(structure.dense) + k]
+            lib.dn_param_clear_gradient(handle)
+            c_ids = ffi.from_buffer("int *", every)
+            if lib.dn_lookup_add(handle, len(every), c_ids, pointer(total_rows)):
+                name = table.readable_name()
+                raise MemoryError(f"gradient exchange: out of memory for the rows of {name}")
 
 
 def merge_ranges(places: list[Range], used: list[bool]) -> tuple[list[Range], list[Range]]:

@@ -30,7 +30,7 @@ from ..agreement.structure import Structure
 from ..processes.memory import map_together
 from ..processes.world import World
 from .backoff import Backoff
-from .hybrid import HybridExchange
+from .hosts import HybridExchange
 from .plan import SPIN, Plan, check
 
 DEFAULT = {"auto": None, "always": True, "never": False}[

@@ -1,19 +1,14 @@
-"""Compares what may differ between the processes of a job without anybody noticing: versions, and
-how Python hashes strings.
-
-Differences in the data that programs read are found by fingerprint.py.
-"""
+"""Compares versions, number types and string hashes between the processes of a job."""
 
 from __future__ import annotations
 
-import json
 import platform
 from typing import Any
 
 import numpy as np
 
 from ..._ffi import DTYPE
-from ..._manner import warn
+from ..._manner import manner, warn
 from ..._version import __version__
 from ...params.precision import rounding
 from .rank_names import format_ranks
@@ -22,8 +17,6 @@ from .world import World
 _HASHES = "string hashes"
 _ERRORS = ("dist_dynet", "dtype", "precision")
 """Names whose values must be the same on all ranks."""
-
-_warned: set[str] = set()
 
 
 def hash_indicator() -> int:
@@ -42,65 +35,46 @@ def describe() -> dict[str, str]:
     >>> sorted(describe())
     ['NumPy', 'Python', 'dist_dynet', 'dtype', 'precision', 'string hashes']
     """
-    versions = {
+    return {
         "dist_dynet": __version__,
         "dtype": DTYPE.name,
         "precision": "bf16" if rounding([None]) else "float32",
         "Python": platform.python_version(),
         "NumPy": np.__version__,
+        _HASHES: f"{hash_indicator():x}",
     }
-    return {**versions, _HASHES: f"{hash_indicator():x}"}
 
 
 def compare(here: World, comm: Any, what: str) -> None:
-    """Compares this process with the other ranks. Collective. Rank 0 warns once about each harmful
-    difference.
-
-    Args:
-        here: the ranks.
-        comm: their communicator.
-        what: the name of the collective operation.
+    """Compares this process with the other ranks. Collective. Rank 0 warns once about each
+    difference that may change results.
 
     Raises:
         RuntimeError: on all ranks: they have different versions of dist_dynet, another dtype, or
             another precision.
     """
-    every = [
-        json.loads(b) for b in here.exchange_bytes(comm, json.dumps(describe()).encode(), what)
-    ]
-    for name in every[0]:
-        others = [
-            here.members[rank]
-            for rank, theirs in enumerate(every)
-            if theirs.get(name) != every[0][name]
-        ]
+    every = here.gather(comm, describe(), what)
+    for name, first in every[0].items():
+        others = [rank for rank, theirs in enumerate(every) if theirs.get(name) != first]
         if not others:
             continue
-        first = next(theirs for theirs in every if theirs.get(name) != every[0][name])
-        words = (
-            f"{every[0][name]} on rank {here.members[0]}, {first.get(name)} on"
-            f" {format_ranks(others)}"
-        )
+        ranks = format_ranks([here.members[rank] for rank in others])
+        values = f"{first} on rank {here.members[0]}, {every[others[0]].get(name)} on {ranks}"
         if name in _ERRORS:
             raise RuntimeError(
-                f"{here.name} {what}: all ranks must have the same {name}; got {words}. Install and"
-                " set it alike on all hosts."
+                f"{here.name} {what}: all ranks must have the same {name}; got {values}. Install"
+                " and set it alike on all hosts."
             )
-        if here.rank == 0 and name not in _warned:
-            _warned.add(name)
-            warn(_advice(name, words))
+        if here.rank == 0 and manner.is_first(f"ranks differ in {name}"):
+            warn(_HASH_ADVICE if name == _HASHES else _VERSION_ADVICE.format(name, values))
 
 
-def _advice(name: str, words: str) -> str:
-    """What a difference may cause, and what to do about it."""
-    if name == _HASHES:
-        return (
-            "dist_dynet: Python hashes strings differently on each rank, so that a set of strings"
-            " has another order there: the numbers that words get from enumerate(set(words))"
-            " differ. Write sorted(set(words)), or start the ranks by `dist-dynet run`, which gives"
-            " all one order, or with PYTHONHASHSEED=0 in their environment."
-        )
-    return (
-        f"dist_dynet: ranks have different versions of {name}: {words}. Results may differ; install"
-        " one version on all hosts."
-    )
+_HASH_ADVICE = (
+    "dist_dynet: Python hashes strings differently on each rank, so enumerate(set(words)) numbers"
+    " the words differently. Write sorted(set(words)), or start the ranks by `dist-dynet run` or"
+    " with PYTHONHASHSEED=0."
+)
+_VERSION_ADVICE = (
+    "dist_dynet: ranks have different versions of {}: {}. Results may differ; install one version"
+    " on all hosts."
+)

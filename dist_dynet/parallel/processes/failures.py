@@ -1,10 +1,10 @@
 """Ends the job within seconds when one rank fails, with a message and a non-zero exit status.
 
 Plain MPI hangs forever when a rank raises, leaves early or is stopped. Here an uncaught exception
-aborts the job, a rank that leaves notifies those that still wait for it, and a watchdog thread asks
-all ranks where they are when a wait takes long. A normal end is not disturbed: a rank may go on
-alone after the others have left, as long as it waits for nobody. This module knows processes and
-messages, and nothing about training.
+aborts the job, and the watchdog thread of a rank that has waited long asks the watchdogs of those
+that it waits for where they are. A normal end is not disturbed: a rank may go on alone after the
+others have left, as long as it waits for nobody. This module knows processes and messages, and
+nothing about training.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from ... import _launcher
 from ..._environment import number
 from ..._tracebacks import shorten
 from ..._weak import WeakSet
-from . import alive
 from .mpi import TIMEOUT, finalize_mpi, import_mpi, unlink_segments
-from .places import Places, Whereabouts, boards, find_hosts
-from .rank_names import FEW, format_ranks
 from .user_line import line_of_thread, user_line
-from .world import Answer, Place, World, pause
+from .world import Place, World, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
 """Exit status of the job after an uncaught exception, after a rank stopped responding, and after a
@@ -47,18 +45,20 @@ _exit = os._exit
 """The original os._exit: ends only this process."""
 
 _FINISHING = 60.0
-_ANSWER, _GRACE, _TICK = 2.0, min(3.0, SILENCE), 0.25
+_TICK, _ANSWER = 0.25, 2.0
+"""Seconds between two looks of a watchdog, and until a question must be answered."""
+
+_PERIOD = max(2 * _ANSWER, SILENCE / 2)
+"""Seconds between two questions of one rank. With N ranks that wait for all others they cost
+N (N - 1) messages of some 200 bytes in this time."""
+
 IN_JOIN = "inside of Join"
 """Part of the name of collective operations there."""
 
 _OF_JOIN = (
-    " Inside of Join only update() of its trainer may be called by all: those that have ended take"
-    " part in nothing else. Call others, and other trainers' update(), behind the block of Join."
+    " Inside of Join only update() of its trainer may be called by all ranks. Call other collective"
+    " operations behind the block of Join."
 )
-
-_PERIOD = max(_ANSWER + _TICK, SILENCE / 2)
-"""Seconds between two questions. Periods are aligned for all ranks of a host, so that one message
-asks for all of them."""
 
 
 class _State:
@@ -86,12 +86,8 @@ def report(text: str) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):
             stream.flush()
-    os.write(
-        2,
-        "".join(f"{prefix}{line}\n" for line in text.rstrip().splitlines()).encode(
-            errors="replace"
-        ),
-    )
+    lines = "".join(f"{prefix}{line}\n" for line in text.rstrip().splitlines())
+    os.write(2, lines.encode(errors="replace"))
 
 
 def finish_before_abort(thread: threading.Thread) -> None:
@@ -187,13 +183,9 @@ def _on_quick_exit(status: int) -> NoReturn:
 def guard(world: World) -> None:
     """Watches over a world whose MPI has just started. Collective."""
     install()
-    leaving = world.duplicate()
-    processes = world.comm.allgather((world.host, world.process, alive.answer()))
-    world.hosts = [host for host, _, _ in processes]
-    find_hosts(world)
+    leaving, asking = world.duplicate(), world.duplicate()
     if world.mpi.Query_thread() == world.mpi.THREAD_MULTIPLE:
-        places = Places(world, world.duplicate(), *boards(world))
-        _State.watchdog = Watchdog(world, places, processes)
+        _State.watchdog = Watchdog(world, asking)
         _State.watchdog.start()
     atexit.register(_leave, world, leaving)
     world.mpi.Finalize = partial(_finalize, world, leaving, world.mpi.Finalize)
@@ -215,18 +207,11 @@ def _leave(world: World, comm: Any) -> None:
     _State.has_left, watchdog = True, _State.watchdog
     if watchdog:
         watchdog.announce_leaving()
-    request, start = comm.Ibarrier(), time.monotonic()
-    polled = start
-    while not request.Test():
-        time.sleep(1e-3)
-        now = time.monotonic()
-        start, polled = start + pause(polled, now), now
-        if now - start > TIMEOUT:
-            report(
-                f"left the program {TIMEOUT:g} s ago, while other ranks still work. End all ranks"
-                " together."
-            )
-            abort(LEFT)
+    try:
+        world.wait([comm.Ibarrier()], "end of the program", TIMEOUT)
+    except TimeoutError as error:
+        report(f"{error} End all ranks together.")
+        abort(LEFT)
     try:
         for callback in _State.on_leave:
             callback()
@@ -241,17 +226,21 @@ def _leave(world: World, comm: Any) -> None:
 # ---- the watchdog ----------------------------------------------------------------------
 
 
-def _format_answers(answers: Mapping[int, Whereabouts]) -> str:
-    """One line per rank; with many ranks, one line for all ranks at the same place."""
-    if len(answers) <= FEW:
-        return "".join(f"\nrank {r} {answer.state}{answer.line}" for r, answer in answers.items())
-    places: dict[str, list[int]] = {}
-    for r, answer in answers.items():
-        places.setdefault(f"{answer.state}{answer.line}", []).append(r)
-    return "".join(f"\n{format_ranks(ranks)}: {place}" for place, ranks in places.items())
+class Whereabouts(NamedTuple):
+    """Where a rank is: what it does, in which line, for how many seconds it has waited (0: it does
+    not wait), and for which ranks of the job."""
+
+    state: str
+    line: str = ""
+    seconds: float = 0.0
+    ranks: Sequence[int] = ()
 
 
-def _deadlocked(ranks: Iterable[int], answers: Mapping[int, Whereabouts]) -> list[int]:
+_LEFT, _DEAD = "has left the program", "gives no answer: it is stopped, stuck or dead"
+_BUSY = "gives no answer, but lives: it is in a call that holds Python's lock"
+
+
+def deadlocked(ranks: Iterable[int], answers: Mapping[int, Whereabouts]) -> list[int]:
     """The given ranks, the ranks they wait for, and so on, if all of them have been waiting for
     long; otherwise none."""
     closed: set[int] = set()
@@ -266,16 +255,24 @@ def _deadlocked(ranks: Iterable[int], answers: Mapping[int, Whereabouts]) -> lis
 
 
 class Watchdog(threading.Thread):
-    """A thread per rank: publishes where this rank is, and asks for the others when it has waited
-    long."""
+    """A thread per rank: answers where this rank is, and asks for the others when it has waited
+    long.
 
-    def __init__(
-        self, world: World, places: Places, processes: list[tuple[str, int, alive.Address]]
-    ) -> None:
+    A message is a question, the number of a rank, or an answer, a number and its whereabouts. A
+    rank that holds Python's lock cannot answer. Ranks of its host answer for it, by what /proc
+    says; where there are none, it counts as dead after 3 SILENCE.
+    """
+
+    def __init__(self, world: World, comm: Any) -> None:
         super().__init__(name="dist_dynet watchdog", daemon=True)
-        self._world, self._places, self._processes = world, places, processes
-        self._leaving = self._stopped = False
-        self._asked, self._period = 0.0, 0
+        self._world, self._comm, self._me = world, comm, world.rank
+        self._hosts = {rank: ranks for ranks in world.layout for rank in ranks}
+        self._answers: dict[int, tuple[Whereabouts, float]] = {}  # and when they came
+        self._sent: list[Any] = []
+        self._sending = threading.Lock()
+        self._has_left = self._stopped = False
+        self._place: Place | None = None  # the wait that questions are about
+        self._asked = 0.0
         # time of the last look; since when this process has run without being stopped
         self._looked = self._awake = time.monotonic()
         world.locate_ranks_by(self.locate)
@@ -283,62 +280,102 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         """Looks four times a second until stop()."""
         while not self._stopped:
-            self._places.say(self._here())
-            self._places.turn()
+            self._receive()
             self._look()
             time.sleep(_TICK)
 
+    def announce_leaving(self) -> None:
+        """Notes that this rank takes part in no further collective operation."""
+        self._has_left = True
+
     def stop(self) -> None:
-        """Stops using MPI. Call it before MPI is finalised, once all ranks have announced that they
-        leave."""
+        """Stops using MPI, when all ranks have left. MPI libraries complain about messages that
+        nobody has received when they end, so this takes up to _ANSWER seconds to receive them."""
         self._stopped = True
         self.join()
-        self._places.say(self._here())
-        self._places.finish(_ANSWER)
+        until, all_received = time.monotonic() + _ANSWER, None
+        while time.monotonic() < until and not (all_received and all_received.Test()):
+            self._receive()
+            self._sent = [request for request in self._sent if not request.Test()]
+            if not self._sent and all_received is None:  # every rank has what this one has sent
+                all_received = self._comm.Ibarrier()
+            time.sleep(1e-3)
 
-    # ---- what it publishes and asks ----
+    # ---- messages ----
+
+    def _send(self, rank: int, message: tuple[int, Whereabouts | None]) -> None:
+        with self._sending:
+            self._sent = [request for request in self._sent if not request.Test()]
+            self._sent.append(self._comm.issend(message, rank))
+
+    def _receive(self) -> None:
+        status = self._world.mpi.Status()
+        while message := self._comm.improbe(status=status):  # two threads may receive
+            source = status.Get_source()
+            rank, answer = message.recv()
+            if answer is not None:
+                self._answers[rank] = answer, time.monotonic()
+            elif not self._stopped:
+                here = self._here() if rank == self._me else self._from_outside(rank)
+                self._send(source, (rank, here))
 
     def _here(self) -> Whereabouts:
-        line = "" if self._leaving else line_of_thread(threading.main_thread().ident or 0)
         place = self._world.place
-        if place:
-            return Whereabouts(f"waits in {place.what}", self._waited(place), place.ranks, line)
-        return Whereabouts("has left the program" if self._leaving else "computes", 0.0, (), line)
+        if self._has_left:
+            return Whereabouts(_LEFT)
+        line = line_of_thread(threading.main_thread().ident or 0)
+        if place is None:
+            return Whereabouts("computes", line)
+        return Whereabouts(f"waits in {place.what}", line, self._waited(place), tuple(place.ranks))
 
-    def announce_leaving(self) -> None:
-        """Announces that this rank takes part in no further collective operation."""
-        self._leaving = True
-        self._places.leave()
+    def _from_outside(self, rank: int) -> Whereabouts:
+        """Where a rank of this host is that cannot answer by itself."""
+        try:
+            status = Path(f"/proc/{self._world.processes[rank]}/stat").read_bytes()
+        except OSError:
+            return Whereabouts(_DEAD)
+        state = status[status.rindex(b")") + 2 :][:1]  # man 5 proc; a name may contain anything
+        return Whereabouts(_DEAD if state in b"TZXx" else _BUSY)
 
-    def _as_text(self, rank: int) -> str:
-        host, process, _ = self._processes[rank]
-        return f"rank {rank} (process {process} on {host})"
+    def _ask(self, ranks: Iterable[int]) -> None:
+        for rank in ranks:
+            self._send(rank, (rank, None))
 
-    def locate(self) -> dict[int, Answer]:
-        """Asks all other ranks where they are; for the main thread."""
-        others = [rank for rank in range(self._world.size) if rank != self._world.rank]
-        asked = self._places.ask()
-        while time.monotonic() < asked + _ANSWER and not self._places.answers_since(
-            asked
-        ).keys() >= {*others}:
-            time.sleep(_TICK / 5)
-        answers = self._places.answers_since(asked)
-        silent = Whereabouts("gives no answer", 0.0, ())
-        busy = Whereabouts(
-            "gives no answer, but lives: it is in a call that holds Python's lock", 0.0, ()
-        )
-        mute = [rank for rank in others if rank not in answers]
-        alive = self._alive(mute)
-        answers |= {rank: busy if rank in alive else silent for rank in mute}
-        return {
-            rank: Answer(
-                answers[rank].state,
-                f"{self._as_text(rank)} {answers[rank].state}{answers[rank].line}",
-            )
-            for rank in others
-        }
+    def _ask_hosts(self, ranks: Iterable[int], since: float) -> None:
+        """Finds out about these ranks that have not answered since then: from /proc, or by asking
+        the other ranks of their hosts."""
+        known = self._since(since)
+        for rank in (rank for rank in ranks if rank not in known):
+            host = self._hosts[rank]
+            if self._me in host:
+                self._answers[rank] = self._from_outside(rank), time.monotonic()
+            else:
+                for other in host:
+                    if other != rank:
+                        self._send(other, (rank, None))
 
-    # ---- what it concludes ----
+    def _since(self, since: float) -> dict[int, Whereabouts]:
+        answers = list(self._answers.items())  # both threads use it
+        return {rank: there for rank, (there, at) in answers if at >= since}
+
+    def locate(self, ranks: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Asks these ranks where they are; for the main thread."""
+        asked = time.monotonic()
+        for question in self._ask, partial(self._ask_hosts, since=asked):
+            question(ranks)
+            until = time.monotonic() + _ANSWER / 2
+            while time.monotonic() < until and not self._since(asked).keys() >= {*ranks}:
+                self._receive()
+                time.sleep(_TICK / 10)
+        known, unknown = self._since(asked), Whereabouts("gives no answer")
+        found = {rank: known.get(rank, unknown) for rank in ranks}
+        return {rank: (there.state, self._as_text(rank, there)) for rank, there in found.items()}
+
+    # ---- conclusions ----
+
+    def _as_text(self, rank: int, there: Whereabouts) -> str:
+        process, host = self._world.processes[rank], self._world.hosts[rank]
+        return f"rank {rank} (process {process} on {host}) {there.state}{there.line}"
 
     def _waited(self, place: Place) -> float:
         return time.monotonic() - max(place.since, self._awake)
@@ -347,67 +384,51 @@ class Watchdog(threading.Thread):
         place, now = self._world.place, time.monotonic()
         if pause(self._looked, now):
             self._awake, self._asked = now, 0.0
-        self._looked = now
-        if place is None:
-            self._asked = 0.0
+        self._looked, before = now, self._looked
+        if place is not self._place:
+            self._place, self._asked = place, 0.0
+        if place is None or self._has_left or self._waited(place) <= SILENCE:
+            return
+        others = [rank for rank in place.ranks if rank != self._me]
+        if not self._asked or now - self._asked > _PERIOD:
+            self._asked = now
+            self._ask(others)
+        elif before - self._asked <= _ANSWER / 2 < now - self._asked:
+            self._ask_hosts(others, self._asked)
+        elif before - self._asked <= _ANSWER < now - self._asked:
+            self._judge(place, others)
+
+    def _judge(self, place: Place, others: list[int]) -> None:
+        answers, here = self._since(self._asked), self._here()
+        if self._world.place is not place:
             return
         waited = self._waited(place)
-        left = self._places.left() if waited > _GRACE else {}
-        gone = [
-            rank
-            for rank, since in left.items()
-            if rank in place.ranks and min(waited, now - since) > _GRACE
-        ]
-        if gone:
-            self._end(
-                LEFT,
-                f"{place.what}{self._here().line}: waits for {self._as_text(gone[0])}, which left"
-                " the program while other ranks still work. All ranks must make this call equally"
-                " often: call update() for batches without examples, too, decide to stop on what"
-                " all know, such as all_reduce(loss), and put loops of different lengths into"
-                " Join.",
-            )
-        period = int(now // _PERIOD)
-        if waited > SILENCE and not self._asked and period != self._period:
-            self._asked, self._period = self._places.ask(), period
-        elif self._asked and now - self._asked > _ANSWER:
-            self._judge(place, waited)
-            self._asked = 0.0
-
-    def _judge(self, place: Place, waited: float) -> None:
-        answers, me, what = self._places.answers_since(self._asked), self._world.rank, place.what
-        mute = [r for r in place.ranks if r != me and r not in answers]
-        alive = self._alive(mute)
-        silent = [r for r in mute if r not in alive]
-        if silent:
-            known = _format_answers({r: answer for r, answer in answers.items() if r != me})
-            who = self._as_text(silent[0])
+        waits = f"{place.what}{here.line}: waited {waited:.0f} s"
+        if waited > 3 * SILENCE:
+            known = self._since(time.monotonic() - 3 * SILENCE)
+            answers |= {rank: Whereabouts(_DEAD) for rank in others if rank not in known}
+        for rank in (rank for rank in others if rank in answers):
+            lost = f"{waits}; {self._as_text(rank, answers[rank])}."
+            if answers[rank].state == _DEAD:
+                self._end(MISSING, lost)
+            if answers[rank].state == _LEFT:
+                self._end(
+                    LEFT,
+                    f"{lost} Every rank must make this call equally often: call update() also for"
+                    " batches without examples. To stop early, decide on a value that all ranks"
+                    " share: all_reduce(loss). Put loops of different lengths into Join.",
+                )
+        stuck = deadlocked(others, {**answers, self._me: here})
+        elsewhere = [r for r in stuck if r != self._me and answers[r].state != here.state]
+        if elsewhere:
+            first = self._as_text(elsewhere[0], answers[elsewhere[0]])
+            joined = _OF_JOIN if IN_JOIN in here.state + first else ""
             self._end(
                 MISSING,
-                f"{what}: waited {waited:.0f} s; {who} gives no answer: it is stopped, stuck or"
-                f" dead.{known}",
+                f"the ranks wait for one another in different places: this one {here.state}"
+                f"{here.line}, {first}. All ranks must make the same calls in the same order, also"
+                f" those whose results only one of them needs.{joined}",
             )
-        here = f"waits in {what}"
-        mine = self._here()._replace(state=here, seconds=waited, ranks=tuple(place.ranks))
-        stuck = _deadlocked(place.ranks, {**answers, me: mine})
-        others = {r: answers[r] for r in stuck if r != me and answers[r].state != here}
-        if others:
-            places = "".join(
-                f"\n{self._as_text(r)} {answer.state}{answer.line}" for r, answer in others.items()
-            )
-            joined = _OF_JOIN if IN_JOIN in here + places else ""
-            self._end(
-                MISSING,
-                "the ranks wait for one another in different places; this one"
-                f" {here}{mine.line}{places}\nAll ranks must make the same calls in the same order,"
-                f" also those whose results only one of them needs.{joined}",
-            )
-
-    def _alive(self, ranks: Iterable[int]) -> set[int]:
-        """Which of these silent ranks are alive: a long call that holds Python's lock looks like
-        silence."""
-        asked = {rank: self._processes[rank][2] for rank in ranks}
-        return alive.those_alive(asked) if asked else set()
 
     def _end(self, code: int, text: str) -> None:
         report(text)

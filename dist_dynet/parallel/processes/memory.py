@@ -1,7 +1,7 @@
 """Memory that the ranks of one host share: an unnamed file, which other ranks open through /proc.
 
 Nothing is left behind, however the job ends. Where the system has memfd_create (Linux), the size of
-/dev/shm is no limit. This module knows files and mappings; shared.py and hybrid.py know what is
+/dev/shm is no limit. This module knows files and mappings; shared.py and hosts.py know what is
 stored there.
 """
 

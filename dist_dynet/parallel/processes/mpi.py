@@ -3,7 +3,6 @@ for."""
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import locale
 import os
@@ -22,9 +21,6 @@ TIMEOUT = number("DIST_DYNET_TIMEOUT", 600)
 
 _LONGEST = 1e9
 """Longest time in seconds that a system timer accepts."""
-
-_ALL_LETTERS = 1 << locale.LC_CTYPE
-"""The category of newlocale() for what is a letter, and which is its capital."""
 
 _finalizes = False
 """Whether this module, not mpi4py, finalises MPI."""
@@ -59,8 +55,9 @@ def import_mpi(launch: Launch) -> Any:
             # mpi4py would also finalise in a forked child, which then hangs
             mpi4py.rc.finalize, _finalizes = False, True
         pmix = "PMIX_RANK" in os.environ and "PMI_RANK" not in os.environ  # and nothing else
-        if alone and pmix and _starts_as_here(mpi4py.rc):
-            mpi4py.rc.initialize = False
+        rc = mpi4py.rc
+        if alone and pmix and rc.initialize and rc.threads and rc.thread_level == "multiple":
+            rc.initialize = False  # this module does the same below, after a check
         with _plain_letters():
             from mpi4py import MPI
 
@@ -71,8 +68,12 @@ def import_mpi(launch: Launch) -> Any:
                     " program."
                 )
             if not MPI.Is_initialized():
-                if pmix:
-                    _refuse_mpich(launch, MPI)
+                vendor, version = MPI.get_vendor()[0], MPI.Get_library_version()
+                if pmix and vendor == "MPICH" and "pmix" not in version.lower():
+                    raise RuntimeError(  # MPI_Init would end the process
+                        f"dist_dynet.parallel: {launch.launcher} started {launch.size} processes,"
+                        f" but mpi4py (MPICH) cannot be started by PMIx. {remedy(launch, vendor)}"
+                    )
                 MPI.Init_thread(MPI.THREAD_MULTIPLE)
     except ImportError as error:
         raise ImportError(
@@ -87,34 +88,14 @@ def import_mpi(launch: Launch) -> Any:
 
 @contextmanager
 def _plain_letters() -> Iterator[None]:
-    """Gives this thread the letters of C, whatever the locale: UCX compares its own words without
-    regard to capitals, and where that of i has a dot (Turkish), it does not know them again."""
-    c = ctypes.CDLL(None)
-    c.newlocale.restype = c.uselocale.restype = ctypes.c_void_p
-    plain = ctypes.c_void_p(c.newlocale(_ALL_LETTERS, b"C", None))
-    before = ctypes.c_void_p(c.uselocale(plain))
+    """Uses the letters of C, whatever the locale: UCX compares its own words without regard to
+    capitals, and does not recognise them where that of i has a dot (Turkish)."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
     try:
         yield
     finally:
-        c.uselocale(before)
-        if plain:
-            c.freelocale(plain)
-
-
-def _starts_as_here(rc: Any) -> bool:
-    """Whether mpi4py would start MPI in the same way as this module does."""
-    return bool(rc.initialize and rc.threads and rc.thread_level == "multiple")
-
-
-def _refuse_mpich(launch: Launch, mpi: Any) -> None:
-    """Refuses MPICH without PMIx where the launcher speaks only PMIx: MPI_Init would end the
-    process."""
-    vendor, version = mpi.get_vendor()[0], mpi.Get_library_version()
-    if vendor == "MPICH" and "pmix" not in version.lower():
-        raise RuntimeError(
-            f"dist_dynet.parallel: {launch.launcher} started {launch.size} processes, but mpi4py"
-            f" (MPICH) cannot be started by PMIx. {remedy(launch, vendor)}"
-        )
+        locale.setlocale(locale.LC_CTYPE, before)
 
 
 def remedy(launch: Launch, library: str) -> str:

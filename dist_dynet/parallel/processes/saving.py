@@ -7,25 +7,26 @@ warning. This module knows nothing about file formats.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..._file_names import FileName
-from ..._manner import warn
+from ..._manner import manner, warn
 from .mpi import TIMEOUT
 from .world import World
 
 _PATIENCE = 10.0
 """Seconds that another rank waits for rank 0 to begin a save."""
 
-_Note = tuple[str | None, list[str]]
-"""What has failed, and the names of the files."""
-_Place = tuple[int, int]
-"""Number of collective operations so far, and number of saves since the last one: equal on all
-ranks that call save(). It identifies notes of saves that rank 0 made alone, which are discarded."""
+
+class _Note(NamedTuple):
+    """What rank 0 sends when it begins a save (`failure` is None) and when it has ended it."""
+
+    save: tuple[int, int]  # see RankZeroWrites._save
+    failure: str | None
+    paths: list[str]
 
 
 class RankZeroWrites:
@@ -33,26 +34,24 @@ class RankZeroWrites:
 
     def __init__(self, world: World) -> None:
         self._world, self._comm = world, world.duplicate()
-        self._at: _Place = (0, 0)
-        self._has_warned = self._says_names = False
+        self._save = (0, 0)
+        """Number of collective operations so far, and of saves since the last one: equal on all
+        ranks that call save(). Notes of saves that rank 0 made alone are discarded."""
         self._paths: list[str] = []
-        self._notes: dict[tuple[str, _Place], _Note] = {}
+        self._next: _Note | None = None  # received, and not yet used
         self._sent: list[Any] = []
 
     def writes(self, paths: Sequence[FileName]) -> bool:
         """Whether this rank writes these. Notifies the others that a save has begun."""
-        self._paths = [str(path) for path in paths]
-        collective, saves = self._at
-        now = self._world.collectives
-        self._at = (now, saves + 1 if collective == now else 1)
+        (before, saves), now = self._save, self._world.collectives
+        self._save, self._paths = (now, saves + 1 if before == now else 1), [*map(str, paths)]
         if self._world.rank == 0:
-            self._tell("begun", None)
+            self._send(None)
         return self._world.rank == 0
 
     def keeps_gradients(self) -> bool:
         """No: each rank holds only its part of them. Rank 0 warns about it once."""
-        if self._world.rank == 0 and not self._has_warned:
-            self._has_warned = True
+        if self._world.rank == 0 and manner.is_first("save: gradients"):
             warn(
                 f"{self._world.name} save: gradients that wait for update() are each rank's own"
                 " part; they are left out of the file. Save after update(), or after"
@@ -67,54 +66,50 @@ class RankZeroWrites:
             RuntimeError: rank 0 could not write it.
         """
         if self._world.rank == 0:
-            self._tell("done", None if error is None else str(error) or type(error).__name__)
+            self._send("" if error is None else str(error) or type(error).__name__)
         elif error is None:
             self._follow()
 
     def _follow(self) -> None:
-        self._notes = {key: note for key, note in self._notes.items() if key[1] >= self._at}
-        if not self._wait_for("begun", _PATIENCE) or not self._wait_for("done", TIMEOUT):
+        begun = self._receive(_PATIENCE)
+        note = begun and self._receive(TIMEOUT)
+        if note is None:
             warn(
                 f"{self._world.name} save: rank 0 did not save at this place of the program, so"
                 " nothing was written. Call save() on all ranks."
             )
-            return
-        failure, paths = self._notes.pop(("done", self._at))
-        if failure is not None:
-            raise RuntimeError(f"{self._world.name} rank 0 reports: {failure}")
-        for written, here in zip(paths, self._paths, strict=False):
-            if written != here and not (self._says_names or _is_file(here)):
-                self._says_names = True
-                warn(
-                    f"{self._world.name} save: rank 0 writes for all, to '{written}'; nothing was"
-                    f" written to '{here}'. Give save() one name on all ranks, in a folder that all"
-                    " of them see."
-                )
+        elif note.failure:
+            raise RuntimeError(f"{self._world.name} rank 0 reports: {note.failure}")
+        else:
+            for written, here in zip(note.paths, self._paths, strict=False):
+                there = written == here or os.path.exists(here)  # noqa: PTH110 - never raises
+                if not there and manner.is_first("save: names"):
+                    warn(
+                        f"{self._world.name} save: rank 0 writes for all, to '{written}'; nothing"
+                        f" was written to '{here}'. Give save() one name on all ranks, in a folder"
+                        " that all of them see."
+                    )
 
-    def _tell(self, kind: str, text: str | None) -> None:
+    def _send(self, failure: str | None) -> None:
         self._sent = [request for request in self._sent if not request.Test()]
-        self._sent += [
-            self._comm.isend((kind, self._at, (text, self._paths)), rank)
-            for rank in range(1, self._world.size)
-        ]
+        note = _Note(self._save, failure, self._paths)
+        self._sent += [self._comm.isend(note, rank) for rank in range(1, self._world.size)]
 
-    def _wait_for(self, kind: str, limit: float) -> bool:
+    def _receive(self, limit: float) -> _Note | None:
+        """Rank 0's next note about this save; None if none comes in time."""
         end = time.monotonic() + limit
-        while (kind, self._at) not in self._notes:
-            if self._comm.iprobe(source=0):
-                kind_heard, place, note = self._comm.recv(source=0)
-                self._notes[kind_heard, place] = note
-            elif time.monotonic() > end:
-                return False
+        while True:
+            if self._next is None and self._comm.iprobe(source=0):
+                self._next = self._comm.recv(source=0)
+            note = self._next
+            if note is not None and note.save <= self._save:
+                self._next = None
+                if note.save == self._save:
+                    return note
+            elif note is not None or time.monotonic() > end:
+                return None
             else:
                 time.sleep(1e-3)
-        return True
-
-
-def _is_file(path: str) -> bool:
-    with suppress(OSError, ValueError):
-        return Path(path).exists()
-    return False
 
 
 def install(world: World) -> None:

@@ -40,12 +40,12 @@ def world(comm: Any = None) -> World:
 
 def _part(whole: World, comm: Any) -> World:
     global _key
-    whole.refuse_after_end()
+    if whole.mpi is not None and whole.mpi.Is_finalized():
+        whole.refuse_collective()
     if callable(getattr(comm, "Get_size", None)) and not comm:
         raise ValueError(
-            "comm must be a communicator with this rank among its ranks; got MPI.COMM_NULL, as"
-            " Split(MPI.UNDEFINED) gives it to ranks that belong to no group, and Free() leaves it."
-            " Leave out the call on such a rank."
+            "comm must be a communicator with this rank among its ranks; got MPI.COMM_NULL. Leave"
+            " out the call on ranks that belong to no group."
         )
     if not callable(getattr(comm, "Get_size", None)) or comm.Is_inter():
         raise TypeError(

@@ -12,12 +12,10 @@ import hashlib
 import os
 import pickle
 import socket
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,9 +25,9 @@ from ..._deferred_signals import DeferSignals, run_pending_handlers
 from ..._launcher import Launch
 from ..._version import __version__
 from ...trainers.arguments import number
+from .hosts import identity
 from .mpi import TIMEOUT, abandoned, import_mpi, remedy, unlink_segments
 from .rank_names import FEW, format_ranks
-from .user_line import user_line
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
 """Seconds of waiting without sleep; after that a rank sleeps for a fiftieth of the time since the
@@ -54,11 +52,9 @@ class Place(NamedTuple):
     ranks: Sequence[int]
 
 
-class Answer(NamedTuple):
-    """Where another rank is: its state, and a message with its rank, process, host and line."""
-
-    state: str
-    message: str
+Locate = Callable[[Sequence[int]], dict[int, tuple[str, str]]]
+"""Asks ranks of the job where they are: for each its state, and a message with its rank, process,
+host, state and line."""
 
 
 class _Job:
@@ -67,15 +63,15 @@ class _Job:
     def __init__(self) -> None:
         self.size = 1
         self.place: Place | None = None
-        self.locate: Callable[[], dict[int, Answer]] = dict
-        self.is_forked = self.is_over = False
+        self.locate: Locate = lambda _: {}
+        self.refusal = ""  # why this process may call no collective operation at all
 
-    def begins(self) -> None:
-        """Notes that there are other ranks from now on."""
-        os.register_at_fork(after_in_child=self._in_child)
-
-    def _in_child(self) -> None:
-        self.is_forked = True
+    def follow_fork(self) -> None:
+        """In a forked child."""
+        self.refusal = (
+            f"process {os.getpid()}, which this rank has forked, takes no part in the job; got a"
+            " collective operation. Call it in the rank itself."
+        )
 
 
 class _Collectives:
@@ -84,14 +80,11 @@ class _Collectives:
     def __init__(self) -> None:
         self.count = 0
         self.trainers = 0
-        self.loans = 0
-        self.checks = False
-        self.interrupted = ""  # the collective operation that this rank began and did not end
-        self.forbidden_in = ""  # the operation in which each rank computes on its own now
+        self.refusal = ""  # why this rank may call none now
         self.barrier: tuple[Any, str] | None = None
+        self.loans = 0
         self.lent: dict[int, Any] = {}
-        self.returned: SimpleQueue[int] = SimpleQueue()  # filled by finalizers
-        self.gone: set[int] = set()
+        self.returned: list[int] = []  # loans whose owners are gone; finalizers append
 
 
 class World:
@@ -105,6 +98,7 @@ class World:
         self.host = socket.gethostname()
         self.hosts = [self.host]  # of all ranks of the job
         self.process = os.getpid()
+        self.processes = [self.process]  # of all ranks of the job
         self.timeout = TIMEOUT  # seconds that a rank waits for ranks that are alive
         self.members: Sequence[int] = range(self.size)  # for each rank here, its rank in the job
         self.layout = [[rank] for rank in range(self.size)]
@@ -129,10 +123,16 @@ class World:
         self.mpi = mpi
         self.rank, self.size = mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size
         self.members, self._job.size = range(self.size), self.size
-        self._job.begins()
-        self.comm = self.duplicate(mpi.COMM_WORLD)
-        self.agree(self.comm, f"dist_dynet {__version__}", "start of MPI")
+        os.register_at_fork(after_in_child=self._job.follow_fork)
+        self.comm, what = self.duplicate(mpi.COMM_WORLD), "start of MPI"
+        self.agree(self.comm, f"dist_dynet {__version__}", what)
         unlink_segments()
+        every = self.gather(self.comm, (self.host, self.process, identity()), what)
+        self.hosts, self.processes, keys = map(list, zip(*every, strict=True))
+        by_host: dict[Any, list[int]] = {}
+        for rank, key in enumerate(keys):
+            by_host.setdefault(rank if key is None else key, []).append(rank)
+        self.layout, self.tells_hosts_apart = [*by_host.values()], None not in keys
 
     def part(self, comm: Any) -> World:
         """The ranks of this mpi4py communicator as a world of their own. Collective over them."""
@@ -187,8 +187,8 @@ class World:
         """What the main thread waits for; None while it computes."""
         return self._job.place
 
-    def locate_ranks_by(self, locate: Callable[[], dict[int, Answer]]) -> None:
-        """Sets the function that asks all ranks of the job where they are."""
+    def locate_ranks_by(self, locate: Locate) -> None:
+        """Sets the function that asks ranks where they are."""
         self._job.locate = locate
 
     def duplicate(self, comm: Any = None, what: str = "start of MPI") -> Any:
@@ -198,30 +198,24 @@ class World:
         self.wait([request], what)
         return new
 
-    def lend(self, owner: object) -> Any:
+    def lend(self, owner: object, color: int | None = None) -> Any:
         """A communicator as duplicate() makes it, for as long as the owner lives: MPI libraries
-        have about two thousand. Collective.
+        have about two thousand. Collective. With a color, it has only the ranks of this color.
 
         Only all ranks together can free a communicator. They do so here, for those whose owners are
         gone on every rank.
         """
-        self._refuse_out_of_step()
         self.refuse_collective()
-        collectives_made = self._collectives
-        with suppress(Empty):
-            while True:
-                collectives_made.gone.add(collectives_made.returned.get_nowait())
-        what = f"start of {type(owner).__name__}"
-        gone = collectives_made.gone if not abandoned else set()  # MPI may still use those
+        state, what = self._collectives, f"start of {type(owner).__name__}"
+        gone = [] if abandoned else [*state.returned]  # MPI may still use those
         every = self.gather(self.comm, gone, what)
-        for loan in sorted(set[int].intersection(*every)):
-            collectives_made.gone.remove(loan)
-            collectives_made.lent.pop(loan).Free()
-        collectives_made.loans += 1
-        collectives_made.lent[collectives_made.loans] = comm = self.duplicate(what=what)
-        weakref.finalize(
-            owner, collectives_made.returned.put, collectives_made.loans
-        ).atexit = False
+        for loan in sorted(set[int](gone).intersection(*every)):
+            state.returned.remove(loan)
+            state.lent.pop(loan).Free()
+        state.loans += 1
+        comm = self.duplicate(what=what) if color is None else self.comm.Split(color, self.rank)
+        state.lent[state.loans] = comm
+        weakref.finalize(owner, state.returned.append, state.loans).atexit = False
         return comm
 
     def number_trainer(self) -> str:
@@ -230,118 +224,85 @@ class World:
         self._collectives.trainers += 1
         return f" of trainer {self._collectives.trainers}" if self._collectives.trainers > 1 else ""
 
-    @property
-    def checks(self) -> bool:
-        """Whether every collective operation first compares what the ranks are about to do, and
-        where in the program."""
-        return self._collectives.checks
+    checks = False  # read by negotiation.py, until nobody compares program lines any more
 
     def set_checks(self, checks: bool = True) -> None:
-        """Turns these comparisons on or off. Call it on all ranks at the same point."""
-        self._collectives.checks = checks
+        """Does nothing; trainer.py and trial.py call it, until `check=` is gone."""
 
     def collective(self, what: str, at_one_line: bool = True) -> str:
-        """Counts one more collective operation of all ranks and names it. The numbers agree as long
-        as all ranks make the same calls.
-
-        Args:
-            what: its kind.
-            at_one_line: whether all ranks call it from the same line of the program.
+        """Counts one more collective operation of all ranks, of this kind, and names it. The
+        numbers agree as long as all ranks make the same calls.
 
         Raises:
-            RuntimeError: with checks, on all ranks: they call different collective operations. This
-                rank has left a collective operation half done: see uninterrupted().
+            RuntimeError: this rank may call none; see refuse_collective().
         """
-        self._refuse_out_of_step()
-        self.refuse_collective()
-        self._collectives.count += 1
-        name = self.name_of(what, self._collectives.count)
-        if self.checks:
-            here = f"{name}{user_line(sys._getframe()) if at_one_line else ''}"
-            mine, every = np.array([hash_of(here)]), np.empty(self.size, np.int64)
-            self.wait([self.comm.Iallgather(mine, every)], here)
-            if (every != mine).any():
-                self.agree(self.comm, here, "check=True")
-        return name
+        return self.name_of(what, self.count_unchecked())
 
     def count_unchecked(self) -> int:
-        """As collective(), but returns only the number; 0 if checks are on and collective() must be
-        called."""
+        """As collective(), but returns only the number: a name takes a tenth of an exchange."""
         self.refuse_collective()
-        here = self._collectives
-        here.count += not here.checks
-        return 0 if here.checks else here.count
+        self._collectives.count += 1
+        return self._collectives.count
+
+    def refuse_collective(self) -> None:
+        """Raises a RuntimeError if this rank may call no collective operation: in a forked child,
+        which the others would take for its parent; after the end of MPI; out of step; inside
+        no_collectives()."""
+        reason = self._job.refusal or self._collectives.refusal
+        if reason:
+            raise RuntimeError(f"{self.name} {reason}")
+
+    def mark_out_of_step(self, what: str) -> None:
+        """Notes that this rank has left a collective operation that the others have begun or will
+        begin: its next message would be taken for one that it left out. Refuses further ones.
+        """
+        self._collectives.refusal = (
+            f"{what} was interrupted, so that this rank is out of step with the others. Start the"
+            " job again from a checkpoint."
+            if what and self.size > 1
+            else ""
+        )
 
     @contextmanager
     def uninterrupted(self, what: str) -> Iterator[None]:
-        """Guards a collective operation on `comm` that takes several messages. If an exception that
-        other ranks do not have ends it, this rank is out of step, and refuses all further
-        collective operations.
+        """Guards a collective operation on `comm` that takes several messages: an exception that
+        other ranks do not have leaves this rank out of step.
 
-        Its next message would be taken for one that it left out. RuntimeError and ValueError are
-        raised by all ranks alike, so they do no harm. Signals interrupt only waits, which keep
-        MPI's buffers.
+        RuntimeError and ValueError are raised by all ranks alike, so they do no harm. Signals
+        interrupt only waits, which keep MPI's buffers.
         """
         with DeferSignals(self.size > 1, may_leave=lambda: True):
-            self._collectives.interrupted = what if self.size > 1 else ""
+            self.mark_out_of_step(what)
             try:
                 yield
             except (RuntimeError, ValueError):
-                self._collectives.interrupted = ""
+                self.mark_out_of_step("")
                 raise
-            self._collectives.interrupted = ""
+            self.mark_out_of_step("")
 
     @contextmanager
     def no_collectives(self, what: str) -> Iterator[None]:
         """Forbids collective operations while each rank calls the program's functions on its own,
         as often as it has examples."""
-        self._collectives.forbidden_in = what if self.size > 1 else ""
+        before = self._collectives.refusal
+        if self.size > 1:
+            self._collectives.refusal = before or (
+                f"the function that {what} calls must not call collective operations, as update()"
+                " is one: each rank calls it for other examples. Do that before or after"
+                f" {what}."
+            )
         try:
             yield
         finally:
-            self._collectives.forbidden_in = ""
-
-    def mark_out_of_step(self, what: str) -> None:
-        """Notes that this rank has left a collective operation that the others have begun or will
-        begin. Further ones are refused."""
-        self._collectives.interrupted = what if self.size > 1 else ""
-
-    def _refuse_out_of_step(self) -> None:
-        if self._collectives.interrupted:
-            raise RuntimeError(
-                f"{self.name} {self._collectives.interrupted} was interrupted, so that this rank is"
-                " out of step with the others. Start the job again from a checkpoint."
-            )
+            self._collectives.refusal = before
 
     def end(self) -> None:
         """Notes that MPI ends."""
-        self._job.is_over = True
-
-    def refuse_after_end(self) -> None:
-        """Raises a RuntimeError when MPI has ended."""
-        if self._job.is_over:
-            raise RuntimeError(
-                f"{self.name} MPI.Finalize() was called, after which the ranks cannot meet; got a"
-                " call that needs MPI. Leave out MPI.Finalize(), or call it behind all that uses"
-                " dist_dynet.parallel: MPI ends with the program."
-            )
-
-    def refuse_collective(self) -> None:
-        """Raises a RuntimeError in a forked child, which the others would take for its parent, and
-        inside no_collectives(), and when MPI has ended."""
-        self.refuse_after_end()
-        if self._collectives.forbidden_in:
-            raise RuntimeError(
-                f"{self.name} the function that {self._collectives.forbidden_in} calls must not"
-                " meet the other ranks, as update() does: each rank calls it for other examples. Do"
-                f" that before or after {self._collectives.forbidden_in}."
-            )
-        if self._job.is_forked:
-            raise RuntimeError(
-                f"{self.name} process {os.getpid()}, which this rank has forked, takes no part in"
-                " the job; got a call that meets the other ranks. Call it in the rank itself; a"
-                " child may train by a trainer that is not distributed."
-            )
+        self._job.refusal = (
+            "MPI.Finalize() was called, after which the ranks cannot communicate; got a call that"
+            " needs MPI. Leave it out, or call it behind all that uses dist_dynet.parallel: MPI"
+            " ends with the program."
+        )
 
     def name_of(self, what: str, number: int) -> str:
         """The name of the collective operation with this kind and number."""
@@ -410,13 +371,13 @@ class World:
     def barrier(self, timeout: float | None = None) -> None:
         """Returns when all ranks have called it. After a TimeoutError, another call continues the
         wait."""
-        collectives_made = self._collectives
-        if collectives_made.barrier is None:
+        state = self._collectives
+        if state.barrier is None:
             what = self.collective("barrier")
-            collectives_made.barrier = self.comm.Ibarrier(), what
-        request, what = collectives_made.barrier
+            state.barrier = self.comm.Ibarrier(), what
+        request, what = state.barrier
         self.wait([request], what, timeout)
-        collectives_made.barrier = None
+        state.barrier = None
 
     def agree(self, comm: Any, mine: str | Mapping[str, str] | None, what: str) -> None:
         """Makes sure that all ranks give the same text, or texts, each with a remedy for when it is
@@ -461,18 +422,12 @@ class World:
         return [pickle.loads(b) for b in self.exchange_bytes(comm, pickle.dumps(mine), what)]
 
     def _missing(self, what: str) -> str:
-        """Which ranks have not arrived, and where the others are."""
-        answers = {
-            rank: answer
-            for rank, answer in sorted(self._job.locate().items())
-            if rank in self.members
-        }
-        late = [rank for rank, answer in answers.items() if answer.state != f"waits in {what}"]
-        listed = [answer.message for answer in answers.values()]
-        if len(listed) > FEW:  # the missing ranks first
-            listed = [answers[rank].message for rank in late[:FEW]]
-            listed.append(f"{len(answers) - len(listed)} more are not listed")
-        return "; ".join([format_ranks(late) if late else "the other ranks", *listed])
+        """Which ranks have not arrived, and where the first of them are."""
+        others = [member for member in self.members if member != self.members[self.rank]]
+        answers = self._job.locate(others)
+        late = [rank for rank, (state, _) in answers.items() if state != f"waits in {what}"]
+        messages = [answers[rank][1] for rank in late[:FEW]]
+        return "; ".join([format_ranks(late) if late else "the other ranks", *messages])
 
 
 def pause(polled: float, now: float) -> float:

@@ -134,10 +134,6 @@ class Report:
         if every is not None and every < self._every:
             self._every, self._next = every, min(self._next, self._count + every)
 
-    def show(self, trainer: Trainer) -> None:
-        """From now on, lines show updates, rate, norm and logged numbers of this trainer."""
-        self._trainer, self._hooks = weakref.ref(trainer), Hooks(trainer)
-
     def updated(self) -> None:
         """Called after each update."""
         self._count += 1
@@ -345,7 +341,7 @@ def report_on(trainer: Trainer) -> Report | None:
     """The report on a trainer, or on the one that it wraps; None on ranks that write nothing."""
     followed = _reports.get(id(trainer))
     if followed is None and _launcher.find() is None:
-        return _follow_alone(trainer)
+        return follow_alone(trainer)
     return followed
 
 
@@ -358,20 +354,13 @@ def follow_negotiated(trainer: Trainer, here: World, negotiation: Negotiation) -
         follow(trainer, hosts, here.members, lambda: (meters.latest, meters.update))
 
 
-def show_in_place(averages: Trainer, trainer: Trainer) -> None:
-    """Lets the report on a trainer whose updates are averages show the trainer that is averaged."""
-    if report_ := _reports.get(id(averages)):
-        report_.show(trainer)
-        _reports[id(trainer)] = report_
-
-
 def follow_all_trainers() -> None:
     """Reports on every trainer of a single-process program, if there is a file."""
     if FILE and _launcher.find() is None:
-        Hooks.on_new(Trainer, _follow_alone)
+        Hooks.on_new(Trainer, follow_alone)
 
 
-def _follow_alone(trainer: Trainer) -> Report:
+def follow_alone(trainer: Trainer) -> Report:
     """Starts to report on a trainer of a single process."""
     made = weakref.ref(trainer)
 

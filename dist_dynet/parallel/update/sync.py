@@ -24,7 +24,7 @@ from ..agreement.message import Flag
 from ..agreement.negotiation import AsPlanned, Negotiated, Negotiation, Step
 from ..batch import BatchUse
 from ..exchange.engines import Exchange
-from ..exchange.hybrid import HybridExchange
+from ..exchange.hosts import HybridExchange
 from ..exchange.plan import check
 from ..exchange.shared import SharedExchange
 from ..processes.world import World
@@ -146,9 +146,10 @@ class Sync:
             updated = self._update(chosen, follow_up)
         except RuntimeError:  # gradients are not finite, on all ranks
             self.is_not_finite = not over
-            if self.reproducible is not None:  # they belong to no micro-batch
+            if self.reproducible is not None or self.joins:  # cannot count once in a later sum
                 self.collection.reset_gradients()
-            elif self.negotiation is not None:  # they are sums: the next sum would add them up
+            elif self.negotiation is not None and not self.weighted:
+                # all ranks hold the sum, and the next one would add it up
                 for p in self.hooks.members() if chosen is None else chosen:
                     p.scale_gradient(1 / self.here.size)
             raise
@@ -200,17 +201,18 @@ class Sync:
             else:
                 switch(lib.DN_UPDATE)
                 updated = self.hooks.apply(chosen)
-        finally:
-            self._end_passes(updated)
+        except RuntimeError:  # after others, such as KeyboardInterrupt, the rank is out of step
+            self._end_passes(False)
+            raise
+        self._end_passes(updated)
         return updated
 
     def _end_passes(self, updated: bool) -> None:
         """Called at the end of an update, whether it was made or not: another one begins."""
         if self.wire is not None:
-            trainer, norm = self._trainer, lib.dn_trainer_last_norm(self.hooks.c)
-            longest, limit = trainer.get_clip_threshold(), trainer.get_clip_value()
-            factor = longest / norm if updated and norm > longest > 0 else 1.0
-            self.wire.conclude(updated, factor, limit * trainer.accumulation)
+            norm = lib.dn_trainer_last_norm(self.hooks.c)
+            longest = self._trainer.get_clip_threshold()
+            self.wire.conclude(updated, longest / norm if updated and norm > longest > 0 else 1.0)
         self._is_unfinished = False
         self.passes = self.described = 0
 
