@@ -5,7 +5,6 @@ How long: half a minute.
 """
 
 import copy
-import random
 
 import numpy as np
 import pytest
@@ -13,110 +12,59 @@ from jobs import mpirun, needs_mpi
 from processes import HERE, run_python
 
 import dist_dynet as dy
-from dist_dynet import parallel
+from dist_dynet import _random, parallel
 from dist_dynet._ffi import DTYPE
-from dist_dynet.parallel.agreement.structure import Structure
-from dist_dynet.parallel.batches.division import deal, spread
-from dist_dynet.parallel.update.reproducible import FlatLayout, Node, Tree
+from dist_dynet.parallel.division import deal, spread
+from dist_dynet.parallel.reproducible import Node, push, root_sum
+from dist_dynet.parallel.update.gradients import Gradients
 
 # ---- the tree --------------------------------------------------------------------------
 
 
-def random_leaves(rng, layout, tables, count):
-    """Leaves with gradients of some parameters and rows, over many orders of magnitude, so that
-    other orders of summation show."""
-    leaves = []
-    for low in range(count):
-        filled = rng.random(len(layout.structure.dense)) < 0.7
-        dense = np.full(layout.size, np.nan, DTYPE)
-        for _, start, end in layout.runs(filled):
-            dense[start:end] = rng.normal(size=end - start) * 10.0 ** rng.integers(
-                -6, 6, end - start
-            )
-        rows = []
-        for _ in range(tables):
-            ids = np.flatnonzero(rng.random(9) < 0.4).astype(np.int32)
-            rows.append(
-                (ids, (rng.normal(size=(len(ids), 4)) * 10.0 ** rng.integers(-6, 6)).astype(DTYPE))
-                if len(ids)
-                else None
-            )
-        leaves.append(Node(low, 0, filled, dense if filled.any() else None, 0, rows))
-    return leaves
+def random_gradients(rng):
+    """Over many orders of magnitude, so that other orders of summation show."""
+
+    def numbers(*shape):
+        return (rng.normal(size=shape) * 10.0 ** rng.integers(-6, 6, shape)).astype(DTYPE)
+
+    ids = np.flatnonzero(rng.random(9) < 0.4).astype(np.int32)
+    return Gradients(rng.random(2) < 0.5, numbers(50), [(ids, numbers(len(ids), 4))])
 
 
-def root_of(nodes, layout):
-    tree = Tree(layout, [])
-    for node in copy.deepcopy(nodes):
-        tree.push(node)
-    return tree
+def arrays(gradients):
+    table = np.zeros((9, 4), DTYPE)
+    ids, rows = gradients.tables[0]
+    table[ids] = rows
+    return gradients.dense, table
 
 
-def in_halves(low, high, leaves, layout):
-    """The sum as the tree says, by recursion, in plain NumPy: (values or None, rows) of the dense
-    parameters and of each table's rows."""
-    if high - low == 1:
-        leaf = leaves[low]
-        parts = {}
-        for k, is_filled in enumerate(leaf.filled.tolist()):
-            if is_filled:
-                ((_, start, end),) = layout.runs(np.arange(len(leaf.filled)) == k)
-                parts["dense", k] = leaf.dense[start:end]
-        for t, rows in enumerate(leaf.tables):
-            for i in range(len(rows[0]) if rows else 0):
-                parts[t, int(rows[0][i])] = rows[1][i]
-        return parts
-    middle = low + (1 << (high - low - 1).bit_length() - 1)
-    left, right = in_halves(low, middle, leaves, layout), in_halves(middle, high, leaves, layout)
-    return {
-        key: left[key] + right[key]
-        if key in left and key in right
-        else left.get(key, right.get(key))
-        for key in left.keys() | right
-    }
+def in_halves(leaves):
+    """The sum as the tree says, by recursion, in plain NumPy."""
+    if len(leaves) == 1:
+        return arrays(leaves[0])
+    middle = 1 << (len(leaves) - 1).bit_length() - 1
+    pairs = zip(in_halves(leaves[:middle]), in_halves(leaves[middle:]), strict=True)
+    return [left + right for left, right in pairs]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6, 7, 8, 13, 16])
 def test_tree_does_not_depend_on_the_ranks(count, seed):
     rng = np.random.default_rng(seed)
-    model = dy.ParameterCollection()
-    for size in (5, 16, 100, 3):
-        model.add_parameters(size)
-    layout = FlatLayout(Structure(model))
-    leaves = random_leaves(rng, layout, 2, count)
-    expected = in_halves(0, count, leaves, layout)
+    leaves = [random_gradients(rng) for _ in range(count)]
     for ranks in (1, 2, 3, 4, 5, 20):
-        nodes = []
+        every = []
         for rank in range(ranks):
-            mine = [leaves[number] for number in deal(count, rank, ranks) if number is not None]
-            nodes += root_of(mine, layout).nodes
-        assert ranks > 1 or len(nodes) <= count.bit_length()
-        random.Random(seed).shuffle(nodes)
-        root = root_of(sorted(nodes, key=lambda node: node.low), layout).root()
-        assert np.array_equal(root.filled, np.logical_or.reduce([leaf.filled for leaf in leaves]))
-        found = in_halves(0, 1, [root], layout)
-        assert found.keys() == expected.keys()
-        assert all(np.array_equal(found[key], expected[key]) for key in expected)
-
-
-def test_a_share_of_the_tree_is_that_share_of_the_whole(seed):
-    rng = np.random.default_rng(seed)
-    model = dy.ParameterCollection()
-    for size in (5, 16, 100, 3):
-        model.add_parameters(size)
-    layout = FlatLayout(Structure(model))
-    leaves = random_leaves(rng, layout, 0, 6)
-    whole = root_of(leaves, layout).root()
-    for first, last in ((0, 16), (16, 64), (64, layout.size), (32, 32)):
-        shares = copy.deepcopy(leaves)
-        for share in shares:
-            share.dense, share.start = (
-                None if share.dense is None else share.dense[first:last],
-                first,
-            )
-        assert np.array_equal(
-            root_of(shares, layout).root().dense, whole.dense[first:last], equal_nan=True
-        )
+            mine = []
+            for number in deal(count, rank, ranks):
+                if number is not None:
+                    push(mine, Node(number, 0, copy.deepcopy(leaves[number])))
+            assert ranks > 1 or len(mine) <= count.bit_length()
+            for node in mine:
+                push(every, node)
+        found = root_sum(every)
+        assert np.array_equal(found.filled, np.logical_or.reduce([x.filled for x in leaves]))
+        for array, expected in zip(arrays(found), in_halves(leaves), strict=True):
+            assert np.array_equal(array, expected)
 
 
 def test_micro_batches_are_dealt_evenly():
@@ -230,11 +178,9 @@ def test_draws_of_an_evaluation_depend_on_seed_call_and_example_alone():
     assert draw() == own[1]
 
 
-@pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_result_is_that_of_whole_batches(average, accumulate):
-    """With losses as `average` says: micro-batches add up to what one process does with whole
-    batches, of several steps too."""
+@pytest.mark.parametrize("way", ["mean", "weighted", "sum"])
+def test_result_is_that_of_whole_batches(way):
+    """Micro-batches add up to what one process does with whole batches."""
     results = []
     for micro_batches in (None, 3):
         dy.reset_random_seed(3)
@@ -243,25 +189,84 @@ def test_result_is_that_of_whole_batches(average, accumulate):
         inner = dy.AdamTrainer(model, 0.05)
         inner.set_clip_threshold(0.7)
         trainer = parallel.DistributedTrainer(
-            inner, average, reproducible=micro_batches is not None, accumulate=accumulate
+            inner, "sum" if way == "sum" else "mean", reproducible=micro_batches is not None
         )
         for _ in range(4):
             for batch in parallel.shard(range(14), batch_size=7, micro_batches=micro_batches):
                 dy.renew_cg()
-                weight = sum(1.0 + x % 3 for x in batch)
+                weights = [1.0 + x % 3 if way == "weighted" else 1.0 for x in batch]
+                batch.n = sum(weights)
                 if batch:
                     losses = [
-                        dy.pickneglogsoftmax(W * table[x % 7], x % 3)
-                        * (1.0 + x % 3 if average == "weighted" else 1)
-                        for x in batch
+                        dy.pickneglogsoftmax(W * table[x % 7], x % 3) * weight
+                        for x, weight in zip(batch, weights, strict=True)
                     ]
-                    divisor = {"mean": len(batch), "weighted": weight, "sum": 1}[average]
-                    (dy.esum(losses) / divisor).backward()
-                trainer.update(*([weight] if average == "weighted" else []))
-        assert trainer.updates == 8 // accumulate
+                    (dy.esum(losses) / (1 if way == "sum" else batch.n)).backward()
+                trainer.update(batch)
+        assert trainer.updates == 8
         results.append((W.as_array(), table.as_array()))
     for whole, cut in zip(*results, strict=True):
         assert np.all(np.abs(whole - cut) <= 1e-5 * (1 + np.abs(whole)))
+
+
+def new_trainer(**options):
+    model = dy.ParameterCollection()
+    w = model.add_parameters(1, init=0)
+    return w, parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, 1), **options)
+
+
+def test_gradients_of_a_refused_step_are_dropped():
+    w, trainer = new_trainer(reproducible=True)
+    trainer.set_clip_threshold(5)
+
+    def epoch(factor):
+        for batch in parallel.shard([1, 2], batch_size=2, micro_batches=2):
+            dy.renew_cg()
+            (factor * w).backward()
+            trainer.update(batch)
+
+    with pytest.raises(RuntimeError, match="Magnitude of gradient is bad"):
+        epoch(float("nan"))
+    epoch(1)
+    assert w.as_array() == [-1] and trainer.updates == 1
+
+
+def test_calls_that_do_not_fit_are_errors():
+    w, trainer = new_trainer(reproducible=True)
+    with pytest.raises(RuntimeError, match="each call belongs to a batch of shard"):
+        trainer.update()
+    with pytest.raises(RuntimeError, match="no_sync: with reproducible=True"), trainer.no_sync():
+        pass
+    with pytest.raises(ValueError, match="Join: with reproducible=True"):
+        parallel.Join(trainer)
+    with pytest.raises(ValueError, match="reproducible=True takes no compression and no acc"):
+        new_trainer(reproducible=True, accumulate=2)
+    for _ in parallel.shard([1, 2], batch_size=2, micro_batches=2):
+        dy.renew_cg()
+        w.backward()
+        trainer.update()
+        with pytest.raises(RuntimeError, match="call it once after each batch of shard"):
+            trainer.update()
+        break
+    assert w.as_array() == [0]
+    # the step that was left is dropped
+    for _ in parallel.shard([1, 2], batch_size=2, micro_batches=2):
+        dy.renew_cg()
+        (2 * w).backward()
+        trainer.update()
+    assert w.as_array() == [-2]
+    _random.use_dynet_order(True)
+    try:
+        for _ in parallel.shard([1], batch_size=1, micro_batches=1):
+            with pytest.raises(RuntimeError, match="got DyNet's order of draws"):
+                trainer.update()
+    finally:
+        _random.use_dynet_order(False)
+    _, other = new_trainer()
+    for _ in parallel.shard([1, 2], batch_size=2, micro_batches=2):
+        with pytest.raises(RuntimeError, match="need DistributedTrainer"):
+            other.update()
+        break
 
 
 # ---- several ---------------------------------------------------------------------------
@@ -270,9 +275,9 @@ def test_result_is_that_of_whole_batches(average, accumulate):
 def test_every_number_of_ranks_gives_the_same_bits(mpi):
     alone = run_python(str(HERE / "mpi" / "reproducible.py"))
     ways = dict(line.rsplit(" ", 1) for line in alone.stdout.splitlines())
-    assert len(ways) == len(set(ways.values())) == 13, alone.stdout + alone.stderr
-    for ranks, engine in ((2, "shared"), (3, "mpi"), (4, "shared")):
-        status, output, _ = mpirun(ranks, "reproducible.py", engine, mpi=mpi)
+    assert len(ways) == len(set(ways.values())) == 11, alone.stdout + alone.stderr
+    for ranks in 2, 3, 4:
+        status, output, _ = mpirun(ranks, "reproducible.py", mpi=mpi)
         assert (status, output) == (0, alone.stdout), ranks
 
 

@@ -33,7 +33,7 @@ from .exchange.engines import Compression, check_choice, choose, default_engine
 from .exchange.hosts import HybridExchange
 from .processes import environment, saving, session, spans, trial
 from .processes.world import hash_of
-from .update.reproducible import ReproducibleSum
+from .reproducible import ReproducibleSum
 from .update.sync import Sync
 from .wrapper import TrainerWrapper, check_trainer
 
@@ -283,8 +283,9 @@ class DistributedTrainer(TrainerWrapper):
             raise RuntimeError(use.problem)
         part = use.batch.part if use.batch is not None else None
         kept.check_turn(part)
-        assert part is not None
-        kept.keep(part, use.n, use.n if self.sync.weighted else 1.0)
+        assert part is not None and use.batch is not None
+        n = use.batch.n
+        kept.keep(part, n, n if self.sync.weighted else 1.0)
         if not part.is_last:
             return False
         return self.sync.step(1.0, self._step(use))[0]

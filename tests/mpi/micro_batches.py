@@ -5,7 +5,7 @@ from raised import raises
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel.update import reproducible
+from dist_dynet.parallel import reproducible
 
 rank, size = parallel.rank(), parallel.world_size()
 model = dy.ParameterCollection()

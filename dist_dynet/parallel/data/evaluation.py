@@ -18,7 +18,6 @@ from ...graph import cg
 from ...meter import during
 from ..division import Cost, Numbers, assign
 from ..fingerprint import fingerprint, is_sequence
-from ..micro_batches import Outside
 from ..processes.session import world
 from ..processes.world import World, hash_of
 from .collectives import gathered
@@ -70,8 +69,7 @@ def evaluate(
     values: list[R] = []
     examples: Any = ()
     of, said = np.empty(0, np.int32), (0, 0, 0)
-    mine, outside, number = b"", Outside(), _random.next_evaluation()
-    outside.begin_batch(None)  # whatever fn draws, an enclosing micro-batch continues unchanged
+    mine, number = b"", _random.next_evaluation()
     try:  # a rank that fails still takes part, so that all stay in step
         examples = data if is_sequence(data) else list(data)
         of = assign(Numbers(cost, examples, "cost", kept=True).all(), here.size)
@@ -85,8 +83,6 @@ def evaluate(
     except BaseException:
         here.mark_out_of_step("evaluate")
         raise
-    finally:
-        outside.ends(None)
     if here.size == 1 and failure is None:
         return values
     words = failure and f"{type(failure).__name__}: {failure}"

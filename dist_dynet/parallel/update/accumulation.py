@@ -7,14 +7,11 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...params.collection import ParameterCollection, handles_of
 from ...params.parameters import AnyParameter
 from ...params.root import Root
 from ..agreement.structure import Structure
-from .gradients import FlatLayout, Node, add_up, put_back, take_out
+from .gradients import GradientLayout, Gradients
 
 
 class Stash:
@@ -25,8 +22,7 @@ class Stash:
     """
 
     def __init__(self) -> None:
-        self.kept: list[tuple[FlatLayout, Node]] = []
-        self._pool: list[NDArray[Any]] = []
+        self.kept: list[tuple[GradientLayout, Gradients]] = []
 
     @staticmethod
     def of(root: Root) -> Stash:
@@ -38,14 +34,12 @@ class Stash:
 
     def take(self, m: ParameterCollection, factor: float) -> None:
         """Moves the gradients of a collection, times factor, into the stash."""
-        known = next((layout for layout, _ in self.kept if layout.structure.is_of(m)), None)
-        layout = known or FlatLayout(Structure(m))
-        node = take_out(layout, 0, factor, self._pool if known else [])
-        if known is None:
-            self.kept.append((layout, node))
-        else:
-            (of_before,) = (node for layout, node in self.kept if layout is known)
-            add_up(layout, of_before, node, self._pool)
+        kept = next((kept for kept in self.kept if kept[0].structure.is_of(m)), None)
+        if kept is None:
+            layout = GradientLayout(Structure(m))
+            kept = layout, layout.none()
+            self.kept.append(kept)
+        kept[0].take(kept[1], factor)
 
     def holds(self, params: Iterable[AnyParameter]) -> bool:
         """Whether gradients of some of these parameters may be stashed."""
@@ -54,21 +48,10 @@ class Stash:
 
     def put_back(self, params: Iterable[AnyParameter]) -> None:
         """Moves the stashed gradients of these parameters back, adding them to the present ones."""
-        wanted, left = {*handles_of(params)}, []
-        for layout, node in self.kept:
-            chosen = np.array([h in wanted for h in layout.structure.handles], np.bool_)
-            dense = len(layout.structure.dense)
-            rest = Node(0, 0, node.filled & ~chosen[:dense], node.dense, 0, [])
-            pairs = list(zip(node.tables, chosen[dense:].tolist(), strict=True))
-            rest.tables = [None if wanted else rows for rows, wanted in pairs]
-            node.filled = node.filled & chosen[:dense]
-            node.tables = [rows if wanted else None for rows, wanted in pairs]
-            put_back(layout, node)
-            if rest.filled.any() or any(rows is not None for rows in rest.tables):
-                left.append((layout, rest))
-        self.kept = left
-        if not left:
-            self._pool.clear()
+        wanted = {*handles_of(params)}
+        for layout, gradients in self.kept:
+            layout.put_back(gradients, wanted=wanted)
+        self.kept = [(layout, gradients) for layout, gradients in self.kept if gradients]
 
 
 _stashes: weakref.WeakValueDictionary[Any, Stash] = weakref.WeakValueDictionary()

@@ -28,8 +28,8 @@ from ..exchange.hosts import HybridExchange
 from ..exchange.plan import check
 from ..exchange.shared import SharedExchange
 from ..processes.world import World
+from ..reproducible import ReproducibleSum
 from .accumulation import Stash
-from .reproducible import ReproducibleSum
 
 
 class Sync:
