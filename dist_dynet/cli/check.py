@@ -208,10 +208,10 @@ class _Check:
         print(f"{self._script}: {self._steps} updates with 1 rank and with {self._n}")
         for topic, text in found.findings:
             print(f"  {topic:<12} {text}")
-        paces = pace_of(one), pace_of(many)
+        first, second = pace_of(one), pace_of(many)
         lines = ["the script makes too few updates to time them"]
-        if paces[0] is not None and paces[1] is not None:
-            lines = pace_lines(*paces, found.divided)
+        if first is not None and second is not None:
+            lines = pace_lines(first, second, found.divided)
         for i, line in enumerate(lines):
             print(f"  {'' if i else 'time':<12} {line}")
         if self._n > mpi.cores():

@@ -475,9 +475,14 @@ def merge_parts(file: Path) -> str:
     return words
 
 
+def _end_all() -> None:
+    for report in tuple(_reports.values()):
+        report.end()
+
+
 def install() -> None:
     """Follows the trainers of a single-process program, if there is a file."""
-    atexit.register(lambda: [report.end() for report in (*_reports.values(),)])
+    atexit.register(_end_all)
     if METRICS and _launcher.find() is None:
         Hooks.on_new(Trainer, follow_alone)
     if TIMELINE and _launcher.find() is None:
