@@ -38,7 +38,6 @@ _RECORD = np.dtype(
     ],
     align=True,
 )
-_INPUTS: int = lib.DN_PROFILED_INPUTS
 _owners = itertools.count(1)
 
 
@@ -115,13 +114,9 @@ class Profile:
         try:
             at = ffi.new("dn_profiled **")
             n = lib.dn_profile_read(at)
-            size = ffi.sizeof("dn_profiled")
-            if size != _RECORD.itemsize:
-                raise RuntimeError(
-                    f"profile: records of C have {size} bytes, not {_RECORD.itemsize}."
-                )
             if n:
-                self._records = np.frombuffer(bytes(ffi.buffer(at[0], n * size)), _RECORD)
+                records = bytes(ffi.buffer(at[0], n * _RECORD.itemsize))
+                self._records = np.frombuffer(records, _RECORD)
         finally:
             lib.dn_profile_free()
         self.seconds = (end - self._begin) * 1e-9
@@ -133,7 +128,7 @@ class Profile:
         is_op = np.isin(records["what"], list(_NAMES))
         found: dict[Any, list[float]] = {}
         for record, seconds in zip(records[is_op], own[is_op], strict=True):
-            inputs = record["x"][: min(record["inputs"], _INPUTS)]
+            inputs = record["x"][: record["inputs"]]
             shape = f"{', '.join(map(_shape, inputs))} -> {_shape(record['y'])}"
             row = found.setdefault((_name(record), shape), [0, 0, 0.0, 0.0])
             row[0] += 1
@@ -250,7 +245,7 @@ class Profile:
             begin, end = record["begin"] - self._begin, record["end"] - self._begin
             more: dict[str, Any] = {}
             if not (name := _AROUND.get(int(record["what"]), "")):
-                name, inputs = _name(record), record["x"][: min(record["inputs"], _INPUTS)]
+                name, inputs = _name(record), record["x"][: record["inputs"]]
                 more = {"inputs": [*map(_shape, inputs)], "result": _shape(record["y"])}
                 more = {"args": {**more, "nodes": int(record["members"])}}
             yield trace_events.span(name, process, 1, begin, end, **more)

@@ -104,7 +104,6 @@ class Run:
 
     The lines are those of docs/metrics.md, with the learning rate, the gradient norm, the values
     given to log(), and `rate`: examples per second over all ranks, while batches are processed.
-    `dist-dynet plot FILE` draws them.
 
     Args:
         trainer: whose updates are counted.

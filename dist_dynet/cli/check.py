@@ -14,8 +14,10 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..parallel.processes.trial import VARIABLE
 from . import mpi
@@ -157,7 +159,7 @@ class _Check:
                 for path in folder.glob("rank-*.json")
             }
             count = len(records[0]["trainers"]) if 0 in records else 0
-            values = [dict(np.load(folder / f"values-{i}.npz")) for i in range(count)]
+            values = [_load(folder / f"values-{i}.npz") for i in range(count)]
         return Run(ranks, status, records, values)
 
     def _failed(self, done: Run) -> str:
@@ -206,10 +208,10 @@ class _Check:
         print(f"{self._script}: {self._steps} updates with 1 rank and with {self._n}")
         for topic, text in found.findings:
             print(f"  {topic:<12} {text}")
-        paces = pace_of(one), pace_of(many)
+        first, second = pace_of(one), pace_of(many)
         lines = ["the script makes too few updates to time them"]
-        if paces[0] is not None and paces[1] is not None:
-            lines = pace_lines(*paces, found.divided)
+        if first is not None and second is not None:
+            lines = pace_lines(first, second, found.divided)
         for i, line in enumerate(lines):
             print(f"  {'' if i else 'time':<12} {line}")
         if self._n > mpi.cores():
@@ -223,6 +225,11 @@ class _Check:
         for fault in faults or ["nothing differs that must agree."]:
             print_message(f"check: {fault}")
         return DIFFERS if faults else SAME
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path) as file:
+        return dict(file)
 
 
 def _ranks(n: int) -> str:

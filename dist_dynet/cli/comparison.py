@@ -20,18 +20,18 @@ _NEAR = 0.2
 """A ratio this close to N is taken for N."""
 
 _STEPS = (
-    "Make the same steps whatever the number of ranks: call update() in every step of the loop over"
-    " shard(), also if a batch is empty. Neither the loop nor the arguments of shard() may depend on"
-    " rank() or world_size()."
+    "Make the same steps whatever the number of ranks: call update() in every step of the loop"
+    " over shard(), also if a batch is empty. Neither the loop nor the arguments of shard() may"
+    " depend on rank() or world_size()."
 )
 _DATA = (
-    "Each rank must read the same examples in the same order, whatever the number of ranks: shard()"
-    " divides them. Sort what comes from sets and from lists of files, and seed Python's and NumPy's"
-    " random numbers."
+    "Each rank must read the same examples in the same order, whatever the number of ranks:"
+    " shard() divides them. Sort what comes from sets and from lists of files, and seed Python's"
+    " and NumPy's random numbers."
 )
 _MODEL = (
-    "The model and its first values must not depend on the number of ranks. Make vocabularies of all"
-    " of the data, and seed what values are made from."
+    "The model and its first values must not depend on the number of ranks. Make vocabularies of"
+    " all of the data, and seed what values are made from."
 )
 _BITS = (
     "With reproducible=True the bits must be the same: something in the loop depends on rank() or"
@@ -39,9 +39,10 @@ _BITS = (
 )
 _OTHERWISE = (
     "N ranks do not compute what one does. If losses are means over something else than examples,"
-    " such as words, give shard() weight=len, or write update(weight). What is computed over a whole"
-    " batch, such as its statistics, or from gradients before update(), such as their norm, differs"
-    " where the batch is divided. Nothing in the loop may depend on rank() or world_size()."
+    " such as words, give shard() weight=len, or write update(weight). What is computed over a"
+    " whole batch, such as its statistics, or from gradients before update(), such as their norm,"
+    " differs where the batch is divided. Nothing in the loop may depend on rank() or"
+    " world_size()."
 )
 
 
@@ -115,7 +116,8 @@ def _compare_loops(found: Comparison, one: list[Any], many: list[Any], ranks: in
     if not any((*one, *many)):
         found.add("loops", "no shard(): whether an update has the same examples is not known")
         return False
-    for update, (x, y) in enumerate(zip_longest(one, many, fillvalue={}), 1):
+    none: dict[str, Any] = {}
+    for update, (x, y) in enumerate(zip_longest(one, many, fillvalue=none), 1):
         names = [name for name in {**x, **y} if x.get(name) != y.get(name)]
         if not names:
             continue
@@ -124,13 +126,12 @@ def _compare_loops(found: Comparison, one: list[Any], many: list[Any], ranks: in
             found.divided = False
             found.add("loops", f"{a} with 1 rank, {b} with {ranks}: parameters then differ")
             return False
-        differs_in_data = x and y and {"examples", "fingerprint"} & {*names}
         text = f"differ in update {update}: {a} with 1 rank, {b} with {ranks}"
-        found.add("data" if differs_in_data else "loops", text, _DATA if differs_in_data else _STEPS)
+        of_data = x and y and {"examples", "fingerprint"} & {*names}
+        found.add(*(("data", text, _DATA) if of_data else ("loops", text, _STEPS)))
         return False
     size, examples = one[0].get("batch_size"), one[0].get("examples")
-    text = f"the same: {len(one)} updates, batches of {size} of {examples} examples"
-    found.add("loops", text)
+    found.add("loops", f"the same: {len(one)} updates, batches of {size} of {examples} examples")
     return True
 
 
@@ -218,7 +219,8 @@ def pace_of(run: Run) -> NDArray[np.float64] | None:
     agreed = each["agreement"].min(axis=0)
     exchange = each["exchange"] + each["rows"] + agreed
     parts = [each["compute"], each["agreement"] - agreed, exchange, each["update"]]
-    return np.median(np.stack(parts, axis=-1), axis=1)
+    pace: NDArray[np.float64] = np.median(np.stack(parts, axis=-1), axis=1)
+    return pace
 
 
 def pace_lines(one: NDArray[np.float64], many: NDArray[np.float64], divided: bool) -> list[str]:

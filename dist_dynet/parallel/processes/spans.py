@@ -117,9 +117,6 @@ def _seconds(nanoseconds: NDArray[Any]) -> dict[str, list[float]]:
 Sink = Callable[[dict[str, Any]], None]
 """Receives lines; str() names it."""
 
-Readings = Callable[[], tuple[NDArray[Any], int]]
-"""Returns the reading of each rank, and the number of the update in which they were taken."""
-
 _numbers = count(1)
 _began = round(time.time(), 3)
 
@@ -129,7 +126,7 @@ class Report:
 
     Args:
         trainer: the trainer itself, or the one that is wrapped.
-        readings: as Readings.
+        readings: returns the reading of each rank, and in which update they were taken.
         members: the number of each rank in the job.
         hosts: the host of each rank.
         every: updates between two lines.
@@ -138,12 +135,13 @@ class Report:
     def __init__(
         self,
         trainer: Trainer,
-        readings: Readings,
+        readings: Callable[[], tuple[NDArray[Any], int]],
         members: Sequence[int] = (0,),
         hosts: Sequence[str] = ("",),
         every: float = EVERY,
     ) -> None:
-        self._trainer, self._readings, self._every = trainer, readings, every
+        self.trainer, self._readings, self._every = trainer, readings, every
+        """Lines show updates, rate, norm and logged numbers of this trainer."""
         self._members, self._hosts = list(members), hosts
         self._sinks: list[Sink] = []
         self.attempt = int(os.environ.get("DIST_DYNET_ATTEMPT") or 0)
@@ -160,10 +158,6 @@ class Report:
         self._sinks.append(sink)
         if every is not None and every < self._every:
             self._every, self._next = every, min(self._next, self._count + every)
-
-    def show(self, trainer: Trainer) -> None:
-        """From now on, lines show updates, rate, norm and logged numbers of this trainer."""
-        self._trainer = trainer
 
     def updated(self) -> None:
         """Called after each update. What came before the first update is part of no line."""
@@ -189,8 +183,15 @@ class Report:
         readings, update = self._readings()
         self._last = now, _ = readings.copy(), update
         self._next = self._count + self._every
-        if self._sinks:
-            self._write(self.line(now, before, update - then))
+        line = self._line(now, before, update - then) if self._sinks else {}
+        for sink in tuple(self._sinks):
+            try:
+                sink(line)
+            except OSError as error:
+                failures.report(
+                    f"metrics: {sink} cannot be written: {error.strerror}. There are no more."
+                )
+                self._sinks.remove(sink)
         if not self._named and self._first is not None:
             self._name_the_slowest(now["nanoseconds"] - self._first[0]["nanoseconds"])
 
@@ -199,9 +200,8 @@ class Report:
         if self._last is not None and self._readings()[1] > self._last[1]:
             self.write()
 
-    def line(self, now: NDArray[Any], before: NDArray[Any], updates: int) -> dict[str, Any]:
-        """The line for so many updates, between two readings."""
-        nanoseconds, stats = now["nanoseconds"] - before["nanoseconds"], self._trainer.stats()
+    def _line(self, now: NDArray[Any], before: NDArray[Any], updates: int) -> dict[str, Any]:
+        nanoseconds, stats = now["nanoseconds"] - before["nanoseconds"], self.trainer.stats()
         seconds = _seconds(nanoseconds)
         found = slowest(seconds)
         line = {
@@ -219,22 +219,11 @@ class Report:
             "gradient_norm": _finite(stats.gradient_norm),
             "slowest": found and [self._members[rank] for rank in found.ranks],
         }
-        logged = {**self.further(), **Hooks(self._trainer).take_logged()}
+        logged = {**self.further(), **Hooks(self.trainer).take_logged()}
         own = {name + "_" * (name in line): _finite(x) for name, x in logged.items()}
         return {**line, **own}
 
-    def _write(self, line: dict[str, Any]) -> None:
-        for sink in tuple(self._sinks):
-            try:
-                sink(line)
-            except OSError as error:
-                failures.report(
-                    f"metrics: {sink} cannot be written: {error.strerror}. There are no more."
-                )
-                self._sinks.remove(sink)
-
     def _name_the_slowest(self, nanoseconds: NDArray[Any]) -> None:
-        """Once."""
         found = slowest(_seconds(nanoseconds))
         if found is not None and nanoseconds[0].sum() >= _LEAST * 1e9:
             self._named = True
@@ -292,13 +281,7 @@ def follow_negotiated(trainer: Trainer, here: World, meters: Meters) -> None:
 
 def follow_alone(trainer: Trainer) -> Report:
     """Starts to report on a trainer of a single process."""
-    made = weakref.ref(trainer)
-
-    def readings() -> tuple[NDArray[Any], int]:
-        present = made()
-        return meter.reading(), 0 if present is None else present.updates
-
-    return follow(trainer, readings)
+    return follow(trainer, lambda: (meter.reading(), trainer.updates))
 
 
 def report_on(trainer: Trainer) -> Report | None:
@@ -310,7 +293,7 @@ def report_on(trainer: Trainer) -> Report | None:
 def show_in_place(averages: Trainer, trainer: Trainer) -> None:
     """Lets the report on a trainer whose updates are averages show the trainer that is averaged."""
     if report := _reports.get(id(averages)):
-        report.show(trainer)
+        report.trainer = trainer
         _reports[id(trainer)] = report
 
 
@@ -492,9 +475,14 @@ def merge_parts(file: Path) -> str:
     return words
 
 
+def _end_all() -> None:
+    for report in tuple(_reports.values()):
+        report.end()
+
+
 def install() -> None:
     """Follows the trainers of a single-process program, if there is a file."""
-    atexit.register(lambda: [report.end() for report in (*_reports.values(),)])
+    atexit.register(_end_all)
     if METRICS and _launcher.find() is None:
         Hooks.on_new(Trainer, follow_alone)
     if TIMELINE and _launcher.find() is None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import threading
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -142,9 +141,6 @@ class Trial:
     def stop(self) -> None:
         """Ends the program. If the program catches this, the next update raises it again."""
         self._ended = "stopped"
-        if threading.current_thread() is not threading.main_thread():
-            self.write()
-            os._exit(0)  # SystemExit would end this thread only
         raise SystemExit(0)
 
     def write(self) -> None:
