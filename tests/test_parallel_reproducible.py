@@ -271,7 +271,7 @@ def test_every_number_of_ranks_gives_the_same_bits(mpi):
     alone = run_python(str(HERE / "mpi" / "reproducible.py"))
     ways = dict(line.rsplit(" ", 1) for line in alone.stdout.splitlines())
     assert len(ways) == len(set(ways.values())) == 13, alone.stdout + alone.stderr
-    for ranks, engine in ((2, "shared"), (3, "mpi"), (4, "shared")):
+    for ranks, engine in ((2, "auto"), (3, "mpi"), (4, "auto")):
         status, output, _ = mpirun(ranks, "reproducible.py", engine, mpi=mpi)
         assert (status, output) == (0, alone.stdout), ranks
 
