@@ -14,7 +14,7 @@ of which knows only those before it, and the modules beside them:
 - update: that of all ranks
 - data: its parts, evaluation, collective operations
 - wrapper, trainer, join, anchor, averaging, local_sgd: what users train with
-- checkpoint, checkpoint_files: what a run is resumed from
+- checkpoint, checkpoint_files, fingerprint: what a run is resumed from
 """
 
 from typing import TYPE_CHECKING, Any
