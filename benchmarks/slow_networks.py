@@ -5,7 +5,7 @@ tagger, 32 sentences a rank.
         [--every 64]
 
 A minute. "alone" exchanges nothing: the most that there could be. The others are an exchange at
-every update, as it is and in 8 bits, and LocalSGD, as it is and in 8 bits. Each way
+every update, as it is and in 8 bits, and LocalSGD. Each way
 trains a model of its own, in turns of --every steps within one run, so that a busy machine hurts
 all alike. A line per way:
 
@@ -35,15 +35,11 @@ def ways_of(dy, every):
     def distributed(**options):
         return lambda trainer: parallel.DistributedTrainer(trainer, average="sum", **options)
 
-    def local(**options):
-        return lambda trainer: parallel.LocalSGD(trainer, every=every, **options)
-
     return {
         "alone": lambda trainer: trainer,
         "each": distributed(),
         "each, int8": distributed(compression="int8"),
-        "local": local(rows="touched"),
-        "local, int8": local(rows="touched", compression="int8"),
+        "local": lambda trainer: parallel.LocalSGD(trainer, every=every),
     }
 
 

@@ -39,7 +39,7 @@ def test_gradients_without_examples_are_discarded():
         dy.renew_cg()
         w.backward()
         trainer.update(n)
-    assert np.allclose(w.as_array(), -2.9) and trainer.updates == 2
+    assert np.allclose(w.as_array(), -2.9) and trainer.inner.updates == 2 and trainer.updates == 3
 
 
 def test_moving_averages_are_of_the_collection():

@@ -35,11 +35,6 @@ def test_one_process_has_it_for_itself():
     assert trainer.sync.model is None
 
 
-def test_local_sgd_refuses_it():
-    with pytest.raises(TypeError, match="shared_model"):
-        parallel.LocalSGD(dy.SimpleSGDTrainer(dy.ParameterCollection()), shared_model=True)
-
-
 @pytest.mark.mpi
 @needs_mpi
 @pytest.mark.parametrize("layout", ["aa", "aaa", "aab", "aabb"])
