@@ -15,7 +15,6 @@ from dist_dynet.trainers.hooks import Hooks
 TRAINERS = {
     "plain": dy.CyclicalSGDTrainer,
     "distributed": lambda m: dy.parallel.DistributedTrainer(dy.CyclicalSGDTrainer(m)),
-    "local": lambda m: dy.parallel.LocalSGD(dy.CyclicalSGDTrainer(m), every=1),
 }
 
 

@@ -13,7 +13,6 @@ from table_followers import FOLLOWERS, NOT_IN_THE_TABLE, follow_all, gaps
 from tables import differing, known_classes
 
 import dist_dynet as dy
-from dist_dynet.parallel import averaging
 from dist_dynet.trainers.following import FollowsTrainer
 
 PACKAGE = Path(dy.__file__).parent
@@ -31,13 +30,9 @@ def test_table_has_every_follower():
     assert not said, said
 
 
-FOLLOWS_BY_ITSELF = {"parallel/local_sgd": "AfterAverage has no state beside that of the LocalSGD"}
-"""{module: why what it makes follow a trainer is no FollowsTrainer}."""
-
-
 def test_what_follows_a_trainer_is_part_of_its_checkpoints():
     calls = re.compile(r"\bHooks\([^()]*\)\.follow\(|\bhooks\.follow\(|_followers\.append\(")
-    known = {"trainers/following", "trainers/hooks", *FOLLOWS_BY_ITSELF}
+    known = {"trainers/following", "trainers/hooks"}
     found = {
         path.relative_to(PACKAGE).with_suffix("").as_posix()
         for path in PACKAGE.rglob("*.py")
@@ -52,7 +47,6 @@ WRAPPED = {
     "collection": None,
     "plain": lambda trainer: trainer,
     "distributed": dy.parallel.DistributedTrainer,
-    "local": lambda trainer: dy.parallel.LocalSGD(trainer, every=1),
 }
 
 
@@ -90,8 +84,8 @@ def test_followers_refuse_what_they_cannot_follow(name):
     make = FOLLOWERS[name].make
     with pytest.raises(TypeError, match=rf"^{name}: takes a trainer or a ParameterColl.*; got int"):
         make(3)
-    inner, outer = (dy.SimpleSGDTrainer(dy.ParameterCollection()) for _ in range(2))
-    make(inner)
-    averaging.refuse_averages(inner, outer, ranks=1)
-    with pytest.raises(RuntimeError, match=rf"LocalSGD: a {name} must be of the LocalSGD"):
-        averaging.refuse_averages(inner, outer, ranks=2)
+    local = dy.parallel.LocalSGD(dy.SimpleSGDTrainer(dy.ParameterCollection()))
+    follower = make(local)
+    with pytest.raises(RuntimeError, match=f"a {name} of LocalSGD would follow the updates of one"):
+        local.update()
+    del follower

@@ -7,7 +7,6 @@ from jobs import mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.trainers.hooks import Hooks
 
 
 def trained(wrap, rng):
@@ -21,13 +20,12 @@ def trained(wrap, rng):
     return np.concatenate([W.as_array().ravel(), E.as_array().ravel()])
 
 
-@pytest.mark.parametrize("momentum", [0, 0.9])
-def test_one_rank_is_the_wrapped_trainer(momentum):
+def test_one_rank_is_the_wrapped_trainer():
     ends = [
         trained(wrap, np.random.default_rng(1))
         for wrap in (
             lambda trainer: trainer,
-            lambda trainer: parallel.LocalSGD(trainer, every=2, momentum=momentum),
+            lambda trainer: parallel.LocalSGD(trainer, every=2),
         )
     ]
     assert np.array_equal(*ends)
@@ -41,42 +39,25 @@ def test_gradients_without_examples_are_discarded():
         dy.renew_cg()
         w.backward()
         trainer.update(n)
-    assert np.allclose(w.as_array(), -2.9) and trainer.updates == 2
+    assert np.allclose(w.as_array(), -2.9) and trainer.inner.updates == 2 and trainer.updates == 3
 
 
-def test_moving_averages_follow_the_averages():
-    """As with several ranks."""
+def test_moving_averages_are_of_the_collection():
     m = dy.ParameterCollection()
     w = m.add_parameters(1, init=0)
     trainer = parallel.LocalSGD(dy.SimpleSGDTrainer(m, 1), every=2)
-    average = dy.MovingAverage(trainer, decay=None)
-    for _ in range(5):
-        dy.renew_cg()
-        w.backward()
-        trainer.update()
-    trainer.average()
-    trainer.average()  # of nothing
+    average = dy.MovingAverage(m, decay=None)
+    for _ in range(4):
+        w.set_gradient([1])
+        if trainer.update():
+            average.update()
     with average.applied():
-        assert np.allclose(w.as_array(), -(2 + 4 + 5) / 3)
-        with pytest.raises(RuntimeError, match="swapped in"):
-            trainer.update()
-
-
-def test_ctrl_c_behind_an_update_leaves_the_average_to_the_next_call():
-    m = dy.ParameterCollection()
-    w, inner = m.add_parameters(1, init=0), dy.SimpleSGDTrainer(m, 1)
-    trainer = parallel.LocalSGD(inner, every=1)
-
-    class Interrupts:
-        def update(self):
-            if inner.updates == 1:
-                raise KeyboardInterrupt
-
-    Hooks(inner).follow(Interrupts())
+        assert np.allclose(w.as_array(), -(2 + 4) / 2)
+    follows = dy.MovingAverage(trainer)
     w.set_gradient([1])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match=r"Make it of the collection, average = MovingAver"):
         trainer.update()
-    assert (inner.updates, trainer.position, w.value()) == (1, 1, -1)
+    assert follows
 
 
 def test_run_logs_one_rank(tmp_path):
@@ -94,9 +75,6 @@ def test_arguments_are_checked():
     w = m.add_parameters(2)
     for arguments, message in (
         ({"every": 0}, "every must be 1 or more; got 0"),
-        ({"momentum": 1}, "momentum must be at least 0 and below 1; got 1"),
-        ({"moments": "none"}, "moments must be local, average or reset; got 'none'"),
-        ({"compression": "zip"}, "compression must be None or 'bf16'; got 'zip'"),
     ):
         with pytest.raises(ValueError, match=message):
             parallel.LocalSGD(dy.AdamTrainer(m), **arguments)
@@ -105,35 +83,18 @@ def test_arguments_are_checked():
     trainer = parallel.LocalSGD(dy.AdamTrainer(m))
     with pytest.raises(ValueError, match="the weight"):
         trainer.update(-1)
-    with pytest.raises(RuntimeError, match="takes no micro-batches"):
+    with pytest.raises(RuntimeError, match="neither accumulation nor micro-batches"):
         trainer.update(next(iter(parallel.shard([1, 2], 2, micro_batches=2))))
     trainer.inner.set_accumulation(2)
     dy.renew_cg()
     dy.squared_norm(w).backward()
-    with pytest.raises(RuntimeError, match="takes no part in accumulation; got set_accumul"):
+    with pytest.raises(RuntimeError, match="neither accumulation nor micro"):
         trainer.update()
 
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize("layout", ["ab", "aab"])
-def test_several_ranks(layout, tmp_path):
-    status, output, _ = mpirun(len(layout), "as_hosts.py", layout, "local_sgd.py", tmp_path)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_several_ranks(ranks, tmp_path):
+    status, output, _ = mpirun(ranks, "local_sgd.py", tmp_path)
     assert (status, output) == (0, "ok\n")
-
-
-@pytest.mark.mpi
-@needs_mpi
-@pytest.mark.parametrize("layout", ["aa", "ab"])
-def test_ranks_that_do_unlike_things(layout):
-    status, output, _ = mpirun(
-        2, "as_hosts.py", layout, "local_sgd_unlike.py", DIST_DYNET_DTYPE="float64"
-    )
-    assert (status, output) == (0, "ok\n")
-
-
-@pytest.mark.mpi
-@needs_mpi
-def test_rank_that_fails_is_named(tmp_path):
-    status, output, _ = mpirun(2, "local_sgd.py", tmp_path, "nan")
-    assert status and "rank 1" in output and "Magnitude of gradient is bad: nan" in output

@@ -513,7 +513,6 @@ MISTAKES = [
     ("W.clip_inplace(0, np.nan)", ValueError, "must not be above right; got left = 0, right = nan"),
     ("m.copy_from(m, share='a')", TypeError, "copy_from: share: takes numbers; got 'a'."),
     ("m.set_weight_decay('a')", TypeError, "set_weight_decay: takes numbers; got 'a'."),
-    ("dy.parallel.LocalSGD(trainer, momentum='a')", TypeError, "momentum: takes numbers; got 'a'."),
     ("dy.BinaryTreeLSTMBuilder(1, 1, m, 'a')", TypeError, "forget_bias: takes numbers; got 'a'."),
     (
         "dy.schedules.Linear(trainer, 3, end=1e309)",

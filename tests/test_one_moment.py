@@ -226,7 +226,6 @@ ACCUMULATING = {
     "plain": lambda trainer: trainer,
     "mean": dy.parallel.DistributedTrainer,
     "weighted": lambda trainer: dy.parallel.DistributedTrainer(trainer, average="weighted"),
-    "LocalSGD": lambda trainer: dy.parallel.LocalSGD(trainer, every=2),
 }
 
 
@@ -238,15 +237,12 @@ def test_ctrl_c_in_an_accumulation_counts_a_pass_or_does_not(kind, follows):
         m = dy.ParameterCollection()
         w, trainer = m.add_parameters(1, init=0), ACCUMULATING[kind](dy.SimpleSGDTrainer(m, 1))
         average, came, found = dy.MovingAverage(trainer) if follows else None, False, []
-        if kind != "LocalSGD":
-            trainer.set_accumulation(2)
+        trainer.set_accumulation(2)
 
         def update():
             return trainer.update(2) if kind == "weighted" else trainer.update()
 
         def counted():
-            if kind == "LocalSGD":
-                return trainer.updates, trainer.position
             return trainer.updates, getattr(trainer, "inner", trainer)._gathered
 
         for number in range(6):
@@ -261,7 +257,7 @@ def test_ctrl_c_in_an_accumulation_counts_a_pass_or_does_not(kind, follows):
         return came, found
 
     expected = passes()[1]
-    assert expected[-1][0] == (6 if kind == "LocalSGD" else 3, 0)
+    assert expected[-1][0] == (3, 0)
     for number in range(2, 4):
         place, more = 0, True
         while more:

@@ -156,7 +156,7 @@ MADE = {
     "Join": (lambda path: parallel.Join(parallel.DistributedTrainer(sgd())), r"Join\(\)"),
     "LocalSGD": (
         lambda path: parallel.LocalSGD(sgd(), every=8),
-        r"LocalSGD\(every=8, moments='local', rows='all'\) of SimpleSGDTrainer\(.*\): .*, 1 rank",
+        r"LocalSGD\(every=8\) of SimpleSGDTrainer\(.*\): .*, 1 rank",
     ),
     "Shard": (
         lambda path: parallel.shard([1, 2, 3], 2),

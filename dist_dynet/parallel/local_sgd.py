@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import meter
 from .._deferred_signals import DeferSignals, deferring_signals
 from .._ffi import DTYPE
 from .._hints import OF_TRAINERS, explain
@@ -256,6 +257,7 @@ class LocalSGD(TrainerWrapper):
         flat = np.concatenate([*moves, np.zeros(len(part) * here.size - length, DTYPE)], dtype=DTYPE)
         here.wait([comm.Ireduce_scatter_block(flat, part, op=here.mpi.SUM)], what)
         here.wait([comm.Iallgather(part, flat)], what)
+        meter.hand_over(2 * part.nbytes * (here.size - 1))
         means = np.split(flat, np.cumsum([len(move) for move in moves]))
         with DeferSignals():
             for p, (v, a), r, mean in zip(parameters, pairs, rows, means, strict=False):

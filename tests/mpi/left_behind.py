@@ -45,7 +45,7 @@ def trained(**options):
 
 
 def locally():
-    train(parallel.LocalSGD(dy.AdamTrainer(model), 2, momentum=0.5), parallel.shard(DATA, 4))
+    train(parallel.LocalSGD(dy.AdamTrainer(model), 2), parallel.shard(DATA, 4))
 
 
 def joined():
