@@ -106,5 +106,5 @@ w.set_updated(rank != 1)
 for _ in parallel.shard(range(2 * size), batch_size=2 * size, micro_batches=size):
     if w.is_updated():
         a_pass()
-    with raises(RuntimeError, match='"/w" is frozen on rank 1, but not on all'):
+    with raises(RuntimeError, match='"/w" is frozen on some ranks only'):
         trainer.update()
