@@ -1,1 +1,3 @@
-"""One update of all ranks: gradients, accumulation, sync; and metrics of it."""
+"""One update of all ranks: gradients, pass_changes, accumulation, own_gradients, sources,
+reproducible, micro_steps, sync, passes.
+"""
