@@ -2,7 +2,7 @@
 language model, 32 sentences a rank.
 
     mpirun -n 2 --hosts a,b python benchmarks/hosts.py [--steps 30] [--rate 125] [--tasks tagger
-    rnnlm] [--compression int8]
+    rnnlm] [--compression bf16]
 
 A minute. Started by mpirun over the hosts; --rate is that of a host's link in MB/s, each direction.
 Sizes as in tasks/tagger.py and tasks/rnnlm.py, one graph a step, batched on the fly. Ways of
@@ -15,7 +15,6 @@ line per task and way, ms of the slowest rank, median over the steps and, in bra
     step       with the exchange
     after      update() alone, of the rank that came to it last: what of exchange and update did not
                fit beside backward; on a busy machine the one figure to compare
-    then       what of wire cannot be beside backward, since the bytes exist too late
     ratio      step / max(compute, wire)
 """
 
@@ -117,45 +116,6 @@ class Way:
         return end - start, end - middle
 
 
-def left_over(way, sentences, share, used):
-    """Milliseconds that the wire needs after a backward pass, whatever it did beside it: numbers of
-    the dense gradients that are not complete at some moment need `share` milliseconds each from
-    then on; so do those of `used` rows, from the end on."""
-    from dist_dynet._ffi import lib
-    from dist_dynet.expression import watchers
-    from dist_dynet.parallel.agreement.structure import Structure
-
-    structure, seen = Structure(way.m), []
-    handles = structure.handles[: len(structure.dense)]
-
-    class Watch:
-        """Notes how many numbers are complete."""
-
-        def look(self):
-            """Between two steps."""
-            ready = sum(lib.dn_param_ready(handle) for handle in handles)
-            seen.append((time.perf_counter(), ready))
-
-    watch = Watch()
-    way.dy.renew_cg(autobatching=True)
-    loss = way.loss_of(sentences)
-    loss.value()
-    lib.dn_store_set_hook(structure.root.c, lib.DN_HOOK_STEPS)
-    watchers.add(watch)
-    loss.backward()
-    end = time.perf_counter()
-    watchers.discard(watch)
-    lib.dn_store_set_hook(structure.root.c, lib.DN_HOOK_OFF)
-    way.m.reset_gradients()
-    total = sum(lib.dn_param_size(handle) for handle in handles)
-    ready = [0, *(numbers for _, numbers in seen)]  # up to each of these moments
-    until = [*(moment for moment, _ in seen), end]
-    return max(
-        share * (total - numbers + used) - 1e3 * (end - moment)
-        for numbers, moment in zip(ready, until, strict=True)
-    )
-
-
 def work(task, options):
     """What each rank does for one task; rank 0 prints."""
     import dist_dynet as dy
@@ -192,15 +152,6 @@ def work(task, options):
     hosts = len(set(parallel.gather(socket.gethostname())))
     share, used = 2 * (hosts - 1) / hosts * 4 / options.rate / 1e3, np.mean(rows) * width
     wire = share * (dense + used)
-    then = np.median(
-        parallel.all_reduce(
-            [
-                left_over(ways["compute"], [first.data[j] for j in batch[rank::size]], share, used)
-                for batch in batches[:5]
-            ],
-            "min",
-        )
-    )
     slowest = {name: parallel.all_reduce(way.times, "max") for name, way in ways.items()}
     last = {name: parallel.all_reduce(way.after, "min") for name, way in ways.items()}
     compute = slowest.pop("compute")
@@ -210,7 +161,7 @@ def work(task, options):
             ratio = of(times) / max(of(compute), wire)
             columns.append(
                 f"{of(compute):8.1f} {wire:8.1f} {of(times):8.1f} {of(last[name]):8.1f}"
-                f" {then:8.1f} {ratio:8.2f}"
+                f" {ratio:8.2f}"
             )
         print(f"{task.__name__:7} {name:6} {columns[0]}   ({columns[1]} )", flush=True)
 
@@ -225,13 +176,13 @@ def main():
     parser.add_argument(
         "--tasks", nargs="+", default=["tagger", "rnnlm"], choices=["tagger", "rnnlm"]
     )
-    parser.add_argument("--compression", choices=["bf16", "int8"])
+    parser.add_argument("--compression", choices=["bf16"])
     parser.add_argument("--mpi", action="store_true", help="also exchange='mpi'")
     options = parser.parse_args()
     from dist_dynet import parallel
 
     if parallel.is_main():
-        names = ("compute", "wire", "step", "after", "then", "ratio")
+        names = ("compute", "wire", "step", "after", "ratio")
         columns = " ".join(f"{name:>8}" for name in names)
         print(f"{parallel.world_size()} ranks\n{'task':7} {'way':6} {columns}", flush=True)
     for name in options.tasks:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ._ffi import ffi, lib
 
@@ -18,6 +21,9 @@ PHASES: tuple[str, ...] = tuple(
     if number != lib.DN_PHASES
 )
 """The names of the phases, in the order of C's enumeration."""
+
+READING: np.dtype[Any] = np.dtype([("nanoseconds", np.int64, len(PHASES)), ("bytes", np.int64)])
+"""A dn_reading: nanoseconds by phase, and bytes of gradients handed over."""
 
 switch = lib.dn_meter_switch
 """switch(phase) enters a phase and returns the previous one; switch(previous) returns to it."""
@@ -66,6 +72,11 @@ def read() -> Reading:
     c = ffi.new("dn_reading *")
     lib.dn_meter_read(c)
     return Reading(tuple(c.nanoseconds), c.bytes)
+
+
+def reading() -> NDArray[Any]:
+    """What it shows now, as an array of one READING."""
+    return np.array([tuple(read())], READING)
 
 
 @contextmanager

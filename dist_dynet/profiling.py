@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import atexit
 import itertools
-import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ from . import _launcher, trace_events
 from ._ffi import OPS, ffi, lib
 from ._file_names import FileName
 from ._integers import integer_argument
-from .io.files import OneProcess, atomic_write
 
 __all__ = ["Profile", "ProfileRow", "profile"]
 
@@ -40,7 +38,6 @@ _RECORD = np.dtype(
     ],
     align=True,
 )
-_INPUTS: int = lib.DN_PROFILED_INPUTS
 _owners = itertools.count(1)
 
 
@@ -117,13 +114,9 @@ class Profile:
         try:
             at = ffi.new("dn_profiled **")
             n = lib.dn_profile_read(at)
-            size = ffi.sizeof("dn_profiled")
-            if size != _RECORD.itemsize:
-                raise RuntimeError(
-                    f"profile: records of C have {size} bytes, not {_RECORD.itemsize}."
-                )
             if n:
-                self._records = np.frombuffer(bytes(ffi.buffer(at[0], n * size)), _RECORD)
+                records = bytes(ffi.buffer(at[0], n * _RECORD.itemsize))
+                self._records = np.frombuffer(records, _RECORD)
         finally:
             lib.dn_profile_free()
         self.seconds = (end - self._begin) * 1e-9
@@ -135,7 +128,7 @@ class Profile:
         is_op = np.isin(records["what"], list(_NAMES))
         found: dict[Any, list[float]] = {}
         for record, seconds in zip(records[is_op], own[is_op], strict=True):
-            inputs = record["x"][: min(record["inputs"], _INPUTS)]
+            inputs = record["x"][: record["inputs"]]
             shape = f"{', '.join(map(_shape, inputs))} -> {_shape(record['y'])}"
             row = found.setdefault((_name(record), shape), [0, 0, 0.0, 0.0])
             row[0] += 1
@@ -242,30 +235,20 @@ class Profile:
         >>> "square" in {event["name"] for event in trace["traceEvents"]}
         True
         """
-        with atomic_write(file, policy=OneProcess(), what="Profile.save") as out:
-            for text in self._trace():
-                out.write(text.encode())
+        rest = {"seconds": self.seconds, **self.around}
+        trace_events.write(file, self._events(), rest, "Profile.save")
 
-    def _trace(self) -> Iterator[str]:
-        """The text of the file, in pieces."""
+    def _events(self) -> Iterator[str]:
         process = os.getpid()
-        yield trace_events.HEAD
-        yield json.dumps(trace_events.named("process_name", process, 0, "dist_dynet"))
+        yield trace_events.named("process_name", process, 0, "dist_dynet")
         for record in np.sort(self._records, order="begin"):
-            what = int(record["what"])
-            name = _AROUND[what] if what in _AROUND else _name(record)
-            more: dict[str, Any] = {}
-            if what not in _AROUND:
-                inputs = record["x"][: min(record["inputs"], _INPUTS)]
-                shown: Sequence[str] = [*map(_shape, inputs)]
-                more["args"] = {
-                    "inputs": shown,
-                    "result": _shape(record["y"]),
-                    "nodes": int(record["members"]),
-                }
             begin, end = record["begin"] - self._begin, record["end"] - self._begin
-            yield f",\n{trace_events.span(name, process, 1, begin, end, **more)}"
-        yield trace_events.tail({"seconds": self.seconds, **self.around})
+            more: dict[str, Any] = {}
+            if not (name := _AROUND.get(int(record["what"]), "")):
+                name, inputs = _name(record), record["x"][: record["inputs"]]
+                more = {"inputs": [*map(_shape, inputs)], "result": _shape(record["y"])}
+                more = {"args": {**more, "nodes": int(record["members"])}}
+            yield trace_events.span(name, process, 1, begin, end, **more)
 
 
 @contextmanager

@@ -1,27 +1,37 @@
-"""Files in Chrome's trace format, which chrome://tracing and Perfetto show: the lines of which they
-consist."""
+"""Files in Chrome's trace format, which chrome://tracing and Perfetto show."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
-HEAD = '{"displayTimeUnit": "ms", "traceEvents": [\n'
-"""Lines of events follow, with a comma and a line's end between them, then tail()."""
+from ._file_names import FileName
+from .io.files import OneProcess, atomic_write
 
 
-def tail(rest: dict[str, Any]) -> str:
-    """The end of a file, with what else is to be known."""
-    return f'\n], "otherData": {json.dumps(rest)}}}\n'
+def write(file: FileName, events: Iterable[str], rest: dict[str, Any], what: str) -> None:
+    """Writes a file of these events, with what else is to be known, for the call `what`.
+
+    Raises:
+        RuntimeError: it cannot be written; the file of before is whole.
+    """
+    with atomic_write(file, policy=OneProcess(), what=what) as out:
+        before = '{"displayTimeUnit": "ms", "traceEvents": [\n'
+        for event in events:
+            out.write(f"{before}{event}".encode())
+            before = ",\n"
+        out.write(f'\n], "otherData": {json.dumps(rest)}}}\n'.encode())
 
 
-def named(kind: str, process: int, thread: int, name: str) -> dict[str, Any]:
-    """Names a process ("process_name") or a thread ("thread_name")."""
-    return {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": {"name": name}}
+def named(kind: str, process: int, thread: int, name: str) -> str:
+    """An event that names a process ("process_name") or a thread ("thread_name")."""
+    event = {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": {"name": name}}
+    return json.dumps(event)
 
 
 def span(name: str, process: int, thread: int, begin: float, end: float, **more: Any) -> str:
-    """A line: from begin to end, in nanoseconds."""
+    """An event from begin to end, in nanoseconds."""
     # a nanosecond is left out between neighbours: rounded by a viewer they would overlap
     at, until = round(begin), round(end) - 1
     rest = f", {json.dumps(more)[1:-1]}" if more else ""

@@ -31,7 +31,7 @@ from ._events import Events
 from ._file_names import FileName, file_path
 from ._integers import number_argument
 from ._state import check_state, check_states, count_in
-from .parallel.update.metrics import EVERY, JsonLinesFile, Sink, report_on
+from .parallel.processes.spans import EVERY, JsonLinesFile, Sink, report_on
 from .parallel.wrapper import TrainerWrapper
 from .trainers import Trainer, TrainerLike
 
@@ -104,7 +104,6 @@ class Run:
 
     The lines are those of docs/metrics.md, with the learning rate, the gradient norm, the values
     given to log(), and `rate`: examples per second over all ranks, while batches are processed.
-    `dist-dynet plot FILE` draws them.
 
     Args:
         trainer: whose updates are counted.

@@ -41,7 +41,7 @@ def parser(description, name, *, data=None, epochs=None, batch_size, unit="sente
         "--metrics",
         type=Path,
         default=Path("runs") / name / "metrics.jsonl",
-        help="lines of JSON, which `dist-dynet plot` draws",
+        help="lines of JSON, as docs/metrics.md describes",
     )
     add("--tensorboard", type=Path, help="folder for event files; needs tensorboardX")
     add("--checkpoint", type=Path, help="folder, to resume from and to save to")

@@ -48,5 +48,4 @@ def names(folder):
     return sorted(
         re.sub(r"checkpoint-0*(\d+)-step-(\d+).safetensors", r"\1:\2", path.name)
         for path in folder.iterdir()
-        if path.name != ".checkpoint.lease"
     )

@@ -3,445 +3,447 @@
 The law: N ranks end where one process ends, in every loop, or the program is refused with a message
 on all of them, and has changed nothing then. Nothing is wrong in silence, and nothing hangs.
 
-A program (rank_programs.py) has loops over shard() of all kinds, passes, settings, and whatever
-else a program does beside them, on all ranks or on one. It is run in one process with the trainers
-of one process, in one process with those of several, and on ranks; all that it has noted is
-compared after every update. What is found is made smaller, as long as it stays wrong, and printed
-as a program of Python. Status 1: something was found. `--only K` is the program of that number.
-
-`--ranks 2,3`: on so many; 4 and 5 are more than small machines have cores. `--groups 2`: so many
-groups of as many ranks do the same side by side, each by its comm=. `--precision float32` or
-`bf16`: results that do not depend on rounding are compared, those of reproducible=True to the bit.
-Each job has an exchange and settings of its own. Run it after changes of dist_dynet/parallel.
+A program has loops over shard() of all kinds, updates, and what a program does beside them. Where
+ranks need the name of a batch and do not get it, they may refuse. It runs in one process and on
+ranks (tests/mpi/drawn.py), and all that it notes after each update is compared. A program that is
+wrong is made smaller, as long as it stays wrong, and printed. `--only K` is the program of that
+number. Run it after changes of dist_dynet/parallel.
 """
 
 import argparse
 import pickle
 import random
 import re
-import shutil
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jobs import PROGRAMS, mpirun, run_program
-from rank_programs import drawn
+from jobs import mpirun, run_program
 
-PRELUDE = PROGRAMS / "drawn.py"
 TOLERANCE = 1e-9
-"""|a - b| <= tolerance (1 + |b|)"""
-LIMIT = 20
-"""Seconds that a program may take, with the start of its job."""
-REFUSALS = "|".join(
-    (
-        "so that it is not known which batch the gradients come from",
-        "it is not known which batch of shard",
-        "the gradients come from (several batches|another batch) of shard",
-        "inside of a loop over the examples of a batch",
-        "had looked at a part of the batch alone",
-        "looked into another batch of shard",
-        "so that its n is not known",
-        "all ranks must agree;",
-        "is (frozen|excluded from decay|of another precision) on rank",
-        "after restart\\(\\) or load_state\\(\\)",
-        "first missing|first that rank",
-        'average="weighted" needs a weight',
-        "was not named|were not named",
-        "Change parameters alike on all ranks",
-        "or call update\\(n\\), on all ranks alike",
-        "Let all ranks use the same steps",
-        "on all ranks, with empty batches, too",
-        "another rank does not know",
-        "takes no part in accumulation",
-        "was written inside of join",
-    )
+"""|a - b| <= tolerance (1 + |b|), in double precision."""
+REFUSALS = r"trainer\.update\(batch\)|all ranks must agree; |it is not known which batch"
+RULES = (
+    *("SimpleSGDTrainer({m}, 0.1)", "MomentumSGDTrainer({m}, 0.1)", "AdagradTrainer({m}, 0.1)"),
+    *("AdamTrainer({m}, 0.1)", "RMSPropTrainer({m}, 0.1)", "AmsgradTrainer({m}, 0.1)"),
+    *("AdamWTrainer({m}, 0.1, weight_decay=0.1)", "AdadeltaTrainer({m})"),
 )
-"""What refused programs are told."""
-ENGINES = (("shared", ""), ("mpi", ""), ("hybrid", "aab"), ("hybrid", "ab"))
-SETTINGS = (
-    (),
-    (("DIST_DYNET_SHARED_MODEL", "always"),),
-    (("DIST_DYNET_FAST_PATHS", "0"),),
-    (("DIST_DYNET_THREADS", "2"),),
+KNOWN = (
+    # loops in which the batch is known
+    *("for {b} in {s}:", "for _, {b} in enumerate({s}):", "for {b} in itertools.islice({s}, 9):"),
+    *("for {b} in itertools.chain({s}):", "for {b} in (b for b in {s}):"),
+    "for {b} in map(lambda b: b, {s}):",
 )
-"""Which change no bit of a result."""
-PRECISIONS = {
-    "float64": {"DIST_DYNET_DTYPE": "float64"},
-    "float32": {},
-    "bf16": {"DIST_DYNET_PRECISION": "bf16"},
-}
+UNKNOWN = ("for {b} in list({s}):", "for {b} in ahead({s}):", "for {b} in [*{s}][::-1]:")
+BESIDE = (
+    # what programs do between updates, on all ranks alike
+    "note(parallel.evaluate(lambda x: {a}.score([x]), {a}.data[:5], cost=cost))",
+    "note(sum(parallel.gather({a}.score({a}.data[:2])))  / parallel.world_size())",
+    "for x in shard({a}.data[:6], 2): {a}.score(x)",
+    "{t}.learning_rate *= 0.5",
+    "{t}.set_clip_threshold(0.3)",
+    "{a}.m.set_weight_decay(0.02)",
+    "{a}.W.scale(0.9)",
+    "{a}.E.init_row(1, [1, 2, 3])",
+    "{a}.add()",
+    "{a}.b.set_updated(not {a}.b.is_updated())",
+    "{t}.restart()",
+    "{t}.load_state({t}.state())",
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Lines are (depth, text)."""
+
+    seed: int
+    lines: tuple
+    may_refuse: bool = False
+    is_exact: bool = False  # the same bits on any number of ranks
+
+    @property
+    def source(self):
+        """Text of Python."""
+        return "".join("    " * depth + text + "\n" for depth, text in self.lines)
+
+    def without(self, k):
+        """Without a line and what is inside of it."""
+        depth, end = self.lines[k][0], k + 1
+        while end < len(self.lines) and self.lines[end][0] > depth:
+            end += 1
+        return replace(self, lines=self.lines[:k] + self.lines[end:])
+
+
+class Trained(NamedTuple):
+    """A task with its trainer and its shard, by their names in the program."""
+
+    a: str
+    how: str  # losses: "mean", "tokens", "sum"
+    naming: str  # what update() is given: "", "batch", "number"
+    passes: int  # of an update; 0: those in no_sync()
+    is_subset: bool
+
+    @property
+    def names(self):
+        """For format()."""
+        return {"a": self.a, "t": f"t{self.a}", "s": f"s{self.a}"}
+
+
+class Writer:
+    """Draws one program."""
+
+    def __init__(self, seed):
+        self.rng = random.Random(seed)
+        self.pick, self.chance = self.rng.choice, lambda p: self.rng.random() < p
+        self.lines, self.depth, self.loops = [], 0, 0
+        self.may_refuse = self.is_exact = False
+
+    def line(self, text):
+        self.lines.append((self.depth, text))
+
+    @contextmanager
+    def block(self, header):
+        self.line(header)
+        self.depth += 1
+        yield
+        self.depth -= 1
+
+    # ---- what programs are made of -----------------------------------------------------
+
+    def task(self, a="a", micro=0):
+        average = self.pick(["mean", "mean", "sum"])
+        how = "sum" if average == "sum" else self.pick(["mean", "tokens"])
+        naming = "" if micro else self.pick(["", "", "batch", "number"])
+        passes = 1 if micro else self.pick([1, 1, 1, 2, 3, 0])
+        if passes != 1 and naming == "number":
+            naming = "batch"
+        weight = ", weight=cost" if how == "tokens" and naming != "number" else ""
+        self.line(f"{a} = Task({self.rng.randrange(999)}, {self.pick([1, 2, 5, 8, 11, 14])})")
+        options = f", accumulate={passes}" if passes > 1 else ""
+        options += ", reproducible=True" if micro else ""
+        self.line(f"t{a} = dist(dy.{self.pick(RULES).format(m=f'{a}.m')}, {average!r}{options})")
+        self.line(f"t{a}.set_clip_threshold({self.pick([0, 0.3, 5])})")
+        extra = "".join(f", {x}" for x in ("cost=cost", "drop_last=True") if self.chance(0.3))
+        extra += self.pick(["", "", ", shuffle=False", ", bucket=2"])
+        extra += f", micro_batches={micro}" if micro else ""
+        size = self.pick([1, 2, 3, 5, 7])
+        self.line(f"s{a} = shard({a}.data, {size}, seed={self.rng.randrange(9)}{extra}{weight})")
+        return Trained(a, how, naming, passes, passes == 1 and not micro and self.chance(0.15))
+
+    def backward(self, t, b):
+        self.line(f"{t.a}.backward({b}, {t.how!r})")
+
+    def update(self, t, b):
+        count = f"tokens({b})" if t.how == "tokens" else f"len({b})"
+        named = {"": "", "batch": f", {b}", "number": f", {count}"}[t.naming]
+        if t.is_subset:
+            named = "" if t.naming == "number" else named
+            if t.how == "tokens" and t.naming == "number":
+                named = f", {b}"
+                self.may_refuse = True  # shard() does not know the weights
+            self.line(f"update(t{t.a}{named}, of=([0], []))")
+            self.line(f"update(t{t.a}, {b}, of=([{t.a}.b, 2], [{t.a}.E]))")
+        elif t.passes == 0:
+            with self.block(f"if {b}.step % 2 == 0:"), self.block(f"with t{t.a}.no_sync():"):
+                self.line(f"update(t{t.a}{named})")
+            with self.block("else:"):
+                self.line(f"update(t{t.a}{named})")
+        else:
+            self.line(f"update(t{t.a}{named})")
+
+    def beside(self, t, chance=0.3):
+        if self.chance(chance):
+            self.line(self.pick(BESIDE).format(**t.names))
+
+    def loop(self, t, header=""):
+        """The block of one epoch, whose batches are b1 and so on."""
+        self.loops += 1
+        if not header:
+            header = self.pick(KNOWN)
+            if self.chance(0.4):
+                header = self.pick(UNKNOWN)
+                self.may_refuse |= t.naming == "" or t.is_subset
+        b = f"b{self.loops}"
+        return b, self.block(header.format(b=b, **t.names))
+
+    def step(self, t, b):
+        self.backward(t, b)
+        self.update(t, b)
+
+    # ---- programs ----------------------------------------------------------------------
+
+    def one(self):
+        """Epochs of one task, each of another kind."""
+        t = self.task()
+        for _ in range(self.pick([1, 2, 3])):
+            b, loop = self.loop(t)
+            with loop:
+                self.step(t, b)
+                if t.passes == 1 and not t.is_subset:
+                    self.beside(t)
+            if t.passes == 1 and not t.is_subset:
+                self.beside(t)
+
+    def left(self):
+        """Loops that are left, that skip batches, or whose batches are used again."""
+        t = self.task()
+        way = self.pick(["break", "continue", "raise", "again", "behind", "two passes"])
+        self.may_refuse |= way not in ("break", "raise")
+        if way == "two passes":  # a name is believed, and they are of two batches
+            t = t._replace(naming="", is_subset=False)
+        with self.block("try:" if way == "raise" else "if True:"):
+            b, loop = self.loop(t, KNOWN[0])
+            with loop:
+                if way in ("break", "continue"):
+                    with self.block(f"if {b}.step == 1:"):
+                        self.line(way)
+                self.backward(t, b)
+                if way == "two passes":
+                    with self.block(f"if {b}.step % 2:"):
+                        self.line("continue")
+                if way == "raise":
+                    with self.block(f"if {b}.step == 1:"):
+                        self.line("raise KeyError")
+                if way == "behind":
+                    with self.block(f"if {b}.step + 1 < len(sa):"):
+                        self.update(t, b)
+                else:
+                    self.update(t, b)
+                if way == "again":
+                    self.step(t, b)
+            if way == "behind":
+                self.update(t, b)
+        if way == "raise":
+            with self.block("except KeyError:"):
+                self.line("pass")
+        self.line("a.m.reset_gradients()")
+        if t.passes == 1 and not t.is_subset:
+            b, loop = self.loop(t)
+            with loop:
+                self.step(t, b)
+
+    def two(self):
+        """Two tasks: one after the other, at once, one inside the other, or in one loop."""
+        a, other = self.task("a"), self.task("b")
+        way = self.pick(["in turn", "zip", "nested", "one loop"])
+        if way in ("zip", "nested"):
+            self.may_refuse = True
+        x, loop = self.loop(a, KNOWN[0] if way != "zip" else "for {b}, y in zip({s}, sb):")
+        with loop:
+            self.step(a, x)
+            if way == "zip":
+                self.step(other, "y")
+            elif way == "one loop":
+                how = other.how if other.how == "sum" or other.how == a.how else ""
+                self.may_refuse = True  # counts otherwise
+                if how and other.naming != "number" and a.naming != "number":
+                    self.step(other, x)
+            elif way == "nested":
+                with self.block("for y in sb:"):
+                    self.step(other, "y")
+        if way == "in turn":
+            y, loop = self.loop(other)
+            with loop:
+                self.step(other, y)
+
+    def guarded(self):
+        """An example makes NaN of everything, and the program catches that."""
+        t = self.task()._replace(is_subset=False)
+        self.line("ta.set_clip_threshold(5)")
+        if self.chance(0.3):
+            self.line("ta.skip_nonfinite = True")
+        self.line(f"a.bad = {self.rng.randrange(9)}")
+        b, loop = self.loop(t)
+        with loop, self.block("try:"):
+            self.step(t, b)
+        self.depth += 1
+        with self.block("except RuntimeError:"):
+            self.line("a.m.reset_gradients()")
+        self.depth -= 1
+
+    def micro(self):
+        """Micro-batches, whose sums have the same bits on any number of ranks."""
+        self.is_exact = True
+        t = self.task(micro=self.pick([1, 2, 3, 4]))
+        self.line(f"a.dropout = {self.pick([0, 0.3])}")
+        for _ in range(self.pick([1, 2])):
+            b, loop = self.loop(t, self.pick(KNOWN[:2]))
+            with loop:
+                self.step(t, b)
+            self.beside(t)
+
+
+KINDS = {"one": 6, "left": 3, "two": 3, "guarded": 2, "micro": 2}
+
+
+def drawn(seed, kind=""):
+    """The program of this seed."""
+    w = Writer(seed)
+    getattr(w, kind or w.rng.choices([*KINDS], [*KINDS.values()])[0])()
+    return Program(seed, tuple(w.lines), w.may_refuse, w.is_exact)
+
+
+# ---- running and judging ---------------------------------------------------------------
 
 
 class Job(NamedTuple):
-    """hosts: see mpi/as_hosts.py; groups: of equal size, see mpi/as_groups.py; settings: of the
-    environment."""
+    """layout: see mpi/as_hosts.py."""
 
     ranks: int
     exchange: str = "auto"
-    hosts: str = ""
-    groups: str = ""
-    settings: tuple = ()
-    precision: str = "float64"
-
-    @property
-    def letters(self):
-        """What the names of each group's files end with."""
-        return [f".{letter}" for letter in sorted(set(self.groups))] or [""]
-
-    @property
-    def size(self):
-        """Ranks of a group."""
-        return self.ranks // len(self.letters)
+    layout: str = ""
 
 
 class Finding(NamedTuple):
     """What is wrong; kind is what shrinking keeps."""
 
     kind: str
-    program: object
+    program: Program
     job: Job
-    words: str
+    text: str
 
     def printed(self):
         """A program that shows it."""
-        header = f"# {self.kind} on {self.job}: {self.words}"
-        return "\n# ".join(header.splitlines()) + "\n" + self.program.source
+        header = "\n# ".join(f"# {self.kind} on {self.job}: {self.text}".splitlines())
+        return f"{header}\n{self.program.source}"
 
 
-# ---- running ---------------------------------------------------------------------------
+def run(programs, job, folder):
+    """For each program what each rank has noted, or the text of the job that it has ended."""
+    results = []
+    while len(results) < len(programs):
+        rest, out = programs[len(results) :], folder / "out"
+        for old in folder.glob("out.*"):
+            old.unlink()
+        (folder / "programs").write_bytes(pickle.dumps([p.source for p in rest]))
+        files = ["drawn.py", folder / "programs", out]
+        files = ["as_hosts.py", job.layout, *files] if job.layout else files
+        options = {"DIST_DYNET_DTYPE": "float64", "DIST_DYNET_EXCHANGE": job.exchange}
+        try:
+            if job.ranks == 1:
+                text = run_program(*files, **options).stderr
+            else:
+                text = mpirun(job.ranks, *files, limit=20 + 2 * len(rest), **options)[1]
+        except AssertionError as error:  # it was not over
+            text = str(error)
+        paths = [folder / f"out.{rank}" for rank in range(job.ranks)]
+        ran = [pickle.loads(path.read_bytes()) if path.exists() else [] for path in paths]
+        results += zip(*ran, strict=False)
+        if len(results) < len(programs):
+            results.append(text)
+    return results
 
 
-class Entry(NamedTuple):
-    """A program in one way: "plain", for a Join among so many; "run"; "kill", "resume"."""
-
-    program: object
-    way: str
-    ranks: int = 0
-    kill: int = 0
-    folder: str = ""
-
-
-def run(entries, job, folder):
-    """By entry what each rank has noted, and by entry the words of jobs that have ended."""
-    results, words, entries = {}, {}, list(entries)
-    while entries:
-        if not job.ranks:
-            part = entries
-        else:  # what may end a job is alone
-            part = entries[:1] if entries[0].program.alone else []
-            part = part or [e for e in entries if not e.program.alone]
-        entries = [e for e in entries if e not in part]
-        ran, status, text = _start(part, job, folder)
-        done = min(map(len, ran))
-        results |= {e: [of_rank[k] for of_rank in ran] for k, e in enumerate(part[:done])}
-        if done == len(part) and status == 0:
-            continue
-        at = [folder / f"out{letter}.at" for letter in job.letters]
-        done = min(int(path.read_text()) if path.exists() else 0 for path in at)
-        done = min(done, len(part) - 1)
-        ends = "".join(
-            f"rank {r}: {of_rank[done]['error'] or of_rank[done]['refused']}\n"
-            for r, of_rank in enumerate(ran)
-            if len(of_rank) > done
-        )
-        results[part[done]], words[part[done]] = None, f"status {status}\n{ends}{text}"
-        entries = part[done + 1 :] + entries
-    return results, words
-
-
-def _start(part, job, folder):
-    """What each rank has noted of these, one group after the other, the status, and the text of the
-    job."""
-    for old in folder.glob("out*"):
-        old.unlink()
-    for letter in job.letters:
-        _write(part, folder, letter)
-    arguments = [folder / "programs", folder / "out"]
-    environment = {"DIST_DYNET_SILENCE": "2", **PRECISIONS[job.precision], **dict(job.settings)}
-    environment["DIST_DYNET_EXCHANGE"] = job.exchange
-    program = ["as_groups.py", job.groups, "run_drawn.py"] if job.groups else ["run_drawn.py"]
-    program = ["as_hosts.py", job.hosts, *program] if job.hosts else program
-    try:
-        if job.ranks == 1:
-            result = run_program(*program, *arguments, **environment)
-            status, text = result.returncode, result.stderr
-        else:
-            limit = LIMIT + 2 * len(part) * len(job.letters)
-            status, text, _ = mpirun(job.ranks, *program, *arguments, limit=limit, **environment)
-    except AssertionError as error:  # it was not over
-        status, text = -1, str(error)
-    names = [f"out{letter}.{r}" for letter in job.letters for r in range(job.size)]
-    paths = [folder / name for name in names]
-    ran = [pickle.loads(path.read_bytes()) if path.exists() else [] for path in paths]
-    return ran, status, text
-
-
-def _write(part, folder, letter):
-    """Writes the programs of one group, each of which has files of its own."""
-    options = [
-        {
-            "plain": e.way == "plain",
-            "ranks": e.ranks,
-            "threads": e.ranks if e.program.threads else 0,
-            "kill": e.kill,
-            "folder": e.folder and e.folder + letter,
-        }
-        for e in part
-    ]
-    listed = [(e.program.source, o) for e, o in zip(part, options, strict=True)]
-    (folder / f"programs{letter}").write_bytes(pickle.dumps(listed))
-
-
-# ---- the law ---------------------------------------------------------------------------
-
-
-def off(a, b):
+def far(a, b):
     """How far apart two notes are; 0: to the bit."""
     if a.shape != b.shape:
         return np.inf
     with np.errstate(all="ignore"):
-        far = np.abs(a - b) / (1 + np.abs(b))
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    return float(np.max(np.where(same, 0, np.where(np.isnan(far), np.inf, far)), initial=0))
+        off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b) / (1 + np.abs(b)))
+    return float(np.max(np.where(np.isnan(off), np.inf, off), initial=0))
 
 
-def apart(a, b):
-    """Where they differ most."""
-    if a.shape != b.shape:
-        return f"shapes {a.shape}, {b.shape} of"
-    k = int(np.argmax(np.nan_to_num(np.abs(a - b), nan=np.inf)))
-    return f"number {k} is {a[k]!r}, {b[k]!r} on" if len(a) else ""
+def judge(program, job, every, alone):
+    """What is wrong, or None.
 
-
-def core(words):
-    """Without who says it."""
-    return re.sub(r"^\[rank \d+/\d+[^\]]*\] ", "", words)
-
-
-def judge(program, job, here, words, reference):
-    """What is wrong, or None. here: by rank, None where the job has ended."""
+    every: what each rank has noted, the message of a refused update, and another error; a string:
+        the job has ended. alone: the same of one process.
+    """
 
     def found(kind, text):
         return Finding(kind, program, job, text)
 
-    if here is None:
-        if program.alone and not words.startswith(("status 0", "status -1")):
-            return None
-        hangs = words.startswith("status -1")
-        return found("hang" if hangs else "job has ended", words[-3000:])
-    for r, mine in enumerate(here):
-        if mine["error"] and not (program.alone and "on one rank" in mine["error"]):
-            return found("error", f"rank {r}: {mine['error']}")
-    refused = [core(mine["refused"]) for mine in here]
+    if isinstance(every, str):
+        return found("job has ended", every[-3000:])
+    notes, refused, errors = zip(*every, strict=True)
+    if any(errors):
+        error = next(filter(None, errors))
+        return found(f"error {error.splitlines()[-1]}", error)
     if any(refused):
         if not all(refused):
             return found("refused on some ranks", repr(refused))
-        alone = reference["refused"] if reference else ""  # as one process is refused
-        if not all(re.search(REFUSALS, text) or text == core(alone) for text in refused):
-            return found("words", repr(refused))
-        if program.refuse == "never":
+        if not any(re.search(REFUSALS, text) for text in refused):
+            return found("message", repr(refused))
+        if not program.may_refuse or job.ranks == 1:
             return found("refused", refused[0])
-    elif program.refuse == "must" and job.size > 1:
-        return found("not refused", "")
-    if any(refused):  # what comes last is as one rank has left it, or since the last average
-        here = [{**mine, "notes": _together(mine["notes"][:-1])} for mine in here]
-    first = here[0]["notes"]
-    for r, mine in enumerate(here[1:], 1):
-        notes = mine["notes"]
-        if [what for what, _ in notes] != [what for what, _ in first]:
-            return found("ranks differ", f"rank {r} has {len(notes)} notes, rank 0 {len(first)}")
-        for k, ((what, a), (_, b)) in enumerate(zip(notes, first, strict=True)):
-            if off(a, b) and what != "own":
-                return found("ranks differ", f"{what} {k} on rank {r}: {apart(a, b)} rank 0")
-    if program.law == "together" or reference is None:
-        return None
-    for r, (mine, like) in enumerate(zip(here, reference.get("every", [reference]), strict=False)):
-        words = _unlike(program, mine["notes"], like["notes"], any(refused))
-        if words:
-            return found("other", words + (f", on rank {r}" if "every" in reference else ""))
+    for rank, mine in enumerate(notes):
+        if len(mine) != len(notes[0]) or any(map(far, mine, notes[0])):
+            return found("ranks differ", f"rank {rank} and rank 0")
+    want = alone[0]
+    if not any(refused) and len(notes[0]) != len(want):
+        return found("other", f"{len(notes[0])} notes, in one process {len(want)}")
+    tolerance = 0 if program.is_exact else TOLERANCE
+    ends = -1 if any(refused) else None  # the last note is that of the refused update
+    for k, (mine, theirs) in enumerate(zip(notes[0][:ends], want, strict=False)):
+        if far(mine, theirs) > tolerance:
+            return found("other", f"note {k}: {mine}, in one process {theirs}")
     return None
 
 
-def _together(notes):
-    """Up to the last one that ranks have in common."""
-    while notes and notes[-1][0] == "own":
-        notes = notes[:-1]
-    return notes
-
-
-def _unlike(program, notes, want, is_refused):
-    """How what a rank has noted is not what it should be."""
-    if not is_refused and len(notes) != len(want):
-        return f"{len(notes)} notes, in one process {len(want)}"
-    tolerance = 0 if program.law == "bits" and not program.plain else TOLERANCE
-    for k, ((what, a), (_, b)) in enumerate(zip(notes, want, strict=False)):
-        if off(a, b) > tolerance:
-            return f"{what} {k}: {apart(a, b)} one process"
-    return ""
-
-
-def check(programs, jobs, folder, precision="float64"):
+def check(programs, jobs, folder):
     """Findings, and how many runs were refused."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    ones, found, refused = Job(1, precision=precision), [], 0
-    entries = [
-        Entry(p, "plain", ranks)
-        for p in programs
-        if p.plain
-        for ranks in sorted({1, *(job.size for job in jobs)} if p.joins else {1})
-    ]
-    plain, words = run([*entries, *_entries(programs, 0, folder)], ones, folder)
-    for number, job in enumerate((ones, *jobs)):
-        entries = _entries(programs, number, folder)
-        results = plain if job is ones else {}
-        if job is not ones:
-            results, words = run(entries, job, folder)
-        for e in entries:
-            p = e.program
-            if p.plain:
-                reference = plain[Entry(p, "plain", job.size if p.joins else 1)]
-            else:
-                reference = plain[Entry(p, "run", folder=str(folder / f"{p.seed}-0"))]
-            if reference is None or reference[0]["error"]:
-                error = reference[0]["error"] if reference else words.get(e, "")
-                if job is ones and e.way == "run" and not (p.alone and "on one rank" in error):
-                    found.append(Finding("error", p, job, error))
-                continue
-            here, n = results.get(e), job.size
-            groups = [here[k : k + n] for k in range(0, job.ranks, n)] if here else [None]
-            judged = (_judged(e, job, of, words.get(e, ""), reference[0]) for of in groups)
-            refused += bool(here and here[0]["refused"])
-            found += [finding for finding in judged if finding][:1]
+    found, refused = [], 0
+    of_one = run(programs, Job(1), folder)
+    for job in (Job(1), *jobs):
+        results = of_one if job.ranks == 1 else run(programs, job, folder)
+        for program, every, alone in zip(programs, results, of_one, strict=True):
+            finding = judge(program, job, every, alone[0])
+            if finding and finding.kind not in {f.kind for f in found if f.program is program}:
+                found.append(finding)
+            refused += not isinstance(every, str) and bool(every[0][1])
     return found, refused
 
 
-def _entries(programs, number, folder):
-    """Of the job of this number: programs as they are, and those that are killed, to resume on as
-    many ranks, and on those of the next job."""
-    every = [Entry(p, "run", folder=str(folder / f"{p.seed}-{number}")) for p in programs]
-    resumed = [p for p in programs if p.resumes]
-    for p in resumed:
-        mine, others = (str(folder / f"{p.seed}-{number}-{name}") for name in ("own", "next"))
-        before = str(folder / f"{p.seed}-{number - 1}-next")
-        every += [Entry(p, "kill", kill=p.kill, folder=where) for where in (mine, others)]
-        every.append(Entry(p, "resume", folder=mine))
-        if number and p.resumes == "any":
-            every.append(Entry(p, "resume", folder=before))
-    return every
-
-
-def _judged(entry, job, here, words, reference):
-    """As judge(), of an entry."""
-    if entry.way == "run" or here is None:
-        return judge(entry.program, job, here, words, reference)
-    if entry.way == "kill":  # it ends where it was
-        return None if not here[0]["error"] else judge(entry.program, job, here, "", None)
-    # what was noted before it was killed is not there
-    ends = [{**mine, "notes": mine["notes"][-1:]} for mine in here]
-    end = {**reference, "notes": reference["notes"][-1:]}
-    if "every" in end:
-        end["every"] = [{**one, "notes": one["notes"][-1:]} for one in end["every"]]
-    return judge(entry.program, job, ends, words, end)
-
-
 def shrunk(finding, folder):
-    """The same with fewer lines, and whether it is wrong by itself."""
-    kind, job = finding.kind, finding.job
-    jobs = [] if job.ranks == 1 else [job, job] if finding.program.resumes else [job]
-    again, _ = check([finding.program], jobs, folder, job.precision)
-    same = [f for f in again if f.kind == kind]
-    if not same:
-        return finding, False
-    finding, tried = same[0], True
-    while tried:
-        tried = False
-        program = finding.program
-        shorter = []
-        for k in range(len(program.lines)):
-            try:
-                compile(program.without(k).source, "", "exec")
-            except SyntaxError:
-                continue
-            shorter.append(program.without(k))
-        hangs = kind in ("hang", "job has ended") or program.alone
-        for batch in [[p] for p in shorter] if hangs else [shorter]:
-            wrong = check(batch, jobs, folder, job.precision)[0]
-            wrong = [f for f in wrong if f.kind == kind]
-            wrong = [f for f in wrong if "NameError" not in f.words]
-            if wrong:
-                finding, tried = min(wrong, key=lambda f: len(f.program.lines)), True
-                break
-    return finding, True
-
-
-def _to_the_bit(program):
-    """The same, where only bits are compared, not what depends on rounding."""
-    law = program.law if program.law == "bits" else "together"
-    return replace(program, law=law, plain=False, threads=False)
-
-
-# ---- the command -----------------------------------------------------------------------
+    """The same with fewer lines."""
+    jobs = [finding.job] if finding.job.ranks > 1 else []
+    k = 0
+    while k < len(finding.program.lines):
+        shorter = finding.program.without(k)
+        try:
+            compile(shorter.source, "", "exec")
+            same = [f for f in check([shorter], jobs, folder)[0] if f.kind == finding.kind]
+        except SyntaxError:
+            same = []
+        if same:
+            finding, k = same[0], 0
+        else:
+            k += 1
+    return finding
 
 
 def main():
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
-    parser.add_argument("--kind")
     parser.add_argument("--ranks", default="2,3")
-    parser.add_argument("--groups", type=int, default=1, help="which train side by side")
-    parser.add_argument("--precision", choices=[*PRECISIONS], default="float64")
-    parser.add_argument("--programs", type=int, default=40, help="in a job")
-    parser.add_argument("--no-shrink", action="store_true")
-    options = parser.parse_args()
-    until, count, refusals, number, status = time.monotonic() + options.seconds, 0, 0, 0, 0
-    rng, seen = random.Random(options.seed), set()
-    with tempfile.TemporaryDirectory() as name:
-        while time.monotonic() < until:
-            first = options.only or options.seed * 1_000_000 + number
-            n = 1 if options.only else options.programs
-            programs = [drawn(k, options.kind) for k in range(first, first + n)]
-            if options.precision != "float64":
-                programs = [_to_the_bit(p) for p in programs]
-            jobs = []
-            for ranks in map(int, options.ranks.split(",")):
-                groups = rng.sample("abcdefgh"[: options.groups] * ranks, ranks * options.groups)
-                ranks *= options.groups
-                exchange, hosts = rng.choice(ENGINES)
-                hosts = "".join(hosts[r % len(hosts)] for r in range(ranks if hosts else 0))
-                jobs.append(
-                    Job(
-                        ranks,
-                        exchange,
-                        "".join(sorted(hosts)),
-                        "".join(groups) if options.groups > 1 else "",
-                        rng.choice(SETTINGS),
-                        options.precision,
-                    )
-                )
-            found, refused = check(programs, jobs, Path(name) / "run", options.precision)
-            count, refusals, number = count + n, refusals + refused, number + n
-            for finding in found:
-                status = 1
-                if (finding.program.seed, finding.kind) in seen:
-                    continue
-                seen.add((finding.program.seed, finding.kind))
-                if not options.no_shrink:
-                    finding, alone = shrunk(finding, Path(name) / "shrink")
-                    print("" if alone else "# only together with others", flush=True)
-                print(f"# program {finding.program.seed}\n{finding.printed()}", flush=True)
-            if options.only:
-                break
-    print(f"{count} programs, {refusals} runs refused, {len(seen)} found")
-    sys.exit(status)
+    arguments = parser.parse_args()
+    engines = [("shared", ""), ("mpi", ""), ("auto", "ab"), ("auto", "aab")]
+    folder, end, done, refused = Path(tempfile.mkdtemp()), time.monotonic() + arguments.seconds, 0, 0
+    number = arguments.seed * 10**6 if arguments.only is None else arguments.only
+    while True:
+        count = 20 if arguments.only is None else 1
+        programs = [drawn(number + k) for k in range(count)]
+        jobs = []
+        for ranks in map(int, arguments.ranks.split(",")):
+            exchange, layout = engines[(done // count + ranks) % len(engines)]
+            jobs.append(Job(ranks, exchange, (layout + "b" * ranks)[:ranks] if layout else ""))
+        found, more = check(programs, jobs, folder)
+        for k, finding in enumerate(found):
+            small = finding if k else shrunk(finding, folder)
+            print(f"# program {finding.program.seed}\n{small.printed()}", flush=True)
+        done, refused, number = done + count, refused + more, number + count
+        print(f"{done} programs, {refused} runs refused", flush=True)
+        if found or arguments.only is not None or time.monotonic() > end:
+            return bool(found)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,7 +15,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from jobs import mpirun, needs_mpi
 from processes import run_python
@@ -441,50 +440,3 @@ def test_ranks_prints_efficiency_and_parts():
         table,
     )
     assert parts and all(float(ms) > 0 for ms in parts.groups())
-
-
-def test_replay_sums_what_ranks_send_and_a_slow_network_takes_its_time(programs):
-    replay = programs("replay")
-    m = dy.ParameterCollection()
-    m.add_lookup_parameters((40, 3))
-    w = m.add_parameters((300, 400))
-    dy.renew_cg()
-    dy.sum_elems(w).backward()
-
-    def job(hosts, ranks, gbit):
-        costs = argparse.Namespace(gbit=gbit, latency=1e-3, overhead=0.0, copy=0.0)
-        rows = np.arange(5, dtype=np.int32)
-        job = replay.Job(
-            hosts, ranks, costs, m, lambda rank, step: [rows], lambda rank, step: 0.5, 0.25
-        )
-        return job, job.run(2)[1]
-
-    first, seconds = job(2, 2, 1.0)
-    numbers = 300 * 400
-    summed = first.sums[0][:numbers]
-    assert all(np.array_equal(sums[:numbers], summed) for sums in first.sums.values())
-    assert (summed == summed[0]).all() and summed[0] > 0
-    wire = 4 * numbers * 8e-9  # each host sends all of it to the other
-    assert 0.75 + wire < seconds
-    slower = job(2, 2, 0.01)[1]
-    assert slower > 0.75 + 100 * wire
-    assert job(3, 1, 1.0)[1] > 0.75
-
-
-@pytest.mark.mpi
-@needs_mpi
-def test_what_a_message_costs_is_measured_by_ranks_that_answer_one_another():
-    program = (FOLDER / "replay.py", "--fit")
-    status, output, _ = mpirun(2, *program, limit=30, PYTHONSAFEPATH=None)
-    assert status == 0, output
-    costs = json.loads(output)
-    assert [*costs] == ["latency", "overhead", "copy"] and costs["overhead"] > 0
-
-
-def test_replay_measures_and_prints_a_line_for_each_rate():
-    table = printed(
-        "replay.py",
-        *("--tasks", "tagger", "--hosts", "2", "--ranks", "2", "--gbit", "1", "10"),
-        *("--steps", "2", "--measured", "2"),
-    )
-    assert len(re.findall(rf"(?m)^ +2 +2 +(?:1|10)(?: +-?{NUMBER}){{7}}$", table)) == 2, table

@@ -9,7 +9,7 @@ from jobs import mpirun, needs_mpi
 pytestmark = [pytest.mark.mpi, needs_mpi]
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_every_kind_of_loop(ranks):
     status, output, _ = mpirun(ranks, "kinds_of_loops.py", DIST_DYNET_DTYPE="float64")
     assert status == 0 and output == "ok\n", output
@@ -39,38 +39,13 @@ def test_communicators_with_processes_of_no_rank_are_refused():
 
 
 def test_trainers_of_one_model_over_other_ranks_update_in_turn():
-    status, output, _ = mpirun(4, "in_turn.py")
-    assert status == 0 and output.endswith("ok\n"), output
-    assert "those of this model lie in memory that a trainer over other ranks shares" in output
-    assert "each rank keeps a model of its own (a trainer over other ranks" in output
+    assert mpirun(4, "in_turn.py")[:2] == (0, "ok\n")
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_ranks_that_train_each_by_itself_are_warned_of(ranks):
-    assert mpirun(ranks, "plain_trainers.py")[:2] == (0, "ok\n")
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_what_is_computed_from_gradients_of_one_rank_is_warned_of(ranks):
-    assert mpirun(ranks, "own_gradients.py")[:2] == (0, "ok\n")
-
-
-def test_parameters_that_a_rank_makes_for_its_examples_are_warned_of():
-    assert mpirun(2, "numbered.py")[:2] == (0, "ok\n")
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_a_step_that_one_rank_leaves_out_is_warned_of(ranks):
-    assert mpirun(ranks, "left_out.py")[:2] == (0, "ok\n")
-
-
-@pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize(
-    "kind", ["zip", "max", "stack", "index", "function", "generator", "wordless"]
-)
-def test_what_fails_on_a_rank_without_examples_says_what_to_write(kind, ranks):
+@pytest.mark.parametrize("kind", ["zip", "max", "stack", "index", "function", "generator"])
+def test_what_fails_on_a_rank_without_examples_says_what_to_write(kind):
     """Of one that has some, or whose loops have ended, nothing is said."""
-    status, output, _ = mpirun(ranks, "empty.py", kind)
+    status, output, _ = mpirun(2, "empty.py", kind)
     words = "The batch of this rank in step 2 of epoch 0 of shard() has no examples. Write `if"
     assert status == 1 and words in output, output
 
@@ -79,7 +54,3 @@ def test_what_fails_on_a_rank_without_examples_says_what_to_write(kind, ranks):
 def test_what_fails_for_another_reason_says_nothing_of_examples(kind):
     status, output, _ = mpirun(2, "empty.py", kind)
     assert status in (1, 130) and "has no examples" not in output, output
-
-
-def test_scores_of_a_model_that_ranks_have_not_in_common_are_warned_of():
-    assert mpirun(4, "own_models.py")[:2] == (0, "ok\n")

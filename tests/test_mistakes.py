@@ -545,9 +545,9 @@ MISTAKES = [
         "evaluate: takes a function, then the data; got builtin_function_or_method and int.",
     ),
     (
-        "dy.parallel.DistributedTrainer(trainer, reproducible=True, compression='int8')",
+        "dy.parallel.DistributedTrainer(trainer, reproducible=True, compression='bf16')",
         ValueError,
-        "reproducible=True takes no compression; got 'int8'",
+        "reproducible=True takes no compression; got 'bf16'",
     ),
     # names in a vocabulary
     ("dy.Vocabulary(['a'])[5]", TypeError, "Vocabulary: names must be texts; got 5."),

@@ -19,8 +19,7 @@ from table_trainers import TRAINERS
 
 import dist_dynet as dy
 from dist_dynet import _launcher, parallel
-from dist_dynet.parallel.batches import watched_list
-from dist_dynet.parallel.batches.division import divide
+from dist_dynet.parallel.division import divide
 from dist_dynet.parallel.exchange.exchange import merge_ranges
 
 # ---- one process -----------------------------------------------------------------------
@@ -279,7 +278,7 @@ def test_batches_know_what_they_are_part_of():
         )
     )
     first.n = 7
-    assert (first.n, first.total, first.is_weighted) == (7, None, True)
+    assert (first.n, first.total) == (7, None)
     for bad in (-1, float("nan")):
         with pytest.raises(ValueError, match=r"^batch.n must be a number, 0 or more; got"):
             first.n = bad
@@ -288,52 +287,6 @@ def test_batches_know_what_they_are_part_of():
         for batch in parallel.shard([[1], [2, 3], [4]], batch_size=2, shuffle=False, weight=len)
     ]
     assert weighted == [(3, 3), (1, 1)]
-
-
-UNSEEN = {
-    *("__class__", "__class_getitem__", "__dir__", "__doc__", "__format__", "__getattribute__"),
-    *("__getstate__", "__hash__", "__init__", "__init_subclass__", "__new__", "__reduce__"),
-    *("__delattr__", "__setattr__", "__sizeof__", "__str__", "__repr__", "__subclasshook__"),
-    *("__contains__", "__eq__", "__ge__", "__gt__", "__le__", "__lt__", "__ne__"),
-    *("__len__", "count", "index"),  # comparisons hand over no examples
-    *("reverse", "sort"),  # n stays as it is
-}
-"""Methods of list that neither hand over examples nor change their number."""
-
-
-def test_batches_notice_every_method_of_lists():
-    """A method that Python adds to list is to be sorted into one of the groups."""
-    written = {"__iter__", "__getitem__", "__reduce_ex__"}
-    seen = {*watched_list.READERS, *watched_list.MUTATORS}
-    assert {*dir(list)} - UNSEEN == seen | written and not seen & UNSEEN
-    arguments = {
-        "__add__": ([3],),
-        "__mul__": (2,),
-        "__rmul__": (2,),
-        "__delitem__": (0,),
-        "__iadd__": ([3],),
-        "__imul__": (2,),
-        "__setitem__": (slice(0, 1), [4, 5]),
-        "append": (3,),
-        "extend": ([3],),
-        "insert": (0, 3),
-        "remove": (1,),
-    }
-    for name in seen:
-        plain, calls = [1, 2], []
-        watched = type("Watched", (watched_list.WatchedList,), {})([1, 2])
-        type(watched)._on_read = lambda _, calls=calls: calls.append("read")
-        type(watched)._on_change = lambda _, calls=calls: calls.append("changed")
-        expected = getattr(plain, name)(*arguments.get(name, ()))
-        found = getattr(watched, name)(*arguments.get(name, ()))
-        if name == "__reversed__":
-            expected, found = list(expected), list(found)
-        assert (found, list.copy(watched)) == (expected, plain), name
-        reads, changes = name in watched_list.READERS, name in watched_list.MUTATORS
-        assert calls == ["read"] * reads + ["changed"] * changes, name
-        for batch in parallel.shard([1, 2], batch_size=2, shuffle=False):
-            getattr(batch, name)(*arguments.get(name, ()))
-            assert bool(batch.problem) == changes, name
 
 
 def test_ranges_are_cut_at_chunks_gaps_and_foreign_parameters():
@@ -397,13 +350,11 @@ def test_trainer_has_the_whole_interface_of_trainers():
     )
 
 
-def test_weights_are_checked():
-    w, trainer = one_weight("weighted")
+def test_weights_and_options_are_checked():
+    w, trainer = one_weight()
     for bad in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="weight must be a number, 0 or more"):
             trainer.update(bad)
-    with pytest.raises(ValueError, match='average="weighted" needs a weight; got none'):
-        trainer.update()
     with pytest.raises(
         TypeError, match=r"^update: the weight must be a number or a batch of shard\(\); got 'x'"
     ):
@@ -412,12 +363,12 @@ def test_weights_are_checked():
     assert w.as_array() == [1]  # counts for nothing, and is forgotten
     trainer.update(3)
     assert w.as_array() == [1]
-    with pytest.raises(ValueError, match='average="sum" nothing is weighted; got weight 2'):
-        one_weight("sum")[1].update(2)
-    with pytest.raises(ValueError, match="average must be mean, weighted or sum; got 'median'"):
-        one_weight("median")
+    with pytest.raises(ValueError, match="average must be mean or sum; got 'weighted'"):
+        one_weight("weighted")
     with pytest.raises(TypeError, match="takes a trainer such as"):
         parallel.DistributedTrainer(one_weight()[1])
+    with pytest.raises(ValueError, match="reproducible=True takes no compression and no accum"):
+        parallel.DistributedTrainer(trainer.inner, reproducible=True, accumulate=2)
 
 
 @pytest.mark.parametrize("name", ["update", "update_subset"])
@@ -457,7 +408,7 @@ def test_collectives_with_one_process():
 # ---- several ---------------------------------------------------------------------------
 
 WAYS = [
-    f"{trainer} {average}" for trainer in ("sgd", "adam") for average in ("mean", "weighted", "sum")
+    f"{trainer} {average}" for trainer in ("sgd", "adam") for average in ("mean", "sum")
 ]
 ENGINES = ("shared", "mpi")
 

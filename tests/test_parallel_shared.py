@@ -183,9 +183,7 @@ def test_errors_of_sums_reach_the_caller():
 
 
 def test_exchange_argument_is_checked():
-    with pytest.raises(
-        ValueError, match="exchange must be auto, hybrid, mpi or shared; got 'gloo'"
-    ):
+    with pytest.raises(ValueError, match="exchange must be auto, mpi or reference; got 'gloo'"):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), exchange="gloo")
 
 

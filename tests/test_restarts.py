@@ -42,10 +42,38 @@ def test_restarts_are_limited():
     assert "gives up: failed 3 times." in job.stderr
 
 
-def test_job_that_never_wrote_a_checkpoint_begins_anew():
+def test_failure_before_the_first_checkpoint_ends_the_job():
     job = alone("--max-restarts", 2, SCRIPT, "-", "attempts", 1)
-    assert (job.returncode, attempts(job)) == (0, [0, 1])
-    assert "starts again in 1 s; no checkpoint of it is known (restart 1 of 2)." in job.stderr
+    assert (job.returncode, attempts(job)) == (5, [0])
+    assert "gives up: failed before its first checkpoint" in job.stderr
+
+
+FIRST_UPDATE = """
+import sys
+import dist_dynet as dy
+
+m = dy.ParameterCollection()
+w = m.add_parameters(1, init=0)
+trainer = dy.SimpleSGDTrainer(m)
+batches = dy.parallel.shard(range(4), batch_size=1)
+checkpointer = dy.parallel.Checkpointer(sys.argv[1], m, trainer, batches, every=9)
+print("resumed", checkpointer.resume())
+for batch in batches:
+    if trainer.updates == int(sys.argv[2]):
+        sys.exit(5)
+    dy.squared_norm(w + 1).backward()
+    trainer.update()
+"""
+
+
+def test_failure_in_the_first_update_ends_the_job_and_a_later_one_does_not(tmp_path):
+    """In both there is the checkpoint of step 0."""
+    program = tmp_path / "first.py"
+    program.write_text(FIRST_UPDATE)
+    for updates, starts in ((0, 1), (1, 2)):
+        job = alone("--max-restarts", 1, program, tmp_path / f"{updates}", updates)
+        assert job.returncode == 5 and job.stdout.count("resumed") == starts, job.stderr
+    assert "starts again from the newest checkpoint" in job.stderr
 
 
 def test_progress_may_be_a_file_of_the_users(tmp_path):
@@ -65,18 +93,18 @@ def test_job_ended_by_a_signal_is_not_started_again():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_a_pause_and_the_job(number):
-    job = start_launcher(sys.executable, "run", "--max-restarts", 9, SCRIPT, "-", "attempts", 9)
+    job = start_launcher(sys.executable, "run", "--max-restarts", 9, SCRIPT, "-", "attempts", 9, 0)
     assert job.process.stdout.readline() == "attempt 0\n"
     for line in job.process.stderr:
         if "starts again in 1 s" in line:
             job.process.send_signal(number)
             break
     status, out, err, _ = job.end()
-    assert (status, out, err) == (128 + number, "", "")
+    assert (status, out, err) == (128 + number, "attempt 1\n", "")
 
 
 def test_ranks_are_started_again_together(python):
-    job = launch(python, "run", "-n", 2, "--max-restarts", 1, SCRIPT, "-", "attempts", 1)
+    job = launch(python, "run", "-n", 2, "--max-restarts", 1, SCRIPT, "-", "attempts", 1, 0)
     assert job.returncode == 0, job.stderr
     for rank in range(2):
         assert lines_of(job.stdout, rank)[-1] == "attempt 1"
@@ -130,7 +158,7 @@ def paused(monkeypatch, tmp_path):
                 lines, started = next(left)
                 with self.progress.open("a") as file:
                     file.writelines(f"{line}\n" for line in lines)
-                return attempt.Outcome(5, started=started)
+                return attempt.Outcome(5, started=started, killed=(0,) if started else ())
 
         monkeypatch.setattr(restarts, "Attempt", Attempt)
         monkeypatch.setattr(attempt.Signals, "pause", lambda _, seconds: pauses.append(seconds))

@@ -73,10 +73,9 @@ CASES = {
     "average": {"die": 10, "average": "yes"},
     "accumulation": {"die": 10, "accumulate": 2},
     "compression": {"die": 10, "compression": "bf16"},
-    "8 bits": {"die": 10, "compression": "int8"},
     "time": {"die": 15, "every": "0.01s", "keep": 1},
 }
-ON_TWO = ("middle", "behind the loop, epochs", "signal", "accumulation", "compression", "8 bits")
+ON_TWO = ("middle", "behind the loop, epochs", "signal", "accumulation", "compression")
 
 
 @pytest.fixture(scope="module")

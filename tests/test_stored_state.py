@@ -9,8 +9,8 @@ from checkpoints import equal, model_of, train, values
 
 import dist_dynet as dy
 from dist_dynet.io.checksummed import DamagedError, add_checksum, verify_checksum
+from dist_dynet.parallel import checkpoint
 from dist_dynet.parallel.exchange import compression
-from dist_dynet.parallel.processes import rng_streams
 from dist_dynet.params.stored import load_stored, stored
 
 
@@ -141,15 +141,17 @@ def test_draws_continue_and_derived_ones_differ():
 
     random.gauss(0, 1)
     np.random.randn(1)  # the other number of each pair is kept
-    state = verify_checksum(add_checksum(rng_streams.rng_states()))
+    state = verify_checksum(add_checksum(checkpoint.random_states()))
     first = some()
-    rng_streams.set_rng_streams(state)
+    checkpoint.set_random_states(state)
     assert some() == first
     derived = []
     for rank in (1, 2):
-        rng_streams.resume_rng_streams(state, rank, 1)
+        checkpoint.set_random_states(state)
+        checkpoint.derive_random_states(state, rank)
         derived.append(some())
-    rng_streams.resume_rng_streams(state, 1, 1)
+    checkpoint.set_random_states(state)
+    checkpoint.derive_random_states(state, 1)
     assert some() == derived[0] != derived[1] and first != derived[0]
 
 

@@ -433,7 +433,6 @@ PARALLEL_LAYERS = (
     "update",
     "data",
     "",
-    "checkpoints",
 )
 """The folders of dist_dynet/parallel, each of which knows only those before it; "": the modules
 beside them."""
@@ -473,12 +472,9 @@ def test_maps_of_parallel_name_their_modules_once(folder):
 
 WRITERS = {
     "cli/output": "logs of ranks, which grow",
-    "cli/plot": "a drawing, made anew from what is read",
     "io/files": "writes files whole or not at all, for all others",
-    "parallel/checkpoints/files": "lines for the launcher",
-    "parallel/checkpoints/lease": "a draft that is linked into place",
-    "parallel/processes/timeline": "parts of a file that is written when all are there",
-    "parallel/processes/trace": "a draft that is renamed",
+    "parallel/checkpoint_files": "lines for the launcher",
+    "parallel/processes/spans": "lines of metrics, and parts of a timeline",
     "parallel/processes/trial": "files of one process for its parent, in a folder of theirs",
 }
 """{module: why it may write files by itself}."""

@@ -289,36 +289,6 @@ def test_backward_whose_parameters_another_thread_updates_midway_is_an_error():
     assert not w.has_gradient()
 
 
-def test_checkpoints_written_while_another_thread_updates_are_of_one_moment():
-    # all numbers of W are equal at any moment between two updates; so are those of a file
-    code = (
-        BESIDES
-        + """
-from pathlib import Path
-from safetensors.numpy import load_file
-from dist_dynet import parallel
-m = dy.ParameterCollection()
-W = m.add_parameters((700, 1000), init=0)
-trainer = dy.SimpleSGDTrainer(m, 1.0)
-trainer.set_clip_threshold(0)
-ones = np.ones((700, 1000))
-def train(i):
-    W.set_gradient(ones)
-    trainer.update()
-folder = Path(tempfile.mkdtemp())
-checkpoints = parallel.Checkpointer(folder, m, trainer, keep=10_000)
-def save():
-    checkpoints.save()
-    for file in folder.glob("checkpoint-*"):
-        arrays = [x for x in load_file(file).values() if x.size == W.as_array().size]
-        assert len(arrays) == 1 and np.ptp(arrays[0]) == 0
-        file.unlink()
-besides(train, {"save": save}, 300)
-"""
-    )
-    assert output_of(code) == "alive True []\n"
-
-
 # ---- a graph that belongs to another thread --------------------------------------------
 
 USES = {

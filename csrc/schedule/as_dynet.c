@@ -145,19 +145,19 @@ void dn__dynet_averages(dn_agenda *s) {
 
 /* ---- leaves: DyNet computes them, too, and what waits for them is ready in that order ------ */
 
-static int is_row(const dn_op *op) {
+static int is_matrix_row(const dn_op *op) {
     return op == dn_ops[DN_OP_lookup] || op == dn_ops[DN_OP_lookup_batch];
 }
 int dn__dynet_leaf_alone(const dn_agenda *s, int i) {
     const dn_op *op = s->t->nodes[s->first + i].op;
-    return op != dn_ops[DN_OP_input] && !is_row(op);
+    return op != dn_ops[DN_OP_input] && !is_matrix_row(op);
 }
 
 /* Rows of one table are one signature, numbers are, and so are all other inputs. */
 static int is_number(const dn_node *x) { return x->dim.nd == 1 && dn__elements(&x->dim) == 1; }
 static int leaves_alike(const dn_node *a, const dn_node *b) {
-    if (is_row(a->op) != is_row(b->op)) return 0;
-    return is_row(a->op) ? a->param == b->param : is_number(a) == is_number(b);
+    if (is_matrix_row(a->op) != is_matrix_row(b->op)) return 0;
+    return is_matrix_row(a->op) ? a->param == b->param : is_number(a) == is_number(b);
 }
 
 int dn__dynet_leaves(dn_agenda *s) {

@@ -4,8 +4,8 @@ check` tells whether N ranks compute the same as one, `dist-dynet info` shows wh
 In reading order: options (the command line), mpi (which MPI there is, and the commands of its
 launchers), shm (whether it has room), run (the environment of the ranks), hosts (those of each
 attempt), restarts (one attempt after the other), attempt (one job, from start to end), output (the
-ranks' output). _relay.py runs beside each rank. check compares runs: trials makes them, comparison
-finds differences, pace shows where the time goes. docs/launching.md is the manual.
+ranks' output). _relay.py runs beside each rank. check makes runs, and comparison finds what differs
+and where the time goes. docs/launching.md is the manual.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ __all__ = ["main"]
 USAGE = """usage: dist-dynet run [options] script.py [arguments of the script]
        dist-dynet check [options] script.py [options] [-- arguments of the script]
        dist-dynet info [--json]
-       dist-dynet plot metrics.jsonl [--out PNG]
        dist-dynet timeline FILE
        dist-dynet --version
 
 `dist-dynet run --help` lists the options."""
 
-COMMANDS = ("run", "check", "info", "plot", "timeline")
+COMMANDS = ("run", "check", "info", "timeline")
 """Each is a function in a module of its name, which takes the arguments and returns the status."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -1,23 +1,30 @@
 """`dist-dynet check`: runs a script for a few updates with one rank and with N, and reports what
-differs, where the time goes, and what scaling to expect.
+differs, and where the time goes.
 
-Two runs if nothing differs. Otherwise further runs determine whether the cause is rounding, the
-order of sets of strings, or random draws.
+Two runs if the results agree. Otherwise further runs determine whether the cause is rounding, or
+random draws. dist_dynet/parallel/processes/trial.py decides what is recorded during a run, and when
+it ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import json
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from . import mpi, pace
-from ._messages import RefusedError, print_message
-from .comparison import Comparison, compare, differ
+import numpy as np
+from numpy.typing import NDArray
+
+from ..parallel.processes.trial import VARIABLE
+from . import mpi
+from ._messages import RefusedError, print_message, temporary_files
+from .comparison import LIMITS, Comparison, Run, compare, distance_of, pace_lines, pace_of
 from .options import Options, known, parse
-from .run import REFUSED
-from .trials import Kind, Run, hashes_are_ours, run
+from .run import REFUSED, run_here
 
 SAME, DIFFERS = 0, 1
 """Exit status."""
@@ -25,7 +32,6 @@ _ENDED = (130, 143, 129)
 """Status of a run that was ended by a signal to the launcher."""
 _TIMED = 10
 """The least number of updates to time."""
-_OTHER_HASHES = "1"
 _NOT_HERE = ("--hosts", "--hostfile", "--hosts-from", "--min-ranks", "--max-restarts")
 
 _USAGE = """dist-dynet check [options] script.py [options] [-- arguments of the script]
@@ -38,6 +44,13 @@ no option of this command belongs to the script, too. Options, beside those of
 Exit status: 0 if all that must agree agrees, 1 if not or if the script fails, 2 if nothing
 was started. The script is ended after its last update by SystemExit. It resumes and writes no
 checkpoints meanwhile. Manual: docs/launching.md"""
+
+_DRAWS = (
+    "Graphs draw random numbers, as for dropout, which differ from rank to rank, so that the"
+    " parameters of 1 rank and of several cannot be compared. Without dropout they can, and with"
+    " reproducible=True."
+)
+_ROUNDING = "With float32 the runs differ by rounding alone: compared here are runs with float64."
 
 
 def check(arguments: list[str]) -> int:
@@ -69,13 +82,8 @@ def parse_check(arguments: list[str]) -> tuple[Options, int]:
     ours, rest = _options(arguments, names)
     count = 2 if rest[:1] == ["-m"] else 1
     program, rest = rest[:count], rest[count:]
-    if len(program) < count:
+    if len(program) < count or (program[0][:1] == "-" and count == 1):
         raise RefusedError("there is no script to check. `dist-dynet check --help` has the usage.")
-    if program[0][0:1] == "-" and count == 1:
-        raise RefusedError(
-            f"{program[0]}: is no option. `dist-dynet check --help` lists them; those of the"
-            " script follow its name."
-        )
     more, rest = _options(rest, names)
     parser = argparse.ArgumentParser(prog="dist-dynet check", usage=_USAGE, allow_abbrev=False)
     parser.add_argument("--steps", type=int, default=5)
@@ -108,138 +116,129 @@ class _Check:
     """Makes the runs and reports on them."""
 
     def __init__(self, options: Options, steps: int) -> None:
-        self._options, self._steps = options, steps
-        self._n = options.ranks
+        self._options, self._steps, self._n = options, steps, options.ranks
         self._script = " ".join(Path(word).name for word in options.command[1:2])
-
-    def _run(self, kind: Kind, why: str = "") -> Run:
-        ranks = "1 rank" if kind.ranks == 1 else f"{kind.ranks} ranks"
-        print_message(f"check: runs {self._script} with {ranks}{why}")
-        return run(self._options, kind, self._steps, max(_TIMED, self._steps))
 
     def run(self) -> int:
         """Does everything; returns the exit status."""
-        one = self._run(Kind(1, _OTHER_HASHES))
-        if one.status in _ENDED:
-            return one.status
-        if reason := self._failed(one):
-            return self._end([reason])
-        many = self._run(Kind(self._n))
-        if many.status in _ENDED:
-            return many.status
-        if reason := self._failed(many):
-            return self._end([reason])
+        runs = []
+        for ranks in (1, self._n):
+            runs.append(self._run(ranks))
+            if runs[-1].status in _ENDED:
+                return runs[-1].status
+            if reason := self._failed(runs[-1]):
+                return self._end([reason])
+        one, many = runs
         found = compare(one, many)
-        if found.faults:
-            found, one = self._explain(found, one, many)
+        if found.in_values:
+            found = self._explain(found, one)
         self._print(found, one, many)
         return self._end(found.faults)
 
+    def _run(self, ranks: int, why: str = "", stream: int = 0, dtype: str = "") -> Run:
+        """Runs the script. stream: that of random draws in graphs, with one rank."""
+        print_message(f"check: runs {self._script} with {_ranks(ranks)}{why}")
+        with temporary_files():
+            temporary = tempfile.TemporaryDirectory(prefix="dist-dynet-check-")
+        with temporary as name:
+            folder, timed = Path(name), max(_TIMED, self._steps)
+            variables = {
+                VARIABLE: f"{self._steps}:{timed}:{stream}:{name}",
+                "DIST_DYNET_SEED": os.environ.get("DIST_DYNET_SEED") or "1",
+                **({"DIST_DYNET_DTYPE": dtype} if dtype else {}),
+            }
+            options = replace(
+                self._options,
+                ranks=ranks,
+                mpi=None if ranks == 1 else self._options.mpi,
+                variables=tuple(variables.items()),
+            )
+            status = run_here(options)
+            records = {
+                int(path.stem.removeprefix("rank-")): json.loads(path.read_text(encoding="utf-8"))
+                for path in folder.glob("rank-*.json")
+            }
+            count = len(records[0]["trainers"]) if 0 in records else 0
+            values = [_load(folder / f"values-{i}.npz") for i in range(count)]
+        return Run(ranks, status, records, values)
+
     def _failed(self, done: Run) -> str:
         """Why a run cannot be used; empty if it can."""
-        n = done.kind.ranks
-        ranks = "1 rank" if n == 1 else f"{n} ranks"
+        ranks = _ranks(done.ranks)
         if not done.records and not done.status:
             return f"{self._script} does not use dist_dynet, or in another process only."
+        if not done.complete and done.ranks == 1:
+            return f"{self._script} fails with 1 rank already (status {done.status}): see above."
         if not done.complete:
-            if n == 1:
-                return (
-                    f"{self._script} fails with 1 rank already (status {done.status}): see above."
-                )
             return (
                 f"{self._script} runs with 1 rank, but fails with {ranks} (status {done.status}):"
                 " see above. Where ranks differ, the message names rank and difference."
             )
-        plain = done.records[0]["plain"]
-        if not done.trainers:
-            if plain:
-                name = next(iter(plain))
-                return (
-                    f"the {name} is not distributed: each rank would train a model of its own."
-                    f" Write dy.parallel.DistributedTrainer(dy.{name}(m))."
-                )
-            return f"{self._script} makes no update with {ranks}."
-        if not any(trainer["updates"] for trainer in done.trainers):
+        if any(trainer["updates"] for trainer in done.trainers):
+            return ""
+        if done.trainers:
             return (
                 f"{self._script} calls no update() of its DistributedTrainer with {ranks}. What it"
                 " does to parameters by hand is not averaged over the ranks."
             )
-        return ""
+        for name in done.records[0]["plain"]:
+            return (
+                f"the {name} is not distributed: each rank would train a model of its own."
+                f" Write dy.parallel.DistributedTrainer(dy.{name}(m))."
+            )
+        return f"{self._script} makes no update with {ranks}."
 
-    def _explain(self, found: Comparison, one: Run, many: Run) -> tuple[Comparison, Run]:
-        """Makes further runs to find out whether a difference is a fault of the script. Also
-        returns the relevant run with one rank."""
-        if found.inputs_differ and hashes_are_ours():
-            again = self._run(Kind(1), ", with the string hashes of the ranks")
-            if not self._failed(again):
-                if not compare(again, many).inputs_differ:
-                    found = compare(again, many)
-                    found.notes.append(_SETS)
-                one = again
-        if found.inputs_differ or found.certain or not found.values_differ:
-            return found, one
-        drawn = self._run(replace(one.kind, stream=1), ", with other random draws in graphs")
-        if self._failed(drawn) or differ(one, drawn):
+    def _explain(self, found: Comparison, one: Run) -> Comparison:
+        """Makes further runs to find out whether different results are a fault of the script."""
+        drawn = self._run(1, ", with other random draws in graphs", stream=1)
+        if self._failed(drawn) or _draws(one, drawn):
             found.notes.append(_DRAWS)
             found.faults = [fault for fault in found.faults if "seem to be" in fault]
-            return found, one
-        if one.dtype == "float32":
-            wide = [
-                self._run(Kind(ranks, dtype="float64"), ", with float64") for ranks in (1, self._n)
-            ]
+        elif one.records[0]["dtype"] == "float32":
+            why = ", with float64"
+            wide = [self._run(ranks, why, dtype="float64") for ranks in (1, self._n)]
             if not any(map(self._failed, wide)):
-                exact = compare(wide[0], wide[1])
+                exact = compare(*wide)
                 if not exact.faults:
-                    exact.notes += found.notes
-                    exact.notes.append(_SETS if differ(one, wide[0]) else _ROUNDING)
-                    return exact, one
-        return found, one
+                    exact.notes.append(_ROUNDING)
+                    return exact
+        return found
 
     def _print(self, found: Comparison, one: Run, many: Run) -> None:
-        lines = [(topic, [text]) for topic, text in found.findings]
-        plain = {**one.records[0]["plain"], **many.records[0]["plain"]}
-        if plain:
-            found.notes.append(
-                f"Updates of a {next(iter(plain))} that is not distributed are not compared."
-            )
-        first, second = pace.pace_of(one), pace.pace_of(many)
-        if first is None or second is None:
-            lines.append(("time", ["the script makes too few updates to time them"]))
-        else:
-            oversubscribed = self._n > mpi.cores()
-            lines.append(("time", pace.table(first, second)))
-            divided = not any(text.startswith("batches of") for _, text in found.findings)
-            lines.append(("scaling", pace.expected(first, second, divided)))
-            if oversubscribed:
-                found.notes.append(
-                    f"{self._n} ranks share {mpi.cores()} cores: the times say little."
-                )
         print(f"{self._script}: {self._steps} updates with 1 rank and with {self._n}")
-        for topic, texts in lines:
-            for i, text in enumerate(texts):
-                print(f"  {'' if i else topic:<12} {text}")
+        for topic, text in found.findings:
+            print(f"  {topic:<12} {text}")
+        first, second = pace_of(one), pace_of(many)
+        lines = ["the script makes too few updates to time them"]
+        if first is not None and second is not None:
+            lines = pace_lines(first, second, found.divided)
+        for i, line in enumerate(lines):
+            print(f"  {'' if i else 'time':<12} {line}")
+        if self._n > mpi.cores():
+            found.notes.append(f"{self._n} ranks share {mpi.cores()} cores: the times say little.")
+        for name in {**one.records[0]["plain"], **many.records[0]["plain"]}:
+            found.notes.append(f"Updates of a {name} that is not distributed are not compared.")
         for note in found.notes:
-            print(f"  note         {note}")
-        sys.stdout.flush()
+            print(f"  note         {note}", flush=True)
 
     def _end(self, faults: list[str]) -> int:
-        for fault in faults:
+        for fault in faults or ["nothing differs that must agree."]:
             print_message(f"check: {fault}")
-        if not faults:
-            print_message("check: nothing differs that must agree.")
         return DIFFERS if faults else SAME
 
 
-_SETS = (
-    "The result depends on the order of a set of strings. `dist-dynet run` gives all ranks one"
-    " order; other launchers do not. Write sorted(set(words))."
-)
-_DRAWS = (
-    "Graphs draw random numbers, as for dropout, which differ from rank to rank, so that the"
-    " parameters of 1 rank and of several cannot be compared. Without dropout they can, and with"
-    " reproducible=True."
-)
-_ROUNDING = (
-    "With float32 the runs differ more than this, by rounding alone: compared here are runs with"
-    " float64."
-)
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _ranks(n: int) -> str:
+    return "1 rank" if n == 1 else f"{n} ranks"
+
+
+def _draws(one: Run, other: Run) -> bool:
+    """Whether two runs with one rank have results that differ by more than rounding."""
+    return any(
+        distance_of(x, y)[0] > LIMITS["float32"]
+        for x, y in zip(one.values, other.values, strict=True)
+    )

@@ -2,7 +2,8 @@
 
 The script finds its newest checkpoint itself (`Checkpointer.resume()`). All that is known here of
 checkpoints is a file, named by DIST_DYNET_PROGRESS, to which rank 0 adds a line `STEP` for each
-finished checkpoint, and a line `resumed STEP` when it resumes from one.
+finished checkpoint, and a line `resumed STEP` when it resumes from one. As long as there is neither,
+a restart would repeat the failure, unless a host failed.
 """
 
 from __future__ import annotations
@@ -98,7 +99,10 @@ def run_attempts(
                 in_vain, pause = 0, FIRST_PAUSE
             elif outcome.started:
                 in_vain += 1
-            if reason := _end_of_restarts(number, max_restarts, in_vain):
+            # a rank that was killed or is missing may be a failure of its host
+            by_program = outcome.started and not (outcome.killed or outcome.missing)
+            is_hopeless = by_program and not progress.known
+            if reason := _end_of_restarts(number, max_restarts, in_vain, is_hopeless):
                 print_message(f"gives up: {reason}")
                 break
             _say_next(0 if advances else pause, progress.known, f"{number + 1} of {max_restarts}")
@@ -111,8 +115,10 @@ def run_attempts(
         return outcome.status
 
 
-def _end_of_restarts(number: int, most: int, in_vain: int) -> str:
+def _end_of_restarts(number: int, most: int, in_vain: int, is_hopeless: bool) -> str:
     """Why the failed attempt `number` is the last one; empty if it is not."""
+    if is_hopeless:
+        return "failed before its first checkpoint, so the job would fail at the same place again."
     if number == most:
         return f"failed {number + 1} times."
     if in_vain == MOST_IN_VAIN:

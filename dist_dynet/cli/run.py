@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from .. import _launcher
-from ..parallel.processes import trace
 from . import _relay, shm
 from ._messages import LIMITS, RefusedError, print_message
 from .attempt import Job, Outcome
@@ -27,6 +26,7 @@ from .mpi import (
 from .options import Options, behind_the_script, parse
 from .output import Screen
 from .restarts import run_attempts
+from .timeline import timeline
 
 REFUSED = 2
 """Exit status if nothing was started."""
@@ -71,13 +71,9 @@ def run_here(options: Options) -> int:
 
 
 def _gather_timeline(options: Options) -> None:
-    """Merges the timelines that ranks leave after a failure; otherwise rank 0 has merged them."""
-    file = {**os.environ, **_chosen(options)}.get("DIST_DYNET_TIMELINE")
-    try:
-        for words in trace.merge_all(Path(file).absolute()) if file else ():
-            print_message(words)
-    except OSError as error:
-        print_message(f"timeline: cannot be written: {error}. Its parts are left.")
+    """Makes the timeline of what ranks leave after a failure; otherwise rank 0 has made it."""
+    if file := {**os.environ, **_chosen(options)}.get("DIST_DYNET_TIMELINE"):
+        timeline([file])
 
 
 def _spans_hosts(options: Options) -> bool:
@@ -98,8 +94,8 @@ def _together(options: Options) -> int:
             said.append(words)
         return job
 
-    screen, timeline = Screen(options.ranks != 1, options.quiet), partial(_gather_timeline, options)
-    return run_attempts(next_job, options.max_restarts, screen, options.log_dir, timeline)
+    screen, ended = Screen(options.ranks != 1, options.quiet), partial(_gather_timeline, options)
+    return run_attempts(next_job, options.max_restarts, screen, options.log_dir, ended)
 
 
 def _job(launcher: Launcher, options: Options, folder: str) -> tuple[Job, str]:
@@ -156,8 +152,8 @@ def _supervised(options: Options) -> int:
     """One rank without MPI in a process of its own."""
     environment = {"PYTHONUNBUFFERED": "1", **_alone_environment(options)}
     job = Job((), _relay_command("0", options), 1, environment)
-    screen, timeline = Screen(False, options.quiet), partial(_gather_timeline, options)
-    return run_attempts(lambda *_: job, options.max_restarts, screen, options.log_dir, timeline)
+    screen, ended = Screen(False, options.quiet), partial(_gather_timeline, options)
+    return run_attempts(lambda *_: job, options.max_restarts, screen, options.log_dir, ended)
 
 
 def _relay_command(rank: str, options: Options) -> tuple[str, ...]:

@@ -56,35 +56,19 @@ def add_checksum(tree: Mapping[str, Any]) -> bytes:
     >>> verify_checksum(add_checksum(tree))
     {'step': 3, 'trainer': {'rates': array([0.5 , 0.25])}}
     """
-    return b"".join(Copied(tree).pieces())
+    return b"".join(pieces(tree))
 
 
-class Copied:
-    """A snapshot of a tree as add_checksum() takes it: its only copy, to be written piece by piece
-    later.
-
-    Args:
-        tree: it.
-        own: arrays of it that nobody changes, which are not copied.
+def pieces(tree: Mapping[str, Any]) -> list[memoryview]:
+    """As add_checksum(), in pieces to be written one after the other. Nothing is copied: the arrays
+    must not change before all pieces are written.
 
     Raises:
         TypeError: a leaf is of no kind that can be saved; it names the place.
     """
-
-    def __init__(self, tree: Mapping[str, Any], own: Iterable[NDArray[Any]] = ()) -> None:
-        arrays: dict[str, NDArray[Any]] = {}
-        kept = {id(array) for array in own}
-        texts = {
-            TREE: json.dumps(_without_arrays(tree, "", arrays, kept)),
-            CHECKSUM: NO_CHECKSUM,
-        }
-        self._head, self._arrays = head_of(arrays, texts)
-        self.size = len(self._head) + sum(array.nbytes for array in self._arrays)
-        """Size in bytes."""
-
-    def pieces(self) -> list[memoryview]:
-        """What is to be written, in order."""
-        return pieces_of(self._head, self._arrays)
+    arrays: dict[str, NDArray[Any]] = {}
+    texts = {TREE: json.dumps(_without_arrays(tree, "", arrays)), CHECKSUM: NO_CHECKSUM}
+    return pieces_of(*head_of(arrays, texts))
 
 
 def head_of(
@@ -205,21 +189,20 @@ def _text(checksum: int) -> bytes:
 
 
 def _without_arrays(
-    leaf: Any, place: str, arrays: dict[str, NDArray[Any]], own: set[int], levels: int = _DEEPEST
+    leaf: Any, place: str, arrays: dict[str, NDArray[Any]], levels: int = _DEEPEST
 ) -> Any:
-    """What JSON can hold of a tree. Its arrays are put into `arrays`; those not in `own` are
-    copied."""
+    """What JSON can hold of a tree. Its arrays are put into `arrays`."""
     if isinstance(leaf, Mapping | list | tuple) and not levels:
         _refuse(place, type(leaf).__name__, f", {_DEEPEST} levels deep. Does it hold itself?")
     if isinstance(leaf, Mapping):
         texts = {
-            _key(key, place): _without_arrays(value, _join(place, key), arrays, own, levels - 1)
+            _key(key, place): _without_arrays(value, _join(place, key), arrays, levels - 1)
             for key, value in leaf.items()
         }
         return {_ARRAY: texts} if texts.keys() == {_ARRAY} else texts
     if isinstance(leaf, list | tuple):
         return [
-            _without_arrays(value, _join(place, str(i)), arrays, own, levels - 1)
+            _without_arrays(value, _join(place, str(i)), arrays, levels - 1)
             for i, value in enumerate(leaf)
         ]
     if (
@@ -228,8 +211,7 @@ def _without_arrays(
         and leaf.dtype.str[1:] in _KINDS
     ):
         name = next(name for name in _names(place) if name not in arrays)
-        made = np.asarray if id(leaf) in own else np.array
-        arrays[name] = made(leaf, leaf.dtype.newbyteorder("<"), order="C")
+        arrays[name] = np.asarray(leaf, leaf.dtype.newbyteorder("<"), order="C")
         return {_ARRAY: name}
     if isinstance(leaf, np.generic):
         leaf = leaf.item()
@@ -278,4 +260,4 @@ def _with_arrays(leaf: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     return {key: _with_arrays(value, arrays) for key, value in leaf.items()}
 
 
-__all__ = ["Copied", "DamagedError", "add_checksum", "check", "tree_of", "verify_checksum"]
+__all__ = ["DamagedError", "add_checksum", "check", "pieces", "tree_of", "verify_checksum"]

@@ -14,7 +14,7 @@ of which knows only those before it, and the modules beside them:
 - update: that of all ranks
 - data: its parts, evaluation, collective operations
 - wrapper, trainer, join, local_sgd: what users train with
-- checkpoints: what a run is resumed from
+- checkpoint, checkpoint_files: what a run is resumed from
 """
 
 from typing import TYPE_CHECKING, Any
@@ -37,13 +37,12 @@ from .data.collectives import (
 from .data.evaluation import evaluate
 from .join import Join
 from .local_sgd import LocalSGD
-from .processes import failures, session, timeline, trial
+from .processes import failures, session, spans, trial
 from .shard import Shard, shard
 from .trainer import DistributedTrainer
-from .update import metrics
 
 if TYPE_CHECKING:
-    from .checkpoints.checkpointer import Checkpointer  # an attribute of this package
+    from .checkpoint import Checkpointer  # an attribute of this package
 
 __all__ = [
     "Batch",
@@ -91,7 +90,7 @@ if not TYPE_CHECKING:  # else no name would be unknown
         if name != "Checkpointer":
             hint = of_parallel(name)
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
-        from .checkpoints.checkpointer import Checkpointer
+        from .checkpoint import Checkpointer
 
         describe(Checkpointer)
         requires_init(Checkpointer, "_world")
@@ -107,5 +106,4 @@ def __dir__() -> list[str]:
 failures.install()
 session.warn_of_separate_ranks()
 trial.install()
-metrics.follow_all_trainers()
-timeline.record_from_first_trainer()
+spans.install()

@@ -254,7 +254,7 @@ class BatchUse:
 
     def _of(self, batch: Batch[Any]) -> Use:
         members = [*self._here.members]
-        if [*batch.ranks] == members or self._here.size == 1:
+        if [*batch.ranks] == members:
             return Use(batch, batch.n, batch.n if self._here.size == 1 else batch.total)
         if len(batch.ranks) > 1 and not {*batch.ranks} <= {*members}:
             raise RuntimeError(

@@ -25,9 +25,9 @@ from ..trainers.state import Settings
 from ..trainers.stats import Stats
 from .agreement.structure import Structure, broadcast_state
 from .batch import Batch, BatchUse
-from .processes import environment, saving, session
+from .processes import environment, saving, session, spans
 from .processes.world import World, hash_of
-from .update import metrics
+
 from .wrapper import TrainerWrapper
 
 _MESSAGE = np.dtype([("hash", np.int64), ("n", np.float64), ("flags", np.int64)])
@@ -112,7 +112,7 @@ class LocalSGD(TrainerWrapper):
             broadcast_state(self.here, self._comm, trainer)
             self._remember()
             if self.here.rank == 0:
-                metrics.follow_alone(trainer)
+                spans.follow_alone(trainer)
         self._uses = BatchUse(self.here)
 
     @property

@@ -31,10 +31,9 @@ from .batch import Batch, Use, running
 from .exchange.compression import CODES
 from .exchange.engines import Compression, check_choice, choose, default_engine
 from .exchange.hosts import HybridExchange
-from .processes import environment, saving, session, trial
+from .processes import environment, saving, session, spans, trial
 from .processes.world import hash_of
 from .reproducible import ReproducibleSum
-from .update import metrics
 from .update.sync import Sync
 from .wrapper import TrainerWrapper, check_trainer
 
@@ -147,7 +146,7 @@ class DistributedTrainer(TrainerWrapper):
             sync.wire = chosen if isinstance(chosen, HybridExchange) else None
             sync.negotiation = Negotiation(here, comm, trainer, average != "sum", chosen.transport)
             broadcast_state(here, comm, trainer)
-            metrics.follow_negotiated(trainer, here, sync.negotiation)
+            spans.follow_negotiated(trainer, here, sync.negotiation.meters)
         if (watching := trial.present()) is not None:
             watching.watch(trainer, sync, average, False)
 
@@ -184,7 +183,8 @@ class DistributedTrainer(TrainerWrapper):
                     "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
                     " reproducible=True)."
                 )
-            if sync.silent or sync.stash.kept or self._inner.accumulation > 1:
+            is_plain = self._inner.accumulation == 1 and not sync.silent
+            if not is_plain or (sync.stash.kept and sync.stash.holds(sync.hooks.members())):
                 return self._gather(use)
             n = use.n if sync.weighted else 1.0
             return sync.step(n, self._step(use), 0, use.problem)[0]
@@ -227,9 +227,12 @@ class DistributedTrainer(TrainerWrapper):
 
     def _step(self, use: Use, passes: int = 1, subset: int = 0) -> Step:
         """What must be equal on all ranks."""
-        if use.batch is None and passes == 1 and not subset:
+        batch = use.batch
+        if batch is not None and len(batch.ranks) != self._world.size:
+            batch = None  # of a shard() of this rank's own data
+        if batch is None and passes == 1 and not subset:
             return NO_BATCH
-        described = use.batch.description if use.batch is not None else ()
+        described = batch.description if batch is not None else ()
         return Step(described, passes, subset, self.sync.described)
 
     # ---- several passes ----------------------------------------------------------------

@@ -9,7 +9,6 @@ from ..params.collection import ParameterCollection
 from ..trainers import Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.stats import Stats
-from .update.metrics import added, seconds_of
 from .update.sync import Sync
 
 
@@ -151,9 +150,8 @@ class TrainerWrapper:
         stats = self._inner.stats()
         if negotiation is None or negotiation.meters.first is None:
             return stats
-        spent = added(negotiation.meters.latest, negotiation.meters.first)
         hosts = [here.hosts[member] for member in here.members]
-        return stats._replace(ranks=seconds_of(spent), hosts=hosts)
+        return stats._replace(ranks=negotiation.meters.seconds(), hosts=hosts)
 
     def log(self, **values: float) -> None:
         """As Trainer.log(). Values of ranks other than rank 0 are not shown; all_reduce() gives

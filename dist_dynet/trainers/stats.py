@@ -26,23 +26,15 @@ class Slowest(NamedTuple):
         """As a sentence; hosts: the host of each rank.
 
         >>> Slowest((3,), 0.004, 0.382).words(["node0", "node0", "node1", "node1"])
-        'rank 3 on node1 waits for nobody; the others wait 38 % of their time for it'
-        >>> Slowest((2, 3), 0.04, 0.382).words(["node0", "node0", "node1", "node1"])
-        'ranks 2 and 3 on node1 wait 4 % of their time; the others wait 38 % of theirs, for them'
+        'the others wait 38 % of their time for rank 3 on node1, which waits 0 %'
         """
         one = len(self.ranks) == 1
-        *most, last = map(str, self.ranks)
-        who = f"rank {last}" if one else f"ranks {', '.join(most)} and {last}"
+        who = f"{'rank' if one else 'ranks'} {', '.join(map(str, self.ranks))}"
         where = " and ".join(dict.fromkeys(hosts[rank] for rank in self.ranks))
-        verb, them = ("waits", "it") if one else ("wait", "them")
-        if self.own < 0.01:
-            what = f"for nobody; the others wait {self.others:.0%} of their time for {them}"
-        else:
-            what = (
-                f"{self.own:.0%} of {'its' if one else 'their'} time; the others wait"
-                f" {self.others:.0%} of theirs, for {them}"
-            )
-        return f"{who} on {where} {verb} {what}".replace("%", " %")
+        return (
+            f"the others wait {100 * self.others:.0f} % of their time for {who} on {where}, which"
+            f" {'waits' if one else 'wait'} {100 * self.own:.0f} %"
+        )
 
 
 def slowest(seconds: Mapping[str, Sequence[float]]) -> Slowest | None:

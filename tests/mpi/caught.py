@@ -1,5 +1,5 @@
 """Errors and interruptions that a program catches, to go on: caught.py ENGINE WHAT..., each rank a
-host of its own for the engine "hybrid".
+host of its own for the engine "hosts".
 
 Rank 0 prints "ok" in the end.
 """
@@ -26,8 +26,9 @@ from dist_dynet.trainers.hooks import Hooks
 engine, *whats = sys.argv[1:]
 os.environ["DIST_DYNET_EXCHANGE"] = engine
 rank, size = parallel.rank(), parallel.world_size()
-if engine == "hybrid":
+if engine == "hosts":
     use_a_host_each()
+engine = "mpi" if engine == "mpi" else "auto"
 
 
 def set_up():

@@ -10,7 +10,7 @@ import sys
 
 switches = sys.argv[1:]
 rank = int(os.environ.get("PMI_RANK") or os.environ["OMPI_COMM_WORLD_RANK"])
-os.environ["DIST_DYNET_FAST_PATHS"] = switches[rank]
+os.environ |= {"DIST_DYNET_FAST_PATHS": switches[rank], "DIST_DYNET_EXCHANGE": "shared"}
 
 import numpy as np  # noqa: E402
 
@@ -21,7 +21,7 @@ from dist_dynet._ffi import declined  # noqa: E402
 assert rank == parallel.rank() and len(switches) == parallel.world_size()
 m = dy.ParameterCollection()
 w, table = m.add_parameters(5, init=0), m.add_lookup_parameters((4, 2), init=0)
-trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), "sum", exchange="shared")
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), "sum")
 trainer.set_clip_threshold(0)
 UPDATES = 20
 for _ in range(UPDATES):

@@ -11,7 +11,7 @@ pair = MPI.COMM_WORLD.Split(rank % 2)
 back = MPI.COMM_WORLD.Split(0, key=-rank)
 
 
-def in_turn(*comms, kinds=(parallel.DistributedTrainer,) * 2, **options):
+def in_turn(*comms, kinds=(parallel.DistributedTrainer,) * 2):
     """Values after each update."""
     m = dy.ParameterCollection()
     w, E = m.add_parameters(20_000, init=0), m.add_lookup_parameters((2, 3), init=0)
@@ -19,20 +19,19 @@ def in_turn(*comms, kinds=(parallel.DistributedTrainer,) * 2, **options):
     for comm, kind in zip(comms, kinds, strict=True):
         inner = dy.SimpleSGDTrainer(m, 1)
         inner.set_clip_threshold(0)
-        more = options if kind is parallel.DistributedTrainer else {"every": 1}
+        more = {} if kind is parallel.DistributedTrainer else {"every": 1}
         trainers.append(kind(inner, comm=comm, **more))
     for done in range(1, 7):
         dy.renew_cg()
         each = 1 + rank // 2  # its mean is the same in each pair and in all of them
         ((dy.sum_elems(w) + dy.sum_elems(E[1])) * each).backward()
         trainers[done % 2].update()
-        assert (w.as_array() == -1.5 * done).all(), (comms, options, done, w.as_array())
+        assert (w.as_array() == -1.5 * done).all(), (comms, done, w.as_array())
         assert (E.as_array()[1] == -1.5 * done).all() and not E.as_array()[0].any()
 
 
-for options in ({}, {"shared_model": True}, {"exchange": "mpi"}):
-    for comms in ((pair, None), (None, pair), (pair, pair.Dup()), (None, back), (pair, back)):
-        in_turn(*comms, **options)
+for comms in ((pair, None), (None, pair), (pair, pair.Dup()), (None, back), (pair, back)):
+    in_turn(*comms)
 both = parallel.DistributedTrainer, parallel.LocalSGD
 for kinds in (both, both[::-1]):
     in_turn(pair, None, kinds=kinds)

@@ -54,10 +54,10 @@ def joined():
         train(trainer, [DATA] * (1 + parallel.rank()))
 
 
-def shared_by_a_model_of_its_own():
+def a_model_of_its_own():
     own = dy.ParameterCollection()
     x = own.add_parameters(5)
-    trainer = parallel.DistributedTrainer(dy.AdamTrainer(own), shared_model=True)
+    trainer = parallel.DistributedTrainer(dy.AdamTrainer(own))
     dy.renew_cg()
     dy.squared_norm(x).backward()
     trainer.update()
@@ -81,12 +81,12 @@ def resumed(folder):
     checkpointer.save()
 
 
-OPTIONS = {}, {"exchange": "mpi"}, {"check": True}, {"reproducible": True}, {"shared_model": True}
+OPTIONS = {}, {"accumulate": 2}, {"reproducible": True}
 FOLDER = parallel.gather(tempfile.mkdtemp())[0]
 ACTS = {repr(options): partial(trained, **options) for options in OPTIONS} | {
     "LocalSGD": locally,
     "Join": joined,
-    "a model": shared_by_a_model_of_its_own,
+    "a model": a_model_of_its_own,
     "functions": functions,
     "Checkpointer": partial(resumed, FOLDER),
 }

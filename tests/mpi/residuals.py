@@ -1,5 +1,5 @@
 """What compression has left over, in checkpoints: residuals.py FOLDER save | resume |
-memory [bf16 | int8].
+memory.
 
 "save" trains, keeps the sum of all ranks' residuals and saves; "resume" goes on from there, with as
 many ranks as there are now: the sum must come into the parameters once. "memory" looks at what a
@@ -21,8 +21,7 @@ m = dy.ParameterCollection()
 W = m.add_parameters((300, 20_000 if mode == "memory" else 1000), name="W", init=0)
 b = m.add_parameters(5, name="b", init=0)
 E = m.add_lookup_parameters((20, 30), name="E", init=0)
-code = sys.argv[3] if len(sys.argv) > 3 else "bf16"
-trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average="sum", compression=code)
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average="sum", compression="bf16")
 trainer.set_clip_threshold(0)
 checkpointer = parallel.Checkpointer(folder, m, trainer)
 

@@ -8,6 +8,7 @@ uses in a step, one that nobody uses, a table of which few rows are used and one
 a parameter added on the way, clipping.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,8 +25,9 @@ TRAINERS = {
 }
 
 
-def trained(name, average, engine=None):
+def trained(name, average, engine="auto"):
     """The model."""
+    os.environ["DIST_DYNET_EXCHANGE"] = engine
     dy.reset_random_seed(7 if parallel.rank() == 0 else 99)  # rank 0's values count
     model = dy.ParameterCollection()
     few = model.add_lookup_parameters(
@@ -39,7 +41,7 @@ def trained(name, average, engine=None):
     model.add_parameters((5, 5), name="never")
     encoder = model.add_subcollection("encoder")
     V, b = encoder.add_parameters((4, 10), name="V"), encoder.add_parameters(4, name="b", init=0)
-    trainer = parallel.DistributedTrainer(TRAINERS[name](model), average=average, exchange=engine)
+    trainer = parallel.DistributedTrainer(TRAINERS[name](model), average=average)
     trainer.set_clip_threshold(0.5 if average != "sum" else 2.0)
     late = None
 
@@ -62,13 +64,8 @@ def trained(name, average, engine=None):
             if batch:
                 dy.renew_cg()
                 losses = dy.esum([loss_of(example) for example in batch])
-                words = float(sum(map(len, batch)))
-                (
-                    losses
-                    if average == "sum"
-                    else losses / (len(batch) if average == "mean" else words)
-                ).backward()
-            trainer.update(*([words if batch else 0.0] if average == "weighted" else []))
+                (losses if average == "sum" else losses / len(batch)).backward()
+            trainer.update()
             updates += 1
             if updates == 50:
                 break

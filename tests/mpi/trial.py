@@ -9,6 +9,8 @@ several = dy.parallel.world_size() > 1
 words = [f"word {i}" for i in range(40)]
 numbers = {w: i for i, w in enumerate(set(words) if mistake == "set" else words)}
 data = [(numbers[words[i % 40]], i * 7 % 8) for i in range(61)]
+if mistake == "order" and several:
+    data = data[::-1]
 m = dy.ParameterCollection()
 W, b = m.add_parameters((8, 8)), m.add_parameters(8)
 table = m.add_lookup_parameters((40, 8))
@@ -33,7 +35,7 @@ def train(batches):
             raise ValueError("only with several ranks")
         if batch:
             losses = [loss_of(*example) for example in batch]
-            dy.average(losses).backward()
+            (dy.esum if mistake == "sum" else dy.average)(losses).backward()
         if not mistake and batch.step % 2 == 0:
             trainer.update_subset([W], [])
             m.reset_gradients()

@@ -49,22 +49,22 @@ if size > 1:
 trainer.update()  # settings and structure agree again
 
 # a loop that is left between backward() and update(): what it leaves is in no later update
-for kind in ("mean", "weighted", "sum"):
+for kind in ("mean", "sum"):
     model, w, table, trainer = new(average=kind)
     with parallel.Join(trainer):
         for batch in range(rank + 2):
             a_pass(w, table, rank)
             if batch == rank + 1:
                 break
-            trainer.update(*([1] if kind == "weighted" else []))
+            trainer.update()
     assert not w.has_gradient() and not table.has_gradient()
     before = w.as_array()
-    trainer.update(*([1] if kind == "weighted" else []))
+    trainer.update()
     assert np.array_equal(w.as_array(), before)
     parallel.assert_in_sync(model)
 
 # gradients of weight 0 count for nothing, whatever they are: NaN times zero would be NaN
-model, w, table, trainer = new(average="weighted")
+model, w, table, trainer = new()
 a_pass(w, table, rank, 1.0 if rank == 0 else float("nan"))
 trainer.update(1 if rank == 0 else 0)
 assert np.allclose(w.as_array(), -0.5) and np.allclose(table.as_array()[0], -0.5)
@@ -81,39 +81,6 @@ assert np.allclose(w.as_array(), expected)
 rows = [-0.5 * (1 + r) * sum(1 / (size - u) for u in range(r + 1)) for r in range(size)]
 assert np.allclose(table.as_array()[:size, 0], rows) and not table.as_array()[size:].any()
 
-# with accumulation: the last one is cut short, on rank 0 sooner; the next begins on all ranks
-# together
-for average in ("mean", "sum"):
-    model, w, table, trainer = new(average=average, accumulate=2)
-    with parallel.Join(trainer):
-        for _ in range(3 if rank == 0 else 4):
-            a_pass(w, table, rank)
-            trainer.update()
-    assert trainer.updates == 2
-    if average == "mean":
-        assert np.allclose(w.as_array(), -1), w.as_array()
-    else:  # sum g / k: 2 passes of all ranks; then 2 of all but rank 0, 1 of rank 0
-        assert np.allclose(w.as_array(), -0.5 * (2 * size + 2 * (size - 1) + 1) / 2), w.as_array()
-    for updated in (False, True):
-        a_pass(w, table, rank)
-        assert trainer.update() is updated
-    parallel.assert_in_sync(model)
-
-# the same of passes with weights, which one process keeps apart, too
-model, w, table, trainer = new(accumulate=2)
-with parallel.Join(trainer):
-    for _ in range(3):
-        a_pass(w, table, rank)
-        trainer.update(2)
-assert trainer.updates == 2 and np.allclose(w.as_array(), -1), w.as_array()
-
-# all ranks end in the middle of an accumulation
-model, w, table, trainer = new(accumulate=4)
-with parallel.Join(trainer):
-    a_pass(w, table, rank)
-    assert not trainer.update()
-assert trainer.updates == 1 and np.allclose(w.as_array(), -0.5)
-
 # no batch anywhere; an exception passes through
 model, w, table, trainer = new()
 with parallel.Join(trainer):
@@ -122,22 +89,18 @@ assert trainer.updates == 0
 with raises(KeyError, match="mine"), parallel.Join(trainer):
     raise KeyError("mine")
 
-# no_sync: gradients and weights add up
-for average, weight in (("mean", None), ("sum", None), ("weighted", 1.0 + rank)):
+# no_sync: gradients add up
+for average in ("mean", "sum"):
     model, w, table, trainer = new(average=average)
     with trainer.no_sync():
         for _ in range(2):
             a_pass(w, table, rank, 1.0 + rank)
-            assert trainer.update(weight) is False and not w.as_array().any()
+            assert trainer.update() is False and not w.as_array().any()
     a_pass(w, table, rank, 1.0 + rank)
-    assert trainer.update(weight) is True
+    assert trainer.update() is True
     scales = 1.0 + np.arange(size)
-    means = {
-        "mean": scales.mean(),
-        "sum": scales.sum(),
-        "weighted": (scales**2).sum() / scales.sum(),
-    }
-    assert np.allclose(w.as_array(), -0.5 * 3 * means[average]), (average, w.as_array())
+    expected = scales.mean() if average == "mean" else scales.sum()
+    assert np.allclose(w.as_array(), -0.5 * 3 * expected), (average, w.as_array())
 
 # accumulate divides by k, whatever the average
 for average in ("mean", "sum"):

@@ -16,9 +16,7 @@ way = sys.argv[1]
 data = [[float(i % 5)] * (1 + i % 3) for i in range(80)]
 m = dy.ParameterCollection()
 layers = [m.add_parameters((64, 64)) for _ in range(6)]
-trainer = parallel.DistributedTrainer(
-    dy.SimpleSGDTrainer(m), average="mean" if way == "mean" else "weighted"
-)
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m))
 exchange, begun = trainer.sync.exchange, []
 flush = exchange.flush
 

@@ -1,3 +1,2 @@
-"""What ranks must agree on before they add gradients up: structure, message, meters, pass_weights,
-negotiation.
+"""What ranks must agree on before they add gradients up: structure, message, pass_weights, negotiation.
 """

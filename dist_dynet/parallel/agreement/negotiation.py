@@ -20,9 +20,9 @@ from ...trainers.hooks import Hooks
 from ...trainers.state import Settings
 from ..batch import Description
 from ..processes.rank_names import format_ranks
+from ..processes.spans import Meters
 from ..processes.world import World, hash_of
 from .message import Flag, MessageLayout
-from .meters import Meters
 from .structure import Structure
 
 

@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 
 from ..._environment import choice
 from ..processes.world import World
+from .buckets import Hosts
 from .exchange import MpiExchange
-from .hosts import Hosts, HybridExchange
+from .hosts import HybridExchange
 from .reference import ReferenceExchange
 from .shared import SharedExchange
 

@@ -19,17 +19,17 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._ffi import DTYPE, ffi, lib, pointer
+from ..._ffi import DTYPE, lib
 from ..._weak import WeakSet
 from ...expression import watchers
-from ...meter import hand_over, switch
+from ...meter import switch
 from ...params.root import Root
 from ..agreement.message import Flag
 from ..agreement.negotiation import AsPlanned, MpiTransport, Negotiated, NegotiatedByRank
@@ -37,161 +37,12 @@ from ..agreement.structure import Structure
 from ..processes.memory import map_together, say_refused
 from ..processes.mpi import abandoned
 from ..processes.world import World
-from .compression import ErrorFeedback, decode, encode
+from .buckets import Arrays, Hosts, Layout, Round, Sums
+from .compression import decode
 from .exchange import MpiSum, RowSum, Weight
-
-_BUCKET = 1 << 17
-"""Elements of a bucket: 512 kB, or 4 ms at 1 Gbit/s."""
 
 _PATIENCE = 3.0
 """Seconds that the end of the program waits for buckets that no update() has asked for."""
-
-
-class Hosts(NamedTuple):
-    """Which rank runs where."""
-
-    ranks: list[list[int]]  # by host
-    host: int  # of this rank
-    local: int  # place of this rank among those of its host
-
-    @property
-    def mine(self) -> list[int]:
-        """The ranks of this host."""
-        return self.ranks[self.host]
-
-    @property
-    def owners(self) -> int:
-        """How many ranks of each host send."""
-        return min(map(len, self.ranks))
-
-
-# ---- what is sent ----------------------------------------------------------------------
-
-
-class Bucket(NamedTuple):
-    """Elements of the array that are sent together, if any parameter in them is used: always the
-    same ones, so that the order of their sums does not depend on what is used."""
-
-    start: int
-    end: int
-    members: list[int]  # the parameters
-    parts: list[tuple[Any, int]]  # their handles, and how many of each's elements must be complete
-    spans: tuple[int, Any]  # of their gradients: n, dn_span_taken[n]
-
-
-class Layout:
-    """Where the dense parameters lie in the array that is sent. It depends only on the model, so
-    that it is the same on all ranks."""
-
-    def __init__(self, structure: Structure) -> None:
-        self.structure = structure
-        self.sizes = [length for _, _, length in structure.places]
-        ends = np.cumsum(self.sizes[::-1], dtype=np.int64)[::-1].tolist()
-        self.at = [end - size for end, size in zip(ends, self.sizes, strict=True)]
-        self.size = sum(self.sizes)
-        self._buckets = [self._bucket(start) for start in range(0, self.size, _BUCKET)]
-        self._whole: tuple[bytes, tuple[int, Any]] = b"-", (0, None)
-
-    def _bucket(self, start: int) -> Bucket:
-        end, parts = min(start + _BUCKET, self.size), []
-        for i, (at, size) in enumerate(zip(self.at, self.sizes, strict=True)):
-            low, high = max(start, at), min(end, at + size)
-            if low < high:
-                parts.append((i, low - at, high - at, low))
-        awaited = [(self.structure.handles[i], to) for i, _, to, _ in parts]
-        return Bucket(start, end, [i for i, *_ in parts], awaited, self._spans(parts))
-
-    def _spans(self, parts: list[tuple[int, int, int, int]]) -> tuple[int, Any]:
-        """Parts of gradients, (parameter, from, to, place in the array), as C functions take
-        them."""
-        handles = self.structure.handles
-        return len(parts), ffi.new("dn_span_taken[]", [(handles[i], *part) for i, *part in parts])
-
-    def whole(self, used: NDArray[np.bool_]) -> tuple[int, Any]:
-        """The same for the whole gradients of these parameters."""
-        key = used.tobytes()
-        if key != self._whole[0]:
-            chosen = np.flatnonzero(used).tolist()
-            self._whole = key, self._spans([(i, 0, self.sizes[i], self.at[i]) for i in chosen])
-        return self._whole[1]
-
-    def buckets(self, used: NDArray[np.bool_]) -> list[Bucket]:
-        """What is sent if these parameters are used."""
-        return [bucket for bucket in self._buckets if used[bucket.members].any()]
-
-
-class Arrays:
-    """The arrays of this host's ranks, and that of the sums; in shared memory if the host has
-    several ranks."""
-
-    def __init__(self, hosts: Hosts, size: int, mapped: list[Any]) -> None:
-        if mapped:
-            ((self._whole, starts),) = mapped
-            arrays = [np.frombuffer(ffi.buffer(self._whole), DTYPE, size, at) for at in starts]
-        else:
-            arrays = [np.zeros(size, DTYPE)] * 2
-        self.sums = arrays[-1]
-        self._locals = [pointer(each) for each in arrays[:-1]]
-        self.mine, self.pointer = self._locals[hosts.local], pointer(self.sums)
-
-    def add_up(self, start: int, end: int) -> None:
-        """Sums these elements over the ranks of the host, in rank order."""
-        if len(self._locals) > 1:
-            parts = ffi.new("dn_real *[]", [at + start for at in self._locals])
-            lib.dn_sum_arrays(len(parts), parts, end - start, self.pointer + start)
-
-
-class _Running:
-    """A bucket that has started: yields the requests to wait for, one stage after the other."""
-
-    def __init__(self, stages: Iterator[list[Any]]) -> None:
-        self.stages, self.stage, self.requests = stages, 0, next(stages, None)
-
-
-class Round:
-    """One sum of the gradients of these parameters: buckets on their way.
-
-    Collective operations must start in one order on all ranks. So a bucket starts its next stage
-    only after the one before it has done so; each stage has its own communicator.
-    """
-
-    def __init__(
-        self, exchange: HybridExchange, layout: Layout, used: NDArray[np.bool_], complete: bool
-    ) -> None:
-        self.layout, self.used, self.complete = layout, used, complete
-        self.weight: float | None = None  # factor for the gradients; None: not open yet
-        self.watched = 0  # the number of the watched backward in which it was opened
-        self.moves = 0  # increases with all progress
-        self._start, self._test = exchange.bucket_stages, exchange.test
-        self._waiting, self._running = layout.buckets(used), list[_Running]()
-
-    def open(self, weight: float) -> None:
-        """Lets buckets start, with this factor for the gradients. Further calls do nothing."""
-        if self.weight is None:
-            self.weight = weight
-            self.watched = lib.dn_store_hook_count(self.layout.structure.root.c)
-
-    def advance(self) -> bool:
-        """Makes progress. Returns whether all buckets are summed."""
-        if self.weight is None:
-            return False
-        while self._waiting and self._is_complete(self._waiting[0]):
-            self._running.append(_Running(self._start(self._waiting.pop(0), self.weight)))
-            self.moves += 1
-        ahead = 1 << 30  # how many stages the bucket before has started
-        for bucket in self._running:
-            while bucket.requests is not None and bucket.stage < ahead:
-                if not self._test(bucket.requests):
-                    break
-                bucket.requests = next(bucket.stages, None)
-                bucket.stage += 1
-                self.moves += 1
-            ahead = bucket.stage if bucket.requests is not None else 1 << 30
-        self._running = [each for each in self._running if each.requests is not None]
-        return not self._waiting and not self._running
-
-    def _is_complete(self, bucket: Bucket) -> bool:
-        return self.complete or all(lib.dn_param_ready(p) >= end for p, end in bucket.parts)
 
 
 # ---- while backward runs ---------------------------------------------------------------
@@ -313,96 +164,26 @@ class HybridExchange:
         self._by_mpi = MpiSum(here, comm)
         advance = weakref.WeakMethod(self._advance)
         self.transport = MpiTransport(here, comm, lambda: call() if (call := advance()) else 0)
-        self.test = here.mpi.Request.Testall
         self.overlap = Overlap(overlap)
         """What starts while backward runs."""
-        self._is_owner = hosts.local < hosts.owners
         stripe = min(hosts.local, hosts.owners)  # the other ranks get a communicator they ignore
-        self._between = here.lend(self, stripe)
-        self._again = here.lend(self, stripe) if compression else None
-        self._local = here.lend(self, hosts.host) if len(hosts.ranks) < here.size else None
-        if len(hosts.mine) == 1:
-            self._local = None
+        between = here.lend(self, stripe)
+        again = here.lend(self, stripe) if compression else None
+        local = here.lend(self, hosts.host) if len(hosts.ranks) < here.size else None
+        local = local if len(hosts.mine) > 1 else None
+        self._sums = sums = Sums(here, hosts, between, again, local)
+        self._rows = RowSum(here, between)
         if compression:
-            self._rows = RowSum(here, self._between, self._all_reduce_rows, self._encoded, decode)
-        else:
-            self._rows = RowSum(here, self._between)
-        self._within = RowSum(here, self._local) if self._local else None
-        self._feedback = ErrorFeedback() if compression else None
-        self._residual = np.zeros(0, DTYPE)  # of the array that is sent
-        self._row_residuals: dict[str, NDArray[Any]] = {}
+            self._rows = RowSum(here, between, sums.all_reduce_rows, sums.encoded, decode)
+        self._within = RowSum(here, local) if local else None
         self._kept: Mapping[str, NDArray[Any]] = {}  # residuals from before the first exchange
         self._shared = False  # they are those of the whole host
         self._layout: Layout | None = None
-        self._arrays: Arrays | None = None
         self._refused = False
         _end_before_mpi()
         _exchanges.add(self)
         self._under_way: list[Round] = []
         weakref.finalize(self, _abandon, self._under_way).atexit = False
-
-    # ---- stages of sums ----------------------------------------------------------------
-
-    def bucket_stages(self, bucket: Bucket, weight: float) -> Iterator[list[Any]]:
-        """Sums a bucket over all ranks. Yields requests to wait for."""
-        arrays, (start, end) = self._arrays, bucket[:2]
-        assert arrays is not None
-        lib.dn_params_take(*bucket.spans, weight, arrays.mine)
-        if self._local:
-            yield [self._local.Ibarrier()]
-        if self._is_owner:
-            part = self._stripe(start, end)
-            arrays.add_up(part.start, part.stop)
-            yield from self._all_reduce(arrays.sums[part], self._residual, part)
-
-    def _stripe(self, start: int, end: int) -> slice:
-        """The elements of a bucket that this rank owns."""
-        local, owners = self.hosts.local, self.hosts.owners
-        return slice(*(start + (end - start) * k // owners for k in (local, local + 1)))
-
-    def _all_reduce(
-        self, x: NDArray[Any], residual: NDArray[Any], at: Any
-    ) -> Iterator[list[Any]]:
-        """Replaces x by its sum over the owners of this stripe. Yields requests to wait for.
-
-        Compressed, each owner sums its share of x, from codes that all owners send to it, and sends
-        them the codes of the sum: both messages together have half of the bytes of an all-reduce.
-        """
-        if not x.size:
-            return
-        if self._feedback is None:
-            hand_over(x.nbytes)
-            yield [self._between.Iallreduce(self._here.mpi.IN_PLACE, x)]
-            return
-        hosts = len(self.hosts.ranks)
-        share = -(-x.size // hosts)
-        codes, new = self._feedback.encode(x, residual, at)
-        sent = np.zeros(hosts * share, np.uint16)
-        sent[: x.size] = codes.reshape(-1)
-        came = np.empty_like(sent)
-        hand_over(sent.nbytes)
-        yield [self._between.Ialltoall(sent, came)]
-        total, lacks = np.zeros(share, DTYPE), np.zeros(share, DTYPE)
-        for part in decode(came).reshape(hosts, share):
-            total += part
-        code = encode(total, lacks)
-        mine = new.reshape(-1)[self.hosts.host * share :][:share]
-        mine += lacks[: mine.size]
-        yield [self._again.Iallgather(code, came)]
-        x[...] = decode(came[: x.size]).reshape(x.shape)
-
-    def _all_reduce_rows(self, table: Any, ids: Any, rows: Any) -> Iterator[list[Any]]:
-        return self._all_reduce(rows, self._residual_of(table), ids)
-
-    def _encoded(self, table: Any, ids: Any, rows: Any) -> Any:
-        assert self._feedback is not None
-        return self._feedback.encode(rows, self._residual_of(table), ids)[0]
-
-    def _residual_of(self, table: Any) -> NDArray[Any]:
-        name, shape = table.name(), (len(table), int(np.prod(table.shape()[1:])))
-        if name not in self._row_residuals or self._row_residuals[name].shape != shape:
-            self._row_residuals[name] = np.zeros(shape, DTYPE)
-        return self._row_residuals[name]
 
     # ---- in update() -------------------------------------------------------------------
 
@@ -416,7 +197,8 @@ class HybridExchange:
         assert isinstance(negotiated, NegotiatedByRank)
         structure, what, used = negotiated.structure, negotiated.what, negotiated.used
         early = self._finish_early(what)
-        if self._layout is None or structure is not self._layout.structure:
+        is_known = self._layout is not None and structure is self._layout.structure
+        if not is_known and not self._refused:
             self.conclude(updated=False)
             early = None
             self._place(structure, what)
@@ -429,7 +211,7 @@ class HybridExchange:
             self._put(summed, negotiated.scale)
         rest = used & ~summed
         if rest.any():
-            late = Round(self, self._layout, rest, complete=True)
+            late = Round(self._sums, self._layout, rest, complete=True)
             late.open(negotiated.weight)
             self._finish(late, what)
             self._put(rest, negotiated.scale)
@@ -446,7 +228,7 @@ class HybridExchange:
 
     def _next_round(self, used: NDArray[np.bool_]) -> Round:
         assert self._layout is not None
-        round_ = Round(self, self._layout, used, complete=False)
+        round_ = Round(self._sums, self._layout, used, complete=False)
         self._under_way[:] = [round_]
         return round_
 
@@ -465,25 +247,25 @@ class HybridExchange:
         if self._within is not None:
             counts = negotiated.rows[self.hosts.mine][:, which]
             self._within.sum(negotiated, which, counts, lambda ids: ids % owners == local)
-        if self._is_owner:
+        if self._sums.is_owner:
             self._rows.sum(negotiated, which)
         if self._within is not None:
             self._within.sum(negotiated, which)
 
     def _put(self, used: NDArray[np.bool_], scale: float) -> None:
         """The sums, times this factor, become the gradients."""
-        assert self._layout is not None and self._arrays is not None
-        if self._feedback is not None:
-            self._feedback.use(np.repeat(used[::-1], self._layout.sizes[::-1]))
+        assert self._layout is not None and self._sums.arrays is not None
+        if self._sums.feedback is not None:
+            self._sums.feedback.use(np.repeat(used[::-1], self._layout.sizes[::-1]))
         if used.any():
-            lib.dn_params_put(*self._layout.whole(used), scale, self._arrays.pointer)
+            lib.dn_params_put(*self._layout.whole(used), scale, self._sums.arrays.pointer)
 
     def _finish(self, round_: Round, what: str) -> None:
         """Waits until all ranks of the host can read the sums."""
         switch(lib.DN_EXCHANGE)
         self._here.wait_until(round_.advance, what, moves=lambda: round_.moves)
-        if self._local:
-            self._here.wait([self._local.Ibarrier()], what)
+        if self._sums.local:
+            self._here.wait([self._sums.local.Ibarrier()], what)
 
     def _finish_early(self, what: str) -> Round | None:
         early, self.overlap.round = self.overlap.round, None
@@ -503,8 +285,8 @@ class HybridExchange:
     def conclude(self, updated: bool, factor: float = 1.0) -> None:
         """Notes whether an update was made with the last sums, times this factor. If not, residuals
         stay as they were."""
-        if self._feedback is not None:
-            self._feedback.commit(factor) if updated else self._feedback.discard()
+        if self._sums.feedback is not None:
+            self._sums.feedback.commit(factor) if updated else self._sums.feedback.discard()
 
     def _advance(self) -> int:
         """Makes progress while messages are waited for."""
@@ -535,7 +317,7 @@ class HybridExchange:
             self._refused = True
             say_refused(self._here, error)
             return
-        self._layout, self._arrays = layout, Arrays(self.hosts, max(layout.size, 1), mapped)
+        self._layout, self._sums.arrays = layout, Arrays(self.hosts, max(layout.size, 1), mapped)
         self.load_residuals(kept, shared)
 
     # ---- residuals of compression ------------------------------------------------------
@@ -543,13 +325,13 @@ class HybridExchange:
     def residuals(self) -> dict[str, NDArray[Any]]:
         """The rounding errors of this rank's messages so far, by parameter: "/w" flat, for tables
         the rows as (rows, width). Views."""
-        if self._layout is None or self._feedback is None:
+        if self._layout is None or self._sums.feedback is None:
             is_first = self._here.rank == self.hosts.mine[0]
             return dict(self._kept) if is_first or not self._shared else {}
         layout = self._layout
         places = zip(layout.structure.dense, layout.at, layout.sizes, strict=True)
-        dense = {p.name(): self._residual[at : at + n] for p, at, n in places}
-        return dense | self._row_residuals
+        dense = {p.name(): self._sums.residual[at : at + n] for p, at, n in places}
+        return dense | self._sums.row_residuals
 
     def load_residuals(self, residuals: Mapping[str, NDArray[Any]], shared: bool = False) -> None:
         """Continues with these residuals. Parameters that are missing, or have another size now,
@@ -561,26 +343,27 @@ class HybridExchange:
         """
         self._kept, self._shared = dict(residuals), shared
         layout = self._layout
-        if layout is None or self._feedback is None:
+        if layout is None or self._sums.feedback is None:
             return
-        self._feedback.discard()
+        self._sums.feedback.discard()
         rest = np.zeros(max(layout.size, 1), DTYPE)
         for p, at, n in zip(layout.structure.dense, layout.at, layout.sizes, strict=True):
             known = residuals.get(p.name())
             if known is not None and known.size == n:
                 rest[at : at + n] = known
-        self._residual, self._row_residuals = rest, {}
+        self._sums.residual, self._sums.row_residuals = rest, {}
         for table in layout.structure.tables:
-            known, mine = residuals.get(table.name()), self._residual_of(table)
+            known, mine = residuals.get(table.name()), self._sums.residual_of(table)
             if known is not None and known.shape == mine.shape:
                 mine[:] = known
         if shared:
             local, owners = self.hosts.local, self.hosts.owners
             mine = np.zeros(rest.size, np.bool_)
-            for bucket in layout.buckets(np.ones(len(layout.sizes), np.bool_)):
-                mine[self._stripe(bucket.start, bucket.end) if self._is_owner else slice(0)] = True
+            every = layout.buckets(np.ones(len(layout.sizes), np.bool_))
+            for bucket in every if self._sums.is_owner else ():
+                mine[self._sums.stripe(bucket.start, bucket.end)] = True
             rest[~mine] = 0
-            for rows in self._row_residuals.values():
+            for rows in self._sums.row_residuals.values():
                 rows[np.arange(len(rows)) % owners != local] = 0
 
 
@@ -590,7 +373,12 @@ _exchanges: WeakSet[HybridExchange] = WeakSet()
 @cache
 def _end_before_mpi() -> None:
     """Registers once, after MPI was started, so that it runs before MPI ends."""
-    atexit.register(lambda: [exchange.end() for exchange in list(_exchanges)])
+    atexit.register(_end_all)
+
+
+def _end_all() -> None:
+    for exchange in list(_exchanges):
+        exchange.end()
 
 
 def _abandon(rounds: list[Round]) -> None:

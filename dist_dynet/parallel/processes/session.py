@@ -93,11 +93,11 @@ def _start() -> World:
     started = World(launch)
     failures.guard(started)
     from ... import _random
-    from . import saving, timeline
+    from . import saving, spans
 
     _random.set_rank(started.rank)
     saving.install(started)
-    timeline.begin(started)
+    spans.begin(started)
     return started
 
 

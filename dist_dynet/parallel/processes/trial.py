@@ -1,10 +1,9 @@
 """A trial: watches the first updates of a script for `dist-dynet check`, then ends its process.
 
-DIST_DYNET_CHECK=UPDATES:TIMED:STREAM:FOLDER asks for a trial. The first UPDATES updates are made
-with check=True and recorded for a comparison; TIMED more are timed. Then the script is ended by
-SystemExit, on all ranks in the same update. Each rank writes FOLDER/rank-R.json, and rank 0 also
-the values of the parameters. STREAM selects the random draws of graphs, as the number of a rank
-does.
+DIST_DYNET_CHECK=UPDATES:TIMED:STREAM:FOLDER asks for a trial. UPDATES updates are recorded for a
+comparison, TIMED more are timed. Then the script is ended by SystemExit, on all ranks in the same
+update. Each rank writes FOLDER/rank-R.json, and rank 0 also the values of the parameters. STREAM
+selects the random draws of graphs, as the number of a rank does.
 
 This module knows what to record of a run, and not what the difference between two runs means.
 Without the variable nothing here is called.
@@ -15,121 +14,88 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ... import _launcher, _random, meter
 from ..._ffi import DTYPE_NAME
-from ...params.parameters import AnyParameter
 from ...trainers import Trainer
 from ...trainers.hooks import Hooks
-
-if TYPE_CHECKING:
-    from ..agreement.negotiation import Step
-    from ..update.sync import Sync
 
 _P = ParamSpec("_P")
 
 VARIABLE = "DIST_DYNET_CHECK"
 
 
+def _plain(step: Any) -> dict[str, Any]:
+    """The fields of a step by name, those of named tuples within it among them; numbers only."""
+    found: dict[str, Any] = {}
+    for name, value in step._asdict().items() if hasattr(step, "_asdict") else ():
+        found |= {name: value} if isinstance(value, int | float | str) else _plain(value)
+    return found
+
+
 class Watched:
     """The updates of one DistributedTrainer."""
 
-    def __init__(self, trial: Trial, trainer: Trainer, sync: Sync, average: str) -> None:
-        self._trial, self._trainer, self._sync = trial, trainer, sync
-        self.first: list[NDArray[Any]] = []
-        """The parameter values before the first update, and after the last one that is compared, on
-        the rank that records them."""
-        self.last: list[NDArray[Any]] = []
-        self.names: list[tuple[str, Any]] = []
-        self.average, self.norms, self.steps = average, list[float](), list[Any]()
-        self.times: list[tuple[float, float, float, float]] = []
-        """Seconds of each timed update: computing, negotiation including the wait for other ranks,
-        exchange, update."""
-        self.updates = 0
-        self._step: dict[str, Any] = {}
-        self._read = meter.read()
-        self._chosen: Sequence[AnyParameter] | None = None  # parameters of the update; None: all
-        step = sync.step
-
-        def watched_step(
-            weight: float,
-            what: Step,
-            flags: int = 0,
-            problem: str = "",
-            chosen: Sequence[AnyParameter] | None = None,
-        ) -> tuple[bool, bool]:
-            self._begin(what)
-            self._chosen = chosen
-            return step(weight, what, flags, problem, chosen)
-
-        setattr(sync, "step", watched_step)  # noqa: B010 - mypy knows it as a method
-
-    @property
-    def _keeps(self) -> bool:
-        """Whether this update is compared, and this rank records the parameters."""
-        return self._sync.here.rank == 0 and self.updates < self._trial.compared
-
-    def _begin(self, step: Step) -> None:
-        self._step = step.description.named() if step.description else {}
-        if self._keeps and not self.first:
-            self.first = self._values()
+    def __init__(self, trial: Trial, trainer: Trainer, sync: Any, average: str) -> None:
+        self._trial, self._trainer, self._sync, self._average = trial, trainer, sync, average
+        self._norms: list[float | None] = []
+        self._steps: list[dict[str, Any]] = []
+        self._names: list[tuple[str, Any]] = []
+        self._times: list[dict[str, float]] = []  # seconds of each timed update, by phase
+        self._read, self.updates = meter.read(), 0
+        self.values: dict[str, NDArray[Any]] = {}
+        """The parameters before the first update, first-0, ..., and after the last one that is
+        compared, last-0, ..., on rank 0."""
 
     def before(self) -> None:
         """Called when gradients are summed, and not yet clipped."""
-        if self.updates < self._trial.compared:
-            self.norms.append(self._norm())
-            self.steps.append(self._step)
-
-    def _norm(self) -> float:
-        """The norm of the gradients that the update uses. Other gradients are only this rank's
-        part."""
-        if self._chosen is None:
-            return self._trainer.gradient_norm()
-        return float(np.sqrt(sum((p.grad_as_array() ** 2).sum() for p in self._chosen)))
+        if self.updates >= self._trial.compared:
+            return
+        step = getattr(self._sync, "last_step", None)
+        # of a subset, the other gradients are only this rank's part
+        self._norms.append(
+            None if getattr(step, "subset", 0) else float(self._trainer.gradient_norm())
+        )
+        self._steps.append(_plain(getattr(step, "description", step)))
+        if not self.updates:
+            self._keep("first")
 
     def after(self) -> None:
         """Called after an update."""
-        if self.updates >= self._trial.compared:
-            s = meter.read().since(self._read).seconds()
-            exchange = s["exchange"] + s["rows"]
-            self.times.append((s["compute"], s["agreement"], exchange, s["update"]))
-        elif self._keeps:
-            self.last = self._values()
         self.updates += 1
-        if self.updates == self._trial.compared and not self._trial.always_checks:
-            self._sync.here.set_checks(False)
+        if self.updates > self._trial.compared:
+            self._times.append(meter.read().since(self._read).seconds())
+        else:
+            self._keep("last")
         self._read = meter.read()
         if self.updates >= self._trial.compared + self._trial.timed:
             self._trial.stop()
 
-    def _members(self) -> tuple[AnyParameter, ...]:
-        return Hooks(self._trainer).members()
-
-    def _values(self) -> list[NDArray[Any]]:
-        self.names = [(p.name(), list(p.shape())) for p in self._members()]
-        return [np.array(p.as_array()) for p in self._members()]
+    def _keep(self, when: str) -> None:
+        if self._sync.here.rank == 0:
+            members = Hooks(self._trainer).members()
+            self._names = [(p.name(), list(p.shape())) for p in members]
+            self.values |= {f"{when}-{i}": np.array(p.as_array()) for i, p in enumerate(members)}
 
     def record(self) -> dict[str, Any]:
         """What one rank records about it."""
         return {
-            "trainer": self._trainer.whoami(),
-            "average": self.average,
+            "average": self._average,
             "reproducible": self._sync.reproducible is not None,
             "ranks": self._sync.here.size,
-            "local": self._sync.negotiation is not None and self._sync.negotiation.trusts,
-            "parameters": self.names,
+            "local": getattr(self._sync.negotiation, "trusts", False),
+            "parameters": self._names,
             "updates": self.updates,
-            "norms": self.norms,
-            "steps": self.steps,
-            "times": self.times,
+            "norms": self._norms,
+            "steps": self._steps,
+            "times": self._times,
         }
 
 
@@ -139,7 +105,6 @@ class Trial:
     def __init__(self, asked: str) -> None:
         compared, timed, stream, self._folder = asked.split(":", 3)
         self.compared, self.timed = int(compared), int(timed)
-        self.always_checks = False
         self._watched: dict[int, Watched] = {}
         self._plain: dict[str, int] = {}
         """Updates of trainers without a DistributedTrainer, by class."""
@@ -159,28 +124,23 @@ class Trial:
             if number in self._watched:
                 self._watched[number].after()
             else:
-                self._count(trainer)
+                self._count(trainer.whoami())
 
         hooks.before(before)
         hooks.after(after)
 
-    def _count(self, trainer: Trainer) -> None:
-        name = trainer.whoami()
+    def _count(self, name: str) -> None:
         self._plain[name] = self._plain.get(name, 0) + 1
         if not self._watched and self._plain[name] >= self.compared + self.timed:
             self.stop()
 
-    def watch(self, trainer: Trainer, sync: Sync, average: str, checks: bool) -> None:
-        """Starts to watch a trainer; checks: the program itself has asked for check=True."""
-        self.always_checks |= checks
+    def watch(self, trainer: Trainer, sync: Any, average: str, checks: bool = False) -> None:
+        """Starts to watch a trainer that a DistributedTrainer wraps."""
         self._watched[id(trainer)] = Watched(self, trainer, sync, average)
 
     def stop(self) -> None:
         """Ends the program. If the program catches this, the next update raises it again."""
         self._ended = "stopped"
-        if threading.current_thread() is not threading.main_thread():
-            self.write()
-            os._exit(0)  # SystemExit would end this thread only
         raise SystemExit(0)
 
     def write(self) -> None:
@@ -188,17 +148,11 @@ class Trial:
         folder = Path(self._folder)
         if os.getpid() != self._process or not folder.is_dir():
             return
-        self._process = 0
-        launch = _launcher.find()
+        self._process, launch = 0, _launcher.find()
         rank = launch.rank if launch else 0
         for i, watched in enumerate(self._watched.values()):
-            if watched.first:
-                named = {"first": watched.first, "last": watched.last}
-                arrays: dict[str, Any] = {
-                    f"{when}-{j}": x for when, xs in named.items() for j, x in enumerate(xs)
-                }
-                with (folder / f"values-{i}.npz").open("wb") as file:
-                    np.savez(file, **arrays)
+            if rank == 0:
+                np.savez(folder / f"values-{i}.npz", **watched.values)  # type: ignore[arg-type]
         record = {
             "ended": self._ended,
             "dtype": DTYPE_NAME,

@@ -41,6 +41,11 @@ class Stash:
             self.kept.append(kept)
         kept[0].take(kept[1], factor)
 
+    def holds(self, params: Iterable[AnyParameter]) -> bool:
+        """Whether gradients of some of these parameters may be stashed."""
+        wanted = {*handles_of(params)} if self.kept else set()
+        return any(not wanted.isdisjoint(layout.structure.handles) for layout, _ in self.kept)
+
     def put_back(self, params: Iterable[AnyParameter]) -> None:
         """Moves the stashed gradients of these parameters back, adding them to the present ones."""
         wanted = {*handles_of(params)}

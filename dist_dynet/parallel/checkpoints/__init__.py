@@ -1,1 +1,0 @@
-"""Checkpoints of a run: lease, files, ranks, parts, autosave, checkpointer."""

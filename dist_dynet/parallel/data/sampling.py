@@ -1,1 +1,0 @@
-from ..shard import Shard, shard  # noqa
