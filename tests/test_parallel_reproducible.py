@@ -92,7 +92,7 @@ def test_shard_cuts_a_step_into_micro_batches():
         and sorted(x for batch in batches[4:] for x in batch) == data[6:]
     )
     with pytest.raises(
-        ValueError, match="micro_batches, over all ranks, must be at least 1; got 0"
+        ValueError, match="micro_batches must be 1 or more; got 0"
     ):
         parallel.shard(data, batch_size=6, micro_batches=0)
 
