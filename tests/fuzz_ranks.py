@@ -120,8 +120,9 @@ class Writer:
         how = "sum" if average == "sum" else self.pick(["mean", "tokens"])
         naming = "" if micro else self.pick(["", "", "batch", "number"])
         passes = 1 if micro else self.pick([1, 1, 1, 2, 3, 0])
-        if passes != 1 and naming == "number":
-            naming = "batch"
+        is_subset = passes == 1 and not micro and self.chance(0.15)
+        if (passes != 1 or is_subset) and naming == "number":
+            naming = "batch"  # ranks must know the weights of all
         weight = ", weight=cost" if how == "tokens" and naming != "number" else ""
         self.line(f"{a} = Task({self.rng.randrange(999)}, {self.pick([1, 2, 5, 8, 11, 14])})")
         options = f", accumulate={passes}" if passes > 1 else ""
@@ -133,7 +134,7 @@ class Writer:
         extra += f", micro_batches={micro}" if micro else ""
         size = self.pick([1, 2, 3, 5, 7])
         self.line(f"s{a} = shard({a}.data, {size}, seed={self.rng.randrange(9)}{extra}{weight})")
-        return Trained(a, how, naming, passes, passes == 1 and not micro and self.chance(0.15))
+        return Trained(a, how, naming, passes, is_subset)
 
     def backward(self, t, b):
         self.line(f"{t.a}.backward({b}, {t.how!r})")
@@ -142,10 +143,6 @@ class Writer:
         count = f"tokens({b})" if t.how == "tokens" else f"len({b})"
         named = {"": "", "batch": f", {b}", "number": f", {count}"}[t.naming]
         if t.is_subset:
-            named = "" if t.naming == "number" else named
-            if t.how == "tokens" and t.naming == "number":
-                named = f", {b}"
-                self.may_refuse = True  # shard() does not know the weights
             self.line(f"update(t{t.a}{named}, of=([0], []))")
             self.line(f"update(t{t.a}, {b}, of=([{t.a}.b, 2], [{t.a}.E]))")
         elif t.passes == 0:

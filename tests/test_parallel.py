@@ -227,7 +227,7 @@ def test_shard_gives_every_example_once_an_epoch_in_a_new_order():
     assert all(sorted(x for batch in batches for x in batch) == data for batches in (first, second))
     assert second == list(parallel.shard(data, batch_size=8, seed=3, epoch=6))
     assert [len(b) for b in parallel.shard(data, batch_size=8, drop_last=True)] == [8, 8]
-    with pytest.raises(ValueError, match="batch_size, over all ranks, must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="batch_size must be 1 or more; got 0"):
         parallel.shard(data, batch_size=0)
 
 
