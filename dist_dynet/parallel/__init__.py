@@ -8,12 +8,12 @@ Without a launcher everything works with one process, and mpi4py is not imported
 of which knows only those before it, and the modules beside them:
 
 - processes: being one of several
-- batches: those of a shard, and the loops over them
 - agreement: what ranks must know of one another before they add up
 - exchange: how sums are made, on one host and between hosts
 - update: that of all ranks
 - data: its parts, evaluation, collective operations
-- wrapper, trainer, join, local_sgd: what users train with
+- batch, division, shard, micro_batches, fingerprint: which rank works on what
+- reproducible, wrapper, trainer, join, local_sgd: what users train with
 - checkpoint, checkpoint_files: what a run is resumed from
 """
 

@@ -224,12 +224,7 @@ class World:
         self._collectives.trainers += 1
         return f" of trainer {self._collectives.trainers}" if self._collectives.trainers > 1 else ""
 
-    checks = False  # read by negotiation.py, until nobody compares program lines any more
-
-    def set_checks(self, checks: bool = True) -> None:
-        """Does nothing; trainer.py and trial.py call it, until `check=` is gone."""
-
-    def collective(self, what: str, at_one_line: bool = True) -> str:
+    def collective(self, what: str) -> str:
         """Counts one more collective operation of all ranks, of this kind, and names it. The
         numbers agree as long as all ranks make the same calls.
 
