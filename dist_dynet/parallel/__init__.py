@@ -13,7 +13,7 @@ of which knows only those before it, and the modules beside them:
 - exchange: how sums are made, on one host and between hosts
 - update: that of all ranks
 - data: its parts, evaluation, collective operations
-- wrapper, trainer, join, local_sgd: what users train with
+- batch, wrapper, trainer, join, local_sgd: what users train with
 - checkpoints: what a run is resumed from
 """
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .batches.batches import SEVERAL, Batch, present_batch, update_called
+from .batches.batches import SEVERAL, present_batch, update_called
+from .batches.batches import Batch as Batch
 from .batches.division import checked_weight
 from .processes.world import World
 

@@ -57,6 +57,12 @@ class AutoSave:
     def _on_flags(self, flags: int) -> None:
         self._pending |= bool(flags & Flag.SAVE)
 
+    def _on_average(self, flags: int) -> None:
+        """As _on_flags(), after an average of LocalSGD; without a sampler it saves at once."""
+        self._on_flags(flags)
+        if self._sampler is None:
+            self._save_if_due()
+
     def _wants_save(self) -> bool:
         """Whether this rank wants a save: it was asked for one, or rank 0's clock says so."""
         over = 0 < self._seconds < time.monotonic() - self._since

@@ -84,8 +84,7 @@ class Checkpointer(AutoSave):
     Args:
         directory: where the files are; created if necessary.
         model: all parameters.
-        trainer: with several ranks a DistributedTrainer, or a LocalSGD, whose saves wait for the
-            next average.
+        trainer: with several ranks a DistributedTrainer, or a LocalSGD, saved after an average.
         sampler: what shard() returned.
         keep: number of checkpoints to keep.
         every: a number of updates (500), a time ("10min"; units s, min, h) or "epoch". None: only
@@ -148,30 +147,25 @@ class Checkpointer(AutoSave):
             )
         self._files, self.directory = CheckpointFiles(directory, keep), str(directory)
         self._required, self._background = required, False if required else background
-        self._model, self._trainer, self._sampler = model, trainer, sampler
+        local = trainer if isinstance(trainer, LocalSGD) else None
+        self._model, self._sampler = model, sampler
+        self._trainer = self._inner if isinstance(trainer, LocalSGD) else trainer
         self._saves_first = every is not None
         self.extra: dict[str, Any] = {}
         """What else the program wants to keep, such as the best score so far: a dict of strings to
         arrays, numbers, strings, dicts and lists of them. Rank 0's is saved; resume() gives it to
         all ranks."""
         self._objects: dict[str, tuple[Any, bool]] = {}
-        self._counted: Trainer | LocalSGD = self._inner  # what `every` counts updates of
+        self._counted = local or self._inner  # its updates are those that `every` counts
         self._step, self._since = self._counted.updates, time.monotonic()
         # updates and epoch at the last save, whether it was written or not
         self._last_try, self._epoch = self._step, self._next_epoch()
         self._background_failure: Exception | None = None  # what ended saving in the background
         self._marked = self._pending = False  # SIGUSR1 came; all ranks know that a save is due
         self._sync = trainer.sync if isinstance(trainer, DistributedTrainer) else None
-        local = trainer if isinstance(trainer, LocalSGD) else None
-        if local is not None:  # each rank has moments of its own
-            self._counted = local
-            self._trainer, self._objects["local_sgd"] = self._inner, (local, True)
-            self._step = self._last_try = local.updates
-        with_ranks = self._sync or local
-        self._world = here = with_ranks.here if with_ranks else world()
-        negotiation = None if self._sync is None else self._sync.negotiation
+        self._world = here = together.here if (together := self._sync or local) else world()
         if here.size > 1 and local is None:
-            if negotiation is None:
+            if self._sync is None or (negotiation := self._sync.negotiation) is None:
                 raise TypeError(
                     f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer;"
                     f" got {type(trainer).__name__}. Wrap it: DistributedTrainer(trainer)."
@@ -179,16 +173,15 @@ class Checkpointer(AutoSave):
             negotiation.asks.append(self._save_flag)
             negotiation.on_flags.append(self._on_flags)
         if local is not None:
+            self._objects["local_sgd"] = local, True  # each rank has moments of its own
             local.asks.append(self._save_flag)
-            local.on_average.append(self._on_flags)
+            local.on_average.append(self._on_average)
         self._comm: Any = here.lend(self) if here.size > 1 else None
         if sampler is not None:
             sampler.listen(self)
             if every is not None:
                 Hooks(self._inner).refuse(self._check_loop)
-        elif local is not None:
-            local.on_average.append(lambda flags: self._save_if_due())
-        else:
+        elif local is None:
             Hooks(self._inner).after(self._save_if_due)
         mark_on_usr1(self)
 
