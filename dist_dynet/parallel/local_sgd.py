@@ -78,9 +78,6 @@ class LocalSGD(TrainerWrapper):
     [1.4]
     """
 
-    __slots__ = ("__weakref__", "_anchor", "_batch", "_calls", "_comm", "_n", "_position")
-    __slots__ += ("_structure", "_uses", "asks", "every", "here", "on_average")
-
     def __init__(
         self, trainer: Trainer, every: int = 8, *, comm: Any = None, timeout: float | None = None
     ) -> None:
@@ -181,16 +178,6 @@ class LocalSGD(TrainerWrapper):
         Raises:
             RuntimeError: on all ranks, which are as they were: they differ in parameters, settings,
                 number of updates or batches of shard().
-
-        >>> import dist_dynet as dy
-        >>> m = dy.ParameterCollection()
-        >>> w = m.add_parameters(1, init=1)
-        >>> trainer = dy.parallel.LocalSGD(dy.SimpleSGDTrainer(m), every=8)
-        >>> averaged = trainer.update(1)
-        >>> before = trainer.position
-        >>> trainer.average()
-        >>> before, trainer.position
-        (1, 0)
         """
         flags = 0
         for ask in self.asks:
@@ -227,8 +214,7 @@ class LocalSGD(TrainerWrapper):
 
     def _said(self) -> list[str]:
         """What must be equal on all ranks at an average, as messages show it."""
-        trainer = self._inner
-        settings = Settings.of(trainer)
+        trainer, settings = self._inner, Settings.of(self._inner)
         if isinstance(trainer, CyclicalSGDTrainer) or Hooks(trainer).schedule:
             settings = settings._replace(learning_rate=0.0)  # it follows this rank's own updates
         values = (f"{name.replace('_', ' ')} {x:g}" for name, x in settings._asdict().items())
@@ -273,8 +259,7 @@ class LocalSGD(TrainerWrapper):
     # ---- state -------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What this rank needs to resume beside the parameters: the wrapped trainer's state as
-        "inner:...", and what was counted. Moments differ from rank to rank."""
+        """What this rank needs to resume beside the parameters; moments differ by rank."""
         kept = {f"inner:{name}": values for name, values in self._inner.state().items()}
         return {**kept, "since": np.array([self._position, self._n, self._calls], np.float64)}
 
@@ -308,8 +293,6 @@ class LocalSGD(TrainerWrapper):
         """
         rank = check_states(states, rank, "LocalSGD.load_states")
         self.load_state(states[rank if 0 <= rank < len(states) else 0])
-
-    # ---- what a DistributedTrainer does together, and this one by itself -----------------
 
     def gradient_norm(self) -> float:
         """The L2 norm of this rank's gradients."""
