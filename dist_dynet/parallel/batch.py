@@ -8,12 +8,15 @@ nor gradients. Nothing here communicates.
 from __future__ import annotations
 
 import threading
+import traceback
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .._ffi import lib
 from .division import checked_weight
 from .micro_batches import Part
+from .processes import failures
 from .processes.rank_names import format_ranks
 from .processes.world import World
 
@@ -117,6 +120,8 @@ class Loop:
 
     def give(self, batch: Batch[Any]) -> None:
         """The loop yields this batch."""
+        global _empty
+        _empty = None if batch else weakref.ref(batch)
         if not self.thread:
             self.thread = threading.get_ident()
             running.setdefault(self.thread, []).append(self)
@@ -126,7 +131,8 @@ class Loop:
 
     def go_on(self) -> bool:
         """The program asks for the next batch. Returns whether a step has ended."""
-        batch = self.batch
+        global _empty
+        batch, _empty = self.batch, None
         if batch is None or not batch.ends_step:
             return False
         self.has_skipped |= not self.is_used() and self.used <= batch.step
@@ -162,6 +168,9 @@ class Loop:
 
 running: dict[int, list[Loop]] = {}
 """By thread: loops that have yielded a batch and have not ended."""
+
+_empty: weakref.ref[Batch[Any]] | None = None
+"""The batch that a loop has yielded last, if it has no examples and its body has not ended."""
 
 _divided = False
 """Whether this process has made a shard() over several ranks."""
@@ -275,3 +284,20 @@ class BatchUse:
                 self._loop, self._count = loops[0], loops[0].count
                 if loops[0].batch is not None:
                     loops[0].note_use(loops[0].batch)
+
+
+def _without_examples(error: BaseException) -> str:
+    """Explains an exception on a rank whose batch has no examples."""
+    batch = None if _empty is None else _empty()
+    if batch is None or len(batch.ranks) < 2:
+        return ""
+    message = "".join(traceback.format_exception_only(error))  # str(error) may raise
+    if isinstance(error, (KeyboardInterrupt, RuntimeError)) or "if batch:" in message:
+        return ""
+    return (
+        f"The batch of this rank in step {batch.step} of epoch {batch.epoch} of shard() has no"
+        " examples. Write `if batch:` before what needs some, and call update() all the same."
+    )
+
+
+failures.add_exception_note(_without_examples)

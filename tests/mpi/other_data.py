@@ -22,7 +22,7 @@ for batch in parallel.shard(data, batch_size=3):
         match=(
             r"must agree; data of 3 examples with fingerprint [0-9a-f]+ here, data of 3 examples"
             r" with fingerprint [0-9a-f]+ on rank \d\. Give shard\(\) the same data in the same"
-            r" order on all ranks: it deals them out itself\.$"
+            r" order on all ranks: it divides them itself\.$"
         ),
     ):
         trainer.update()
