@@ -21,7 +21,8 @@ def test_the_last_ones_are_kept_and_the_newest_good_one_wins(tmp_path, capfd):
     trainer = dy.AdamTrainer(m)
     checkpointer = parallel.Checkpointer(tmp_path / "new" / "run", m, trainer, keep=2)
     folder = tmp_path / "new" / "run"
-    assert not checkpointer.resume() and names(folder) == []
+    assert not checkpointer.resume() and not folder.exists()
+    folder.mkdir(parents=True)
     kept = {}
     (folder / ".checkpoint-000001-step-1.abc.tmp").write_text("of a killed save")
     checkpointer = parallel.Checkpointer(folder, m, trainer, keep=2)
@@ -53,7 +54,7 @@ def test_the_last_ones_are_kept_and_the_newest_good_one_wins(tmp_path, capfd):
     assert checkpointer.resume() and trainer.updates == 5
     for path in folder.iterdir():
         path.write_bytes(b"x")
-    with pytest.raises(RuntimeError, match="all are damaged"):
+    with pytest.raises(RuntimeError, match="none of the 2 files in .* is whole"):
         checkpointer.resume()
 
 
@@ -388,5 +389,5 @@ def test_arguments_are_checked(tmp_path):
             checkpointer.add(name, wrong)
     assert checkpointer.save()
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(NotADirectoryError):
         parallel.Checkpointer(tmp_path / "file", m, trainer).resume()

@@ -28,6 +28,7 @@ LEFT = (
     r" equally often: call update\(\) also for batches without examples\."
 )
 PLACE = r"gradient exchange of update \d+ \(collective \d+\)"
+WAITED = rf"{PLACE} at fail\.py:\d+: waited \d+ s"
 
 FAILURES = {
     # by itself
@@ -64,7 +65,7 @@ FAILURES = {
         ),
     ),
     # gives no sign, or works for ever
-    "stop": (75, rf"{PLACE} at fail\.py:\d+: waited \d+ s; {RANK} gives no answer: it is stopped, stuck or dead"),
+    "stop": (75, rf"{WAITED}; {RANK} gives no answer: it is stopped, stuck or dead"),
     "stuck call": (
         1,
         (
@@ -193,7 +194,7 @@ LAUNCHED = {
     "stop": (
         75,
         (
-            rf"^\[0\] \[rank 0/2 on \S+\] {PLACE} at fail\.py:\d+: waited \d+ s; {RANK} gives no answer: it is"
+            rf"^\[0\] \[rank 0/2 on \S+\] {WAITED}; {RANK} gives no answer: it is"
             r" stopped, stuck or dead"
         ),
     ),

@@ -123,7 +123,7 @@ def test_end_of_the_launcher_is_the_end_on_all_hosts(python, number, status):
 def test_gradients_are_exchanged_between_hosts(python):
     """Each property that holds is an "ok"."""
     properties = (
-        "sums_are_those_of_one_process",
+        "sums_are_those_of_the_reference",
         "overlap_changes_nothing",
         "compression_is_bounded_and_loses_nothing",
     )

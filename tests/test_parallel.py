@@ -410,7 +410,7 @@ def test_collectives_with_one_process():
 WAYS = [
     f"{trainer} {average}" for trainer in ("sgd", "adam") for average in ("mean", "sum")
 ]
-ENGINES = ("shared", "mpi")
+ENGINES = ("auto", "mpi")
 
 
 def trained(folder, ranks, ways, **options):

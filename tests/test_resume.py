@@ -172,12 +172,11 @@ WRONG = {
     "save on 0 alone": (75, "(?s)wait for one another in different places.*waits in checkpoint "),
     "save on 1 alone": (75, "(?s)wait for one another in different places.*waits in checkpoint "),
     "resume on 1 alone": (75, "(?s)wait for one another in different places.*waits in resume "),
-    "last save on 0 alone": (76, r"checkpoint .*: waits for rank 1 .*, which left the program"),
+    "last save on 0 alone": (76, r"checkpoint .*: waited .* rank 1 .* has left the program"),
     "unlike places": (
         1,
         (
-            r"all ranks must be at one place; got update, epoch, position \[5\] on rank 1, \[4\] on"
-            r" rank 0"
+            r"all ranks must be at one place; got update, epoch, position \[\[4\], \[5\]\] by rank"
         ),
     ),
     "bad extra": (1, "TypeError: checkpoint: .*; got object at extra:here:deep"),
@@ -204,13 +203,12 @@ def test_full_disks_and_damaged_files_end_no_job(mpi, tmp_path):
         "unlike extra",
         "join",
         "failing by itself",
-        "failing beside training",
         mpi=mpi,
     )
     assert status == 0, output
     for rank in range(2):
         assert re.search(
-            rf"rank {rank}: \[Errno 27\] checkpoint: the file must be .*full"
+            rf"rank {rank}: \[Errno 27\] checkpoint: the file could not be .*full"
             r" disk/checkpoint-000002-step-4",
             output,
         ), output
@@ -219,30 +217,4 @@ def test_full_disks_and_damaged_files_end_no_job(mpi, tmp_path):
     )
     assert len(damaged) == 1
     failed = re.findall(r"RuntimeWarning: checkpoint: a save has failed \(\[Errno 27\]", output)
-    assert len(failed) == 4, output  # two of each
-
-
-@pytest.mark.mpi
-@needs_mpi
-def test_exception_waits_for_what_is_written_beside_training(tmp_path):
-    status, output, _ = mpirun(2, "checkpoint.py", tmp_path, "exception beside training")
-    assert status == 1 and "RuntimeError: of the program" in output
-    written = (tmp_path / "exception beside training" / "each").glob("checkpoint-*")
-    assert [path.name for path in written] == ["checkpoint-000001-step-5.safetensors"], output
-
-
-@pytest.mark.mpi
-@needs_mpi
-def test_what_compression_has_left_over_is_added_once_on_other_hosts(tmp_path):
-    for layout, mode in (("aabb", "save"), ("abc", "resume"), ("abab", "resume")):
-        status, output, _ = mpirun(
-            len(layout), "as_hosts.py", layout, "residuals.py", tmp_path, mode
-        )
-        assert status == 0, output
-
-
-@pytest.mark.mpi
-@needs_mpi
-def test_checkpoints_take_memory_once_a_host(tmp_path):
-    status, output, _ = mpirun(3, "as_hosts.py", "aab", "residuals.py", tmp_path, "memory")
-    assert status == 0, output
+    assert len(failed) == 2, output

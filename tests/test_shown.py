@@ -147,7 +147,7 @@ MADE = {
     "Batch": (lambda path: next(iter(parallel.shard([1, 1], 2))), r"\[1, 1\]"),
     "Checkpointer": (
         lambda path: parallel.Checkpointer(path, m := model(), sgd(m)),
-        r"Checkpointer\(directory='/.*, every=None\)",
+        r"Checkpointer\(directory='/.*\)",
     ),
     "DistributedTrainer": (
         lambda path: parallel.DistributedTrainer(sgd()),

@@ -2,8 +2,8 @@
 
 The script finds its newest checkpoint itself (`Checkpointer.resume()`). All that is known here of
 checkpoints is a file, named by DIST_DYNET_PROGRESS, to which rank 0 adds a line `STEP` for each
-finished checkpoint, and a line `resumed STEP` when it resumes from one. As long as there is neither,
-a restart would repeat the failure, unless a host failed.
+finished checkpoint, and a line `resumed STEP` when it resumes from one. Before there is
+either, a restart would repeat the failure, unless a host failed.
 """
 
 from __future__ import annotations

@@ -454,7 +454,8 @@ def _checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
             "Checkpointer: model must have all parameters that are trained; got one without"
             f" {left[0].readable_name()}."
         )
-    return inner
+    found: Trainer = inner
+    return found
 
 
 def _period(every: int | str | None) -> tuple[int, float, bool]:

@@ -18,7 +18,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import count
+from functools import cache
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ class Report:
         self.further: Callable[[], dict[str, float]] = dict
         """Returns additional values for each line."""
         self._number, self._count, self._next = next(_numbers), 0, 1.0
-        self._first: tuple[NDArray[Any], int] | None = None
+        self._first: NDArray[Any] | None = None
         self._last: tuple[NDArray[Any], int] | None = None
         self._process, self._named = os.getpid(), False
 
@@ -172,7 +173,7 @@ class Report:
 
     def _begin(self) -> tuple[NDArray[Any], int]:
         readings, update = self._readings()
-        self._first = self._last = readings.copy(), update
+        self._last = self._first, _ = readings.copy(), update
         return self._last
 
     def write(self) -> None:
@@ -193,7 +194,7 @@ class Report:
                 )
                 self._sinks.remove(sink)
         if not self._named and self._first is not None:
-            self._name_the_slowest(now["nanoseconds"] - self._first[0]["nanoseconds"])
+            self._name_the_slowest(now["nanoseconds"] - self._first["nanoseconds"])
 
     def end(self) -> None:
         """Writes a last line if there were updates since the last one."""
@@ -349,7 +350,8 @@ class Recording:
         if self._here.rank:
             self._comm.send(mine, 0)
         else:
-            parts = self._receive(mine)
+            others = range(1, self._here.size)
+            parts = chain([mine], (self._comm.recv(source=rank) for rank in others))
             try:
                 _say(write_timeline(self._file, parts))
             except RuntimeError as error:
@@ -359,11 +361,6 @@ class Recording:
         with suppress(OSError):
             self._part.unlink()
             self._part.parent.rmdir()
-
-    def _receive(self, mine: bytes) -> Iterator[bytes]:
-        yield mine
-        for rank in range(1, self._here.size):
-            yield self._comm.recv(source=rank)
 
 
 def compare_clocks(here: World, comm: Any) -> tuple[int, int]:
@@ -410,14 +407,10 @@ def begin(here: World) -> None:
         failures.at_end_of_job(recording.finish, recording.stop)
 
 
-_alone: Recording | None = None
-
-
-def _begin_alone(_: Trainer) -> None:
-    global _alone
-    if _alone is None:
-        _alone = Recording(Path(TIMELINE).absolute(), World(None), None, lib.dn_meter_now())
-        atexit.register(_alone.finish)
+@cache
+def _begin_alone() -> None:
+    alone = Recording(Path(TIMELINE).absolute(), World(None), None, lib.dn_meter_now())
+    atexit.register(alone.finish)
 
 
 def write_timeline(file: Path, parts: Iterable[bytes]) -> str:
@@ -486,4 +479,4 @@ def install() -> None:
     if METRICS and _launcher.find() is None:
         Hooks.on_new(Trainer, follow_alone)
     if TIMELINE and _launcher.find() is None:
-        Hooks.on_new(Trainer, _begin_alone)
+        Hooks.on_new(Trainer, lambda _: _begin_alone())
