@@ -72,6 +72,7 @@ class _State:
     previous_thread: Any = None
     on_leave: ClassVar[list[Callable[[], None]]] = []
     on_abort: ClassVar[list[Callable[[], None]]] = []
+    notes: ClassVar[list[Callable[[BaseException], str]]] = []
 
 
 # ---- messages and aborting -------------------------------------------------------------
@@ -99,6 +100,12 @@ def at_end_of_job(leave: Callable[[], None], abort_: Callable[[], None]) -> None
     rank that ends the job. Exceptions of `abort_` are ignored."""
     _State.on_leave.append(leave)
     _State.on_abort.append(abort_)
+
+
+def add_exception_note(note: Callable[[BaseException], str]) -> None:
+    """Calls `note` for each exception that ends the job, and prints what it returns below the
+    traceback."""
+    _State.notes.append(note)
 
 
 def abort(code: int) -> None:
@@ -132,7 +139,7 @@ def _on_exception(
         return
     shorten(error)
     lines = traceback.format_exception(kind, error, error.__traceback__ or trace)
-    report("".join(lines))
+    report("".join((*lines, *(note(error) for note in _State.notes))))
     abort(130 if issubclass(kind, KeyboardInterrupt) else EXCEPTION)
 
 
