@@ -151,11 +151,6 @@ class Loop:
         """Whether there was an update since the batch was yielded."""
         return lib.dn_updates_made() != self._updates
 
-    def note_use(self, batch: Batch[Any]) -> None:
-        """An update has used this batch."""
-        if batch.ends_step:
-            self.used = max(self.used, batch.step + 1)
-
     def steps_done(self) -> int:
         """Steps of the epoch whose batches were used by updates, as far as is known."""
         batch = self.batch
@@ -237,8 +232,11 @@ class BatchUse:
             return Use(None, 1.0, 1.0) if batch is None else self._of(batch)
         if not loops and not _divided:
             return Use(None, 1.0, float(self._here.size))
-        problem = self._problem(loops)
-        if problem:
+        if len(loops) == 1 and (batch := loops[0].batch) is not None:
+            before = self._count if self._loop is loops[0] else 0
+            if loops[0].count == before + 1 and batch.ranks is self._here.members:
+                return Use(batch, batch._n, batch.total)
+        if problem := self._problem(loops):
             return Use(None, 1.0, None, f"{problem}{_NAME_IT}")
         batch = loops[0].batch
         assert batch is not None
@@ -277,13 +275,14 @@ class BatchUse:
         """Notes that an update has used it, or was refused with it."""
         if use.batch is not None:
             self._loop, self._count = use.batch.loop, use.batch.count
-            use.batch.loop.note_use(use.batch)
+            if use.batch.ends_step:
+                self._loop.used = max(self._loop.used, use.batch.step + 1)
         else:  # a number: it counts for whatever the one running loop has yielded
             loops = running.get(threading.get_ident(), [])
             if len(loops) == 1:
                 self._loop, self._count = loops[0], loops[0].count
-                if loops[0].batch is not None:
-                    loops[0].note_use(loops[0].batch)
+                if (batch := loops[0].batch) is not None and batch.ends_step:
+                    self._loop.used = max(self._loop.used, batch.step + 1)
 
 
 def _without_examples(error: BaseException) -> str:

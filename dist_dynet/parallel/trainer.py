@@ -150,7 +150,6 @@ class DistributedTrainer(TrainerWrapper):
         if (watching := trial.present()) is not None:
             watching.watch(trainer, sync, average, False)
 
-    @deferring_signals
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
         """Averages the gradients over the ranks, then updates as the wrapped trainer does. Call it
         on all ranks.
@@ -183,14 +182,15 @@ class DistributedTrainer(TrainerWrapper):
                     "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
                     " reproducible=True)."
                 )
-            is_plain = self._inner.accumulation == 1 and not sync.silent
+            is_plain = self._inner._accumulation == 1 and not sync.silent
             if not is_plain or (sync.stash.kept and sync.stash.holds(sync.hooks.members())):
                 return self._gather(use)
             n = use.n if sync.weighted else 1.0
             return sync.step(n, self._step(use), 0, use.problem)[0]
         finally:
             sync.uses.done(use)
-            self._set_overlap()
+            if sync.wire is not None:
+                self._set_overlap()
 
     def _find(self, weight: Batch[Any] | float | None) -> Use:
         """The batch of this update, and how much its gradients count. A batch that counts 0 though
@@ -298,7 +298,7 @@ class DistributedTrainer(TrainerWrapper):
         sync, wire = self.sync, self.sync.wire
         if wire is None or sync.reproducible is not None:
             return
-        if sync.silent or sync.joins or sync.stash.kept or self._inner.accumulation > 1:
+        if sync.silent or sync.joins or sync.stash.kept or self._inner._accumulation > 1:
             wire.overlap.disable()
         else:
             present, thread = weakref.WeakMethod(self._present_factor), threading.get_ident()

@@ -57,15 +57,6 @@ class NegotiatedByRank(Negotiated):
     rows: NDArray[np.int32]  # (rank, table): number of rows with a gradient
 
 
-class Summary(NamedTuple):
-    """A summary of all messages, where nothing else is needed."""
-
-    used: NDArray[np.bool_]  # as in Negotiated
-    weights: float  # their sum
-    of_any: int
-    of_all: int
-
-
 class Step(NamedTuple):
     """What the gradients of an update belong to; must be equal on all ranks."""
 
@@ -106,7 +97,7 @@ class Transport(Protocol):
         plannable: bool,
         name: Callable[[], str],
         follow_up: Any = None,
-    ) -> bool | Summary:
+    ) -> bool:
         """Sends this rank's message and receives the others'. Collective.
 
         Args:
@@ -120,15 +111,12 @@ class Transport(Protocol):
                 at once if all messages are as planned. None: it may not.
 
         Returns:
-            True: all messages are as planned. False: the messages must be read. A summary: nothing
-            else is needed.
+            True: all messages are as planned. False: the messages must be read.
         """
 
     def received(self, layout: MessageLayout) -> NDArray[Any]:
         """The messages of all ranks, valid until the next send()."""
 
-    def meters(self) -> NDArray[Any]:
-        """The times reported in the messages of a send() that has returned True."""
 
 
 class MpiTransport:
@@ -160,9 +148,6 @@ class MpiTransport:
         """As Transport.received."""
         return self._every
 
-    def meters(self) -> NDArray[Any]:
-        """As Transport.meters."""
-        return self._every["meter"]
 
 
 class Negotiation:
@@ -180,11 +165,10 @@ class Negotiation:
         """Called with the flags of all ranks together, at each negotiation that has any."""
         self._said: Any = None  # what was sent in the last update
         self._layout: MessageLayout = None  # type: ignore[assignment]
-        # of the present collective operation: its name, or kind, update and number
-        self._name: str | tuple[str, int, int] = ""
+        self._name = 0, 0  # of the present collective operation: flags and number
         self._message = ffi.new("dn_rank_message *")
         self._planned = AsPlanned()
-        self.meters = Meters(here, comm)
+        self.meters = Meters(here.size)
         self._adopt(Structure(self._m), here.collective("DistributedTrainer"), ())
 
     @property
@@ -226,7 +210,7 @@ class Negotiation:
                 what its gradients belong to.
         """
         self._updates += 1
-        self._begin_collective(flags)
+        self._name = flags, self._here.count_unchecked()
         average = self._average and not flags & Flag.WEIGHED
         if problem:
             flags |= Flag.UNKNOWN
@@ -246,23 +230,11 @@ class Negotiation:
         c.weight = weight
         outcome = self._transport.send(self._layout, c, average, True, self._named, follow_up)
         if outcome is True:
-            self.meters.take(self._transport.meters(), self._updates)
+            self.meters.latest, self.meters.update = self._transport.plan.meters, self._updates  # type: ignore[attr-defined]
             if flags:
                 self._notify(flags)
             return self._planned
-        if isinstance(outcome, Summary):
-            return self._summarised(outcome, weight, settings, average)
         return self._compared(current, weight, settings, step, flags, problem, average)
-
-    def _summarised(
-        self, summary: Summary, weight: float, settings: Settings, average: bool
-    ) -> Negotiated:
-        """The result of reach() for a summary."""
-        self.meters.begin(self._updates)
-        self._notify(summary.of_any)
-        own, scale = _weight_and_scale(weight, summary.weights, average)
-        told = summary.used, summary.of_any, summary.of_all, settings
-        return Negotiated(self._named(), self._structure, own, scale, *told)
 
     def _compared(
         self,
@@ -320,18 +292,13 @@ class Negotiation:
             )
             raise RuntimeError(f"{self._here.name} {what}: {problem}")
 
-    def _begin_collective(self, flags: int) -> None:
-        """Counts one more collective operation."""
-        kind = "gradient exchange of update" + " inside of Join" * bool(flags & Flag.JOIN)
-        self._name = kind, self._updates, self._here.count_unchecked()
-
     def _named(self) -> str:
         """The name of the collective operation, made only if needed: it takes a tenth of an
         exchange."""
-        if isinstance(self._name, str):
-            return self._name
-        kind, update, number = self._name
-        return self._here.name_of(f"{kind} {update}{self._which}", number)
+        flags, number = self._name
+        where = " inside of Join" * bool(flags & Flag.JOIN)
+        what = f"gradient exchange of update{where} {self._updates}{self._which}"
+        return self._here.name_of(what, number)
 
     def _compare(self, settings: Settings, step: Step, flags: int, what: str) -> Settings:
         """Finds out in what the ranks differ. Tables whose pending weight decay only some ranks

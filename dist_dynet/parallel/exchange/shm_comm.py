@@ -73,7 +73,7 @@ class SharedTransport:
             and self.plan is not None
             and self.plan.structure is layout.structure
             and not message.flags & _UNPLANNED
-            and not declines("update")
+            and (FAST_PATHS or not declines("update"))
             and self._alike
         ):
             plan = self.plan.c
@@ -101,10 +101,6 @@ class SharedTransport:
         )
         return np.frombuffer(said, layout.dtype)
 
-    def meters(self) -> NDArray[Any]:
-        """As Transport.meters."""
-        assert self.plan is not None
-        return self.plan.meters
 
     def sum(self) -> None:
         """Sums gradients as planned, after a send() that has returned True. Collective."""

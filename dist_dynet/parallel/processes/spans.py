@@ -41,8 +41,6 @@ EVERY = number("DIST_DYNET_METRICS_EVERY", 100, least=1)
 """Updates between two lines; inf: no lines."""
 TIMELINE = os.environ.get("DIST_DYNET_TIMELINE", "")
 
-_OFTEN = 16
-"""Updates between two reports where ranks read summaries; the first reports come sooner."""
 _LEAST = 1.0
 """Seconds over which slow ranks are looked for at least: over less, chance decides."""
 _MOST_SPANS = 1_000_000
@@ -63,44 +61,20 @@ _COLOURS = (
 
 
 class Meters:
-    """The latest times that all ranks have reported: in the messages before an update, or, where
-    ranks read a summary of these, now and then beside the exchange of gradients.
+    """The latest times that all ranks have reported, in the messages before an update."""
 
-    Args:
-        here: the ranks.
-        comm: their communicator.
-    """
-
-    def __init__(self, here: World, comm: Any) -> None:
-        self._here, self._comm = here, comm
-        self.latest: NDArray[Any] = np.zeros(here.size, meter.READING)
+    def __init__(self, ranks: int) -> None:
+        self.latest: NDArray[Any] = np.zeros(ranks, meter.READING)
         self.update = 0
         """The update in which `latest` was reported."""
         self.first: NDArray[Any] | None = None
         """The times of the first update."""
-        self._pending: tuple[Any, NDArray[Any], NDArray[Any], int] | None = None
 
     def take(self, readings: NDArray[Any], update: int) -> None:
         """Stores the times that all ranks have reported in this update."""
         self.latest, self.update = readings, update
         if self.first is None:
             self.first = readings.copy()
-
-    def begin(self, update: int) -> None:
-        """Starts a report in an update without one, if it is due, alike on all ranks. Collective,
-        as is end()."""
-        if update % _OFTEN == 0 or update & (update - 1) == 0:
-            mine, every = meter.reading(), np.empty(self._here.size, meter.READING)
-            request = self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))
-            self._pending = request, mine, every, update
-
-    def end(self, what: str) -> None:
-        """Waits for the report that begin() has started."""
-        if self._pending is not None:
-            request, _, every, update = self._pending
-            self._here.wait([request], what)
-            self._pending = None
-            self.take(every, update)
 
     def seconds(self) -> dict[str, list[float]]:
         """By phase, the seconds of each rank from the first update to the last report."""

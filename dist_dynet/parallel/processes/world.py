@@ -235,7 +235,8 @@ class World:
 
     def count_unchecked(self) -> int:
         """As collective(), but returns only the number: a name takes a tenth of an exchange."""
-        self.refuse_collective()
+        if self._job.refusal or self._collectives.refusal:
+            self.refuse_collective()
         self._collectives.count += 1
         return self._collectives.count
 

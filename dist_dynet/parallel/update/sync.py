@@ -136,14 +136,24 @@ class Sync:
         self._foresees = self._sums = self.is_not_finite = False
         if not problem:  # otherwise the ranks refuse it together
             self.hooks.prepare()  # no rank of the host writes values yet
-        over, what, follow_up = self._exchange(weight, step, flags, problem, chosen)
+        if self.negotiation is None:
+            over, what, follow_up = bool(flags & Flag.ENDED), "", None
+            if weight == 0:
+                self.collection.reset_gradients()
+        else:
+            over, what, follow_up = self._exchange(weight, step, flags, problem, chosen)
         if self.reproducible is not None:
             self.reproducible.sum(what, self.weighted)
         if over and not self.hooks.waits():
             self._end_passes(False)
             return False, over
         try:
-            updated = self._update(chosen, follow_up)
+            if follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_DONE:
+                updated = True
+                self._is_unfinished = False
+                self.passes = self.described = 0
+            else:
+                updated = self._update(chosen, follow_up)
         except RuntimeError:  # gradients are not finite, on all ranks
             self.is_not_finite = not over
             if self.reproducible is not None or self.joins:  # cannot count once in a later sum
@@ -154,8 +164,8 @@ class Sync:
                     p.scale_gradient(1 / self.here.size)
             raise
         finally:
-            if chosen is None:
-                self.hooks.gathered = 0
+            if chosen is None and self._trainer._gathered:
+                self._trainer._gathered = 0
         if updated:
             self.hooks.done()
         return updated, over
@@ -171,11 +181,19 @@ class Sync:
         """Agrees with the other ranks and sums gradients. Returns whether all ranks have run out of
         data, the name of the collective operation, and the dn_follow_up * that may have done the
         rest of the update, or None."""
-        if self.negotiation is None:
-            if weight == 0:
-                self.collection.reset_gradients()
-            return bool(flags & Flag.ENDED), "", None
-        follow_up = self._foresee(chosen)
+        follow_up = self._follow_up
+        exchange = self.exchange
+        self._foresees = (
+            isinstance(exchange, SharedExchange)
+            and exchange.transport.plan is not None
+            and self.reproducible is None
+            and chosen is None
+            and not self.hooks.first
+        )
+        if self._foresees:  # C may do the rest of the update at once if all messages are as planned
+            follow_up.stage, follow_up.error = lib.DN_FOLLOW_UP_AGREE, 0
+        else:
+            follow_up = None
         negotiated = self._negotiate(weight, step, flags, problem, follow_up)
         stage = lib.DN_FOLLOW_UP_AGREE if follow_up is None else follow_up.stage
         if stage == lib.DN_FOLLOW_UP_AGREE:
@@ -194,9 +212,7 @@ class Sync:
         """
         updated = False
         try:
-            if follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_DONE:
-                updated = True
-            elif follow_up is not None:
+            if follow_up is not None:
                 updated = self.hooks.fail(follow_up.error, self.hooks.members())
             else:
                 switch(lib.DN_UPDATE)
@@ -216,23 +232,6 @@ class Sync:
         self._is_unfinished = False
         self.passes = self.described = 0
 
-    def _foresee(self, chosen: Sequence[AnyParameter] | None) -> Any:
-        """The follow-up for C, if it may do the rest of the update at once when all messages are as
-        planned."""
-        exchange, follow_up = self.exchange, self._follow_up
-        if (
-            not isinstance(exchange, SharedExchange)
-            or exchange.transport.plan is None
-            or self.reproducible is not None
-            or chosen is not None
-            or self.hooks.first
-        ):
-            return None
-        follow_up.stage = lib.DN_FOLLOW_UP_AGREE
-        follow_up.error = 0
-        self._foresees = True
-        return follow_up
-
     def _sum(self, negotiated: Negotiated | AsPlanned) -> None:
         """Replaces gradients by their sums."""
         assert self.negotiation is not None
@@ -240,7 +239,6 @@ class Sync:
         switch(lib.DN_EXCHANGE)
         if self.reproducible is None and self.exchange is not None:
             self.exchange.sum(negotiated)
-            self.negotiation.meters.end(negotiated.what)
 
     def _negotiate(
         self, weight: float, step: Step, flags: int, problem: str, follow_up: Any
@@ -253,7 +251,6 @@ class Sync:
                 f"{self.here.name} update: one before it was interrupted, so that this rank is out"
                 " of step with the others. Start the job again from a checkpoint."
             )
-        self.here.refuse_collective()
         self._is_unfinished, wire = True, self.wire
         if self.joins:
             flags |= Flag.JOIN
