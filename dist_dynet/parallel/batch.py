@@ -61,8 +61,18 @@ class Batch(list[T], Generic[T]):
     [[4, 5, 6]] 3.0 3.0 0 1
     """
 
-    __slots__ = ("__weakref__", "_n", "count", "description", "epoch", "loop", "part", "ranks")
-    __slots__ += ("step", "total")
+    __slots__ = (
+        "__weakref__",
+        "_n",
+        "description",
+        "epoch",
+        "loop",
+        "number",
+        "part",
+        "ranks",
+        "step",
+        "total",
+    )
 
     def __init__(
         self,
@@ -82,7 +92,7 @@ class Batch(list[T], Generic[T]):
         self.description, self.loop, self.part = description, loop, part
         self.ranks = ranks
         """The ranks of the job over which shard() has divided the data."""
-        self.count = 0
+        self.number = 0
         """Its number among the batches that the loop has yielded, from 1."""
 
     @property
@@ -126,7 +136,7 @@ class Loop:
             self.thread = threading.get_ident()
             running.setdefault(self.thread, []).append(self)
         self.count += 1
-        batch.count, self.batch = self.count, batch
+        batch.number, self.batch = self.count, batch
         self._updates = lib.dn_updates_made()
 
     def go_on(self) -> bool:
@@ -149,7 +159,7 @@ class Loop:
 
     def is_used(self) -> bool:
         """Whether there was an update since the batch was yielded."""
-        return lib.dn_updates_made() != self._updates
+        return bool(lib.dn_updates_made() != self._updates)
 
     def steps_done(self) -> int:
         """Steps of the epoch whose batches were used by updates, as far as is known."""
@@ -274,7 +284,7 @@ class BatchUse:
     def done(self, use: Use) -> None:
         """Notes that an update has used it, or was refused with it."""
         if use.batch is not None:
-            self._loop, self._count = use.batch.loop, use.batch.count
+            self._loop, self._count = use.batch.loop, use.batch.number
             if use.batch.ends_step:
                 self._loop.used = max(self._loop.used, use.batch.step + 1)
         else:  # a number: it counts for whatever the one running loop has yielded
