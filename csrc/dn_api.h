@@ -329,7 +329,7 @@ void dn_graph_set_counter(int graph, uint64_t counter);
  * began from, -1: none. */
 typedef struct dn_work { int64_t passes, updates, activity, epoch, loss; } dn_work;
 dn_work dn_thread_work(int graph);
-/* The name of the operation of the node that the last backward of this graph began from; "": none. */
+/* The name of the operation that the last backward of this graph began from; "": none. */
 const char *dn_loss_op(int graph);
 /* Updates of all threads. */
 int64_t dn_updates_made(void);

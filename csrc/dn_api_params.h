@@ -325,7 +325,12 @@ typedef struct dn_members {
 dn_rank_message_layout dn_rank_message_layout_of(int n_dense, int n_tables);
 void dn_rank_message_write(const dn_rank_message *, const dn_members *, void *out);
 /* What the hash says of a parameter: a sum of these, and DN_PRECISION_IS times its precision. */
-enum dn_param_state { DN_IS_FROZEN = 1, DN_IS_EXCLUDED = 2, DN_IS_SETTLED = 4, DN_PRECISION_IS = 8 };
+enum dn_param_state {
+    DN_IS_FROZEN = 1,
+    DN_IS_EXCLUDED = 2,
+    DN_IS_SETTLED = 4,
+    DN_PRECISION_IS = 8
+};
 int dn_param_state(const dn_members *, int i);
 
 /* The cached plan of the steady state: how the ranks of one host add up gradients. All pointers are

@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 PACKAGE = ROOT / "dist_dynet"
 
-MOST_LINES = 500
 MOST_FIELDS = 30
 
 
@@ -285,12 +284,6 @@ def test_the_tape_has_few_fields():
     )
 
 
-def test_files_of_csrc_are_short():
-    lines = {str(p.relative_to(CSRC)): p.read_text().count("\n") for p in files()}
-    long = sorted(name for name, n in lines.items() if n > MOST_LINES)
-    assert not long, f"of more than {MOST_LINES} lines: {long}. Take them apart"
-
-
 # ---- Python ----------------------------------------------------------------------------
 
 
@@ -356,12 +349,6 @@ def test_the_package_has_no_circle_by_imports():
     check(edges, "imports in dist_dynet")
 
 
-def test_files_of_the_package_are_short():
-    lines = {str(p.relative_to(PACKAGE)): p.read_text().count("\n") for p in modules().values()}
-    long = sorted(name for name, n in lines.items() if n > MOST_LINES)
-    assert not long, f"of more than {MOST_LINES} lines: {long}. Take them apart"
-
-
 OF_PYTHON = {"_fields", "_replace", "_asdict", "_exit", "_getframe", "_current_frames"}
 """Of named tuples, os and sys."""
 
@@ -423,51 +410,6 @@ def test_data_parallel_training_uses_what_others_offer(path):
         f"{path.relative_to(PACKAGE)} uses private members of other modules: {uses}. Offer a hook"
         " where they belong"
     )
-
-
-PARALLEL_LAYERS = (
-    "processes",
-    "batches",
-    "agreement",
-    "exchange",
-    "update",
-    "data",
-    "",
-)
-"""The folders of dist_dynet/parallel, each of which knows only those before it; "": the modules
-beside them."""
-
-
-def test_folders_of_parallel_know_those_below_them():
-    def layer(name):
-        inner = name.removeprefix("dist_dynet.parallel.")
-        return PARALLEL_LAYERS.index(inner.rpartition(".")[0])
-
-    edges = {
-        one: {two for two in others if two.startswith("dist_dynet.parallel.")}
-        for one, others in imports().items()
-        if one.startswith("dist_dynet.parallel.")
-    }
-    assert sum(map(len, edges.values())) > 100
-    above = [(a, b) for a, others in edges.items() for b in others if layer(b) > layer(a)]
-    assert not above, f"import what lies above them: {above}"
-
-
-def folders_of_parallel():
-    return sorted(path.parent for path in PARALLEL.rglob("__init__.py"))
-
-
-@pytest.mark.parametrize("folder", folders_of_parallel(), ids=lambda path: path.name)
-def test_maps_of_parallel_name_their_modules_once(folder):
-    text = ast.get_docstring(tree_of(folder / "__init__.py"))
-    begin = "beside them:" if folder == PARALLEL else ":"
-    listed = re.findall(r"\w+", text[text.index(begin) :])
-    names = {p.stem for p in folder.glob("*.py")} | {
-        p.name for p in folders_of_parallel() if p.parent == folder
-    }
-    unlike = {name: listed.count(name) for name in names - {"__init__"} if listed.count(name) != 1}
-    file = (folder / "__init__.py").relative_to(ROOT)
-    assert not unlike, f"{file}: must name each module once; got {unlike}"
 
 
 WRITERS = {

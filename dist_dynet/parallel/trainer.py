@@ -182,7 +182,7 @@ class DistributedTrainer(TrainerWrapper):
                     "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
                     " reproducible=True)."
                 )
-            is_plain = self._inner._accumulation == 1 and not sync.silent
+            is_plain = self._inner.accumulation == 1 and not sync.silent
             if not is_plain or (sync.stash.kept and sync.stash.holds(sync.hooks.members())):
                 return self._gather(use)
             n = use.n if sync.weighted else 1.0
@@ -298,7 +298,7 @@ class DistributedTrainer(TrainerWrapper):
         sync, wire = self.sync, self.sync.wire
         if wire is None or sync.reproducible is not None:
             return
-        if sync.silent or sync.joins or sync.stash.kept or self._inner._accumulation > 1:
+        if sync.silent or sync.joins or sync.stash.kept or self._inner.accumulation > 1:
             wire.overlap.disable()
         else:
             present, thread = weakref.WeakMethod(self._present_factor), threading.get_ident()

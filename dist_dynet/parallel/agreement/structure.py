@@ -41,7 +41,7 @@ class Structure:
 
     def fits(self, m: ParameterCollection) -> bool:
         """Whether the collection still has exactly these parameters; it can only gain some."""
-        return (len(m._parameters), len(m._lookups)) == self._counts
+        return counts_of(m) == self._counts
 
     def is_of(self, m: ParameterCollection) -> bool:
         """Whether it is the present one of this collection."""

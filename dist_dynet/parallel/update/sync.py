@@ -134,6 +134,7 @@ class Sync:
         chosen: Sequence[AnyParameter] | None,
     ) -> tuple[bool, bool]:
         self._foresees = self._sums = self.is_not_finite = False
+        was_gathered = self.passes > 0
         if not problem:  # otherwise the ranks refuse it together
             self.hooks.prepare()  # no rank of the host writes values yet
         if self.negotiation is None:
@@ -164,8 +165,8 @@ class Sync:
                     p.scale_gradient(1 / self.here.size)
             raise
         finally:
-            if chosen is None and self._trainer._gathered:
-                self._trainer._gathered = 0
+            if chosen is None and was_gathered:
+                self.hooks.gathered = 0
         if updated:
             self.hooks.done()
         return updated, over
