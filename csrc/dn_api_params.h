@@ -73,14 +73,14 @@ int64_t dn_store_version(dn_store *);
  * parameter one number. */
 void dn_param_changed_since(const dn_param *, int64_t version, uint8_t *rows);
 
-/* Moments that the ranks of a host share (csrc/params/trainers.c). In an update each rank owns pieces
- * of dense parameters and rows of tables (csrc/params/shared.c): it copies their values into a shared
- * buffer and updates them and their moments there. When all have done so, each copies the new values
- * into its own.
+/* Moments that the ranks of a host share (csrc/params/trainers.c). In an update each rank owns
+ * pieces of dense parameters and rows of tables (csrc/params/shared.c): it copies their values into
+ * a shared buffer and updates them and their moments there. When all have done so, each copies the
+ * new values into its own.
  *
  * share: the moments of the block of values that this parameter lies in move to `memory`, which all
- * ranks see: (1 + moments) times the block's numbers (dn_chunk_capacity, or the table's size), first
- * the buffer of values. The trainer updates between open and close alone from then on; otherwise
+ * ranks see: (1 + moments) times the block's numbers (dn_chunk_capacity, or the table's size),
+ * first the buffer of values. The trainer updates between open and close alone from then on; otherwise
  * DN_ERROR_STATE. unshare: copies moments back into private memory; DN_ERROR_MEMORY; DN_ERROR_BUSY:
  * the store is in use. */
 void dn_trainer_share(dn_trainer *, dn_param *, dn_real *memory);
@@ -437,7 +437,7 @@ enum dn_follow_up_stage {
     DN_FOLLOW_UP_DONE
 };
 /* As dn_shm_comm_negotiate; then, where that is DONE, the rest of the update: dn_shm_comm_sum,
- * dn_trainer_update, dn_shm_comm_close. WAITS: in any of them. What fails after ranks have agreed is
- * in `error`. */
+ * dn_trainer_update, dn_shm_comm_close. WAITS: in any of them. What fails after ranks have agreed
+ * is in `error`. */
 int dn_shm_comm_update(dn_shm_comm *, const dn_rank_message *, const dn_members *,
                        dn_shm_comm_plan *, int average, dn_follow_up *, double seconds);

@@ -31,7 +31,6 @@ TOGETHER = {
         "memory_outlives_the_trainer_of_a_graph",
         "trainer_that_ends_inside_of_backward",
         "trainer_that_ends_while_the_root_is_in_use",
-        "choice",
     ),
     "steady_updates.py": (
         "negotiation_adds_up_nothing",
@@ -101,13 +100,6 @@ def test_errors_of_sums_reach_the_caller():
     with pytest.raises(MemoryError, match="gradient exchange: out of memory"):
         check(lib.DN_ERROR_MEMORY)
     check(lib.DN_SHM_COMM_DONE)
-
-
-def test_exchange_argument_is_checked():
-    with pytest.raises(
-        ValueError, match="exchange must be auto, hybrid, mpi or shared; got 'gloo'"
-    ):
-        parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), exchange="gloo")
 
 
 @pytest.mark.parametrize(

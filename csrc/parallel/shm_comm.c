@@ -1,5 +1,5 @@
-/* The ranks of one host, through memory that they share: messages, and in the steady state the whole
- * update: negotiate, sum, update, copy.
+/* The ranks of one host, through memory that they share: messages, and in the steady state the
+ * whole update: negotiate, sum, update, copy.
  *
  * Of a small model's step an exchange in Python is several hundredths: after a backward its code
  * and data are no longer in the caches. So parameters for which there is a plan are exchanged here,
@@ -181,7 +181,7 @@ static void give_rows(const dn_shm_comm_plan *plan) {
     dn_meter_switch(phase);
 }
 
-/* Keeps the numbers of all ranks' rows: the others overwrite theirs as soon as they have updated. */
+/* Keeps the numbers of all ranks' rows: the others overwrite theirs once they have updated. */
 static int keep_row_numbers(dn_shm_comm *comm, const dn_shm_comm_plan *plan) {
     const int n = plan->of.n_tables;
     int64_t total = 0;

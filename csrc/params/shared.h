@@ -1,5 +1,5 @@
-/* Who updates what, where the ranks of a host update a model together: a dense parameter is cut into
- * pieces, a table into rows, and each belongs to one rank. */
+/* Who updates what, where the ranks of a host update a model together: a dense parameter is cut
+ * into pieces, a table into rows, and each belongs to one rank. */
 #pragma once
 
 #include "params/store.h"
@@ -11,8 +11,8 @@ static inline int64_t dn__block_numbers(const dn_param *p) {
 }
 /* Who has this piece of a dense parameter. */
 int dn__owner(const dn_param *, int64_t piece);
-/* Of a dense parameter the next numbers that this rank owns, [*from, *to), which lie behind *to: its
- * pieces, or, where it must be whole, all of it on the rank that has the first; 0: no more. */
+/* Of a dense parameter the next numbers that this rank owns, [*from, *to), which lie behind *to:
+ * its pieces, or, where it must be whole, all of it on the rank that has the first; 0: no more. */
 int dn__next_piece(const dn_param *, int whole, int64_t *from, int64_t *to);
 /* The same of what this rank updates: without owners all of it. */
 static inline int dn__next_share(const dn_param *p, int whole, int64_t *from, int64_t *to) {

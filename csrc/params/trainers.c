@@ -54,7 +54,7 @@ int64_t dn_trainer_clips(dn_trainer *t) { return t->clips; }
 double dn_trainer_last_norm(dn_trainer *t) { return t->last_norm; }
 
 /* Of the chunks, then of the tables: how many numbers there are of each moment. */
-static dn_moments *block_of(dn_trainer *t, int i, int64_t *numbers) {
+static dn_moments *moments_of(dn_trainer *t, int i, int64_t *numbers) {
     const int k = i - t->n_chunks;
     *numbers = k < 0 ? t->store->chunks[i].capacity : dn__block_numbers(t->store->params[k]);
     return k < 0 ? &t->chunk_moments[i] : &t->table_moments[k];
@@ -63,7 +63,7 @@ static dn_moments *block_of(dn_trainer *t, int i, int64_t *numbers) {
 static void free_moments(dn_trainer *t) {
     int64_t numbers;
     for (int i = 0; i < t->n_chunks + t->n_params; i++) {
-        const dn_moments *m = block_of(t, i, &numbers);
+        const dn_moments *m = moments_of(t, i, &numbers);
         for (int k = 0; k < t->rule.moments && !m->updated; k++) dn__block_free(m->at[k]);
     }
     free(t->chunk_moments);
@@ -83,7 +83,7 @@ void dn_trainer_restart(dn_trainer *t) {
     int64_t numbers;
     DN_HOLD(t->store);
     for (int i = 0; i < t->n_chunks + t->n_params; i++) {
-        dn_moments *m = block_of(t, i, &numbers);
+        dn_moments *m = moments_of(t, i, &numbers);
         for (int k = 0; k < t->rule.moments && m->at[k]; k++) {
             if (m->updated) {
                 memset(m->at[k], 0, (size_t)numbers * sizeof(dn_real));
@@ -270,7 +270,7 @@ int dn_trainer_unshare(dn_trainer *t) {
     if (dn__try_lock(t->store)) return DN_ERROR_BUSY;
     int error = 0;
     for (int i = 0; i < t->n_chunks + t->n_params && !error; i++) {
-        dn_moments *m = block_of(t, i, &numbers), own = {.at = {NULL}};
+        dn_moments *m = moments_of(t, i, &numbers), own = {.at = {NULL}};
         for (int k = 0; k < t->rule.moments && m->updated; k++) {
             own.at[k] = dn__block_raw((size_t)numbers * sizeof(dn_real));
             if (!own.at[k]) error = DN_ERROR_MEMORY;

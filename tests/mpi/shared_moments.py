@@ -1,5 +1,5 @@
-"""Every trainer with dense parameters and tables, clipped, with added parameters and update_subset():
-writes values and state to FOLDER/RANK.npz. Where the ranks share memory, the moments are one copy.
+"""Every trainer with dense parameters and tables, clipped, with added parameters and
+update_subset(): writes values and state to FOLDER/RANK.npz. Where the ranks share memory, the moments are one copy.
 
     shared_moments.py FOLDER
 """

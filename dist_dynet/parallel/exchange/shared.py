@@ -1,13 +1,14 @@
 """Updates in memory that the ranks of one host share.
 
-The gradient chunks of all ranks are in this memory, so that nothing is copied: each rank owns pieces
-of the parameters and rows of the tables, and sums these over the segments of all ranks, in rank
-order. No barrier is needed to begin, because the negotiation before it has heard from every rank, and
-gradients are complete by then. Each rank copies touched rows of lookup tables into a buffer before
-it sends its message or, where buffers must grow, before a barrier for that purpose. Behind a barrier
-each rank updates what it owns: the moments of the trainer, of which the host has one copy, and the
-values, in a shared buffer. Behind another one each copies the new values into its own. C does this
-by a plan (plan.py), which is made here: this module knows memory, and where the ranks write.
+The gradient chunks of all ranks are in this memory, so that nothing is copied: each rank owns
+pieces of the parameters and rows of the tables, and sums these over the segments of all ranks, in
+rank order. No barrier is needed to begin, because the negotiation before it has heard from every
+rank, and gradients are complete by then. Each rank copies touched rows of lookup tables into a
+buffer before it sends its message or, where buffers must grow, before a barrier for that purpose.
+Behind a barrier each rank updates what it owns: the moments of the trainer, of which the host has
+one copy, and the values, in a shared buffer. Behind another one each copies the new values into its
+own. C does this by a plan (plan.py), which is made here: this module knows memory, and where the
+ranks write.
 """
 
 from __future__ import annotations
@@ -161,12 +162,12 @@ class SharedExchange:
         """Shares the moments of this trainer, which makes all updates, from the first sum on."""
         self._moments = SharedMoments(trainer)
 
-    def open(self) -> None:
-        """After sum(): from here on, up to close(), the trainer updates what this rank owns."""
+    def begin_update(self) -> None:
+        """After sum(): up to end_update() the trainer updates what this rank owns."""
         if self.transport.plan is not None and self._moments is not None:
             lib.dn_trainer_open(self._moments.c, self.transport.plan.c, 0)
 
-    def close(self, params: Sequence[Any] | None) -> None:
+    def end_update(self, params: Sequence[Any] | None) -> None:
         """Takes the values of these parameters of C, or of all, that their owners have updated.
         Collective."""
         if self.transport.plan is not None and self._moments is not None:
@@ -281,7 +282,8 @@ class SharedExchange:
         moments, here, root = self._moments, self._here, structure.root.c
         if moments is None:
             return NULL, NULL
-        of_chunk = {place[0]: h for place, h in zip(structure.places, structure.handles, strict=False)}
+        places = zip(structure.places, structure.handles, strict=False)
+        of_chunk = {chunk: handle for (chunk, _, _), handle in places}
         blocks = [
             (chunk, of_chunk[chunk], lib.dn_chunk_capacity(root, chunk)) for chunk in sorted(used)
         ] + [(h, h, lib.dn_param_size(h)) for h in structure.handles[len(structure.dense) :]]
@@ -290,15 +292,16 @@ class SharedExchange:
             max(lib.dn_store_pieces(root), 1) * DTYPE.itemsize,
             max(lib.dn_store_row_squares(root, here.size), 1),
         ]
-        mapped = map_together(here, self._comm, range(here.size), here.size, None, lambda _: sizes, what)
-        places = [whole + starts[0] for whole, starts in mapped]
-        for (key, handle, _), place in zip(missing, places, strict=False):
+        ranks = range(here.size)
+        mapped = map_together(here, self._comm, ranks, here.size, None, lambda _: sizes, what)
+        starts_at = [whole + starts[0] for whole, starts in mapped]
+        for (key, handle, _), place in zip(missing, starts_at, strict=False):
             lib.dn_trainer_share(moments.c, handle, ffi.cast("dn_real *", place))
             moments.shared.add(key)
         lib.dn_trainer_share(moments.c, NULL, NULL)
         moments.mappings.append(mapped[-1][0])
         here.wait([self._comm.Ibarrier()], what)
-        moments.squares = ffi.cast("dn_real *", places[-2]), places[-1]
+        moments.squares = ffi.cast("dn_real *", starts_at[-2]), starts_at[-1]
         return moments.squares
 
     def _grow(

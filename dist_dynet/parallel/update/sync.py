@@ -207,11 +207,11 @@ class Sync:
         exchange = self.exchange
         if not isinstance(exchange, SharedExchange):
             return self.hooks.apply(chosen)
-        exchange.open()
+        exchange.begin_update()
         try:
             return self.hooks.apply(chosen)
         finally:
-            exchange.close(None if chosen is None else handles_of(chosen))
+            exchange.end_update(None if chosen is None else handles_of(chosen))
 
     def _end_passes(self, updated: bool) -> None:
         """Called at the end of an update, whether it was made or not: another one begins."""
