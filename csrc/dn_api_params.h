@@ -81,8 +81,8 @@ void dn_param_changed_since(const dn_param *, int64_t version, uint8_t *rows);
  * share: the moments of the block of values that this parameter lies in move to `memory`, which all
  * ranks see: (1 + moments) times the block's numbers (dn_chunk_capacity, or the table's size), of
  * which the buffer of values comes first. From then on the trainer updates between open and close
- * alone; otherwise DN_ERROR_STATE. unshare: copies moments back into private memory; DN_ERROR_MEMORY;
- * DN_ERROR_BUSY: the store is in use. */
+ * alone; otherwise DN_ERROR_STATE. unshare: copies moments back into private memory;
+ * DN_ERROR_MEMORY; DN_ERROR_BUSY: the store is in use. */
 void dn_trainer_share(dn_trainer *, dn_param *, dn_real *memory);
 int dn_trainer_unshare(dn_trainer *);
 /* From here on, up to close, an update is of this rank's share alone. in_pieces: each rank has then
