@@ -29,7 +29,7 @@ static int is_available(size_t bytes) {
     return bytes / 1024 < kilobytes;
 }
 
-void dn__ask_for_huge_pages(void *at, size_t bytes) {
+static void ask_for_huge_pages(void *at, size_t bytes) {
 #ifdef MADV_HUGEPAGE
     madvise(at, bytes, MADV_HUGEPAGE);
 #endif
@@ -38,37 +38,18 @@ void dn__ask_for_huge_pages(void *at, size_t bytes) {
 
 /* First touch of fresh memory costs 7 to 30 times a write into warm memory; huge pages make it four
  * times cheaper. */
-static void *aligned_to(size_t align, size_t bytes) {
-    if (bytes >= DN_HUGE_PAGE) align = DN_HUGE_PAGE;
+static void *aligned_new(size_t bytes) {
+    const size_t align = bytes < DN_HUGE_PAGE ? ALIGN : DN_HUGE_PAGE;
     if (bytes > SIZE_MAX - align || !is_available(bytes)) return NULL;
     void *p = aligned_alloc(align, (bytes + align - 1) / align * align);
-    if (p && align == DN_HUGE_PAGE) dn__ask_for_huge_pages(p, bytes);
+    if (p && align == DN_HUGE_PAGE) ask_for_huge_pages(p, bytes);
     return p;
 }
-
-static void *aligned_new(size_t bytes) { return aligned_to(ALIGN, bytes); }
 
 void *dn__block_raw(size_t bytes) { return aligned_new(bytes ? bytes : ALIGN); }
 
 void *dn__block_new(size_t bytes) {
     void *p = dn__block_raw(bytes);
-    if (p) memset(p, 0, bytes);
-    return p;
-}
-
-static size_t page(void) { return (size_t)sysconf(_SC_PAGESIZE); }
-
-size_t dn__pages_bytes(size_t bytes) {
-    const size_t whole = bytes < DN_HUGE_PAGE ? page() : DN_HUGE_PAGE;
-    return (bytes + whole - 1) / whole * whole;
-}
-
-void *dn__pages_raw(size_t bytes) {
-    return bytes < DN_LEAST_PAGED ? dn__block_raw(bytes) : aligned_to(page(), bytes);
-}
-
-void *dn__pages_new(size_t bytes) {
-    void *p = dn__pages_raw(bytes);
     if (p) memset(p, 0, bytes);
     return p;
 }

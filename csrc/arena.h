@@ -61,12 +61,5 @@ void dn__arena_free(dn_arena *);
  * zeroed. */
 void *dn__block_new(size_t bytes);
 void *dn__block_raw(size_t bytes);
-/* The same. From DN_LEAST_PAGED bytes on they are whole pages, from DN_HUGE_PAGE on whole huge
- * pages, which other memory can be mapped over: dn__pages_bytes. */
-enum { DN_LEAST_PAGED = 1 << 16, DN_HUGE_PAGE = 2 << 20 };
-void *dn__pages_raw(size_t bytes);
-void *dn__pages_new(size_t bytes);
-size_t dn__pages_bytes(size_t bytes);
+enum { DN_HUGE_PAGE = 2 << 20 };
 void dn__block_free(void *);
-/* Of memory that nobody has touched; as a hint, for systems that have them. */
-void dn__ask_for_huge_pages(void *at, size_t bytes);

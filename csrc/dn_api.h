@@ -476,12 +476,6 @@ dn_real *dn_trainer_moment(dn_trainer *, dn_param *, int k);
 /* whether they were made; they count as zero before */
 int dn_trainer_has_moments(dn_trainer *, dn_param *);
 void dn_trainer_restart(dn_trainer *); /* moments to zero */
-/* csrc/params/agreed.c. Several processes that train one model know by these what one of them has
- * changed alone: a number that rises whenever values do, but for updates between together(1) and
- * together(0); and how often a trainer's moments were cleared, its count of updates was set, or it
- * has updated but between these. */
-void dn_trainer_together(dn_trainer *, int on);
-
 /* y = y + a (x - y): moving averages of values */
 void dn_blend(int64_t n, double a, const dn_real *x, dn_real *y);
 

@@ -73,41 +73,27 @@ int64_t dn_store_version(dn_store *);
  * parameter one number. */
 void dn_param_changed_since(const dn_param *, int64_t version, uint8_t *rows);
 
-/* One copy of values, and of trainers' moments, for the ranks of a host (csrc/params/shared.c): in
- * blocks of memory that they map over their own at the same addresses. Outside of a window, in
- * which all of them update together, nobody writes there: whatever writes values or moves memory
- * takes them back into private memory before. In bytes, a multiple of pages; `used` of them, from
- * the first, hold anything. */
-typedef struct dn_memory_block {
-    void *at;
-    int64_t bytes, used;
-} dn_memory_block;
-/* The large blocks of values; of a trainer's moments, which are made where parameters that are
- * updated have none yet. Returns how many there are, of which at most `capacity` are written;
- * DN_ERROR_MEMORY. */
-int dn_store_blocks(dn_store *, int capacity, dn_memory_block *out);
-int dn_trainer_blocks(dn_trainer *, int capacity, dn_memory_block *out);
-/* Maps the memory at from[i], which is shared and holds the same, over each block: this process is
- * rank `rank` of those who do so. DN_ERROR_MEMORY, DN_ERROR_STATE: the system cannot; all is
- * private then, or was and is. */
-int dn_store_share(dn_store *, int n, const dn_memory_block *, void *const *from, int rank,
-                   int ranks);
-/* Back into private memory. DN_ERROR_MEMORY; DN_ERROR_BUSY: this thread's update is under way. */
-int dn_store_detach(dn_store *);
-int dn_store_is_shared(dn_store *);
-/* Its moments are among the blocks that have just been shared. */
-void dn_trainer_join(dn_trainer *);
-/* Whether values and all moments that it needs are shared; so they stay then, as after
- * dn_store_share, up to dn_store_close: another thread that wants to write waits. */
-int dn_trainer_pin(dn_trainer *);
-/* What is pinned is written to by its owners from here on, up to close: an update in this thread is
- * of this rank's share alone. A reader in another thread waits. squares: of all dense parameters'
- * pieces (dn_store_pieces) the sum of the squared gradients, where each rank has the sums of its
- * own pieces and rows alone; row_squares: the same of rows, dn_store_row_squares bytes. NULL:
- * gradients are complete on each rank. Returns whether it is to be so: 0: this trainer needs them
- * complete. DN_ERROR_STATE: it is pinned no more. close: when all have updated. */
-int dn_trainer_open(dn_trainer *, dn_real *squares, void *row_squares);
-void dn_store_close(dn_store *);
+/* Moments that the ranks of a host share (csrc/params/trainers.c). In an update each rank owns
+ * pieces of dense parameters and rows of tables (csrc/params/shared.c): it copies their values into
+ * a shared buffer and updates them and their moments there. When all have done so, each copies the
+ * new values into its own.
+ *
+ * share: the moments of the block of values that this parameter lies in move to `memory`, which all
+ * ranks see: (1 + moments) times the block's numbers (dn_chunk_capacity, or the table's size), of
+ * which the buffer of values comes first. From then on the trainer updates between open and close
+ * alone; otherwise DN_ERROR_STATE. unshare: copies moments back into private memory;
+ * DN_ERROR_MEMORY; DN_ERROR_BUSY: the store is in use. */
+void dn_trainer_share(dn_trainer *, dn_param *, dn_real *memory);
+int dn_trainer_unshare(dn_trainer *);
+/* From here on, up to close, an update is of this rank's share alone. in_pieces: each rank has then
+ * the sums of its own pieces and rows alone, unless this trainer needs whole gradients. Nothing if
+ * the trainer does not share. close, once all have updated: takes the new values of these
+ * parameters, n < 0: of all, and clears gradients. */
+struct dn_shm_comm_plan;
+void dn_trainer_open(dn_trainer *, const struct dn_shm_comm_plan *, int in_pieces);
+int dn_trainer_is_open(dn_trainer *);
+void dn_trainer_close(dn_trainer *, int n, dn_param *const *params);
+/* of all dense parameters; bytes of the sums of squares of rows */
 int64_t dn_store_pieces(dn_store *);
 int64_t dn_store_row_squares(dn_store *, int ranks);
 
@@ -205,12 +191,6 @@ void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
  * NULL: 0, and it is forgotten. */
 void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *code);
 void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
-/* Memory that the ranks of a host share (csrc/parallel/mapping.c). Bytes of a huge page. Maps a
- * file over memory of this process; 0 or an errno. Whole pages that begin at a multiple of one
- * become huge ones, if the system can do that. */
-int64_t dn_huge_page(void);
-int dn_map_file(void *at, int file, int64_t bytes);
-void dn_on_huge_pages(void *at, int64_t bytes);
 /* Items in this order, the dearest first, each to the part of so many that has the least load so
  * far; of these the one with the fewest items, then the first. out: the part of each item. Short
  * costs are put in order here, equal ones as they come. DN_ERROR_MEMORY; DN_ERROR_VALUE: parts < 1,
@@ -340,11 +320,6 @@ typedef struct dn_gradient_slot {
     int chunk;
     int64_t offset, length;
 } dn_gradient_slot;
-/* used as parameter `like` is */
-typedef struct dn_shard {
-    int chunk, like;
-    int64_t from, to;
-} dn_shard;
 /* [rank]: for a table's rows */
 typedef struct dn_shared_buffer {
     dn_real *const *rows;
@@ -361,15 +336,10 @@ typedef struct dn_shm_comm_plan {
     const uint8_t **filled;          /* [rank][dense parameter]: whether it has a gradient */
     int32_t *rows;                   /* (rank, table): how many rows have a gradient */
     double *factors;                 /* [rank]: what its gradients are multiplied by */
-    dn_shard *shards;                /* capacity for n_dense */
     dn_reading *meters;              /* [rank]: as its message says */
+    dn_real *squares;  /* in shared memory: of pieces, see dn_store_pieces; NULL: none */
+    void *row_squares; /* the same of rows */
 } dn_shm_comm_plan;
-/* What this rank adds up: all that some rank has, each number on one rank. Neighbours that the same
- * ranks have used are one range; all ranges are cut into as many equal shares as ranks. Returns how
- * many. */
-int dn_shm_comm_divide(const dn_shm_comm_plan *);
-int dn_shm_comm_sum_dense(const dn_shm_comm_plan *); /* dn_sum_ranks for each of these shares */
-
 /* A communicator sends and receives messages in memory that its ranks share. What the others have
  * sent may be read until this rank sends the next. */
 typedef struct dn_shm_comm dn_shm_comm;
@@ -391,36 +361,27 @@ enum dn_shm_comm_outcome { DN_SHM_COMM_DONE, DN_SHM_COMM_WAITS, DN_SHM_COMM_NO_P
  * gradient is changed. DN_ERROR_VALUE: the message is too long. */
 int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_members *,
                           dn_shm_comm_plan *, int average, double seconds);
-/* By the plan of the present update: gradients become their sums, times the factors; in a window
- * with squares (dn_trainer_open), of parameters that have owners this rank's pieces and rows alone.
- * DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
+/* By the plan of the present update: gradients become their sums, times the factors; of an open
+ * trainer that takes pieces this rank's alone. DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
 int dn_shm_comm_sum(dn_shm_comm *, dn_shm_comm_plan *, double seconds);
-/* After a sum of pieces, where no update follows: the pieces and rows of the others, too. After
- * another sum nothing. DN_ERROR_MEMORY. */
-int dn_shm_comm_complete(dn_shm_comm_plan *);
-/* A barrier, behind which the store is closed: DONE or WAITS. */
-int dn_shm_comm_close(dn_shm_comm *, dn_store *, double seconds);
+/* A barrier, then dn_trainer_close: DONE or WAITS. DONE at once if the trainer is not open. */
+int dn_shm_comm_close(dn_shm_comm *, dn_trainer *, int n, dn_param *const *params, double seconds);
 
 /* What makes an update once ranks have agreed as planned, and how far it is: the next of these
- * calls, or that which has failed. */
+ * steps, or that which has failed. */
 typedef struct dn_follow_up {
     dn_trainer *trainer;
-    dn_shm_comm *window; /* by which its window is closed; NULL: values and moments are private */
-    dn_store *store;     /* with a window, as the next two: those of dn_trainer_open */
-    dn_real *squares;
-    void *row_squares;
     int stage, error; /* the first stage is 0 */
 } dn_follow_up;
 enum dn_follow_up_stage {
     DN_FOLLOW_UP_AGREE,
-    DN_FOLLOW_UP_OPEN,
     DN_FOLLOW_UP_SUM,
     DN_FOLLOW_UP_UPDATE,
     DN_FOLLOW_UP_CLOSE,
     DN_FOLLOW_UP_DONE
 };
-/* As dn_shm_comm_negotiate; then, where that is DONE, the rest of the update: dn_trainer_open,
- * dn_shm_comm_sum, dn_trainer_update, dn_shm_comm_close. WAITS: in any of them. What fails after
- * ranks have agreed is in `error`. */
+/* As dn_shm_comm_negotiate; then, where that is DONE, the rest of the update: dn_shm_comm_sum,
+ * dn_trainer_update, dn_shm_comm_close. WAITS: in any of them. What fails after ranks have agreed
+ * is in `error`. */
 int dn_shm_comm_update(dn_shm_comm *, const dn_rank_message *, const dn_members *,
                        dn_shm_comm_plan *, int average, dn_follow_up *, double seconds);

@@ -1,4 +1,4 @@
-"""The exchange of gradients in shared memory: the division of the work here, the rest in
+"""The exchange of gradients in shared memory: sums here, the rest in
 tests/mpi/shared.py and tests/mpi/steady_updates.py, which mpirun starts.
 
 How long: about a minute.
@@ -31,7 +31,6 @@ TOGETHER = {
         "memory_outlives_the_trainer_of_a_graph",
         "trainer_that_ends_inside_of_backward",
         "trainer_that_ends_while_the_root_is_in_use",
-        "choice",
     ),
     "steady_updates.py": (
         "negotiation_adds_up_nothing",
@@ -54,81 +53,6 @@ ALONE = (
 
 
 # ---- one process -----------------------------------------------------------------------
-
-
-def random_places(rng, count):
-    """Parameters as a root places them, now and then with a foreign one between them."""
-    places, chunk, at = [], 0, 0
-    for _ in range(count):
-        if rng.random() < 0.1:
-            chunk, at = chunk + 1, 0
-        elif rng.random() < 0.1:
-            at += 16 * rng.randrange(1, 5)
-        length = rng.choice([1, 5, 16, 33, 100, 3000])
-        places.append((chunk, at, length))
-        at += -(-length // 16) * 16
-    return places
-
-
-def divided(places, filled, rank):
-    """What a rank adds up: (chunk, from, to), and who has a gradient there; `filled` is (rank,
-    parameter)."""
-    rows = [ffi.from_buffer("uint8_t[]", np.ascontiguousarray(row)) for row in filled]
-    shares, at, used = (
-        ffi.new("dn_shard[]", len(places)),
-        ffi.new("dn_gradient_slot[]", places),
-        ffi.new("uint8_t *[]", rows),
-    )
-    m = dy.ParameterCollection()
-    params = ffi.new("dn_param *[]", len(places) * [m.add_parameters(1)._c])
-    fields = {
-        "of": {"n_dense": len(places), "params": params},
-        "ranks": len(filled),
-        "rank": rank,
-        "places": at,
-        "filled": used,
-        "shards": shares,
-    }
-    count = lib.dn_shm_comm_divide(ffi.new("dn_shm_comm_plan *", fields))
-    return [((s.chunk, getattr(s, "from"), s.to), filled[:, s.like]) for s in shares[0:count]]
-
-
-def test_neighbours_that_the_same_ranks_have_used_are_one_range():
-    places = [(0, 0, 30), (0, 32, 8), (0, 48, 5)]
-    filled = np.array([[True, True, False], [True, True, True]])
-    assert [place for place, _ in divided(places, filled, 0)] == [(0, 0, 32)]
-    assert [place for place, _ in divided(places, filled, 1)] == [(0, 32, 40), (0, 48, 53)]
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7])
-def test_shares_cover_every_used_number_once(ranks, seed):
-    rng = random.Random(seed)
-    for count in (0, 1, 5, 40):
-        places = random_places(rng, count)
-        filled = np.array(
-            [[rng.random() < 0.7 for _ in places] for _ in range(ranks)], bool
-        ).reshape(ranks, count)
-        taken = {}
-        sizes = []
-        for rank in range(ranks):
-            mine = divided(places, filled, rank)
-            sizes.append(sum(end - start for (_, start, end), _ in mine))
-            for (chunk, start, end), who in mine:
-                assert start % 16 == 0 and start < end
-                for i in range(start, end):
-                    assert (chunk, i) not in taken
-                    taken[chunk, i] = tuple(who)
-        for k, (chunk, offset, length) in enumerate(places):
-            who = tuple(filled[:, k])
-            for i in range(offset, offset + length):
-                assert taken.pop((chunk, i), None) == (who if any(who) else None)
-        ends = {
-            (chunk, offset + length + i)
-            for chunk, offset, length in places
-            for i in range(-length % 16)
-        }
-        assert taken.keys() <= ends  # the rest is padding
-        assert max(sizes) - min(sizes) <= 16 * (2 + count)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
@@ -171,20 +95,11 @@ def test_sum_of_too_many_ranks_is_refused():
 
 
 def test_errors_of_sums_reach_the_caller():
-    assert (
-        lib.dn_shm_comm_sum_dense(ffi.new("dn_shm_comm_plan *", {"ranks": 5000}))
-        == lib.DN_ERROR_VALUE
-    )
     with pytest.raises(RuntimeError, match=f"gradient exchange: .* got error {lib.DN_ERROR_VALUE}"):
         check(lib.DN_ERROR_VALUE)
     with pytest.raises(MemoryError, match="gradient exchange: out of memory"):
         check(lib.DN_ERROR_MEMORY)
     check(lib.DN_SHM_COMM_DONE)
-
-
-def test_exchange_argument_is_checked():
-    with pytest.raises(ValueError, match="exchange must be auto, mpi or reference; got 'gloo'"):
-        parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), exchange="gloo")
 
 
 @pytest.mark.parametrize(
@@ -325,33 +240,6 @@ def test_a_file_that_has_taken_the_number_of_shared_memory_is_left_alone(tmp_pat
     with pytest.raises(OSError, match="No such file"):
         memory._map(lent, [1000], 1, [0])
     assert theirs.read_text() == "a file of the user's"
-
-
-def test_shared_memory_begins_at_a_huge_page_and_keeps_what_is_in_it():
-    room = 2 * memory._HUGE
-    descriptor = memory._nameless_file()
-    try:
-        lent = memory.Lent.of(descriptor)
-        ((one, (first,)),), ((other, (second,)),) = (
-            memory._map(lent, [room], 1, [0]) for _ in range(2)
-        )
-    finally:
-        os.close(descriptor)
-    mine, theirs = (
-        np.frombuffer(ffi.buffer(whole + at, room), np.int32)
-        for whole, at in ((one, first), (other, second))
-    )
-    assert not any(
-        int(ffi.cast("uintptr_t", array.ctypes.data)) % memory._HUGE for array in (mine, theirs)
-    )
-    mine[:] = np.arange(len(mine))
-    memory._use_huge_pages(one, 1, 2)
-    memory._use_huge_pages(other, 0, 2)
-    theirs[-1] = -7
-    assert (mine[:-1] == np.arange(len(mine) - 1)).all() and mine[-1] == -7
-    del mine, theirs, one, other
-    gc.collect()
-    assert "memfd:dist_dynet" not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("kernel", ["before 6.3", "6.3, with vm.memfd_noexec=2"])

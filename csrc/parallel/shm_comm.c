@@ -1,5 +1,5 @@
-/* The ranks of one host, through memory that they share: messages, and in the steady state the sum
- * of gradients.
+/* The ranks of one host, through memory that they share: messages, and in the steady state the
+ * whole update: negotiate, sum, update, copy.
  *
  * Of a small model's step an exchange in Python is several hundredths: after a backward its code
  * and data are no longer in the caches. So parameters for which there is a plan are exchanged here,
@@ -34,6 +34,8 @@ struct dn_shm_comm {
     char *memory;
     int64_t sent;  /* how often this rank has */
     int has_given; /* its rows, before ranks agreed that they fit */
+    int *ids;      /* of rows that ranks use */
+    int64_t ids_capacity;
     enum { TO_SEND, TO_RECEIVE, TO_EXCHANGE } stage;
 };
 
@@ -88,7 +90,10 @@ dn_shm_comm *dn_shm_comm_new(int ranks, int rank, void *memory, int64_t most) {
     return comm;
 }
 
-void dn_shm_comm_free(dn_shm_comm *comm) { free(comm); }
+void dn_shm_comm_free(dn_shm_comm *comm) {
+    if (comm) free(comm->ids);
+    free(comm);
+}
 
 static int64_t *counter_of(const dn_shm_comm *comm, int rank) {
     return (int64_t *)(comm->memory + rank * stride(comm));
@@ -130,90 +135,29 @@ int dn_shm_comm_received(dn_shm_comm *comm, double seconds) {
     return 0;
 }
 
-/* ---- who adds up what ----------------------------------------------------------------- */
+/* ---- dense parameters ------------------------------------------------------------------ */
 
 static int is_used(const dn_shm_comm_plan *plan, int k) {
     for (int r = 0; r < plan->ranks; r++)
         if (plan->filled[r][k]) return 1;
     return 0;
 }
-static int are_used_alike(const dn_shm_comm_plan *plan, int j, int k) {
-    for (int r = 0; r < plan->ranks; r++)
-        if (plan->filled[r][j] != plan->filled[r][k]) return 0;
-    return 1;
-}
 
-/* Neighbours that the same ranks have used are one range. */
-static int find_ranges(const dn_shm_comm_plan *plan, dn_shard *ranges) {
-    int count = 0;
-    for (int k = 0; k < plan->of.n_dense; k++) {
-        if (!is_used(plan, k) || dn__is_in_pieces(plan->of.params[k])) continue;
-        const dn_gradient_slot p = plan->places[k];
-        dn_shard *last = count ? &ranges[count - 1] : NULL;
-        const int is_next =
-            last && last->chunk == p.chunk && p.offset >= last->to && p.offset - last->to < NUMBERS;
-        if (is_next && are_used_alike(plan, last->like, k)) last->to = p.offset + p.length;
-        else ranges[count++] = (dn_shard){p.chunk, k, p.offset, p.offset + p.length};
-    }
-    return count;
-}
-
-static int64_t lines_in(const dn_shard *range) {
-    return (range->to - range->from + NUMBERS - 1) / NUMBERS;
-}
-
-int dn_shm_comm_divide(const dn_shm_comm_plan *plan) {
-    dn_shard *shards = plan->shards;
-    const int count = find_ranges(plan, shards);
-    int64_t total = 0, passed = 0;
-    for (int i = 0; i < count; i++) total += lines_in(&shards[i]);
-    const int64_t first = total * plan->rank / plan->ranks,
-                  last = total * (plan->rank + 1) / plan->ranks;
-    int mine = 0;
-    for (int i = 0; i < count; i++) {
-        const dn_shard range = shards[i];
-        const int64_t lines = lines_in(&range);
-        const int64_t low = first > passed ? first - passed : 0,
-                      high = last - passed < lines ? last - passed : lines;
-        if (low < high) {
-            const int64_t to = range.from + high * NUMBERS;
-            shards[mine++] = (dn_shard){range.chunk, range.like, range.from + low * NUMBERS,
-                                        to < range.to ? to : range.to};
-        }
-        passed += lines;
-    }
-    return mine;
-}
-
-/* Each rank sums its own pieces, for itself, and their squares for all. */
-static int sum_pieces(const dn_shm_comm_plan *plan, int k, uint8_t *who) {
+/* Each rank sums its own pieces: where that is enough for the update, for itself, and their squares
+ * for all; otherwise for all ranks. */
+static int sum_dense(const dn_shm_comm_plan *plan, int k) {
+    uint8_t who[DN_MOST_RANKS];
     const dn_param *p = plan->of.params[k];
-    dn_real *const *segments = plan->segments[p->chunk];
+    const int in_pieces = dn__is_in_pieces(p);
     for (int r = 0; r < plan->ranks; r++) who[r] = plan->filled[r][k];
     for (int64_t from, to = 0; dn__next_piece(p, 0, &from, &to);) {
-        const int error = dn_sum_ranks(plan->ranks, plan->rank, segments, plan->factors, who,
+        const int error = dn_sum_ranks(plan->ranks, in_pieces ? plan->rank : -1,
+                                       plan->segments[p->chunk], plan->factors, who,
                                        p->offset + from, p->offset + to);
         if (error) return error;
-        dn__publish_squares(p, from, to);
+        if (in_pieces) dn__publish_squares(p, from, to);
     }
     return 0;
-}
-
-int dn_shm_comm_sum_dense(const dn_shm_comm_plan *plan) {
-    uint8_t who[DN_MOST_RANKS];
-    if (plan->ranks > DN_MOST_RANKS) return DN_ERROR_VALUE;
-    const int count = dn_shm_comm_divide(plan);
-    int error = 0;
-    for (int i = 0; i < count && !error; i++) {
-        const dn_shard shard = plan->shards[i];
-        for (int r = 0; r < plan->ranks; r++) who[r] = plan->filled[r][shard.like];
-        error = dn_sum_ranks(plan->ranks, -1, plan->segments[shard.chunk], plan->factors, who,
-                             shard.from, shard.to);
-    }
-    for (int k = 0; k < plan->of.n_dense && !error; k++)
-        if (is_used(plan, k) && dn__is_in_pieces(plan->of.params[k]))
-            error = sum_pieces(plan, k, who);
-    return error;
 }
 
 /* ---- rows of tables -------------------------------------------------------------------- */
@@ -237,6 +181,31 @@ static void give_rows(const dn_shm_comm_plan *plan) {
     dn_meter_switch(phase);
 }
 
+/* Keeps the numbers of all ranks' rows: the others overwrite theirs once they have updated. */
+static int keep_row_numbers(dn_shm_comm *comm, const dn_shm_comm_plan *plan) {
+    const int n = plan->of.n_tables;
+    int64_t total = 0;
+    for (int i = 0; i < n * plan->ranks; i++) total += plan->rows[i];
+    if (total > comm->ids_capacity) {
+        int *ids = realloc(comm->ids, 2 * (size_t)total * sizeof *ids);
+        if (!ids) return DN_ERROR_MEMORY;
+        comm->ids = ids;
+        comm->ids_capacity = 2 * total;
+    }
+    int *to = comm->ids;
+    for (int k = 0; k < n; k++) {
+        dn_param *table = plan->of.params[plan->of.n_dense + k];
+        table->host_rows = to;
+        for (int r = 0; r < plan->ranks; r++) {
+            const size_t rows = (size_t)plan->rows[r * n + k];
+            if (rows) memcpy(to, plan->buffers[k].ids[r], rows * sizeof *to);
+            to += rows;
+        }
+        table->n_host_rows = to - table->host_rows;
+    }
+    return 0;
+}
+
 /* Adds up all ranks' rows, in their order: those that this rank owns, or all. */
 static int sum_rows(const dn_shm_comm_plan *plan, int own_alone) {
     const int n = plan->of.n_tables;
@@ -253,12 +222,13 @@ static int sum_rows(const dn_shm_comm_plan *plan, int own_alone) {
     return 0;
 }
 
-int dn_shm_comm_complete(dn_shm_comm_plan *plan) {
+/* After a sum of pieces that no update follows: the pieces and rows of the others, too. */
+static int complete(const dn_shm_comm_plan *plan) {
     const int members = plan->of.n_dense + plan->of.n_tables;
-    if (!members || !plan->of.params[0]->store->squares) return 0; /* all is here */
+    if (!members || !dn__is_in_pieces(plan->of.params[0])) return 0; /* all is here */
     for (int k = 0; k < plan->of.n_dense; k++) {
         const dn_param *p = plan->of.params[k];
-        if (!is_used(plan, k) || !dn__is_in_pieces(p)) continue;
+        if (!is_used(plan, k)) continue;
         dn_real *const *segments = plan->segments[p->chunk];
         for (int64_t from = 0; from < p->row_size; from += DN_PIECE) {
             const int64_t n = p->row_size - from < DN_PIECE ? p->row_size - from : DN_PIECE;
@@ -342,10 +312,18 @@ static void count_bytes(const dn_shm_comm_plan *plan) {
     dn_meter_hand_over(numbers * (int64_t)sizeof(dn_real) + ids * (int64_t)sizeof(int));
 }
 
-static int sum(const dn_shm_comm_plan *plan) {
+static int sum(dn_shm_comm *comm, const dn_shm_comm_plan *plan) {
+    int error = plan->ranks > DN_MOST_RANKS ? DN_ERROR_VALUE : 0;
+    if (plan->of.n_dense + plan->of.n_tables) {
+        dn_store *store = plan->of.params[0]->store;
+        store->rank = plan->rank;
+        store->ranks = plan->ranks;
+    }
     fill_missing(plan);
-    int error = dn_shm_comm_sum_dense(plan); /* of the number of ranks: on all of them */
+    for (int k = 0; k < plan->of.n_dense && !error; k++)
+        if (is_used(plan, k)) error = sum_dense(plan, k);
     const int phase = dn_meter_switch(DN_ROWS);
+    if (!error) error = keep_row_numbers(comm, plan);
     if (!error) error = sum_rows(plan, 1);
     dn_meter_switch(phase);
     return error;
@@ -363,7 +341,7 @@ int dn_shm_comm_sum(dn_shm_comm *comm, dn_shm_comm_plan *plan, double seconds) {
     }
     if (comm->stage == TO_SEND) {
         count_bytes(plan);
-        const int error = sum(plan);
+        const int error = sum(comm, plan);
         if (error) return error;
         send_message(comm); /* behind it sums are complete, and nobody reads rows */
         comm->stage = TO_EXCHANGE;
@@ -374,13 +352,46 @@ int dn_shm_comm_sum(dn_shm_comm *comm, dn_shm_comm_plan *plan, double seconds) {
     return DN_SHM_COMM_DONE;
 }
 
-int dn_shm_comm_close(dn_shm_comm *comm, dn_store *store, double seconds) {
+int dn_shm_comm_close(dn_shm_comm *comm, dn_trainer *trainer, int n, dn_param *const *params,
+                      double seconds) {
+    if (!dn_trainer_is_open(trainer)) return DN_SHM_COMM_DONE;
     if (comm->stage == TO_SEND) {
         send_message(comm);
         comm->stage = TO_RECEIVE;
     }
     if (!dn_shm_comm_received(comm, seconds)) return DN_SHM_COMM_WAITS;
     comm->stage = TO_SEND;
-    dn_store_close(store);
+    dn_trainer_close(trainer, n, params);
     return DN_SHM_COMM_DONE;
+}
+
+/* Updates what this rank owns. Negative: an error. */
+static int update_share(const dn_shm_comm_plan *plan, dn_follow_up *u) {
+    dn_meter_switch(DN_UPDATE);
+    const int error = dn_trainer_update(u->trainer);
+    return error == DN_ERROR_NONFINITE && complete(plan) ? DN_ERROR_MEMORY : error;
+}
+
+int dn_shm_comm_update(dn_shm_comm *comm, const dn_rank_message *message, const dn_members *of,
+                       dn_shm_comm_plan *plan, int average, dn_follow_up *u, double seconds) {
+    int outcome = DN_SHM_COMM_DONE;
+    if (u->stage == DN_FOLLOW_UP_AGREE) {
+        outcome = dn_shm_comm_negotiate(comm, message, of, plan, average, seconds);
+        if (outcome != DN_SHM_COMM_DONE) return outcome;
+        dn_meter_switch(DN_EXCHANGE);
+        dn_trainer_open(u->trainer, plan, 1);
+        u->stage = DN_FOLLOW_UP_SUM;
+    }
+    if (u->stage == DN_FOLLOW_UP_SUM) {
+        outcome = dn_shm_comm_sum(comm, plan, seconds);
+        if (outcome == DN_SHM_COMM_WAITS) return outcome;
+        u->error = outcome;
+        if (outcome < 0) return DN_SHM_COMM_DONE;
+        u->error = update_share(plan, u);
+        u->stage = u->error ? DN_FOLLOW_UP_UPDATE : DN_FOLLOW_UP_CLOSE;
+    }
+    if (u->error && u->error != DN_ERROR_NONFINITE) return DN_SHM_COMM_DONE;
+    outcome = dn_shm_comm_close(comm, u->trainer, -1, NULL, seconds);
+    if (outcome == DN_SHM_COMM_DONE && !u->error) u->stage = DN_FOLLOW_UP_DONE;
+    return outcome;
 }

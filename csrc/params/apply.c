@@ -12,8 +12,6 @@ static const double WORK_PER_NUMBER = 0.5;
 enum { RANGE_UNIT = 64 };
 /* so many rows of a table before they are updated they are fetched, of each its first numbers */
 enum { AHEAD = 3, FETCHED = 256 };
-/* numbers of a range that are asked for while those before them are updated */
-enum { STRIP = 1024 };
 /* numbers of a table that are updated at once, where all its rows are: no more than a few pages */
 enum { GATHERED = 2048 };
 /* of a table's decay, before it is multiplied into the rows: keeps all digits */
@@ -34,6 +32,7 @@ typedef struct application {
     const dn_trainer *t;
     const dn_step *s;
     dn_real *values;
+    const dn_real *source; /* where the values are now, to be copied; NULL: there */
     const dn_real *gradient;
     dn_real *const *moments;
     const int *rows;      /* of a table: those with a gradient, */
@@ -47,6 +46,7 @@ static void apply_to_numbers(const void *context, size_t from, size_t n) {
     const application *a = context;
     dn_real *moments[DN_MOST_MOMENTS];
     at(a->moments, a->t->rule.moments, (int64_t)from, moments);
+    if (a->source) memcpy(a->values + from, a->source + from, n * sizeof *a->values);
     a->t->rule.apply(a->t, a->s, n, a->values + from, a->gradient + from, moments);
 }
 
@@ -60,16 +60,6 @@ static void fetch(const dn_real *x, size_t n) {
 #else
         __builtin_prefetch(x + i, 1, 3);
 #endif
-}
-
-/* Numbers whose values other ranks of the host have read: those of the next strip are asked for. */
-static void apply_in_strips(const application *a, size_t n) {
-    fetch(a->values, n < STRIP ? n : STRIP);
-    for (size_t from = 0; from < n; from += STRIP) {
-        const size_t left = n - from, here = left < STRIP ? left : STRIP, behind = left - here;
-        fetch(a->values + from + here, behind < STRIP ? behind : STRIP);
-        apply_to_numbers(a, from, here);
-    }
 }
 
 /* Rows lie anywhere, so that the processor does not foresee them. */
@@ -86,6 +76,8 @@ static void apply_from_row(const application *a, int64_t row, size_t n, const dn
     const int64_t offset = row * (int64_t)a->row_size;
     dn_real *moments[DN_MOST_MOMENTS];
     at(a->moments, a->t->rule.moments, offset, moments);
+    if (a->source)
+        memcpy(a->values + offset, a->source + offset, n * a->row_size * sizeof *a->values);
     a->t->rule.apply(a->t, a->s, n * a->row_size, a->values + offset, gradient, moments);
 }
 
@@ -131,25 +123,29 @@ static void apply_to_gathered_rows(const void *context, size_t from, size_t n) {
 void dn__apply_to_range(dn_trainer *t, const dn_step *s, const dn_range *r) {
     if (r->chunk < 0) return;
     const dn_chunk *c = &t->store->chunks[r->chunk];
+    const dn_moments *of = &t->chunk_moments[r->chunk];
+    const int owned = t->store->owned;
     dn_real *moments[DN_MOST_MOMENTS];
     dn_step step = *s;
     step.keep = r->keep;
-    at(t->chunk_moments[r->chunk], t->rule.moments, r->from, moments);
+    at(of->at, t->rule.moments, r->from, moments);
     const size_t n = (size_t)(r->to - r->from);
     const application a = {.t = t,
                            .s = &step,
-                           .values = c->values + r->from,
+                           .values = (owned ? of->updated : c->values) + r->from,
+                           .source = owned ? c->values + r->from : NULL,
                            .gradient = c->grads + r->from,
                            .moments = moments};
     if (!t->rule.whole && dn__shared((double)n * WORK_PER_NUMBER))
         dn__parallel_ranges(n, WORK_PER_NUMBER, RANGE_UNIT, apply_to_numbers, &a);
-    else if (!t->rule.whole && t->store->sharing) apply_in_strips(&a, n);
     else apply_to_numbers(&a, 0, n);
 }
 
 /* A table's values are factor * storage, so that decay is one number: storage moves by the step
  * divided by the factor. */
 void dn__apply_to_table(dn_trainer *t, const dn_step *s, dn_param *p) {
+    dn_moments *of = &t->table_moments[p->id];
+    const int owned = t->store->owned;
     dn_step in_storage = {.rate = s->rate,
                           .scale = s->scale,
                           .push = (dn_real)(1 / p->factor),
@@ -157,32 +153,35 @@ void dn__apply_to_table(dn_trainer *t, const dn_step *s, dn_param *p) {
                           .decay = 1};
     application a = {.t = t,
                      .s = &in_storage,
-                     .values = p->table,
+                     .values = owned ? of->updated : p->table,
+                     .source = owned ? p->table : NULL,
                      .gradient = p->block,
-                     .moments = t->table_moments[p->id],
+                     .moments = of->at,
                      .rows = p->touched,
                      .slot = p->slot,
-                     .has_owners = dn__has_owners(p),
+                     .has_owners = owned,
                      .row_size = (size_t)p->row_size};
     const double work = WORK_PER_NUMBER * (double)p->row_size;
-    if (t->set.sparse || (t->rule.skips_zeros && t->rule.skips_zeros(t, &in_storage)))
+    of->all_rows = !t->set.sparse && !(t->rule.skips_zeros && t->rule.skips_zeros(t, &in_storage));
+    if (!of->all_rows)
         dn__parallel_ranges((size_t)p->n_touched, work, 1, apply_to_rows, &a);
     else if (a.has_owners || t->rule.whole || !p->row_size || 2 * p->row_size > GATHERED) {
         if (p->n_touched < p->rows) a.zeros = dn__lookup_spare_row(p);
         dn__parallel_ranges((size_t)p->rows, work, 1, apply_to_each_row, &a);
     } else dn__parallel_ranges((size_t)p->rows, work, 1, apply_to_gathered_rows, &a);
+}
+
+void dn__decay_table(const dn_trainer *t, dn_param *p) {
     p->factor *= t->set.decay;
     if (p->factor < SMALLEST_FACTOR) dn__param_materialise(p);
 }
 
 /* DyNet's decay, which spares nothing. */
 void dn__decay_frozen(const dn_trainer *t, dn_param *p) {
-    if (!p->rows) {
-        dn_real *values = t->store->chunks[p->chunk].values + p->offset;
-        for (int64_t from, to = 0; dn__next_share(p, 0, &from, &to);)
-            dn__affine((size_t)(to - from), (dn_real)t->set.decay, 0, values + from, values + from);
+    if (p->rows) {
+        dn__decay_table(t, p);
         return;
     }
-    p->factor *= t->set.decay;
-    if (p->factor < SMALLEST_FACTOR) dn__param_materialise(p);
+    dn_real *values = t->store->chunks[p->chunk].values + p->offset;
+    dn__affine((size_t)p->row_size, (dn_real)t->set.decay, 0, values, values);
 }

@@ -20,8 +20,6 @@ static void make_watch(dn_store *r) {
 void dn__make_locks(dn_store *r) {
     pthread_mutex_init(&r->lock, NULL);
     pthread_mutex_init(&r->pack_lock, NULL);
-    pthread_mutex_init(&r->shared_lock, NULL);
-    pthread_cond_init(&r->window_closed, NULL);
     make_watch(r);
 }
 
@@ -35,7 +33,7 @@ static struct {
 
 /* The locks of a store, in the order in which they are taken. */
 static pthread_mutex_t *lock_of(dn_store *r, int i) {
-    pthread_mutex_t *const locks[] = {&r->lock, &r->pack_lock, &r->hook_lock, &r->shared_lock};
+    pthread_mutex_t *const locks[] = {&r->lock, &r->pack_lock, &r->hook_lock};
     return locks[i];
 }
 
@@ -62,14 +60,11 @@ static void after_fork_in_parent(void) {
     pthread_mutex_unlock(&stores.lock);
 }
 
-/* An update of another thread, with other processes, ends nowhere here. */
 static void after_fork_in_child(void) {
     for (dn_store *r = stores.first; r; r = r->next) {
         dn__make_locks(r);
-        if (dn__is_in_window(r)) continue;
-        r->window = 0;
+        r->owned = 0;
         r->squares = NULL;
-        r->row_squares = NULL;
         r->writes += r->writes & 1;
     }
     pthread_mutex_init(&stores.lock, NULL);

@@ -45,21 +45,14 @@ void dn__store_retain(dn_store *r) { __atomic_add_fetch(&r->references, 1, __ATO
 void dn__store_release(dn_store *r) {
     if (__atomic_sub_fetch(&r->references, 1, __ATOMIC_ACQ_REL)) return;
     dn__unlist_store(r);
-    for (int i = 0; i < r->n_params; i++) {
-        dn__forget_shared(r, r->params[i]->table);
-        param_free(r->params[i]);
-    }
+    for (int i = 0; i < r->n_params; i++) param_free(r->params[i]);
     for (int i = 0; i < r->n_chunks; i++) {
-        dn__forget_shared(r, r->chunks[i].values);
         dn__block_free(r->chunks[i].values);
         dn__block_free(r->chunks[i].private_grads);
     }
     free(r->params);
     if (r->chunks != r->few_chunks) free(r->chunks);
-    free(r->shared);
     end_watch(r);
-    pthread_mutex_destroy(&r->shared_lock);
-    pthread_cond_destroy(&r->window_closed);
     pthread_mutex_destroy(&r->lock);
     pthread_mutex_destroy(&r->pack_lock);
     free(r);
@@ -93,7 +86,7 @@ static int place_parameter(dn_store *r, dn_param *p) {
             return -1;
         last = &r->chunks[r->n_chunks];
         *last = (dn_chunk){.capacity = capacity};
-        last->values = dn__pages_raw((size_t)capacity * sizeof(dn_real));
+        last->values = dn__block_raw((size_t)capacity * sizeof(dn_real));
         last->private_grads = last->grads = dn__block_raw((size_t)capacity * sizeof(dn_real));
         if (!last->values || !last->grads) {
             dn__block_free(last->values);
@@ -113,7 +106,7 @@ static int place_parameter(dn_store *r, dn_param *p) {
 }
 
 static int make_table(dn_store *r, dn_param *p) {
-    p->table = dn__pages_new((size_t)(p->rows * p->row_size) * sizeof(dn_real));
+    p->table = dn__block_new((size_t)(p->rows * p->row_size) * sizeof(dn_real));
     p->slot = malloc((size_t)p->rows * sizeof *p->slot);
     if (!p->table || !p->slot) return -1;
     for (int64_t i = 0; i < p->rows; i++) p->slot[i] = -1;
@@ -139,7 +132,6 @@ dn_param *dn_param_new(dn_store *r, int nd, const int *d, int64_t row_count) {
     if (row_count) p->dim.d[p->dim.nd++] = (int)row_count;
     p->dim.size = (int)(p->row_size * (row_count ? row_count : 1));
     dn__lock(r);
-    if (dn__detach(r)) goto failed; /* the others of the host have none at this place yet */
     if (r->n_params == r->params_capacity) {
         int capacity = r->params_capacity ? 2 * r->params_capacity : 16;
         dn_param **params = realloc(r->params, (size_t)capacity * sizeof *params);
@@ -191,13 +183,7 @@ void dn__param_materialise(dn_param *p) {
     const dn_real factor = (dn_real)p->factor;
     if (p->factor == 1) return;
     p->factor = 1;
-    if (!dn__has_owners(p)) {
-        dn__axpy((size_t)dn_param_size(p), factor, p->table, 0, p->table);
-        return;
-    }
-    const size_t size = (size_t)p->row_size;
-    for (int64_t row = p->store->rank; row < p->rows; row += p->store->ranks)
-        dn__axpy(size, factor, p->table + row * p->row_size, 0, p->table + row * p->row_size);
+    dn__axpy((size_t)dn_param_size(p), factor, p->table, 0, p->table);
 }
 
 /* n values from element `from` on. */
@@ -211,7 +197,6 @@ dn_real *dn_param_values(dn_param *p) {
     if (!p->rows) return p->store->chunks[p->chunk].values + p->offset;
     DN_HOLD(p->store);
     if (p->factor != 1) {
-        if (dn__detach(p->store)) return NULL;
         dn__begin_writing(p->store);
         dn__param_materialise(p);
         dn__end_writing(p->store);

@@ -21,6 +21,13 @@ typedef struct dn_rule {
     int (*skips_zeros)(const dn_trainer *, const dn_step *);
 } dn_rule;
 
+/* Of one block of values. updated: where their owners update them; then the moments, too, lie in
+ * memory that the ranks of a host share. NULL: they are this process's own. */
+typedef struct dn_moments {
+    dn_real *at[DN_MOST_MOMENTS], *updated;
+    int all_rows; /* of a table: whether the last update was of all rows */
+} dn_moments;
+
 struct dn_trainer {
     dn_store *store;
     dn_rule rule;
@@ -33,12 +40,12 @@ struct dn_trainer {
     /* by parameter id, below n_excluded: from the decay of AdamW */
     char *excluded;
     int n_excluded;
-    dn_real *(*chunk_moments)[DN_MOST_MOMENTS]; /* by chunk */
+    dn_moments *chunk_moments; /* by chunk */
     int n_chunks;
-    dn_real *(*table_moments)[DN_MOST_MOMENTS]; /* by parameter id */
+    dn_moments *table_moments; /* by parameter id */
     int n_params;
-    int64_t sharing; /* the store's when moments were shared */
-    int together;    /* the present update is one of several processes */
+    int shares;  /* with the ranks of its host, see dn_trainer_share */
+    int updated; /* by owners, and their values are not yet taken over */
 };
 
 /* NULL: there is none of this number. */
@@ -56,5 +63,7 @@ dn_real dn__keep_of(const dn_trainer *, const dn_param *);
 /* The rule, and this step of it, over a range; over the rows of a table that it is for. */
 void dn__apply_to_range(dn_trainer *, const dn_step *, const dn_range *);
 void dn__apply_to_table(dn_trainer *, const dn_step *, dn_param *);
+/* The weight decay of a table, by its factor. */
+void dn__decay_table(const dn_trainer *, dn_param *);
 /* DyNet's decay, which spares nothing. */
 void dn__decay_frozen(const dn_trainer *, dn_param *);

@@ -15,7 +15,7 @@ typedef struct dn_chunk {
     int64_t size, capacity;
 } dn_chunk;
 
-enum { DN_FEW_CHUNKS = 6, DN_STORE_LOCKS = 4 };
+enum { DN_FEW_CHUNKS = 6, DN_STORE_LOCKS = 3 };
 
 /* A packed form of a matrix; NULL: none was asked for. */
 typedef struct dn_packed {
@@ -58,6 +58,8 @@ struct dn_param {
     dn_real *block;      /* gradients of the touched rows, in the order of `touched` */
     int *touched, *slot; /* row numbers; row -> position in touched, -1 */
     int64_t n_touched, touched_capacity;
+    const int *host_rows; /* shared.c: rows that ranks of the host use, where they have owners */
+    int64_t n_host_rows;
 };
 
 struct dn_store {
@@ -85,19 +87,9 @@ struct dn_store {
     int64_t lent;
     int as_dynet;   /* see dn_store_as_dynet (atomic) */
     int64_t passes; /* see dn_store_passes (atomic) */
-    /* shared.c: of the ranks of a host this one; blocks that they share; a number of the sharing,
-     * 0: values are this process's own. The list has a lock of its own, taken after `lock` where
-     * both are: finalisers, and forks inside of backward, wait for nobody */
-    int rank, ranks, n_shared;
-    struct dn_shared_block *shared;
-    pthread_mutex_t shared_lock;
-    int64_t sharing, last_sharing;
-    /* shared.c: while several processes update, and by which thread here: PINNED, that memory stays
-     * shared, then OPEN. The squares of all gradients' pieces then, NULL: gradients are complete
-     * here */
-    int window;
-    pthread_t window_thread;
-    pthread_cond_t window_closed;
+    /* shared.c: of the ranks of a host this one. owned: they update together, each its own pieces
+     * and rows. The squares of all gradients' pieces then, NULL: gradients are complete here */
+    int rank, ranks, owned;
     dn_real *squares;
     struct dn_exact_sum *row_squares; /* by table, then rank; as squares */
     int64_t n_pieces, n_tables;       /* pieces are those of all dense parameters */
@@ -106,29 +98,10 @@ struct dn_store {
     uint8_t forking[DN_STORE_LOCKS];
 };
 
-/* The lock of a store. While several processes update it together (shared.c), it is the updating
- * thread's alone, which may take and release it meanwhile. */
-enum { DN_WINDOW_PINNED = 1, DN_WINDOW_OPEN };
-static inline int dn__is_in_window(const dn_store *r) {
-    return r->window && pthread_equal(r->window_thread, pthread_self());
-}
-/* Waits until another thread's is below this; locked. */
-static inline void dn__await_window(dn_store *r, int below) {
-    while (r->window >= below && !dn__is_in_window(r))
-        pthread_cond_wait(&r->window_closed, &r->lock);
-}
-static inline void dn__lock(dn_store *r) {
-    pthread_mutex_lock(&r->lock);
-    if (__builtin_expect(r->window == DN_WINDOW_OPEN, 0)) dn__await_window(r, DN_WINDOW_OPEN);
-}
+static inline void dn__lock(dn_store *r) { pthread_mutex_lock(&r->lock); }
 static inline void dn__unlock(dn_store *r) { pthread_mutex_unlock(&r->lock); }
 /* Not 0: somebody else has it. */
-static inline int dn__try_lock(dn_store *r) {
-    if (pthread_mutex_trylock(&r->lock)) return -1;
-    if (r->window != DN_WINDOW_OPEN || dn__is_in_window(r)) return 0;
-    dn__unlock(r);
-    return -1;
-}
+static inline int dn__try_lock(dn_store *r) { return pthread_mutex_trylock(&r->lock); }
 static inline void dn__unlock_held(dn_store *const *store) { dn__unlock(*store); }
 /* From here to the end of the block the store is locked. */
 #define DN_HOLD(store) \

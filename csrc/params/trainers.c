@@ -53,21 +53,21 @@ int64_t dn_trainer_updates(dn_trainer *t) { return t->updates; }
 int64_t dn_trainer_clips(dn_trainer *t) { return t->clips; }
 double dn_trainer_last_norm(dn_trainer *t) { return t->last_norm; }
 
-static void free_of(dn_trainer *t, dn_real *const *moments) {
-    for (int k = 0; k < t->rule.moments; k++) {
-        dn__forget_shared(t->store, moments[k]);
-        dn__block_free(moments[k]);
-    }
+/* Of the chunks, then of the tables: how many numbers there are of each moment. */
+static dn_moments *moments_of(dn_trainer *t, int i, int64_t *numbers) {
+    const int k = i - t->n_chunks;
+    *numbers = k < 0 ? t->store->chunks[i].capacity : dn__block_numbers(t->store->params[k]);
+    return k < 0 ? &t->chunk_moments[i] : &t->table_moments[k];
 }
 
 static void free_moments(dn_trainer *t) {
-    for (int i = 0; i < t->n_chunks; i++) free_of(t, t->chunk_moments[i]);
-    for (int i = 0; i < t->n_params; i++) free_of(t, t->table_moments[i]);
+    int64_t numbers;
+    for (int i = 0; i < t->n_chunks + t->n_params; i++) {
+        const dn_moments *m = moments_of(t, i, &numbers);
+        for (int k = 0; k < t->rule.moments && !m->updated; k++) dn__block_free(m->at[k]);
+    }
     free(t->chunk_moments);
     free(t->table_moments);
-    t->chunk_moments = t->table_moments = NULL;
-    t->n_chunks = t->n_params = 0;
-    t->sharing = 0;
 }
 
 void dn_trainer_free(dn_trainer *t) {
@@ -80,13 +80,24 @@ void dn_trainer_free(dn_trainer *t) {
 }
 
 void dn_trainer_restart(dn_trainer *t) {
+    int64_t numbers;
     DN_HOLD(t->store);
-    free_moments(t);
+    for (int i = 0; i < t->n_chunks + t->n_params; i++) {
+        dn_moments *m = moments_of(t, i, &numbers);
+        for (int k = 0; k < t->rule.moments && m->at[k]; k++) {
+            if (m->updated) {
+                memset(m->at[k], 0, (size_t)numbers * sizeof(dn_real));
+                continue;
+            }
+            dn__block_free(m->at[k]);
+            m->at[k] = NULL;
+        }
+    }
 }
 
 /* Room for one entry per chunk and per parameter; moments themselves are made when they are first
  * needed. */
-static int grow(dn_real *(**array)[DN_MOST_MOMENTS], int *have, int wanted) {
+static int grow(dn_moments **array, int *have, int wanted) {
     if (*have >= wanted) return 0;
     void *p = realloc(*array, (size_t)wanted * sizeof **array);
     if (!p) return DN_ERROR_MEMORY;
@@ -100,25 +111,24 @@ static int prepare(dn_trainer *t, const dn_param *p) {
     if (grow(&t->chunk_moments, &t->n_chunks, t->store->n_chunks) ||
         grow(&t->table_moments, &t->n_params, t->store->n_params))
         return DN_ERROR_MEMORY;
-    dn_real **moments = p->rows ? t->table_moments[p->id] : t->chunk_moments[p->chunk];
+    dn_moments *m = p->rows ? &t->table_moments[p->id] : &t->chunk_moments[p->chunk];
     const int64_t size = dn__block_numbers(p);
     for (int k = 0; k < t->rule.moments; k++) {
-        if (moments[k]) continue;
-        if (!(moments[k] = dn__pages_new((size_t)size * sizeof(dn_real)))) return DN_ERROR_MEMORY;
-        if (dn__is_large(size)) t->sharing = 0; /* this one is not */
+        if (m->at[k]) continue;
+        if (!(m->at[k] = dn__block_new((size_t)size * sizeof(dn_real)))) return DN_ERROR_MEMORY;
     }
-    return 0;
+    return t->store->owned && !m->updated ? DN_ERROR_STATE : 0;
 }
 
 dn_real *dn_trainer_moment(dn_trainer *t, dn_param *p, int k) {
     if (k < 0 || k >= t->rule.moments || prepare(t, p)) return NULL;
-    return p->rows ? t->table_moments[p->id][k] : t->chunk_moments[p->chunk][k] + p->offset;
+    return p->rows ? t->table_moments[p->id].at[k] : t->chunk_moments[p->chunk].at[k] + p->offset;
 }
 
 int dn_trainer_has_moments(dn_trainer *t, dn_param *p) {
     if (!t->rule.moments) return 0;
-    return p->rows ? p->id < t->n_params && t->table_moments[p->id][0]
-                   : p->chunk < t->n_chunks && t->chunk_moments[p->chunk][0];
+    return p->rows ? p->id < t->n_params && t->table_moments[p->id].at[0]
+                   : p->chunk < t->n_chunks && t->chunk_moments[p->chunk].at[0];
 }
 
 /* A dense parameter without a gradient is updated with zero, as in DyNet: its moments go on to move
@@ -135,7 +145,8 @@ static int takes_part(const dn_trainer *t, const dn_param *p) {
 static int prepare_all(dn_trainer *t, int n, dn_param *const *params) {
     for (int i = 0; i < n; i++) {
         dn_param *p = params[i];
-        if (takes_part(t, p) && prepare(t, p)) return DN_ERROR_MEMORY;
+        const int error = takes_part(t, p) ? prepare(t, p) : 0;
+        if (error) return error;
         if (takes_part(t, p) && p->rows && !t->set.sparse &&
             dn__lookup_reserve(p, p->n_touched + 1))
             return DN_ERROR_MEMORY;
@@ -149,8 +160,6 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
     dn_range r = {.chunk = -1};
     for (int i = 0; i < n; i++) {
         dn_param *p = params[i];
-        if (!p->updated && dn__store_is_as_dynet(t->store) && t->set.decay != 1)
-            dn__decay_frozen(t, p);
         if (!takes_part(t, p)) continue;
         if (p->rows) {
             dn__apply_to_table(t, s, p);
@@ -169,11 +178,18 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
         }
     }
     dn__apply_to_range(t, s, &r);
+}
+
+/* What all processes do alike once values are updated. */
+static void conclude(dn_trainer *t, int n, dn_param *const *params) {
     for (int i = 0; i < n; i++) {
-        if (takes_part(t, params[i])) {
-            dn__param_note_change(params[i]);
-        }
-        if (params[i]->updated || !dn__store_is_as_dynet(t->store)) dn__param_clear(params[i]);
+        dn_param *p = params[i];
+        if (takes_part(t, p)) {
+            if (p->rows) dn__decay_table(t, p);
+            dn__param_note_change(p);
+        } else if (!p->updated && dn__store_is_as_dynet(t->store) && t->set.decay != 1)
+            dn__decay_frozen(t, p);
+        if (p->updated || !dn__store_is_as_dynet(t->store)) dn__param_clear(p);
     }
     dn__raise(&t->store->version, 1);
 }
@@ -210,7 +226,8 @@ static int clip(dn_trainer *t, int n, dn_param *const *params, double *scale) {
     if (set->check || set->clip > 0) length = norm(n, params);
     t->last_norm = set->check || set->clip > 0 ? length * set->share : -1;
     if (!isfinite(length)) return DN_ERROR_NONFINITE;
-    if (prepare_all(t, n, params)) return DN_ERROR_MEMORY;
+    const int error = prepare_all(t, n, params);
+    if (error) return error;
     if (set->clip_value > 0) {
         for (int i = 0; i < n; i++) {
             size_t size = gradient(params[i], &g);
@@ -233,43 +250,38 @@ static int selection(const dn_trainer *t, dn_param *const **params) {
 
 /* ---- shared memory -------------------------------------------------------------------- */
 
-int dn_trainer_blocks(dn_trainer *t, int capacity, dn_memory_block *out) {
-    dn_param *const *params;
+void dn_trainer_share(dn_trainer *t, dn_param *p, dn_real *memory) {
     DN_HOLD(t->store);
-    const int n = selection(t, &params);
-    int count = 0;
-    for (int i = 0; i < n; i++)
-        if (params[i]->updated && prepare(t, params[i])) return DN_ERROR_MEMORY;
-    for (int i = 0; i < t->n_chunks + t->n_params; i++) {
-        const int k = i - t->n_chunks;
-        dn_real *const *moments = k < 0 ? t->chunk_moments[i] : t->table_moments[k];
-        const dn_chunk *c = &t->store->chunks[k < 0 ? i : 0];
-        const dn_param *table = t->store->params[k < 0 ? 0 : k];
-        for (int m = 0; m < t->rule.moments && moments[m]; m++)
-            count += dn__list_block(moments[m], k < 0 ? c->capacity : dn__block_numbers(table),
-                                    k < 0 ? c->size : dn__block_numbers(table), capacity - count,
-                                    out + count);
+    t->shares = 1;
+    if (!memory || prepare(t, p)) return;
+    dn_moments *m = p->rows ? &t->table_moments[p->id] : &t->chunk_moments[p->chunk];
+    const size_t numbers = (size_t)dn__block_numbers(p);
+    for (int k = 0; k < t->rule.moments; k++) {
+        dn_real *to = memory + (size_t)(k + 1) * numbers;
+        memcpy(to, m->at[k], numbers * sizeof *to);
+        if (!m->updated) dn__block_free(m->at[k]);
+        m->at[k] = to;
     }
-    return count;
+    m->updated = memory;
 }
 
-void dn_trainer_join(dn_trainer *t) { t->sharing = t->store->sharing; }
-
-static int is_shared(dn_trainer *t) {
-    dn_param *const *params;
-    if (!t->store->sharing || t->sharing != t->store->sharing) return 0;
-    const int n = selection(t, &params);
-    for (int i = 0; i < n && t->rule.moments; i++)
-        if (params[i]->updated && !dn_trainer_has_moments(t, params[i])) return 0;
-    return 1;
-}
-
-int dn_trainer_pin(dn_trainer *t) {
-    DN_HOLD(t->store);
-    dn__await_window(t->store, DN_WINDOW_PINNED);
-    const int result = is_shared(t);
-    if (result) dn__pin(t->store);
-    return result;
+int dn_trainer_unshare(dn_trainer *t) {
+    int64_t numbers;
+    if (dn__try_lock(t->store)) return DN_ERROR_BUSY;
+    int error = 0;
+    for (int i = 0; i < t->n_chunks + t->n_params && !error; i++) {
+        dn_moments *m = moments_of(t, i, &numbers), own = {.at = {NULL}};
+        for (int k = 0; k < t->rule.moments && m->updated; k++) {
+            own.at[k] = dn__block_raw((size_t)numbers * sizeof(dn_real));
+            if (!own.at[k]) error = DN_ERROR_MEMORY;
+            else memcpy(own.at[k], m->at[k], (size_t)numbers * sizeof(dn_real));
+        }
+        if (m->updated && !error) *m = own;
+        for (int k = 0; k < t->rule.moments && error; k++) dn__block_free(own.at[k]);
+    }
+    if (!error) t->shares = 0;
+    dn__unlock(t->store);
+    return error;
 }
 
 /* DyNet's frozen parameters have gradients that count in the norm, and stay. */
@@ -277,15 +289,55 @@ static int takes_pieces(const dn_trainer *t) {
     return !t->rule.whole && !(t->set.clip_value > 0) && !dn__store_is_as_dynet(t->store);
 }
 
-int dn_trainer_open(dn_trainer *t, dn_real *squares, void *row_squares) {
+void dn_trainer_open(dn_trainer *t, const dn_shm_comm_plan *plan, int in_pieces) {
+    dn_store *r = t->store;
+    if (!t->shares) return;
+    DN_HOLD(r);
+    r->owned = 1;
+    r->rank = plan->rank;
+    r->ranks = plan->ranks;
+    t->updated = 0;
+    r->squares = in_pieces && takes_pieces(t) ? plan->squares : NULL;
+    r->row_squares = plan->row_squares;
+}
+
+static void copy_rows(dn_param *p, const dn_real *from, int64_t n, const int *rows) {
+    const size_t size = (size_t)p->row_size;
+    for (int64_t i = 0; i < n; i++)
+        memcpy(p->table + (size_t)rows[i] * size, from + (size_t)rows[i] * size,
+               size * sizeof *from);
+}
+
+/* Values become those that the owners have computed. */
+static void take_over(const dn_trainer *t, dn_param *p) {
+    if (!p->rows) {
+        memcpy(t->store->chunks[p->chunk].values + p->offset,
+               t->chunk_moments[p->chunk].updated + p->offset,
+               (size_t)p->row_size * sizeof(dn_real));
+        return;
+    }
+    const dn_moments *m = &t->table_moments[p->id];
+    if (m->all_rows)
+        memcpy(p->table, m->updated, (size_t)dn__block_numbers(p) * sizeof *p->table);
+    else if (dn__is_in_pieces(p)) copy_rows(p, m->updated, p->n_host_rows, p->host_rows);
+    else copy_rows(p, m->updated, p->n_touched, p->touched);
+}
+
+int dn_trainer_is_open(dn_trainer *t) { return t->shares && t->store->owned; }
+
+void dn_trainer_close(dn_trainer *t, int n, dn_param *const *params) {
     dn_store *r = t->store;
     DN_HOLD(r);
-    if (!dn__is_in_window(r)) return DN_ERROR_STATE;
-    dn__begin_writing(r);
-    r->squares = takes_pieces(t) ? squares : NULL;
-    r->row_squares = row_squares;
-    r->window = DN_WINDOW_OPEN;
-    return r->squares != NULL;
+    if (n < 0) n = selection(t, &params);
+    if (t->updated) {
+        dn__begin_writing(r);
+        for (int i = 0; i < n; i++)
+            if (takes_part(t, params[i])) take_over(t, params[i]);
+        conclude(t, n, params);
+        dn__end_writing(r);
+    }
+    r->owned = t->updated = 0;
+    r->squares = NULL;
 }
 
 double dn_trainer_norm(dn_trainer *t) {
@@ -299,14 +351,18 @@ double dn_trainer_norm(dn_trainer *t) {
 static int clip_and_update(dn_trainer *t, int n, dn_param *const *params) {
     double scale;
     if (n < 0) n = selection(t, &params);
-    int error = dn__is_in_window(t->store) ? 0 : dn__detach(t->store);
+    const int owned = t->store->owned;
+    int error = t->shares && !owned ? DN_ERROR_STATE : 0;
     if (!error) error = clip(t, n, params, &scale);
     dn__count_update();
     if (!error) {
         t->updates++;
         dn_step s = {(dn_real)t->rule.rate(t), (dn_real)scale, 1, 1, (dn_real)t->set.decay};
-        dn__begin_writing(t->store);
+        if (!owned) dn__begin_writing(t->store);
         update(t, &s, n, params);
+        t->updated = owned;
+        if (owned) return 0; /* dn_trainer_close does the rest */
+        conclude(t, n, params);
         dn__end_writing(t->store);
     }
     return error;

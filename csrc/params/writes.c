@@ -47,13 +47,9 @@ static void written(dn_store *r) {
     dn__unlock(r);
 }
 
-/* Locks a store for writing values; negative: no memory. */
-static int begin_write(dn_store *r) {
+static void begin_write(dn_store *r) {
     dn__lock(r);
-    const int error = dn__detach(r);
-    if (error) dn__unlock(r);
-    else dn__begin_writing(r);
-    return error;
+    dn__begin_writing(r);
 }
 
 static void write_values(const dn_assignment *a) {
@@ -71,8 +67,8 @@ static void write_values(const dn_assignment *a) {
 
 int dn_store_write(dn_store *r, int n, const dn_assignment *given, int n_copied,
                    const dn_copied *copied) {
-    int error = begin_write(r);
-    if (error) return error;
+    int error = 0;
+    begin_write(r);
     for (int i = 0; i < n && !error; i++)
         if (given[i].sets_gradient)
             error = dn__param_gradient_reserve(given[i].param, given[i].gradient);
@@ -94,14 +90,12 @@ int dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *values) 
 
 /* ---- what values become of themselves -------------------------------------------------- */
 
-/* Locks its store and finds the values; negative: an error, and nothing is to be ended. */
-static int begin_change(dn_param *p, dn_real **x) {
+/* Locks its store and returns the values. */
+static dn_real *begin_change(dn_param *p) {
     double factor;
-    const int error = begin_write(p->store);
-    if (error) return error;
+    begin_write(p->store);
     dn__param_materialise(p);
-    *x = dn_param_storage(p, &factor);
-    return 0;
+    return dn_param_storage(p, &factor);
 }
 static int end_change(dn_param *p) {
     dn__param_note_change(p);
@@ -110,25 +104,19 @@ static int end_change(dn_param *p) {
 }
 
 int dn_param_scale(dn_param *p, dn_real by) {
-    dn_real *x;
-    const int error = begin_change(p, &x);
-    if (error) return error;
+    dn_real *x = begin_change(p);
     dn__axpy((size_t)dn_param_size(p), by, x, 0, x);
     return end_change(p);
 }
 
 int dn_param_clip(dn_param *p, dn_real low, dn_real high) {
-    dn_real *x;
-    const int error = begin_change(p, &x);
-    if (error) return error;
+    dn_real *x = begin_change(p);
     dn__clip((size_t)dn_param_size(p), low, high, x);
     return end_change(p);
 }
 
 int dn_param_zero(dn_param *p) {
-    dn_real *x;
-    const int error = begin_change(p, &x);
-    if (error) return error;
+    dn_real *x = begin_change(p);
     dn__fill((size_t)dn_param_size(p), 0, x);
     if (!p->rows) dn__param_clear(p);
     return end_change(p);
@@ -141,10 +129,6 @@ int dn_fast_row_set(int64_t a, int64_t row, int64_t n, const double *data) {
     dn_param *p = dn__handle_param(a, &constant);
     if (!p || row < 0 || row >= p->rows || n != p->row_size || dn__try_lock(p->store))
         return DN_FALLBACK;
-    if (dn__detach(p->store)) {
-        dn__unlock(p->store);
-        return DN_FALLBACK;
-    }
     dn__begin_writing(p->store);
     dn__param_materialise(p);
     dn_real *to = p->table + row * n;

@@ -104,7 +104,6 @@ static void note_writes(dn_tape *t) {
         while ((t->stores[r].writes = dn__writes_of(store)) & 1) {
             dn__lock(store);
             dn__unlock(store);
-            if (dn__is_in_window(store)) break;
         }
     }
 }

@@ -31,6 +31,7 @@ from .batch import Batch, Use, running
 from .exchange.compression import CODES
 from .exchange.engines import Compression, check_choice, choose, default_engine
 from .exchange.hosts import HybridExchange
+from .exchange.shared import SharedExchange
 from .processes import environment, saving, session, spans, trial
 from .processes.world import hash_of
 from .reproducible import ReproducibleSum
@@ -143,6 +144,8 @@ class DistributedTrainer(TrainerWrapper):
             sync.exchange = chosen = choose(
                 here, comm, engine, not reproducible, compression
             )
+            if isinstance(chosen, SharedExchange):
+                chosen.share_moments(trainer)
             sync.wire = chosen if isinstance(chosen, HybridExchange) else None
             sync.negotiation = Negotiation(here, comm, trainer, average != "sum", chosen.transport)
             broadcast_state(here, comm, trainer)

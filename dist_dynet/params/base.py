@@ -111,8 +111,7 @@ class _ParameterBase(Expression):
         >>> W.storage().tolist(), W.as_array().tolist()
         ([9.0, 3.0, 2.0, 4.0], [[9.0, 2.0], [3.0, 4.0]])
         """
-        self._root.detach()
-        return self._root.lend(self._root.values(self._c))
+        return self._root.values(self._c)
 
     def changed(self) -> None:
         """Call this after writing to storage().

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .. import _random
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, view
-from .._weak import AnyReference, WeakSet
+from .._weak import WeakSet
 
 _ASSIGNMENTS, _COPIED = ffi.typeof("dn_assignment[]"), ffi.typeof("dn_copied[]")
 
@@ -52,7 +52,6 @@ class Root:
         self.c = ffi.gc(root, lib.dn_store_free)
         self.made: list[tuple[Any, tuple[int, ...], int]] = []
         """C's parameters in the order in which they were made, with dims and rows."""
-        self._lent: set[AnyReference[NDArray[Any]]] = set()
         self.names: dict[int, str] = {}
         """The name of each parameter, by handle."""
         if _random.dynet_order():
@@ -94,35 +93,8 @@ class Root:
         return view(lib.dn_chunk_gradients(self.c, chunk), lib.dn_chunk_size(self.c, chunk), self)
 
     def values(self, param: Any) -> NDArray[Any]:
-        """The values of one of C's parameters, flat, without a copy. Before writing, call
-        detach().
-
-        Raises:
-            MemoryError: there is no memory for values of this process's own.
-        """
-        memory = lib.dn_param_values(param)
-        if memory == NULL:
-            raise MemoryError("parameters: out of memory for values of this process's own")
-        return view(memory, lib.dn_param_size(param), self)
-
-    def lend(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Notes that the program holds these values and may write them."""
-        if values.size:
-            self._lent.add(AnyReference(values, self._lent.discard))
-        return values
-
-    def is_lent(self) -> bool:
-        """Whether the program still holds any."""
-        return bool(self._lent)
-
-    def detach(self) -> None:
-        """Makes the values private to this process, if ranks share them. Call it before values are
-        written.
-
-        Raises:
-            MemoryError: there is no memory for them.
-        """
-        refuse(lib.dn_store_detach(self.c))
+        """The values of one of C's parameters, flat, without a copy."""
+        return view(lib.dn_param_values(param), lib.dn_param_size(param), self)
 
     def write(
         self,
@@ -135,7 +107,6 @@ class Root:
 
         Raises:
             MemoryError: there is no memory for it; nothing is changed then.
-            RuntimeError: several processes are inside of an update.
         """
         kept: list[NDArray[Any]] = []
         assignments = list(assignments)

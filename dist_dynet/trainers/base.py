@@ -301,6 +301,11 @@ class Trainer(WithFollowers, WithStats):
             last()
 
     def _fail(self, code: int, members: Iterable[AnyParameter]) -> bool:
+        if code == lib.DN_ERROR_STATE:
+            raise RuntimeError(
+                f"{type(self).__name__}: the ranks of this host share its moments. Call update() of"
+                " the DistributedTrainer."
+            )
         if code != lib.DN_ERROR_NONFINITE:
             raise MemoryError(f"{type(self).__name__}: out of memory for the moments")
         if not self._skip_nonfinite:

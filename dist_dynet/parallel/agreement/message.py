@@ -21,7 +21,6 @@ class Flag:
     AHEAD = 16  # some of it was complete long before the end of backward
     WEIGHED = 32  # its gradients are already multiplied by their weights
     UNKNOWN = 64  # it does not know which batch its gradients come from
-    APART = 512  # its values are no longer those of its host
     OTHER = 1024  # it holds other parameters than those that the ranks have agreed on
 
     UNPLANNED = ENDED | UNKNOWN | OTHER

@@ -76,7 +76,6 @@ class Structure:
         """Gives every rank the values of rank 0, except for known parameters. Collective."""
         skip = set(known)
         new = [h for p, h in zip(self.parameters, self.handles, strict=True) if p not in skip]
-        self.root.detach()
         here.wait([comm.Ibcast(self.root.values(handle), root=0) for handle in new], what)
         self.root.changed(new)
 

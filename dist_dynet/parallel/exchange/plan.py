@@ -42,6 +42,7 @@ class Plan:
     Args:
         structure: the parameters.
         segments: by chunk, dn_real *[ranks].
+        squares: shared memory for the sums of squares of pieces and of rows.
         buffers: of tables that have had rows, by handle.
         rank: of this process.
         ranks: the number of ranks.
@@ -51,12 +52,13 @@ class Plan:
         self,
         structure: Structure,
         segments: Mapping[int, Any],
+        squares: tuple[Any, Any],
         buffers: Mapping[Any, RowBuffer],
         rank: int,
         ranks: int,
     ) -> None:
         self.structure = structure
-        dense, tables = len(structure.dense), len(structure.tables)
+        tables = len(structure.tables)
         self._layout = MessageLayout(structure)
         by_chunk = [segments.get(chunk, NULL) for chunk in range(max(segments, default=-1) + 1)]
         self.c = ffi.new("dn_shm_comm_plan *")
@@ -67,7 +69,6 @@ class Plan:
             ffi.new("uint8_t *[]", ranks),
             ffi.new("int32_t[]", ranks * tables),
             ffi.new("double[]", ranks),
-            ffi.new("dn_shard[]", dense),
             ffi.new("dn_reading[]", ranks),
         ]
         self.c.of, self.c.ranks, self.c.rank = self._layout.members[0], ranks, rank
@@ -78,9 +79,9 @@ class Plan:
             self.c.filled,
             self.c.rows,
             self.c.factors,
-            self.c.shards,
             self.c.meters,
         ) = self._kept
+        self.c.squares, self.c.row_squares = squares
         self.meters = np.frombuffer(ffi.buffer(self._kept[-1]), METER_READING)
         """The times that each rank has reported in the present update, if C has read the
         messages."""

@@ -1,12 +1,14 @@
-"""Exchanges gradients in memory that the ranks of one host share.
+"""Updates in memory that the ranks of one host share.
 
-The gradient chunks of all ranks are in this memory, so that nothing is copied: each rank sums its
-share of the numbers over the segments of all ranks, in rank order, and writes the sums into every
-segment. A barrier ends this. None is needed to begin, because the negotiation before it has heard
-from every rank, and gradients are complete by then. Each rank copies touched rows of lookup tables
-into a buffer before it sends its message or, where buffers must grow, before a barrier for that
-purpose; then each rank sums over the buffers of all ranks, in rank order. C does this by a plan
-(plan.py), which is made here: this module knows memory, and where the ranks write.
+The gradient chunks of all ranks are in this memory, so that nothing is copied: each rank owns
+pieces of the parameters and rows of the tables, and sums these over the segments of all ranks, in
+rank order. No barrier is needed to begin, because the negotiation before it has heard from every
+rank, and gradients are complete by then. Each rank copies touched rows of lookup tables into a
+buffer before it sends its message or, where buffers must grow, before a barrier for that purpose.
+Behind a barrier each rank updates what it owns: the moments of the trainer, of which the host has
+one copy, and the values, in a shared buffer. Behind another one each copies the new values into its
+own. C does this by a plan (plan.py), which is made here: this module knows memory, and where the
+ranks write.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +24,8 @@ from numpy.typing import NDArray
 
 from ..._ffi import DTYPE, NULL, ffi, lib
 from ...params.root import Root
+from ...trainers import Trainer
+from ...trainers.hooks import Hooks
 from ..agreement.negotiation import AsPlanned, Negotiated, NegotiatedByRank
 from ..agreement.structure import Structure
 from ..processes.memory import map_together, say_refused
@@ -68,6 +73,8 @@ _memories: weakref.WeakValueDictionary[Any, SharedMemory] = weakref.WeakValueDic
 _stuck: list[tuple[Any, dict[int, Segments]]] = []
 """Chunks that could not be moved because their root was in use; they stay mapped until they can be
 moved."""
+_stuck_moments: list[tuple[Any, list[Any]]] = []
+"""The same of trainers."""
 
 
 def _bring_home(root: Any, chunks: dict[int, Segments]) -> None:
@@ -87,6 +94,10 @@ def _bring_stuck_home() -> None:
     _stuck.clear()
     for root, chunks in late:
         _bring_home(root, chunks)
+    trainers = _stuck_moments[:]
+    _stuck_moments.clear()
+    for trainer, mappings in trainers:
+        _bring_moments_home(trainer, mappings)
 
 
 def _in_child() -> None:
@@ -94,10 +105,42 @@ def _in_child() -> None:
     for memory in list(_memories.values()):
         memory.bring_home()
     _memories.clear()
+    for moments in list(_moments):
+        moments.bring_home()
     _bring_stuck_home()
 
 
 os.register_at_fork(after_in_child=_in_child)
+
+
+class SharedMoments:
+    """A trainer's moments, of which the ranks of the host have one copy, and a buffer for values
+    that their owners update. When this object dies, and in a forked child, the moments return to
+    private memory."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.c = Hooks(trainer).c
+        self.copies = 1 + Hooks(trainer).moments
+        """Elements of shared memory for each element of values."""
+        self.shared: set[Any] = set()  # chunks and handles of tables
+        self.mappings: list[Any] = []
+        self.squares: tuple[Any, Any] = NULL, NULL  # of pieces, of rows
+        self._finalizer = weakref.finalize(self, _bring_moments_home, self.c, self.mappings)
+        self._finalizer.atexit = False
+        _moments.add(self)
+
+    def bring_home(self) -> None:
+        """Moves the moments into private memory."""
+        self._finalizer()
+
+
+_moments: weakref.WeakSet[SharedMoments] = weakref.WeakSet()
+
+
+def _bring_moments_home(trainer: Any, mappings: list[Any]) -> None:
+    if mappings and lib.dn_trainer_unshare(trainer):
+        _stuck_moments.append((trainer, list(mappings)))
+    mappings.clear()
 
 
 # ---- the engine ------------------------------------------------------------------------
@@ -113,6 +156,23 @@ class SharedExchange:
         self._memory: SharedMemory | None = None
         self._refused = False
         self._buffers: dict[Any, RowBuffer] = {}
+        self._moments: SharedMoments | None = None
+
+    def share_moments(self, trainer: Trainer) -> None:
+        """Shares the moments of this trainer, which makes all updates, from the first sum on."""
+        self._moments = SharedMoments(trainer)
+
+    def begin_update(self) -> None:
+        """After sum(): up to end_update() the trainer updates what this rank owns."""
+        if self.transport.plan is not None and self._moments is not None:
+            lib.dn_trainer_open(self._moments.c, self.transport.plan.c, 0)
+
+    def end_update(self, params: Sequence[Any] | None) -> None:
+        """Takes the values of these parameters of C, or of all, that their owners have updated.
+        Collective."""
+        if self.transport.plan is not None and self._moments is not None:
+            n, chosen = (-1, NULL) if params is None else (len(params), params)
+            self.transport.close(self._moments.c, n, chosen)
 
     @property
     def quick(self) -> int:
@@ -137,7 +197,7 @@ class SharedExchange:
         Collective."""
         structure, counts = negotiated.structure, negotiated.rows.max(axis=0)
         if self.transport.refused:
-            self._memory = None
+            self._drop()
         elif not self._refused and (
             self.transport.plan is None or self.transport.plan.structure is not structure
         ):
@@ -160,13 +220,14 @@ class SharedExchange:
         used = {chunk for chunk, _, _ in structure.places}
         try:
             self._share(structure, memory, used, what)
+            squares = self._share_moments(structure, used, what)
         except OSError as error:
             self._refuse(error)
         else:
             self._memory = memory
             segments = {chunk: memory.chunks[chunk].pointers for chunk in used}
             self.transport.plan = Plan(
-                structure, segments, self._buffers, self._here.rank, self._here.size
+                structure, segments, squares, self._buffers, self._here.rank, self._here.size
             )
 
     def _share(self, structure: Structure, memory: SharedMemory, used: set[int], what: str) -> None:
@@ -212,6 +273,37 @@ class SharedExchange:
             memory.chunks[chunk] = Segments(pointers, pointers[self._here.rank], whole)
         self._here.wait([self._comm.Ibarrier()], what)
 
+    def _share_moments(self, structure: Structure, used: set[int], what: str) -> tuple[Any, Any]:
+        """Moves the moments that are not there yet. Returns memory for sums of squares. Collective.
+
+        Raises:
+            OSError: this is not possible; with the same message on all ranks.
+        """
+        moments, here, root = self._moments, self._here, structure.root.c
+        if moments is None:
+            return NULL, NULL
+        places = zip(structure.places, structure.handles, strict=False)
+        of_chunk = {chunk: handle for (chunk, _, _), handle in places}
+        blocks = [
+            (chunk, of_chunk[chunk], lib.dn_chunk_capacity(root, chunk)) for chunk in sorted(used)
+        ] + [(h, h, lib.dn_param_size(h)) for h in structure.handles[len(structure.dense) :]]
+        missing = [block for block in blocks if block[0] not in moments.shared]
+        sizes = [n * moments.copies * DTYPE.itemsize for *_, n in missing] + [
+            max(lib.dn_store_pieces(root), 1) * DTYPE.itemsize,
+            max(lib.dn_store_row_squares(root, here.size), 1),
+        ]
+        ranks = range(here.size)
+        mapped = map_together(here, self._comm, ranks, here.size, None, lambda _: sizes, what)
+        starts_at = [whole + starts[0] for whole, starts in mapped]
+        for (key, handle, _), place in zip(missing, starts_at, strict=False):
+            lib.dn_trainer_share(moments.c, handle, ffi.cast("dn_real *", place))
+            moments.shared.add(key)
+        lib.dn_trainer_share(moments.c, NULL, NULL)
+        moments.mappings.append(mapped[-1][0])
+        here.wait([self._comm.Ibarrier()], what)
+        moments.squares = ffi.cast("dn_real *", starts_at[-2]), starts_at[-1]
+        return moments.squares
+
     def _grow(
         self, structure: Structure, tables: list[int], counts: NDArray[np.int32], what: str
     ) -> None:
@@ -243,7 +335,15 @@ class SharedExchange:
             if self.transport.plan:
                 self.transport.plan.set_buffer(handle, self._buffers[handle])
 
+    def _drop(self) -> None:
+        """Returns what this trainer shares to private memory."""
+        self._memory = self.transport.plan = None
+        if self._moments is not None:
+            self._moments.bring_home()
+            self._moments = None
+
     def _refuse(self, error: OSError) -> None:
         """Uses MPI from now on."""
-        self._refused, self._memory, self.transport.plan = True, None, None
+        self._refused = True
+        self._drop()
         say_refused(self._here, error)

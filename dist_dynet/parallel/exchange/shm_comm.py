@@ -28,8 +28,6 @@ _sum = lib.dn_shm_comm_sum
 _DONE = lib.DN_SHM_COMM_DONE
 _WAITS = lib.DN_SHM_COMM_WAITS
 
-_UNPLANNED = Flag.UNPLANNED | Flag.APART
-
 _CAPACITY = 1024
 """Smallest size of a message buffer in bytes: a model that grows a little needs no new
 communicator."""
@@ -72,7 +70,7 @@ class SharedTransport:
             plannable
             and self.plan is not None
             and self.plan.structure is layout.structure
-            and not message.flags & _UNPLANNED
+            and not message.flags & Flag.UNPLANNED
             and (FAST_PATHS or not declines("update"))
             and self._alike
         ):
@@ -81,8 +79,7 @@ class SharedTransport:
         if follow_up is not None:
             call, what = _update, [*what, follow_up]
         while (outcome := call(self._c, *what, SPIN)) == _WAITS:
-            at_end = follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_CLOSE
-            self._await(follow_up.window if at_end else self._c)
+            self._await()
         if outcome < 0:
             check(outcome)
         if outcome != _DONE:
@@ -106,12 +103,18 @@ class SharedTransport:
         """Sums gradients as planned, after a send() that has returned True. Collective."""
         assert self.plan is not None
         while (outcome := _sum(self._c, self.plan.c, SPIN)) == _WAITS:
-            self._await(self._c)
+            self._await()
         check(outcome)
 
-    def _await(self, comm: Any) -> None:
-        """Waits until all ranks have sent as much as this one by this dn_shm_comm."""
-        self._here.wait_until(lambda: lib.dn_shm_comm_received(comm, 0), self._name())
+    def close(self, trainer: Any, n: int, params: Any) -> None:
+        """Waits until all ranks have updated what they own, and takes the new values of n
+        parameters of this dn_trainer *; n < 0: of all. Collective."""
+        while lib.dn_shm_comm_close(self._c, trainer, n, params, SPIN) == _WAITS:
+            self._await()
+
+    def _await(self) -> None:
+        """Waits until all ranks have sent as much as this one."""
+        self._here.wait_until(lambda: lib.dn_shm_comm_received(self._c, 0), self._name())
 
     def _share(self, layout: MessageLayout, name: Callable[[], str]) -> bool:
         """Whether there is memory for such messages. Collective."""

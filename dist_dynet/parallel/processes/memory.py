@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..._environment import number
-from ..._ffi import ffi, lib
+from ..._ffi import ffi
 from .world import World
 
 LIMIT = number("DIST_DYNET_SHARED_LIMIT", float("inf"), least=0)
@@ -25,9 +25,6 @@ LIMIT = number("DIST_DYNET_SHARED_LIMIT", float("inf"), least=0)
 _NOEXEC_SEAL = 8
 """Flag of memfd_create: the content of the file will never be executed. Some systems require it
 (vm.memfd_noexec)."""
-
-_HUGE = int(lib.dn_huge_page())
-"""Bytes of a huge page."""
 
 
 class Lent(NamedTuple):
@@ -129,8 +126,6 @@ def map_together(
     rank = next((r for r, words in enumerate(failures) if words), None)
     if rank is not None:
         raise OSError(f"rank {rank}: {failures[rank]}")
-    if mapped:
-        _use_huge_pages(mapped[0][0], host.index(here.rank), len(host))
     return mapped
 
 
@@ -180,8 +175,8 @@ def _nameless_file() -> int:
     return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, 0o600)
 
 
-def _rounded(size: int, page: int = mmap.PAGESIZE) -> int:
-    return -(-size // page) * page
+def _rounded(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _map(lent: Lent | None, sizes: list[int], segments: int, share: Sequence[int]) -> list[Mapped]:
@@ -197,10 +192,9 @@ def _map(lent: Lent | None, sizes: list[int], segments: int, share: Sequence[int
         raise OSError(
             errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT:.0f}"
         )
-    room = total if total < _HUGE // 4 else _rounded(total, _HUGE)
     descriptor = open_lent(lent, os.O_RDWR)
     try:
-        os.ftruncate(descriptor, room)  # all ranks give the same size
+        os.ftruncate(descriptor, total)  # all ranks give the same size
         begin, starts = 0, []
         for step in steps:
             starts.append([begin + k * step for k in range(segments)])
@@ -208,37 +202,7 @@ def _map(lent: Lent | None, sizes: list[int], segments: int, share: Sequence[int
                 # else writing where there is no room kills the process
                 os.posix_fallocate(descriptor, starts[-1][k], step)
             begin += segments * step
-        whole, first = _mapping(descriptor, room)
+        whole = ffi.from_buffer("char[]", mmap.mmap(descriptor, total))
     finally:
         os.close(descriptor)
-    return [(whole, [first + start for start in of]) for of in starts]
-
-
-def _mapping(descriptor: int, room: int) -> tuple[Any, int]:
-    """Maps a file. Returns the memory, and where in it the file begins: at a multiple of a huge
-    page, if it is large enough."""
-    if room < _HUGE:
-        return ffi.from_buffer("char[]", mmap.mmap(descriptor, room)), 0
-    # reserves addresses only
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    place = mmap.mmap(-1, room + _HUGE, flags=flags, prot=mmap.PROT_READ)
-    whole = ffi.from_buffer("char[]", place)
-    first = _first_huge_page(whole)
-    error = lib.dn_map_file(whole + first, descriptor, room)
-    if error:
-        raise OSError(error, os.strerror(error))
-    return whole, first
-
-
-def _first_huge_page(whole: Any) -> int:
-    return -int(ffi.cast("uintptr_t", whole)) % _HUGE
-
-
-def _use_huge_pages(whole: Any, local: int, ranks: int) -> None:
-    """Moves this rank's share of the memory to huge pages, if possible, once all ranks of the host
-    have allocated theirs."""
-    pages = len(whole) // _HUGE - 1
-    if pages > 0:
-        first = _first_huge_page(whole)
-        begin, end = (pages * part // ranks * _HUGE for part in (local, local + 1))
-        lib.dn_on_huge_pages(whole + first + begin, end - begin)
+    return [(whole, of) for of in starts]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..._deferred_signals import DeferSignals
 from ..._ffi import ffi, lib
 from ...meter import NONE, switch
-from ...params.collection import root_of
+from ...params.collection import handles_of, root_of
 from ...params.parameters import AnyParameter
 from ...trainers import Trainer
 from ...trainers.hooks import Hooks
@@ -217,12 +217,23 @@ class Sync:
                 updated = self.hooks.fail(follow_up.error, self.hooks.members())
             else:
                 switch(lib.DN_UPDATE)
-                updated = self.hooks.apply(chosen)
+                updated = self._apply(chosen)
         except RuntimeError:  # after others, such as KeyboardInterrupt, the rank is out of step
             self._end_passes(False)
             raise
         self._end_passes(updated)
         return updated
+
+    def _apply(self, chosen: Sequence[AnyParameter] | None) -> bool:
+        """As Hooks.apply(). Ranks that share the moments update what they own."""
+        exchange = self.exchange
+        if not isinstance(exchange, SharedExchange):
+            return self.hooks.apply(chosen)
+        exchange.begin_update()
+        try:
+            return self.hooks.apply(chosen)
+        finally:
+            exchange.end_update(None if chosen is None else handles_of(chosen))
 
     def _end_passes(self, updated: bool) -> None:
         """Called at the end of an update, whether it was made or not: another one begins."""
