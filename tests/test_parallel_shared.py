@@ -16,7 +16,6 @@ import pytest
 from jobs import holds, mpirun, needs_mpi
 
 import dist_dynet as dy
-from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE, ffi, lib, pointer
 from dist_dynet.parallel.exchange.plan import check
 from dist_dynet.parallel.processes import memory
@@ -180,11 +179,6 @@ def test_errors_of_sums_reach_the_caller():
     with pytest.raises(MemoryError, match="gradient exchange: out of memory"):
         check(lib.DN_ERROR_MEMORY)
     check(lib.DN_SHM_COMM_DONE)
-
-
-def test_exchange_argument_is_checked():
-    with pytest.raises(ValueError, match="exchange must be auto, mpi or reference; got 'gloo'"):
-        parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), exchange="gloo")
 
 
 @pytest.mark.parametrize(

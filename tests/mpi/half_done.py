@@ -36,7 +36,7 @@ def local(m):
     return parallel.LocalSGD(dy.SimpleSGDTrainer(m, 1), every=2)
 
 
-TRAINERS = {"shared": distributed, "hybrid": distributed, "local": local}
+TRAINERS = {"auto": distributed, "hosts": distributed, "local": local}
 
 
 def outer_of(trainer):
@@ -96,7 +96,7 @@ def finish(more):
 
 
 for what in sys.argv[1:]:
-    if "hybrid" in what:
+    if what == "hosts":
         use_a_host_each()
     place = 0
     while True:

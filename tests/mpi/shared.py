@@ -10,7 +10,7 @@ import sys
 import time
 
 import numpy as np
-from alike import distributed, model_of, run, step, use_a_host_each
+from alike import distributed, model_of, run, step, use_a_host_each, use_engine
 from forked import in_a_child
 from raised import raises
 
@@ -313,17 +313,14 @@ def test_choice():
     for engine, kind in (
         ("mpi", engines.MpiExchange),
         ("auto", shared.SharedExchange),
-        (None, shared.SharedExchange),
     ):
-        assert (
-            type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine).sync.exchange)
-            is kind
-        )
+        assert type(distributed(m, engine=engine).sync.exchange) is kind
     with raises(
         RuntimeError,
-        match=r"all ranks must agree; .* exchange='(mpi|auto)', overlap=True, compression=None",
+        match=r"all ranks must agree; .* exchange='(mpi|auto)', compression=None",
     ):
-        parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="auto" if rank else "mpi")
+        distributed(m, engine="auto" if rank else "mpi")
+    use_engine("auto")
 
 
 def test_several_hosts():
