@@ -422,7 +422,7 @@ def main():
     parser.add_argument("--only", type=int)
     parser.add_argument("--ranks", default="2,3")
     arguments = parser.parse_args()
-    engines = [("shared", ""), ("mpi", ""), ("auto", "ab"), ("auto", "aab")]
+    engines = [("auto", ""), ("mpi", ""), ("auto", "ab"), ("auto", "aab")]
     folder, end, done, refused = Path(tempfile.mkdtemp()), time.monotonic() + arguments.seconds, 0, 0
     number = arguments.seed * 10**6 if arguments.only is None else arguments.only
     while True:

@@ -1,4 +1,4 @@
-"""The table of exchanges: for each name that `exchange=` takes, layouts of ranks on hosts in which
+"""The table of exchanges: for each name that DIST_DYNET_EXCHANGE takes, layouts of ranks on hosts in which
 it is tried.
 
 A layout has a letter for each rank, the same for ranks of one host: "aab" are two hosts. A new

@@ -41,13 +41,12 @@ def test_an_exchange_without_a_row_is_reported():
     assert exchange_gaps(engines.ENGINES[1:]).startswith(f"{engines.ENGINES[0]}: has a row")
 
 
-def test_messages_name_every_exchange():
-    with pytest.raises(ValueError, match="exchange must be") as raised:
-        parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), exchange="ring")
+def test_messages_name_every_exchange(monkeypatch):
+    monkeypatch.setenv("DIST_DYNET_EXCHANGE", "ring")
+    with pytest.raises(ValueError, match="DIST_DYNET_EXCHANGE") as raised:
+        parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()))
     missing = [name for name in engines.ENGINES if name not in str(raised.value)]
-    assert not missing, (
-        f"the message about exchange= in dist_dynet/parallel/trainer.py leaves out {missing}"
-    )
+    assert not missing, f"the message about DIST_DYNET_EXCHANGE leaves out {missing}"
 
 
 def test_document_names_every_exchange():

@@ -13,7 +13,7 @@ from fuzz_ranks import KINDS, Job, Program, check, drawn, judge, shrunk
 from jobs import needs_mpi
 
 pytestmark = [pytest.mark.mpi, needs_mpi]
-JOBS = [Job(2, "shared"), Job(3, "auto", "aab")]
+JOBS = [Job(2, "auto"), Job(3, "auto", "aab")]
 
 
 def test_one_seed_draws_the_same_programs():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jobs import NAMESPACE_HOSTS, launch, need_namespace_hosts, needs_mpi
 
-WAYS = ("adam mean", "adam weighted", "sgd sum")
+WAYS = ("adam mean", "sgd sum")
 MB = 1e6
 
 pytestmark = [pytest.mark.nightly, pytest.mark.slow, pytest.mark.mpi, needs_mpi]

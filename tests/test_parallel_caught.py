@@ -24,7 +24,7 @@ CAUGHT = (
 pytestmark = [pytest.mark.mpi, needs_mpi]
 
 
-@pytest.mark.parametrize(("engine", "ranks"), [("shared", 3), ("mpi", 2), ("hybrid", 2)])
+@pytest.mark.parametrize(("engine", "ranks"), [("auto", 3), ("mpi", 2), ("hosts", 2)])
 def test_program_continues(engine, ranks):
     assert mpirun(ranks, "caught.py", engine, *CAUGHT)[:2] == (0, "ok\n")
 
@@ -36,7 +36,7 @@ def test_all_ranks_hear_of_what_one_gives_wrongly():
 @pytest.mark.parametrize(
     ("engine", "what"),
     [
-        ("shared", "interrupted"),
+        ("auto", "interrupted"),
         ("mpi", "interrupted"),
         ("mpi", "interrupted_gather"),
         ("mpi", "interrupted_checkpoint"),
@@ -48,6 +48,6 @@ def test_interrupted_rank_is_out_of_step(engine, what):
     assert "out of step with the others" in output
 
 
-@pytest.mark.parametrize("trainer", ["shared", "hybrid", "local"])
+@pytest.mark.parametrize("trainer", ["auto", "hosts", "local"])
 def test_signal_at_any_place_of_an_update_leaves_all_of_one_update(trainer):
     assert mpirun(2, "half_done.py", trainer)[:2] == (0, "ok\n")

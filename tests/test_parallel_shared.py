@@ -16,7 +16,6 @@ import pytest
 from jobs import holds, mpirun, needs_mpi
 
 import dist_dynet as dy
-from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE, ffi, lib, pointer
 from dist_dynet.parallel.exchange.plan import check
 from dist_dynet.parallel.processes import memory

@@ -121,13 +121,15 @@ def _compare_loops(found: Comparison, one: list[Any], many: list[Any], ranks: in
         names = [name for name in {**x, **y} if x.get(name) != y.get(name)]
         if not names:
             continue
+        of_data = x and y and {"examples", "fingerprint"} & {*names}
+        if x and y and "batch_size" in names and not of_data:
+            names = ["batch_size"]  # others follow from it
         a, b = (", ".join(f"{name} {s.get(name)}" for name in names[:4]) for s in (x, y))
         if names == ["batch_size"]:
             found.divided = False
             found.add("loops", f"{a} with 1 rank, {b} with {ranks}: parameters then differ")
             return False
         text = f"differ in update {update}: {a} with 1 rank, {b} with {ranks}"
-        of_data = x and y and {"examples", "fingerprint"} & {*names}
         found.add(*(("data", text, _DATA) if of_data else ("loops", text, _STEPS)))
         return False
     size, examples = one[0].get("batch_size"), one[0].get("examples")

@@ -28,6 +28,7 @@ class Description(NamedTuple):
 
     examples: int  # number of examples in the data
     fingerprint: int  # of the data
+    batch_size: int
     settings: int  # a hash of the arguments of shard()
     division: int  # of the costs and weights that divide the step
     epoch: int

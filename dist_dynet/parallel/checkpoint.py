@@ -408,6 +408,7 @@ class Checkpointer:
         try:
             if self._sampler is not None:
                 self._sampler.load_state(tree["sampler"])
+            load_stored(self._model, tree)  # of which a LocalSGD takes the values
             self._trainer.load_state(mine["trainer"] if self._is_local else tree["trainer"])
             for follower, state in zip(followers, tree["averages"], strict=True):
                 follower.load_state(state)
@@ -416,7 +417,6 @@ class Checkpointer:
         set_settings(self._inner, tree["settings"])
         if not self._is_local:
             self._trainer.set_accumulation(self._inner.accumulation)  # of a DistributedTrainer
-        load_stored(self._model, tree)
         if self._sync is not None:  # a rank goes on with what it has sent if it still sends that
             same = not others and tree["hosts"] == self._sync.hosts
             self._sync.load_residuals(_copied(mine["residuals"]) if same else {}, shared=False)

@@ -20,6 +20,7 @@ from .batch import Batch, Description, Loop, note_shard
 from .division import Cost, Numbers, assign, bucketed, compact, deal, spread, total_of
 from .fingerprint import fingerprint, is_sequence
 from .micro_batches import MicroDraws, Outside, Part
+from .processes import trial
 from .processes.session import world
 from .processes.world import hash_of
 
@@ -290,7 +291,8 @@ class Shard(Generic[T]):
     def _steps(self, loop: Loop, epoch: int) -> Iterator[Batch[T]]:
         """The batches of a loop for this rank."""
         here, order, settings = self._here, self._order(epoch), self._settings
-        several = here.size > 1
+        # `dist-dynet check` compares one rank with several
+        several = here.size > 1 or trial.present() is not None
         data = fingerprint(self._data) if several and self._comm is None else 0
         hashed = hash_of(repr((len(self._data), settings))) if several else 0
         for step in range(loop.passed, len(self)):
@@ -304,7 +306,9 @@ class Shard(Generic[T]):
             weights = None if self._weights is None else self._weights.of(numbers, examples)
             total = len(numbers) if weights is None else total_of(weights)
             division = self._division(numbers, costs, weights) if several else 0
-            described = Description(len(self._data), data, hashed, division, epoch, step)
+            described = Description(
+                len(self._data), data, settings.batch_size, hashed, division, epoch, step
+            )
             for positions, part in self._divided(costs, here.rank, here.size, loop, epoch, step):
                 yield Batch(
                     self._fetched(numbers[positions])

@@ -1,6 +1,8 @@
 """For the exchanges' programs: parameters, gradients and trainers whose values are easily known,
 and how tests are run."""
 
+import os
+
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet.parallel.processes import session
@@ -23,11 +25,21 @@ def step(*parameters, by=1.0):
     dy.esum([dy.sum_elems(p) * by for p in parameters]).backward()
 
 
-def distributed(m, average="mean", **options):
-    """A trainer that subtracts the averaged gradient."""
+def distributed(m, average="mean", engine=None, **options):
+    """A trainer that subtracts the averaged gradient, by this exchange."""
+    if engine is not None:
+        use_engine(engine)
     trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average, **options)
     trainer.set_clip_threshold(0)
     return trainer
+
+
+def use_engine(name):
+    """Trainers that are made from now on exchange in this way: one of DIST_DYNET_EXCHANGE; or
+    "hosts", where each rank counts as alone on its host."""
+    if name == "hosts":
+        use_a_host_each()
+    os.environ["DIST_DYNET_EXCHANGE"] = "auto" if name == "hosts" else name
 
 
 def use_a_host_each():

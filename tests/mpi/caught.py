@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from alike import use_a_host_each
+from alike import use_engine
 from forked import in_a_child
 from mpi4py import MPI
 from raised import raises
@@ -24,11 +24,8 @@ from dist_dynet import parallel
 from dist_dynet.trainers.hooks import Hooks
 
 engine, *whats = sys.argv[1:]
-os.environ["DIST_DYNET_EXCHANGE"] = engine
+use_engine(engine)
 rank, size = parallel.rank(), parallel.world_size()
-if engine == "hosts":
-    use_a_host_each()
-engine = "mpi" if engine == "mpi" else "auto"
 
 
 def set_up():

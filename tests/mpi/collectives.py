@@ -74,7 +74,7 @@ def fails_on_two(x):
     return x
 
 
-(holder,) = [r for r in range(size) if 2 in parallel.batches.division.divide([1.0] * 9, size)[r]]
+(holder,) = [r for r in range(size) if 2 in parallel.division.divide([1.0] * 9, size)[r]]
 with raises(KeyError if rank == holder else RuntimeError, match="two"):
     parallel.evaluate(fails_on_two, range(9))
 with raises(

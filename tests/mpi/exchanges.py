@@ -9,12 +9,14 @@ gradients are known. Steps that repeat are among them, and a parameter that come
 import sys
 
 import numpy as np
+from alike import use_engine
 
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE_NAME
 
 engine = sys.argv[1]
+use_engine(engine)
 rank, size = parallel.rank(), parallel.world_size()
 DENSE = {"one": (1,), "row": (17,), "matrix": (40, 30), "large": (20_000,), "never": (3,)}
 TABLES = {"rows": (50, 3), "whole": (6, 2, 2), "untouched": (4, 2)}
@@ -72,7 +74,7 @@ def check(average):
     tables = {name: model.lookup_parameters_from_numpy(expected[name], name) for name in TABLES}
     trainer = dy.SimpleSGDTrainer(model, RATE)
     trainer.set_clip_threshold(0)
-    trainer = parallel.DistributedTrainer(trainer, average, exchange=engine)
+    trainer = parallel.DistributedTrainer(trainer, "sum" if average == "sum" else "mean")
     seeds = [*range(STEPS), *[3] * 5, *range(STEPS, STEPS + 4)]  # one that repeats, and then others
     for step, seed in enumerate(seeds):
         if step == 6:

@@ -10,7 +10,7 @@ import sys
 
 switches = sys.argv[1:]
 rank = int(os.environ.get("PMI_RANK") or os.environ["OMPI_COMM_WORLD_RANK"])
-os.environ |= {"DIST_DYNET_FAST_PATHS": switches[rank], "DIST_DYNET_EXCHANGE": "shared"}
+os.environ["DIST_DYNET_FAST_PATHS"] = switches[rank]
 
 import numpy as np  # noqa: E402
 

@@ -24,10 +24,11 @@ from dist_dynet.parallel.processes.world import World
 rank, size = parallel.rank(), parallel.world_size()
 
 
-def distributed(m, average="mean", **options):
-    """A trainer that exchanges gradients between hosts."""
+def distributed(m, average="mean", overlap=True, **options):
+    """A trainer that exchanges gradients between hosts, during backward if they `overlap`."""
     trainer = alike.distributed(m, average, **options)
     assert isinstance(trainer.sync.exchange, HybridExchange)
+    trainer.sync.exchange.overlap.is_possible = overlap
     return trainer
 
 
@@ -79,7 +80,8 @@ def trained(updates=6, seed=0, **options):
 
 def test_sums_are_those_of_the_reference():
     m, dense, tables = model_of(*SHAPES, tables=TABLES)
-    trainer = alike.distributed(m, exchange="reference")
+    trainer = alike.distributed(m, engine="reference")
+    alike.use_engine("auto")
     rng = np.random.default_rng([0, rank])
     for _ in range(6):
         random_step(rng, dense, tables)
@@ -222,7 +224,7 @@ def test_empty_batches_and_weights():
         assert np.allclose(w.as_array(), expected)
     assert trainer.sync.exchange.overlap.held > 0 and trainer.sync.exchange.overlap.dropped == 0
     m, (w,), _ = model_of(3)
-    trainer = distributed(m, average="weighted")
+    trainer = distributed(m)
     for _ in range(3):
         step(w, by=rank)
         trainer.update(float(rank + 1))
@@ -452,15 +454,12 @@ def test_choice():
     for engine, kind in (
         ("mpi", engines.MpiExchange),
         ("reference", reference.ReferenceExchange),
-        (None, HybridExchange),
+        ("auto", HybridExchange),
     ):
-        assert (
-            type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine).sync.exchange)
-            is kind
-        )
+        assert type(alike.distributed(m, engine=engine).sync.exchange) is kind
     with raises(
         RuntimeError,
-        match=r"all ranks must agree; .* exchange='auto', overlap=True, compression=(None|'bf16')",
+        match=r"all ranks must agree; .* exchange='auto', compression=(None|'bf16')",
     ):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), compression="bf16" if rank else None)
 

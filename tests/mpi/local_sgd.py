@@ -160,13 +160,13 @@ def test_differences_are_refused():
     for change, words in (
         (lambda t: t.set_learning_rate(0.1 + rank), "learning rate"),
         (lambda t: t.set_clip_threshold(1 + rank), "clip threshold"),
-        (lambda t: [t.update() for _ in range(rank)], "updates since the last average"),
+        (lambda t: [t.update(1) for _ in range(rank)], "updates since the last average"),
         (lambda t: m.add_parameters(1, name=f"of{rank}"), "of0"),
     ):
         trainer = LocalSGD(dy.SimpleSGDTrainer(m), every=9)
         dy.renew_cg()
         w.backward()
-        trainer.update()
+        trainer.update(1)
         before = w.as_array()[0]
         change(trainer)
         with raises(RuntimeError, match=words):
@@ -178,7 +178,7 @@ def test_differences_are_refused():
     average = dy.MovingAverage(local)
     v.set_gradient([1])
     with raises(RuntimeError, match=r"MovingAverage\(m\)"):
-        local.update()
+        local.update(1)
     assert average is not None
 
 
@@ -212,7 +212,7 @@ def test_groups_of_ranks():
     trainer = LocalSGD(dy.SimpleSGDTrainer(m, 1.0), every=1, comm=comm)
     assert w.as_array()[0] == rank % 2
     w.set_gradient([1])
-    trainer.update()
+    trainer.update(1)
     assert w.as_array()[0] == rank % 2 - 1
 
 

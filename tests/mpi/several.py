@@ -5,15 +5,14 @@ Parameters, tables and trainers are added, trainers end, parts are frozen and un
 trainer states change, ranks use different parameters, and some none. The ranks must do what one
 process does with the sum of all losses; rank 0 is that process afterwards. Numbers are small whole
 ones and powers of two, so that hardly anything is rounded. Each rank is a host of its own for the
-engine "hybrid". Rank 0 prints "ok" in the end.
+engine "hosts". Rank 0 prints "ok" in the end.
 """
 
-import os
 import random
 import sys
 
 import numpy as np
-from alike import use_a_host_each
+from alike import use_engine
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -149,9 +148,7 @@ class Program:
 
 
 engine, *seeds = sys.argv[1:]
-os.environ["DIST_DYNET_EXCHANGE"] = engine
-if engine == "hybrid":
-    use_a_host_each()
+use_engine(engine)
 for seed in seeds:
     together = Program(int(seed), engine).run()
     if rank == 0:

@@ -263,7 +263,10 @@ class Sync:
                 f"{self.here.name} update: one before it was interrupted, so that this rank is out"
                 " of step with the others. Start the job again from a checkpoint."
             )
-        self._is_unfinished, wire = True, self.wire
+        wire = self.wire
+        if wire is not None:
+            self.here.refuse_collective()  # flush() must send nothing then
+        self._is_unfinished = True
         if self.joins:
             flags |= Flag.JOIN
         if wire is not None:
