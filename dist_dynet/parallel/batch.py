@@ -218,6 +218,8 @@ class BatchUse:
         # of the batch used last: its loop, and its number there
         self._loop: Loop | None = None
         self._count = 0
+        self.is_number = False
+        """The last update was given a number, as the next one may be."""
         loops = running.get(threading.get_ident(), [])
         if len(loops) == 1:
             self._loop, self._count = loops[0], loops[0].count - 1
@@ -284,6 +286,7 @@ class BatchUse:
 
     def done(self, use: Use) -> None:
         """Notes that an update has used it, or was refused with it."""
+        self.is_number = use.batch is None and use.total is None
         if use.batch is not None:
             self._loop, self._count = use.batch.loop, use.batch.number
             if use.batch.ends_step:

@@ -312,10 +312,10 @@ class DistributedTrainer(TrainerWrapper):
         if thread != threading.get_ident():
             return None
         loops = running.get(thread, [])
-        if len(loops) > 1:
+        if len(loops) > 1 or self.sync.uses.is_number:
             return None
         use = self.sync.uses.find()
-        return None if use.problem or use.total is None or (use.n == 0) else use.n
+        return None if use.problem or use.n == 0 else use.n
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
