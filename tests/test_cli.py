@@ -244,7 +244,7 @@ def test_streams_that_are_closed_do_no_harm(closed, opened, tmp_path):
         0,
         "attempts",
         "1",
-        "-",
+        "0",
     ]
     job = launch(None, *command, before=["bash", "-c", f'exec "$@" {closed}', "-"], program=[])
     assert job.returncode == 0, job.stdout + job.stderr

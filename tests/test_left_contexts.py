@@ -58,7 +58,7 @@ def values_are_back(model):
 
 
 def updates_at_once(model):
-    assert not model.trainer.sync.passes.silent
+    assert not model.trainer.sync.silent
 
 
 def infinities_pass(model):

@@ -546,7 +546,7 @@ MISTAKES = [
     (
         "dy.parallel.DistributedTrainer(trainer, reproducible=True, compression='bf16')",
         ValueError,
-        "reproducible=True takes no compression; got 'bf16'",
+        "reproducible=True takes no compression and no accumulation",
     ),
     # names in a vocabulary
     ("dy.Vocabulary(['a'])[5]", TypeError, "Vocabulary: names must be texts; got 5."),

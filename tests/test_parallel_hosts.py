@@ -25,7 +25,6 @@ TOGETHER = (
     "second_backward_before_the_update",
     "gradients_changed_after_backward",
     "ranks_use_different_parameters",
-    "empty_batches_and_weights",
     "accumulation_and_no_sync",
     "join",
     "nan_on_one_rank",
@@ -35,6 +34,7 @@ TOGETHER = (
     "compressed_runs_continue_from_their_state",
     "choice",
     "interrupted_backward",
+    "empty_batches_and_weights",  # by shard(): updates after it must name their batches
 )
 """Properties that one job can try in turn."""
 ALONE = (

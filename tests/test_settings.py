@@ -389,7 +389,6 @@ BAD = {
     "RNG": ["numpy"],
     "SEED": ["x", "-1"],
     "SHARED_LIMIT": ["1GB"],
-    "SHARED_MODEL": ["yes"],
     "SILENCE": ["-1"],
     "THREADS": ["two", "0"],
     "TIMEOUT": ["10 s", "nan"],

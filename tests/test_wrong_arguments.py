@@ -142,7 +142,6 @@ CALLS = {
         {
             **{"directory": new("run"), "model": lambda w: w.m, "trainer": lambda w: w.trainer},
             **{"sampler": NOTHING, "keep": lambda w: 3, "every": NOTHING},
-            **{"required": FLAG, "background": FLAG},
         },
     ),
     "Checkpointer.add": (

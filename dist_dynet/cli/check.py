@@ -83,7 +83,10 @@ def parse_check(arguments: list[str]) -> tuple[Options, int]:
     count = 2 if rest[:1] == ["-m"] else 1
     program, rest = rest[:count], rest[count:]
     if len(program) < count or (program[0][:1] == "-" and count == 1):
-        raise RefusedError("there is no script to check. `dist-dynet check --help` has the usage.")
+        got = f"; got {program[0]}" if program else ""
+        raise RefusedError(
+            f"there is no script to check{got}. `dist-dynet check --help` has the usage."
+        )
     more, rest = _options(rest, names)
     parser = argparse.ArgumentParser(prog="dist-dynet check", usage=_USAGE, allow_abbrev=False)
     parser.add_argument("--steps", type=int, default=5)

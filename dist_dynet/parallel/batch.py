@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .._ffi import lib
+from ..graph import cg
 from .division import checked_weight
 from .micro_batches import Part
 from .processes import failures
@@ -126,8 +127,8 @@ class Loop:
         self.used = -1
         """Steps of the epoch whose batches updates of DistributedTrainers have used, in order; -1:
         none of its batches was used."""
-        self.has_skipped = False  # it has gone past a batch without any update
-        self._updates = 0
+        self.has_skipped = False  # it has gone past a batch without backward pass and update
+        self._updates = self._passes = 0
 
     def give(self, batch: Batch[Any]) -> None:
         """The loop yields this batch."""
@@ -138,7 +139,7 @@ class Loop:
             running.setdefault(self.thread, []).append(self)
         self.count += 1
         batch.number, self.batch = self.count, batch
-        self._updates = lib.dn_updates_made()
+        self._updates, self._passes = lib.dn_updates_made(), _passes()
 
     def go_on(self) -> bool:
         """The program asks for the next batch. Returns whether a step has ended."""
@@ -146,7 +147,8 @@ class Loop:
         batch, _empty = self.batch, None
         if batch is None or not batch.ends_step:
             return False
-        self.has_skipped |= not self.is_used() and self.used <= batch.step
+        worked = self.is_used() or _passes() != self._passes
+        self.has_skipped |= not worked and self.used <= batch.step
         self.passed = batch.step + 1
         return True
 
@@ -170,6 +172,11 @@ class Loop:
         return batch.step + 1 if batch is not None and batch.ends_step and self.is_used() else (
             self.passed
         )
+
+
+def _passes() -> int:
+    """How many backward passes this thread has begun."""
+    return int(lib.dn_thread_work(cg().number).passes)
 
 
 running: dict[int, list[Loop]] = {}
@@ -218,6 +225,8 @@ class BatchUse:
         # of the batch used last: its loop, and its number there
         self._loop: Loop | None = None
         self._count = 0
+        self.is_number = False
+        """The last update was given a number, as the next one may be."""
         loops = running.get(threading.get_ident(), [])
         if len(loops) == 1:
             self._loop, self._count = loops[0], loops[0].count - 1
@@ -284,6 +293,7 @@ class BatchUse:
 
     def done(self, use: Use) -> None:
         """Notes that an update has used it, or was refused with it."""
+        self.is_number = use.batch is None and use.total is None
         if use.batch is not None:
             self._loop, self._count = use.batch.loop, use.batch.number
             if use.batch.ends_step:

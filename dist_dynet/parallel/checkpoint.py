@@ -201,12 +201,36 @@ class Checkpointer:
     # ---- when to save ------------------------------------------------------------------
 
     def mark(self) -> None:
-        """Asks for a save at the next step, on all ranks, as SIGUSR1 does."""
+        """Asks for a save at the next step, on all ranks, as SIGUSR1 does.
+
+        >>> import tempfile
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> trainer = dy.SimpleSGDTrainer(m)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpointer = dy.parallel.Checkpointer(folder, m, trainer)
+        ...     checkpointer.mark()
+        ...     trainer.update()
+        >>> checkpointer.step
+        1
+        """
         self._marked = True
 
     def step_ends(self) -> None:
         """Saves if it is time. The sampler calls it when a step is completely done; without a
-        sampler, it ends each update."""
+        sampler, it ends each update.
+
+        >>> import tempfile
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> trainer = dy.SimpleSGDTrainer(m)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpointer = dy.parallel.Checkpointer(folder, m, trainer, every=2)
+        ...     for _ in range(3):
+        ...         trainer.update()  # calls step_ends()
+        >>> checkpointer.step
+        2
+        """
         if self._is_first_step:
             self._is_first_step = False
             report_progress("0")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from .._deferred_signals import DeferSignals
 from .agreement.message import Flag
 from .agreement.negotiation import NO_BATCH
 from .trainer import DistributedTrainer
@@ -102,7 +103,8 @@ def _is_over(trainer: DistributedTrainer) -> bool:
     sync = trainer.sync
     sync.collection.reset_gradients()
     try:
-        return sync.step(0.0, NO_BATCH, Flag.ENDED)[1]
+        with DeferSignals(may_leave=sync.may_leave):
+            return sync.step(0.0, NO_BATCH, Flag.ENDED)[1]
     except RuntimeError:
         if not sync.is_not_finite:
             raise

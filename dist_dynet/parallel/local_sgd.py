@@ -178,6 +178,15 @@ class LocalSGD(TrainerWrapper):
         Raises:
             RuntimeError: on all ranks, which are as they were: they differ in parameters, settings,
                 number of updates or batches of shard().
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> trainer = dy.parallel.LocalSGD(dy.SimpleSGDTrainer(m), every=8)
+        >>> averaged = trainer.update(1)
+        >>> before = trainer.position
+        >>> trainer.average()
+        >>> before, trainer.position
+        (1, 0)
         """
         flags = 0
         for ask in self.asks:

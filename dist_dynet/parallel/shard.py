@@ -166,9 +166,9 @@ class Shard(Generic[T]):
         steps done: 2
         """
         self._listeners.append(listener)
-        self.mark_data()
+        self._mark_data()
 
-    def mark_data(self) -> None:
+    def _mark_data(self) -> None:
         """Adds a checksum of the data to state(), so that a run that resumes with other data is
         refused."""
         if self._comm is None:  # otherwise each rank may have its own data

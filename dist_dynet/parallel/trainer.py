@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .._deferred_signals import deferring_signals
+from .._deferred_signals import DeferSignals
 from .._ffi import ffi, lib
 from .._hints import OF_TRAINERS, explain
 from .._manner import manner, warn
@@ -175,25 +175,31 @@ class DistributedTrainer(TrainerWrapper):
             TypeError: it is neither a number nor a batch of shard().
         """
         sync = self.sync
-        use = self._find(weight)
-        sync.calls += 1
-        try:
-            if sync.reproducible is not None:
-                return self._update_reproducibly(use)
-            if use.batch is not None and use.batch.part is not None:
-                raise RuntimeError(
-                    "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
-                    " reproducible=True)."
-                )
-            is_plain = self._inner.accumulation == 1 and not sync.silent
-            if not is_plain or (sync.stash.kept and sync.stash.holds(sync.hooks.members())):
-                return self._gather(use)
-            n = use.n if sync.weighted else 1.0
-            return sync.step(n, self._step(use), 0, use.problem)[0]
-        finally:
-            sync.uses.done(use)
-            if sync.wire is not None:
-                self._set_overlap()
+        with DeferSignals(may_leave=sync.may_leave):
+            use = self._find(weight)
+            sync.calls += 1
+            try:
+                return self._update(use)
+            finally:
+                sync.uses.done(use)
+                if sync.wire is not None:
+                    self._set_overlap()
+
+    def _update(self, use: Use) -> bool:
+        """What update() does once its batch is known."""
+        sync = self.sync
+        if sync.reproducible is not None:
+            return self._update_reproducibly(use)
+        if use.batch is not None and use.batch.part is not None:
+            raise RuntimeError(
+                "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
+                " reproducible=True)."
+            )
+        is_plain = self._inner.accumulation == 1 and not sync.silent
+        if not is_plain or (sync.stash.kept and sync.stash.holds(sync.hooks.members())):
+            return self._gather(use)
+        n = use.n if sync.weighted else 1.0
+        return sync.step(n, self._step(use), 0, use.problem)[0]
 
     def _find(self, weight: Batch[Any] | float | None) -> Use:
         """The batch of this update, and how much its gradients count. A batch that counts 0 though
@@ -315,10 +321,10 @@ class DistributedTrainer(TrainerWrapper):
         if thread != threading.get_ident():
             return None
         loops = running.get(thread, [])
-        if len(loops) > 1:
+        if len(loops) > 1 or self.sync.uses.is_number:
             return None
         use = self.sync.uses.find()
-        return None if use.problem or use.total is None or (use.n == 0) else use.n
+        return None if use.problem or use.n == 0 else use.n
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -376,7 +382,6 @@ class DistributedTrainer(TrainerWrapper):
         self._inner.set_accumulation(k)
         self._set_overlap()
 
-    @deferring_signals
     def update_subset(
         self,
         updated_params: Sequence[int | Parameters],
@@ -404,19 +409,20 @@ class DistributedTrainer(TrainerWrapper):
                 f" inside of Join; got {len(updated_params)} parameters and {len(updated_lookups)}"
                 " tables. Write update()."
             )
-        use, chosen = self._find(weight), sync.hooks.chosen(updated_params, updated_lookups)
-        sync.calls += 1
-        try:
-            factor, problem = self._share(use)
-            if self._world.size > 1 and not problem:
-                sync.stash.take(self.collection, factor)
-            sync.stash.put_back(chosen)
-            subset = hash_of(" ".join(p.name() for p in chosen)) | 1
-            flags = Flag.WEIGHED * (self._world.size > 1)
-            sync.step(1.0, self._step(use, 1, subset), flags, problem, chosen)
-        finally:
-            sync.uses.done(use)
-            self._set_overlap()
+        with DeferSignals(may_leave=sync.may_leave):
+            use, chosen = self._find(weight), sync.hooks.chosen(updated_params, updated_lookups)
+            sync.calls += 1
+            try:
+                factor, problem = self._share(use)
+                if self._world.size > 1 and not problem:
+                    sync.stash.take(self.collection, factor)
+                sync.stash.put_back(chosen)
+                subset = hash_of(" ".join(p.name() for p in chosen)) | 1
+                flags = Flag.WEIGHED * (self._world.size > 1)
+                sync.step(1.0, self._step(use, 1, subset), flags, problem, chosen)
+            finally:
+                sync.uses.done(use)
+                self._set_overlap()
 
     def state(self) -> dict[str, NDArray[Any]]:
         """As Trainer.state(): the same on all ranks.

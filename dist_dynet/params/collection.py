@@ -417,8 +417,11 @@ class ParameterCollection(Members, Modes, Summarised, Decays, InTextFiles):
         False
         """
         with DeferSignals():
-            for p in members_of(self):
+            members = members_of(self)
+            for p in members:
                 p.clear_gradient()
+            if self._root.on_reset is not None:
+                self._root.on_reset(handles_of(members))
 
 
 def _values_of(init: Any, dims: tuple[int, ...], is_lookup: bool) -> NDArray[Any]:

@@ -54,6 +54,8 @@ class Root:
         """C's parameters in the order in which they were made, with dims and rows."""
         self.names: dict[int, str] = {}
         """The name of each parameter, by handle."""
+        self.on_reset: Callable[[Sequence[Any]], object] | None = None
+        """Called when gradients are reset, with handles: whoever keeps some aside drops these."""
         if _random.dynet_order():
             self.follow_order()
         _roots.add(self)

@@ -50,6 +50,22 @@ for updates, batch in enumerate(parallel.shard(range(4 * size), batch_size=2 * s
     assert p.as_array() == (-1 if updates == 2 else 0)
     assert q.as_array() == -updates * (size + 1) / 2
 parallel.assert_in_sync(both)
+# what waits is reset as in one process: a pass, and the gradients of an update of the other part
+trainer, kept = parallel.DistributedTrainer(dy.SimpleSGDTrainer(both, 1)), []
+for batch in parallel.shard(range(4 * size), batch_size=size):
+    dy.renew_cg()
+    (p + q).backward()
+    if batch.step == 2:
+        trainer.set_accumulation(2)
+    if batch.step == 0:
+        trainer.update_subset([p], [])
+    else:
+        trainer.update()
+    if batch.step in (0, 2):
+        both.reset_gradients()
+    kept.append((p.as_array().item(), q.as_array().item()))
+moved = np.subtract(kept, kept[0]).tolist()
+assert moved == [[0, 0], [-1, -1], [-1, -1], [-1.5, -1.5]], moved
 parallel.assert_in_sync(m)
 if rank == 0:
     print("ok")

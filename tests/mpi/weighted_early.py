@@ -37,7 +37,7 @@ for batch in parallel.shard(data, batch_size=4, weight=len if way == "shard" els
         x = dy.inputTensor(np.ones(64) * batch[0][0])
         for W in layers:
             x = dy.tanh(W * x)
-        dy.sum_elems(x).backward()
+        dy.mean_elems(x).backward()
     trainer.update(*([tokens] if way == "number" else []))
 parallel.assert_in_sync(m)
 if parallel.is_main():

@@ -18,7 +18,8 @@ class Stash:
     """The stashed gradients of the parameters of one root, whichever trainer updates them.
 
     Meanwhile has_gradient() returns False for them: what the program does to gradients between two
-    passes concerns only the pass that it has just made.
+    passes concerns only the pass that it has just made, except for reset_gradients(), which drops
+    them, too.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,8 @@ class Stash:
         stash = _stashes.get(root.c)
         if stash is None:
             stash = _stashes[root.c] = Stash()
+            drop = weakref.WeakMethod(stash._drop)
+            root.on_reset = lambda handles: method(handles) if (method := drop()) else None
         return stash
 
     def take(self, m: ParameterCollection, factor: float) -> None:
@@ -51,6 +54,12 @@ class Stash:
         wanted = {*handles_of(params)}
         for layout, gradients in self.kept:
             layout.put_back(gradients, wanted=wanted)
+        self.kept = [(layout, gradients) for layout, gradients in self.kept if gradients]
+
+    def _drop(self, handles: Iterable[Any]) -> None:
+        """Drops the stashed gradients of these parameters."""
+        for layout, gradients in self.kept:
+            layout.drop(gradients, {*handles})
         self.kept = [(layout, gradients) for layout, gradients in self.kept if gradients]
 
 

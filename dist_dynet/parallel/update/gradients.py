@@ -88,6 +88,17 @@ class GradientLayout:
         for handle in handles:
             lib.dn_param_clear_gradient(handle)
 
+    def drop(self, gradients: Gradients, unwanted: set[Any]) -> None:
+        """Drops the gradients of these parameters, by handle."""
+        dropped = np.array([handle in unwanted for handle in self.structure.handles], np.bool_)
+        dense = len(self.structure.dense)
+        for i in np.flatnonzero(dropped[dense:]).tolist():
+            ids, rows = gradients.tables[i]
+            gradients.tables[i] = ids[:0], rows[:0]
+        for _, there in self._pairs(gradients, (gradients.filled & dropped[:dense]).tolist()):
+            there[:] = 0
+        gradients.filled &= ~dropped[:dense]
+
     def put_back(self, gradients: Gradients, factor: float = 1, wanted: Any = None) -> None:
         """Moves these, times factor, back to the collection, whose gradients they are added to.
         wanted: a set of parameters, by handle; None: all.

@@ -12,7 +12,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..._deferred_signals import DeferSignals
 from ..._ffi import ffi, lib
 from ...meter import NONE, switch
 from ...params.collection import handles_of, root_of
@@ -111,17 +110,16 @@ class Sync:
         before = switch(NONE)
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
-            with DeferSignals(self.negotiation or self.hooks.followers, self._may_leave):
-                updated, over = self._step(weight, step, flags, problem, chosen)
+            updated, over = self._step(weight, step, flags, problem, chosen)
             if updated:
                 self.hooks.conclude()
             return updated, over
         finally:
             switch(before)
 
-    def _may_leave(self) -> bool:
-        """Whether parameters are unchanged and no other rank can have gone on, since the ranks have
-        not agreed yet."""
+    def may_leave(self) -> bool:
+        """Whether a signal may end an update that waits for other ranks: parameters are unchanged,
+        and no other rank can have gone on, since the ranks have not agreed yet."""
         stage = self._follow_up.stage if self._foresees else lib.DN_FOLLOW_UP_AGREE
         return not self._sums and stage < lib.DN_FOLLOW_UP_SUM
 
