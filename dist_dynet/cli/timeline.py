@@ -10,8 +10,11 @@ from ._messages import print_message
 
 def timeline(arguments: list[str]) -> int:
     """Runs `dist-dynet timeline ARGUMENTS`; returns its exit status."""
+    if arguments == ["--help"]:
+        print("usage: dist-dynet timeline FILE, the file that --timeline has named")
+        return 0
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print_message("usage: dist-dynet timeline FILE, which --timeline had named")
+        print_message(f"timeline: takes the file that --timeline has named; got {arguments}")
         return 2
     try:
         words = spans.merge_parts(Path(arguments[0]).absolute())

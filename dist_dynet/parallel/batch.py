@@ -90,8 +90,11 @@ class Batch(list[T], Generic[T]):
         self._n = float(n)
         self.total: float | None = float(total)
         """n over all ranks; None: unknown, since the program has set n."""
-        self.epoch, self.step = description.epoch, description.step
-        self.description, self.loop, self.part = description, loop, part
+        self.epoch = description.epoch
+        self.step = description.step
+        self.description = description
+        self.loop = loop
+        self.part = part
         self.ranks = ranks
         """The ranks of the job over which shard() has divided the data."""
         self.number = 0
@@ -296,7 +299,7 @@ class BatchUse:
         self.is_number = use.batch is None and use.total is None
         if use.batch is not None:
             self._loop, self._count = use.batch.loop, use.batch.number
-            if use.batch.ends_step:
+            if use.batch.part is None or use.batch.part.is_last:
                 self._loop.used = max(self._loop.used, use.batch.step + 1)
         else:  # a number: it counts for whatever the one running loop has yielded
             loops = running.get(threading.get_ident(), [])

@@ -24,6 +24,9 @@ def default_engine() -> str:
     return choice("DIST_DYNET_EXCHANGE", ENGINES)
 
 
+default_engine()  # a wrong name is an ImportError
+
+
 Compression = Literal["bf16"]
 
 Exchange = MpiExchange | SharedExchange | HybridExchange | ReferenceExchange

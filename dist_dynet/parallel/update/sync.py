@@ -107,11 +107,27 @@ class Sync:
         """Exchanges and applies the gradients. Returns whether parameters were updated, and whether
         all ranks have run out of data."""
         self.last_step = step
+        self._foresees = self._sums = self.is_not_finite = False
         before = switch(NONE)
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
-            updated, over = self._step(weight, step, flags, problem, chosen)
+            if not problem:  # otherwise the ranks refuse it together
+                self.hooks.prepare()  # no rank of the host writes values yet
+            over, what, follow_up = False, "", None
+            if self.negotiation is not None:
+                over, what, follow_up = self._exchange(weight, step, flags, problem, chosen)
+            else:
+                over = bool(flags & Flag.ENDED)
+                if weight == 0:
+                    self.collection.reset_gradients()
+            if self.reproducible is not None:
+                self.reproducible.sum(what, self.weighted)
+            if over and not self.hooks.waits():
+                self._end_passes(False)
+                return False, over
+            updated = self._update(chosen, follow_up, over)
             if updated:
+                self.hooks.done()
                 self.hooks.conclude()
             return updated, over
         finally:
@@ -122,52 +138,6 @@ class Sync:
         and no other rank can have gone on, since the ranks have not agreed yet."""
         stage = self._follow_up.stage if self._foresees else lib.DN_FOLLOW_UP_AGREE
         return not self._sums and stage < lib.DN_FOLLOW_UP_SUM
-
-    def _step(
-        self,
-        weight: float,
-        step: Step,
-        flags: int,
-        problem: str,
-        chosen: Sequence[AnyParameter] | None,
-    ) -> tuple[bool, bool]:
-        self._foresees = self._sums = self.is_not_finite = False
-        was_gathered = self.passes > 0
-        if not problem:  # otherwise the ranks refuse it together
-            self.hooks.prepare()  # no rank of the host writes values yet
-        if self.negotiation is None:
-            over, what, follow_up = bool(flags & Flag.ENDED), "", None
-            if weight == 0:
-                self.collection.reset_gradients()
-        else:
-            over, what, follow_up = self._exchange(weight, step, flags, problem, chosen)
-        if self.reproducible is not None:
-            self.reproducible.sum(what, self.weighted)
-        if over and not self.hooks.waits():
-            self._end_passes(False)
-            return False, over
-        try:
-            if follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_DONE:
-                updated = True
-                self._is_unfinished = False
-                self.passes = self.described = 0
-            else:
-                updated = self._update(chosen, follow_up)
-        except RuntimeError:  # gradients are not finite, on all ranks
-            self.is_not_finite = not over
-            if self.reproducible is not None or self.joins:  # cannot count once in a later sum
-                self.collection.reset_gradients()
-            elif self.negotiation is not None and not self.weighted:
-                # all ranks hold the sum, and the next one would add it up
-                for p in self.hooks.members() if chosen is None else chosen:
-                    p.scale_gradient(1 / self.here.size)
-            raise
-        finally:
-            if chosen is None and was_gathered:
-                self.hooks.gathered = 0
-        if updated:
-            self.hooks.done()
-        return updated, over
 
     def _exchange(
         self,
@@ -202,23 +172,35 @@ class Sync:
             check(follow_up.error)
         return negotiated.over, negotiated.what, follow_up
 
-    def _update(self, chosen: Sequence[AnyParameter] | None, follow_up: Any) -> bool:
+    def _update(self, chosen: Sequence[AnyParameter] | None, follow_up: Any, over: bool) -> bool:
         """Updates parameters with the sums, unless the follow-up has done so. Returns whether they
         were updated.
 
         Raises:
             RuntimeError: on all ranks, gradients are not finite.
         """
-        updated = False
+        was_gathered, updated = self.passes > 0, False
         try:
-            if follow_up is not None:
+            if follow_up is not None and follow_up.stage == lib.DN_FOLLOW_UP_DONE:
+                updated = True
+            elif follow_up is not None:
                 updated = self.hooks.fail(follow_up.error, self.hooks.members())
             else:
                 switch(lib.DN_UPDATE)
                 updated = self._apply(chosen)
         except RuntimeError:  # after others, such as KeyboardInterrupt, the rank is out of step
             self._end_passes(False)
+            self.is_not_finite = not over
+            if self.reproducible is not None or self.joins:  # cannot count once in a later sum
+                self.collection.reset_gradients()
+            elif self.negotiation is not None and not self.weighted:
+                # all ranks hold the sum, and the next one would add it up
+                for p in self.hooks.members() if chosen is None else chosen:
+                    p.scale_gradient(1 / self.here.size)
             raise
+        finally:
+            if chosen is None and was_gathered:
+                self.hooks.gathered = 0
         self._end_passes(updated)
         return updated
 
