@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .._ffi import lib
+from ..trainers import Trainer
+from ..trainers.hooks import Hooks
 from .division import checked_weight
 from .micro_batches import Part
 from .processes import failures
@@ -115,6 +117,11 @@ class Batch(list[T], Generic[T]):
         return list, (list(self),)
 
 
+def _updates_made() -> int:
+    """Calls of update() of all trainers, those among them that only gather gradients."""
+    return int(lib.dn_updates_made()) + Hooks.passes(Trainer)
+
+
 class Loop:
     """One loop over a shard, from its first batch to its end."""
 
@@ -138,7 +145,7 @@ class Loop:
             running.setdefault(self.thread, []).append(self)
         self.count += 1
         batch.number, self.batch = self.count, batch
-        self._updates = lib.dn_updates_made()
+        self._updates = _updates_made()
 
     def go_on(self) -> bool:
         """The program asks for the next batch. Returns whether a step has ended."""
@@ -160,7 +167,7 @@ class Loop:
 
     def is_used(self) -> bool:
         """Whether there was an update since the batch was yielded."""
-        return bool(lib.dn_updates_made() != self._updates)
+        return _updates_made() != self._updates
 
     def steps_done(self) -> int:
         """Steps of the epoch whose batches were used by updates, as far as is known."""
