@@ -173,7 +173,7 @@ trainer.learning_rate = 0.1 + (rank == 1)
 with raises(
     RuntimeError, match=r"learning rate (0.1|1.1) here, learning rate (0.1|1.1) on rank [01]"
 ):
-    trainer.update()
+    trainer.update(1)
 trainer.learning_rate = 0.1
 for _ in parallel.shard(words[rank:], batch_size=8):
     with raises(RuntimeError, match=r"must agree; data of \d+ examples with .* here"):
@@ -194,9 +194,9 @@ dy.renew_cg()
 (dy.sum_elems(a + b + c) * (rank + 1)).backward()
 for each in trainers:
     each.set_clip_threshold(0)
-trainers[0].update()
+trainers[0].update(1)
 assert b.grad_as_array().tolist() == [rank + 1] * 3 and not a.grad_as_array().any()
-trainers[1].update()
+trainers[1].update(1)
 mean = (size + 1) / 2
 assert all(np.allclose(p.as_array(), -mean) for p in (a, b, c))
 threading.Thread(target=sys.exit).start()  # leaving a thread is no failure

@@ -171,8 +171,10 @@ class Report:
             self._name_the_slowest(now["nanoseconds"] - self._first["nanoseconds"])
 
     def end(self) -> None:
-        """Writes a last line if there were updates since the last one."""
+        """Writes a last line if there were updates since the last one. Names no slow ranks: few
+        updates say little of them."""
         if self._last is not None and self._readings()[1] > self._last[1]:
+            self._named = True
             self.write()
 
     def _line(self, now: NDArray[Any], before: NDArray[Any], updates: int) -> dict[str, Any]:
