@@ -179,27 +179,18 @@ class DistributedTrainer(TrainerWrapper):
             use = self._find(weight)
             sync.calls += 1
             try:
-                return self._update(use)
+                batch = use.batch
+                is_plain = self._inner.accumulation == 1 and not sync.silent
+                if sync.reproducible is not None or (batch is not None and batch.part is not None):
+                    return self._update_reproducibly(use)
+                if not is_plain or (sync.stash.kept and sync.stash.holds(sync.hooks.members())):
+                    return self._gather(use)
+                n = use.n if sync.weighted else 1.0
+                return sync.step(n, self._step(use), 0, use.problem)[0]
             finally:
                 sync.uses.done(use)
                 if sync.wire is not None:
                     self._set_overlap()
-
-    def _update(self, use: Use) -> bool:
-        """What update() does once its batch is known."""
-        sync = self.sync
-        if sync.reproducible is not None:
-            return self._update_reproducibly(use)
-        if use.batch is not None and use.batch.part is not None:
-            raise RuntimeError(
-                "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
-                " reproducible=True)."
-            )
-        is_plain = self._inner.accumulation == 1 and not sync.silent
-        if not is_plain or (sync.stash.kept and sync.stash.holds(sync.hooks.members())):
-            return self._gather(use)
-        n = use.n if sync.weighted else 1.0
-        return sync.step(n, self._step(use), 0, use.problem)[0]
 
     def _find(self, weight: Batch[Any] | float | None) -> Use:
         """The batch of this update, and how much its gradients count. A batch that counts 0 though
@@ -287,7 +278,11 @@ class DistributedTrainer(TrainerWrapper):
     def _update_reproducibly(self, use: Use) -> bool:
         """One micro-batch of a step."""
         kept = self.sync.reproducible
-        assert kept is not None
+        if kept is None:
+            raise RuntimeError(
+                "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
+                " reproducible=True)."
+            )
         if use.problem:
             raise RuntimeError(use.problem)
         part = use.batch.part if use.batch is not None else None

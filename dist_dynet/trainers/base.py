@@ -66,8 +66,6 @@ class Trainer(WithFollowers, WithStats):
     _rule: ClassVar[int] = -1
     _moments: ClassVar[tuple[str, ...]] = ()
     """Names of the moments, for state(): one for each that the rule keeps in C."""
-    _passes: ClassVar[int] = 0
-    """Calls of update(), of all trainers, that have only gathered gradients."""
     _on_new: ClassVar[list[Callable[[Trainer], object]]] = []
     """Called with each new trainer."""
 
@@ -257,7 +255,6 @@ class Trainer(WithFollowers, WithStats):
                 self._fail(code, self._members())
         elif self._gathered + 1 < self._accumulation:
             self._gathered += 1
-            Trainer._passes += 1
         else:
             self._apply()
 

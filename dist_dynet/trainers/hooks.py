@@ -137,11 +137,6 @@ class Hooks:
         """Calls `callback` with each trainer that is made from now on."""
         trainers._on_new.append(callback)
 
-    @staticmethod
-    def passes(trainers: type[Trainer]) -> int:
-        """How many calls of update() of all trainers have only gathered gradients so far."""
-        return trainers._passes
-
     def take_logged(self) -> dict[str, float]:
         """The means of the values given to log() since the last call."""
         logged = {name: sum_ / n for name, (sum_, n) in self._trainer._logged.items()}

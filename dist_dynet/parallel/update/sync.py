@@ -163,7 +163,33 @@ class Sync:
             follow_up.stage, follow_up.error = lib.DN_FOLLOW_UP_AGREE, 0
         else:
             follow_up = None
-        negotiated = self._negotiate(weight, step, flags, problem, follow_up)
+        assert self.negotiation is not None
+        if self._is_unfinished:
+            raise RuntimeError(
+                f"{self.here.name} update: one before it was interrupted, so that this rank is out"
+                " of step with the others. Start the job again from a checkpoint."
+            )
+        wire = self.wire
+        if wire is not None:
+            self.here.refuse_collective()  # flush() must send nothing then
+        self._is_unfinished = True
+        if self.joins:
+            flags |= Flag.JOIN
+        if wire is not None:
+            flags |= wire.flush(weight if self.weighted else float(weight > 0))
+        try:
+            negotiated = self.negotiation.reach(
+                weight, Settings.of(self._trainer), step, flags, problem, follow_up
+            )
+        except RuntimeError:  # on all ranks
+            if wire is not None:
+                wire.drop("gradient exchange that was given up")
+            self._is_unfinished = False
+            raise
+        if isinstance(negotiated, Negotiated) and flags & Flag.ENDED and not negotiated.over:
+            # takes the settings of the ranks that still have data
+            negotiated.settings.set_on(self._trainer)
+            self.hooks.prepare()
         stage = lib.DN_FOLLOW_UP_AGREE if follow_up is None else follow_up.stage
         if stage == lib.DN_FOLLOW_UP_AGREE:
             self._sum(negotiated)
@@ -231,37 +257,3 @@ class Sync:
         switch(lib.DN_EXCHANGE)
         if self.reproducible is None and self.exchange is not None:
             self.exchange.sum(negotiated)
-
-    def _negotiate(
-        self, weight: float, step: Step, flags: int, problem: str, follow_up: Any
-    ) -> Negotiated | AsPlanned:
-        """What all ranks know before gradients move. With a follow-up, C may already have made the
-        rest of the update."""
-        assert self.negotiation is not None
-        if self._is_unfinished:
-            raise RuntimeError(
-                f"{self.here.name} update: one before it was interrupted, so that this rank is out"
-                " of step with the others. Start the job again from a checkpoint."
-            )
-        wire = self.wire
-        if wire is not None:
-            self.here.refuse_collective()  # flush() must send nothing then
-        self._is_unfinished = True
-        if self.joins:
-            flags |= Flag.JOIN
-        if wire is not None:
-            flags |= wire.flush(weight if self.weighted else float(weight > 0))
-        try:
-            negotiated = self.negotiation.reach(
-                weight, Settings.of(self._trainer), step, flags, problem, follow_up
-            )
-        except RuntimeError:  # on all ranks
-            if wire is not None:
-                wire.drop("gradient exchange that was given up")
-            self._is_unfinished = False
-            raise
-        if isinstance(negotiated, Negotiated) and flags & Flag.ENDED and not negotiated.over:
-            # takes the settings of the ranks that still have data
-            negotiated.settings.set_on(self._trainer)
-            self.hooks.prepare()
-        return negotiated
