@@ -111,7 +111,9 @@ class Sync:
         before = switch(NONE)
         try:
             switch(lib.DN_UPDATE if self.negotiation is None else lib.DN_AGREEMENT)
-            with DeferSignals(self.negotiation or self.hooks.followers, self._may_leave):
+            # also of one process: the update and the end of its passes
+            together = self.negotiation or self.hooks.followers or self._trainer.accumulation > 1
+            with DeferSignals(together, self._may_leave):
                 updated, over = self._step(weight, step, flags, problem, chosen)
             if updated:
                 self.hooks.conclude()
