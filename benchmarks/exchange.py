@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 MATRICES = 50
-ENGINES = ("shared", "mpi")
+ENGINES = ("auto", "mpi")
 TURN, WARM = 20, 3
 
 
@@ -29,15 +29,17 @@ def work(megabytes: float, rounds: int) -> None:
     from dist_dynet import parallel
     from dist_dynet._ffi import DTYPE
     from dist_dynet.parallel.agreement.negotiation import Step
+    from dist_dynet.parallel.processes import session
     from dist_dynet.trainers.state import Settings
 
-    here = parallel.trainer.world()
+    here = session.world()
     columns = round(megabytes * 1e6 / DTYPE.itemsize / MATRICES / 128)
     exchanges = {}
     for engine in ENGINES:
         model = dy.ParameterCollection()
         matrices = [model.add_parameters((128, columns)) for _ in range(MATRICES)]
-        trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), exchange=engine)
+        os.environ["DIST_DYNET_EXCHANGE"] = engine
+        trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model))
         for p in matrices:
             p._set_flat_gradient(np.full(128 * columns, here.rank, DTYPE))
         agreed = trainer.sync.negotiation.reach(1.0, Settings.of(trainer.inner), Step())

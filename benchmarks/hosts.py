@@ -19,6 +19,7 @@ line per task and way, ms of the slowest rank, median over the steps and, in bra
 """
 
 import argparse
+import os
 import socket
 import sys
 import time
@@ -92,15 +93,16 @@ def rnnlm(dy, m):
 class Way:
     """One way of training: a model and a trainer of its own."""
 
-    def __init__(self, dy, task, **options):
+    def __init__(self, dy, task, exchange=None, overlap=True, **options):
         self.dy, self.m = dy, dy.ParameterCollection()
         self.loss_of, self.data, self.words = task(dy, self.m)
         trainer = dy.AdamTrainer(self.m)
-        self.trainer = (
-            dy.parallel.DistributedTrainer(trainer, average="sum", **options)
-            if options
-            else trainer
-        )
+        if exchange is not None:
+            os.environ["DIST_DYNET_EXCHANGE"] = exchange
+            trainer = dy.parallel.DistributedTrainer(trainer, average="sum", **options)
+            if trainer.sync.wire is not None:  # there are several hosts
+                trainer.sync.wire.overlap.is_possible = overlap
+        self.trainer = trainer
         self.times, self.after = [], []
 
     def step(self, sentences):
@@ -124,13 +126,13 @@ def work(task, options):
     rank, size = parallel.rank(), parallel.world_size()
     ways = {
         "compute": Way(dy, task),
-        "late": Way(dy, task, overlap=False),
-        "early": Way(dy, task, overlap=True),
+        "late": Way(dy, task, "auto", overlap=False),
+        "early": Way(dy, task, "auto"),
     }
     if options.mpi:
-        ways["mpi"] = Way(dy, task, exchange="mpi")
+        ways["mpi"] = Way(dy, task, "mpi")
     if options.compression:
-        ways[options.compression] = Way(dy, task, overlap=True, compression=options.compression)
+        ways[options.compression] = Way(dy, task, "auto", compression=options.compression)
     first = next(iter(ways.values()))
     order = np.random.default_rng(5).permutation(len(first.data)).tolist()
     batches = [
@@ -177,7 +179,7 @@ def main():
         "--tasks", nargs="+", default=["tagger", "rnnlm"], choices=["tagger", "rnnlm"]
     )
     parser.add_argument("--compression", choices=["bf16"])
-    parser.add_argument("--mpi", action="store_true", help="also exchange='mpi'")
+    parser.add_argument("--mpi", action="store_true", help="also DIST_DYNET_EXCHANGE=mpi")
     options = parser.parse_args()
     from dist_dynet import parallel
 

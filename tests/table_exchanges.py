@@ -1,5 +1,5 @@
-"""The table of exchanges: for each name that DIST_DYNET_EXCHANGE takes, layouts of ranks on hosts in which
-it is tried.
+"""The table of exchanges: for each name that DIST_DYNET_EXCHANGE takes, layouts of ranks on hosts
+in which it is tried.
 
 A layout has a letter for each rank, the same for ranks of one host: "aab" are two hosts. A new
 engine gets a row here; from it come the tests of test_exchanges.py, which compare its sums with

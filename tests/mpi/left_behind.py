@@ -34,7 +34,7 @@ def losses_of(batch):
 def train(trainer, batches):
     for batch in batches:
         losses_of(batch).backward()
-        trainer.update()
+        trainer.update(batch if isinstance(batch, parallel.Batch) else len(batch))
 
 
 def trained(**options):
@@ -60,7 +60,7 @@ def a_model_of_its_own():
     trainer = parallel.DistributedTrainer(dy.AdamTrainer(own))
     dy.renew_cg()
     dy.squared_norm(x).backward()
-    trainer.update()
+    trainer.update(1)
 
 
 def functions():

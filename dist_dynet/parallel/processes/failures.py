@@ -47,6 +47,9 @@ _exit = os._exit
 _FINISHING = 60.0
 _TICK, _ANSWER = 0.25, 2.0
 """Seconds between two looks of a watchdog, and until a question must be answered."""
+_PROBES = 16
+"""Probes without a message before there is none: a rank that computes moves messages here alone,
+each probe a little."""
 
 _PERIOD = max(2 * _ANSWER, SILENCE / 2)
 """Seconds between two questions of one rank. With N ranks that wait for all others they cost
@@ -309,9 +312,13 @@ class Watchdog(threading.Thread):
             self._sent.append(self._comm.issend(message, rank))
 
     def _receive(self) -> None:
-        status = self._world.mpi.Status()
-        while message := self._comm.improbe(status=status):  # two threads may receive
-            source = status.Get_source()
+        status, without = self._world.mpi.Status(), 0
+        while without < _PROBES:
+            message = self._comm.improbe(status=status)  # two threads may receive
+            if message is None:
+                without += 1
+                continue
+            without, source = 0, status.Get_source()
             rank, answer = message.recv()
             if answer is not None:
                 self._answers[rank] = answer, time.monotonic()
