@@ -19,8 +19,6 @@ from ._integers import number_argument
 from ._state import check_state, count_in, number_in
 from .io import save
 from .io.objects import collection_of
-from .parallel.processes.own_models import advice
-from .parallel.processes.session import world
 from .params.collection import ParameterCollection, members_of
 from .params.parameters import AnyParameter
 from .params.root import Assignment, unchanged
@@ -136,7 +134,6 @@ class Best:
                     f"training.Best: the score must be the same on all ranks; got {mine:.60} here,"
                     f" {other:.60} on rank {rank}. Score all examples by parallel.evaluate(), or"
                     " add the ranks' numbers up by parallel.all_reduce()."
-                    f"{advice(world(self._comm))}"
                 )
         return score
 

@@ -10,7 +10,6 @@ import pytest
 import dist_dynet as dy
 from dist_dynet.parallel.batches.division import assign, bucketed, divide, total_of
 from dist_dynet.parallel.data import sampling
-from dist_dynet.parallel.update import own_gradients
 
 RNG = np.random.default_rng(5)
 
@@ -23,7 +22,6 @@ def as_rank(monkeypatch):
         here = SimpleNamespace(rank=rank, size=ranks, members=range(ranks))
         monkeypatch.setattr(sampling, "world", lambda comm: here)
         # it would watch this process to its end
-        monkeypatch.setattr(own_gradients, "watch_unwatched", lambda here: None)
 
     return become
 

@@ -56,20 +56,6 @@ def test_ranks_that_train_each_by_itself_are_warned_of(ranks):
     assert mpirun(ranks, "plain_trainers.py")[:2] == (0, "ok\n")
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_what_is_computed_from_gradients_of_one_rank_is_warned_of(ranks):
-    assert mpirun(ranks, "own_gradients.py")[:2] == (0, "ok\n")
-
-
-def test_parameters_that_a_rank_makes_for_its_examples_are_warned_of():
-    assert mpirun(2, "numbered.py")[:2] == (0, "ok\n")
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_a_step_that_one_rank_leaves_out_is_warned_of(ranks):
-    assert mpirun(ranks, "left_out.py")[:2] == (0, "ok\n")
-
-
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize(
     "kind", ["zip", "max", "stack", "index", "function", "generator", "wordless"]
@@ -85,7 +71,3 @@ def test_what_fails_on_a_rank_without_examples_says_what_to_write(kind, ranks):
 def test_what_fails_for_another_reason_says_nothing_of_examples(kind):
     status, output, _ = mpirun(2, "empty.py", kind)
     assert status in (1, 130) and "has no examples" not in output, output
-
-
-def test_scores_of_a_model_that_ranks_have_not_in_common_are_warned_of():
-    assert mpirun(4, "own_models.py")[:2] == (0, "ok\n")

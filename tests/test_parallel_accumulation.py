@@ -34,39 +34,6 @@ def test_weights_of_all_passes_count():
     assert w.as_array().tolist() == [-0.5]
 
 
-def test_a_gradient_that_was_read_without_earlier_passes_is_not_set_anew():
-    model = dy.ParameterCollection()
-    w, table = model.add_parameters(1, init=2), model.add_lookup_parameters((2, 1), init=2)
-    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, 1), accumulate=5)
-
-    def one_pass(*of):
-        dy.renew_cg()
-        dy.esum([p[0] if p is table else p + 0 for p in of]).backward()
-
-    for p, other in ((w, table), (table, w)):
-        one_pass(p)
-        trainer.update(1)  # its gradients are kept apart, since it has a weight
-        one_pass(p, other)
-        other.set_gradient(other.grad_as_array())  # of which there is nothing in earlier passes
-        before = p.grad_as_array()
-        with pytest.raises(
-            RuntimeError, match="set_gradient: it replaces the gradients of earlier"
-        ):
-            p.set_gradient(before / 2)
-        assert (p.grad_as_array() == before).all()
-        model.reset_gradients()
-        p.set_gradient(before)  # there is nothing beside it
-        trainer.update(1)
-        p.set_gradient(before)  # what is set was not read since the last pass
-        model.reset_gradients()
-    trainer.set_accumulation(1)
-    one_pass(w, table)
-    trainer.update_subset([0], [], 1)
-    table.grad_as_array()
-    with pytest.raises(RuntimeError, match="were not part of what was read"):
-        table.set_gradient([[0], [0]])
-
-
 def test_gradients_that_wait_are_scaled_however_often_others_were():
     m = dy.ParameterCollection()
     w = m.add_parameters(1, init=0)

@@ -11,7 +11,7 @@ from .._manner import class_name, no_collection
 from ..expression import Expression
 from ..ops import affine_transform, matmul
 from ..ops._nodes import not_expression
-from ..params.collection import ParameterCollection, named_by_its_class
+from ..params.collection import ParameterCollection
 from ..params.dims import size
 from ..params.modes import switch
 from ..params.parameters import AnyParameter, Parameters
@@ -77,7 +77,6 @@ class Owner:
                 f" {no_collection(model)}"
             )
         self._collection = model.add_subcollection(name, precision)
-        named_by_its_class(self._collection)
 
     def _affine(
         self, W: _Weight, b: _Weight | None, x: Expression, rows: int, name: str = "x"

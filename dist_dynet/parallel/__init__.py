@@ -38,7 +38,7 @@ from .data.evaluation import evaluate
 from .data.sampling import Shard, shard
 from .join import Join
 from .local_sgd import LocalSGD
-from .processes import failures, own_models, session, timeline, trial
+from .processes import failures, session, timeline, trial
 from .processes.forks import forks
 from .trainer import DistributedTrainer
 from .update import metrics
@@ -109,6 +109,5 @@ failures.install()
 forks.begin()
 session.warn_of_separate_ranks()
 trial.install()
-own_models.install()
 metrics.follow_all_trainers()
 timeline.record_from_first_trainer()

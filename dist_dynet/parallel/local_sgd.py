@@ -41,9 +41,7 @@ from .averaging import (
 from .batches.batches import Batch, update_called
 from .exchange.engines import Compression, Engine
 from .join import Join
-from .processes import own_models
 from .trainer import DistributedTrainer
-from .update import own_gradients
 from .update.metrics import show_in_place
 from .update.sync import Sync
 from .wrapper import TrainerWrapper
@@ -198,7 +196,6 @@ class LocalSGD(TrainerWrapper):
         if self._outer.sync.negotiation is not None:  # compare() knows what the program has written
             self._outer.sync.negotiation.trust_values()
         self._outer.sync.trains_apart = True
-        own_gradients.leave(self._rule)
         self._position, self._n, self._calls, self._doubt = 0, 0.0, 0, ""
         self._batches, self._anchor = Batches(), Anchor(m)
         here = self._outer.sync.here
@@ -212,7 +209,6 @@ class LocalSGD(TrainerWrapper):
             self._anchor.remember()
             Hooks(self._rule).follow(self._after)
             show_in_place(self._rule, trainer)
-            own_models.follow(self)
 
     @property
     def outer(self) -> DistributedTrainer:

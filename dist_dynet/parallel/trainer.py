@@ -36,9 +36,9 @@ from .exchange.engines import (
 )
 from .exchange.hybrid import HybridExchange
 from .exchange.shared_model import DEFAULT, SharedModel, is_of_others
-from .processes import environment, own_models, saving, session, trial
+from .processes import environment, saving, session, trial
 from .processes.world import hash_of
-from .update import metrics, own_gradients
+from .update import metrics
 from .update.accumulation import Pass, has_weightless, refuse_micro_batch, share
 from .update.passes import find_pass
 from .update.reproducible import ReproducibleSum
@@ -186,8 +186,6 @@ class DistributedTrainer(TrainerWrapper):
                     here, comm, host, trainer, bool(shared_model), self.sync.negotiation
                 )
             metrics.follow_negotiated(trainer, here, self.sync.negotiation)
-        own_gradients.watch(here, trainer, self.sync.negotiation, self.sync.passes.stash)
-        own_models.follow(self)
         if watching is not None:
             watching.watch(trainer, self.sync, average, checks)
 
@@ -219,7 +217,7 @@ class DistributedTrainer(TrainerWrapper):
         passes = sync.passes
         if this.batch is not None and sync.reproducible is None:
             refuse_micro_batch(this.batch)
-        sync.begin(this)
+        sync.calls += 1
         waits = passes.silent or sync.joins or passes.begun or passes.stash.kept
         try:
             if sync.reproducible is not None:
@@ -417,7 +415,7 @@ class DistributedTrainer(TrainerWrapper):
                 " tables. Write update()."
             )
         this, chosen = self._find_pass(weight), sync.hooks.chosen(updated_params, updated_lookups)
-        sync.begin(this)
+        sync.calls += 1
         passes.begun = True
         subset = hash_of(" ".join(p.name() for p in chosen)) | 1
         with passes.watched(False):

@@ -111,7 +111,6 @@ class _ParameterBase(Expression):
         >>> W.storage().tolist(), W.as_array().tolist()
         ([9.0, 3.0, 2.0, 4.0], [[9.0, 2.0], [3.0, 4.0]])
         """
-        self._root.writes(False)
         self._root.detach()
         return self._root.lend(self._root.values(self._c))
 
@@ -126,7 +125,6 @@ class _ParameterBase(Expression):
         >>> (2 * w).value()
         [6.0, 8.0]
         """
-        self._root.writes(True)
         self._root.changed([self._c])
 
     def _values(self, first: int = 0, n: int | None = None) -> NDArray[Any]:
@@ -142,7 +140,6 @@ class _ParameterBase(Expression):
 
     def _change(self, change: Callable[..., int], *given: Any) -> None:
         """Changes values atomically, by a call of C."""
-        self._root.writes(True)
         refuse(change(self._c, *given))
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
@@ -197,7 +194,6 @@ class _ParameterBase(Expression):
         >>> w.grad_as_array().tolist()
         [3.0, 4.0]
         """
-        self._root.own_gradients.read(self._c)
         return self._arrange(self._flat_gradient())
 
     def gradient(self) -> NDArray[np.float64]:
@@ -210,7 +206,6 @@ class _ParameterBase(Expression):
         >>> w.gradient().tolist()
         [3.0, 4.0]
         """
-        self._root.own_gradients.read(self._c)
         return super().gradient()
 
     def set_gradient(self, gradient: ArrayLike) -> None:
@@ -228,7 +223,6 @@ class _ParameterBase(Expression):
         >>> w.as_array().tolist()
         [-0.5, 1.0]
         """
-        self._root.own_gradients.changed("set_gradient", self._c)
         array = numbers(gradient, "set_gradient")
         if array.shape != self.shape():
             raise ValueError(
@@ -278,7 +272,6 @@ class _ParameterBase(Expression):
         [0.5, 1.0]
         """
         factor = real(s, "scale_gradient")
-        self._root.own_gradients.changed("scale_gradient", self._c)
         lib.dn_param_scale_gradient(self._c, factor)
 
     def clear_gradient(self) -> None:

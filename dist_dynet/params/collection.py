@@ -465,30 +465,3 @@ def has_gradients(m: ParameterCollection) -> bool:
 def handles_of(parameters: Iterable[AnyParameter]) -> list[Any]:
     """The dn_param * of each."""
     return [p._c for p in parameters]
-
-
-def named_by_its_class(m: ParameterCollection) -> None:
-    """Notes that a collection belongs to a builder or block, and is named alike in all objects of
-    its class."""
-    if m._name in m._root.made_within:
-        m._root.made_within[m._name] = True
-
-
-def first_numbered(
-    parameters: Iterable[AnyParameter], known: Iterable[AnyParameter]
-) -> AnyParameter | None:
-    """The first of these, beside the known ones, that was made while loops over shard() were
-    running and that only a number tells from others: the program did not name the outermost object
-    made for it, which is a collection or the parameter itself."""
-    old = {path for p in known for path in _paths(p.name())}
-    for p in parameters:
-        made = p._root.made_within
-        new = (path for path in _paths(p.name()) if path in made and path not in old)
-        if made.get(next(new, ""), False):
-            return p
-    return None
-
-
-def _paths(name: str) -> list[str]:
-    """The names of the collections that a parameter is in, outermost first, and its own name."""
-    return [name[:k] for k in range(2, len(name)) if name[k - 1] == "/"] + [name]

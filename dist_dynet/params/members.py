@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .parameters import AnyParameter, LookupParameters, Parameters
-from .root import Root, loops_at_work
+from .root import Root
 from .undo import all_or_nothing, if_it_fails
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ class Members:
         full_name = self._name + (f"{name}_{n}" if is_number else name) + end
         if_it_fails(lambda: self._free_name(name, n, counts, full_name))
         counts[name] = n + 1
-        if loops_at_work:
-            self._root.made_within[full_name] = is_number
         return full_name
 
     def _free_name(self, name: str, n: int, counts: dict[str, int], full_name: str) -> None:
@@ -43,7 +41,6 @@ class Members:
             counts[name] = n
             if not n:
                 del counts[name]
-            self._root.made_within.pop(full_name, None)
 
     def _lineage(self) -> Iterator[Self]:
         at: Self | None = self

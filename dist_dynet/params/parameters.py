@@ -17,7 +17,7 @@ from ..expression import Expression
 from .access import parameter_node, set_row, stored
 from .base import _ParameterBase
 from .precision import check_precision, name_of_precision
-from .root import Root, on_write
+from .root import Root
 
 if TYPE_CHECKING:
     from ..ops._input_nodes import _lookupBatchExpression, _lookupExpression
@@ -230,8 +230,6 @@ class LookupParameters(_ParameterBase):
         >>> E.as_array().tolist()
         [[0.0, 0.0], [5.0, 6.0], [0.0, 0.0]]
         """
-        if on_write:
-            self._root.writes(True)
         set_row(self, i, listed_if_few(row) if type(row) is np.ndarray else row)
 
     def init_from_array(self, arr: ArrayLike) -> None:
@@ -328,7 +326,6 @@ class LookupParameters(_ParameterBase):
         >>> E.rows_grad_as_array([3, 0]).tolist()
         [[3.0, 4.0], [0.0, 0.0]]
         """
-        self._root.own_gradients.read(self._c)
         return self._copied(lib.dn_lookup_copy_gradients, self._range("rows_grad_as_array", rows))
 
     def touched_rows(self) -> NDArray[np.int32]:
@@ -357,7 +354,6 @@ class LookupParameters(_ParameterBase):
 
     def _touched(self) -> tuple[NDArray[np.int32], NDArray[Any]]:
         """touched_rows() and touched_gradients() at the same moment."""
-        self._root.own_gradients.read(self._c)
         capacity = -1
         while True:
             rows = np.empty(max(capacity, 0), np.int32)

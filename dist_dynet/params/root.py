@@ -11,7 +11,7 @@ program's own objects with parameters) still refer to the same parameters afterw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -42,42 +42,6 @@ class Assignment(NamedTuple):
     """None: cleared. A frozen parameter has none."""
 
 
-class Watch:
-    """Receives what a program does with gradients; this base class ignores it."""
-
-    def read(self, parameter: Any) -> None:
-        """The gradient of this dn_param * was read."""
-
-    def changed(self, what: str, parameter: Any) -> None:
-        """A method of this name changes the gradient of this dn_param *."""
-
-    def written(self) -> None:
-        """Values are written."""
-
-
-class _Nobody(Watch):
-    """What stands where no trainer averages gradients over ranks."""
-
-    told: Watch = Watch()
-    """Who is told of all roots of this kind."""
-
-    def read(self, parameter: Any) -> None:
-        self.told.read(parameter)
-
-    def written(self) -> None:
-        self.told.written()
-
-
-nobody = _Nobody()
-
-on_write: list[Callable[[Root, bool], object]] = []
-"""Called with a root before values are written into it, and whether that is one parameter, which a
-method of it writes."""
-
-loops_at_work: list[Any] = []
-"""Loops over shard() whose batch the program works on; see parallel/batches/batches.py."""
-
-
 class Root:
     """The owner of all parameters of a tree of collections."""
 
@@ -88,14 +52,9 @@ class Root:
         self.c = ffi.gc(root, lib.dn_store_free)
         self.made: list[tuple[Any, tuple[int, ...], int]] = []
         """C's parameters in the order in which they were made, with dims and rows."""
-        self.made_within: dict[str, bool] = {}
-        """Names of parameters and collections that were made while loops were running. True: only a
-        number tells it from others, the program has not named it."""
         self._lent: set[AnyReference[NDArray[Any]]] = set()
         self.names: dict[int, str] = {}
         """The name of each parameter, by handle."""
-        self.own_gradients: Watch = nobody
-        """Is notified of what the program does with gradients, if ranks average them."""
         if _random.dynet_order():
             self.follow_order()
         _roots.add(self)
@@ -180,8 +139,6 @@ class Root:
         """
         kept: list[NDArray[Any]] = []
         assignments = list(assignments)
-        if any(a.values is not None for a in assignments):
-            self.writes(False)
 
         def stored(array: NDArray[Any] | None) -> Any:
             if array is None:
@@ -205,11 +162,6 @@ class Root:
         ]
         to_copy = ffi.new(_COPIED, memory) if memory else NULL
         refuse(lib.dn_store_write(self.c, len(given), given, len(memory), to_copy))
-
-    def writes(self, is_one: bool) -> None:
-        """Called before values are written, of one parameter by a method of it or of several."""
-        for callback in on_write:
-            callback(self, is_one)
 
     def changed(self, params: Sequence[Any]) -> None:
         """Call this after values of these parameters of C were written from outside."""

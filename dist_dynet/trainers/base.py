@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .state import Settings
 
 _NO_CONSTANTS = (0.0,) * 4
-_observers: list[Callable[[Trainer], object]] = []
 
 
 class Trainer(WithFollowers, WithStats):
@@ -69,8 +68,6 @@ class Trainer(WithFollowers, WithStats):
     """Names of the moments, for state(): one for each that the rule keeps in C."""
     _on_new: ClassVar[list[Callable[[Trainer], object]]] = []
     """Called with each new trainer."""
-    _on_update: ClassVar[list[Callable[[Trainer], object]]] = _observers
-    """Called with each trainer when its update() is called, which those of several ranks do not."""
 
     def __init_subclass__(cls) -> None:
         """Notes whether the class takes part in updates. Refuses a class whose state() would miss a
@@ -252,8 +249,6 @@ class Trainer(WithFollowers, WithStats):
         >>> w.as_array().tolist(), w.has_gradient()
         ([0.5], False)
         """
-        for observer in _observers:
-            observer(self)
         if self._is_plain and self._collection._weight_decay == self._decay:  # nearly always
             code = update_all(self._c, self._address)
             if code < 0:
@@ -367,8 +362,6 @@ class Trainer(WithFollowers, WithStats):
         >>> v.as_array().tolist(), w.as_array().tolist(), v.has_gradient()
         ([0.0], [-1.0], True)
         """
-        for observer in _observers:
-            observer(self)
         self._apply(self._chosen(updated_params, updated_lookups))
 
     def _chosen(

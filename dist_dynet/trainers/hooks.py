@@ -137,12 +137,6 @@ class Hooks:
         """Calls `callback` with each trainer that is made from now on."""
         trainers._on_new.append(callback)
 
-    @staticmethod
-    def on_update(trainers: type[Trainer], callback: Callable[[Trainer], object]) -> None:
-        """Calls `callback` with each trainer whose update() or update_subset() is called from now
-        on. DistributedTrainer calls neither of its wrapped trainer."""
-        trainers._on_update.append(callback)
-
     def take_logged(self) -> dict[str, float]:
         """The means of the values given to log() since the last call."""
         logged = {name: sum_ / n for name, (sum_, n) in self._trainer._logged.items()}

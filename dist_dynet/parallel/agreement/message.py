@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..._ffi import NULL, ffi, lib
 from .structure import Structure
@@ -29,15 +28,11 @@ class Flag:
     OTHER = 1024  # it holds other parameters than those that the ranks have agreed on
     ASKS = 4096  # it waits for the weights of a pass
     MAY_DIFFER = 8192  # what its gradients belong to is not compared
-    OWN = 16384  # it computes something from its own gradients instead of the average
     CHANGED = 32768  # it has changed gradients of earlier passes
-    # it has made no backward pass of its examples in some pass since the last exchange; the upper
-    # 32 bits say in which passes
-    LEAVES_OUT = 65536
     # it alone has changed values, or a trainer's moments; set by C
     WRITTEN = lib.DN_RANK_WRITTEN
 
-    UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN | CHANGED | LEAVES_OUT
+    UNPLANNED = ENDED | UNKNOWN | OTHER | WRITTEN | CHANGED
     """With one of these flags on any rank, all ranks read all messages."""
 
 
@@ -48,32 +43,6 @@ def _numpy(kind: Any) -> Any:
     if kind.kind == "struct":
         return np.dtype([(name, _numpy(field.type)) for name, field in kind.fields])
     return {"double": np.float64, "int64_t": np.int64}[kind.cname]
-
-
-def flags_of_any(every: NDArray[Any]) -> int:
-    """The flags that any rank has set in these messages. LEAVES_OUT counts only if another rank has
-    gradients and has not left out the same passes.
-
-    >>> import dist_dynet as dy
-    >>> m = dy.ParameterCollection()
-    >>> _ = m.add_parameters(2)
-    >>> every = np.zeros(2, MessageLayout(Structure(m)).dtype)
-    >>> every["flags"][0] = Flag.SAVE | Flag.LEAVES_OUT | 1 << 32
-    >>> flags_of_any(every) == Flag.SAVE
-    True
-    >>> every["filled"][1] = True
-    >>> flags_of_any(every) == Flag.SAVE | Flag.LEAVES_OUT
-    True
-    """
-    flags = every["flags"]
-    of_any = int(np.bitwise_or.reduce(flags))
-    if of_any & Flag.LEAVES_OUT:
-        has_some = every["filled"].any(axis=1) | every["rows"].any(axis=1)
-        passes = flags >> 32
-        if not (has_some & (passes != of_any >> 32)).any():
-            of_any &= ~Flag.LEAVES_OUT
-        of_any &= (1 << 32) - 1
-    return of_any
 
 
 METER_READING: np.dtype[Any] = _numpy(ffi.typeof("dn_reading"))

@@ -22,7 +22,7 @@ from ..batches.batches import Description
 from ..processes.failures import IN_JOIN
 from ..processes.rank_names import format_ranks
 from ..processes.world import World, hash_of
-from .message import Flag, MessageLayout, flags_of_any
+from .message import Flag, MessageLayout
 from .meters import Meters
 from .pass_weights import PassWeights
 from .structure import Structure
@@ -220,7 +220,6 @@ class Negotiation:
         self._layout = MessageLayout(structure, Hooks(self._trainer).c)
         if before is not None:
             self._layout.members.alone, self._layout.members.resets = before.alone, before.resets
-            structure.warn_of_numbered(known, self._here)
 
     def _mark_in_sync(self) -> None:
         """Notes that values and moments are equal on all ranks now."""
@@ -330,7 +329,7 @@ class Negotiation:
             self._refuse_unknown(every, problem, what)
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
-        of_any = flags_of_any(every)
+        of_any = int(np.bitwise_or.reduce(every["flags"]))
         if of_any & Flag.CHANGED and self.on_changed is not None:
             self.on_changed(self._here, self._comm, what)
         if of_any & Flag.WRITTEN:

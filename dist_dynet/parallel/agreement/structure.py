@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..._ffi import lib
-from ..._manner import manner, warn
-from ...params.collection import ParameterCollection, counts_of, first_numbered, handles_of, root_of
+from ...params.collection import ParameterCollection, counts_of, handles_of, root_of
 from ...params.parameters import AnyParameter, Parameters
 from ...trainers import Trainer
 from ...trainers.hooks import Hooks
-from ..processes.own_models import advice
 from ..processes.world import World, hash_of
 
 
@@ -77,25 +75,6 @@ class Structure:
         here.wait([comm.Ibcast(self.root.values(handle), root=0) for handle in new], what)
         self.root.changed(new)
 
-    def warn_of_numbered(self, known: Iterable[AnyParameter], here: World) -> None:
-        """Rank 0 warns once if the program has made new parameters while it worked on a batch of
-        shard() that only their number tells apart: numbers are the same on all ranks, whatever the
-        parameters were made for."""
-        if here.rank or "numbered" in manner.said:
-            return
-        p = first_numbered(self.parameters, known)
-        if p is not None:
-            manner.said.add("numbered")
-            warn(
-                f'update: "{p.readable_name()}" was made while the program worked on a batch of'
-                " shard(), and is called by its number. If the ranks make parameters for"
-                " different examples first, unlike ones get the same number, and are taken for"
-                " one. Make them before the loop, or name them by what they are for:"
-                " add_parameters(..., name=...), and builders in add_subcollection(name). It"
-                " does no harm if all ranks make the same ones in the same order. This is said"
-                " once."
-            )
-
     def materialise(self, chosen: Iterable[bool] | None = None) -> None:
         """Multiplies the pending weight decay into the rows of these tables, as reading them does;
         None: of all tables."""
@@ -129,7 +108,6 @@ class Structure:
             raise RuntimeError(
                 f"{here.name} {what}: rank {here.members[other]} and rank {here.members[0]} differ,"
                 f' first in "{name}". Change parameters alike on all ranks.'
-                f"{advice(here)}"
             )
 
 

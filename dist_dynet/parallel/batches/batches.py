@@ -16,7 +16,6 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from ..._ffi import lib
 from ..._manner import manner, warn
 from ...graph import cg
-from ...params.root import loops_at_work
 from ..processes import failures
 from ..processes.world import World
 from . import batch_reads
@@ -194,7 +193,7 @@ class _Process:
     """What this process has seen of all loops."""
 
     def __init__(self) -> None:
-        self.loops: list[Loop] = loops_at_work
+        self.loops: list[Loop] = []
         """Loops that have yielded a batch and were not asked for another one yet."""
         self.asking: set[Loop] = set()  # loops that were asked and have not yielded yet
         self.sources: list[weakref.ref[Follower]] = []
@@ -474,19 +473,6 @@ def present_batch() -> Batch[Any] | None:
         return loops[0].present if loops[0].thread == me else None
     mine = [loop.present for loop in loops if loop.thread == me]
     return (mine[0] if len(mine) == 1 else SEVERAL) if mine else None
-
-
-def works_on_part() -> bool:
-    """Whether this thread works on a batch whose examples were divided among several ranks."""
-    batch = present_batch()
-    if batch is None:
-        return threading.get_ident() in process.readers
-    return batch is SEVERAL or len(batch.ranks or ()) > 1
-
-
-def passes_of_thread() -> int:
-    """How many backward passes this thread has made."""
-    return _work_of_thread()[3]
 
 
 def _look() -> None:

@@ -17,12 +17,9 @@ from ..._manner import no_collection
 from ...params.collection import ParameterCollection
 from ...trainers.arguments import number
 from ..agreement.structure import Structure
-from ..batches.batches import present_batch
-from ..batches.micro_calls import warn_of_reduced
 from ..exchange import by_host
 from ..processes.session import world
 from ..processes.world import World, hash_of
-from ..update import own_gradients
 
 T = TypeVar("T")
 Operation = Literal["sum", "mean", "max", "min", "prod"]
@@ -83,7 +80,6 @@ def gather(obj: T, comm: Any = None) -> list[T]:
     >>> parallel.gather("a")
     ['a']
     """
-    _warn_within_steps("gather", world(comm))
     return gathered(obj, comm)
 
 
@@ -109,13 +105,7 @@ def gathered(obj: T, comm: Any = None) -> list[T]:
                 f"{here.name} {what}: all ranks must give what can be pickled; on rank"
                 f" {here.members[rank]} got {words}."
             )
-    own_gradients.averaged()
     return [pickle.loads(b) for b in every]
-
-
-def _warn_within_steps(what: str, here: World) -> None:
-    batch = present_batch()
-    warn_of_reduced(what, None if batch is None else batch.part, here.rank == 0)
 
 
 _FAILED = b"failed "
@@ -175,8 +165,6 @@ def all_reduce(value: ArrayLike, op: Operation = "sum", comm: Any = None) -> Any
             )
     if failure is not None:
         raise failure
-    own_gradients.averaged()
-    _warn_within_steps("all_reduce", here)
     if op == "mean":
         array = array / here.size
     return array.item() if array.ndim == 0 and not isinstance(value, np.ndarray) else array

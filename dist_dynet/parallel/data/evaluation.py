@@ -18,7 +18,6 @@ from ...graph import cg
 from ...meter import during
 from ..batches.division import Cost, Numbers, assign
 from ..batches.micro_draws import Outside
-from ..processes import own_models
 from ..processes.session import world
 from ..processes.world import World, hash_of
 from ..update.sources import within_evaluation
@@ -92,13 +91,12 @@ def evaluate(
     if here.size == 1 and failure is None:
         return values
     words = failure and f"{type(failure).__name__}: {failure}"
-    every = gathered((said, mine, words, own_models.reason(here)), comm)
+    every = gathered((said, mine, words), comm)
     if failure is not None:
         raise failure
     _compare(here, said, every)
-    own_models.warn_of(here, [reason for *_, reason in every])
     results: list[Any] = [None] * len(examples)
-    by_rank = (value for _, theirs, *_ in every for value in pickle.loads(theirs))
+    by_rank = (value for _, theirs, _ in every for value in pickle.loads(theirs))
     for i, value in zip(np.argsort(of, kind="stable").tolist(), by_rank, strict=True):
         results[i] = value
     return results
@@ -126,21 +124,19 @@ def _computed(
 
 def _compare(here: World, said: tuple[int, int, int], every: list[Any]) -> None:
     """Makes sure that all ranks have evaluated the same data in the same division."""
-    advice = own_models.advice(here)
-    for rank, (theirs, _, words, _) in enumerate(every):
+    for rank, (theirs, _, words) in enumerate(every):
         name = f"rank {here.members[rank]}"
         if words:
             raise RuntimeError(f"{here.name} evaluate: on {name} it has raised {words}")
         if theirs[0] != said[0]:
             raise ValueError(
                 f"{here.name} evaluate: the data must be the same on all ranks; got {said[0]}"
-                f" examples here, {theirs[0]} on {name}.{advice}"
+                f" examples here, {theirs[0]} on {name}."
             )
         if theirs[1] != said[1]:
             raise ValueError(
                 f"{here.name} evaluate: the data must be the same on all ranks, in one order; got"
                 f" {said[0]} examples with fingerprint {said[1]:x} here, {theirs[1]:x} on {name}."
-                f"{advice}"
             )
         if theirs[2] != said[2]:
             raise ValueError(

@@ -22,7 +22,6 @@ from ..batches.shard_settings import checked_settings, from_zero
 from ..processes import trial
 from ..processes.forks import forks
 from ..processes.session import world
-from ..update import own_gradients
 from .data_marks import DataMarks
 from .fingerprint import is_sequence
 
@@ -294,7 +293,6 @@ class Shard(Generic[T]):
 
     def _begins(self, loop: Loop) -> None:
         """Called when a loop is asked for its first batch."""
-        own_gradients.watch_unwatched(world(self._comm))
         self._epoch, self._position, self._newest = loop.epoch, loop.given, loop
         if self._loop is None or not self._loop.is_awaited():
             self._loop = loop

@@ -1,3 +1,3 @@
-"""One update of all ranks: gradients, pass_changes, accumulation, own_gradients, sources,
-reproducible, micro_steps, sync, passes; and metrics of it.
+"""One update of all ranks: gradients, pass_changes, accumulation, sources,
+reproducible, sync, passes; and metrics of it.
 """

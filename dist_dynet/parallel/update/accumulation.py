@@ -298,7 +298,6 @@ class Stash:
         if same:
             add_up(layout, same[0].node, node, self._pools.setdefault(layout, []))
             same[0].left[:] = True
-            same[0].read.clear()
         else:
             self.kept.append(_Kept(layout, node))
 
@@ -331,29 +330,6 @@ class Stash:
         for kept in self.kept:
             kept.mark()
 
-    def read(self, parameter: Any) -> None:
-        """Notes that the program has read the gradient of this dn_param *, which lacks the stashed
-        part."""
-        self.follow()
-        for kept in self.kept:
-            if kept.has(parameter):
-                kept.read.add(parameter)
-
-    def replaces(self, parameter: Any) -> None:
-        """Notes that the program replaces the gradient of this dn_param *.
-
-        Raises:
-            RuntimeError: it has read the gradient, and does not know that it replaces more.
-        """
-        self.follow()
-        if any(parameter in kept.read and kept.has(parameter) for kept in self.kept):
-            raise RuntimeError(
-                "set_gradient: it replaces the gradients of earlier passes, too, which are kept"
-                " apart and were not part of what was read before. Multiply all of them by"
-                " scale_gradient(), or change the gradient where each update has one pass, without"
-                " accumulate=, no_sync() and update_subset()."
-            )
-
     def changes(self) -> list[int]:
         """A hash for each node of what the program has done to it: ranks with equal gradients still
         have equal ones if these agree."""
@@ -381,17 +357,7 @@ class _Kept:
         self.left = np.ones(len(layout.structure.parameters), np.bool_)
         """The parameters that the node still holds."""
         self._factors = np.ones(len(layout.structure.parameters))
-        self.read: set[Any] = set()
-        """Handles of parameters whose gradient the program has read since the last pass."""
         self.mark()
-
-    def has(self, parameter: Any) -> bool:
-        """Whether the node holds a gradient of this dn_param *."""
-        handles, node = self.layout.structure.handles, self.node
-        if parameter not in handles:
-            return False
-        i, dense = handles.index(parameter), len(self.layout.structure.dense)
-        return bool(node.filled[i]) if i < dense else node.tables[i - dense] is not None
 
     def changes(self) -> int:
         """As Stash.changes()."""

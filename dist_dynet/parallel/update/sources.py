@@ -116,7 +116,6 @@ class Sources:
         self._loop: weakref.ref[Loop] | None = None
         self._empty: Batch[Any] | None = None
         self._used: weakref.ref[Batch[Any]] | None = None
-        self._last: weakref.ref[Batch[Any]] | None = None  # the batch that gradients came from last
         # handles of parameters with gradients of evaluate(), and how often each was cleared before
         self._evaluated: tuple[list[Any], Any] = [], None
         process.made += 1
@@ -132,7 +131,6 @@ class Sources:
                 self._batches.clear()
             elif not _is_among(batch, self._batches):
                 self._batches.append(batch)
-                self._last = None if batch is None else weakref.ref(batch)
                 self._follow(batch)
         elif batch is not None and not len(batch):
             is_used = self._used is not None and self._used() is batch
@@ -280,11 +278,6 @@ class Sources:
                 "the program has looked into a batch of shard() that is not the loop's present one"
             )
         return ""
-
-    def is_idle(self, batch: Batch[Any]) -> bool:
-        """Whether there was no backward pass since the last update when find() looked, nor one of
-        this batch before it, as when its parts are passes of an accumulation."""
-        return not self._batches and (self._last is None or self._last() is not batch)
 
     def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:
         """While a thread runs backward: the batch that it belongs to, and whether that is

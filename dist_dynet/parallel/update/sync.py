@@ -21,16 +21,13 @@ from ...trainers.hooks import Hooks
 from ...trainers.state import Settings
 from ..agreement.message import Flag
 from ..agreement.negotiation import AsPlanned, Negotiated, Negotiation, Step
-from ..batches.batches import present_batch
 from ..exchange.engines import Exchange
 from ..exchange.hybrid import HybridExchange
 from ..exchange.plan import check
 from ..exchange.shared import SharedExchange
 from ..exchange.shared_model import SharedModel, refuse_written
 from ..processes.world import World
-from . import own_gradients
-from .accumulation import Accumulation, Pass
-from .micro_steps import MicroSteps
+from .accumulation import Accumulation
 from .reproducible import ReproducibleSum
 from .sources import Sources
 
@@ -64,10 +61,6 @@ class Sync:
         self.inner_settings: tuple[float, ...] = ()
         self.may_differ = False
         self.calls = 0  # of update()
-        self._steps = MicroSteps(trainer, here.rank == 0) if reproducible is not None else None
-        # a bit for each pass since the last exchange in which this rank had examples but made no
-        # backward pass
-        self._left_out = 0
         # gradients of the last step were not finite, and some ranks still have data
         self.is_not_finite = False
         self.joins: set[object] = set()  # the Joins that it is inside
@@ -77,18 +70,6 @@ class Sync:
         # have, so that further updates are refused
         self._is_unfinished = False
         self._foresees = self._sums = False  # C may do all of it; the ranks have agreed
-
-    def begin(self, this: Pass) -> None:
-        """Called when update() is called for this pass."""
-        self.calls += 1
-        if self._steps is not None and this.batch is not None and this.batch.part is not None:
-            self._steps.look(this.batch, this.batch.part)
-        if self.trains_apart or not self.weighted or self.reproducible is not None:
-            return
-        batch = present_batch() if this.batch is None and this.named else this.batch
-        counts = batch is not None and this.n > 0 and batch.n > 0
-        if batch is not None and counts and self.sources.is_idle(batch):
-            self._left_out |= 1 << self.passes.passes
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """The rounding errors of compression on this rank, by parameter. Views."""
@@ -361,9 +342,6 @@ class Sync:
         self._is_unfinished, wire = True, self.wire
         if self.joins:
             flags |= Flag.JOIN | Flag.MAY_DIFFER * self.may_differ
-        if self._left_out:
-            flags |= own_gradients.left_out_flags(self._left_out)
-            self._left_out = 0
         if wire is not None:
             flags |= wire.flush(weight if self.weighted else float(weight > 0))
         if follow_up is None:
