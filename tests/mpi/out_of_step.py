@@ -133,7 +133,7 @@ if bad:
     with raises(RuntimeError, match="evaluate was interrupted, so that this rank is out of"):
         parallel.all_reduce(1)
     parallel.data.collectives.world().mark_out_of_step("")  # as if it had not been
-    parallel.gather(((4, 0, 0), b"", "left", ("", (0, 0))))
+    parallel.gather(((4, 0, 0), b"", "left"))
 else:
     with raises(RuntimeError, match="on rank 1 it has raised left"):
         parallel.evaluate(int, range(4))
