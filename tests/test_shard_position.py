@@ -118,12 +118,12 @@ def test_shard_refuses_a_state_of_another(changed, words):
 def test_shard_refuses_a_state_of_other_data():
     first = shard(data=[*range(10)])
     before = first.state()
-    first.mark_data()  # as a Checkpointer does
+    first.listen(object())  # as a Checkpointer does
     shard(data=[*range(10)]).load_state(first.state())
     for data in ([*range(1, 11)], [*range(9), -1], [*range(9, -1, -1)]):
         other = shard(data=data)
         other.load_state(before)  # nobody has looked
-        other.mark_data()
+        other.listen(object())
         state = other.state()
         with pytest.raises(ValueError, match="^shard: data must be as it was when the state was"):
             other.load_state({**first.state(), "epoch": 7})

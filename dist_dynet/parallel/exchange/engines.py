@@ -9,12 +9,16 @@ from typing import Any, Literal, get_args
 from ..._environment import choice
 from ..processes.world import World
 from .buckets import Hosts
-from .exchange import MpiExchange
+from .exchange import Exchange, MpiExchange
 from .hosts import HybridExchange
 from .reference import ReferenceExchange
 from .shared import SharedExchange
 
-Engine = Literal["auto", "mpi", "reference"]
+Engine = Literal[
+    "auto",
+    "mpi",
+    "reference",
+]
 
 ENGINES: tuple[str, ...] = get_args(Engine)
 
@@ -28,8 +32,6 @@ default_engine()  # a wrong name is an ImportError
 
 
 Compression = Literal["bf16"]
-
-Exchange = MpiExchange | SharedExchange | HybridExchange | ReferenceExchange
 
 
 def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:

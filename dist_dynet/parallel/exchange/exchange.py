@@ -11,14 +11,14 @@ clipping and updates are made elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._ffi import DTYPE, ffi, lib, pointer
 from ...meter import hand_over, switch
-from ..agreement.negotiation import AsPlanned, MpiTransport, Negotiated, NegotiatedByRank
+from ..agreement.negotiation import AsPlanned, MpiTransport, Negotiated, NegotiatedByRank, Transport
 from ..agreement.structure import Structure
 from ..processes.world import World
 
@@ -37,9 +37,20 @@ Weight = Callable[[], float | None]
 """Returns the factor for a rank's gradients at this time; None: unknown, or its owner is gone."""
 
 
+class Exchange(Protocol):
+    """What every exchange consists of."""
+
+    @property
+    def transport(self) -> Transport:
+        """Sends messages to all ranks."""
+
+    @property
+    def sum(self) -> Callable[[Any], None]:
+        """Sums the gradients that the ranks have agreed on."""
+
+
 class MpiExchange:
-    """The exchange that works everywhere. Like every exchange, it has a transport and
-    sum(negotiated).
+    """The exchange that works everywhere.
 
     Args:
         here: all ranks.

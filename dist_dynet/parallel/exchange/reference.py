@@ -15,8 +15,7 @@ from ..processes.world import World
 
 
 class ReferenceExchange:
-    """Sums gradients by gathering them. Like every exchange, it has a transport and
-    sum(negotiated)."""
+    """Sums gradients by gathering them."""
 
     def __init__(self, here: World, comm: Any) -> None:
         self._here, self._comm, self.transport = here, comm, MpiTransport(here, comm)

@@ -11,7 +11,6 @@ import atexit
 import json
 import math
 import os
-import shutil
 import struct
 import sys
 import time
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import _launcher, meter, trace_events
+from ... import _launcher, meter
 from ..._environment import number
 from ..._ffi import lib
 from ...trainers import Trainer
@@ -373,12 +372,18 @@ def _folder_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.parts")
 
 
+def _remove(folder: Path) -> None:
+    import shutil  # as below: imported only if spans are recorded
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def begin(here: World) -> None:
     """Starts the recording on all ranks, if rank 0 is asked to record. Collective."""
     file, began = here.comm.bcast((TIMELINE and str(Path(TIMELINE).absolute()), lib.dn_meter_now()))
     if file:
         if here.rank == 0:  # of a job that was killed
-            shutil.rmtree(_folder_of(Path(file)), ignore_errors=True)
+            _remove(_folder_of(Path(file)))
         recording = Recording(Path(file), here, here.duplicate(), began)
         failures.at_end_of_job(recording.finish, recording.stop)
 
@@ -396,6 +401,8 @@ def write_timeline(file: Path, parts: Iterable[bytes]) -> str:
     Raises:
         RuntimeError: it cannot be written.
     """
+    from ... import trace_events
+
     heads: list[dict[str, Any]] = []
     trace_events.write(file, _events(parts, heads), {"ranks": heads}, "timeline")
     size = heads[0]["size"] if heads else 0
@@ -407,6 +414,8 @@ def write_timeline(file: Path, parts: Iterable[bytes]) -> str:
 
 def _events(parts: Iterable[bytes], heads: list[dict[str, Any]]) -> Iterator[str]:
     """The events of all parts; their heads are added to `heads`."""
+    from ... import trace_events
+
     hosts: list[str] = []
     for part in parts:
         text, _, spans = part.partition(b"\n")
@@ -440,7 +449,7 @@ def merge_parts(file: Path) -> str:
     if not paths:
         return ""
     words = write_timeline(file, (path.read_bytes() for path in paths))
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     return words
 
 
