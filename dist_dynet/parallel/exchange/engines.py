@@ -67,6 +67,7 @@ def choose(
         return ReferenceExchange(here, comm)
     if name == "mpi" or not here.tells_hosts_apart:
         return MpiExchange(here, comm)
+    assert name == "auto", f"dist_dynet/parallel/exchange/engines.py: choose() lacks {name}"
     if len(hosts) == 1:
         return SharedExchange(here, comm)
     host = next(h for h, ranks in enumerate(hosts) if here.rank in ranks)

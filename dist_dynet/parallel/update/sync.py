@@ -22,7 +22,7 @@ from ...trainers.state import Settings
 from ..agreement.message import Flag
 from ..agreement.negotiation import AsPlanned, Negotiated, Negotiation, Step
 from ..batch import BatchUse
-from ..exchange.engines import Exchange
+from ..exchange.exchange import Exchange
 from ..exchange.hosts import HybridExchange
 from ..exchange.plan import check
 from ..exchange.shared import SharedExchange
