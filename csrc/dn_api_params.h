@@ -293,8 +293,8 @@ typedef struct dn_rank_message {
     int64_t flags; /* Flag of parallel/agreement/message.py */
 } dn_rank_message;
 typedef struct dn_rank_message_layout { /* in bytes, where the arrays begin */
-    int64_t rows;         /* an int32_t per table: how many rows have a gradient */
-    int64_t filled, size; /* a byte per dense parameter: whether it has a gradient */
+    int64_t rows;                       /* an int32_t per table: how many rows have a gradient */
+    int64_t filled, size;               /* a byte per dense parameter: whether it has a gradient */
 } dn_rank_message_layout;
 /* dense ones first */
 typedef struct dn_members {

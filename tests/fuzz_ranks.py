@@ -423,7 +423,12 @@ def main():
     parser.add_argument("--ranks", default="2,3")
     arguments = parser.parse_args()
     engines = [("auto", ""), ("mpi", ""), ("auto", "ab"), ("auto", "aab")]
-    folder, end, done, refused = Path(tempfile.mkdtemp()), time.monotonic() + arguments.seconds, 0, 0
+    folder, end, done, refused = (
+        Path(tempfile.mkdtemp()),
+        time.monotonic() + arguments.seconds,
+        0,
+        0,
+    )
     number = arguments.seed * 10**6 if arguments.only is None else arguments.only
     while True:
         count = 20 if arguments.only is None else 1

@@ -8,7 +8,6 @@ run.py says, four minutes. Those marked slow compile kernels, half a minute.
 import argparse
 import importlib
 import inspect
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs import mpirun, needs_mpi
 from processes import run_python
 
 import dist_dynet as dy

@@ -54,7 +54,7 @@ def test_the_last_ones_are_kept_and_the_newest_good_one_wins(tmp_path, capfd):
     assert checkpointer.resume() and trainer.updates == 5
     for path in folder.iterdir():
         path.write_bytes(b"x")
-    with pytest.raises(RuntimeError, match="none of the 2 files in .* is whole"):
+    with pytest.raises(RuntimeError, match=r"none of the 2 files in .* is whole"):
         checkpointer.resume()
 
 
@@ -314,9 +314,7 @@ def test_another_program_is_refused_by_name(tmp_path):
     assert "added objects" in resume(
         same, change=lambda c: c.add("x", np.random.default_rng(), per_rank=True)
     )
-    assert "added objects" in resume(
-        same, change=lambda c: c.add("x", np.random.default_rng())
-    )
+    assert "added objects" in resume(same, change=lambda c: c.add("x", np.random.default_rng()))
     assert re.search(
         "trainers, their constants .* 0.5, .*; got .*AdamTrainer with constants 0.9,",
         resume(same, dy.AdamTrainer(same, beta_1=0.5)),

@@ -101,8 +101,8 @@ def test_a_rank_fetches_its_own_examples_alone_where_costs_and_weights_are_array
     data = OnDisk(examples)
     batches = dy.parallel.shard(data, 64, cost=lengths, weight=np.array(lengths))
     expected = dy.parallel.shard(examples, 64, weight=len)
-    for batch, other in zip(batches, expected, strict=True):
-        assert batch == other and (batch.n, batch.total) == (other.n, other.total)
+    for part, other in zip(batches, expected, strict=True):
+        assert part == other and (part.n, part.total) == (other.n, other.total)
     assert len(data.fetched) == 16
 
 

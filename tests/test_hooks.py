@@ -321,7 +321,6 @@ def decode(code):
     return x
 
 
-
 def test_bf16_is_the_nearest_and_keeps_what_is_no_number(rng):
     x = (rng.normal(size=4097) * 10.0 ** rng.integers(-30, 30, size=4097)).astype(DTYPE)
     code = encode(x)

@@ -73,9 +73,7 @@ def test_run_logs_one_rank(tmp_path):
 def test_arguments_are_checked():
     m = dy.ParameterCollection()
     w = m.add_parameters(2)
-    for arguments, message in (
-        ({"every": 0}, "every must be 1 or more; got 0"),
-    ):
+    for arguments, message in (({"every": 0}, "every must be 1 or more; got 0"),):
         with pytest.raises(ValueError, match=message):
             parallel.LocalSGD(dy.AdamTrainer(m), **arguments)
     with pytest.raises(TypeError, match="takes a trainer such as AdamTrainer"):

@@ -407,9 +407,7 @@ def test_collectives_with_one_process():
 
 # ---- several ---------------------------------------------------------------------------
 
-WAYS = [
-    f"{trainer} {average}" for trainer in ("sgd", "adam") for average in ("mean", "sum")
-]
+WAYS = [f"{trainer} {average}" for trainer in ("sgd", "adam") for average in ("mean", "sum")]
 ENGINES = ("auto", "mpi")
 
 

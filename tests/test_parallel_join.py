@@ -12,9 +12,7 @@ import dist_dynet as dy
 from dist_dynet import parallel
 
 
-@pytest.mark.parametrize(
-    ("ranks", "engine"), [(1, "auto"), (2, "auto"), (3, "mpi"), (4, "auto")]
-)
+@pytest.mark.parametrize(("ranks", "engine"), [(1, "auto"), (2, "auto"), (3, "mpi"), (4, "auto")])
 def test_uneven_ranks(ranks, engine, mpi):
     status, output, _ = mpirun(ranks, "uneven.py", mpi=mpi, DIST_DYNET_EXCHANGE=engine)
     assert (status, output) == (0, "")

@@ -91,9 +91,7 @@ def test_shard_cuts_a_step_into_micro_batches():
         sorted(map(len, batches[4:])) == [1, 1, 1, 1]
         and sorted(x for batch in batches[4:] for x in batch) == data[6:]
     )
-    with pytest.raises(
-        ValueError, match="micro_batches must be 1 or more; got 0"
-    ):
+    with pytest.raises(ValueError, match="micro_batches must be 1 or more; got 0"):
         parallel.shard(data, batch_size=6, micro_batches=0)
 
 

@@ -5,9 +5,7 @@ How long: about a minute.
 """
 
 import errno
-import gc
 import os
-import random
 from pathlib import Path
 
 import jobs
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 from jobs import holds, mpirun, needs_mpi
 
-import dist_dynet as dy
 from dist_dynet._ffi import DTYPE, ffi, lib, pointer
 from dist_dynet.parallel.exchange.plan import check
 from dist_dynet.parallel.processes import memory

@@ -125,7 +125,7 @@ def test_shard_refuses_a_state_of_other_data():
         other.load_state(before)  # nobody has looked
         other.listen(object())
         state = other.state()
-        with pytest.raises(ValueError, match="^shard: data must be as it was when the state was"):
+        with pytest.raises(ValueError, match=r"^shard: data must be as it was when the state was"):
             other.load_state({**first.state(), "epoch": 7})
         assert other.state() == state
 

@@ -151,9 +151,9 @@ static int sum_dense(const dn_shm_comm_plan *plan, int k) {
     const int in_pieces = dn__is_in_pieces(p);
     for (int r = 0; r < plan->ranks; r++) who[r] = plan->filled[r][k];
     for (int64_t from, to = 0; dn__next_piece(p, 0, &from, &to);) {
-        const int error = dn_sum_ranks(plan->ranks, in_pieces ? plan->rank : -1,
-                                       plan->segments[p->chunk], plan->factors, who,
-                                       p->offset + from, p->offset + to);
+        const int error =
+            dn_sum_ranks(plan->ranks, in_pieces ? plan->rank : -1, plan->segments[p->chunk],
+                         plan->factors, who, p->offset + from, p->offset + to);
         if (error) return error;
         if (in_pieces) dn__publish_squares(p, from, to);
     }

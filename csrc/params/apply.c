@@ -163,8 +163,7 @@ void dn__apply_to_table(dn_trainer *t, const dn_step *s, dn_param *p) {
                      .row_size = (size_t)p->row_size};
     const double work = WORK_PER_NUMBER * (double)p->row_size;
     of->all_rows = !t->set.sparse && !(t->rule.skips_zeros && t->rule.skips_zeros(t, &in_storage));
-    if (!of->all_rows)
-        dn__parallel_ranges((size_t)p->n_touched, work, 1, apply_to_rows, &a);
+    if (!of->all_rows) dn__parallel_ranges((size_t)p->n_touched, work, 1, apply_to_rows, &a);
     else if (a.has_owners || t->rule.whole || !p->row_size || 2 * p->row_size > GATHERED) {
         if (p->n_touched < p->rows) a.zeros = dn__lookup_spare_row(p);
         dn__parallel_ranges((size_t)p->rows, work, 1, apply_to_each_row, &a);

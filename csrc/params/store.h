@@ -46,7 +46,7 @@ struct dn_param {
     /* the store's version since which its values are these; the same of rows of a table that were
      * written one by one, NULL: none was (atomic) */
     int64_t changed_at, *rows_changed_at;
-    int64_t clears;   /* see dn_gradient_marks */
+    int64_t clears; /* see dn_gradient_marks */
     double scaled;
     int precision;       /* a dn_precision */
     dn_packed packed[2]; /* packed.c: of the matrix, of its transpose */

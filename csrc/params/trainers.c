@@ -317,8 +317,7 @@ static void take_over(const dn_trainer *t, dn_param *p) {
         return;
     }
     const dn_moments *m = &t->table_moments[p->id];
-    if (m->all_rows)
-        memcpy(p->table, m->updated, (size_t)dn__block_numbers(p) * sizeof *p->table);
+    if (m->all_rows) memcpy(p->table, m->updated, (size_t)dn__block_numbers(p) * sizeof *p->table);
     else if (dn__is_in_pieces(p)) copy_rows(p, m->updated, p->n_host_rows, p->host_rows);
     else copy_rows(p, m->updated, p->n_touched, p->touched);
 }

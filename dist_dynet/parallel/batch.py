@@ -172,8 +172,10 @@ class Loop:
         batch = self.batch
         if self.used >= 0:
             return self.used
-        return batch.step + 1 if batch is not None and batch.ends_step and self.is_used() else (
-            self.passed
+        return (
+            batch.step + 1
+            if batch is not None and batch.ends_step and self.is_used()
+            else (self.passed)
         )
 
 

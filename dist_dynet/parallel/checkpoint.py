@@ -43,9 +43,9 @@ from .checkpoint_files import (
     on_rank_0,
     report_progress,
 )
-from .shard import Shard
 from .processes import trial
 from .processes.session import world
+from .shard import Shard
 from .trainer import DistributedTrainer
 
 _UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -484,7 +484,7 @@ def _checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
 
 def _period(every: int | str | None) -> tuple[int, float, bool]:
     """(updates, seconds, whether at the end of each epoch); 0: not so."""
-    if every is None or isinstance(every, str) and every == "epoch":
+    if every is None or (isinstance(every, str) and every == "epoch"):
         return 0, 0.0, every is not None
     updates, seconds, more = 0, 0.0, ""
     kind: type[Exception] = ValueError
@@ -504,7 +504,6 @@ def _period(every: int | str | None) -> tuple[int, float, bool]:
         'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h", or'
         f' "epoch"; got {every!r:.60}.{more}'
     )
-
 
 
 def _waits(trainer: Any) -> bool:
@@ -541,7 +540,6 @@ def _copied(tree: Any) -> Any:
     if isinstance(tree, list):
         return [_copied(value) for value in tree]
     return tree.copy() if isinstance(tree, np.ndarray) else tree
-
 
 
 def random_states() -> dict[str, Any]:

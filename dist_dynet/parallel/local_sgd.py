@@ -28,7 +28,6 @@ from .agreement.structure import Structure, broadcast_state
 from .batch import Batch, BatchUse
 from .processes import environment, saving, session, spans
 from .processes.world import World, hash_of
-
 from .wrapper import TrainerWrapper
 
 _MESSAGE = np.dtype([("hash", np.int64), ("n", np.float64), ("flags", np.int64)])
@@ -37,7 +36,9 @@ used since the last one, and the answers of `asks`."""
 
 
 class LocalSGD(TrainerWrapper):
-    """Wraps a trainer: each rank updates its own parameters, and every k-th update() sets them to
+    """Wraps a trainer: each rank updates its own parameters, which are averaged now and then.
+
+    Every k-th update() sets them to
 
         w = sum n_r w_r / sum n_r
 
@@ -245,11 +246,15 @@ class LocalSGD(TrainerWrapper):
         here.wait([comm.Iallreduce(here.mpi.IN_PLACE, moved, op=here.mpi.LOR)], what)
         rows = np.split(moved, np.cumsum([len(v) for v in values]))
         with np.errstate(all="ignore"):  # NaN comes to all ranks
-            moves = [((v[r] - a[r]) * share).ravel() for (v, a), r in zip(pairs, rows, strict=False)]
+            moves = [
+                ((v[r] - a[r]) * share).ravel() for (v, a), r in zip(pairs, rows, strict=False)
+            ]
         length = sum(map(len, moves))
         # each element is added up on one rank, so that all ranks get the same bits
         part = np.empty(-(-length // here.size), DTYPE)
-        flat = np.concatenate([*moves, np.zeros(len(part) * here.size - length, DTYPE)], dtype=DTYPE)
+        flat = np.concatenate(
+            [*moves, np.zeros(len(part) * here.size - length, DTYPE)], dtype=DTYPE
+        )
         here.wait([comm.Ireduce_scatter_block(flat, part, op=here.mpi.SUM)], what)
         here.wait([comm.Iallgather(part, flat)], what)
         meter.hand_over(2 * part.nbytes * (here.size - 1))

@@ -48,8 +48,8 @@ def _at_least(least: int, name: str, value: Any) -> int:
         ValueError: it is too small.
         TypeError: it is no integer.
     """
-    number = size(value, "shard", f" for {name}") if least else integer_argument(
-        value, "shard", name
+    number = (
+        size(value, "shard", f" for {name}") if least else integer_argument(value, "shard", name)
     )
     if number < least:
         raise ValueError(f"shard: {name} must be {least} or more; got {number}.")
@@ -203,7 +203,7 @@ class Shard(Generic[T]):
                     " list(shard(...)) does, so that it is not known which are done. Name them:"
                     " trainer.update(batch) of a DistributedTrainer."
                 )
-            if loop.batch is not None and loop.batch.epoch == epoch or loop.used >= 0:
+            if (loop.batch is not None and loop.batch.epoch == epoch) or loop.used >= 0:
                 position = loop.steps_done()
                 if loop.batch is not None:
                     epoch = loop.batch.epoch

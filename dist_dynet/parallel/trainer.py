@@ -141,9 +141,7 @@ class DistributedTrainer(TrainerWrapper):
             environment.compare(here, comm, what)
             if micro_sum is not None:
                 micro_sum.check_hosts(what)
-            sync.exchange = chosen = choose(
-                here, comm, engine, not reproducible, compression
-            )
+            sync.exchange = chosen = choose(here, comm, engine, not reproducible, compression)
             if isinstance(chosen, SharedExchange):
                 chosen.share_moments(trainer)
             sync.wire = chosen if isinstance(chosen, HybridExchange) else None

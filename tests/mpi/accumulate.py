@@ -42,7 +42,7 @@ one, other = both.add_subcollection("one"), both.add_subcollection("other")
 p, q = one.add_parameters(1, init=0), other.add_parameters(1, init=0)
 waits = parallel.DistributedTrainer(dy.SimpleSGDTrainer(one, 1), accumulate=2)
 goes_on = parallel.DistributedTrainer(dy.SimpleSGDTrainer(other, 1))
-for updates, batch in enumerate(parallel.shard(range(4 * size), batch_size=2 * size), 1):
+for updates, _ in enumerate(parallel.shard(range(4 * size), batch_size=2 * size), 1):
     dy.renew_cg()
     (p + q * (rank + 1)).backward()
     waits.update()

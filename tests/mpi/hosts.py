@@ -4,7 +4,6 @@ hosts.py WHAT...
 Rank 0 prints "ok" after each.
 """
 
-import gc
 import sys
 
 import alike

@@ -140,7 +140,7 @@ def test_batches_that_are_kept_or_read_ahead():
     for wrap, words in (
         (list, "no loop over shard() is running in this thread"),
         (lambda s: sorted(s, key=lambda b: b.step), "no loop over shard() is running"),
-        (lambda s: zip(*[iter(list(s))]), "no loop over shard() is running"),
+        (lambda s: zip(*[iter(list(s))], strict=True), "no loop over shard() is running"),
         (ahead, "has yielded 2 batches since the last update"),
         (in_thread, "no loop over shard() is running in this thread"),
     ):

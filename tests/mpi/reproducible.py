@@ -38,9 +38,7 @@ def trained(
     lstm.set_dropout(dropout)
     V, b = model.add_parameters((40, 24), name="V"), model.add_parameters(40, name="b", init=0)
     model.set_weight_decay(decay)
-    trainer = parallel.DistributedTrainer(
-        rule(model), average=average, reproducible=True
-    )
+    trainer = parallel.DistributedTrainer(rule(model), average=average, reproducible=True)
     trainer.set_clip_threshold(clip)
     dy.reset_random_seed(8)
     updates, scores = 0, []
@@ -99,8 +97,7 @@ def in_turn():
     parts = [model.add_subcollection(name) for name in ("first", "second")]
     E, V = parts[0].add_lookup_parameters((40, 6)), parts[1].add_parameters((3, 6))
     trainers = [
-        parallel.DistributedTrainer(dy.AdamTrainer(part), reproducible=True)
-        for part in parts
+        parallel.DistributedTrainer(dy.AdamTrainer(part), reproducible=True) for part in parts
     ]
     step = []
     for batch in parallel.shard(DATA, 12, seed=2, micro_batches=8):

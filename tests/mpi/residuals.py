@@ -21,7 +21,9 @@ m = dy.ParameterCollection()
 W = m.add_parameters((300, 20_000 if mode == "memory" else 1000), name="W", init=0)
 b = m.add_parameters(5, name="b", init=0)
 E = m.add_lookup_parameters((20, 30), name="E", init=0)
-trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average="sum", compression="bf16")
+trainer = parallel.DistributedTrainer(
+    dy.SimpleSGDTrainer(m, 1.0), average="sum", compression="bf16"
+)
 trainer.set_clip_threshold(0)
 checkpointer = parallel.Checkpointer(folder, m, trainer)
 

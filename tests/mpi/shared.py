@@ -10,7 +10,7 @@ import sys
 import time
 
 import numpy as np
-from alike import distributed, model_of, run, step, use_a_host_each, use_engine
+from alike import distributed, model_of, run, step, use_a_host_each
 from forked import in_a_child
 from raised import raises
 

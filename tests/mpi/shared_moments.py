@@ -1,5 +1,6 @@
 """Every trainer with dense parameters and tables, clipped, with added parameters and
-update_subset(): writes values and state to FOLDER/RANK.npz. Where the ranks share memory, the moments are one copy.
+update_subset(): writes values and state to FOLDER/RANK.npz. Where the ranks share memory, the
+moments are one copy.
 
     shared_moments.py FOLDER
 """
@@ -90,9 +91,11 @@ def trained(name, clip, limit):
         assert np.array_equal(value, state[key]), key
     del trainer, exchange
     inner.update()  # moments have returned
-    return {f"{name} {p.name()}": p.as_array() for p in m.parameters_list() + [table]} | {
-        f"{name} {clip} {key}": value for key, value in state.items()
-    } | {f"{name} sums": refused}
+    return (
+        {f"{name} {p.name()}": p.as_array() for p in [*m.parameters_list(), table]}
+        | {f"{name} {clip} {key}": value for key, value in state.items()}
+        | {f"{name} sums": refused}
+    )
 
 
 results = {}

@@ -1,2 +1,1 @@
-"""What ranks must agree on before they add gradients up: structure, message, pass_weights, negotiation.
-"""
+"""What ranks must agree on before they add up: structure, message, pass_weights, negotiation."""

@@ -21,7 +21,7 @@ from ...trainers.state import Settings
 from ..batch import Description
 from ..processes.rank_names import format_ranks
 from ..processes.spans import Meters
-from ..processes.world import World, hash_of
+from ..processes.world import World
 from .message import Flag, MessageLayout
 from .structure import Structure
 
@@ -118,7 +118,6 @@ class Transport(Protocol):
         """The messages of all ranks, valid until the next send()."""
 
 
-
 class MpiTransport:
     """Messages by MPI's all-gather, without a plan. `moves` is as in World.wait_until()."""
 
@@ -147,7 +146,6 @@ class MpiTransport:
     def received(self, layout: MessageLayout) -> NDArray[Any]:
         """As Transport.received."""
         return self._every
-
 
 
 class Negotiation:

@@ -153,9 +153,7 @@ class Sums:
         local, owners = self._hosts.local, self._hosts.owners
         return slice(*(start + (end - start) * k // owners for k in (local, local + 1)))
 
-    def _all_reduce(
-        self, x: NDArray[Any], residual: NDArray[Any], at: Any
-    ) -> Iterator[list[Any]]:
+    def _all_reduce(self, x: NDArray[Any], residual: NDArray[Any], at: Any) -> Iterator[list[Any]]:
         """Replaces x by its sum over the owners of this stripe. Yields requests to wait for.
 
         Compressed, each owner sums its share of x, from codes that all owners send to it, and sends
@@ -185,13 +183,16 @@ class Sums:
         x[...] = decode(came[: x.size]).reshape(x.shape)
 
     def all_reduce_rows(self, table: Any, ids: Any, rows: Any) -> Iterator[list[Any]]:
+        """Sums rows of a table; yields the requests to wait for."""
         return self._all_reduce(rows, self.residual_of(table), ids)
 
     def encoded(self, table: Any, ids: Any, rows: Any) -> Any:
+        """The message that holds these rows of a table."""
         assert self.feedback is not None
         return self.feedback.encode(rows, self.residual_of(table), ids)[0]
 
     def residual_of(self, table: Any) -> NDArray[Any]:
+        """What earlier messages of a table have left out."""
         name, shape = table.name(), (len(table), int(np.prod(table.shape()[1:])))
         if name not in self.row_residuals or self.row_residuals[name].shape != shape:
             self.row_residuals[name] = np.zeros(shape, DTYPE)
@@ -212,9 +213,7 @@ class Round:
     only after the one before it has done so; each stage has its own communicator.
     """
 
-    def __init__(
-        self, sums: Sums, layout: Layout, used: NDArray[np.bool_], complete: bool
-    ) -> None:
+    def __init__(self, sums: Sums, layout: Layout, used: NDArray[np.bool_], complete: bool) -> None:
         self.layout, self.used, self.complete = layout, used, complete
         self.weight: float | None = None  # factor for the gradients; None: not open yet
         self.watched = 0  # the number of the watched backward in which it was opened

@@ -57,7 +57,7 @@ class ErrorFeedback:
         return encode(x, new), new
 
     def use(self, mask: NDArray[np.bool_]) -> None:
-        """Of all messages since the last use(), only the elements in this mask are used."""
+        """Marks the elements that are used of all messages since the last call."""
         self._used += [(residual, at, new, mask[at]) for residual, at, new in self._sent]
         self._sent.clear()
 

@@ -24,9 +24,10 @@ class ReferenceExchange:
         """G = sum over ranks of factor_r g_r, in rank order. Collective."""
         assert isinstance(negotiated, NegotiatedByRank)
         structure, factors = negotiated.structure, negotiated.factors.astype(DTYPE)
-        mine = [
-            p.grad_as_array() if p.has_gradient() else None for p in structure.dense
-        ], [(table.touched_rows(), table.touched_gradients()) for table in structure.tables]
+        mine = (
+            [p.grad_as_array() if p.has_gradient() else None for p in structure.dense],
+            [(table.touched_rows(), table.touched_gradients()) for table in structure.tables],
+        )
         every = self._here.gather(self._comm, mine, negotiated.what)
         for handle in structure.handles:
             lib.dn_param_clear_gradient(handle)

@@ -98,7 +98,6 @@ class SharedTransport:
         )
         return np.frombuffer(said, layout.dtype)
 
-
     def sum(self) -> None:
         """Sums gradients as planned, after a send() that has returned True. Collective."""
         assert self.plan is not None
