@@ -214,7 +214,8 @@ class Writer:
                 if way == "again":
                     self.step(t, b)
             if way == "behind":
-                self.update(t, b)
+                with self.block("if len(sa):"):
+                    self.update(t, b)
         if way == "raise":
             with self.block("except KeyError:"):
                 self.line("pass")
