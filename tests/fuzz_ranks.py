@@ -192,7 +192,8 @@ class Writer:
         way = self.pick(["break", "continue", "raise", "again", "behind", "two passes"])
         self.may_refuse |= way not in ("break", "raise")
         if way == "two passes":  # a name is believed, and they are of two batches
-            t = t._replace(naming="", is_subset=False)
+            how = "mean" if (t.how, t.naming) == ("tokens", "number") else t.how  # no weight=
+            t = t._replace(how=how, naming="", is_subset=False)
         with self.block("try:" if way == "raise" else "if True:"):
             b, loop = self.loop(t, KNOWN[0])
             with loop:
