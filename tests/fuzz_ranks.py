@@ -43,7 +43,7 @@ UNKNOWN = ("for {b} in list({s}):", "for {b} in ahead({s}):", "for {b} in [*{s}]
 BESIDE = (
     # what programs do between updates, on all ranks alike
     "note(parallel.evaluate(lambda x: {a}.score([x]), {a}.data[:5], cost=cost))",
-    "note(sum(parallel.gather({a}.score({a}.data[:2])))  / parallel.world_size())",
+    "note(max(parallel.gather({a}.score({a}.data[:2]))))",
     "for x in shard({a}.data[:6], 2): {a}.score(x)",
     "{t}.learning_rate *= 0.5",
     "{t}.set_clip_threshold(0.3)",
